@@ -1,0 +1,40 @@
+"""The bump hunt: counts at each working point, expectations from outside the window, p-values, toys."""
+
+from __future__ import annotations
+
+from drapes_hep.bumphunt.expectation import (
+    LocalSignificance,
+    WindowHunt,
+    WorkingPoint,
+    hunt_window,
+    local_significance,
+)
+from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, score_bin, set_overlaps
+from drapes_hep.bumphunt.toys import (
+    GlobalSignificance,
+    ToyModel,
+    background_model,
+    best_working_point,
+    draw_toys,
+    global_significance,
+    toy_local_p,
+)
+
+__all__ = [
+    "GlobalSignificance",
+    "LocalSignificance",
+    "SelectedCounts",
+    "ToyModel",
+    "WindowHunt",
+    "WorkingPoint",
+    "background_model",
+    "best_working_point",
+    "count_selected",
+    "draw_toys",
+    "global_significance",
+    "hunt_window",
+    "local_significance",
+    "score_bin",
+    "set_overlaps",
+    "toy_local_p",
+]

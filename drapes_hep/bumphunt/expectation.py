@@ -1,0 +1,383 @@
+r"""What background is expected inside a window at each working point, and how unlikely the data are. GeV.
+
+*Inclusive working point.* The spectrum outside the window is fitted (:mod:`drapes_hep.mass`) and integrated inside.
+
+*Tighter working points.* At 1e-3 a few dozen events meet a four-parameter shape, so the selected spectrum is taken as
+the inclusive one times a smooth efficiency,
+
+.. math:: \mu^{sel}_i = \hat\mu_i \exp(a_0 + a_1 u_i + a_2 u_i^2 [+ a_3 u_i^3]), \quad u \in [-1, 1],
+
+(u over the fitted range) fitted outside the window as a Poisson regression with offset :math:`\ln \hat\mu_i`; the
+degree (:data:`DEGREES`) is chosen by a likelihood ratio test. All but :math:`a_0` have a wide normal prior
+(:data:`EFFICIENCY_PRIOR`), without which a handful of events on one side of the window can send the slope, and the
+expectation with it, to zero.
+
+*Uncertainty.* With J the gradient of :math:`\ln\hat\mu` in the parameters of the inclusive fit and C their covariance,
+Z the polynomial's design, :math:`A` the inverse information of the efficiency fit, and g, z the means of J and Z over
+the expectation inside the window, linear propagation gives, for a selected set that is *part of* the inclusive one,
+
+.. math:: \mathrm{var}(\ln \mu^{sel}_{in}) = z A z + g C g - q C q, \quad q = z A Z^T \mathrm{diag}(\mu^{sel}) J:
+
+what the efficiency fit absorbs of the inclusive fit's error (its normalisation, say) is not counted twice. It is never
+negative, since the selected spectrum constrains less than the inclusive one.
+
+*Significance.* The expectation is marginalised over a gamma density with the fit's mean :math:`\mu` and standard
+deviation s. The count is then negative binomial, whose tail is closed: with :math:`\alpha = \mu^2 / s^2`,
+
+.. math:: p = P(N \ge n) = I_x(n, \alpha), \quad x = s^2 / (s^2 + \mu)
+
+(regularised incomplete beta; Cousins, Linnemann, Tucker, NIM A 595 (2008) 480), and the Poisson tail for s = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from drapes_hep.bumphunt.selection import SelectedCounts
+from drapes_hep.errors import FitError
+from drapes_hep.mass import SpectrumFit, bin_model, fit_spectrum
+from drapes_hep.poisson import fit_poisson
+from drapes_hep.regions import Window
+
+__all__ = [
+    "DEGREES",
+    "LocalSignificance",
+    "WindowHunt",
+    "WorkingPoint",
+    "hunt_window",
+    "local_significance",
+]
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+DEGREES = (2, 3)
+"""Degrees that the efficiency's polynomial may have; the first is the least that is ever used.
+
+Starting lower is biased, since a slope or curvature too small for the test to see still moves the expectation. Toys
+of 100,000 events, window 3300-3700: with a true ln efficiency of 0.7 u - 0.4 u^2 at 1e-2 the mean pull is 0.38 and its
+width 1.18 if degrees 1 and 2 are tested; with a true slope of 0.5 at 1e-3 they are 0.25 and 1.09 if 0 to 2 are.
+With 2 and 3 every case studied has means within 0.15 and widths of 0.97 to 1.09. The price where the efficiency is flat
+is 6 to 9 % of the significance.
+"""
+DEGREE_LEVEL = 3.841458820694124
+"""Deviance that one more degree must win: the 0.05 level of a chi2 with one degree of freedom."""
+EFFICIENCY_PRIOR = 1.5
+"""Standard deviation of the normal prior on a_1, a_2, a_3: a factor of exp(1.5) from the middle to an end of the range.
+
+On the same toys a prior of 1 biases a true slope of -1 at 1e-3 by 0.1 to 0.4 standard deviations; one of 3 hardly tames
+the slope of ten events.
+"""
+
+
+@dataclass(frozen=True)
+class WorkingPoint:
+    """One cut in one window. What does not exist is None.
+
+    Attributes
+    ----------
+    background_efficiency : float
+        The cut; 1 is the inclusive search.
+    observed : int or None
+        Data that pass inside the window; None if blind.
+    expected, expected_error : float or None
+        From the fit outside the window; None with too few events or a poor inclusive fit.
+    p_local, z_local : float or None
+        ``z_local`` is None where nothing is observed: p is 1.
+    expected_template, expected_template_error : float or None
+        Cross-check: the template's efficiency times the inclusive expectation.
+    degree : int or None
+        Of the efficiency's polynomial; None for the inclusive point.
+    sideband_events : int
+        Events that pass outside the window.
+    """
+
+    background_efficiency: float
+    observed: int | None
+    expected: float | None
+    expected_error: float | None
+    p_local: float | None
+    z_local: float | None
+    expected_template: float | None
+    expected_template_error: float | None
+    degree: int | None
+    sideband_events: int
+
+
+@dataclass(frozen=True)
+class WindowHunt:
+    """One window: its inclusive fit and its working points from loose to tight."""
+
+    sr: Window
+    fit: SpectrumFit
+    working_points: tuple[WorkingPoint, ...]
+
+
+@dataclass(frozen=True)
+class LocalSignificance:
+    """Tail probabilities of counts, arrays of one shape.
+
+    Attributes
+    ----------
+    log_p : array
+        Natural logarithm, finite however small p is.
+    p : array
+        At least the smallest normal double (2e-308).
+    z : array
+        Standard deviations, one-sided; NaN where nothing was observed (p = 1).
+    """
+
+    log_p: FloatArray
+    p: FloatArray
+    z: FloatArray
+
+
+def _log_beta_tail(n: FloatArray, alpha: FloatArray, x: FloatArray) -> FloatArray:
+    """Give ln I_x(n, alpha) where I underflows, by its continued fraction (DLMF 8.17.22, modified Lentz)."""
+    tiny = 1e-300
+    c = np.ones_like(x)
+    d = 1.0 / np.maximum(1.0 - (n + alpha) * x / (n + 1.0), tiny)
+    h = d.copy()
+    for m in range(1, 20_000):
+        even = m * (alpha - m) * x / ((n + 2 * m - 1.0) * (n + 2 * m))
+        d = 1.0 / (1.0 + even * d)
+        c = 1.0 + even / c
+        h *= d * c
+        odd = -(n + m) * (n + alpha + m) * x / ((n + 2 * m) * (n + 2 * m + 1.0))
+        d = 1.0 / (1.0 + odd * d)
+        c = 1.0 + odd / c
+        change = d * c
+        h *= change
+        if bool(np.all(np.abs(change - 1.0) < 1e-13)):
+            break
+    return np.asarray(n * np.log(x) + alpha * np.log1p(-x) - np.log(n) - special.betaln(n, alpha) + np.log(h))
+
+
+def local_significance(observed: npt.ArrayLike, expected: npt.ArrayLike, error: npt.ArrayLike) -> LocalSignificance:
+    """Give the probability of a count at least as large, the expectation's uncertainty marginalised (gamma).
+
+    Parameters
+    ----------
+    observed : array_like
+        Counts.
+    expected, error : array_like
+        Mean and standard deviation of the expectation; an error of 0 gives the Poisson tail. NaN gives NaN.
+
+    Returns
+    -------
+    LocalSignificance
+        Shaped as the arguments broadcast together.
+    """
+    given = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (observed, expected, error)))
+    shape = given[0].shape
+    n, mu, s = (a.ravel() for a in given)  # a ufunc turns an array without axes into a scalar, which has no items
+    known = np.isfinite(n) & np.isfinite(mu) & np.isfinite(s) & (mu > 0)
+    n, mu = np.where(known, n, 0.0), np.where(known, mu, 1.0)
+    # below this the negative binomial is the Poisson to 1e-12 of its variance
+    poisson = ~known | (s**2 < 1e-12 * mu)
+    variance = np.where(poisson, 1e-12 * mu, np.where(known, s, 0.0) ** 2)
+    alpha, x = mu**2 / variance, variance / (variance + mu)
+    k = np.maximum(n, 1.0)
+    upper = np.where(poisson, special.gammainc(k, mu), special.betainc(k, alpha, x))
+    lower = np.where(poisson, special.gammaincc(k, mu), special.betaincc(k, alpha, x))
+    log_p = np.log(np.maximum(upper, 1e-300))
+    far = (upper < 1e-290) & (n > mu)
+    if bool(far.any()):
+        log_p[far] = _log_beta_tail(k[far], alpha[far], x[far])
+    log_lower = np.log(np.maximum(lower, np.finfo(np.float64).tiny))
+    z = np.where(
+        upper > 0.5, special.ndtri_exp(np.minimum(log_lower, 0.0)), -special.ndtri_exp(np.minimum(log_p, -1e-300))
+    )
+    empty = n < 1
+    log_p = np.where(empty, 0.0, log_p)
+    p = np.maximum(np.exp(log_p), np.finfo(np.float64).tiny)
+    return LocalSignificance(
+        np.where(known, log_p, np.nan).reshape(shape),
+        np.where(known, p, np.nan).reshape(shape),
+        np.where(known & ~empty, z, np.nan).reshape(shape),
+    )
+
+
+def _polynomial(edges: FloatArray) -> FloatArray:
+    """Give the design (1, u, u^2, ...) at the bins' centres, u from -1 to 1; shape (bins, degree + 1)."""
+    centre = 0.5 * (edges[1:] + edges[:-1])
+    u = (2.0 * centre - edges[0] - edges[-1]) / (edges[-1] - edges[0])
+    return np.asarray(u[:, None] ** np.arange(DEGREES[-1] + 1), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class _Expectations:
+    """Expectations inside a window, one row a spectrum; NaN where too few events pass."""
+
+    expected: FloatArray
+    error: FloatArray
+    degree: IntArray
+    sideband_events: FloatArray
+    spectrum: FloatArray
+
+
+def _inside(edges: FloatArray, window: Window) -> BoolArray:
+    slack = 1e-6 * float(np.diff(edges).min())
+    inside = (edges[:-1] >= window.lo - slack) & (edges[1:] <= window.hi + slack)
+    touched = (edges[1:] > window.lo + slack) & (edges[:-1] < window.hi - slack)
+    if not inside.any() or bool((touched & ~inside).any()):
+        raise FitError(f"the bins do not have the edges of window {window.name} GeV")
+    return np.asarray(inside)
+
+
+def _inclusive_expectations(
+    mu: FloatArray, gradient: FloatArray, covariance: FloatArray, inside: BoolArray
+) -> tuple[FloatArray, FloatArray]:
+    """Sum (n, bins) means inside a window; errors from (n, k, k) covariances and the (bins, k) gradient of ln mu."""
+    within = mu[:, inside]
+    g = within @ gradient[inside]
+    variance = np.einsum("nk,nkl,nl->n", g, covariance, g)
+    return within.sum(axis=1), np.sqrt(np.maximum(variance, 0.0))
+
+
+def _selected_expectations(
+    selected: FloatArray,
+    mu: FloatArray,
+    gradient: FloatArray,
+    covariance: FloatArray,
+    polynomial: FloatArray,
+    inside: BoolArray,
+    outside: BoolArray,
+    min_events: int,
+) -> _Expectations:
+    """Fit the efficiency of each spectrum outside a window, and expect inside.
+
+    Shapes: selected and mu (n, bins), gradient (bins, k), covariance (n, k, k), polynomial (bins, terms).
+    """
+    rows, bins = mu.shape
+    total = selected[:, outside].sum(axis=1)
+    value, error = np.full(rows, np.nan), np.full(rows, np.nan)
+    degree = np.full(rows, -1, dtype=np.int64)
+    spectrum = np.full((rows, bins), np.nan)
+    some = np.flatnonzero(total >= min_events)
+    if len(some):
+        log_mu = np.log(np.maximum(mu[some], 1e-300))
+        n, z = selected[some], polynomial
+        terms = z.shape[1]
+        prior = np.array([0.0, *[EFFICIENCY_PRIOR**-2] * (terms - 1)])
+        theta, a = np.zeros((len(some), terms)), np.zeros((len(some), terms, terms))
+        theta[:, 0] = np.log(total[some] / mu[some][:, outside].sum(axis=1))
+        mean = np.empty((len(some), bins))
+        best = np.full(len(some), np.inf)
+        chosen = np.full(len(some), DEGREES[0], dtype=np.int64)
+        for order in DEGREES:
+            k = order + 1
+            fit = fit_poisson(n, z[:, :k], log_mu, fitted=outside, start=theta[:, :k], precision=prior[:k])
+            # the penalty belongs to the objective that the degrees are compared by
+            deviance = fit.deviance + fit.coefficients**2 @ prior[:k]
+            better = best - deviance > DEGREE_LEVEL
+            theta[better, :k], mean[better], chosen[better] = fit.coefficients[better], fit.expected[better], order
+            a[better] = 0.0
+            a[better, :k, :k] = fit.covariance[better]
+            best = np.where(better, deviance, best)
+        within = mean[:, inside].sum(axis=1)
+        share = mean[:, inside] / np.maximum(within, 1e-300)[:, None]
+        z_in, g_in = share @ z[inside], share @ gradient[inside]
+        k = gradient.shape[1]
+        cross = (z[:, :, None] * gradient[:, None, :]).reshape(bins, terms * k)[outside]
+        m = (mean[:, outside] @ cross).reshape(-1, terms, k)
+        q = np.einsum("ni,nij,njk->nk", z_in, a, m)
+        c = covariance[some]
+        variance = (
+            np.einsum("ni,nij,nj->n", z_in, a, z_in)
+            + np.einsum("nk,nkl,nl->n", g_in, c, g_in)
+            - np.einsum("nk,nkl,nl->n", q, c, q)
+        )
+        value[some], error[some] = within, within * np.sqrt(np.maximum(variance, 0.0))
+        degree[some], spectrum[some] = chosen, mean
+    return _Expectations(value, error, degree, total, spectrum)
+
+
+def _none(x: float) -> float | None:
+    return float(x) if np.isfinite(x) else None
+
+
+def hunt_window(
+    counts: SelectedCounts,
+    window: Window,
+    *,
+    shape: str = "dijet4",
+    sqrt_s: float = 13_000.0,
+    min_events: int = 10,
+    template_tail: npt.ArrayLike | None = None,
+    blind: bool = False,
+) -> WindowHunt:
+    """Expect, and unless blind observe, one window's counts at every working point.
+
+    Parameters
+    ----------
+    counts : SelectedCounts
+        Of this window's scores. Its hidden bins take part in nothing.
+    window : Window
+    shape : str
+        Of the inclusive spectrum, a key of :data:`drapes_hep.mass.SHAPES`.
+    sqrt_s : float
+        GeV.
+    min_events : int
+        Fewer selected events outside the window give no expectation.
+    template_tail : array_like, shape (n,), optional
+        Calibrated scores of the template events inside the window, for the cross-check.
+    blind : bool
+        Never look inside the window.
+
+    Returns
+    -------
+    WindowHunt
+
+    Raises
+    ------
+    FitError
+        If the inclusive spectrum cannot be fitted at all, or the bins do not have the window's edges.
+    """
+    inside = _inside(counts.edges, window)
+    outside = ~inside & ~counts.hidden
+    nested = np.where(outside, counts.nested, np.nan)
+    fit = _fit_outside(nested[0], counts.edges, outside, shape, sqrt_s)
+    _, gradient = bin_model(shape, sqrt_s, counts.edges, fit.parameters)
+    mu, covariance = fit.expected[None], fit.covariance[None]
+    inclusive, inclusive_error = (float(x[0]) for x in _inclusive_expectations(mu, gradient, covariance, inside))
+    hidden = blind or bool(counts.hidden[inside].any())
+    tails = None if template_tail is None else np.asarray(template_tail, dtype=np.float64)
+    points = []
+    for i, efficiency in enumerate(counts.efficiencies):
+        degree: int | None = None
+        if i == 0:
+            value, error = inclusive, inclusive_error
+        else:
+            part = _selected_expectations(
+                nested[i][None], mu, gradient, covariance, _polynomial(counts.edges), inside, outside, min_events
+            )
+            value, error = float(part.expected[0]), float(part.error[0])
+            degree = int(part.degree[0]) if fit.good and part.degree[0] >= 0 else None
+        if not fit.good:
+            value = error = np.nan
+        observed = None if hidden else int(counts.nested[i, inside].sum())
+        local = local_significance(np.nan if observed is None else observed, value, error)
+        cross = cross_error = np.nan
+        if tails is not None and len(tails) and fit.good:
+            share = float((tails <= efficiency).mean())
+            cross = share * inclusive
+            cross_error = float(
+                np.hypot(inclusive * np.sqrt(share * (1.0 - share) / len(tails)), share * inclusive_error)
+            )
+        points.append(
+            WorkingPoint(
+                efficiency, observed, _none(value), _none(error), _none(float(local.p)), _none(float(local.z)),
+                _none(cross), _none(cross_error), degree, int(nested[i][outside].sum()),
+            )
+        )  # fmt: skip
+    return WindowHunt(window, fit, tuple(points))
+
+
+def _fit_outside(counts: FloatArray, edges: FloatArray, outside: BoolArray, shape: str, sqrt_s: float) -> SpectrumFit:
+    return fit_spectrum(counts, edges, None, shape, sqrt_s, fitted=outside)

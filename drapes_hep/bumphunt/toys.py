@@ -1,0 +1,374 @@
+r"""The global p-value: the whole search repeated on pseudo-experiments under background alone. Masses in GeV.
+
+A toy has, in every mass bin, the inclusive count and, for each window and tight disjoint score bin, the count of its
+selected events. Marginally these are Poisson; jointly they share events, since the windows' classifiers select partly
+the same ones and every selected event is also inclusive. A Gaussian copula joins them: normal variables with the
+correlation :math:`\mu_{A \cap B} / \sqrt{\mu_A \mu_B}` that Poisson counts of overlapping sets have, measured on the
+data (:func:`drapes_hep.bumphunt.selection.set_overlaps`), are mapped through :math:`\Phi` and each Poisson's inverse
+distribution function. The copula reproduces the correlation where means are large and somewhat weakens it below one
+event; the weaker correlation makes the trials factor larger, that is p_global larger.
+
+Means: the inclusive fit of the full spectrum, no window left out, times each score bin's efficiency as fitted outside
+its window. Every toy is then analysed as the data are: inclusive fit with the window left out and its goodness,
+efficiency fit with the degree chosen anew, the same rule on few events, p_local. The statistic is the smallest p_local
+over windows and working points, and
+
+.. math:: p_{global} = (k + 1) / (n + 1)
+
+with k of n toys at least as extreme as the data (Davison and Hinkley, 1997, ch. 4): never zero. With k = 0 it is a
+bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from drapes_hep.bumphunt.expectation import (
+    WindowHunt,
+    _inclusive_expectations,
+    _inside,
+    _polynomial,
+    _selected_expectations,
+    local_significance,
+)
+from drapes_hep.bumphunt.selection import SelectedCounts
+from drapes_hep.errors import FitError
+from drapes_hep.mass import GOOD_FIT_P_VALUE, bin_model, fit_spectrum
+from drapes_hep.poisson import deviance_p_value, fit_poisson
+from drapes_hep.regions import Window
+
+__all__ = [
+    "GlobalSignificance",
+    "ToyModel",
+    "background_model",
+    "best_working_point",
+    "draw_toys",
+    "global_significance",
+    "toy_local_p",
+]
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+CHUNK = 500
+"""Toys held at once: with 165 bins and 22 counts a bin, 15 MB an array."""
+
+
+@dataclass(frozen=True)
+class ToyModel:
+    """Background-only model of all counts of a search.
+
+    Attributes
+    ----------
+    edges : array, shape (bins + 1,)
+        GeV.
+    windows : tuple of Window
+    efficiencies : tuple of float
+        Working points from loose to tight; the first is 1.
+    inclusive : array, shape (bins,)
+        Mean of the inclusive count.
+    selected : array, shape (windows, working points - 1, bins)
+        Means of the tight disjoint score bins.
+    factor : array, shape (counts, counts)
+        Turns independent normals into correlated ones; counts as in ``set_overlaps``.
+    gradient : array, shape (bins, k)
+        Of ln inclusive in the spectrum's parameters.
+    min_events : int
+        The search's rule on few events.
+    """
+
+    edges: FloatArray
+    windows: tuple[Window, ...]
+    efficiencies: tuple[float, ...]
+    inclusive: FloatArray
+    selected: FloatArray
+    factor: FloatArray
+    gradient: FloatArray
+    min_events: int
+
+
+@dataclass(frozen=True)
+class GlobalSignificance:
+    """The significance of a whole search.
+
+    Attributes
+    ----------
+    p_global : float
+        (exceeding + 1) / (toys + 1).
+    p_global_interval : tuple of two floats
+        Clopper-Pearson interval of exceeding / toys, at ``level``.
+    z_global : float
+        One-sided standard deviations of ``p_global``.
+    bound : bool
+        No toy was as extreme: the true ``p_global`` is smaller, ``z_global`` larger, than quoted.
+    toys, exceeding : int
+    level : float
+        Confidence level of the interval.
+    p_smallest : float
+        The data's smallest p_local.
+    best_window : Window
+        Where it is.
+    best_efficiency : float
+        At which working point.
+    toy_log_p : array, shape (toys,)
+        ln of each toy's smallest p_local, for the figure; 0 where a toy had nothing to quote.
+    """
+
+    p_global: float
+    p_global_interval: tuple[float, float]
+    z_global: float
+    bound: bool
+    toys: int
+    exceeding: int
+    level: float
+    p_smallest: float
+    best_window: Window
+    best_efficiency: float
+    toy_log_p: FloatArray
+
+
+def best_working_point(hunts: Sequence[WindowHunt]) -> tuple[Window, float, float] | None:
+    """Find the smallest p_local of a search.
+
+    Parameters
+    ----------
+    hunts : sequence of WindowHunt
+
+    Returns
+    -------
+    tuple of Window, background efficiency, ln p_local; or None if nothing has a p_local
+    """
+    best: tuple[Window, float, float] | None = None
+    for hunt in hunts:
+        for point in hunt.working_points:
+            if point.p_local is None:
+                continue
+            # from the counts, not from p_local, which cannot go below the smallest double
+            log_p = float(local_significance(point.observed, point.expected, point.expected_error).log_p)  # type: ignore[arg-type]
+            if best is None or log_p < best[2]:
+                best = hunt.sr, point.background_efficiency, log_p
+    return best
+
+
+def background_model(
+    windows: Sequence[Window],
+    counts: Sequence[SelectedCounts],
+    overlaps: npt.ArrayLike,
+    *,
+    shape: str = "dijet4",
+    sqrt_s: float = 13_000.0,
+    min_events: int = 10,
+) -> ToyModel:
+    """Make the background-only model of a search from its data.
+
+    Parameters
+    ----------
+    windows : sequence of Window
+    counts : sequence of SelectedCounts
+        One a window, same bins and working points, nothing hidden.
+    overlaps : array_like, shape (1 + windows * (working points - 1),) * 2
+        From :func:`drapes_hep.bumphunt.selection.set_overlaps`.
+    shape, sqrt_s, min_events
+        As the search has them.
+
+    Returns
+    -------
+    ToyModel
+
+    Raises
+    ------
+    FitError
+        If the counts disagree in bins or working points, hide bins (a blinded search has no p-value), or cannot be
+        fitted.
+    """
+    if len(windows) == 0 or len(windows) != len(counts):
+        raise FitError(f"{len(windows)} windows and {len(counts)} selections do not belong together")
+    first = counts[0]
+    for other in counts:
+        if other.efficiencies != first.efficiencies or not np.array_equal(other.edges, first.edges):
+            raise FitError("the windows' selections differ in bins or working points")
+        if other.hidden.any():
+            raise FitError("a blinded search has no p-value: counts inside the windows are hidden")
+    edges, tight = first.edges, len(first.efficiencies) - 1
+    fit = fit_spectrum(first.nested[0], edges, None, shape, sqrt_s)
+    if not fit.valid:
+        raise FitError("the fit of the full mass spectrum did not converge: no pseudo-experiments can be made from it")
+    _, gradient = bin_model(shape, sqrt_s, edges, fit.parameters)
+    selected = np.zeros((len(windows), tight, len(edges) - 1))
+    for w, (window, count) in enumerate(zip(windows, counts, strict=True)):
+        inside = _inside(edges, window)
+        for b in range(tight):
+            # one event is enough for a mean here: a set that the search will not quote still fluctuates upwards
+            part = _selected_expectations(
+                count.counts[b + 1][None], fit.expected[None], gradient, fit.covariance[None], _polynomial(edges),
+                inside, ~inside, 1,
+            )  # fmt: skip
+            if part.degree[0] >= 0:
+                selected[w, b] = part.spectrum[0]
+    gram = np.asarray(overlaps, dtype=np.float64)
+    size = 1 + len(windows) * tight
+    if gram.shape != (size, size):
+        raise FitError(f"overlaps of shape {gram.shape} do not fit {size} sets of events")
+    value, vector = np.linalg.eigh(gram)
+    if value[0] < -1e-6 * size:
+        raise FitError("the overlaps of the event sets are not positive semi-definite")
+    factor = vector * np.sqrt(np.maximum(value, 0.0))
+    factor /= np.linalg.norm(factor, axis=1, keepdims=True)
+    return ToyModel(
+        edges, tuple(windows), first.efficiencies, fit.expected, selected, factor, gradient, int(min_events)
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A Poisson distribution function from its first to its last count that can matter."""
+
+    first: int
+    cdf: FloatArray
+
+
+def _tables(means: FloatArray) -> list[_Table]:
+    tables = []
+    for mu in means:
+        low = max(0.0, np.floor(mu - 9.0 * np.sqrt(mu) - 2.0))
+        k = np.arange(low, np.ceil(mu + 10.0 * np.sqrt(mu) + 12.0))
+        tables.append(_Table(int(low), np.asarray(special.pdtr(k, mu))))
+    return tables
+
+
+def draw_toys(
+    model: ToyModel, toys: int, rng: np.random.Generator, chunk: int = CHUNK
+) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Draw pseudo-experiments, a chunk at a time; they are the same whatever the chunk.
+
+    Parameters
+    ----------
+    model : ToyModel
+    toys : int
+    rng : Generator
+    chunk : int
+        Toys held at once.
+
+    Yields
+    ------
+    inclusive : array, shape (n, bins)
+    selected : array, shape (windows, working points - 1, n, bins)
+        Disjoint score bins.
+    """
+    means = np.concatenate([model.inclusive[None], model.selected.reshape(-1, len(model.inclusive))])
+    sets, bins = means.shape
+    tables = _tables(means.ravel())
+    for start in range(0, toys, chunk):
+        n = min(chunk, toys - start)
+        # toy by toy in the generator's stream, so that the chunk's size does not matter
+        z = rng.standard_normal((n, bins * sets)).reshape(n * bins, sets)
+        u = special.ndtr((z @ model.factor.T).reshape(n, bins, sets).transpose(2, 1, 0).reshape(sets * bins, n))
+        drawn = np.empty((sets * bins, n))
+        for i, table in enumerate(tables):  # over bins, not toys
+            drawn[i] = table.first + np.searchsorted(table.cdf, u[i])
+        out = np.ascontiguousarray(drawn.reshape(sets, bins, n).transpose(0, 2, 1))
+        yield out[0], out[1:].reshape(*model.selected.shape[:2], n, bins)
+
+
+def toy_local_p(model: ToyModel, inclusive: FloatArray, selected: FloatArray) -> FloatArray:
+    """Analyse pseudo-experiments as the data are.
+
+    Parameters
+    ----------
+    model : ToyModel
+    inclusive, selected : arrays
+        From :func:`draw_toys`.
+
+    Returns
+    -------
+    array, shape (windows, working points, n)
+        ln p_local; NaN where the search would quote nothing.
+    """
+    n = len(inclusive)
+    nested = selected[:, ::-1].cumsum(axis=1)[:, ::-1]
+    polynomial = _polynomial(model.edges)
+    log_p = np.full((len(model.windows), len(model.efficiencies), n), np.nan)
+    log_mu = np.log(np.maximum(model.inclusive, 1e-300))
+    for w, window in enumerate(model.windows):
+        inside = _inside(model.edges, window)
+        outside = ~inside
+        # the basis in which the expected information is the identity: Newton starts at its minimum, well conditioned
+        _, r = np.linalg.qr(np.sqrt(model.inclusive[outside])[:, None] * model.gradient[outside])
+        gradient = model.gradient @ np.linalg.inv(r)
+        fit = fit_poisson(inclusive, gradient, log_mu, fitted=outside)
+        p_fit = deviance_p_value(fit.deviance, model.inclusive[outside], gradient.shape[1])
+        good = fit.converged & (p_fit >= GOOD_FIT_P_VALUE)
+        value, error = _inclusive_expectations(fit.expected, gradient, fit.covariance, inside)
+        log_p[w, 0] = local_significance(inclusive[:, inside].sum(axis=1), value, error).log_p
+        for b in range(nested.shape[1]):
+            part = _selected_expectations(
+                nested[w, b], fit.expected, gradient, fit.covariance, polynomial, inside, outside, model.min_events
+            )
+            seen = nested[w, b][:, inside].sum(axis=1)
+            log_p[w, b + 1] = local_significance(seen, part.expected, part.error).log_p
+        log_p[w][:, ~good] = np.nan
+    return log_p
+
+
+def global_significance(
+    hunts: Sequence[WindowHunt],
+    model: ToyModel,
+    toys: int,
+    rng: np.random.Generator,
+    *,
+    level: float = 0.95,
+    chunk: int = CHUNK,
+    progress: Callable[[int, int], None] | None = None,
+) -> GlobalSignificance | None:
+    """Say how often background alone gives a smallest p_local like the data's.
+
+    Parameters
+    ----------
+    hunts : sequence of WindowHunt
+        The search on the data.
+    model : ToyModel
+        From :func:`background_model`.
+    toys : int
+        Pseudo-experiments, at least one.
+    rng : Generator
+    level : float
+        Confidence level of the interval of p_global.
+    chunk : int
+        Toys held at once; does not change the result.
+    progress : callable, optional
+        Called with (toys done, toys).
+
+    Returns
+    -------
+    GlobalSignificance or None
+        None where the data have no p_local at all (blind, poor fits, too few events), or no toy is asked for.
+    """
+    best = best_working_point(hunts)
+    if best is None or toys < 1:
+        return None
+    window, efficiency, observed = best
+    smallest = np.empty(toys)
+    done = 0
+    for inclusive, selected in draw_toys(model, toys, rng, chunk):
+        log_p = toy_local_p(model, inclusive, selected)
+        n = log_p.shape[-1]
+        smallest[done : done + n] = np.where(np.isnan(log_p), 0.0, log_p).min(axis=(0, 1))
+        done += n
+        if progress is not None:
+            progress(done, toys)
+    # equal p-values (counts are discrete) are as extreme; the tolerance is that between MIGRAD and Newton
+    k = int((smallest <= observed + 1e-9 * abs(observed)).sum())
+    p = (k + 1) / (toys + 1)
+    tail = 0.5 * (1.0 - level)
+    low = float(stats.beta.ppf(tail, k, toys - k + 1)) if k > 0 else 0.0
+    high = float(stats.beta.ppf(1.0 - tail, k + 1, toys - k)) if k < toys else 1.0
+    return GlobalSignificance(
+        p_global=p, p_global_interval=(low, high), z_global=float(stats.norm.isf(p)), bound=k == 0, toys=toys,
+        exceeding=k, level=level, p_smallest=float(max(np.exp(observed), np.finfo(np.float64).tiny)),
+        best_window=window, best_efficiency=efficiency, toy_log_p=smallest,
+    )  # fmt: skip

@@ -1,0 +1,317 @@
+"""The configuration of a search: the YAML file, checked, frozen and with every default filled in.
+
+Masses and momenta are in GeV. An unknown key, a wrong type or an inverted window is one line that names the place.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from drapes_hep.errors import ConfigError
+
+__all__ = [
+    "Config",
+    "CwolaConfig",
+    "DataConfig",
+    "HuntConfig",
+    "MassConfig",
+    "PlotConfig",
+    "SelectionConfig",
+    "SignalConfig",
+    "TemplateConfig",
+    "TrainingConfig",
+    "WindowsConfig",
+    "load_config",
+]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Where the events are."""
+
+    path: str | tuple[str, ...] = Field(description="File, glob or list of them; relative to the configuration file.")
+    labels: bool = Field(False, description="Whether the events carry a truth label (a column, or the sidecar below).")
+    truth: str | None = Field(None, description="Sidecar of truth labels, keyed by event id.")
+    chunksize: int = Field(50_000, ge=1, description="Events a chunk.")
+
+
+class SignalConfig(_Section):
+    """How many labelled signal events to keep; the rest is dropped."""
+
+    inject: int | None = Field(None, ge=0, description="Signal events to keep before the selection; null keeps all.")
+    seed: int = Field(1, ge=0, description="Which signal events are kept.")
+
+
+class SelectionConfig(_Section):
+    """The event selection, on the two leading jets."""
+
+    leading_pt: NonNegative = Field(1200.0, description="Least transverse momentum of the leading jet, GeV.")
+    abs_eta_max: Positive = Field(2.5, description="Largest |eta| of either jet.")
+    undefined: Literal["drop"] | float = Field(
+        "drop", description="A derived feature that is undefined (tau21 where tau1 = 0): drop the event, or this value."
+    )
+
+
+class MassConfig(_Section):
+    """The m_JJ spectrum and its shape."""
+
+    range: tuple[Positive, Positive] = Field((2700.0, 6000.0), description="Fitted range of m_JJ, GeV.")
+    sqrt_s: Positive = Field(13_000.0, description="Centre-of-mass energy, GeV.")
+    fit: Literal["dijet3", "dijet4", "dijet5"] = Field("dijet4", description="Shape of the spectrum.")
+    bin_width: Positive = Field(20.0, description="Largest width of a bin of the fit, GeV.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MassConfig:
+        low, high = self.range
+        if not low < high < self.sqrt_s:
+            raise ValueError(f"range must rise and end below sqrt_s, got {low:g} to {high:g} with {self.sqrt_s:g}")
+        return self
+
+
+class WindowsConfig(_Section):
+    """The sliding scan of signal regions."""
+
+    width: Positive = Field(400.0, description="Width of a signal region, GeV.")
+    step: Positive = Field(200.0, description="Distance between neighbouring signal regions, GeV.")
+    first: Positive = Field(3100.0, description="Lower edge of the first signal region, GeV.")
+    last: Positive = Field(4700.0, description="Lower edge of the last signal region, GeV.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WindowsConfig:
+        if self.last < self.first:
+            raise ValueError(f"the last window starts below the first: {self.last:g} < {self.first:g}")
+        return self
+
+
+class TemplateConfig(_Section):
+    """How the background template is made."""
+
+    method: Literal["from_noise"] = Field("from_noise", description="Drapes 0: from noise alone.")
+    oversample: Positive = Field(5.0, description="Template events an event in the signal region.")
+    steps: int = Field(50, ge=2, description="Steps of the sampler.")
+    solver: Literal["euler", "heun"] = Field("heun", description="Solver of the probability-flow equation.")
+    sigma_max: Positive = Field(80.0, description="Largest noise.")
+    sigma_min: Positive = Field(0.002, description="Smallest noise.")
+    scaling: Literal["quantile", "standard"] = Field(
+        "quantile", description="How features are scaled: to normal quantiles, or to zero mean and unit variance."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TemplateConfig:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min:g} must lie below sigma_max {self.sigma_max:g}")
+        return self
+
+
+class TrainingConfig(_Section):
+    """The training of the diffusion model."""
+
+    epochs: int = Field(200, ge=1, description="Passes over the training part of the sidebands.")
+    batch: int = Field(1024, ge=1, description="Events a step.")
+    rate: Positive = Field(2.0e-3, description="Largest learning rate.")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.02, description="Part of the steps of linear warm-up.")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="Decay of the weights' moving average a step.")
+    patience: int = Field(50, ge=1, description="Epochs without improvement after which training stops.")
+    width: int = Field(64, ge=1, description="Width of the residual network.")
+    depth: int = Field(4, ge=1, description="Hidden layers of the residual network.")
+    validation: Fraction = Field(0.1, description="Part of the sidebands that is held out for early stopping.")
+    closure: Fraction = Field(0.1, description="Part of the sidebands that is held out for the closure test.")
+    pseudo_window: Literal["one", "all", "none"] = Field(
+        "one",
+        description="For which windows a second model, which also never saw a pseudo-window inside a sideband, tests the"
+        " interpolation: the middle one, all, none.",
+    )
+
+    @model_validator(mode="after")
+    def _something_left(self) -> TrainingConfig:
+        if self.validation + self.closure >= 0.9:
+            raise ValueError("validation and closure leave less than a tenth of the sidebands for training")
+        return self
+
+
+class CwolaConfig(_Section):
+    """The classifier between data and template."""
+
+    classifier: str = Field("trees", description="'trees', 'mlp', or 'package.module:Class'.")
+    ensemble: int = Field(10, ge=1, description="Classifiers a fold, whose scores are averaged.")
+    folds: int = Field(5, ge=2, description="Folds: an event is scored by the models that did not see its fold.")
+
+    @field_validator("classifier")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in {"trees", "mlp"} and ":" not in value:
+            raise ValueError(f"{value!r} is neither 'trees' nor 'mlp' nor 'package.module:Class'")
+        return value
+
+
+class HuntConfig(_Section):
+    """The bump hunt."""
+
+    background_efficiencies: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1.0, 0.1, 0.01, 0.001), min_length=1, description="Working points: cuts at these efficiencies on the template."
+    )
+    toys: int = Field(10_000, ge=0, description="Pseudo-experiments for the global p-value; 0 gives none.")
+    min_events: int = Field(10, ge=1, description="Selected events outside a window below which nothing is quoted.")
+
+    @field_validator("background_efficiencies")
+    @classmethod
+    def _with_inclusive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        # the inclusive search is quoted beside every cut, so it is always there
+        return tuple(sorted({1.0, *value}, reverse=True))
+
+
+class PlotConfig(_Section):
+    """What the figures say of the sample."""
+
+    label: str = Field("Simulation", description="Sample or experiment, upper left of each figure.")
+    text: str = Field("", description="Words after it, such as 'R&D dataset'.")
+    lumi: Positive | None = Field(None, description="Integrated luminosity in 1/fb; null prints none.")
+
+
+class Config(_Section):
+    """A whole search."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(description="Name of the search.")
+    data: DataConfig
+    signal: SignalConfig = SignalConfig()
+    processor: str = Field("processors/dijets.py:Dijets", description="'file.py:Class' or 'package.module:Class'.")
+    selection: SelectionConfig = SelectionConfig()
+    features: tuple[str, ...] = Field(
+        ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r"), min_length=1, description="What the models see."
+    )
+    mass: MassConfig = MassConfig()
+    windows: WindowsConfig = WindowsConfig()
+    template: TemplateConfig = TemplateConfig()
+    training: TrainingConfig = TrainingConfig()
+    cwola: CwolaConfig = CwolaConfig()
+    hunt: HuntConfig = HuntConfig()
+    plots: PlotConfig = PlotConfig()
+    blind: bool = Field(True, description="Whether data inside the windows are left uncounted and undrawn.")
+    seed: int = Field(1, ge=0, description="The run's seed.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.signal.inject is not None and not self.data.labels:
+            raise ValueError("signal.inject needs labelled events: set data.labels and, for a sidecar, data.truth")
+        if self.data.truth is not None and not self.data.labels:
+            raise ValueError("data.truth is given but data.labels is false")
+        low, high = self.mass.range
+        if self.windows.first <= low or self.windows.last + self.windows.width >= high:
+            raise ValueError(
+                f"windows from {self.windows.first:g} to {self.windows.last + self.windows.width:g} GeV need a sideband"
+                f" on both sides inside mass.range [{low:g}, {high:g}]"
+            )
+        if len(set(self.features)) != len(self.features):
+            raise ValueError("a feature is listed twice")
+        return self
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, info in model.model_fields.items():
+        yield prefix + name
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _keys(info.annotation, f"{prefix}{name}.")
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(place, list(_keys(Config)), n=1, cutoff=0.5)
+        return f"unknown key '{place}'" + (f"; did you mean '{close[0]}'?" if close else "")
+    if first["type"] == "missing":
+        return f"'{place}' is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"'{place}': {message}" if place else message
+
+
+def _set(tree: dict[str, Any], assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. --set signal.inject=0")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {assignment}: the value is not YAML") from error
+    if key in {"data.path", "data.truth"} and value is not None:
+        # what is typed on the command line is relative to where it is typed
+        value = [str(Path(v).absolute()) for v in value] if isinstance(value, list) else str(Path(value).absolute())
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {assignment}: '{parent}' is not a section")
+    tree[last] = value
+
+
+def load_config(path: str | Path, assignments: Sequence[str] = ()) -> Config:
+    """Read, override and check a configuration.
+
+    Parameters
+    ----------
+    path : str or Path
+        The YAML file.
+    assignments : sequence of str
+        Overrides ``section.key=value``, the value in YAML.
+
+    Returns
+    -------
+    Config
+        With ``data.path`` and ``data.truth`` absolute.
+
+    Raises
+    ------
+    ConfigError
+        With the file, the key and what is wrong.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration; `drapes init DIR` writes a set to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a configuration ({error.__class__.__name__})") from error
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}: not valid YAML{where}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys, this is {type(tree).__name__}")
+    for assignment in assignments:
+        _set(tree, assignment)
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from None
+    return _absolute(config, path.resolve().parent)
+
+
+def _absolute(config: Config, folder: Path) -> Config:
+    def place(text: str) -> str:
+        return text if "://" in text else str(folder / text)
+
+    data = config.data
+    paths = place(data.path) if isinstance(data.path, str) else tuple(place(one) for one in data.path)
+    truth = None if data.truth is None else place(data.truth)
+    return config.model_copy(update={"data": data.model_copy(update={"path": paths, "truth": truth})})
+
+
+def schema() -> Mapping[str, Any]:
+    """Give the JSON schema of a configuration, as docs/ and editors use it."""
+    return Config.model_json_schema()

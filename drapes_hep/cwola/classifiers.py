@@ -1,0 +1,201 @@
+"""Classifiers between data and template, and the protocol that anybody else's meets."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from drapes_hep.errors import ConfigError
+from drapes_hep.rng import event_uniforms, stage_seed
+
+__all__ = ["Classifier", "Mlp", "Trees", "balanced_weights", "group_holdout", "load_classifier"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """What the search asks of a classifier: made with ``(seed)``, trained once, then asked for scores."""
+
+    def fit(self, x: FloatArray, y: IntArray, weight: FloatArray, group: IntArray) -> None:
+        """Train on features (n, d), classes (n,), weights (n,) and groups (n,) that no split may divide."""
+
+    def score(self, x: FloatArray) -> FloatArray:
+        """Score features (n, d): larger is more data-like; shape (n,)."""
+
+
+def balanced_weights(y: IntArray, weight: FloatArray) -> FloatArray:
+    """Scale weights so that both classes sum to the same, half the number of events each.
+
+    Parameters
+    ----------
+    y : array of int, shape (n,)
+        Classes, 0 or 1.
+    weight : array, shape (n,)
+        Event weights.
+
+    Returns
+    -------
+    array, shape (n,)
+    """
+    total = np.array([weight[y == 0].sum(), weight[y == 1].sum()])
+    return np.asarray(weight * (0.5 * len(y) / total)[y], dtype=np.float64)
+
+
+def group_holdout(group: IntArray, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Choose whole groups that make up about ``fraction`` of the events; True where held out."""
+    return np.asarray(event_uniforms(seed, group)[:, 0] < fraction, dtype=np.bool_)
+
+
+class Trees:
+    """Histogram gradient boosting, the default (stronger than networks on few features: arXiv:2309.13111).
+
+    Parameters
+    ----------
+    seed : int
+        Of the held-out part that stops the boosting.
+    iterations : int
+        Most trees.
+    rate : float
+        Learning rate.
+    leaves : int
+        Leaves a tree.
+    """
+
+    def __init__(self, seed: int, *, iterations: int = 200, rate: float = 0.05, leaves: int = 31) -> None:
+        self._seed = seed
+        self._model = HistGradientBoostingClassifier(
+            max_iter=iterations,
+            learning_rate=rate,
+            max_leaf_nodes=leaves,
+            early_stopping=True,
+            n_iter_no_change=10,
+            random_state=seed % 2**32,
+        )
+
+    def fit(self, x: FloatArray, y: IntArray, weight: FloatArray, group: IntArray) -> None:
+        """Train; see :class:`Classifier`."""
+        # the members of an ensemble differ by what they hold out; whole groups, so that no copy of a parent is on
+        # both sides
+        held = group_holdout(group, 0.25, stage_seed(self._seed, "holdout"))
+        w = balanced_weights(y, weight)
+        self._model.fit(
+            x[~held], y[~held], sample_weight=w[~held], X_val=x[held], y_val=y[held], sample_weight_val=w[held]
+        )
+
+    def score(self, x: FloatArray) -> FloatArray:
+        """Log-odds of data against template, shape (n,)."""
+        return np.asarray(self._model.decision_function(x), dtype=np.float64)
+
+
+class Mlp:
+    """The papers' small network: three hidden layers of 32 (CURTAINs, arXiv:2203.09470), best epoch kept.
+
+    Parameters
+    ----------
+    seed : int
+        Of the weights, the batches and the held-out part.
+    epochs : int
+        Most passes over the training part.
+    batch : int
+        Events a step.
+    rate : float
+        Learning rate of Adam, annealed by a cosine.
+    patience : int
+        Epochs without improvement after which training stops.
+    """
+
+    def __init__(
+        self, seed: int, *, epochs: int = 40, batch: int = 512, rate: float = 1e-3, patience: int = 10
+    ) -> None:
+        self._seed, self._epochs, self._batch, self._rate, self._patience = seed, epochs, batch, rate, patience
+        self._net: Any = None
+
+    def fit(self, x: FloatArray, y: IntArray, weight: FloatArray, group: IntArray) -> None:
+        """Train; see :class:`Classifier`."""
+        import torch
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        held = group_holdout(group, 0.25, stage_seed(self._seed, "holdout"))
+        self._mean, self._scale = x[~held].mean(0), x[~held].std(0) + 1e-12
+        generator = torch.Generator().manual_seed(self._seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            sizes = (x.shape[1], 32, 32, 32)
+            layers: list[torch.nn.Module] = []
+            for wide, narrow in zip(sizes[:-1], sizes[1:], strict=True):
+                layers += [torch.nn.Linear(wide, narrow), torch.nn.ReLU()]
+            net = torch.nn.Sequential(*layers, torch.nn.Linear(32, 1))
+        z = torch.as_tensor((x - self._mean) / self._scale, dtype=torch.float32)
+        target = torch.as_tensor(y, dtype=torch.float32)
+        w = torch.as_tensor(balanced_weights(y, weight), dtype=torch.float32)
+        mask = torch.as_tensor(held)
+        train, valid = torch.nonzero(~mask)[:, 0], torch.nonzero(mask)[:, 0]
+        steps = -(-len(train) // self._batch)
+        optimiser = torch.optim.Adam(net.parameters(), lr=self._rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self._epochs * steps)
+        best, best_state, idle = float("inf"), None, 0
+        for _ in range(self._epochs):
+            order = train[torch.randperm(len(train), generator=generator)]
+            for part in torch.split(order, self._batch):
+                loss = binary_cross_entropy_with_logits(net(z[part])[:, 0], target[part], weight=w[part])
+                optimiser.zero_grad()
+                torch.autograd.backward(loss)
+                optimiser.step()
+                schedule.step()
+            with torch.inference_mode():
+                value = float(binary_cross_entropy_with_logits(net(z[valid])[:, 0], target[valid], weight=w[valid]))
+            if value < best:
+                best, idle = value, 0
+                best_state = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+            else:
+                idle += 1
+                if idle >= self._patience:
+                    break
+        if best_state is not None:
+            net.load_state_dict(best_state)
+        self._net = net.eval()
+
+    def score(self, x: FloatArray) -> FloatArray:
+        """Log-odds of data against template, shape (n,)."""
+        import torch
+
+        z = torch.as_tensor((x - self._mean) / self._scale, dtype=torch.float32)
+        with torch.inference_mode():
+            return np.asarray(self._net(z)[:, 0].double().numpy())
+
+
+def load_classifier(name: str) -> type[Any]:
+    """Find a classifier by its name in the configuration.
+
+    Parameters
+    ----------
+    name : str
+        ``trees``, ``mlp`` or ``package.module:Class``.
+
+    Returns
+    -------
+    type
+        Called with a seed, it gives a :class:`Classifier`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such class, or it lacks ``fit`` or ``score``.
+    """
+    known: dict[str, type[Any]] = {"trees": Trees, "mlp": Mlp}
+    if name in known:
+        return known[name]
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"cwola.classifier {name}: {error}") from error
+    if not all(callable(getattr(found, method, None)) for method in ("fit", "score")):
+        raise ConfigError(f"cwola.classifier {name}: needs the methods fit(x, y, weight, group) and score(x)")
+    return found  # type: ignore[no-any-return]

@@ -1,0 +1,44 @@
+"""Folds: which models may score an event.
+
+A fold belongs to an event's identity, so it is the same whatever else is in the sample, in which order, and in which
+window. A template event that was made from a data event takes its parent's fold: otherwise a near copy of the event
+would be trained on (METHOD section 4 measured a null AUC of 0.46 for that).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from drapes_hep.rng import event_uniforms, stage_seed
+
+__all__ = ["NO_PARENT", "assign_folds"]
+
+NO_PARENT = -1
+"""``parent_id`` of an event that was made from noise."""
+
+
+def assign_folds(
+    event_id: npt.NDArray[np.int64], folds: int, seed: int, parent_id: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.int64]:
+    """Assign each event a fold.
+
+    Parameters
+    ----------
+    event_id : array of int64, shape (n,)
+        Identity of each event.
+    folds : int
+        How many folds.
+    seed : int
+        The run's seed.
+    parent_id : array of int64, shape (n,), optional
+        The event that each one was made from, :data:`NO_PARENT` for none.
+
+    Returns
+    -------
+    array of int64, shape (n,)
+        In ``[0, folds)``.
+    """
+    root = event_id if parent_id is None else np.where(parent_id == NO_PARENT, event_id, parent_id)
+    uniform = event_uniforms(stage_seed(seed, "folds"), root)[:, 0]
+    return np.minimum((uniform * folds).astype(np.int64), folds - 1)

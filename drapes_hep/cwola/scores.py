@@ -1,0 +1,219 @@
+"""Out-of-fold scores, and their calibration to background efficiency fold by fold.
+
+The models of fold ``f`` are trained without fold ``f`` and score fold ``f`` alone: data in the window, template and
+sideband events alike. Sideband events are in no training, yet averaging them over all folds' models would narrow their
+scores against those in the window and fake an excess of many sigma (METHOD section 4), so they carry a fold too.
+
+A raw score means nothing outside its fold. What is kept beside it is the *tail*: the weighted fraction of the fold's
+own template events that score at least as high. The cut of background efficiency ``e`` is ``tail <= e`` in every fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from drapes_hep.cwola.classifiers import Classifier
+from drapes_hep.errors import LeakError
+from drapes_hep.rng import stage_seed
+
+__all__ = ["Sample", "Scores", "cross_auc_scores", "out_of_fold_scores", "tail_probability"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Events as a classifier meets them.
+
+    Attributes
+    ----------
+    x : array, shape (n, d)
+        Features; never m_JJ.
+    weight : array, shape (n,)
+    fold : array of int, shape (n,)
+    group : array of int, shape (n,)
+        Events with the same group are never divided between training and validation.
+    """
+
+    x: FloatArray
+    weight: FloatArray
+    fold: IntArray
+    group: IntArray
+
+    def __post_init__(self) -> None:
+        if not len(self.x) == len(self.weight) == len(self.fold) == len(self.group):
+            raise ValueError("a sample's columns differ in length")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one sample.
+
+    Attributes
+    ----------
+    score : array, shape (n,)
+        Mean score of the ensemble that did not see the event's fold; comparable within a fold only.
+    tail : array, shape (n,)
+        Fraction of the fold's template that scores at least as high; comparable everywhere.
+    """
+
+    score: FloatArray
+    tail: FloatArray
+
+
+def tail_probability(score: FloatArray, reference: FloatArray, weight: FloatArray) -> FloatArray:
+    """Weighted fraction of reference events that score at least as high.
+
+    Parameters
+    ----------
+    score : array, shape (n,)
+    reference : array, shape (m,)
+        Scores of the template events of one fold.
+    weight : array, shape (m,)
+        Their weights.
+
+    Returns
+    -------
+    array, shape (n,)
+        In [0, 1].
+    """
+    order = np.argsort(reference, kind="stable")
+    above = np.concatenate([np.cumsum(weight[order][::-1])[::-1], [0.0]]) / weight.sum()
+    return np.asarray(above[np.searchsorted(reference[order], score, side="left")], dtype=np.float64)
+
+
+def _fold_scores(
+    make: Callable[[int], Classifier],
+    fold: int,
+    classes: tuple[Sample, Sample],
+    targets: Mapping[str, Sample],
+    ensemble: int,
+    seed: int,
+    advance: Callable[[], None],
+) -> dict[str, FloatArray]:
+    template, data = classes
+    keep_t, keep_d = template.fold != fold, data.fold != fold
+    group = np.concatenate([template.group[keep_t], data.group[keep_d]])
+    scored = [sample.group[sample.fold == fold] for sample in targets.values()]
+    if np.isin(np.concatenate(scored), group).any():
+        raise LeakError(f"fold {fold}: an event would be scored by a model that saw it or a copy of it")
+    x = np.concatenate([template.x[keep_t], data.x[keep_d]])
+    y = np.concatenate([np.zeros(keep_t.sum(), np.int64), np.ones(keep_d.sum(), np.int64)])
+    weight = np.concatenate([template.weight[keep_t], data.weight[keep_d]])
+    total = {name: np.zeros(int((sample.fold == fold).sum())) for name, sample in targets.items()}
+    for member in range(ensemble):
+        model = make(stage_seed(seed, "classifier", fold, member))
+        model.fit(x, y, weight, group)
+        for name, sample in targets.items():
+            total[name] += model.score(sample.x[sample.fold == fold])
+        advance()
+    return {name: value / ensemble for name, value in total.items()}
+
+
+def out_of_fold_scores(
+    make: Callable[[int], Classifier],
+    data: Sample,
+    template: Sample,
+    others: Mapping[str, Sample],
+    *,
+    folds: int,
+    ensemble: int,
+    seed: int,
+    workers: int = 1,
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, Scores]:
+    """Train on data (1) against template (0) fold by fold, and score each event by models that never saw it.
+
+    Parameters
+    ----------
+    make : callable
+        Gives an untrained classifier for a seed.
+    data, template : Sample
+        The two classes, both inside the window.
+    others : mapping of str to Sample
+        More events to score, such as sidebands; in no training.
+    folds : int
+        Number of folds; every sample's ``fold`` lies in [0, folds).
+    ensemble : int
+        Classifiers a fold, whose scores are averaged.
+    seed : int
+        Seeds every classifier.
+    workers : int
+        Folds trained at the same time, one thread each. The result does not depend on it.
+    advance : callable
+        Called after each trained classifier, for a progress bar.
+
+    Returns
+    -------
+    dict of str to Scores
+        For ``"data"``, ``"template"`` and each of ``others``.
+
+    Raises
+    ------
+    LeakError
+        If an event, or a copy of it, would be scored by a model that saw it.
+    ValueError
+        If a fold lacks one of the classes.
+    """
+    targets = {"data": data, "template": template, **others}
+    for name, sample in (("data", data), ("template", template)):
+        present = np.bincount(sample.fold, minlength=folds)
+        if len(present) > folds or (present == 0).any():
+            raise ValueError(f"{name}: {len(sample.x)} events do not fill {folds} folds")
+    score = {name: np.full(len(sample.x), np.nan) for name, sample in targets.items()}
+    tail = {name: np.full(len(sample.x), np.nan) for name, sample in targets.items()}
+
+    def one(fold: int) -> dict[str, FloatArray]:
+        # one thread a fold: gradient boosting on some 10^5 events scales badly over the threads of one fit
+        with threadpool_limits(limits=1, user_api="openmp"):
+            return _fold_scores(make, fold, (template, data), targets, ensemble, seed, advance)
+
+    with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
+        results = list(pool.map(one, range(folds)))
+    for fold, result in enumerate(results):
+        own = template.weight[template.fold == fold]
+        for name, sample in targets.items():
+            here = sample.fold == fold
+            score[name][here] = result[name]
+            tail[name][here] = tail_probability(result[name], result["template"], own)
+    return {name: Scores(score[name], tail[name]) for name in targets}
+
+
+def cross_auc_scores(
+    make: Callable[[int], Classifier],
+    first: Sample,
+    second: Sample,
+    *,
+    folds: int,
+    ensemble: int,
+    seed: int,
+    workers: int = 1,
+) -> tuple[FloatArray, FloatArray]:
+    """Score two samples by classifiers trained between them, out of fold: the input of a two-sample AUC.
+
+    Parameters
+    ----------
+    make, folds, ensemble, seed, workers
+        As for :func:`out_of_fold_scores`.
+    first, second : Sample
+        Classes 1 and 0, such as true background and template.
+
+    Returns
+    -------
+    tuple of array
+        Tail probabilities turned to ``1 - tail`` so that larger is more like ``first``; shapes (n,) and (m,).
+
+    Notes
+    -----
+    Pooling folds needs comparable scores, so the calibrated ones are used. Within a fold their order is that of the raw
+    scores up to ties between neighbouring template events.
+    """
+    scores = out_of_fold_scores(make, first, second, {}, folds=folds, ensemble=ensemble, seed=seed, workers=workers)
+    return 1.0 - scores["data"].tail, 1.0 - scores["template"].tail

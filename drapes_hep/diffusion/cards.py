@@ -1,0 +1,144 @@
+"""Models on disk: ``model.safetensors`` with the weights, ``card.json`` with all else. Nothing read back is a pickle.
+
+The card says what builds the denoiser (network, preconditioning, schedule), the hash of the weights, and what the
+caller adds: scaling, window, seed, hash of the data. The card is written last: a folder that has one has a whole model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+
+from drapes_hep.diffusion.denoisers import EDMDenoiser
+from drapes_hep.diffusion.schedules import EDMSchedule
+from drapes_hep.errors import RunDirectoryError
+from drapes_hep.files import write_bytes
+
+__all__ = ["CARD", "WEIGHTS", "load_model", "save_model"]
+
+CARD, WEIGHTS = "card.json", "model.safetensors"
+_VERSION = 1
+_SCHEDULES = {"EDMSchedule": EDMSchedule}
+
+
+def save_model(folder: str | Path, denoiser: EDMDenoiser, card: Mapping[str, Any] | None = None) -> Path:
+    """Write a denoiser and its card.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made if it does not exist; a model in it is replaced.
+    denoiser : EDMDenoiser
+        Its backbone must have a ``config`` property: the arguments, as JSON, that build it again.
+    card : mapping, optional
+        What the caller adds, as JSON; given back by :func:`load_model` under "extra".
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the folder cannot be written.
+    TypeError
+        If the card is not JSON or the backbone has no ``config``.
+    """
+    folder = Path(folder)
+    backbone: Any = denoiser.backbone
+    if not isinstance(getattr(backbone, "config", None), dict):
+        raise TypeError(f"{type(backbone).__name__} has no config: it could not be built again")
+    weights = save({name: value.detach().cpu().contiguous() for name, value in denoiser.state_dict().items()})
+    schedule = denoiser.schedule
+    content = {
+        "card_version": _VERSION,
+        "architecture": {
+            "backbone": f"{type(backbone).__module__}:{type(backbone).__qualname__}",
+            "arguments": backbone.config,
+            "parameters": sum(p.numel() for p in denoiser.parameters()),
+        },
+        "preconditioning": "edm",
+        "sigma_data": denoiser.sigma_data.tolist(),
+        "schedule": {"name": type(schedule).__name__, "arguments": schedule.config},
+        "torch": torch.__version__,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "extra": dict(card or {}),
+    }
+    text = json.dumps(content, indent=1, allow_nan=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # an old card beside new weights would be a mismatch: better none
+        (folder / CARD).unlink(missing_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    write_bytes(folder / WEIGHTS, weights)
+    write_bytes(folder / CARD, (text + "\n").encode())
+    return folder
+
+
+def _backbone(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    module, _, attribute = name.partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    # a card may only name a network, not any callable that happens to be importable
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and hasattr(found, "config")):
+        raise TypeError(f"{name} is not a backbone")
+    return found(**arguments)
+
+
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[EDMDenoiser, dict[str, Any]]:
+    """Read a denoiser and its card.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where :func:`save_model` wrote.
+    device : str or torch.device
+        Where the denoiser goes.
+
+    Returns
+    -------
+    denoiser : EDMDenoiser
+        In evaluation mode.
+    card : dict
+        The whole card; the caller's part under "extra".
+
+    Raises
+    ------
+    RunDirectoryError
+        If a file is missing or cannot be read, the weights are not the card's, or the card asks for something that
+        this version does not have.
+    """
+    folder = Path(folder)
+    try:
+        card = json.loads((folder / CARD).read_text())
+        weights = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise RunDirectoryError(f"{folder}: no whole model ({error.filename}: {error.strerror})") from error
+    except ValueError as error:
+        raise RunDirectoryError(f"{folder / CARD}: not JSON ({error})") from error
+    if not isinstance(card, dict) or card.get("card_version") != _VERSION:
+        raise RunDirectoryError(f"{folder / CARD}: not a model card of version {_VERSION}")
+    if hashlib.sha256(weights).hexdigest() != card.get("weights_sha256"):
+        raise RunDirectoryError(f"{folder / WEIGHTS}: not the weights of its card (sha256 differs): train again")
+    try:
+        architecture, schedule = card["architecture"], card["schedule"]
+        denoiser = EDMDenoiser(
+            _backbone(architecture["backbone"], architecture["arguments"]),
+            card["sigma_data"],
+            _SCHEDULES[schedule["name"]](**schedule["arguments"]),
+        )
+        denoiser.load_state_dict(load(weights))
+    except (KeyError, TypeError, ValueError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise RunDirectoryError(f"{folder / CARD}: cannot be built again ({type(error).__name__}: {reason})") from error
+    return denoiser.to(device).eval(), card

@@ -1,0 +1,472 @@
+r"""Training of a denoiser: Adam, warm-up and cosine decay, averaged weights, early stopping, resumable.
+
+Rate at step :math:`k` of :math:`K`, with :math:`W = \lceil wK \rceil` steps of linear warm-up then half a cosine to 0:
+
+.. math:: r_k = r \min\left(\tfrac{k + 1}{W}, 1\right) \cdot
+    \tfrac12\left(1 + \cos\left(\pi \tfrac{\max(k + 1 - W, 0)}{K - W}\right)\right).
+
+The averaged weights are the normalised exponential average of :math:`\theta_1 .. \theta_k`, without bias at the start:
+
+.. math:: \bar\theta_k = \frac{(1 - \beta) \sum_{j \le k} \beta^{k - j} \theta_j}{1 - \beta^k}
+    = \bar\theta_{k-1} + \frac{1 - \beta}{1 - \beta^k} (\theta_k - \bar\theta_{k-1}).
+
+Validation uses them, on noise levels and noise that are drawn once, several for an event; the best are kept. Weights of
+events are divided by their mean, so a batch of light events counts less than one of heavy ones.
+
+All parameters are views of one buffer: the optimiser and the average are then a few kernels and a checkpoint a few
+tensors. Random numbers are drawn on the CPU, so a checkpoint goes on on another device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from drapes_hep.diffusion.denoisers import EDMDenoiser
+from drapes_hep.diffusion.losses import edm_loss, stratified
+from drapes_hep.diffusion.samplers import kernel_threads
+from drapes_hep.errors import FitError, RunDirectoryError
+from drapes_hep.files import write_bytes
+
+__all__ = ["Epoch", "TrainingResult", "TrainingSettings", "ema_weight", "learning_rate", "train", "validation_loss"]
+
+_EVALUATION_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a denoiser is trained.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the training events at most.
+    batch : int
+        Events a step; a random remainder of each epoch that fills no batch is left out.
+    rate : float
+        Largest learning rate of Adam.
+    warmup : float
+        Part of all steps over which the rate rises linearly, 0 <= warmup < 1.
+    ema : float
+        Decay a step of the averaged weights.
+    patience : int, optional
+        Epochs without a better validation loss before it stops; None never stops.
+    validation_draws : int
+        Noise levels a validation event is seen at.
+    checkpoint_seconds : float
+        Least time between two checkpoints; one is always written at the end.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
+    """
+
+    epochs: int = 200
+    batch: int = 1024
+    rate: float = 6e-3
+    warmup: float = 0.02
+    ema: float = 0.999
+    patience: int | None = 50
+    validation_draws: int = 4
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch, self.validation_draws) < 1 or (self.patience is not None and self.patience < 1):
+            raise ValueError("epochs, batch, patience and validation_draws must be at least 1")
+        if not (0 <= self.warmup < 1 and 0 <= self.ema < 1 and self.rate > 0):
+            raise ValueError("training needs 0 <= warmup < 1, 0 <= ema < 1 and rate > 0")
+
+
+class Epoch(NamedTuple):
+    """One line of the history: number (from 1), mean losses, and the rate of the epoch's last step."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training gives.
+
+    Parameters
+    ----------
+    denoiser : EDMDenoiser
+        The one that was passed in, with the best averaged weights, in evaluation mode.
+    history : tuple of Epoch
+        One entry an epoch.
+    best_epoch : int
+        Number of the epoch whose weights are in ``denoiser``.
+    stopped_early : bool
+        Whether patience ended it.
+    seconds : float
+        Wall time, over all the runs of a resumed training.
+    """
+
+    denoiser: EDMDenoiser
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    stopped_early: bool
+    seconds: float
+
+
+def learning_rate(step: int, steps: int, rate: float, warmup: float) -> float:
+    """Give the rate of step ``step`` (from 0) of ``steps``: linear warm-up, then a cosine to 0 (module head)."""
+    rising = math.ceil(warmup * steps)
+    ramp = min((step + 1) / rising, 1.0) if rising else 1.0
+    return rate * ramp * 0.5 * (1.0 + math.cos(math.pi * max(step + 1 - rising, 0) / max(steps - rising, 1)))
+
+
+def ema_weight(step: int, decay: float) -> float:
+    """Give the weight of the newest parameters in the average after ``step`` steps (from 1)."""
+    return (1.0 - decay) / (1.0 - decay**step)
+
+
+def _flatten(module: nn.Module) -> nn.Parameter:
+    """Move all parameters, and their gradients, into one buffer each; the module works on as before."""
+    parameters = list(module.parameters())
+    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
+    gradient = torch.zeros_like(flat)
+    start = 0
+    for p in parameters:
+        stop = start + p.numel()
+        p.data = flat[start:stop].view_as(p)
+        # autograd adds into a gradient that exists: no copy, no list of tensors for the optimiser
+        p.grad = gradient[start:stop].view_as(p)
+        start = stop
+    whole = nn.Parameter(flat)
+    whole.grad = gradient
+    return whole
+
+
+def _unflatten(module: nn.Module, values: Tensor) -> None:
+    """Give the module parameters of its own with these values."""
+    start = 0
+    for p in module.parameters():
+        stop = start + p.numel()
+        p.data = values[start:stop].view_as(p).clone()
+        p.grad = None
+        start = stop
+
+
+class _Validation(NamedTuple):
+    """Validation events, repeated, with the noise that they keep."""
+
+    x: Tensor
+    condition: Tensor | None
+    weight: Tensor
+    t: Tensor
+    noise: Tensor
+
+
+def _fixed_draws(
+    denoiser: EDMDenoiser, x: Tensor, condition: Tensor | None, weight: Tensor, draws: int, generator: torch.Generator
+) -> _Validation:
+    n = len(x)
+    # row j of u holds the j-th part of the quantiles: every event sees low noise and high
+    u = stratified(n * draws, n * draws, generator).view(draws, n)
+    u = u[:, torch.randperm(n, generator=generator)].reshape(-1)
+    noise = torch.randn(n * draws, x.shape[1], generator=generator)
+    device = x.device
+    return _Validation(
+        x.repeat(draws, 1),
+        None if condition is None else condition.repeat(draws, 1),
+        weight.repeat(draws),
+        denoiser.schedule.training_times(u.double()).float().to(device),
+        noise.to(device),
+    )
+
+
+@torch.no_grad()
+def _validate(denoiser: EDMDenoiser, v: _Validation) -> float:
+    total = torch.zeros((), dtype=torch.float64, device=v.x.device)
+    for first in range(0, len(v.x), _EVALUATION_ROWS):
+        rows = slice(first, first + _EVALUATION_ROWS)
+        given = None if v.condition is None else v.condition[rows]
+        loss = edm_loss(denoiser, v.x[rows], v.t[rows], v.noise[rows], given)
+        total += torch.dot(loss.double(), v.weight[rows].double())
+    return float(total / v.weight.double().sum())
+
+
+def validation_loss(
+    denoiser: EDMDenoiser,
+    x: Tensor,
+    condition: Tensor | None = None,
+    weight: Tensor | None = None,
+    *,
+    draws: int = 4,
+    seed: int = 0,
+) -> float:
+    """Give the weighted mean loss on noise levels and noise that depend on ``seed`` alone.
+
+    Parameters
+    ----------
+    denoiser : EDMDenoiser
+        On the device of ``x``.
+    x : Tensor, shape (n, d)
+        Events.
+    condition : Tensor, shape (n, c), optional
+        Their condition.
+    weight : Tensor, shape (n,), optional
+        Their weights, default 1.
+    draws : int
+        Noise levels an event is seen at.
+    seed : int
+        Seed of the draws.
+
+    Returns
+    -------
+    float
+    """
+    weight = torch.ones(len(x), device=x.device) if weight is None else weight
+    return _validate(denoiser, _fixed_draws(denoiser, x, condition, weight, draws, torch.Generator().manual_seed(seed)))
+
+
+def _fingerprint(denoiser: EDMDenoiser, settings: TrainingSettings, seed: int, data: list[Tensor | None]) -> str:
+    """Hash of all that a training's result depends on, but the device."""
+    # how often a checkpoint is written changes nothing
+    fixed = {key: value for key, value in asdict(settings).items() if key != "checkpoint_seconds"}
+    model = [str(getattr(denoiser.backbone, "config", "")), str(denoiser.schedule.config)]
+    digest = hashlib.sha256(json.dumps([fixed, seed, model], sort_keys=True).encode())
+    for tensor in [*data, *denoiser.state_dict().values()]:
+        if tensor is None:
+            digest.update(b"none")
+        else:
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise RunDirectoryError(f"{path}: not a readable checkpoint ({error}); delete it to train anew") from error
+    if metadata.get("fingerprint") != fingerprint:
+        raise RunDirectoryError(
+            f"{path}: checkpoint of another training (settings, seed, data or network differ); delete it to train anew"
+        )
+    return tensors, metadata
+
+
+def train(
+    denoiser: EDMDenoiser,
+    x: Tensor,
+    condition: Tensor | None,
+    weight: Tensor | None,
+    x_val: Tensor,
+    condition_val: Tensor | None,
+    weight_val: Tensor | None,
+    settings: TrainingSettings | None = None,
+    *,
+    seed: int,
+    device: str | torch.device = "cpu",
+    threads: int | None = 1,
+    checkpoint: str | Path | None = None,
+    progress: Callable[[Epoch], None] | None = None,
+) -> TrainingResult:
+    """Train a denoiser.
+
+    Parameters
+    ----------
+    denoiser : EDMDenoiser
+        Trained in place, from the weights that it has.
+    x, x_val : Tensor, shape (n, d)
+        Scaled training and validation events.
+    condition, condition_val : Tensor, shape (n, c), optional
+        Their condition, scaled.
+    weight, weight_val : Tensor, shape (n,), optional
+        Their weights, default 1.
+    settings : TrainingSettings, optional
+        Default ``TrainingSettings()``.
+    seed : int
+        Seed of order, noise levels and noise.
+    device : str or torch.device
+        Where it runs.
+    threads : int, optional
+        Threads inside a kernel (CPU); None leaves torch's setting. One is best for a network of 64: two took 25 times
+        as long where another process had a core. It is part of the bits of the result.
+    checkpoint : str or Path, optional
+        File that is written as it goes, and gone on from where it exists. The result is bit for bit that of a training
+        that was not interrupted.
+    progress : callable, optional
+        Called with each :class:`Epoch` (also with those that a checkpoint holds).
+
+    Returns
+    -------
+    TrainingResult
+
+    Raises
+    ------
+    ValueError
+        If there are no events, shapes disagree, values are not finite or the weights do not add up to more than 0.
+    RunDirectoryError
+        If the checkpoint cannot be read or written, or belongs to another training.
+    FitError
+        If the loss is not finite.
+    """
+    settings = settings or TrainingSettings()
+    place = torch.device(device)
+    events = _Events.of(x, condition, weight, place)
+    held_out = _Events.of(x_val, condition_val, weight_val, place)
+    if events.x.shape[1] != held_out.x.shape[1]:
+        raise ValueError(f"{events.x.shape[1]} features in training, {held_out.x.shape[1]} in validation")
+    limit = threads if place.type == "cpu" else None
+    with contextlib.nullcontext() if limit is None else kernel_threads(limit):
+        return _train(
+            denoiser.to(place).train(),
+            events,
+            held_out,
+            settings,
+            seed,
+            None if checkpoint is None else Path(checkpoint),
+            progress,
+        )
+
+
+class _Events(NamedTuple):
+    """Checked events on the device; weights have mean 1."""
+
+    x: Tensor
+    condition: Tensor | None
+    weight: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, condition: Tensor | None, weight: Tensor | None, device: torch.device) -> _Events:
+        n = len(x)
+        if x.ndim != 2 or n == 0:
+            raise ValueError(f"events must have shape (n, d) with n > 0, not {tuple(x.shape)}")
+        weight = torch.ones(n) if weight is None else weight.double()
+        if weight.shape != (n,) or (condition is not None and (condition.ndim != 2 or len(condition) != n)):
+            raise ValueError(f"{n} events need a weight of shape ({n},) and a condition of shape ({n}, c)")
+        if not all(bool(torch.isfinite(part).all()) for part in (x, weight, condition) if part is not None):
+            raise ValueError("events, conditions and weights must be finite")
+        if float(weight.sum()) <= 0:
+            raise ValueError("the weights must add up to more than 0")
+        given = None if condition is None else condition.to(device, torch.float32)
+        return cls(x.to(device, torch.float32), given, (weight / weight.mean()).to(device, torch.float32))
+
+    def take(self, rows: Tensor) -> _Events:
+        return _Events(self.x[rows], None if self.condition is None else self.condition[rows], self.weight[rows])
+
+
+def _train(
+    denoiser: EDMDenoiser,
+    events: _Events,
+    held_out: _Events,
+    settings: TrainingSettings,
+    seed: int,
+    checkpoint: Path | None,
+    progress: Callable[[Epoch], None] | None,
+) -> TrainingResult:
+    began = time.perf_counter()
+    device = events.x.device
+    averaged = copy.deepcopy(denoiser).eval()
+    parameters = _flatten(denoiser)
+    average = _flatten(averaged).detach()
+    # order, noise levels and noise of the two samples come from two streams: neither moves the other
+    generator = torch.Generator().manual_seed(seed)
+    fixed = _fixed_draws(denoiser, *held_out, settings.validation_draws, torch.Generator().manual_seed(seed + 1))
+    optimiser = torch.optim.Adam([parameters], lr=settings.rate, fused=True)
+    moments = {name: torch.zeros_like(average) for name in ("exp_avg", "exp_avg_sq")}
+    moments["step"] = torch.zeros((), dtype=torch.float32, device=device)
+    best = average.clone()
+    history: list[Epoch] = []
+    seconds = 0.0
+
+    fingerprint = "" if checkpoint is None else _fingerprint(denoiser, settings, seed, [*events, *held_out])
+    if checkpoint is not None and checkpoint.exists():
+        tensors, metadata = _read(checkpoint, fingerprint)
+        parameters.data.copy_(tensors["parameters"])
+        average.copy_(tensors["average"])
+        best.copy_(tensors["best"])
+        for name, moment in moments.items():
+            moment.copy_(tensors[name])
+        generator.set_state(tensors["generator"])
+        history = [Epoch(int(line[0]), *line[1:]) for line in tensors["history"].tolist()]
+        seconds = float(metadata["seconds"])
+        if progress is not None:
+            for line in history:
+                progress(line)
+    optimiser.state[parameters] = moments
+
+    def keep() -> None:
+        if checkpoint is not None:
+            tensors = {"parameters": parameters.detach(), "average": average, "best": best, **moments}
+            tensors["generator"] = generator.get_state()
+            tensors["history"] = torch.tensor(history, dtype=torch.float64)
+            spent = seconds + time.perf_counter() - began
+            write_bytes(checkpoint, save(tensors, {"fingerprint": fingerprint, "seconds": repr(spent)}))
+
+    n, batch = len(events.x), min(settings.batch, len(events.x))
+    steps = n // batch
+    total = steps * settings.epochs
+    saved = time.perf_counter()
+    while len(history) < settings.epochs and not _idle(history, settings.patience):
+        epoch = len(history) + 1
+        order = torch.randperm(n, generator=generator)[: steps * batch]
+        shuffled = events.take(order.to(device))
+        u = stratified(len(order), batch, generator)
+        t = denoiser.schedule.training_times(u).to(device)
+        noise = torch.randn(len(order), events.x.shape[1], generator=generator).to(device)
+        summed = torch.zeros((), device=device)
+        rate = settings.rate
+        for i in range(steps):
+            rows = slice(i * batch, (i + 1) * batch)
+            given = None if shuffled.condition is None else shuffled.condition[rows]
+            losses = edm_loss(denoiser, shuffled.x[rows], t[rows], noise[rows], given)
+            loss = torch.dot(losses, shuffled.weight[rows]) / batch
+            loss.backward()  # type: ignore[no-untyped-call] # torch's own annotation is missing
+            step = (epoch - 1) * steps + i
+            rate = learning_rate(step, total, settings.rate, settings.warmup)
+            optimiser.param_groups[0]["lr"] = rate
+            optimiser.step()
+            assert parameters.grad is not None
+            parameters.grad.zero_()
+            average.lerp_(parameters.detach(), ema_weight(step + 1, settings.ema))
+            summed += loss.detach()
+        line = Epoch(epoch, float(summed) / steps, _validate(averaged, fixed), rate)
+        if not math.isfinite(line.train_loss) or not math.isfinite(line.validation_loss):
+            raise FitError(f"training diverged in epoch {epoch}: lower training.rate (now {settings.rate:g})")
+        if line.validation_loss < min((past.validation_loss for past in history), default=math.inf):
+            best.copy_(average)
+        history.append(line)
+        if progress is not None:
+            progress(line)
+        if time.perf_counter() - saved > settings.checkpoint_seconds:
+            keep()
+            saved = time.perf_counter()
+    keep()
+    _unflatten(denoiser, best)
+    return TrainingResult(
+        denoiser.eval(),
+        tuple(history),
+        _best(history).epoch,
+        len(history) < settings.epochs,
+        seconds + time.perf_counter() - began,
+    )
+
+
+def _best(history: list[Epoch]) -> Epoch:
+    return min(history, key=lambda line: line.validation_loss)
+
+
+def _idle(history: list[Epoch], patience: int | None) -> bool:
+    return patience is not None and bool(history) and history[-1].epoch - _best(history).epoch >= patience

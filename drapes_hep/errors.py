@@ -1,0 +1,65 @@
+"""Named exceptions: every way in which a user's input can be wrong, each with one clear line.
+
+The command line turns a :class:`DrapesError` into one line on standard error and exit status 2. Anything else that
+escapes is a defect of this project and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "ConfigError",
+    "DrapesError",
+    "FitError",
+    "InputError",
+    "LeakError",
+    "LostEventsError",
+    "RunDirectoryError",
+]
+
+
+class DrapesError(Exception):
+    """Base of the errors that a user can mend."""
+
+
+class ConfigError(DrapesError):
+    """A configuration that cannot be run: unknown key, wrong type, inverted window."""
+
+
+class InputError(DrapesError):
+    """An input file that cannot be read as events.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    problem : str
+        What is wrong with it.
+    remedy : str
+        What the user can do.
+    """
+
+    def __init__(self, path: str | Path, problem: str, remedy: str) -> None:
+        self.path, self.problem, self.remedy = str(path), problem, remedy
+        super().__init__(f"{path}: {problem}; {remedy}")
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        # exceptions travel back from worker processes: without this, unpickling calls __init__ with one argument
+        return type(self), (self.path, self.problem, self.remedy)
+
+
+class LostEventsError(DrapesError):
+    """Fewer (or more) events were processed than were requested."""
+
+
+class RunDirectoryError(DrapesError):
+    """A run directory that cannot be used: another version's, not writable, an incomplete stage."""
+
+
+class FitError(DrapesError):
+    """A fit that did not converge or has nothing to constrain it."""
+
+
+class LeakError(DrapesError):
+    """A model was given events that it must not see."""

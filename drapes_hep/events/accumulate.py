@@ -1,0 +1,128 @@
+"""What processors return: columns that merge in one order, and histograms that cannot lose entries unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import awkward as ak
+import numpy as np
+
+from drapes_hep.errors import LostEventsError
+from drapes_hep.events.types import Column, Foreign
+
+__all__ = ["ColumnParts", "chunk_key", "fill_checked"]
+
+Key = tuple[str, int, str, int]
+
+
+def chunk_key(metadata: Mapping[str, Any]) -> Key:
+    """Give the key that orders the results of chunks: dataset, file, first row.
+
+    Parameters
+    ----------
+    metadata : mapping
+        ``events.metadata``.
+
+    Returns
+    -------
+    tuple
+    """
+    return (
+        str(metadata.get("dataset", "")),
+        int(metadata.get("file_id", 0)),
+        str(metadata.get("filename", "")),
+        int(metadata.get("entrystart", 0)),
+    )
+
+
+class ColumnParts:
+    """Columns of several chunks, kept apart by chunk until they are asked for.
+
+    Adding two merges their parts, whatever the order in which workers finish; :meth:`columns` puts them in the order
+    of their keys. Arrays are never copied before that, so the memory is that of the selected events, and twice that
+    while they are joined.
+
+    Parameters
+    ----------
+    parts : mapping of key to columns
+        Each chunk's columns; all chunks have the same.
+    """
+
+    def __init__(self, parts: Mapping[Key, Mapping[str, Any]] | None = None) -> None:
+        self.parts = dict(parts or {})
+
+    def __add__(self, other: ColumnParts) -> ColumnParts:
+        merged = ColumnParts(self.parts)
+        merged += other
+        return merged
+
+    def __iadd__(self, other: ColumnParts) -> ColumnParts:
+        twice = self.parts.keys() & other.parts.keys()
+        if twice:
+            raise LostEventsError(f"a chunk was counted twice: {min(twice)}")
+        self.parts.update(other.parts)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ColumnParts:
+        # coffea's accumulate deep-copies what it meets for the first time; the arrays are never changed
+        return ColumnParts(self.parts)
+
+    def __len__(self) -> int:
+        return sum(len(next(iter(columns.values()))) for columns in self.parts.values() if columns)
+
+    def columns(self) -> dict[str, Any]:
+        """Join the parts in the order of their keys.
+
+        Returns
+        -------
+        dict of str to array
+            numpy for flat columns, awkward for ragged ones; empty without parts.
+        """
+        ordered = [self.parts[key] for key in sorted(self.parts)]
+        if not ordered:
+            return {}
+        out: dict[str, Any] = {}
+        for name, first in ordered[0].items():
+            arrays = [part[name] for part in ordered]
+            out[name] = ak.concatenate(arrays) if isinstance(first, ak.Array) else np.concatenate(arrays)
+        return out
+
+
+def fill_checked(histogram: Foreign, *, weight: Column = None, **values: Column) -> None:
+    """Fill a histogram and make sure that every entry arrived, flow bins included.
+
+    boost-histogram 1.8.1 can drop all entries of a call when an axis without flow bins stands before a scalar-filled
+    category axis (boost-histogram issue 960): put categories first, keep flow bins, and fill through here.
+
+    Parameters
+    ----------
+    histogram : hist.Hist
+        Is changed.
+    weight : array, shape (n,), optional
+        One each without.
+    **values : array, shape (n,), or str
+        By axis.
+
+    Raises
+    ------
+    LostEventsError
+        Some entries are missing.
+    """
+    sizes = [np.size(value) for value in values.values() if not isinstance(value, str)]
+    entries = max(sizes) if sizes else 1
+    weights = np.ones(entries) if weight is None else np.asarray(weight, dtype=np.float64)
+    if entries == 0:
+        return
+    before = _total(histogram)
+    histogram.fill(**values, weight=weight) if weight is not None else histogram.fill(**values)
+    after, expected = _total(histogram), float(weights.sum())
+    # sums of weights round; whole numbers do not
+    tolerance = 1e-9 * (float(np.abs(weights).sum()) + abs(before))
+    if abs(after - before - expected) > tolerance:
+        raise LostEventsError(f"a histogram took {after - before:g} of {expected:g} (sum of weights)")
+
+
+def _total(histogram: Foreign) -> float:
+    total = histogram.sum(flow=True)
+    return float(getattr(total, "value", total))

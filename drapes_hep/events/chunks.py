@@ -1,0 +1,157 @@
+"""What a file holds and which part of it one task reads: plain frozen records that travel to workers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+__all__ = ["EventChunk", "FileInfo", "file_key", "split"]
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a reader found in a file, from its metadata alone.
+
+    Parameters
+    ----------
+    path : str
+        Absolute path, or a URL.
+    container : str
+        The reader that opens it: ``hdf5``, ``root`` or ``parquet``.
+    layout : str
+        How its columns spell an event: a name of :data:`drapes_hep.events.layouts.LAYOUTS`.
+    object_path : str
+        The object inside the file (tree, HDF5 group); empty where the file is the object.
+    entries : int
+        Events.
+    id : int
+        31-bit key of the file's stem, see :func:`file_key`.
+    has_labels : bool
+        Whether a truth label is among the columns.
+    columns : tuple of str
+        The columns that the layout reads from this file, in the layout's order.
+    """
+
+    path: str
+    container: str
+    layout: str
+    object_path: str
+    entries: int
+    id: int
+    has_labels: bool
+    columns: tuple[str, ...]
+
+    @property
+    def has_event_ids(self) -> bool:
+        """Whether the file states its events' identities."""
+        return "event_id" in self.columns
+
+
+@dataclass(frozen=True)
+class EventChunk:
+    """A run of events of one file: the unit of work.
+
+    Parameters
+    ----------
+    dataset : str
+        Name in the fileset.
+    path, container, layout, object_path, file_id, columns
+        As in :class:`FileInfo` (``file_id`` is its ``id``).
+    start, stop : int
+        Rows, ``start`` inclusive and ``stop`` exclusive.
+    metadata : mapping
+        What the user attached to the dataset; a processor finds it in ``events.metadata``.
+    """
+
+    dataset: str
+    path: str
+    container: str
+    layout: str
+    object_path: str
+    start: int
+    stop: int
+    file_id: int
+    columns: tuple[str, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def key(self) -> tuple[str, int, str, int]:
+        """What results are ordered by: neither the order of files nor the workers' speed."""
+        return (self.dataset, self.file_id, self.path, self.start)
+
+    @property
+    def event_metadata(self) -> dict[str, Any]:
+        """The ``events.metadata`` of this chunk, with the names that coffea's Runner uses."""
+        return {
+            **self.metadata,
+            "dataset": self.dataset,
+            "filename": self.path,
+            "treename": self.object_path,
+            "entrystart": self.start,
+            "entrystop": self.stop,
+            "file_id": self.file_id,
+        }
+
+
+def file_key(path: str) -> int:
+    """Give the 31-bit key of a file: a hash of its name without folder and last suffix.
+
+    The same events as ``x.h5`` and ``x.root`` therefore get the same identities.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+
+    Returns
+    -------
+    int
+        In [0, 2**31).
+    """
+    return int.from_bytes(hashlib.sha256(PurePath(path).stem.encode()).digest()[:4], "big") >> 1
+
+
+def split(
+    info: FileInfo, dataset: str = "", chunksize: int = 50_000, metadata: Mapping[str, Any] | None = None
+) -> list[EventChunk]:
+    """Cut a file into chunks of at most ``chunksize`` events.
+
+    Parameters
+    ----------
+    info : FileInfo
+        From a reader's ``scan``.
+    dataset : str
+        Name in the fileset.
+    chunksize : int
+        Events, at least 1.
+    metadata : mapping, optional
+        Attached to each chunk.
+
+    Returns
+    -------
+    list of EventChunk
+        They cover every row once, in order.
+    """
+    if chunksize < 1:
+        raise ValueError(f"chunksize must be at least 1, got {chunksize}")
+    return [
+        EventChunk(
+            dataset=dataset,
+            path=info.path,
+            container=info.container,
+            layout=info.layout,
+            object_path=info.object_path,
+            start=start,
+            stop=min(start + chunksize, info.entries),
+            file_id=info.id,
+            columns=info.columns,
+            metadata=dict(metadata or {}),
+        )
+        for start in range(0, info.entries, chunksize)
+    ]

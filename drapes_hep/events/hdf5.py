@@ -1,0 +1,138 @@
+"""HDF5 as pandas writes it (fixed format): tables of named columns, in blocks of one type each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401  importing it registers the compression filters: the official raw file is blosc-compressed
+import numpy as np
+
+from drapes_hep.errors import InputError
+from drapes_hep.events.chunks import EventChunk, FileInfo, file_key
+from drapes_hep.events.layouts import Columns
+from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
+from drapes_hep.events.types import Events, Foreign
+
+__all__ = ["Hdf5Reader"]
+
+_LAYOUTS = ("features",)
+
+
+def _text(value: Foreign) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+@contextmanager
+def _open(path: str) -> Iterator[Any]:
+    """Open for reading; whatever HDF5 finds wrong with the file is one line."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except InputError:
+        raise
+    except Exception as error:  # h5py raises OSError, RuntimeError, KeyError or ValueError for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        cut = "truncated" in reason
+        problem = "is truncated" if cut else f"cannot be read as HDF5 ({reason})"
+        raise InputError(path, problem, "copy or download it again") from error
+
+
+def _blocks(group: Foreign) -> Iterator[tuple[Any, list[str]]]:
+    for i in range(int(group.attrs.get("nblocks", 0))):
+        items, values = group.get(f"block{i}_items"), group.get(f"block{i}_values")
+        if items is None or values is None:
+            raise InputError(group.file.filename, f"block {i} of '{group.name}' is missing", "write it again")
+        # an object-typed block (text columns) has one pickled row: it holds no numbers, and pickles are not read
+        if values.dtype.kind in "fiub" and values.ndim == 2 and items.dtype.kind != "O":
+            yield values, [_text(name) for name in items[:]]
+
+
+def _rows(group: Foreign) -> int:
+    axis = group["axis1"]
+    # pandas writes an empty axis as one dummy value, with its type and its (pickled) shape as attributes
+    return 0 if "value_type" in axis.attrs else int(axis.shape[0])
+
+
+class Hdf5Reader:
+    """Reads pandas' fixed format with h5py; see :class:`~drapes_hep.events.readers.EventReader`."""
+
+    container = "hdf5"
+    remote = False
+
+    def sniff(self, head: bytes) -> bool:
+        """HDF5's signature."""
+        return head == b"\x89HDF\r\n\x1a\n"
+
+    def scan(self, path: str, object_path: str | None = None) -> FileInfo:
+        """Find the one frame that holds the columns."""
+        with _open(path) as file:
+            frames: dict[str, Any] = {}
+
+            def visit(name: str, item: Foreign) -> None:
+                kind = item.attrs.get("pandas_type") if isinstance(item, h5py.Group) else None
+                if kind is not None:
+                    frames[name] = (_text(kind), item)
+
+            file.visititems(visit)
+            if object_path is not None:
+                if object_path.strip("/") not in frames:
+                    raise InputError(path, f"no frame '{object_path}' in it", f"it holds {', '.join(frames) or 'none'}")
+                frames = {object_path.strip("/"): frames[object_path.strip("/")]}
+            if not frames:
+                raise InputError(
+                    path,
+                    f"is HDF5, but not a table written by pandas (it holds {', '.join(list(file)[:5]) or 'nothing'})",
+                    "write the feature columns with DataFrame.to_hdf(..., key='df', format='fixed')",
+                )
+            found = {
+                name: [column for _, names in _blocks(group) for column in names]
+                for name, (kind, group) in frames.items()
+                if kind == "frame"
+            }
+            if not found:
+                raise InputError(
+                    path,
+                    "was written by pandas with format='table'",
+                    "write it with DataFrame.to_hdf(..., format='fixed')",
+                )
+            fits = {name: layout for name, have in found.items() if (layout := match_layout(have, _LAYOUTS))}
+            if not fits:
+                name = next(iter(found))
+                # an empty frame has no blocks at all, and zero events are the clearer complaint
+                if _rows(frames[name][1]) == 0:
+                    raise InputError(path, "holds zero events", "take it out of the list of files")
+                raise lacks(path, f"table '{name}'", found[name])
+            if len(fits) > 1:
+                raise InputError(path, f"several tables fit: {', '.join(fits)}", "say which: {path: table}")
+            ((name, layout),) = fits.items()
+            group = frames[name][1]
+            rows = _rows(group)
+            for values, names in _blocks(group):
+                if rows and values.shape != (rows, len(names)):
+                    raise InputError(
+                        path,
+                        f"a block of '{name}' has shape {values.shape}, not {(rows, len(names))}",
+                        "write it again",
+                    )
+            columns = columns_of(layout, found[name])
+        return FileInfo(path, self.container, layout, name, rows, file_key(path), "label" in columns, columns)
+
+    def columns(self, chunk: EventChunk) -> Columns:
+        """Read the rows of every block that holds a wanted column."""
+        out: dict[str, Any] = {}
+        wanted = set(chunk.columns)
+        with _open(chunk.path) as file:
+            for values, names in _blocks(file[chunk.object_path]):
+                if wanted.intersection(names):
+                    part = values[chunk.start : chunk.stop]
+                    out.update(
+                        {name: np.ascontiguousarray(part[:, i]) for i, name in enumerate(names) if name in wanted}
+                    )
+        return out
+
+    def read(self, chunk: EventChunk) -> Events:
+        """Read events."""
+        return read_with(self, chunk)

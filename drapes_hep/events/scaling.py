@@ -1,0 +1,225 @@
+r"""From features to what a network sees, and back.
+
+Diffusion wants inputs of zero mean and unit variance (METHOD section 2). Two scalings are offered, both fitted on
+sidebands alone:
+
+``standard``
+    :math:`z = (x - \mu) / s`, the papers'.
+``quantile``
+    Every feature is mapped to a normal variable by its own quantiles *at its mass*. Feature by feature, the quantiles
+    :math:`q_k(m)` at nine levels are polynomials of second order in :math:`\ln m`, fitted to their values in bins of
+    mass; piecewise linear interpolation between them takes out the drift with mass, such as the sharp upper edge of
+    :math:`\Delta R_{JJ}` that the jets' pT threshold moves with m_JJ, and a second, finer map that no longer depends on
+    mass makes the result normal. The network is left with the correlations. Both maps are monotone, so nothing is lost.
+    The few levels matter: with a hundred, neighbouring curves cross and leave spikes that a classifier finds.
+
+Shapes: features (n, d), masses (n,) in GeV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm
+
+from drapes_hep.errors import FitError
+
+__all__ = ["Scaling", "fit_scaling", "scaling_from_dict"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_LEVELS = norm.cdf(np.linspace(-3.0, 3.0, 9))
+_FINE = np.linspace(-3.6, 3.6, 200)
+_MASS_BINS = 12
+_MASS_DEGREE = 2
+_LEAST_EVENTS = 50
+"""Events a mass bin below which its outer quantiles are the extremes of a handful of events."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A fitted scaling of features and of the condition.
+
+    Attributes
+    ----------
+    kind : {"standard", "quantile"}
+    log_mass : tuple of float
+        Mean and standard deviation of ln(m_JJ / GeV) on the sidebands.
+    domain : array, shape (d, 2)
+        Natural bounds of the features; what is mapped back is clipped to them.
+    mean, scale : array, shape (d,)
+        Of ``standard``.
+    curves : array, shape (d, 3, 9)
+        Polynomial coefficients in scaled ln m of the quantiles, of ``quantile``.
+    levels : array, shape (d, 200)
+        The finer map's quantiles, of ``quantile``.
+    """
+
+    kind: Literal["standard", "quantile"]
+    log_mass: tuple[float, float]
+    domain: FloatArray
+    mean: FloatArray
+    scale: FloatArray
+    curves: FloatArray
+    levels: FloatArray
+
+    def condition(self, mjj: npt.ArrayLike) -> FloatArray:
+        """Scale masses (n,) to the network's condition (n, 1)."""
+        mean, scale = self.log_mass
+        return np.asarray((np.log(np.asarray(mjj, dtype=np.float64)) - mean) / scale)[:, None]
+
+    def _knots(self, mjj: npt.ArrayLike, feature: int) -> FloatArray:
+        knots = _mass_basis(self.condition(mjj)[:, 0]) @ self.curves[feature]
+        # curves fitted level by level can touch in the tails; a strictly rising sequence keeps the map invertible
+        rising = np.maximum.accumulate(knots, axis=1)
+        return np.asarray(rising + np.arange(knots.shape[1]) * 1e-9 * self.scale[feature])
+
+    def forward(self, x: FloatArray, mjj: npt.ArrayLike) -> FloatArray:
+        """Scale features."""
+        if self.kind == "standard":
+            return (x - self.mean) / self.scale
+        out = np.empty_like(x, dtype=np.float64)
+        unit = np.linspace(-3.0, 3.0, len(_LEVELS))
+        for j in range(x.shape[1]):
+            coarse = _interpolate_rows(x[:, j], self._knots(mjj, j), unit)
+            out[:, j] = _interpolate(coarse, self.levels[j], _FINE)
+        return out
+
+    def inverse(self, z: FloatArray, mjj: npt.ArrayLike) -> FloatArray:
+        """Map scaled features back, inside their domain."""
+        if self.kind == "standard":
+            out = z * self.scale + self.mean
+        else:
+            out = np.empty_like(z, dtype=np.float64)
+            unit = np.linspace(-3.0, 3.0, len(_LEVELS))
+            for j in range(z.shape[1]):
+                coarse = _interpolate(z[:, j], _FINE, self.levels[j])
+                out[:, j] = _interpolate_rows(coarse, unit, self._knots(mjj, j))
+        return np.clip(out, self.domain[:, 0], self.domain[:, 1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what a model card stores; floats survive exactly."""
+        return {
+            "kind": self.kind,
+            "log_mass": list(self.log_mass),
+            "domain": [[None if np.isinf(v) else float(v) for v in row] for row in self.domain],
+            "mean": self.mean.tolist(),
+            "scale": self.scale.tolist(),
+            "curves": self.curves.tolist(),
+            "levels": self.levels.tolist(),
+        }
+
+
+def scaling_from_dict(record: Mapping[str, Any]) -> Scaling:
+    """Read back what :meth:`Scaling.to_dict` wrote."""
+    domain = [[-np.inf if low is None else low, np.inf if high is None else high] for low, high in record["domain"]]
+    mean, scale = record["log_mass"]
+    arrays = {name: np.asarray(record[name], dtype=np.float64) for name in ("mean", "scale", "curves", "levels")}
+    return Scaling(record["kind"], (mean, scale), np.asarray(domain, dtype=np.float64), **arrays)
+
+
+def fit_scaling(
+    kind: Literal["standard", "quantile"],
+    x: FloatArray,
+    mjj: FloatArray,
+    weight: FloatArray,
+    domain: npt.ArrayLike,
+) -> Scaling:
+    """Fit a scaling on sideband events.
+
+    Parameters
+    ----------
+    kind : {"standard", "quantile"}
+    x : array, shape (n, d)
+        Features.
+    mjj : array, shape (n,)
+        GeV.
+    weight : array, shape (n,)
+        Event weights, positive.
+    domain : array_like, shape (d, 2)
+        Natural bounds of each feature, infinite where it has none.
+
+    Returns
+    -------
+    Scaling
+
+    Raises
+    ------
+    FitError
+        If there are too few events, or a feature does not vary.
+    """
+    least = 2 if kind == "standard" else _LEAST_EVENTS * (_MASS_DEGREE + 1)
+    if len(x) < least:
+        raise FitError(f"scaling: {len(x)} sideband events are too few, '{kind}' needs at least {least}")
+    share = weight / weight.sum()
+    mean = share @ x
+    scale = np.sqrt(share @ (x - mean) ** 2)
+    flat = np.flatnonzero(scale <= 1e-12 * np.abs(mean))
+    if len(flat):
+        raise FitError(f"scaling: feature number {flat[0] + 1} has the same value in every sideband event")
+    log = np.log(mjj)
+    centre = float(share @ log)
+    log_mass = (centre, float(np.sqrt(share @ (log - centre) ** 2)))
+    d = x.shape[1]
+    bounds = np.asarray(domain, dtype=np.float64).reshape(d, 2)
+    empty = Scaling(kind, log_mass, bounds, mean, scale, np.zeros((d, 0, 0)), np.zeros((d, 0)))
+    if kind == "standard":
+        return empty
+    curves = _fit_curves(x, empty.condition(mjj)[:, 0], weight)
+    coarse = Scaling(kind, log_mass, bounds, mean, scale, curves, np.zeros((d, 0)))
+    unit = np.linspace(-3.0, 3.0, len(_LEVELS))
+    levels = np.empty((d, len(_FINE)))
+    for j in range(d):
+        y = _interpolate_rows(x[:, j], coarse._knots(mjj, j), unit)
+        levels[j] = _weighted_quantiles(y, weight, norm.cdf(_FINE))
+    # repeated values give equal levels; a small slope keeps the map invertible
+    levels = np.maximum.accumulate(levels, axis=1) + np.arange(len(_FINE)) * 1e-9
+    return Scaling(kind, log_mass, bounds, mean, scale, curves, levels)
+
+
+def _mass_basis(u: FloatArray) -> FloatArray:
+    # scaled ln m rarely leaves [-3, 3], where Legendre polynomials are well conditioned
+    return np.asarray(np.polynomial.legendre.legvander(u / 3.0, _MASS_DEGREE), dtype=np.float64)
+
+
+def _fit_curves(x: FloatArray, u: FloatArray, weight: FloatArray) -> FloatArray:
+    bins = max(_MASS_DEGREE + 1, min(_MASS_BINS, len(x) // _LEAST_EVENTS))
+    edges = np.quantile(u, np.linspace(0, 1, bins + 1))
+    index = np.clip(np.searchsorted(edges, u, side="right") - 1, 0, bins - 1)
+    chosen = [index == i for i in range(bins)]
+    basis = _mass_basis(np.array([np.average(u[here], weights=weight[here]) for here in chosen]))
+    curves = np.empty((x.shape[1], _MASS_DEGREE + 1, len(_LEVELS)))
+    for j in range(x.shape[1]):
+        quantiles = np.stack([_weighted_quantiles(x[here, j], weight[here], _LEVELS) for here in chosen])
+        curves[j] = np.linalg.lstsq(basis, quantiles, rcond=None)[0]
+    return curves
+
+
+def _weighted_quantiles(values: FloatArray, weight: FloatArray, levels: FloatArray) -> FloatArray:
+    order = np.argsort(values, kind="stable")
+    cumulative = np.cumsum(weight[order]) - 0.5 * weight[order]
+    return np.asarray(np.interp(levels, cumulative / weight.sum(), values[order]), dtype=np.float64)
+
+
+def _interpolate(value: FloatArray, xp: FloatArray, fp: FloatArray) -> FloatArray:
+    # piecewise linear; beyond the ends the mean slope of the outer ten knots goes on
+    out = np.interp(value, xp, fp)
+    below, above = value < xp[0], value > xp[-1]
+    out[below] = fp[0] + (value[below] - xp[0]) * (fp[9] - fp[0]) / (xp[9] - xp[0])
+    out[above] = fp[-1] + (value[above] - xp[-1]) * (fp[-1] - fp[-10]) / (xp[-1] - xp[-10])
+    return np.asarray(out, dtype=np.float64)
+
+
+def _interpolate_rows(value: FloatArray, xp: FloatArray, fp: FloatArray) -> FloatArray:
+    """Interpolate linearly, where either the abscissae or the ordinates have a row an event; ends go on straight."""
+    xp, fp = np.broadcast_arrays(xp, fp) if xp.ndim == fp.ndim else np.broadcast_arrays(np.atleast_2d(xp), fp)
+    if len(xp) != len(value):
+        xp, fp = np.broadcast_to(xp, (len(value), xp.shape[1])), np.broadcast_to(fp, (len(value), fp.shape[1]))
+    left = np.clip((xp <= value[:, None]).sum(axis=1) - 1, 0, xp.shape[1] - 2)
+    row = np.arange(len(value))
+    x0, x1, f0, f1 = xp[row, left], xp[row, left + 1], fp[row, left], fp[row, left + 1]
+    return np.asarray(f0 + (value - x0) / (x1 - x0) * (f1 - f0), dtype=np.float64)

@@ -1,0 +1,99 @@
+"""The one event schema: what a processor sees, whatever the file was.
+
+========================  =======================================================================================
+``events.event_id``       int64, the event's identity, non-negative and unique in a run
+``events.weight``         float64, 1 for data
+``events.jets``           ragged list of Lorentz vectors ``pt, eta, phi, mass`` (GeV, rad) with ``tau1, tau2, tau3``,
+                          in the file's order
+``events.label``          int64, 1 for signal; only in labelled files
+``events.parent_id``      int64, the data event that a template event was made from; only in templates
+``events.metadata``       dataset, filename, treename, entrystart, entrystop, file_id, and the fileset's own metadata
+========================  =======================================================================================
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import awkward as ak
+import numpy as np
+from coffea.nanoevents import NanoEventsFactory
+from coffea.nanoevents.mapping import SimplePreloadedColumnSource
+from coffea.nanoevents.methods import base, vector
+from coffea.nanoevents.schemas.base import BaseSchema, zip_forms
+
+from drapes_hep.events.types import Events, Foreign
+
+__all__ = ["JET_FIELDS", "DijetSchema", "build_events", "ragged"]
+
+JET_FIELDS = ("pt", "eta", "phi", "mass", "tau1", "tau2", "tau3")
+"""Fields of a jet."""
+
+_PREFIX = "jets_"
+
+
+class DijetSchema(BaseSchema):  # type: ignore[misc]
+    """Zip the ragged columns ``jets_*`` into ``jets``; every other column is left as it is.
+
+    A file whose columns are spelled otherwise passes through unchanged, which is how coffea's Runner hands the
+    columns of any ROOT layout to :mod:`drapes_hep.events.running`.
+    """
+
+    __dask_capable__ = False
+
+    def __init__(self, base_form: Mapping[str, Any], *args: Foreign, **kwargs: Foreign) -> None:
+        super().__init__(base_form, *args, **kwargs)
+        forms = dict(zip(self._form["fields"], self._form["contents"], strict=True))
+        jets = {name.removeprefix(_PREFIX): forms.pop(name) for name in list(forms) if name.startswith(_PREFIX)}
+        if jets:
+            forms["jets"] = zip_forms(jets, "jets", "PtEtaPhiMLorentzVector")
+        self._form["fields"], self._form["contents"] = list(forms), list(forms.values())
+
+    @classmethod
+    def behavior(cls) -> dict[Any, Any]:
+        """Give the behaviours of coffea's base events and of its vectors."""
+        return {**base.behavior, **vector.behavior}
+
+
+def ragged(content: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> ak.Array:
+    """Make a ragged array from flat content and offsets, without a copy.
+
+    Parameters
+    ----------
+    content : array, shape (m,)
+        Values of all lists, one after the other.
+    offsets : array of int64, shape (n + 1,)
+        Where each list starts; the last is m.
+
+    Returns
+    -------
+    awkward.Array
+        n lists.
+    """
+    return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(offsets), ak.contents.NumpyArray(content)))
+
+
+def build_events(columns: Mapping[str, Any], metadata: Mapping[str, Any]) -> Events:
+    """Make NanoEvents from columns in memory: files, generated events and templates all end here.
+
+    Parameters
+    ----------
+    columns : mapping of str to array
+        ``event_id``, ``weight`` (n,), ragged ``jets_*`` of one set of offsets, optionally ``label``, ``parent_id``.
+    metadata : mapping
+        Becomes ``events.metadata``; plain JSON values.
+
+    Returns
+    -------
+    NanoEvents
+        n events in :class:`DijetSchema`.
+    """
+    source = SimplePreloadedColumnSource(
+        {name: ak.Array(values) for name, values in columns.items()},
+        uuid=str(uuid.uuid4()),
+        num_rows=len(columns["event_id"]),
+        object_path="events",
+    )
+    return NanoEventsFactory.from_preloaded(source, schemaclass=DijetSchema, metadata=dict(metadata)).events()

@@ -1,0 +1,362 @@
+"""Skims and truth sidecars: parquet files whose bytes depend on their content alone.
+
+A skim holds the selected events in the schema's spelling, jets as a ragged list of records, and never a truth label:
+labels lie in a sidecar keyed by event id. Files are written beside their place and renamed, so that a reader never
+meets half a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drapes_hep.errors import InputError
+from drapes_hep.events.chunks import EventChunk, FileInfo, file_key
+from drapes_hep.events.layouts import LAYOUTS, Columns, missing_columns
+from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
+from drapes_hep.events.schema import ragged
+from drapes_hep.events.types import Column, Events
+from drapes_hep.files import atomic_path
+
+__all__ = [
+    "SKIM_VERSION",
+    "ParquetReader",
+    "Skim",
+    "Truth",
+    "read_skim",
+    "read_truth",
+    "write_skim",
+    "write_truth",
+]
+
+SKIM_VERSION = 1
+"""Version of the skim's columns; a reader refuses newer ones."""
+
+_KEY = b"drapes_hep"
+_ROW_GROUP = 1 << 16
+_LAYOUTS = ("skim", "features")
+_TRUTH = {"event_id", "label"}
+
+
+def _arrow(values: Column) -> pa.Array:
+    if isinstance(values, ak.Array) and values.ndim > 1:
+        packed = ak.to_packed(ak.without_parameters(values))
+        flat = ak.flatten(packed)
+        offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(packed)))]).astype(np.int64)
+        fields = {name: np.ascontiguousarray(ak.to_numpy(flat[name])) for name in flat.fields}
+        records = pa.StructArray.from_arrays(
+            [pa.array(array) for array in fields.values()],
+            fields=[pa.field(name, pa.from_numpy_dtype(array.dtype), nullable=False) for name, array in fields.items()],
+        )
+        kind = pa.large_list(pa.field("element", records.type, nullable=False))
+        return pa.LargeListArray.from_arrays(pa.array(offsets), records, type=kind)
+    return pa.array(np.ascontiguousarray(values))
+
+
+def _write(path: str | Path, columns: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    arrays = {name: _arrow(values) for name, values in columns.items()}
+    schema = pa.schema(
+        [pa.field(name, array.type, nullable=False) for name, array in arrays.items()],
+        metadata={_KEY: json.dumps(metadata, sort_keys=True).encode()},
+    )
+    table = pa.Table.from_arrays(list(arrays.values()), schema=schema)
+    with atomic_path(path) as temporary:
+        # every choice is stated: the bytes must not follow a library's changing defaults
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            compression_level=9,
+            row_group_size=_ROW_GROUP,
+            version="2.6",
+            data_page_version="1.0",
+            use_dictionary=False,
+            write_statistics=True,
+        )
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (InputError, MemoryError):
+        raise
+    except FileNotFoundError:
+        raise InputError(path, "no such file", "check the path") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise InputError(
+            path, f"cannot be read as Parquet: truncated or corrupt ({reason})", "make it again"
+        ) from error
+
+
+def _metadata(file: pq.ParquetFile) -> dict[str, Any]:
+    raw = (file.schema_arrow.metadata or {}).get(_KEY)
+    loaded: dict[str, Any] = json.loads(raw) if raw else {}
+    return loaded
+
+
+def _column(path: str | Path, name: str, column: Column) -> Column:
+    """One column as numpy, or as awkward records where it is a list; missing values are an error."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):  # older pyarrow keeps one chunk of zero or several
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=array.type)
+    if array.null_count:
+        raise InputError(path, f"column '{name}' has {array.null_count} missing values", "fill or drop them")
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        offsets = np.asarray(array.offsets).astype(np.int64)
+        values = array.values.slice(offsets[0], offsets[-1] - offsets[0])
+        if not pa.types.is_struct(values.type):
+            return ragged(np.asarray(values), offsets - offsets[0])
+        fields = {}
+        for i, item in enumerate(values.type):
+            part = values.field(i)
+            if part.null_count or values.null_count:
+                raise InputError(path, f"column '{name}.{item.name}' has missing values", "fill or drop them")
+            fields[item.name] = ragged(part.to_numpy(zero_copy_only=False), offsets - offsets[0])
+        return ak.zip(fields)
+    return array.to_numpy(zero_copy_only=False)
+
+
+@dataclass(frozen=True)
+class Skim:
+    """A skim in memory.
+
+    Parameters
+    ----------
+    columns : mapping
+        ``event_id``, ``weight``, ``mjj``, the features (n,) and ragged ``jets``.
+    metadata : mapping
+        What was written beside them: ``schema_version``, input hashes and so on.
+    """
+
+    columns: Columns
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.columns["event_id"])
+
+    def __getitem__(self, name: str) -> Column:
+        return self.columns[name]
+
+
+def write_skim(path: str | Path, columns: Columns, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a skim, atomically; the same content gives the same bytes.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    columns : mapping of str to array
+        As :attr:`Skim.columns`; a truth label is refused.
+    metadata : mapping, optional
+        JSON values kept in the file, e.g. ``{"inputs": {"a.root": "sha256..."}}``.
+
+    Raises
+    ------
+    DrapesError
+        The disk is full or the folder cannot be written; nothing is left behind.
+    """
+    if "label" in columns:
+        raise ValueError("a skim never carries truth labels: write them with write_truth")
+    _write(path, columns, {**(metadata or {}), "schema_version": SKIM_VERSION, "kind": "skim"})
+
+
+def read_skim(path: str | Path, columns: tuple[str, ...] | None = None) -> Skim:
+    """Read a skim whole, exactly as it was written.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    columns : tuple of str, optional
+        Only these.
+
+    Returns
+    -------
+    Skim
+
+    Raises
+    ------
+    InputError
+        Not a skim, of a newer version, or without a column that was asked for.
+    """
+    with _open(path) as file:
+        metadata = _check_version(path, file)
+        names = list(file.schema_arrow.names)
+        absent = missing_columns(columns or ("event_id",), names)
+        if absent:
+            raise InputError(path, f"lacks {absent}", "make the skim again with this feature")
+        wanted = list(columns) if columns else names
+        table = file.read(columns=wanted)
+        return Skim({name: _column(path, name, table[name]) for name in wanted}, metadata)
+
+
+def _check_version(path: str | Path, file: pq.ParquetFile) -> dict[str, Any]:
+    metadata = _metadata(file)
+    version = metadata.get("schema_version", SKIM_VERSION)
+    if not isinstance(version, int) or version > SKIM_VERSION:
+        raise InputError(
+            path, f"is a skim of version {version}, this release reads {SKIM_VERSION}", "upgrade drapes-hep"
+        )
+    return metadata
+
+
+class ParquetReader:
+    """Reads skims, templates, and feature tables in Parquet; see :class:`~drapes_hep.events.readers.EventReader`."""
+
+    container = "parquet"
+    remote = False
+
+    def sniff(self, head: bytes) -> bool:
+        """Parquet's signature."""
+        return head.startswith(b"PAR1")
+
+    def scan(self, path: str, object_path: str | None = None) -> FileInfo:
+        """Read the schema and the number of rows."""
+        if object_path:
+            raise InputError(path, f"a Parquet file has no object '{object_path}'", "name the file alone")
+        with _open(path) as file:
+            _check_version(path, file)
+            names = list(file.schema_arrow.names)
+            layout = match_layout(names, _LAYOUTS)
+            if layout is None:
+                if set(names) == _TRUTH:
+                    raise InputError(path, "is a truth sidecar, not events", "give it as data.truth")
+                likely = "features" if set(names) & set(LAYOUTS["features"].required) else "skim"
+                raise lacks(path, "the table", names, likely)
+            entries = int(file.metadata.num_rows)
+        columns = columns_of(layout, names)
+        return FileInfo(path, self.container, layout, "", entries, file_key(path), "label" in columns, columns)
+
+    def columns(self, chunk: EventChunk) -> Columns:
+        """Read the row groups that hold the chunk, and cut."""
+        with _open(chunk.path) as file:
+            ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)])
+            starts = ends - [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+            groups = np.flatnonzero((ends > chunk.start) & (starts < chunk.stop))
+            table = file.read_row_groups(groups.tolist(), columns=list(chunk.columns))
+            table = table.slice(chunk.start - int(starts[groups[0]]), len(chunk))
+            return {name: _column(chunk.path, name, table[name]) for name in chunk.columns}
+
+    def read(self, chunk: EventChunk) -> Events:
+        """Read events."""
+        return read_with(self, chunk)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Truth labels by event id.
+
+    Parameters
+    ----------
+    path : str
+        Where they come from.
+    event_id : array of int64, shape (n,)
+        Ascending.
+    label : array of int64, shape (n,)
+        1 for signal, 0 for background.
+    """
+
+    path: str
+    event_id: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.event_id)
+
+    def truth_for(self, event_ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Look the labels of events up.
+
+        Parameters
+        ----------
+        event_ids : array_like of int, shape (m,)
+            In any order, repeats allowed.
+
+        Returns
+        -------
+        array of int64, shape (m,)
+
+        Raises
+        ------
+        InputError
+            An event without a label.
+        """
+        ids = np.asarray(event_ids, dtype=np.int64)
+        place = np.searchsorted(self.event_id, ids)
+        found = np.zeros(len(ids), dtype=bool)
+        inside = place < len(self.event_id)
+        found[inside] = self.event_id[place[inside]] == ids[inside]
+        if not found.all():
+            raise InputError(
+                self.path,
+                f"has no label for {np.count_nonzero(~found)} of {len(ids)} events, e.g. event_id {ids[~found][0]}",
+                "give the sidecar that belongs to these events",
+            )
+        return self.label[place]
+
+
+def write_truth(path: str | Path, event_id: npt.ArrayLike, label: npt.ArrayLike) -> None:
+    """Write a truth sidecar, sorted by event id so that its order says nothing.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    event_id : array_like of int, shape (n,)
+        Unique.
+    label : array_like of int, shape (n,)
+        0 or 1.
+    """
+    ids, labels = np.asarray(event_id, dtype=np.int64), np.asarray(label, dtype=np.int64)
+    order = np.argsort(ids, kind="stable")
+    _write(
+        path, {"event_id": ids[order], "label": labels[order].astype(np.int8)}, {"kind": "truth", "schema_version": 1}
+    )
+
+
+def read_truth(path: str | Path) -> Truth:
+    """Read a truth sidecar.
+
+    Parameters
+    ----------
+    path : str or Path
+        Parquet with the columns ``event_id`` and ``label``.
+
+    Returns
+    -------
+    Truth
+
+    Raises
+    ------
+    InputError
+        Missing columns, repeated ids, labels other than 0 and 1.
+    """
+    with _open(path) as file:
+        absent = missing_columns(("event_id", "label"), file.schema_arrow.names)
+        if absent:
+            raise InputError(path, f"is no truth sidecar: it lacks {absent}", "write event_id and label")
+        table = file.read(columns=["event_id", "label"])
+        raw_ids, raw_labels = (_column(path, name, table[name]) for name in ("event_id", "label"))
+    if not np.isin(raw_labels, (0, 1)).all():
+        raise InputError(path, "column 'label' holds values other than 0 and 1", "label signal 1 and background 0")
+    if np.asarray(raw_ids).dtype.kind not in "iu":
+        raise InputError(path, "column 'event_id' does not hold integers", "write it as int64")
+    ids, labels = raw_ids.astype(np.int64), raw_labels.astype(np.int64)
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    repeats = int(np.count_nonzero(ids[1:] == ids[:-1]))
+    if repeats:
+        raise InputError(path, f"holds {repeats} repeated event ids", "one label an event")
+    return Truth(str(path), ids, labels[order])

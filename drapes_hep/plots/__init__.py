@@ -1,0 +1,54 @@
+"""Figures: functions that take arrays, histograms or small dataclasses and return a figure.
+
+Nothing is saved or shown here, nothing is computed that a result holds, and pyplot and the session's ``rcParams`` are left
+alone: ``figure.savefig(path)`` is the caller's.
+"""
+
+from drapes_hep.plots.control import SplitCounts, control_grid, control_histogram, data_split
+from drapes_hep.plots.scan import GlobalP, LocalP, local_p_scan, toy_distribution
+from drapes_hep.plots.scores import Passing, passing_fraction, roc_curve, score_distribution, sic_curve
+from drapes_hep.plots.spectra import Spectrum, merge_bins, selected_spectra, spectrum
+from drapes_hep.plots.style import PALETTE, HepFigure, Stamp, figure_style, poisson_interval
+from drapes_hep.plots.templates import (
+    Closure,
+    QualityPoint,
+    TrainingCurve,
+    feature_closure,
+    feature_grid,
+    make_closure,
+    template_quality,
+    training_loss,
+)
+
+__all__ = [
+    "PALETTE",
+    "Closure",
+    "GlobalP",
+    "HepFigure",
+    "LocalP",
+    "Passing",
+    "QualityPoint",
+    "Spectrum",
+    "SplitCounts",
+    "Stamp",
+    "TrainingCurve",
+    "control_grid",
+    "control_histogram",
+    "data_split",
+    "feature_closure",
+    "feature_grid",
+    "figure_style",
+    "local_p_scan",
+    "make_closure",
+    "merge_bins",
+    "passing_fraction",
+    "poisson_interval",
+    "roc_curve",
+    "score_distribution",
+    "selected_spectra",
+    "sic_curve",
+    "spectrum",
+    "template_quality",
+    "toy_distribution",
+    "training_loss",
+]

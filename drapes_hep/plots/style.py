@@ -1,0 +1,253 @@
+"""What all figures share: style, canvas, stamp, colours, intervals of counts.
+
+Style lives in a context, never in the session's ``rcParams``. Matplotlib reads some parameters only when it draws (fonts,
+ticks), so a figure carries its style along: :class:`HepFigure` enters the context again whenever it is drawn or saved.
+Margins are fixed in inches, not computed: every figure of a kind is aligned alike, and drawing takes half the time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib as mpl
+import mplhep
+import numpy as np
+import numpy.typing as npt
+from matplotlib import style as mpl_style
+from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy import special
+
+from drapes_hep.config import PlotConfig
+
+__all__ = ["PALETTE", "HepFigure", "Stamp", "figure_style", "poisson_interval"]
+
+FloatArray = npt.NDArray[np.float64]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Petroff's colours, told apart with every kind of colour blindness (arXiv:2107.02270)
+BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
+PALETTE = (BLUE, RED, ORANGE, PURPLE, VIOLET, "#717581")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+INK, SHADE = "#1a1a1a", "#e9ecf1"
+
+_STYLE: dict[str, Any] = {
+    **mplhep.style.ROOT,
+    "font.size": 16,
+    "axes.labelsize": 17,
+    "axes.linewidth": 1.1,
+    "lines.linewidth": 1.6,
+    "xtick.labelsize": 14,
+    "ytick.labelsize": 14,
+    "xtick.major.size": 8,
+    "ytick.major.size": 8,
+    "xtick.minor.size": 4,
+    "ytick.minor.size": 4,
+    "legend.fontsize": 12.5,
+    "legend.handlelength": 1.7,
+    "legend.labelspacing": 0.35,
+    "mathtext.default": "it",
+    "axes.unicode_minus": True,
+    "axes.formatter.use_mathtext": True,
+    "axes.axisbelow": False,
+    "hatch.linewidth": 0.6,
+    "text.usetex": False,
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
+}
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Set the style of all figures for a block; the session's own settings come back afterwards."""
+    # after_reset: a user's matplotlibrc would otherwise change the figures, and with it their bytes
+    with mpl_style.context(_STYLE, after_reset=True):
+        yield
+
+
+def styled(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function in :func:`figure_style`."""
+
+    @functools.wraps(function)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        with figure_style():
+            return function(*args, **kwargs)
+
+    return inside
+
+
+class HepFigure(Figure):
+    """A figure, unknown to pyplot, that is drawn in the style in which it was made."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw in :func:`figure_style`."""
+        with figure_style():
+            super().draw(renderer)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What stands above the axes.
+
+    Attributes
+    ----------
+    label, text : str
+        Sample or experiment, bold, and words after it.
+    lumi : float or None
+        Integrated luminosity, 1/fb; None prints none.
+    sqrt_s : float or None
+        Centre-of-mass energy, GeV; None prints none.
+    """
+
+    label: str = "Simulation"
+    text: str = ""
+    lumi: float | None = None
+    sqrt_s: float | None = 13_000.0
+
+    @classmethod
+    def from_config(cls, plots: PlotConfig, sqrt_s: float | None) -> Stamp:
+        """Take the words of the configuration."""
+        return cls(plots.label, plots.text, plots.lumi, sqrt_s)
+
+
+def stamp_axes(ax: Axes, stamp: Stamp, scale: float = 1.0) -> None:
+    """Write the stamp above an axes."""
+    com = None if stamp.sqrt_s is None else f"{stamp.sqrt_s / 1000:g}"
+    lumi = None if stamp.lumi is None else f"{stamp.lumi:g}"
+    size = 16.0 * scale
+    mplhep.label.exp_label(
+        exp=stamp.label,
+        text=stamp.text,
+        data=True,  # otherwise mplhep writes "Simulation" itself, whatever the label says
+        lumi=lumi,
+        com=com,
+        ax=ax,
+        fontsize=(1.15 * size, size, size, size),
+    )
+
+
+def canvas(
+    width: float = 8.0,
+    height: float = 6.4,
+    *,
+    rows: Sequence[float] = (1.0,),
+    columns: int = 1,
+    left: float = 1.05,
+    right: float = 0.3,
+    top: float = 0.5,
+    bottom: float = 0.85,
+    wspace: float = 0.0,
+    hspace: float = 0.06,
+) -> tuple[HepFigure, npt.NDArray[Any]]:
+    """Make a figure with margins in inches.
+
+    Parameters
+    ----------
+    width, height : float
+        Inches.
+    rows : sequence of float
+        Relative heights.
+    columns : int
+        Of equal width.
+    left, right, top, bottom : float
+        Margins, inches.
+    wspace, hspace : float
+        Gaps relative to the mean panel.
+
+    Returns
+    -------
+    HepFigure, array of Axes of shape (rows, columns)
+    """
+    fig = HepFigure(figsize=(width, height))
+    FigureCanvasAgg(fig)
+    grid = fig.add_gridspec(
+        len(rows),
+        columns,
+        height_ratios=list(rows),
+        left=left / width,
+        right=1 - right / width,
+        bottom=bottom / height,
+        top=1 - top / height,
+        wspace=wspace,
+        hspace=hspace,
+    )
+    axes = np.empty((len(rows), columns), dtype=object)
+    for i in range(len(rows)):
+        for j in range(columns):
+            axes[i, j] = fig.add_subplot(grid[i, j])
+    return fig, axes
+
+
+def share_x(upper: Axes, lower: Axes) -> None:
+    """Tie a panel's x axis to the one above, which loses its tick labels."""
+    lower.sharex(upper)
+    upper.tick_params(labelbottom=False)
+
+
+def inner_ticks(ax: Axes, low: float, high: float, count: int = 5) -> None:
+    """Set a panel's range with few ticks, none at its upper edge where the panel above has its own lowest label."""
+    ax.set_ylim(low, high)
+    ax.yaxis.set_major_locator(mpl.ticker.MaxNLocator(count, prune="upper", steps=[1, 2, 2.5, 5, 10]))
+
+
+def mask_runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Give the half-open index ranges in which a mask is true."""
+    edge = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in zip(edge[::2], edge[1::2], strict=True)]
+
+
+def poisson_interval(counts: npt.ArrayLike, level: float = 0.6826894921370859) -> tuple[FloatArray, FloatArray]:
+    """Give Garwood's central intervals for the mean of Poisson counts.
+
+    Parameters
+    ----------
+    counts : array_like
+        Observed counts; NaN gives NaN.
+    level : float
+        Confidence level.
+
+    Returns
+    -------
+    low, high : array
+        Bounds of the mean; ``low`` is 0 for no event.
+    """
+    n = np.asarray(counts, dtype=np.float64)
+    tail = 0.5 * (1.0 - level)
+    low = np.where(n > 0, special.gammaincinv(np.maximum(n, 1e-9), tail), np.where(np.isnan(n), np.nan, 0.0))
+    return np.asarray(low, dtype=np.float64), np.asarray(special.gammaincinv(n + 1.0, 1.0 - tail), dtype=np.float64)
+
+
+def ratio_interval(passed: npt.ArrayLike, total: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Give Clopper and Pearson's 68% intervals of fractions; (0, 1) where there is no event."""
+    k, n = (np.asarray(x, dtype=np.float64) for x in (passed, total))
+    tail = 0.5 * (1.0 - 0.6826894921370859)
+    low = np.where(k > 0, special.betaincinv(np.maximum(k, 1e-9), n - k + 1.0, tail), 0.0)
+    high = np.where(k < n, special.betaincinv(k + 1.0, np.maximum(n - k, 1e-9), 1.0 - tail), 1.0)
+    return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a number as mathtext without its dollars: large and small ones in powers of ten."""
+    if value is None or not np.isfinite(value):
+        return r"\mathrm{-}"
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
+    mantissa, exponent = f"{value:.{max(digits - 2, 0)}e}".split("e")
+    return rf"{mantissa}\times 10^{{{int(exponent)}}}"
+
+
+def efficiency_label(efficiency: float) -> str:
+    """Name a working point."""
+    if efficiency >= 1:
+        return "inclusive"
+    exponent = np.log10(efficiency)
+    if np.isclose(exponent, round(exponent)) and exponent <= -3:
+        return rf"$\epsilon_B = 10^{{{round(exponent)}}}$"
+    return rf"$\epsilon_B = {efficiency:g}$"

@@ -1,0 +1,125 @@
+"""Progress bars and the cost of a stage: wall time and peak memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["Cost", "Reporter", "measured"]
+
+_DELAY = 2.0
+"""Seconds after which a bar is drawn: what is quicker needs none."""
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Where a stage tells how far it is.
+
+    Attributes
+    ----------
+    quiet : bool
+        Neither bars nor messages.
+    """
+
+    quiet: bool = False
+
+    @property
+    def draws(self) -> bool:
+        """Whether bars are drawn: not when quiet, nor into a file or a pipe."""
+        return not self.quiet and sys.stderr.isatty()
+
+    def say(self, message: str) -> None:
+        """Print one line on standard error."""
+        if not self.quiet:
+            print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+    @contextmanager
+    def bar(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show a bar for work of ``total`` steps; gives a function that sets how many are done."""
+        if not self.draws:
+            yield lambda _: None
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        task = progress.add_task(description, total=total)
+        begin, lock = time.monotonic(), threading.Lock()
+        shown = False
+
+        def update(done: int) -> None:
+            nonlocal shown
+            with lock:
+                if not shown and time.monotonic() - begin > _DELAY:
+                    progress.start()
+                    shown = True
+            progress.update(task, completed=done)
+
+        try:
+            yield update
+        finally:
+            if shown:
+                progress.stop()
+
+
+@dataclass
+class Cost:
+    """What a block of work took.
+
+    Attributes
+    ----------
+    seconds : float
+        Wall time.
+    peak_memory : int
+        Largest resident memory of this process and its children, bytes, sampled five times a second.
+    """
+
+    seconds: float = 0.0
+    peak_memory: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+
+
+def _resident() -> int:
+    process = psutil.Process(os.getpid())
+    total = 0
+    for one in (process, *process.children(recursive=True)):
+        try:
+            total += one.memory_info().rss
+        except psutil.Error:  # a worker that ended between being listed and being asked
+            continue
+    return total
+
+
+@contextmanager
+def measured() -> Iterator[Cost]:
+    """Measure the block; the result is filled when it ends."""
+    cost = Cost()
+
+    def watch() -> None:
+        while True:
+            cost.peak_memory = max(cost.peak_memory, _resident())
+            if cost._stop.wait(0.2):
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    begin = time.monotonic()
+    watcher.start()
+    try:
+        yield cost
+    finally:
+        cost.seconds = time.monotonic() - begin
+        cost._stop.set()
+        watcher.join()

@@ -1,0 +1,1 @@
+"""The stages of a search, as plain functions: each reads files and writes files."""

@@ -1,0 +1,267 @@
+"""Stage classify: data against template, out-of-fold scores of every event, and the template's quality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from drapes_hep.cwola.classifiers import Trees, load_classifier
+from drapes_hep.cwola.folds import assign_folds
+from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fold_scores
+from drapes_hep.errors import DrapesError
+from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
+from drapes_hep.files import write_json
+from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
+from drapes_hep.regions import Window
+from drapes_hep.rng import stage_seed
+from drapes_hep.rundir import run_stage
+from drapes_hep.stages.context import Context, feature_matrix, load_events
+from drapes_hep.stages.model import pseudo_window
+from drapes_hep.templates.model import CLOSURE
+
+__all__ = ["classify", "sample_of", "truth_metrics"]
+
+_QUALITY_ENSEMBLE = 3
+"""Trees a fold where two samples are compared: more change the AUC by less than its uncertainty."""
+
+_ROC_POINTS = 1000
+
+
+def sample_of(
+    events: Skim, features: Sequence[str], folds: int, seed: int, chosen: npt.NDArray[Any] | None = None
+) -> Sample:
+    """Turn an event table into what a classifier is given.
+
+    Parameters
+    ----------
+    events : Skim
+        Data or template; a ``parent_id`` decides the fold where there is one.
+    features : sequence of str
+    folds : int
+    seed : int
+        The run's seed.
+    chosen : array of bool or int, optional
+        Which events; all by default.
+
+    Returns
+    -------
+    Sample
+    """
+    keep = slice(None) if chosen is None else chosen
+    ids = np.asarray(events["event_id"])[keep]
+    parent = np.asarray(events["parent_id"])[keep] if "parent_id" in events.columns else None
+    root = ids if parent is None else np.where(parent < 0, ids, parent)
+    x = feature_matrix(events, features)[keep]
+    return Sample(x, np.asarray(events["weight"])[keep], assign_folds(ids, folds, seed, parent), root)
+
+
+def classify(context: Context, window: Window) -> None:
+    """Score a window, its sidebands and its template, unless it is done.
+
+    Raises
+    ------
+    DrapesError
+        If a file of an earlier stage is missing or a fold stays empty.
+    """
+    config, folder = context.config, context.run.window(window)
+    needs = {
+        **config.model_dump(mode="json", include={"cwola", "features", "seed"}),
+        "window": [window.lo, window.hi, window.range_lo, window.range_hi],
+        "name": config.template.method,
+        "pseudo": pseudo_window(context, window),
+    }
+    reads = [context.run.events, folder / "template.parquet", folder / "closure.parquet", folder / "split.parquet"]
+    if config.data.labels:
+        reads.append(context.run.truth)
+    run_stage(
+        context.run, f"classify.{window.name}", needs, reads, lambda: _classify(context, window), context.reporter
+    )
+
+
+def _classify(context: Context, window: Window) -> list[Path]:
+    config, folder = context.config, context.run.window(window)
+    cwola, features = config.cwola, config.features
+    events = load_events(context.run.events, features)
+    template = read_skim(folder / "template.parquet", ("event_id", "parent_id", "mjj", "weight", *features))
+    mjj = np.asarray(events["mjj"])
+    inside, outside = window.in_signal_region(mjj), window.in_sidebands(mjj)
+    data = sample_of(events, features, cwola.folds, config.seed, inside)
+    reference = sample_of(template, features, cwola.folds, config.seed)
+    sidebands = sample_of(events, features, cwola.folds, config.seed, outside)
+    with context.reporter.bar(f"classify {window.name}", cwola.folds * cwola.ensemble) as bar:
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            bar(done)
+
+        try:
+            scores = out_of_fold_scores(
+                load_classifier(cwola.classifier),
+                data,
+                reference,
+                {"sidebands": sidebands},
+                folds=cwola.folds,
+                ensemble=cwola.ensemble,
+                seed=stage_seed(config.seed, "cwola", window.name),
+                workers=context.workers,
+                advance=advance,
+            )
+        except ValueError as error:
+            raise DrapesError(f"window {window.name}: {error}; use fewer folds or a wider window") from error
+    _write_scores(folder, events, inside, outside, (data, sidebands), scores)
+    columns = {name: template[name] for name in ("event_id", "parent_id", "mjj", "weight")}
+    columns |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
+    write_skim(folder / "template_scores.parquet", columns)
+    write_json(folder / "quality.json", _quality(context, window, events, template, inside, scores["data"]))
+    return [folder / "scores.parquet", folder / "template_scores.parquet", folder / "quality.json"]
+
+
+def _write_scores(
+    folder: Path,
+    events: Skim,
+    inside: npt.NDArray[np.bool_],
+    outside: npt.NDArray[np.bool_],
+    samples: tuple[Sample, Sample],
+    scores: dict[str, Scores],
+) -> None:
+    kept = inside | outside
+    columns: dict[str, Any] = {name: np.asarray(events[name])[kept] for name in ("event_id", "mjj", "weight")}
+    columns["region"] = inside[kept].astype(np.int8)
+    place = columns["region"] == 1
+    columns["fold"] = np.where(place, 0, 0)
+    columns["fold"][place], columns["fold"][~place] = samples[0].fold, samples[1].fold
+    for name in ("score", "tail"):
+        column = np.empty(len(place))
+        column[place], column[~place] = getattr(scores["data"], name), getattr(scores["sidebands"], name)
+        columns[name] = column
+    write_skim(folder / "scores.parquet", columns)
+
+
+def _two_sample_auc(
+    context: Context, window: Window, name: str, first: Sample, second: Sample
+) -> dict[str, float] | None:
+    """AUC between two samples at equal size; None where folds would stay empty."""
+    config = context.config
+    size = min(len(first.x), len(second.x))
+    if size < 20 * config.cwola.folds:
+        return None
+    # both in the order of their identities, which says nothing about the event
+    a, b = (_head(sample, size) for sample in (first, second))
+    scores = cross_auc_scores(
+        Trees,
+        a,
+        b,
+        folds=config.cwola.folds,
+        ensemble=_QUALITY_ENSEMBLE,
+        seed=stage_seed(config.seed, name, window.name),
+        workers=context.workers,
+    )
+    found = auc(np.concatenate(scores), np.repeat([True, False], [len(scores[0]), len(scores[1])]))
+    return {"value": found.value, "error": found.error}
+
+
+def _head(sample: Sample, size: int) -> Sample:
+    order = np.argsort(sample.group, kind="stable")[:size]
+    return Sample(sample.x[order], sample.weight[order], sample.fold[order], sample.group[order])
+
+
+def _quality(
+    context: Context,
+    window: Window,
+    events: Skim,
+    template: Skim,
+    inside: npt.NDArray[np.bool_],
+    data_scores: Scores,
+) -> dict[str, Any]:
+    config, folder = context.config, context.run.window(window)
+
+    def sample(table: Skim, chosen: npt.NDArray[Any] | None = None) -> Sample:
+        return sample_of(table, config.features, config.cwola.folds, config.seed, chosen)
+
+    columns = ("event_id", "parent_id", "mjj", "weight", *config.features)
+    split = read_skim(folder / "split.parquet", ("event_id", "part"))
+    held = np.isin(events["event_id"], np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE])
+    closure = read_skim(folder / "closure.parquet", columns)
+    quality: dict[str, Any] = {
+        "template": {
+            "name": config.template.method,
+            "n": len(template),
+            "auc_vs_truth": None,
+            "auc_vs_sideband_closure": _two_sample_auc(
+                context, window, "closure", sample(events, held), _shuffled(sample(closure), config.seed)
+            ),
+            "auc_vs_pseudo_window": None,
+        },
+        "metrics": None,
+        "roc": None,
+        "n_signal_truth": None,
+    }
+    pseudo = pseudo_window(context, window)
+    if pseudo is not None:
+        mjj = np.asarray(events["mjj"])
+        there = (mjj >= pseudo[0]) & (mjj < pseudo[1])
+        second = read_skim(folder / "pseudo.parquet", columns)
+        found = _two_sample_auc(context, window, "pseudo", sample(events, there), sample(second))
+        quality["template"]["auc_vs_pseudo_window"] = None if found is None else {**found, "window": list(pseudo)}
+    if not config.data.labels:
+        return quality
+    label = read_truth(context.run.truth).truth_for(np.asarray(events["event_id"])[inside])
+    true_background = np.flatnonzero(inside)[label == 0]
+    quality["template"]["auc_vs_truth"] = _two_sample_auc(
+        context, window, "truth", sample(events, true_background), sample(template)
+    )
+    quality["n_signal_truth"] = int(label.sum())
+    if 0 < label.sum() < len(label):
+        curve = roc(1.0 - data_scores.tail, label == 1)
+        quality["metrics"] = truth_metrics(curve, 1.0 - data_scores.tail, label == 1)
+        quality["roc"] = _thinned(curve)
+    return quality
+
+
+def _shuffled(sample: Sample, seed: int) -> Sample:
+    # closure copies of one event follow one another: a random order, so that a part of them covers all events
+    order = np.random.default_rng(stage_seed(seed, "closure order")).permutation(len(sample.x))
+    group = np.arange(len(order))
+    return Sample(sample.x[order], sample.weight[order], sample.fold[order], group)
+
+
+def truth_metrics(
+    curve: Roc, score: npt.NDArray[np.float64], is_signal: npt.NDArray[np.bool_]
+) -> dict[str, dict[str, float] | None]:
+    """Give AUC and SIC with uncertainties, as ``results.json`` holds them."""
+
+    def point(found: SicPoint | None) -> dict[str, float] | None:
+        if found is None:
+            return None
+        return {
+            "value": found.sic,
+            "error": found.error,
+            "signal_efficiency": found.signal_efficiency,
+            "background_efficiency": found.background_efficiency,
+        }
+
+    area = auc(score, is_signal)
+    return {
+        "auc": {"value": area.value, "error": area.error},
+        "sic_100": point(sic_at_rejection(curve, 100.0)),
+        "sic_1000": point(sic_at_rejection(curve, 1000.0)),
+        "sic_max": point(sic_maximum(curve)),
+    }
+
+
+def _thinned(curve: Roc) -> dict[str, list[float]]:
+    """Keep every cut of the tight end, where each counts, and an even choice of the rest."""
+    cuts = len(curve.background_efficiency)
+    chosen = np.unique(
+        np.concatenate([np.arange(min(cuts, _ROC_POINTS)), np.linspace(0, cuts - 1, _ROC_POINTS).astype(int)])
+    )
+    return {
+        "signal_efficiency": curve.signal_efficiency[chosen].tolist(),
+        "background_efficiency": curve.background_efficiency[chosen].tolist(),
+    }

@@ -1,0 +1,131 @@
+"""What every stage is given."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from drapes_hep.config import Config
+from drapes_hep.errors import ConfigError, InputError
+from drapes_hep.events.features import check_features
+from drapes_hep.events.skims import Skim, read_skim
+from drapes_hep.progress import Reporter
+from drapes_hep.regions import Window, sliding_windows
+from drapes_hep.rundir import RunDirectory
+
+__all__ = ["Context", "choose_device", "domain", "feature_matrix", "input_files", "load_events"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """A search, where it writes, and what it runs on.
+
+    Attributes
+    ----------
+    config : Config
+    run : RunDirectory
+    windows : tuple of Window
+        All windows of the search.
+    device : str
+        "cpu" or "cuda".
+    executor : str
+        Of coffea: "iterative", "futures" or "dask".
+    workers : int
+        Processes or threads.
+    reporter : Reporter
+    """
+
+    config: Config
+    run: RunDirectory
+    windows: tuple[Window, ...]
+    device: str
+    executor: str
+    workers: int
+    reporter: Reporter
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        run: RunDirectory,
+        *,
+        device: str = "auto",
+        executor: str = "iterative",
+        workers: int | None = None,
+        reporter: Reporter | None = None,
+    ) -> Context:
+        """Fill in what follows from the configuration and the machine."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = cores if workers is None else workers
+        if count < 1:
+            raise ConfigError(f"--workers {count}: at least 1")
+        check_features(config.features)
+        return cls(
+            config,
+            run,
+            sliding_windows(config),
+            choose_device(device),
+            executor,
+            count,
+            reporter or Reporter(quiet=True),
+        )
+
+
+def choose_device(name: str) -> str:
+    """Turn ``auto`` into a device; refuse one that is not there.
+
+    Raises
+    ------
+    ConfigError
+        If CUDA is asked for and not available.
+    """
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if available else "cpu"
+    if name == "cuda" and not available:
+        raise ConfigError("--device cuda: this machine offers no CUDA device; use --device cpu")
+    if name not in {"cpu", "cuda"}:
+        raise ConfigError(f"--device {name}: choose auto, cpu or cuda")
+    return name
+
+
+def input_files(config: Config) -> list[Path]:
+    """Expand ``data.path`` to files.
+
+    Raises
+    ------
+    InputError
+        If a pattern matches nothing.
+    """
+    patterns = [config.data.path] if isinstance(config.data.path, str) else list(config.data.path)
+    found: list[Path] = []
+    for pattern in patterns:
+        # a plain path is kept even if it is missing: the reader says what is near it
+        matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
+        if not matches:
+            raise InputError(pattern, "no file matches this pattern", "check data.path")
+        found += [Path(match) for match in matches]
+    return found
+
+
+def load_events(path: Path, features: Sequence[str]) -> Skim:
+    """Read the columns of an event table that the models use."""
+    return read_skim(path, ("event_id", "weight", "mjj", *features))
+
+
+def feature_matrix(events: Skim, features: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Stack features to shape (n, d); the resonant mass can never be among them."""
+    check_features(features)
+    return np.stack([np.asarray(events[name], dtype=np.float64) for name in features], axis=1)
+
+
+def domain(features: Sequence[str]) -> list[tuple[float, float]]:
+    """Give the natural bounds of features."""
+    return [feature.domain for feature in check_features(features)]

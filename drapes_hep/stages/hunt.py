@@ -1,0 +1,268 @@
+"""Stage hunt: counts, expectations, local and global significances, results and histograms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hist
+import numpy as np
+import numpy.typing as npt
+import uhi.io.json
+import uproot
+
+from drapes_hep.bumphunt.expectation import WindowHunt, hunt_window
+from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, set_overlaps
+from drapes_hep.bumphunt.toys import GlobalSignificance, background_model, global_significance
+from drapes_hep.errors import DrapesError, FitError
+from drapes_hep.events.features import check_features
+from drapes_hep.events.skims import Skim, read_skim
+from drapes_hep.files import atomic_path, read_json, write_json
+from drapes_hep.mass import fit_spectrum
+from drapes_hep.regions import Window
+from drapes_hep.results import global_record, results_record, window_record
+from drapes_hep.rng import stage_seed
+from drapes_hep.rundir import run_stage
+from drapes_hep.stages.context import Context, load_events
+from drapes_hep.stages.model import mass_counts
+
+__all__ = ["hunt"]
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def hunt(context: Context, windows: Sequence[Window] | None = None) -> None:
+    """Hunt for bumps in the windows that were classified, unless it is done.
+
+    Parameters
+    ----------
+    context : Context
+    windows : sequence of Window, optional
+        All by default.
+
+    Raises
+    ------
+    DrapesError
+        If a window was not classified, or the data are weighted.
+    """
+    config, directory = context.config, context.run
+    chosen = tuple(windows or context.windows)
+    reads = [directory.events, directory.skim_info, directory.skim_hists]
+    for window in chosen:
+        folder = directory.window(window)
+        reads += [folder / name for name in ("scores.parquet", "template_scores.parquet", "quality.json")]
+        reads.append(folder / "template.parquet")
+    needs = {
+        **config.model_dump(mode="json", include={"hunt", "mass", "blind", "seed", "features", "template"}),
+        "windows": [[window.lo, window.hi] for window in chosen],
+        "edges": mass_counts(context, np.empty(0))[1].tolist(),
+    }
+    run_stage(directory, "hunt", needs, reads, lambda: _hunt(context, chosen), context.reporter)
+
+
+def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
+    config, directory = context.config, context.run
+    _, edges = mass_counts(context, np.empty(0))
+    # a blinded search counts nothing inside any window: an overlapping window's sideband is another's signal region
+    hidden = windows if config.blind else ()
+    masses: FloatArray | None = None
+    tails: list[FloatArray] = []
+    counts: list[SelectedCounts] = []
+    hunts: list[WindowHunt] = []
+    for window in windows:
+        scores = read_skim(directory.window(window) / "scores.parquet", ("event_id", "mjj", "weight", "tail"))
+        if not np.all(np.asarray(scores["weight"]) == 1.0):
+            raise DrapesError(
+                f"window {window.name}: the hunt counts events, and these are weighted; take data, or simulation with"
+                " weights of 1"
+            )
+        mjj, tail = np.asarray(scores["mjj"]), np.asarray(scores["tail"])
+        template = read_skim(directory.window(window) / "template_scores.parquet", ("event_id", "tail"))
+        # every window's table holds the same events in the same order: those in the range
+        masses = mjj
+        tails.append(tail)
+        counts.append(count_selected(mjj, tail, edges, config.hunt.background_efficiencies, hidden))
+        hunts.append(
+            hunt_window(
+                counts[-1],
+                window,
+                shape=config.mass.fit,
+                sqrt_s=config.mass.sqrt_s,
+                min_events=config.hunt.min_events,
+                template_tail=np.asarray(template["tail"]),
+                blind=config.blind,
+            )
+        )
+    if masses is None:
+        raise DrapesError("the search has no window")
+    found = None if config.blind else _global(context, windows, counts, hunts, masses, tails, edges)
+    write_json(directory.hunt, _hunt_record(context, edges, counts, hunts, found))
+    record = _results(context, hunts, found)
+    write_json(directory.results, record)
+    return [directory.hunt, directory.results, *_write_histograms(context, windows, counts, hunts)]
+
+
+def _global(
+    context: Context,
+    windows: tuple[Window, ...],
+    counts: Sequence[SelectedCounts],
+    hunts: Sequence[WindowHunt],
+    masses: FloatArray,
+    tails: Sequence[FloatArray],
+    edges: FloatArray,
+) -> GlobalSignificance | None:
+    config = context.config
+    if config.hunt.toys == 0:
+        return None
+    overlaps = set_overlaps(masses, np.stack(tails), edges, config.hunt.background_efficiencies)
+    try:
+        model = background_model(
+            windows,
+            counts,
+            overlaps,
+            shape=config.mass.fit,
+            sqrt_s=config.mass.sqrt_s,
+            min_events=config.hunt.min_events,
+        )
+    except FitError as error:
+        context.reporter.say(f"no global significance: {error}")
+        return None
+    rng = np.random.default_rng(stage_seed(config.seed, "toys"))
+    with context.reporter.bar("pseudo-experiments", config.hunt.toys) as bar:
+        return global_significance(hunts, model, config.hunt.toys, rng, progress=lambda done, _: bar(done))
+
+
+def _nullable(values: FloatArray) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def _hunt_record(
+    context: Context,
+    edges: FloatArray,
+    counts: Sequence[SelectedCounts],
+    hunts: Sequence[WindowHunt],
+    found: GlobalSignificance | None,
+) -> dict[str, Any]:
+    config = context.config
+    everywhere: dict[str, Any] | None = None
+    if not config.blind:
+        fit = fit_spectrum(counts[0].nested[0], edges, None, config.mass.fit, config.mass.sqrt_s)
+        everywhere = {"expected": _nullable(fit.expected), "chi2": fit.chi2, "ndof": fit.ndof, "good": bool(fit.good)}
+    windows = []
+    for count, hunted in zip(counts, hunts, strict=True):
+        points = []
+        for row, point in zip(count.nested, hunted.working_points, strict=True):
+            inclusive = point.background_efficiency == 1
+            points.append(
+                {
+                    "background_efficiency": point.background_efficiency,
+                    "counts": _nullable(row),
+                    "expected": None if point.spectrum is None else _nullable(point.spectrum),
+                    "expected_bin_error": None if point.spectrum_error is None else _nullable(point.spectrum_error),
+                    "degree": point.degree,
+                    "chi2": hunted.fit.chi2 if inclusive else None,
+                    "ndof": hunted.fit.ndof if inclusive else None,
+                }
+            )
+        windows.append({"sr": [hunted.sr.lo, hunted.sr.hi], "working_points": points})
+    toys = None
+    if found is not None:
+        smallest = np.maximum(np.exp(found.toy_log_p), np.finfo(np.float64).tiny)
+        toys = {"smallest_p": smallest.tolist(), "observed": found.p_smallest}
+    return {
+        "edges": edges.tolist(),
+        "counts": _nullable(counts[0].nested[0]),
+        "windows": windows,
+        "toys": toys,
+        "global_background": everywhere,
+    }
+
+
+def _results(context: Context, hunts: Sequence[WindowHunt], found: GlobalSignificance | None) -> dict[str, Any]:
+    config, directory = context.config, context.run
+    records = []
+    for hunted in hunts:
+        quality = read_json(directory.window(hunted.sr) / "quality.json")
+        observed = hunted.working_points[0].observed
+        records.append(window_record(hunted, None if config.blind else observed, quality))
+    accounting = read_json(directory.skim_info)["accounting"]
+    return results_record(accounting, records, global_record(found, config.hunt.toys), config.blind)
+
+
+def _write_histograms(
+    context: Context,
+    windows: Sequence[Window],
+    counts: Sequence[SelectedCounts],
+    hunts: Sequence[WindowHunt],
+) -> list[Path]:
+    """Write every histogram twice: as TH1 and TH2 for ROOT users, as uhi JSON for everybody else."""
+    directory = context.run
+    hists: dict[str, hist.Hist] = {}
+    for name, record in read_json(directory.skim_hists).items():
+        control = hist.Hist(uhi.io.json.object_hook(record) if "axes" not in record else _from_uhi(record))
+        for selection in ("before", "after"):
+            hists |= _without_categories(f"control_{name}_{selection}", control[{"selection": selection}])
+    features = check_features(context.config.features)
+    for window, count, hunted in zip(windows, counts, hunts, strict=True):
+        key = window.name.replace("-", "_")
+        template = load_events(directory.window(window) / "template.parquet", context.config.features)
+        for row, point in zip(count.nested, hunted.working_points, strict=True):
+            cut = f"{point.background_efficiency:g}"
+            hists[f"mjj_{key}_eff{cut}"] = _mass_histogram(count.edges, row, row)
+            if point.spectrum is not None and point.spectrum_error is not None:
+                hists[f"mjj_expected_{key}_eff{cut}"] = _mass_histogram(
+                    count.edges, point.spectrum, point.spectrum_error**2
+                )
+        for feature in features:
+            axis = hist.axis.Regular(feature.bins, *feature.range, name=feature.name, label=feature.axis_label)
+            one = hist.Hist(axis, storage="weight")
+            one.fill(np.asarray(template[feature.name]), weight=np.asarray(template["weight"]))
+            hists[f"template_{key}_{feature.name}"] = one
+        hists[f"template_{key}_mjj_{features[0].name}"] = _plane(template, features[0].name, window)
+    with atomic_path(directory.path / "hists.root") as temporary, uproot.recreate(temporary) as file:
+        for name, one in hists.items():
+            file[name.replace(".", "p")] = one
+    records = {name: json.loads(json.dumps(one, default=uhi.io.json.default)) for name, one in hists.items()}
+    with atomic_path(directory.path / "hists.json") as temporary:
+        temporary.write_text(json.dumps(records), encoding="utf-8")
+    return [directory.path / "hists.root", directory.path / "hists.json"]
+
+
+def _from_uhi(record: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    return json.loads(json.dumps(record), object_hook=uhi.io.json.object_hook)
+
+
+def _without_categories(name: str, one: hist.Hist) -> dict[str, hist.Hist]:
+    """Split a histogram over its category axes, which ROOT has no word for."""
+    for axis in one.axes:
+        if isinstance(axis, hist.axis.StrCategory):
+            parts: dict[str, hist.Hist] = {}
+            for value in axis:
+                # one dataset needs no name of its own
+                suffix = f"_{value}" if len(axis) > 1 or axis.name != "dataset" else ""
+                parts |= _without_categories(name + suffix, one[{axis.name: value}])
+            return parts
+    return {name: one}
+
+
+def _mass_histogram(edges: FloatArray, values: FloatArray, variances: FloatArray) -> hist.Hist:
+    one = hist.Hist(hist.axis.Variable(edges, name="mjj", label=r"$m_{JJ}$ [GeV]"), storage="weight")
+    # hidden bins were never counted: they stay empty
+    view = one.view()
+    view["value"], view["variance"] = np.nan_to_num(values), np.nan_to_num(variances)
+    return one
+
+
+def _plane(template: Skim, name: str, window: Window) -> hist.Hist:
+    feature = check_features([name])[0]
+    one = hist.Hist(
+        hist.axis.Regular(40, window.lo, window.hi, name="mjj", label=r"$m_{JJ}$ [GeV]"),
+        hist.axis.Regular(feature.bins, *feature.range, name=name, label=feature.axis_label),
+        storage="weight",
+    )
+    one.fill(
+        mjj=np.asarray(template["mjj"]), weight=np.asarray(template["weight"]), **{name: np.asarray(template[name])}
+    )
+    return one

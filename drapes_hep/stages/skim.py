@@ -1,0 +1,124 @@
+"""Stage skim: files to selected events, control histograms, cut flow and the account of every event."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uhi.io.json
+
+from drapes_hep.errors import ConfigError, InputError
+from drapes_hep.events.injection import SignalInjection, choose_signal, collect_truth
+from drapes_hep.events.loading import load_processor
+from drapes_hep.events.running import run, scan_fileset
+from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
+from drapes_hep.events.types import Foreign
+from drapes_hep.files import atomic_path, file_hash
+from drapes_hep.rundir import note, run_stage
+from drapes_hep.stages.context import Context, input_files
+
+__all__ = ["skim"]
+
+
+def skim(context: Context) -> None:
+    """Select events, unless it is done.
+
+    Raises
+    ------
+    DrapesError
+        If an input is bad, or not every requested event was processed.
+    """
+    config, directory = context.config, context.run
+    paths = input_files(config)
+    fileset = {config.name: {"files": [str(path) for path in paths]}}
+    infos = scan_fileset(fileset)
+    if sum(info.entries for info in infos) == 0:
+        raise InputError(paths[0], "holds no events", "check data.path")
+    if config.data.labels and config.data.truth is None:
+        for info in infos:
+            if not info.has_labels:
+                raise InputError(
+                    info.path, "carries no column 'label'", "set data.labels to false, or name a sidecar in data.truth"
+                )
+    reads = paths if config.data.truth is None else [*paths, Path(config.data.truth)]
+    processor_class = load_processor(config.processor)
+    source = inspect.getsourcefile(processor_class)
+    needs = {
+        **config.model_dump(mode="json", include={"name", "signal", "processor", "selection", "features"}),
+        "range": config.mass.range,
+        "labels": config.data.labels,
+        "source": file_hash(source) if source else None,
+    }
+    if not config.data.truth or Path(config.data.truth).is_file():
+        run_stage(directory, "skim", needs, reads, lambda: _work(context, fileset, processor_class), context.reporter)
+    else:
+        raise InputError(config.data.truth, "no such file", "check data.truth")
+
+
+def _all_truth(context: Context, fileset: Mapping[str, Any]) -> Truth | None:
+    """Labels of all events, before any selection."""
+    config = context.config
+    if not config.data.labels:
+        return None
+    if config.data.truth is not None:
+        return read_truth(config.data.truth)
+    out, _ = run(fileset, collect_truth, chunksize=config.data.chunksize)
+    columns = out["truth"].columns()
+    order = np.argsort(columns["event_id"], kind="stable")
+    return Truth("data.path", columns["event_id"][order], columns["label"][order])
+
+
+def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign) -> list[Path]:
+    config, directory = context.config, context.run
+    settings = {
+        "leading_pt": config.selection.leading_pt,
+        "abs_eta_max": config.selection.abs_eta_max,
+        "undefined": config.selection.undefined,
+        "features": config.features,
+        "mass_range": config.mass.range,
+    }
+    truth = _all_truth(context, fileset)
+    dropped = np.empty(0, dtype=np.int64)
+    if truth is not None and config.signal.inject is not None:
+        signal = truth.event_id[truth.label == 1]
+        dropped = np.setdiff1d(signal, choose_signal(signal, config.signal.inject, config.signal.seed))
+    output, report = run(
+        fileset,
+        SignalInjection(processor_class(settings), dropped),
+        executor=context.executor,
+        workers=context.workers,
+        chunksize=config.data.chunksize,
+        progress=context.reporter.draws,
+    )
+    columns = output["skim"].columns()
+    if not len(columns["event_id"]):
+        raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
+    inputs = {str(one.path): file_hash(one.path) for one in report.files}
+    # the account is about what the files hold; events that were not injected were read and set aside, and say so
+    write_skim(directory.events, columns, {"inputs": inputs, "name": config.name})
+    written = [directory.events]
+    if truth is not None:
+        write_truth(directory.truth, columns["event_id"], truth.truth_for(columns["event_id"]))
+        written.append(directory.truth)
+    hists = {name: json.loads(json.dumps(one, default=uhi.io.json.default)) for name, one in output["hists"].items()}
+    with atomic_path(directory.skim_hists) as temporary:
+        temporary.write_text(json.dumps(hists), encoding="utf-8")
+    flow = output["cutflow"][config.name]
+    record = {
+        "accounting": {
+            "requested": report.requested,
+            "processed": report.processed,
+            "lost": report.requested - report.processed,
+        },
+        "cutflow": [{"name": step, **numbers} for step, numbers in flow.items()],
+        "files": [{"path": one.path, "requested": one.requested, "processed": one.processed} for one in report.files],
+        "clipped_masses": report.clipped_masses,
+    }
+    with atomic_path(directory.skim_info) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    note(directory, inputs=inputs)
+    return [*written, directory.skim_hists, directory.skim_info]

@@ -1,0 +1,262 @@
+"""A window's background model: a denoiser, its scaling, and the window that it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from drapes_hep.config import TemplateConfig, TrainingConfig
+from drapes_hep.diffusion.cards import load_model, save_model
+from drapes_hep.diffusion.denoisers import EDMDenoiser
+from drapes_hep.diffusion.samplers import sample
+from drapes_hep.diffusion.schedules import karras_steps
+from drapes_hep.diffusion.training import Epoch, TrainingResult, TrainingSettings, train
+from drapes_hep.errors import FitError, LeakError
+from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
+from drapes_hep.networks.mlp import ResidualMLP
+from drapes_hep.regions import Window
+from drapes_hep.rng import event_normals, event_uniforms, stage_seed
+
+__all__ = [
+    "CLOSURE",
+    "TRAIN",
+    "VALIDATION",
+    "BackgroundModel",
+    "fit_model",
+    "load_background_model",
+    "save_background_model",
+    "split_sidebands",
+]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+TRAIN, VALIDATION, CLOSURE = 0, 1, 2
+"""Parts of the sidebands: disjoint, by event identity."""
+
+
+@dataclass(frozen=True)
+class BackgroundModel:
+    """A trained model of the background's features given m_JJ.
+
+    Attributes
+    ----------
+    denoiser : EDMDenoiser
+    scaling : Scaling
+        Fitted on the training part alone.
+    features : tuple of str
+    hidden : tuple of (float, float)
+        Mass intervals whose events the model never saw, GeV.
+    """
+
+    denoiser: EDMDenoiser
+    scaling: Scaling
+    features: tuple[str, ...]
+    hidden: tuple[tuple[float, float], ...]
+
+    def from_noise(
+        self,
+        mjj: FloatArray,
+        event_id: IntArray,
+        seed: int,
+        config: TemplateConfig,
+        device: str = "cpu",
+        workers: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FloatArray:
+        """Generate features from noise alone (Drapes 0).
+
+        Parameters
+        ----------
+        mjj : array, shape (n,)
+            The masses to generate at, GeV.
+        event_id : array of int, shape (n,)
+            Identities: an event's noise follows from its own, not from its place in a batch.
+        seed : int
+        config : TemplateConfig
+            Its sampler settings.
+        device, workers, progress
+            As for :func:`drapes_hep.diffusion.samplers.sample`.
+
+        Returns
+        -------
+        array, shape (n, d)
+            Inside the features' domain.
+        """
+        times = karras_steps(config.steps, config.sigma_min, config.sigma_max)
+        noise = event_normals(stage_seed(seed, "noise"), event_id, size=len(self.features))
+        z = sample(
+            self.denoiser,
+            torch.as_tensor(noise * config.sigma_max),
+            times,
+            torch.as_tensor(self.scaling.condition(mjj), dtype=torch.float32),
+            solver=config.solver,
+            device=device,
+            workers=workers,
+            progress=progress,
+        )
+        return self.scaling.inverse(z.numpy(), mjj)
+
+
+def split_sidebands(event_id: IntArray, seed: int, config: TrainingConfig) -> IntArray:
+    """Assign each sideband event to train, validate or close.
+
+    Parameters
+    ----------
+    event_id : array of int, shape (n,)
+    seed : int
+        The run's seed.
+    config : TrainingConfig
+        Its ``validation`` and ``closure`` fractions.
+
+    Returns
+    -------
+    array of int, shape (n,)
+        :data:`TRAIN`, :data:`VALIDATION` or :data:`CLOSURE`; a function of the identity alone.
+    """
+    u = event_uniforms(stage_seed(seed, "split"), event_id)[:, 0]
+    part = np.full(len(u), TRAIN, dtype=np.int64)
+    part[u < config.validation + config.closure] = VALIDATION
+    part[u < config.closure] = CLOSURE
+    return part
+
+
+def fit_model(
+    x: FloatArray,
+    mjj: FloatArray,
+    weight: FloatArray,
+    part: IntArray,
+    *,
+    features: Sequence[str],
+    domain: npt.ArrayLike,
+    hidden: Sequence[tuple[float, float]],
+    training: TrainingConfig,
+    scaling: str,
+    seed: int,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    progress: Callable[[Epoch], None] | None = None,
+) -> tuple[BackgroundModel, TrainingResult]:
+    """Train the model of one window on its sidebands.
+
+    Parameters
+    ----------
+    x : array, shape (n, d)
+        Features of sideband events.
+    mjj, weight : array, shape (n,)
+        Masses in GeV, and weights.
+    part : array of int, shape (n,)
+        From :func:`split_sidebands`.
+    features : sequence of str
+        Their names.
+    domain : array_like, shape (d, 2)
+        Their natural bounds.
+    hidden : sequence of (float, float)
+        Mass intervals that the model must not see: the window, and the pseudo-window of a closure test.
+    training : TrainingConfig
+    scaling : {"quantile", "standard"}
+    seed : int
+        Of weights, order and noise; every window starts afresh.
+    device : str
+    checkpoint : Path, optional
+        As for :func:`drapes_hep.diffusion.training.train`.
+    progress : callable, optional
+
+    Returns
+    -------
+    model : BackgroundModel
+    result : TrainingResult
+
+    Raises
+    ------
+    LeakError
+        If an event lies in a hidden interval.
+    FitError
+        If a part has no events.
+    """
+    for low, high in hidden:
+        inside = int(((mjj >= low) & (mjj < high)).sum())
+        if inside:
+            raise LeakError(
+                f"{inside} events between {low:g} and {high:g} GeV were given to a model that must not see them"
+            )
+    fitted, held = part == TRAIN, part == VALIDATION
+    if not fitted.any() or not held.any():
+        raise FitError(f"the sidebands hold {len(x)} events: too few to train and to validate")
+    scale = fit_scaling(scaling, x[fitted], mjj[fitted], weight[fitted], domain)  # type: ignore[arg-type]
+
+    def tensors(chosen: npt.NDArray[np.bool_]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        z = scale.forward(x[chosen], mjj[chosen])
+        arrays = (z, scale.condition(mjj[chosen]), weight[chosen])
+        z_t, c_t, w_t = (torch.as_tensor(np.ascontiguousarray(a), dtype=torch.float32) for a in arrays)
+        return z_t, c_t, w_t
+
+    backbone = ResidualMLP(x.shape[1], 1, width=training.width, depth=training.depth, seed=stage_seed(seed, "weights"))
+    settings = TrainingSettings(
+        epochs=training.epochs,
+        batch=training.batch,
+        rate=training.rate,
+        warmup=training.warmup,
+        ema=training.ema,
+        patience=training.patience,
+    )
+    result = train(
+        EDMDenoiser(backbone),
+        *tensors(fitted),
+        *tensors(held),
+        settings,
+        seed=stage_seed(seed, "train"),
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    model = BackgroundModel(result.denoiser, scale, tuple(features), tuple((float(a), float(b)) for a, b in hidden))
+    return model, result
+
+
+def save_background_model(folder: Path, model: BackgroundModel, extra: Mapping[str, Any]) -> Path:
+    """Write a model with its card."""
+    card = {
+        "scaling": model.scaling.to_dict(),
+        "features": list(model.features),
+        "hidden": [list(interval) for interval in model.hidden],
+        **extra,
+    }
+    return save_model(folder, model.denoiser, card)
+
+
+def load_background_model(folder: Path, window: Window, device: str = "cpu") -> BackgroundModel:
+    """Read a window's model back.
+
+    Raises
+    ------
+    LeakError
+        If the model's card does not say that it was trained without this window.
+    RunDirectoryError
+        If card and weights are damaged or do not belong together.
+    """
+    denoiser, card = load_model(folder, device)
+    extra = card["extra"]
+    hidden = tuple((float(a), float(b)) for a, b in extra["hidden"])
+    if not any(low <= window.lo and window.hi <= high for low, high in hidden):
+        raise LeakError(f"{folder}: this model saw the window {window.name}")
+    return BackgroundModel(denoiser, scaling_from_dict(extra["scaling"]), tuple(extra["features"]), hidden)
+
+
+def training_record(result: TrainingResult) -> dict[str, Any]:
+    """Give what ``training.json`` holds of a training."""
+    epochs = [epoch._asdict() for epoch in result.history]
+    return {
+        "train": [epoch["train_loss"] for epoch in epochs],
+        "validation": [epoch["validation_loss"] for epoch in epochs],
+        "rate": [epoch["rate"] for epoch in epochs],
+        "best_epoch": result.best_epoch,
+        "stopped_early": result.stopped_early,
+        "seconds": round(result.seconds, 3),
+    }

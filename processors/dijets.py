@@ -1,0 +1,250 @@
+"""The dijet selection: two leading jets, their features, control histograms, cut flow and skim.
+
+Copy this file into your project and edit it, or subclass :class:`Dijets` and replace a hook: the trigger, the golden
+JSON, the jet identification, the corrections and the weights are methods that let everything pass here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import awkward as ak
+import hist
+import numpy as np
+from coffea import processor
+
+from drapes_hep.errors import ConfigError
+from drapes_hep.events.accumulate import ColumnParts, chunk_key, fill_checked
+from drapes_hep.events.features import FEATURES, HLV, check_features, compute_features, invariant_mass
+from drapes_hep.events.schema import JET_FIELDS
+from drapes_hep.events.types import AwkwardArray, Column, Events, Foreign
+
+__all__ = ["DijetSettings", "Dijets"]
+
+JETS = {
+    "pt": hist.axis.Regular(150, 0, 3000, name="pt", label=r"$p_T$ [GeV]"),
+    "eta": hist.axis.Regular(60, -3, 3, name="eta", label=r"$\eta$"),
+    "phi": hist.axis.Regular(64, -np.pi, np.pi, name="phi", label=r"$\phi$ [rad]"),
+    "mass": hist.axis.Regular(100, 0, 1000, name="mass", label=r"$m_J$ [GeV]"),
+}
+
+
+@dataclass(frozen=True)
+class DijetSettings:
+    """What the selection can be told.
+
+    Parameters
+    ----------
+    leading_pt : float
+        Least transverse momentum of the leading jet, GeV.
+    abs_eta_max : float
+        Largest absolute pseudorapidity of either jet.
+    features : tuple of str
+        Names in :data:`drapes_hep.events.features.FEATURES`.
+    mass_range : tuple of float
+        m_JJ that is kept, GeV: lower edge inclusive, upper edge exclusive.
+    undefined : "drop" or float
+        An event with an undefined feature (tau21 where tau1 = 0) is dropped, or the feature gets this value.
+    """
+
+    leading_pt: float = 1200.0
+    abs_eta_max: float = 2.5
+    features: tuple[str, ...] = HLV
+    mass_range: tuple[float, float] = (2700.0, 6000.0)
+    undefined: Literal["drop"] | float = "drop"
+
+    def __post_init__(self) -> None:
+        check_features(self.features)
+        low, high = self.mass_range
+        if not low < high:
+            raise ConfigError(f"mass_range must rise, got {low:g} to {high:g}")
+        if isinstance(self.undefined, str) and self.undefined != "drop":
+            raise ConfigError(f"undefined: expected 'drop' or a number, got '{self.undefined}'")
+        if not isinstance(self.undefined, str) and not np.isfinite(self.undefined):
+            raise ConfigError(f"undefined: expected a finite number, got {self.undefined}")
+
+
+class Dijets(processor.ProcessorABC):  # type: ignore[misc]
+    """Select dijet events; without state, so that one instance serves every chunk.
+
+    Parameters
+    ----------
+    settings : DijetSettings or mapping, optional
+        The fields of :class:`DijetSettings` (of ``settings_class``, in a subclass that adds some).
+
+    Notes
+    -----
+    The output is ``{"hists", "cutflow", "skim"}``, and ``"truth"`` for labelled events: labels are kept apart, no
+    skim ever carries one. The hooks are called in this order: :meth:`weights`, :meth:`golden_json`, :meth:`trigger`,
+    :meth:`corrections`, :meth:`jet_id`.
+    """
+
+    settings_class: type[DijetSettings] = DijetSettings
+
+    def __init__(self, settings: DijetSettings | Mapping[str, Any] | None = None) -> None:
+        if isinstance(settings, DijetSettings):
+            self.settings = settings
+            return
+        given = dict(settings or {})
+        known = [field.name for field in fields(self.settings_class)]
+        for name in given:
+            if name not in known:
+                close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+                hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+                raise ConfigError(f"selection: unknown setting '{name}'; {hint}")
+        for name in ("features", "mass_range"):
+            if name in given and not isinstance(given[name], str):
+                given[name] = tuple(given[name])
+        self.settings = self.settings_class(**given)
+
+    # ---- hooks: replace these -------------------------------------------------------------------------------------
+
+    def weights(self, events: Events) -> np.ndarray[Any, Any]:
+        """Give each event's weight (n,): generator weights, pile-up, scale factors. Here: as the file states."""
+        return ak.to_numpy(events.weight)  # type: ignore[no-any-return]
+
+    def golden_json(self, events: Events) -> np.ndarray[Any, Any]:
+        """Give a mask (n,) of certified luminosity sections (``coffea.lumi_tools.LumiMask``). Here: all."""
+        return np.ones(len(events), dtype=bool)
+
+    def trigger(self, events: Events) -> np.ndarray[Any, Any]:
+        """Give a mask (n,) of events that fired the trigger. Here: all."""
+        return np.ones(len(events), dtype=bool)
+
+    def corrections(self, events: Events) -> AwkwardArray:
+        """Give the jets with energy and mass corrections applied, ragged like ``events.jets``. Here: as they are."""
+        return events.jets
+
+    def jet_id(self, events: Events, jets: AwkwardArray) -> AwkwardArray:  # noqa: ARG002
+        """Give a ragged mask of jets that pass identification and pile-up rejection. Here: all."""
+        return ak.ones_like(jets.pt, dtype=bool)
+
+    # ---- the selection --------------------------------------------------------------------------------------------
+
+    def process(self, events: Events) -> dict[str, Any]:
+        """Select one chunk; see the class for what comes back."""
+        settings, dataset = self.settings, str(events.metadata["dataset"])
+        weight = np.ascontiguousarray(self.weights(events), dtype=np.float64)
+        flow: dict[str, dict[str, float]] = {}
+
+        def count(step: str, mask: np.ndarray[Any, Any]) -> None:
+            flow[step] = {"events": int(mask.sum()), "weight": float(weight[mask].sum())}
+
+        keep = np.ones(len(events), dtype=bool)
+        count("read", keep)
+        for step, mask in (("golden_json", self.golden_json(events)), ("trigger", self.trigger(events))):
+            keep = keep & np.asarray(mask, dtype=bool)
+            count(step, keep)
+
+        jets = self.corrections(events)
+        jets = jets[self.jet_id(events, jets)]
+        # a stable sort: jets of equal momentum stay in the file's order
+        jets = jets[ak.argsort(jets.pt, axis=1, ascending=False, stable=True)]
+        keep &= ak.to_numpy(ak.num(jets)) >= 2
+        count("two_jets", keep)
+
+        # from here on only events that have a pair: masks below are of that length
+        index = np.flatnonzero(keep)
+        pair = ak.to_packed(jets[index][:, :2])
+        pair_weight = weight[index]
+        mjj = invariant_mass(pair)
+        features = compute_features(settings.features, pair)
+        undefined = {name: ~np.isfinite(values) for name, values in features.items()}
+
+        passed = np.ones(len(index), dtype=bool)
+
+        def cut(step: str, mask: Column) -> None:
+            nonlocal passed
+            passed = passed & np.asarray(mask, dtype=bool)
+            flow[step] = {"events": int(passed.sum()), "weight": float(pair_weight[passed].sum())}
+
+        low, high = settings.mass_range
+        cut("leading_pt", ak.to_numpy(pair.pt[:, 0]) > settings.leading_pt)
+        cut("abs_eta", ak.to_numpy(ak.all(abs(pair.eta) < settings.abs_eta_max, axis=1)))
+        cut("mass_range", (mjj >= low) & (mjj < high))
+        for name, missing in undefined.items():
+            lost = passed & missing
+            # not a step of the flow: how many events each feature is undefined for, of those selected so far
+            flow[f"undefined_{name}"] = {"events": int(lost.sum()), "weight": float(pair_weight[lost].sum())}
+        if settings.undefined == "drop":
+            cut("defined", ~np.any(list(undefined.values()), axis=0))
+        else:
+            features = {name: np.where(undefined[name], settings.undefined, array) for name, array in features.items()}
+            cut("defined", np.ones(len(passed), dtype=bool))
+
+        columns: dict[str, Any] = {
+            "event_id": ak.to_numpy(events.event_id)[index][passed].astype(np.int64),
+            "weight": pair_weight[passed],
+            "mjj": mjj[passed],
+            **{name: values[passed] for name, values in features.items()},
+            "jets": _plain(pair[passed]),
+        }
+        if "parent_id" in events.fields:
+            columns["parent_id"] = ak.to_numpy(events.parent_id)[index][passed].astype(np.int64)
+        key = chunk_key(events.metadata)
+        out: dict[str, Any] = {
+            "hists": self._histograms(dataset, pair, mjj, features, pair_weight, passed),
+            "cutflow": {dataset: flow},
+            "skim": ColumnParts({key: columns}),
+        }
+        if "label" in events.fields:
+            label = ak.to_numpy(events.label)[index][passed].astype(np.int64)
+            out["truth"] = ColumnParts({key: {"event_id": columns["event_id"], "label": label}})
+        return out
+
+    def postprocess(self, accumulator: Foreign) -> Foreign:
+        """Nothing is left to do."""
+        return accumulator
+
+    def _histograms(
+        self,
+        dataset: str,
+        pair: AwkwardArray,
+        mjj: np.ndarray[Any, Any],
+        features: Mapping[str, np.ndarray[Any, Any]],
+        weight: np.ndarray[Any, Any],
+        passed: np.ndarray[Any, Any],
+    ) -> dict[str, hist.Hist]:
+        """Fill the control histograms, of all events with two jets and of the selected ones."""
+        axes = {"mjj": hist.axis.Regular(160, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]")}
+        values = {"mjj": mjj, **features}
+        for name in features:
+            known = FEATURES[name]
+            axes[name] = hist.axis.Regular(known.bins, *known.range, name=name, label=known.axis_label)
+        out = {name: hist.Hist(*_categories(dataset), axis, storage="weight") for name, axis in axes.items()}
+        out |= {
+            f"jet_{name}": hist.Hist(
+                *_categories(dataset),
+                hist.axis.StrCategory(["leading", "subleading"], name="jet"),
+                axis,
+                storage="weight",
+            )
+            for name, axis in JETS.items()
+        }
+        for selection, mask in (("before", np.ones(len(mjj), dtype=bool)), ("after", passed)):
+            names = {"dataset": dataset, "selection": selection}
+            for name, array in values.items():
+                fill_checked(out[name], weight=weight[mask], **names, **{name: array[mask]})
+            for i, jet in enumerate(("leading", "subleading")):
+                for name in JETS:
+                    array = ak.to_numpy(pair[name][:, i])[mask]
+                    fill_checked(out[f"jet_{name}"], weight=weight[mask], **names, jet=jet, **{name: array})
+        return out
+
+
+def _categories(dataset: str) -> tuple[Any, Any]:
+    # categories come first and every axis has flow bins: otherwise boost-histogram 1.8.1 can lose a whole chunk
+    return (
+        hist.axis.StrCategory([dataset], growth=True, name="dataset"),
+        hist.axis.StrCategory(["before", "after"], name="selection"),
+    )
+
+
+def _plain(jets: AwkwardArray) -> ak.Array:
+    """Jets as plain records: no behaviours and no link to the file, which would keep the whole chunk in memory."""
+    counts = ak.num(jets)
+    flat = {name: ak.to_numpy(ak.flatten(jets[name])).copy() for name in JET_FIELDS}
+    return ak.unflatten(ak.zip(flat, depth_limit=1), ak.to_numpy(counts))

@@ -1,0 +1,91 @@
+"""Fixtures: the data that are not ours, and small generated samples."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--run-slow", action="store_true", help="also run the studies of minutes")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--run-slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="a study of minutes: give --run-slow"))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real events that may not be committed: DRAPES_HEP_DATA, or the folder beside the checkout."""
+    folder = Path(os.environ.get("DRAPES_HEP_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "lhco").is_dir():
+        reason = f"no data in {folder}: set DRAPES_HEP_DATA"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+def make_columns(n: int = 3000, seed: int = 1, labels: bool = True) -> dict[str, np.ndarray]:
+    """Dijet events in the feature layout: a falling spectrum, back to back, some with tau1 = 0."""
+    rng = np.random.default_rng(seed)
+    pt = 1150 + rng.exponential(250, n)
+    eta = rng.normal(0, 1.0, (2, n))
+    phi = rng.uniform(-np.pi, np.pi, n)
+    columns: dict[str, np.ndarray] = {}
+    for i, jet in enumerate(("j1", "j2")):
+        this_pt = pt * (1 if i == 0 else rng.uniform(0.8, 1.05, n))
+        this_phi = phi + i * (np.pi + rng.normal(0, 0.1, n))
+        columns["px" + jet] = this_pt * np.cos(this_phi)
+        columns["py" + jet] = this_pt * np.sin(this_phi)
+        columns["pz" + jet] = this_pt * np.sinh(eta[i])
+        columns["m" + jet] = rng.gamma(2, 60, n)
+        tau1 = rng.uniform(0.05, 0.5, n)
+        tau1[rng.random(n) < 0.005] = 0
+        columns["tau1" + jet] = tau1
+        columns["tau2" + jet] = tau1 * rng.beta(4, 3, n)
+        columns["tau3" + jet] = columns["tau2" + jet] * rng.beta(6, 3, n)
+    if labels:
+        columns["label"] = (rng.random(n) < 0.1).astype(np.int64)
+    return columns
+
+
+@pytest.fixture(scope="session")
+def columns() -> dict[str, np.ndarray]:
+    return make_columns()
+
+
+@pytest.fixture(scope="session")
+def samples(columns, tmp_path_factory) -> dict[str, Path]:
+    """The same events in every kind of file, all of one stem."""
+    import awkward as ak
+
+    from drapes_hep.events.chunks import split
+    from drapes_hep.events.readers import read, scan
+    from drapes_hep.events.schema import JET_FIELDS
+    from drapes_hep.events.skims import write_skim
+    from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
+
+    folder = tmp_path_factory.mktemp("samples")
+    files = {
+        "ttree": folder / "ttree" / "events.root",
+        "rntuple": folder / "rntuple" / "events.root",
+        "hdf5": folder / "hdf5" / "events.h5",
+        "skim": folder / "skim" / "events.parquet",
+    }
+    write_feature_root(files["ttree"], columns, "ttree", step=700)
+    write_feature_root(files["rntuple"], columns, "rntuple", step=700)
+    write_feature_hdf5(files["hdf5"], columns)
+    (chunk,) = split(scan(files["hdf5"]))
+    events = read(chunk)
+    jets = ak.zip({name: ak.Array(events.jets[name]) for name in JET_FIELDS}, depth_limit=None)
+    write_skim(files["skim"], {"event_id": events.event_id, "weight": events.weight, "jets": jets})
+    return files

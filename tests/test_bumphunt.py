@@ -1,0 +1,306 @@
+"""The hunt: counts, significances against closed forms, pulls and p-values on toys, blinding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import integrate, special, stats
+
+from drapes_hep import bumphunt as bh
+from drapes_hep import mass
+from drapes_hep.bumphunt import expectation
+from drapes_hep.errors import FitError
+from drapes_hep.regions import Window
+
+WINDOWS = tuple(Window(lo, lo + 400, 2700, 6000) for lo in (3100, 3300, 3500, 4300))
+EDGES = mass.spectrum_edges((2700, 6000), 20, WINDOWS)
+POINTS = (1, 0.1, 0.01, 0.001)
+TRUTH = np.array([0.0, 10.0, -5.0, 0.2])
+TRUTH[0] += np.log(100_000 / mass.bin_model("dijet4", 13_000, EDGES, TRUTH)[0].sum())
+FIT = mass.fit_spectrum(mass.bin_model("dijet4", 13_000, EDGES, TRUTH)[0], EDGES)
+
+
+def dataset(rng, signal=0, mean=100_000):
+    """Masses, and per window tails that the windows share in part and that drift with the mass."""
+    n = rng.poisson(mean)
+    m = np.concatenate([mass.draw(FIT, 2700, 6000, rng.uniform(size=n)), rng.normal(3500, 60, signal)])
+    shared, drift = rng.normal(size=len(m)), 0.1 * (m - 3500) / 1000
+    tails = special.ndtr((shared + rng.normal(size=(len(WINDOWS), len(m)))) / np.sqrt(2) + drift)
+    tails[1, n:] = rng.uniform(0, 0.02, signal)
+    return m, tails
+
+
+def search(m, tails, toys, seed=1, **options):
+    counts = [bh.count_selected(m, tail, EDGES, POINTS) for tail in tails]
+    hunts = [bh.hunt_window(count, window) for count, window in zip(counts, WINDOWS, strict=True)]
+    model = bh.background_model(WINDOWS, counts, bh.set_overlaps(m, tails, EDGES, POINTS))
+    return hunts, model, bh.global_significance(hunts, model, toys, np.random.default_rng(seed), **options)
+
+
+@pytest.fixture(scope="module")
+def background():
+    return dataset(np.random.default_rng(3))
+
+
+@pytest.fixture(scope="module")
+def model(background):
+    return search(*background, 1)[1]
+
+
+# ---- counting
+
+
+def test_counts(background):
+    m, tails = background
+    count = bh.count_selected(m, tails[0], EDGES, (0.01, 0.1))
+    assert count.efficiencies == (1.0, 0.1, 0.01)
+    for row, cut in zip(count.nested, count.efficiencies, strict=True):
+        np.testing.assert_array_equal(row, np.histogram(m[(tails[0] <= cut) & (m < 6000)], EDGES)[0])
+    np.testing.assert_array_equal(bh.score_bin([0.0, 0.01, 0.0101, 0.1, 0.5, 1.0], (0.1, 0.01)), [2, 2, 1, 1, 0, 0])
+    for bad in (np.nan, 1.5, -0.1):
+        with pytest.raises(FitError, match="scored"):
+            bh.score_bin([bad], POINTS)
+    with pytest.raises(FitError, match="efficiencies"):
+        bh.score_bin([0.5], (0.0, 2.0))
+
+
+def test_overlaps_are_the_gram_matrix(background):
+    m, tails = background
+    gram = bh.set_overlaps(m, tails, EDGES, POINTS)
+    inside = (m >= 2700) & (m < 6000)
+    bins = np.stack([bh.score_bin(tail[inside], POINTS) for tail in tails])
+    vectors = np.stack([np.ones(inside.sum()), *(bins[w] == b for w in range(len(tails)) for b in (1, 2, 3))])
+    norm = np.linalg.norm(vectors, axis=1)
+    np.testing.assert_allclose(gram, vectors @ vectors.T / np.outer(norm, norm), atol=1e-12)
+    assert np.linalg.eigvalsh(gram)[0] > -1e-12
+
+
+# ---- significance
+
+
+def test_significance_of_an_exact_expectation_is_poisson():
+    n, mu = np.array([3, 12, 130, 5000]), np.array([0.5, 4.0, 100.0, 5100.0])
+    local = bh.local_significance(n, mu, 0.0)
+    np.testing.assert_allclose(local.p, stats.poisson.sf(n - 1, mu), rtol=1e-10)
+    np.testing.assert_allclose(local.z, stats.norm.isf(local.p), rtol=1e-8)
+    np.testing.assert_allclose(bh.local_significance(n, mu, 1e-4).p, local.p, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("n", "mu", "error"), [(5, 1.0, 0.5), (40, 20.0, 4.0), (12_800, 12_550.0, 90.0), (2, 0.3, 0.4)]
+)
+def test_significance_marginalises_a_gamma(n, mu, error):
+    alpha = (mu / error) ** 2
+    density = stats.gamma(alpha, scale=mu / alpha)
+    # over the quantile: smooth also where the density diverges at zero
+    p, _ = integrate.quad(lambda q: special.gammainc(n, density.ppf(q)), 0, 1, limit=500, epsabs=1e-12, epsrel=1e-9)
+    local = bh.local_significance(n, mu, error)
+    assert float(local.p) == pytest.approx(p, rel=1e-5)
+    assert float(local.p) == pytest.approx(stats.nbinom.sf(n - 1, alpha, alpha / (alpha + mu)), rel=1e-8)
+
+
+def test_significance_in_far_tails():
+    local = bh.local_significance([300, 1500, 40_000, 1_000_000], [5.0, 100.0, 10_000.0, 9e5], [0.5, 10.0, 50.0, 0.0])
+    assert np.isfinite(local.z).all()
+    assert np.isfinite(local.log_p).all()
+    assert (local.p > 0).all()
+    # the tail is the probability of the count itself times a geometric series, to its first order
+    alpha, q = 100.0, 100.0 / 105.0
+    n = np.arange(300, 2000)
+    exact = special.logsumexp(stats.nbinom.logpmf(n, alpha, q))
+    assert local.log_p[0] == pytest.approx(exact, rel=1e-9)
+    assert local.log_p[3] == pytest.approx(
+        special.logsumexp(stats.poisson.logpmf(np.arange(1e6, 1.02e6), 9e5)), rel=1e-6
+    )
+    single = bh.local_significance(300, 5.0, 0.5)
+    assert single.log_p.shape == ()
+    assert float(single.log_p) == local.log_p[0]
+    # joins the direct evaluation
+    near = bh.local_significance(np.arange(200, 260), 5.0, 0.5)
+    assert (np.diff(near.log_p, 2) < 0).all()
+    low = bh.local_significance([0, 1, np.nan], [50.0, 50.0, 50.0], [5.0, 5.0, 5.0])
+    assert low.p[0] == 1
+    assert np.isnan(low.z[0])
+    assert -20 < low.z[1] < -3
+    assert np.isnan(low.p[2])
+
+
+# ---- expectation
+
+
+@pytest.mark.parametrize(
+    ("efficiency", "slope", "curve"), [(0.1, 0, 0), (0.1, -1, 0.5), (0.01, 0.7, -0.4), (0.001, 0.5, 0)]
+)
+def test_pulls(efficiency, slope, curve):
+    """Degrees chosen anew in every toy: unbiased, with honest widths, whatever the selection sculpts."""
+    rng, toys = np.random.default_rng(11), 1500
+    polynomial = expectation._polynomial(EDGES)
+    mu, gradient = mass.bin_model("dijet4", 13_000, EDGES, TRUTH)
+    share = np.exp(slope * polynomial[:, 1] + curve * polynomial[:, 2])
+    share *= efficiency * mu.sum() / (mu * share).sum()
+    selected = rng.poisson(mu * share, (toys, len(mu))).astype(float)
+    inclusive = rng.poisson(mu * (1 - share), (toys, len(mu))) + selected
+    inside = expectation._inside(EDGES, WINDOWS[1])
+    basis = gradient @ np.linalg.inv(np.linalg.qr(np.sqrt(mu[~inside])[:, None] * gradient[~inside])[1])
+    fit = expectation.fit_poisson(inclusive, basis, np.log(mu), fitted=~inside)
+    part = expectation._selected_expectations(
+        selected, fit.expected, basis, fit.covariance, polynomial, inside, ~inside, 10
+    )
+    observed = selected[:, inside].sum(axis=1)
+    pull = (observed - part.expected) / np.hypot(np.sqrt(part.expected), part.error)
+    assert abs(np.nanmean(pull)) < 0.15
+    assert np.nanstd(pull) == pytest.approx(1, abs=0.07)
+    # p_local of null data is uniform, up to its discreteness (the middle of each step is)
+    above, at = (bh.local_significance(observed + i, part.expected, part.error).p for i in (1, 0))
+    middle = above + rng.uniform(size=toys) * (at - above)
+    assert stats.kstest(middle[np.isfinite(middle)], "uniform").pvalue > 1e-4
+    assert np.nanmean(at < 0.0228) < 0.035
+
+
+def test_no_selection_is_the_inclusive_search():
+    """The propagated error of an efficiency of 1 tends to the inclusive fit's own, plus what degree 2 costs."""
+    mu, gradient = mass.bin_model("dijet4", 13_000, EDGES, TRUTH)
+    inside = expectation._inside(EDGES, WINDOWS[1])
+    polynomial = expectation._polynomial(EDGES)
+    fit = mass.fit_spectrum(mu, EDGES, (3300, 3700))
+    rows = [x[None] for x in (mu, fit.expected, fit.covariance)]
+    value, error = expectation._inclusive_expectations(rows[1], gradient, rows[2], inside)
+    part = expectation._selected_expectations(rows[0], rows[1], gradient, rows[2], polynomial, inside, ~inside, 10)
+    assert part.expected[0] == pytest.approx(value[0], rel=1e-3)
+    assert 0.9 * error[0] < part.error[0] < 1.6 * error[0]
+
+
+def test_hunt(background):
+    m, tails = background
+    window = WINDOWS[1]
+    template = np.random.default_rng(8).uniform(size=60_000)
+    hunt = bh.hunt_window(bh.count_selected(m, tails[1], EDGES, POINTS), window, template_tail=template)
+    assert hunt.fit.good
+    for point, cut in zip(hunt.working_points, POINTS, strict=True):
+        assert point.background_efficiency == cut
+        assert point.observed == int(((tails[1] <= cut) & window.in_signal_region(m)).sum())
+        assert point.sideband_events == int(((tails[1] <= cut) & window.in_sidebands(m)).sum())
+        assert (point.degree is None) == (cut == 1)
+        assert abs(point.z_local) < 4
+        assert point.expected_template_error is not None
+        spread = np.hypot(point.expected_error, point.expected_template_error)
+        # the toy's tails drift: the template, flat by construction, is off by some percents
+        assert abs(point.expected - point.expected_template) < 5 * spread + 0.1 * point.expected
+
+
+def test_few_events_and_poor_fits_say_nothing(background):
+    m, tails = dataset(np.random.default_rng(4), mean=3000)
+    hunt = bh.hunt_window(bh.count_selected(m, tails[0], EDGES, POINTS), WINDOWS[0])
+    tight = hunt.working_points[-1]
+    assert tight.sideband_events < 10
+    assert (tight.expected, tight.expected_error, tight.p_local, tight.z_local, tight.degree) == (None,) * 5
+    assert tight.observed is not None
+    assert hunt.working_points[0].p_local is not None
+
+    m, tails = background
+    m = np.concatenate([m, np.full(2000, 2950.0)])
+    tails = np.concatenate([tails, np.full((len(tails), 2000), 0.5)], axis=1)
+    hunts, _, overall = search(m, tails, 20)
+    assert not hunts[1].fit.good
+    for hunt in hunts:
+        assert all(p.p_local is None and p.expected is None and p.z_local is None for p in hunt.working_points)
+    assert overall is None
+    assert bh.best_working_point(hunts) is None
+
+
+def test_blinding_never_counts(background):
+    m, tails = background
+    inside = np.zeros(len(m), dtype=bool)
+    for window in WINDOWS:
+        inside |= window.in_signal_region(m)
+    results = []
+    for sentinel in (tails, np.where(inside, np.nan, tails)):
+        counts = bh.count_selected(m, sentinel[1], EDGES, POINTS, hidden=WINDOWS)
+        covered = (EDGES[:-1] >= 3100) & (EDGES[:-1] < 3900) | (EDGES[:-1] >= 4300) & (EDGES[:-1] < 4700)
+        np.testing.assert_array_equal(np.isnan(counts.nested), np.broadcast_to(covered, counts.nested.shape))
+        results.append(bh.hunt_window(counts, WINDOWS[1], blind=True))
+    # a hundred more events inside, or their scores, change nothing
+    more = np.concatenate([m, np.full(100, 3500.0)]), np.concatenate([tails[1], np.zeros(100)])
+    results.append(bh.hunt_window(bh.count_selected(*more, EDGES, POINTS, hidden=WINDOWS), WINDOWS[1], blind=True))
+    for hunt in results:
+        assert hunt.working_points == results[0].working_points
+        assert all(p.observed is None and p.p_local is None and p.z_local is None for p in hunt.working_points)
+        assert all(p.expected is not None for p in hunt.working_points)
+    # a selection that was not hidden is still not looked at
+    open_counts = bh.hunt_window(bh.count_selected(m, tails[1], EDGES, POINTS), WINDOWS[1], blind=True)
+    assert all(p.observed is None and p.p_local is None for p in open_counts.working_points)
+    with pytest.raises(FitError, match="blind"):
+        bh.background_model(WINDOWS, [counts] * len(WINDOWS), np.eye(13))
+
+
+def test_bins_must_fit_the_window(background):
+    m, tails = background
+    edges = np.linspace(2700, 6000, 40)
+    with pytest.raises(FitError, match="edges of window"):
+        bh.hunt_window(bh.count_selected(m, tails[0], edges, POINTS), WINDOWS[0])
+
+
+# ---- toys
+
+
+def test_toys_have_the_means_and_correlations_of_the_model(model):
+    ((inclusive, selected),) = bh.draw_toys(model, 1500, np.random.default_rng(5), chunk=1500)
+    assert selected.shape == (4, 3, 1500, len(EDGES) - 1)
+    for drawn, mean in ((inclusive, model.inclusive), (selected[1, 0], model.selected[1, 0])):
+        pull = (drawn.mean(axis=0) - mean) / np.sqrt(mean / 1500)
+        assert abs(pull).max() < 4.8
+        np.testing.assert_allclose(drawn.var(axis=0).sum() / mean.sum(), 1, atol=0.03)
+    gram = model.factor @ model.factor.T
+    np.testing.assert_allclose(np.diag(gram), 1)
+    low = slice(0, 20)
+    centred = [x[:, low] - x[:, low].mean(axis=0) for x in (inclusive, selected[0, 0], selected[1, 0])]
+    scaled = [x / x.std(axis=0) for x in centred]
+    for (i, a), (j, b) in (((0, 0), (1, 1)), ((0, 0), (2, 4)), ((1, 1), (2, 4))):
+        assert np.mean(scaled[i] * scaled[j]) == pytest.approx(gram[a, b], abs=0.03)
+
+
+def test_toys_do_not_depend_on_the_chunk(background):
+    calls = []
+    one = search(*background, 60, chunk=60)[2]
+    two = search(*background, 60, chunk=7, progress=lambda done, toys: calls.append((done, toys)))[2]
+    np.testing.assert_allclose(one.toy_log_p, two.toy_log_p, rtol=1e-9)
+    assert one.p_global == two.p_global
+    assert calls[-1] == (60, 60)
+    assert not np.array_equal(one.toy_log_p, search(*background, 60, seed=2)[2].toy_log_p)
+
+
+def test_toys_repeat_the_analysis_of_the_data(model):
+    """One toy, given to the data's own path through MIGRAD, has the same p_local."""
+    ((inclusive, selected),) = bh.draw_toys(model, 1, np.random.default_rng(6))
+    log_p = bh.toy_local_p(model, inclusive, selected)[:, :, 0]
+    for w, window in enumerate(WINDOWS):
+        disjoint = np.concatenate([inclusive - selected[w].sum(axis=0), selected[w, :, 0]])
+        hunt = bh.hunt_window(bh.SelectedCounts(EDGES, POINTS, disjoint, np.zeros(len(EDGES) - 1, bool)), window)
+        for point, value in zip(hunt.working_points, log_p[w], strict=True):
+            assert np.log(point.p_local) == pytest.approx(value, abs=2e-3)
+
+
+def test_global_p_value_is_uniform_under_background():
+    """The toys know only a copula; the data sets are events with shared scores."""
+    rng = np.random.default_rng(21)
+    p = [search(*dataset(rng), 60, seed=i)[2].p_global for i in range(40)]
+    assert stats.kstest(p, "uniform").pvalue > 1e-3
+    assert 0.3 < np.mean(p) < 0.7
+
+
+def test_signal_raises_the_significance(background):
+    overall = [search(*dataset(np.random.default_rng(9), signal), 200) for signal in (0, 60, 250)]
+    z = [hunts[1].working_points[2].z_local for hunts, _, _ in overall]
+    assert z[0] < z[1] < z[2]
+    found = overall[-1][2]
+    assert found.best_window == WINDOWS[1]
+    assert found.best_efficiency < 1
+    assert found.bound
+    assert found.p_global == pytest.approx(1 / 201)
+    assert found.p_global_interval[0] == 0
+    assert found.p_global_interval[1] == pytest.approx(1 - 0.025 ** (1 / 200))
+    null = overall[0][2]
+    assert not null.bound
+    assert null.p_global_interval[0] < null.exceeding / null.toys < null.p_global_interval[1]
+    assert null.p_global > 0.01
+    assert null.toy_log_p.shape == (200,)

@@ -1,0 +1,251 @@
+"""The report: reads the files of the contract alone, is self-contained, honest and the same when made twice."""
+
+from __future__ import annotations
+
+import json
+
+import hist
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import uhi.io.json
+from scipy.stats import norm
+
+from drapes_hep.config import Config
+from drapes_hep.events.features import FEATURES
+
+NAMES = ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r")
+CUTS = (1.0, 0.1, 0.01, 0.001)
+LOW, HIGH, WIDTH = 2700.0, 6000.0, 20.0
+
+
+def _features(n, rng, signal=False):
+    if signal:
+        return {
+            "m_j1": rng.normal(500, 25, n), "delta_m": rng.normal(400, 35, n), "tau21_j1": rng.beta(4, 16, n),
+            "tau21_j2": rng.beta(4, 16, n), "delta_r": rng.normal(3.1, 0.2, n),
+        }  # fmt: skip
+    return {
+        "m_j1": rng.gamma(3, 80, n), "delta_m": rng.gamma(2, 70, n), "tau21_j1": rng.beta(6, 5, n),
+        "tau21_j2": rng.beta(6, 5, n), "delta_r": rng.normal(3.2, 0.35, n),
+    }  # fmt: skip
+
+
+def _masses(n, rng):
+    return LOW - 520 * np.log1p(-rng.random(n) * (1 - np.exp(-(HIGH - LOW) / 520)))
+
+
+def _table(path, columns):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+
+
+def _json(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, allow_nan=False))
+
+
+def build_run(folder, starts=(2900, 3300, 3700), events=20_000, signal=150, labels=True, blind=False, toys=400, seed=1):
+    """A run directory with plausible numbers."""
+    rng = np.random.default_rng(seed)
+    windows = [(float(a), float(a) + 400) for a in starts]
+    mjj = np.concatenate([_masses(events, rng), rng.normal(3480, 70, signal)])
+    label = np.concatenate([np.zeros(events, int), np.ones(signal, int)])
+    back, front = _features(events, rng), _features(signal, rng, signal=True)
+    values = {k: np.concatenate([back[k], front[k]]) for k in NAMES}
+    order = rng.permutation(len(mjj))
+    mjj, label, values = mjj[order], label[order], {k: v[order] for k, v in values.items()}
+    ids = np.arange(len(mjj)) + 7
+    covered = np.zeros(len(mjj), bool)
+    for a, b in windows:
+        covered |= (mjj >= a) & (mjj < b)
+
+    config = Config.model_validate(
+        {
+            "name": "synthetic", "data": {"path": "/data/<events>.h5", "labels": labels}, "blind": blind,
+            "windows": {"first": starts[0], "last": starts[-1], "step": 200}, "hunt": {"toys": toys},
+            "plots": {"label": "LHC Olympics", "text": "R&D dataset"},
+        }
+    )  # fmt: skip
+    stages = {"skim": {"seconds": 3.2, "peak_memory_mb": 512.0}}
+    for a, b in windows:
+        for k, stage in enumerate(("train", "generate", "classify")):
+            stages[f"{stage}.{a:g}-{b:g}"] = {"seconds": 31.5 - 9 * k, "peak_memory_mb": 800.0 + k}
+    stages["hunt"] = {"seconds": 12.0, "peak_memory_mb": 420.0}
+    _json(
+        folder / "manifest.json",
+        {
+            "layout_version": 1, "name": "synthetic", "created": "2026-01-02T03:04:05+00:00",
+            "config": config.model_dump(mode="json"), "versions": {"python": "3.11.2", "drapes-hep": "0.1.0", "torch": "2.13.0"},
+            "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "clean": True}, "code": "ab" * 32,
+            "platform": "Linux", "inputs": {"/data/<events>.h5": "cd" * 32}, "stages": stages,
+        },
+    )  # fmt: skip
+
+    n = len(mjj)
+    flow = {"read": 3 * n, "golden_json": 3 * n, "trigger": 3 * n, "two_jets": 3 * n - 4, "leading_pt": 2 * n,
+            "abs_eta": 2 * n - 90, "mass_range": n + 25, "undefined_tau21_j1": 20, "undefined_tau21_j2": 5, "defined": n}  # fmt: skip
+    _json(
+        folder / "skim" / "skim.json",
+        {
+            "accounting": {"requested": 3 * n, "processed": 3 * n, "lost": 0},
+            "cutflow": [{"name": k, "events": v, "weight": float(v)} for k, v in flow.items()],
+            "files": ["/data/<events>.h5"],
+        },
+    )
+    axes = {"mjj": hist.axis.Regular(160, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]")}
+    axes |= {
+        k: hist.axis.Regular(FEATURES[k].bins, *FEATURES[k].range, name=k, label=FEATURES[k].axis_label) for k in NAMES
+    }
+    categories = (
+        hist.axis.StrCategory(["qcd"], growth=True, name="dataset"),
+        hist.axis.StrCategory(["before", "after"], name="selection"),
+    )
+    hists = {}
+    for name, axis in axes.items():
+        h = hist.Hist(*categories, axis, storage="weight")
+        column = mjj if name == "mjj" else values[name]
+        wide = np.concatenate([column, column * rng.uniform(0.5, 1.3, n)])
+        h.fill(dataset="qcd", selection="before", **{name: wide})
+        h.fill(dataset="qcd", selection="after", **{name: column})
+        hists[name] = h
+    for name, axis in {
+        "pt": hist.axis.Regular(150, 0, 3000, name="pt", label=r"$p_T$ [GeV]"),
+        "eta": hist.axis.Regular(60, -3, 3, name="eta", label=r"$\eta$"),
+    }.items():
+        h = hist.Hist(*categories, hist.axis.StrCategory(["leading", "subleading"], name="jet"), axis, storage="weight")
+        for selection in ("before", "after"):
+            for jet in ("leading", "subleading"):
+                column = rng.exponential(250, n) + 1200 if name == "pt" else rng.normal(0, 1, n)
+                h.fill(dataset="qcd", selection=selection, jet=jet, **{name: column})
+        hists["jet_" + name] = h
+    _json(folder / "skim" / "hists.json", json.loads(json.dumps(hists, default=uhi.io.json.default)))
+    jets = pa.array([[{"pt": 1300.0}, {"pt": 1250.0}]] * n)
+    _table(
+        folder / "skim" / "events.parquet", {"event_id": ids, "weight": np.ones(n), "mjj": mjj, **values, "jets": jets}
+    )
+    if labels:
+        _table(folder / "skim" / "truth.parquet", {"event_id": ids, "label": label})
+
+    edges = np.arange(LOW, HIGH + 1, WIDTH)
+    centre = 0.5 * (edges[1:] + edges[:-1])
+    shape = np.exp(-(centre - LOW) / 520)
+    shape /= shape.sum()
+    hunts, results = [], []
+    for w, (a, b) in enumerate(windows):
+        home = folder / "windows" / f"{a:g}-{b:g}"
+        inside = (mjj >= a) & (mjj < b)
+        bins_inside = (centre > a) & (centre < b)
+        tail = rng.random(n)
+        tail[label == 1] = 10 ** -rng.uniform(0.5, 4.5, int(label.sum()))
+        tail[mjj < 3000] *= 0.93
+        part = rng.choice(3, n, p=[0.8, 0.1, 0.1]).astype(np.int8)
+        side = ~inside
+        _table(home / "split.parquet", {"event_id": ids[side], "part": part[side]})
+        held = side & (part == 2)
+        m = int(held.sum())
+        copy = {k: v * rng.normal(1.0, 0.02, m) + (8 if k == "m_j1" else 0) for k, v in _features(m, rng).items()}
+        weights = np.ones(m)
+        _table(
+            home / "closure.parquet",
+            {"event_id": np.arange(m), "parent_id": np.full(m, -1), "mjj": mjj[held], "weight": weights, **copy},
+        )
+        t = 5 * int(inside.sum())
+        tem = _features(t, rng)
+        _table(
+            home / "template.parquet",
+            {
+                "event_id": np.arange(t),
+                "parent_id": np.full(t, -1),
+                "mjj": rng.uniform(a, b, t),
+                "weight": np.ones(t),
+                **tem,
+            },
+        )
+        _table(home / "template_scores.parquet", {
+            "event_id": np.arange(t), "parent_id": np.full(t, -1), "mjj": rng.uniform(a, b, t), "weight": np.ones(t),
+            "fold": np.arange(t) % 5, "score": rng.random(t), "tail": (np.arange(t) + 1.0) / t,
+        })  # fmt: skip
+        _table(home / "scores.parquet", {
+            "event_id": ids, "mjj": mjj, "weight": np.ones(n), "region": inside.astype(np.int8), "fold": ids % 5,
+            "score": -np.log(tail), "tail": tail,
+        })  # fmt: skip
+        epochs = 60
+        loss = 0.9 * np.exp(-np.arange(epochs) / 6) + 0.41
+        _json(home / "training.json", {
+            "train": list(loss + rng.normal(0, 0.003, epochs)), "validation": list(loss + 0.004 + rng.normal(0, 0.006, epochs)),
+            "rate": list(2e-3 * np.cos(np.linspace(0, 1.5, epochs))), "best_epoch": 51, "stopped_early": False, "seconds": 30.1,
+            "events": {"train": int((side & (part == 0)).sum()), "validation": int((side & (part == 1)).sum()), "closure": m},
+        })  # fmt: skip
+        truth = int((inside & (label == 1)).sum())
+        eff_b = np.geomspace(1e-4, 1, 200)
+        eff_s = np.minimum(1, eff_b**0.2)
+        metrics = {
+            "auc": {"value": 0.86, "error": 0.01},
+            "sic_100": {"value": 5.6, "error": 0.3, "signal_efficiency": 0.56, "background_efficiency": 0.01},
+            "sic_1000": {"value": 10.1, "error": 1.2, "signal_efficiency": 0.32, "background_efficiency": 0.001} if w else None,
+            "sic_max": {"value": 10.5, "error": 1.4, "signal_efficiency": 0.3, "background_efficiency": 0.0008},
+        }  # fmt: skip
+        quality = {
+            "name": "from_noise", "n": t, "auc_vs_truth": {"value": 0.515 + 0.004 * w, "error": 0.004} if labels else None,
+            "auc_vs_sideband_closure": {"value": 0.505, "error": 0.004},
+            "auc_vs_pseudo_window": {"value": 0.51, "error": 0.005, "window": [3700, 4100]} if w == 0 else None,
+        }  # fmt: skip
+        with_truth = labels and truth > 0
+        _json(home / "quality.json", {
+            "template": quality, "metrics": metrics if with_truth else None,
+            "roc": {"signal_efficiency": list(eff_s), "background_efficiency": list(eff_b)} if with_truth else None,
+            "n_signal_truth": truth if labels else None,
+        })  # fmt: skip
+        points, hunted = [], []
+        for cut in CUTS:
+            passed = tail <= cut
+            counts = np.histogram(mjj[passed], edges)[0].astype(float)
+            expected = shape * events * cut
+            error = expected * np.sqrt(0.0004 + 0.05 / max(cut * 1000, 1))
+            mu, sigma = float(expected[bins_inside].sum()), float(error[bins_inside].sum())
+            poor = cut == 0.001 and w == len(windows) - 1
+            seen = int(counts[bins_inside].sum())
+            z = (seen - mu) / np.sqrt(mu + sigma**2)
+            null = poor or blind
+            points.append({
+                "background_efficiency": cut, "observed": None if blind else seen, "expected": None if poor else mu,
+                "expected_error": None if poor else sigma, "p_local": None if null else float(norm.sf(z)),
+                "z_local": None if null else float(z),
+            })  # fmt: skip
+            hidden = np.zeros(len(centre), bool)
+            if blind:
+                for lo, hi in windows:
+                    hidden |= (centre > lo) & (centre < hi)
+            outside = ~bins_inside
+            chi2 = float(((counts - expected)[outside] ** 2 / expected[outside]).sum()) if cut == 1 else None
+            hunted.append({
+                "background_efficiency": cut, "counts": [None if h else c for c, h in zip(counts, hidden, strict=True)],
+                "expected": None if poor else list(expected), "expected_bin_error": None if poor else list(error),
+                "degree": None if cut == 1 else 1, "chi2": chi2, "ndof": int(outside.sum()) - 4 if cut == 1 else None,
+            })  # fmt: skip
+        hunts.append({"sr": [a, b], "working_points": hunted})
+        results.append({
+            "sr": [a, b], "n_observed": points[0]["observed"], "n_signal_truth": truth if labels else None,
+            "fit": {"chi2": hunted[0]["chi2"], "ndof": hunted[0]["ndof"]}, "template": quality,
+            "working_points": points, "metrics": metrics if with_truth else None,
+        })  # fmt: skip
+    quoted = [(p["p_local"], r["sr"]) for r in results for p in r["working_points"] if p["p_local"] is not None]
+    best = min(quoted) if quoted else None
+    smallest = rng.beta(1, 9, toys)
+    have = bool(toys and best)
+    overall = {
+        "p_global": 1 / (toys + 1) if have else None, "z_global": float(norm.isf(1 / (toys + 1))) if have else None,
+        "p_global_interval": [0.0, 3.7 / toys] if have else None, "bound": True if have else None,
+        "best_window": best[1] if best else None, "toys": toys,
+    }  # fmt: skip
+    _json(folder / "hunt.json", {
+        "edges": list(edges), "counts": hunts[0]["working_points"][0]["counts"], "windows": hunts,
+        "toys": {"smallest_p": list(smallest) if have else [], "observed": best[0] if have else None},
+        "global_background": {"expected": list(shape * events)},
+    })  # fmt: skip
+    _json(folder / "results.json", {
+        "schema_version": 1, "accounting": {"requested": 3 * n, "processed": 3 * n, "lost": 0}, "windows": results,
+        "global": overall,
+    })  # fmt: skip
+    return folder
