@@ -119,9 +119,9 @@ class TemplateConfig(_Section):
 class TrainingConfig(_Section):
     """The training of the diffusion model."""
 
-    epochs: int = Field(200, ge=1, description="Passes over the training part of the sidebands.")
+    epochs: int = Field(100, ge=1, description="Passes over the training part of the sidebands.")
     batch: int = Field(1024, ge=1, description="Events a step.")
-    rate: Positive = Field(2.0e-3, description="Largest learning rate.")
+    rate: Positive = Field(6.0e-3, description="Largest learning rate.")
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.02, description="Part of the steps of linear warm-up.")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="Decay of the weights' moving average a step.")
     patience: int = Field(50, ge=1, description="Epochs without improvement after which training stops.")
@@ -147,6 +147,11 @@ class CwolaConfig(_Section):
 
     classifier: str = Field("trees", description="'trees', 'mlp', or 'package.module:Class'.")
     ensemble: int = Field(10, ge=1, description="Classifiers a fold, whose scores are averaged.")
+    inputs: Literal["scaled", "raw"] = Field(
+        "scaled",
+        description="What the classifier sees: features scaled at their own mass, so that a cut passes alike inside and"
+        " outside the window, or the features as they are.",
+    )
     folds: int = Field(5, ge=2, description="Folds: an event is scored by the models that did not see its fold.")
 
     @field_validator("classifier")

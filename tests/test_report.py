@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 
 import hist
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import uhi.io.json
 from scipy.stats import norm
 
 from drapes_hep.config import Config
+from drapes_hep.errors import RunDirectoryError
 from drapes_hep.events.features import FEATURES
+from drapes_hep.report import write_report
 
 NAMES = ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r")
 CUTS = (1.0, 0.1, 0.01, 0.001)
@@ -22,13 +27,19 @@ LOW, HIGH, WIDTH = 2700.0, 6000.0, 20.0
 def _features(n, rng, signal=False):
     if signal:
         return {
-            "m_j1": rng.normal(500, 25, n), "delta_m": rng.normal(400, 35, n), "tau21_j1": rng.beta(4, 16, n),
-            "tau21_j2": rng.beta(4, 16, n), "delta_r": rng.normal(3.1, 0.2, n),
-        }  # fmt: skip
+            "m_j1": rng.normal(500, 25, n),
+            "delta_m": rng.normal(400, 35, n),
+            "tau21_j1": rng.beta(4, 16, n),
+            "tau21_j2": rng.beta(4, 16, n),
+            "delta_r": rng.normal(3.1, 0.2, n),
+        }
     return {
-        "m_j1": rng.gamma(3, 80, n), "delta_m": rng.gamma(2, 70, n), "tau21_j1": rng.beta(6, 5, n),
-        "tau21_j2": rng.beta(6, 5, n), "delta_r": rng.normal(3.2, 0.35, n),
-    }  # fmt: skip
+        "m_j1": rng.gamma(3, 80, n),
+        "delta_m": rng.gamma(2, 70, n),
+        "tau21_j1": rng.beta(6, 5, n),
+        "tau21_j2": rng.beta(6, 5, n),
+        "delta_r": rng.normal(3.2, 0.35, n),
+    }
 
 
 def _masses(n, rng):
@@ -45,14 +56,24 @@ def _json(path, value):
     path.write_text(json.dumps(value, allow_nan=False))
 
 
-def build_run(folder, starts=(2900, 3300, 3700), events=20_000, signal=150, labels=True, blind=False, toys=400, seed=1):
+def build_run(
+    folder,
+    starts=(2900, 3300, 3700),
+    events=20_000,
+    signal=150,
+    labels=True,
+    blind=False,
+    toys=400,
+    seed=1,
+    names=NAMES,
+):
     """A run directory with plausible numbers."""
     rng = np.random.default_rng(seed)
     windows = [(float(a), float(a) + 400) for a in starts]
     mjj = np.concatenate([_masses(events, rng), rng.normal(3480, 70, signal)])
     label = np.concatenate([np.zeros(events, int), np.ones(signal, int)])
     back, front = _features(events, rng), _features(signal, rng, signal=True)
-    values = {k: np.concatenate([back[k], front[k]]) for k in NAMES}
+    values = {k: np.concatenate([back[k], front[k]]) for k in names}
     order = rng.permutation(len(mjj))
     mjj, label, values = mjj[order], label[order], {k: v[order] for k, v in values.items()}
     ids = np.arange(len(mjj)) + 7
@@ -62,11 +83,15 @@ def build_run(folder, starts=(2900, 3300, 3700), events=20_000, signal=150, labe
 
     config = Config.model_validate(
         {
-            "name": "synthetic", "data": {"path": "/data/<events>.h5", "labels": labels}, "blind": blind,
-            "windows": {"first": starts[0], "last": starts[-1], "step": 200}, "hunt": {"toys": toys},
+            "name": "synthetic",
+            "features": list(names),
+            "data": {"path": "/data/<events>.h5", "labels": labels},
+            "blind": blind,
+            "windows": {"first": starts[0], "last": starts[-1], "step": 200},
+            "hunt": {"toys": toys},
             "plots": {"label": "LHC Olympics", "text": "R&D dataset"},
         }
-    )  # fmt: skip
+    )
     stages = {"skim": {"seconds": 3.2, "peak_memory_mb": 512.0}}
     for a, b in windows:
         for k, stage in enumerate(("train", "generate", "classify")):
@@ -75,16 +100,32 @@ def build_run(folder, starts=(2900, 3300, 3700), events=20_000, signal=150, labe
     _json(
         folder / "manifest.json",
         {
-            "layout_version": 1, "name": "synthetic", "created": "2026-01-02T03:04:05+00:00",
-            "config": config.model_dump(mode="json"), "versions": {"python": "3.11.2", "drapes-hep": "0.1.0", "torch": "2.13.0"},
-            "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "clean": True}, "code": "ab" * 32,
-            "platform": "Linux", "inputs": {"/data/<events>.h5": "cd" * 32}, "stages": stages,
+            "layout_version": 1,
+            "name": "synthetic",
+            "created": "2026-01-02T03:04:05+00:00",
+            "config": config.model_dump(mode="json"),
+            "versions": {"python": "3.11.2", "drapes-hep": "0.1.0", "torch": "2.13.0"},
+            "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "clean": True},
+            "code": "ab" * 32,
+            "platform": "Linux",
+            "inputs": {"/data/<events>.h5": "cd" * 32},
+            "stages": stages,
         },
-    )  # fmt: skip
+    )
 
     n = len(mjj)
-    flow = {"read": 3 * n, "golden_json": 3 * n, "trigger": 3 * n, "two_jets": 3 * n - 4, "leading_pt": 2 * n,
-            "abs_eta": 2 * n - 90, "mass_range": n + 25, "undefined_tau21_j1": 20, "undefined_tau21_j2": 5, "defined": n}  # fmt: skip
+    flow = {
+        "read": 3 * n,
+        "golden_json": 3 * n,
+        "trigger": 3 * n,
+        "two_jets": 3 * n - 4,
+        "leading_pt": 2 * n,
+        "abs_eta": 2 * n - 90,
+        "mass_range": n + 25,
+        "undefined_tau21_j1": 20,
+        "undefined_tau21_j2": 5,
+        "defined": n,
+    }
     _json(
         folder / "skim" / "skim.json",
         {
@@ -95,7 +136,7 @@ def build_run(folder, starts=(2900, 3300, 3700), events=20_000, signal=150, labe
     )
     axes = {"mjj": hist.axis.Regular(160, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]")}
     axes |= {
-        k: hist.axis.Regular(FEATURES[k].bins, *FEATURES[k].range, name=k, label=FEATURES[k].axis_label) for k in NAMES
+        k: hist.axis.Regular(FEATURES[k].bins, *FEATURES[k].range, name=k, label=FEATURES[k].axis_label) for k in names
     }
     categories = (
         hist.axis.StrCategory(["qcd"], growth=True, name="dataset"),
@@ -144,14 +185,18 @@ def build_run(folder, starts=(2900, 3300, 3700), events=20_000, signal=150, labe
         _table(home / "split.parquet", {"event_id": ids[side], "part": part[side]})
         held = side & (part == 2)
         m = int(held.sum())
-        copy = {k: v * rng.normal(1.0, 0.02, m) + (8 if k == "m_j1" else 0) for k, v in _features(m, rng).items()}
+        copy = {
+            k: v * rng.normal(1.0, 0.02, m) + (8 if k == "m_j1" else 0)
+            for k, v in _features(m, rng).items()
+            if k in names
+        }
         weights = np.ones(m)
         _table(
             home / "closure.parquet",
             {"event_id": np.arange(m), "parent_id": np.full(m, -1), "mjj": mjj[held], "weight": weights, **copy},
         )
         t = 5 * int(inside.sum())
-        tem = _features(t, rng)
+        tem = {k: v for k, v in _features(t, rng).items() if k in names}
         _table(
             home / "template.parquet",
             {
@@ -162,41 +207,76 @@ def build_run(folder, starts=(2900, 3300, 3700), events=20_000, signal=150, labe
                 **tem,
             },
         )
-        _table(home / "template_scores.parquet", {
-            "event_id": np.arange(t), "parent_id": np.full(t, -1), "mjj": rng.uniform(a, b, t), "weight": np.ones(t),
-            "fold": np.arange(t) % 5, "score": rng.random(t), "tail": (np.arange(t) + 1.0) / t,
-        })  # fmt: skip
-        _table(home / "scores.parquet", {
-            "event_id": ids, "mjj": mjj, "weight": np.ones(n), "region": inside.astype(np.int8), "fold": ids % 5,
-            "score": -np.log(tail), "tail": tail,
-        })  # fmt: skip
+        _table(
+            home / "template_scores.parquet",
+            {
+                "event_id": np.arange(t),
+                "parent_id": np.full(t, -1),
+                "mjj": rng.uniform(a, b, t),
+                "weight": np.ones(t),
+                "fold": np.arange(t) % 5,
+                "score": rng.random(t),
+                "tail": (np.arange(t) + 1.0) / t,
+            },
+        )
+        _table(
+            home / "scores.parquet",
+            {
+                "event_id": ids,
+                "mjj": mjj,
+                "weight": np.ones(n),
+                "region": inside.astype(np.int8),
+                "fold": ids % 5,
+                "score": -np.log(tail),
+                "tail": tail,
+            },
+        )
         epochs = 60
         loss = 0.9 * np.exp(-np.arange(epochs) / 6) + 0.41
-        _json(home / "training.json", {
-            "train": list(loss + rng.normal(0, 0.003, epochs)), "validation": list(loss + 0.004 + rng.normal(0, 0.006, epochs)),
-            "rate": list(2e-3 * np.cos(np.linspace(0, 1.5, epochs))), "best_epoch": 51, "stopped_early": False, "seconds": 30.1,
-            "events": {"train": int((side & (part == 0)).sum()), "validation": int((side & (part == 1)).sum()), "closure": m},
-        })  # fmt: skip
+        _json(
+            home / "training.json",
+            {
+                "train": list(loss + rng.normal(0, 0.003, epochs)),
+                "validation": list(loss + 0.004 + rng.normal(0, 0.006, epochs)),
+                "rate": list(2e-3 * np.cos(np.linspace(0, 1.5, epochs))),
+                "best_epoch": 51,
+                "stopped_early": False,
+                "seconds": 30.1,
+                "events": {
+                    "train": int((side & (part == 0)).sum()),
+                    "validation": int((side & (part == 1)).sum()),
+                    "closure": m,
+                },
+            },
+        )
         truth = int((inside & (label == 1)).sum())
         eff_b = np.geomspace(1e-4, 1, 200)
         eff_s = np.minimum(1, eff_b**0.2)
         metrics = {
             "auc": {"value": 0.86, "error": 0.01},
             "sic_100": {"value": 5.6, "error": 0.3, "signal_efficiency": 0.56, "background_efficiency": 0.01},
-            "sic_1000": {"value": 10.1, "error": 1.2, "signal_efficiency": 0.32, "background_efficiency": 0.001} if w else None,
+            "sic_1000": {"value": 10.1, "error": 1.2, "signal_efficiency": 0.32, "background_efficiency": 0.001}
+            if w
+            else None,
             "sic_max": {"value": 10.5, "error": 1.4, "signal_efficiency": 0.3, "background_efficiency": 0.0008},
-        }  # fmt: skip
+        }
         quality = {
-            "name": "from_noise", "n": t, "auc_vs_truth": {"value": 0.515 + 0.004 * w, "error": 0.004} if labels else None,
+            "name": "from_noise",
+            "n": t,
+            "auc_vs_truth": {"value": 0.515 + 0.004 * w, "error": 0.004} if labels else None,
             "auc_vs_sideband_closure": {"value": 0.505, "error": 0.004},
             "auc_vs_pseudo_window": {"value": 0.51, "error": 0.005, "window": [3700, 4100]} if w == 0 else None,
-        }  # fmt: skip
+        }
         with_truth = labels and truth > 0
-        _json(home / "quality.json", {
-            "template": quality, "metrics": metrics if with_truth else None,
-            "roc": {"signal_efficiency": list(eff_s), "background_efficiency": list(eff_b)} if with_truth else None,
-            "n_signal_truth": truth if labels else None,
-        })  # fmt: skip
+        _json(
+            home / "quality.json",
+            {
+                "template": quality,
+                "metrics": metrics if with_truth else None,
+                "roc": {"signal_efficiency": list(eff_s), "background_efficiency": list(eff_b)} if with_truth else None,
+                "n_signal_truth": truth if labels else None,
+            },
+        )
         points, hunted = [], []
         for cut in CUTS:
             passed = tail <= cut
@@ -208,44 +288,283 @@ def build_run(folder, starts=(2900, 3300, 3700), events=20_000, signal=150, labe
             seen = int(counts[bins_inside].sum())
             z = (seen - mu) / np.sqrt(mu + sigma**2)
             null = poor or blind
-            points.append({
-                "background_efficiency": cut, "observed": None if blind else seen, "expected": None if poor else mu,
-                "expected_error": None if poor else sigma, "p_local": None if null else float(norm.sf(z)),
-                "z_local": None if null else float(z),
-            })  # fmt: skip
+            points.append(
+                {
+                    "background_efficiency": cut,
+                    "observed": None if blind else seen,
+                    "expected": None if poor else mu,
+                    "expected_error": None if poor else sigma,
+                    "p_local": None if null else float(norm.sf(z)),
+                    "z_local": None if null else float(z),
+                }
+            )
             hidden = np.zeros(len(centre), bool)
             if blind:
                 for lo, hi in windows:
                     hidden |= (centre > lo) & (centre < hi)
             outside = ~bins_inside
             chi2 = float(((counts - expected)[outside] ** 2 / expected[outside]).sum()) if cut == 1 else None
-            hunted.append({
-                "background_efficiency": cut, "counts": [None if h else c for c, h in zip(counts, hidden, strict=True)],
-                "expected": None if poor else list(expected), "expected_bin_error": None if poor else list(error),
-                "degree": None if cut == 1 else 1, "chi2": chi2, "ndof": int(outside.sum()) - 4 if cut == 1 else None,
-            })  # fmt: skip
+            hunted.append(
+                {
+                    "background_efficiency": cut,
+                    "counts": [None if h else c for c, h in zip(counts, hidden, strict=True)],
+                    "expected": None if poor else list(expected),
+                    "expected_bin_error": None if poor else list(error),
+                    "degree": None if cut == 1 else 1,
+                    "chi2": chi2,
+                    "ndof": int(outside.sum()) - 4 if cut == 1 else None,
+                }
+            )
         hunts.append({"sr": [a, b], "working_points": hunted})
-        results.append({
-            "sr": [a, b], "n_observed": points[0]["observed"], "n_signal_truth": truth if labels else None,
-            "fit": {"chi2": hunted[0]["chi2"], "ndof": hunted[0]["ndof"]}, "template": quality,
-            "working_points": points, "metrics": metrics if with_truth else None,
-        })  # fmt: skip
+        results.append(
+            {
+                "sr": [a, b],
+                "n_observed": points[0]["observed"],
+                "n_signal_truth": truth if labels else None,
+                "fit": {"chi2": hunted[0]["chi2"], "ndof": hunted[0]["ndof"]},
+                "template": quality,
+                "working_points": points,
+                "metrics": metrics if with_truth else None,
+            }
+        )
     quoted = [(p["p_local"], r["sr"]) for r in results for p in r["working_points"] if p["p_local"] is not None]
     best = min(quoted) if quoted else None
     smallest = rng.beta(1, 9, toys)
     have = bool(toys and best)
     overall = {
-        "p_global": 1 / (toys + 1) if have else None, "z_global": float(norm.isf(1 / (toys + 1))) if have else None,
-        "p_global_interval": [0.0, 3.7 / toys] if have else None, "bound": True if have else None,
-        "best_window": best[1] if best else None, "toys": toys,
-    }  # fmt: skip
-    _json(folder / "hunt.json", {
-        "edges": list(edges), "counts": hunts[0]["working_points"][0]["counts"], "windows": hunts,
-        "toys": {"smallest_p": list(smallest) if have else [], "observed": best[0] if have else None},
-        "global_background": {"expected": list(shape * events)},
-    })  # fmt: skip
-    _json(folder / "results.json", {
-        "schema_version": 1, "accounting": {"requested": 3 * n, "processed": 3 * n, "lost": 0}, "windows": results,
-        "global": overall,
-    })  # fmt: skip
+        "p_global": 1 / (toys + 1) if have else None,
+        "z_global": float(norm.isf(1 / (toys + 1))) if have else None,
+        "p_global_interval": [0.0, 3.7 / toys] if have else None,
+        "bound": True if have else None,
+        "best_window": best[1] if best else None,
+        "toys": toys,
+    }
+    _json(
+        folder / "hunt.json",
+        {
+            "edges": list(edges),
+            "counts": hunts[0]["working_points"][0]["counts"],
+            "windows": hunts,
+            "toys": {"smallest_p": list(smallest) if have else [], "observed": best[0] if have else None},
+            "global_background": {"expected": list(shape * events)},
+        },
+    )
+    _json(
+        folder / "results.json",
+        {
+            "schema_version": 1,
+            "accounting": {"requested": 3 * n, "processed": 3 * n, "lost": 0},
+            "windows": results,
+            "global": overall,
+        },
+    )
     return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return build_run(tmp_path_factory.mktemp("run") / "run", starts=(3300, 3700))
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    return write_report(run).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Figures are made but not rendered: what is tested is the reading."""
+    from drapes_hep import report
+
+    def add(album, slug, figure, title, caption, sources, *, wide=False):
+        return report._Picture(slug, title, caption, tuple(sources), "", wide)
+
+    def prune(album):
+        pass
+
+    monkeypatch.setattr(report._Album, "add", add)
+    monkeypatch.setattr(report._Album, "prune", prune)
+
+
+@pytest.fixture
+def small(tmp_path):
+    return build_run(tmp_path / "run", starts=(3300,), events=3000, signal=30, toys=50)
+
+
+def test_page_is_self_contained(page):
+    sources = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', page)
+    assert sources
+    assert all(s.startswith(("data:image/png;base64,", "#")) for s in sources)
+    assert "<script" not in page
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_page_has_its_sections_and_names_its_files(page):
+    for anchor in (
+        "headline",
+        "accounting",
+        "windows",
+        "template",
+        "metrics",
+        "figures",
+        "trained",
+        "provenance",
+        "glossary",
+    ):
+        assert f'id="{anchor}"' in page
+    for name in ("results.json", "hunt.json", "skim/skim.json", "manifest.json", "windows/*/quality.json"):
+        assert name in page
+    assert "discover" not in page.lower()
+
+
+def test_page_quotes_the_results(run, page):
+    results = json.loads((run / "results.json").read_text())
+    for window in results["windows"]:
+        for point in window["working_points"]:
+            if point["z_local"] is not None:
+                assert f"<td>{point['z_local']:.2f}</td>".replace("-", "−") in page
+    assert "only a bound" in page
+    assert "p &lt; " in page
+
+
+def test_nulls_are_dashes_with_a_reason(page):
+    assert "too few events outside the window" in page
+    assert "one window only" in page
+    assert not re.search(r">(None|nan|null)<", page)
+
+
+def test_text_is_escaped(page):
+    assert "&lt;events&gt;" in page
+    assert "<events>" not in page
+
+
+def test_every_figure_is_there_as_png_and_pdf(run, page):
+    figures = run / "report" / "figures"
+    stems = {p.stem for p in figures.glob("*.png")}
+    assert stems == {p.stem for p in figures.glob("*.pdf")}
+    assert {
+        "local_p",
+        "toys",
+        "template_quality",
+        "passing_fraction",
+        "sic",
+        "roc",
+        "data_split",
+        "control_events",
+    } <= stems
+    for window in ("3300-3700", "3700-4100"):
+        for kind in ("spectrum", "spectrum_selected", "spectra", "score", "training", "closure"):
+            assert f"{kind}_{window}" in stems
+    assert not list((run / "report").rglob("*.part"))
+
+
+def test_tables_hold_full_precision_and_empty_nulls(run, page):
+    results = json.loads((run / "results.json").read_text())
+    with (run / "report" / "tables" / "working_points.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    points = [p for w in results["windows"] for p in w["working_points"]]
+    assert len(rows) == len(points)
+    for row, point in zip(rows, points, strict=True):
+        for key in ("expected", "p_local", "z_local"):
+            assert row[key] == ("" if point[key] is None else repr(point[key]))
+
+
+def _bytes(run):
+    files = sorted((run / "report").rglob("*"))
+    return {str(p.relative_to(run)): p.read_bytes() for p in files if p.is_file()}
+
+
+def test_blinded_report_is_deterministic_and_independent_of_data_in_windows(tmp_path):
+    run = build_run(tmp_path / "run", starts=(3300,), events=4000, signal=30, labels=False, blind=True, names=NAMES[:2])
+    (run / "report" / "figures").mkdir(parents=True)
+    (run / "report" / "figures" / "stale.png").write_bytes(b"")
+    html = write_report(run).read_text(encoding="utf-8")
+    first = _bytes(run)
+    assert not [name for name in first if "stale" in name]
+    assert "Blinded run" in html
+    assert "blinded</small>" in html
+    assert not [
+        name
+        for name in first
+        if name.startswith(("report/figures/score", "report/figures/local_p", "report/figures/toys"))
+    ]
+
+    rng = np.random.default_rng(9)
+    path = run / "windows" / "3300-3700" / "scores.parquet"
+    scores = pq.read_table(path)
+    table = {k: scores.column(k).to_numpy().copy() for k in scores.column_names}
+    inside = table["region"] == 1
+    assert inside.sum() > 100
+    table["tail"][inside] = rng.random(inside.sum()) ** 3
+    _table(path, table)
+    path = run / "skim" / "events.parquet"
+    table = pq.read_table(path).drop_columns(["jets"])
+    events = {k: table.column(k).to_numpy().copy() for k in table.column_names}
+    inside = (events["mjj"] >= 3300) & (events["mjj"] < 3700)
+    events["m_j1"][inside] = 1.0
+    _table(path, events)
+    path = run / "skim" / "hists.json"
+    hists = {k: hist.Hist(v) for k, v in json.loads(path.read_text(), object_hook=uhi.io.json.object_hook).items()}
+    hists["mjj"].fill(dataset="qcd", selection="after", mjj=np.full(5000, 3500.0))
+    _json(path, json.loads(json.dumps(hists, default=uhi.io.json.default)))
+    write_report(run)
+    second = _bytes(run)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+@pytest.mark.parametrize("name", ["results.json", "hunt.json", "manifest.json", "skim/skim.json", "skim/hists.json"])
+@pytest.mark.parametrize("damage", ["cut", "missing", "empty mapping", "list"])
+def test_damaged_json_is_one_clear_line(small, no_pictures, name, damage):
+    path = small / name
+    if damage == "cut":
+        path.write_text(path.read_text()[: path.stat().st_size // 2])
+    elif damage == "missing":
+        path.unlink()
+    elif name == "skim/hists.json" and damage == "empty mapping":
+        pytest.skip("a run without control histograms is one")
+    else:
+        path.write_text("{}" if damage == "empty mapping" else "[1]")
+    with pytest.raises(RunDirectoryError) as error:
+        write_report(small)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (small / "report" / "index.html").exists()
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "template_scores.parquet", "quality.json", "closure.parquet"])
+def test_damaged_window_is_one_clear_line(small, no_pictures, name):
+    path = small / "windows" / "3300-3700" / name
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunDirectoryError, match=re.escape(str(path))) as error:
+        write_report(small)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_column_and_missing_run_are_named(small, no_pictures, tmp_path):
+    path = small / "windows" / "3300-3700" / "scores.parquet"
+    _table(path, {"event_id": np.arange(3)})
+    with pytest.raises(RunDirectoryError, match="mjj"):
+        write_report(small)
+    with pytest.raises(RunDirectoryError, match="no such run directory"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_run_without_toys_labels_or_training(small, no_pictures):
+    results = json.loads((small / "results.json").read_text())
+    results["global"] = dict.fromkeys(results["global"]) | {"toys": 0}
+    results["windows"][0]["metrics"] = None
+    _json(small / "results.json", results)
+    hunt = json.loads((small / "hunt.json").read_text())
+    _json(small / "hunt.json", hunt | {"toys": {"smallest_p": [], "observed": None}})
+    folder = small / "windows" / "3300-3700"
+    quality = json.loads((folder / "quality.json").read_text())
+    _json(folder / "quality.json", quality | {"roc": None, "metrics": None, "n_signal_truth": None})
+    for name in ("training.json", "split.parquet", "closure.parquet"):
+        (folder / name).unlink()
+    html = write_report(small).read_text(encoding="utf-8")
+    assert 'id="metrics"' not in html
+    assert "no pseudo-experiments" in html
+    assert "was not trained in this run" in html
+    assert "No closure sample" in html

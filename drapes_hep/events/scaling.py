@@ -6,12 +6,13 @@ sidebands alone:
 ``standard``
     :math:`z = (x - \mu) / s`, the papers'.
 ``quantile``
-    Every feature is mapped to a normal variable by its own quantiles *at its mass*. Feature by feature, the quantiles
-    :math:`q_k(m)` at nine levels are polynomials of second order in :math:`\ln m`, fitted to their values in bins of
-    mass; piecewise linear interpolation between them takes out the drift with mass, such as the sharp upper edge of
-    :math:`\Delta R_{JJ}` that the jets' pT threshold moves with m_JJ, and a second, finer map that no longer depends on
-    mass makes the result normal. The network is left with the correlations. Both maps are monotone, so nothing is lost.
-    The few levels matter: with a hundred, neighbouring curves cross and leave spikes that a classifier finds.
+    Every feature is mapped to a normal variable by its own quantiles *at its mass*. Feature by feature, the median and
+    the logarithms of the distances between neighbouring quantiles, at 21 levels, are polynomials of third order in
+    :math:`\ln m`, fitted to their values in bins of mass. Distances stay positive, so the curves cannot cross: where
+    they did, the map would pile events up in spikes that a classifier finds. Piecewise linear interpolation between the
+    curves takes out the drift with mass, such as that of the sharp upper edge of :math:`\Delta R_{JJ}` that the jets'
+    pT threshold moves with m_JJ; a second, finer map that no longer depends on mass makes the result normal. The network
+    is left with the correlations. Both maps are monotone, so nothing is lost.
 
 Shapes: features (n, d), masses (n,) in GeV.
 """
@@ -32,10 +33,12 @@ __all__ = ["Scaling", "fit_scaling", "scaling_from_dict"]
 
 FloatArray = npt.NDArray[np.float64]
 
-_LEVELS = norm.cdf(np.linspace(-3.0, 3.0, 9))
+_UNIT = np.linspace(-2.5, 2.5, 21)
+_LEVELS = norm.cdf(_UNIT)
+_MEDIAN = len(_UNIT) // 2
 _FINE = np.linspace(-3.6, 3.6, 200)
-_MASS_BINS = 12
-_MASS_DEGREE = 2
+_MASS_BINS = 20
+_MASS_DEGREE = 3
 _LEAST_EVENTS = 50
 """Events a mass bin below which its outer quantiles are the extremes of a handful of events."""
 
@@ -53,8 +56,9 @@ class Scaling:
         Natural bounds of the features; what is mapped back is clipped to them.
     mean, scale : array, shape (d,)
         Of ``standard``.
-    curves : array, shape (d, 3, 9)
-        Polynomial coefficients in scaled ln m of the quantiles, of ``quantile``.
+    curves : array, shape (d, 4, 21)
+        Polynomial coefficients in scaled ln m, of ``quantile``: of the median, then of the logarithms of the 20
+        distances between neighbouring quantiles.
     levels : array, shape (d, 200)
         The finer map's quantiles, of ``quantile``.
     """
@@ -73,19 +77,18 @@ class Scaling:
         return np.asarray((np.log(np.asarray(mjj, dtype=np.float64)) - mean) / scale)[:, None]
 
     def _knots(self, mjj: npt.ArrayLike, feature: int) -> FloatArray:
-        knots = _mass_basis(self.condition(mjj)[:, 0]) @ self.curves[feature]
-        # curves fitted level by level can touch in the tails; a strictly rising sequence keeps the map invertible
-        rising = np.maximum.accumulate(knots, axis=1)
-        return np.asarray(rising + np.arange(knots.shape[1]) * 1e-9 * self.scale[feature])
+        values = _mass_basis(self.condition(mjj)[:, 0]) @ self.curves[feature]
+        steps = np.exp(values[:, 1:])
+        knots = np.concatenate([np.zeros((len(steps), 1)), np.cumsum(steps, axis=1)], axis=1)
+        return np.asarray(knots - knots[:, _MEDIAN, None] + values[:, :1])
 
     def forward(self, x: FloatArray, mjj: npt.ArrayLike) -> FloatArray:
         """Scale features."""
         if self.kind == "standard":
             return (x - self.mean) / self.scale
         out = np.empty_like(x, dtype=np.float64)
-        unit = np.linspace(-3.0, 3.0, len(_LEVELS))
         for j in range(x.shape[1]):
-            coarse = _interpolate_rows(x[:, j], self._knots(mjj, j), unit)
+            coarse = _interpolate_rows(x[:, j], self._knots(mjj, j), _UNIT)
             out[:, j] = _interpolate(coarse, self.levels[j], _FINE)
         return out
 
@@ -95,10 +98,9 @@ class Scaling:
             out = z * self.scale + self.mean
         else:
             out = np.empty_like(z, dtype=np.float64)
-            unit = np.linspace(-3.0, 3.0, len(_LEVELS))
             for j in range(z.shape[1]):
                 coarse = _interpolate(z[:, j], _FINE, self.levels[j])
-                out[:, j] = _interpolate_rows(coarse, unit, self._knots(mjj, j))
+                out[:, j] = _interpolate_rows(coarse, _UNIT, self._knots(mjj, j))
         return np.clip(out, self.domain[:, 0], self.domain[:, 1])
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,10 +173,9 @@ def fit_scaling(
         return empty
     curves = _fit_curves(x, empty.condition(mjj)[:, 0], weight)
     coarse = Scaling(kind, log_mass, bounds, mean, scale, curves, np.zeros((d, 0)))
-    unit = np.linspace(-3.0, 3.0, len(_LEVELS))
     levels = np.empty((d, len(_FINE)))
     for j in range(d):
-        y = _interpolate_rows(x[:, j], coarse._knots(mjj, j), unit)
+        y = _interpolate_rows(x[:, j], coarse._knots(mjj, j), _UNIT)
         levels[j] = _weighted_quantiles(y, weight, norm.cdf(_FINE))
     # repeated values give equal levels; a small slope keeps the map invertible
     levels = np.maximum.accumulate(levels, axis=1) + np.arange(len(_FINE)) * 1e-9
@@ -195,7 +196,10 @@ def _fit_curves(x: FloatArray, u: FloatArray, weight: FloatArray) -> FloatArray:
     curves = np.empty((x.shape[1], _MASS_DEGREE + 1, len(_LEVELS)))
     for j in range(x.shape[1]):
         quantiles = np.stack([_weighted_quantiles(x[here, j], weight[here], _LEVELS) for here in chosen])
-        curves[j] = np.linalg.lstsq(basis, quantiles, rcond=None)[0]
+        # a feature that repeats values has distances of 0, which have no logarithm
+        steps = np.maximum(np.diff(quantiles, axis=1), 1e-9 * (quantiles[:, -1:] - quantiles[:, :1]) + 1e-300)
+        values = np.concatenate([quantiles[:, _MEDIAN, None], np.log(steps)], axis=1)
+        curves[j] = np.linalg.lstsq(basis, values, rcond=None)[0]
     return curves
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import uproot
 
-from drapes_hep.files import atomic_path
 from drapes_hep.events.types import Foreign
+from drapes_hep.files import atomic_path
 
 __all__ = ["write_feature_hdf5", "write_feature_root"]
 

@@ -1,7 +1,7 @@
 """Figures: functions that take arrays, histograms or small dataclasses and return a figure.
 
-Nothing is saved or shown here, nothing is computed that a result holds, and pyplot and the session's ``rcParams`` are left
-alone: ``figure.savefig(path)`` is the caller's.
+Nothing is saved or shown here, nothing is computed that a result holds, and pyplot and the session's ``rcParams`` are
+left alone: ``figure.savefig(path)`` is the caller's.
 """
 
 from drapes_hep.plots.control import SplitCounts, control_grid, control_histogram, data_split

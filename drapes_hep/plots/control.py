@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch
 
-from drapes_hep.plots.style import BLUE, GREY, INK, RED, SHADE, Stamp, canvas, stamp_axes, styled
-from drapes_hep.plots.templates import _stamp_text
+from drapes_hep.plots.style import BLUE, GREY, INK, RED, SHADE, Stamp, canvas, log_y, stamp_axes, stamp_figure, styled
 
 __all__ = ["SplitCounts", "control_grid", "control_histogram", "data_split"]
 
@@ -79,7 +78,7 @@ def _draw(ax: Axes, histogram: Any, hidden: Sequence[tuple[float, float]], *, le
                 pick.pop("selection")
             if part is not None:
                 values = values[{split: part}]
-                pick.pop(split)
+                pick.pop(str(split))
             values = values[pick] if pick else values
             content = np.asarray(values.values(), dtype=np.float64)
             variance = values.variances()
@@ -103,7 +102,7 @@ def _draw(ax: Axes, histogram: Any, hidden: Sequence[tuple[float, float]], *, le
     positive = np.concatenate([v[np.isfinite(v) & (v > 0)] for v in drawn] or [np.array([])])
     low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.5, 1.0)
     entries = len(steps) * len(parts) + bool(hidden)
-    ax.set_yscale("log")
+    log_y(ax)
     ax.set_ylim(0.5 * low, high * max(high / low, 10.0) ** (0.1 + 0.085 * entries if legend else 0.08))
     used = np.flatnonzero(np.any([np.nan_to_num(v) > 0 for v in drawn], axis=0)) if drawn else np.array([])
     if len(used):
@@ -128,8 +127,8 @@ def control_histogram(histogram: Any, stamp: Stamp, *, hidden: Sequence[tuple[fl
     Parameters
     ----------
     histogram : hist.Hist
-        One continuous axis; category axes ``dataset`` (summed), ``selection`` (drawn one by one, the last as the result)
-        and at most one more (line styles).
+        One continuous axis; category axes ``dataset`` (summed), ``selection`` (drawn one by one, the last as the
+        result) and at most one more (line styles).
     stamp : Stamp
     hidden : sequence of tuple of float
         Ranges of the drawn axis that are blinded after the selection.
@@ -170,9 +169,9 @@ def control_grid(
     """
     columns = min(columns, max(len(histograms), 1))
     rows = max(1, math.ceil(len(histograms) / columns))
-    width, height = 4.9 * columns, 3.6 * rows + 0.85
+    width, height = 4.9 * columns, 3.6 * rows + 1.3
     fig, axes = canvas(
-        width, height, rows=(1.0,) * rows, columns=columns, left=0.95, right=0.35, bottom=0.75, top=0.85,
+        width, height, rows=(1.0,) * rows, columns=columns, left=0.95, right=0.35, bottom=1.3, top=0.6,
         wspace=0.3, hspace=0.32,
     )  # fmt: skip
     flat = list(axes.ravel())
@@ -183,9 +182,12 @@ def control_grid(
     for ax in flat[len(histograms) :]:
         ax.remove()
     handles, names = flat[0].get_legend_handles_labels()
-    anchor = (1 - 0.35 / width, 1 - 0.1 / height)
-    fig.legend(handles, names, loc="upper right", ncols=4, bbox_to_anchor=anchor, borderaxespad=0.0)
-    fig.text(0.95 / width, 1 - 0.38 / height, _stamp_text(stamp), fontsize=17)
+    if hidden and any(hidden.values()):
+        handles.append(Patch(facecolor="none", edgecolor="#8a8f98", hatch="////"))
+        names.append("blinded after the selection")
+    # as many columns as fit, below all cells
+    fig.legend(handles, names, loc="lower center", ncols=max(1, int(width / 3.0)), bbox_to_anchor=(0.5, 0.0))
+    stamp_figure(fig, stamp, 0.95 / width, 1 - 0.38 / height)
     return fig
 
 
@@ -253,7 +255,7 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
     box(3, 46, 19, 17, "train\nbackground model" + _count(counts.train), pale)
     box(24, 46, 15, 17, "validate\nearly stopping" + _count(counts.validation), pale)
     box(41, 46, 15, 17, "close\nnever fitted" + _count(counts.closure), pale)
-    box(66, 46, 31, 17, "data in the window\nnever seen by the background model" + _count(counts.in_window), warm)
+    box(64, 46, 33, 17, "data in the window\nnever seen by the background model" + _count(counts.in_window), warm)
     box(3, 20, 31, 17, "template: generated\nat masses of the window" + _count(counts.template), plain)
     folds = "" if counts.folds is None else f"{counts.folds} folds, "
     box(
@@ -267,14 +269,12 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
     box(77, 20, 20, 17, "hunt: fit outside\nthe window,\ncount inside", plain)
     ax.text(29.5, 65.5, "sideband events, split once", ha="center", va="center", fontsize=11.5, color="#2f5fc4")
     arrow((12.5, 46), (12.5, 37.2))
-    arrow((31.5, 46), (22, 37.2), ls="--")
-    arrow((34, 28.5), (40.8, 28.5))
+    arrow((31.5, 46), (31.5, 37.2), ls="--")
+    arrow((34, 28.5), (39.8, 28.5))
     arrow((74, 46), (62, 37.2))
-    arrow((70, 28.5), (76.8, 28.5))
-    arrow((48.5, 46), (36, 40.5), ls="--")
-    ax.text(35.2, 40.3, "closure test", ha="right", va="center", fontsize=11)
-    # the sidebands are scored as well: that is what the fit of the hunt uses
-    ax.plot([3, 3], [46, 46], lw=0)
+    arrow((71, 28.5), (76.8, 28.5))
+    arrow((44, 46), (34.2, 37.4), ls="--")
+    ax.text(41.5, 40.5, "closure test", ha="left", va="center", fontsize=11)
     ax.text(
         50, 9,
         "All sideband events get a fold and a score too: the mass fit after each cut uses them.\n"

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 from scipy.stats import norm
 
 from drapes_hep.plots.style import (
@@ -23,6 +24,7 @@ from drapes_hep.plots.style import (
     Stamp,
     canvas,
     efficiency_label,
+    log_y,
     number,
     stamp_axes,
     styled,
@@ -68,11 +70,12 @@ class GlobalP:
         if self.p is None:
             return "global p: not quoted"
         sign, zsign = ("<", ">") if self.bound else ("=", "=")
-        z = "" if self.z is None else rf", $z {zsign} {self.z:.2f}$"
+        z = "" if self.z is None else rf", $z {zsign} \mathrm{{{self.z:.2f}}}$"
         interval = ""
         if self.interval is not None and not self.bound:
             interval = rf" [${number(self.interval[0], 2)}$, ${number(self.interval[1], 2)}$]"
-        return rf"global $p {sign} {number(self.p, 2)}${interval}{z} ({self.toys} toys)"
+        toys = f"none of {self.toys} toys is as extreme" if self.bound else f"{self.toys} toys"
+        return rf"global $p {sign} {number(self.p, 2)}${interval}{z} ({toys})"
 
 
 @styled
@@ -89,17 +92,18 @@ def local_p_scan(points: Sequence[LocalP], stamp: Stamp, *, overall: GlobalP | N
     Returns
     -------
     Figure
-        Horizontal bars are the windows' widths. Where nothing is quoted, the line is broken and an open mark stands above
-        p = 1.
+        Horizontal bars are the windows' widths. Where nothing is quoted, the line is broken and an open mark stands
+        above p = 1.
     """
-    fig, axes = canvas(8.6, 6.9, right=0.6, bottom=1.9)
+    fig, axes = canvas(8.6, 6.9, right=0.6, bottom=1.65)
     ax = axes[0, 0]
     cuts = sorted({p.background_efficiency for p in points}, reverse=True)
     quoted = [p.p_local for p in points if p.p_local is not None]
     smallest = max(min([*quoted, 0.1]), 1e-300)
     depth = max(-math.log10(smallest), 2.0)
-    ceiling, floor = 10 ** (0.16 * depth), 10 ** (-1.12 * depth)
-    handles: list[object] = []
+    # the smallest double bounds both p and the axis
+    ceiling, floor = 10 ** (0.16 * depth), max(10 ** (-1.12 * depth), 1e-306)
+    handles: list[Artist] = []
     names: list[str] = []
     missing = False
     for i, cut in enumerate(cuts):
@@ -107,11 +111,13 @@ def local_p_scan(points: Sequence[LocalP], stamp: Stamp, *, overall: GlobalP | N
         rows = sorted((p for p in points if p.background_efficiency == cut), key=lambda p: p.window)
         width = np.array([p.window[1] - p.window[0] for p in rows])
         # a little apart, or the markers of one window hide each other
-        centre = np.array([0.5 * sum(p.window) for p in rows]) + (i - 0.5 * (len(cuts) - 1)) * 0.05 * width
+        middle = np.array([0.5 * sum(p.window) for p in rows])
+        centre = middle + (i - 0.5 * (len(cuts) - 1)) * 0.05 * width
         p = np.array([math.nan if r.p_local is None else max(r.p_local, 1e-300) for r in rows])
         ax.plot(centre, p, color=colour, lw=1.2, alpha=0.8, ls="--" if cut >= 1 else "-", zorder=3)
         seen = np.isfinite(p)
-        ax.errorbar(centre[seen], p[seen], xerr=0.5 * width[seen], fmt=marker, color=colour, ms=6, lw=0.9, zorder=4)
+        ax.plot(centre[seen], p[seen], marker, color=colour, ms=6, zorder=4)
+        ax.hlines(p[seen], (middle - 0.5 * width)[seen], (middle + 0.5 * width)[seen], color=colour, lw=0.9, zorder=3)
         if (~seen).any():
             missing = True
             level = 10 ** (depth * (0.035 + 0.11 * i / max(len(cuts), 1)))
@@ -121,12 +127,12 @@ def local_p_scan(points: Sequence[LocalP], stamp: Stamp, *, overall: GlobalP | N
     if missing:
         handles.append(Line2D([], [], color=GREY, marker="o", mfc="none", ls="none", ms=6))
         names.append("not quoted")
-    ax.set_yscale("log")
+    log_y(ax)
     ax.set_ylim(floor, ceiling)
     ax.axhline(1.0, color=INK, lw=0.7)
     deepest = int(norm.isf(max(floor, 1e-300)))
     step = max(1, math.ceil(deepest / 8))
-    for z in range(0, deepest + 1, step):
+    for z in range(step, deepest + 1, step):
         level = float(norm.sf(z))
         ax.axhline(level, color=GREY, lw=0.8, ls=":", zorder=1)
         ax.annotate(
@@ -141,7 +147,6 @@ def local_p_scan(points: Sequence[LocalP], stamp: Stamp, *, overall: GlobalP | N
         ax.set_yticks([t for t in ax.get_yticks(minor=True) if floor <= t < 1], minor=True)
     else:
         ax.set_yticks([], minor=True)
-    ax.yaxis.set_minor_formatter(NullFormatter())
     edges = [e for p in points for e in p.window]
     ax.set_xlim(min(edges, default=0) - 60, max(edges, default=1) + 60)
     ax.set_xlabel(r"$m_{JJ}$ of the window [GeV]")
@@ -192,12 +197,12 @@ def toy_distribution(smallest_p: npt.ArrayLike, observed: float | None, stamp: S
         beyond = np.where(edges[:-1] >= data, counts, 0.0)
         ax.stairs(beyond, edges, color=RED, fill=True, alpha=0.6)
         text = rf"data: $p = {number(observed, 2)}$; {at_least} of {len(x)} at least as extreme"
-        ax.axvline(data, color=RED, lw=2, label=text)
+        ax.axvline(data, 0, 0.8, color=RED, lw=2, label=text)  # under the legend
         end = max(end, 1.06 * data)
-    ax.set_yscale("log")
+    log_y(ax)
     ax.set_ylim(0.5, max(float(counts.max(initial=1.0)), 1.0) * 12)
     ax.set_xlim(0, end)
-    ax.set_xlabel(r"$-\log_{10}$ of the smallest local $p$-value")
+    ax.set_xlabel(r"$-\log_\mathrm{10}$ of the smallest local $p$-value")
     ax.set_ylabel(f"Pseudo-experiments / {step:g}")
     ax.legend(loc="upper right")
     stamp_axes(ax, stamp)

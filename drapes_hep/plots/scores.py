@@ -10,7 +10,7 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
 from drapes_hep.metrics import Roc
 from drapes_hep.plots.style import (
@@ -24,6 +24,8 @@ from drapes_hep.plots.style import (
     canvas,
     efficiency_label,
     inner_ticks,
+    log_y,
+    place_y_labels,
     poisson_interval,
     ratio_interval,
     share_x,
@@ -91,7 +93,7 @@ def _limit(curve: Roc) -> float:
 
 def _curve(ax: Axes, x: FloatArray, y: FloatArray, good: npt.NDArray[np.bool_], colour: object, label: str) -> None:
     ax.plot(x[good], y[good], color=colour, label=label, zorder=4)
-    ax.plot(x[~good], y[~good], color=colour, alpha=0.4, lw=1.0, ls=":", zorder=3)
+    ax.plot(x[~good], y[~good], color=colour, alpha=0.8, lw=1.2, ls=":", zorder=3)
 
 
 @styled
@@ -122,7 +124,7 @@ def roc_curve(curves: Mapping[str, Roc], stamp: Stamp) -> Figure:
         top = max(top, float((1 / b).max(initial=1.0)))
     line = np.geomspace(1e-4, 1, 200)
     ax.plot(line, 1 / line, color=INK, ls="--", lw=1, label="random")
-    ax.set_yscale("log")
+    log_y(ax)
     ax.set_xlim(0, 1)
     ax.set_ylim(1, 3 * top)
     ax.set_xlabel(r"Signal efficiency $\epsilon_S$")
@@ -171,7 +173,7 @@ def sic_curve(curves: Mapping[str, Roc], stamp: Stamp) -> Figure:
     # one row of headroom for each two entries of the legend
     ax.set_ylim(0, highest * (1.12 + 0.075 * ((len(curves) + 3) // 2)))
     ax.set_xlabel(r"Background rejection $1/\epsilon_B$")
-    ax.set_ylabel(r"Significance improvement $\epsilon_S / \sqrt{\epsilon_B}$")
+    ax.set_ylabel(r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$")
     ax.legend(loc="upper left", ncols=2, fontsize=11.5 if len(curves) > 4 else None)
     stamp_axes(ax, stamp)
     return fig
@@ -235,7 +237,7 @@ def score_distribution(
     bars = np.stack([seen - low, high - seen])
     shown = seen > 0
     top.errorbar(centre[shown], seen[shown], bars[:, shown], fmt="o", ms=5, lw=1, color=INK, label="data in the window")
-    top.set_yscale("log")
+    log_y(top)
     positive = np.concatenate([seen[seen > 0], flat[flat > 0], [1.0]])
     top.set_ylim(0.3 * positive.min(), positive.max() * 12)
     top.set_xlim(edges[0], edges[-1])
@@ -249,21 +251,25 @@ def score_distribution(
     low_panel.errorbar(centre[good], ratio[good], spread[:, good], fmt="o", ms=5, lw=1, color=INK)
     most = float(np.nanmax((seen + bars[1])[good] / flat[good], initial=1.5))
     if most > 4:
-        low_panel.set_yscale("log")
-        low_panel.set_ylim(0.4, 1.5 * most)
+        log_y(low_panel)
+        low_panel.set_ylim(0.4, 1.6 * most)
+        ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t < 1.4 * most]
+        ticks = ticks[1 :: 1 if len(ticks) < 6 else 2]
+        low_panel.set_yticks(ticks, [f"{t:g}" for t in ticks])
     else:
         inner_ticks(low_panel, 0.0, max(2.0, 1.1 * most), 4)
     for point in working_points:
         if point < 1 and -np.log10(point) < edges[-1]:
             for ax in (top, low_panel):
-                ax.axvline(-np.log10(point), color=RED, lw=1, ls=":", zorder=1)
+                # under the legend
+                ax.axvline(-np.log10(point), 0, 0.72 if ax is top else 1, color=RED, lw=1, ls=":", zorder=1)
     if any(p < 1 for p in working_points):
         top.plot([], [], color=RED, lw=1, ls=":", label="working points")
     top.legend(title=title or None, loc="upper right", alignment="left")
     low_panel.set_ylabel("Data / templ.", loc="center", fontsize=14)
-    low_panel.set_xlabel(r"$-\log_{10}$ (score tail), last bin with overflow")
+    low_panel.set_xlabel(r"$-\log_\mathrm{10}$(score tail), last bin with overflow")
     stamp_axes(top, stamp)
-    fig.align_ylabels()
+    place_y_labels(top, low_panel)
     return fig
 
 
@@ -292,7 +298,7 @@ def passing_fraction(points: Sequence[Passing], stamp: Stamp) -> Figure:
         if i:
             share_x(axes[i - 1, 0], ax)
         ax.axhline(1, color=INK, lw=0.9, ls="--")
-        highest = 1.5
+        highest, lowest = 1.5, 0.5
         for j, region in enumerate(regions):
             rows_here = [p for p in points if p.region == region and p.background_efficiency == cut and p.total > 0]
             if not rows_here:
@@ -307,16 +313,21 @@ def passing_fraction(points: Sequence[Passing], stamp: Stamp) -> Figure:
                 color=(BLUE, RED, PALETTE[2])[j], ms=6, lw=1.2, label=region,
             )  # fmt: skip
             highest = max(highest, float((high / cut).max()))
+            lowest = min(lowest, float((value / cut)[value > 0].min(initial=lowest)))
         low_edge = 0.0
         if highest > 6:
-            ax.set_yscale("log")
-            low_edge = 0.2
-            ax.yaxis.set_minor_formatter(NullFormatter())
+            log_y(ax)
+            low_edge = min(0.2, 0.4 * lowest)
             ax.yaxis.set_major_locator(LogLocator(numticks=4))
-        ax.set_ylim(low_edge, highest * (1.25 if low_edge == 0 else 2.5))
+            ax.set_ylim(low_edge, highest * 2.5)
+        else:
+            inner_ticks(ax, low_edge, 1.25 * highest, 4)
+            ax.yaxis.get_major_locator().set_params(prune="both" if i < rows - 1 else "upper")
         ax.text(0.015, 0.93, efficiency_label(cut), transform=ax.transAxes, va="top", fontsize=14)
-    middle = axes[rows // 2, 0] if rows % 2 else axes[0, 0]
-    middle.set_ylabel(r"Fraction passing / $\epsilon_B$", loc="center")
+    # one label for all panels, clear of the widest tick label
+    fig.text(
+        0.3 / 8.0, 1 - 0.5 / height, r"Fraction passing / $\epsilon_B$", rotation=90, ha="center", va="top", fontsize=17
+    )
     edges = [e for p in points for e in p.window]
     axes[-1, 0].set_xlim(min(edges, default=0) - 50, max(edges, default=1) + 50)
     axes[-1, 0].set_xlabel(r"$m_{JJ}$ of the window [GeV]")

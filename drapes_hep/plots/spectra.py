@@ -1,8 +1,8 @@
 """The mass spectrum with its fit, inclusive and after a selection.
 
-Points are counts with Garwood's 68% intervals. Pulls are signed square roots of the bins' deviances, which stay sensible
-for few counts (a Pearson pull of one event where 0.01 are expected is 10) and whose squares, unmerged and outside the
-window, sum to the chi2 of the fit.
+Points are counts with Garwood's 68% intervals. Pulls are signed square roots of the bins' deviances, which stay
+sensible for few counts (a Pearson pull of one event where 0.01 are expected is 10) and whose squares, unmerged and
+outside the window, sum to the chi2 of the fit.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +28,13 @@ from drapes_hep.plots.style import (
     SHADE,
     Stamp,
     canvas,
+    chi2_label,
     efficiency_label,
     inner_ticks,
+    log_y,
     mask_runs,
     number,
+    place_y_labels,
     poisson_interval,
     share_x,
     stamp_axes,
@@ -113,7 +117,7 @@ def merge_bins(spectrum: Spectrum, factor: int) -> Spectrum:
         breaks |= {int(np.argmin(np.abs(edges - edge))) for edge in spectrum.window}
     ordered = sorted(breaks)
     starts: list[int] = []
-    for low, high in zip(ordered[:-1], ordered[1:], strict=True):
+    for low, high in pairwise(ordered):
         pieces = max(1, round((high - low) / factor))
         starts += sorted({int(i) for i in np.linspace(low, high, pieces + 1)[:-1].round()})
 
@@ -137,15 +141,14 @@ def _nominal_width(edges: FloatArray) -> float:
 
 
 def _display_factor(spectrum: Spectrum) -> int:
-    """Merge until a typical bin in the middle of the events holds some ten, at most to 100 GeV and never to under 12."""
+    """Merge until bins hold ten events on average, at most to 100 GeV and never to under 12 bins."""
     level = spectrum.counts if spectrum.expected is None else spectrum.expected
     level = level[np.isfinite(level)]
     if not len(level) or level.sum() <= 0:
         return 1
-    typical = float((level * level).sum() / level.sum())
     width = _nominal_width(spectrum.edges)
     most = max(1, min(math.floor(100.0 / width + 1e-9), len(spectrum.counts) // 12))
-    return int(np.clip(math.ceil(10.0 / typical), 1, most))
+    return int(np.clip(math.ceil(10.0 / float(level.mean())), 1, most))
 
 
 def _pulls(spectrum: Spectrum) -> FloatArray:
@@ -154,8 +157,10 @@ def _pulls(spectrum: Spectrum) -> FloatArray:
     return np.asarray(np.sign(spectrum.counts - mu) * np.sqrt(poisson_deviance(spectrum.counts, mu)))
 
 
-def _points(ax: Axes, s: Spectrum, scale: FloatArray, colour: str, marker: str, floor: float) -> ErrorbarContainer:
-    """Draw counts; empty bins show the upper end of their interval alone, hidden ones nothing."""
+def _points(
+    ax: Axes, s: Spectrum, scale: FloatArray, colour: str, marker: str, floor: float | None = None
+) -> ErrorbarContainer:
+    """Draw counts; empty bins show their interval above ``floor``, if it is given; hidden bins show nothing."""
     centre, half = 0.5 * (s.edges[1:] + s.edges[:-1]), 0.5 * np.diff(s.edges)
     low, high = poisson_interval(s.counts)
     filled, empty = s.counts > 0, s.counts == 0
@@ -170,7 +175,8 @@ def _points(ax: Axes, s: Spectrum, scale: FloatArray, colour: str, marker: str, 
         color=colour,
         zorder=5,
     )
-    ax.vlines(centre[empty], floor, (high * scale)[empty], color=colour, lw=0.7, alpha=0.5, zorder=4)
+    if floor is not None:
+        ax.vlines(centre[empty], floor, (high * scale)[empty], color=colour, lw=0.7, alpha=0.35, zorder=4)
     return bars
 
 
@@ -206,11 +212,11 @@ def _summary(s: Spectrum) -> list[str]:
     expected = "–"
     if s.total is not None:
         digits = 1 if s.total < 100 else 0
-        error = "" if s.total_error is None else rf" \pm {s.total_error:.{digits}f}"
-        expected = rf"${s.total:.{digits}f}{error}$"
+        error = "" if s.total_error is None else f" ± {s.total_error:.{digits}f}"
+        expected = f"{s.total:.{digits}f}{error}"
     observed = "blind" if s.hidden.any() and s.observed is None else "–" if s.observed is None else f"{s.observed:.0f}"
     out.append(f"in the window: observed {observed}, expected {expected}")
-    z = "–" if s.z_local is None else f"${s.z_local:.2f}$"
+    z = "–" if s.z_local is None else f"{s.z_local:.2f}".replace("-", "−")
     out.append(rf"$z_\mathrm{{local}}$ = {z}")
     return out
 
@@ -246,7 +252,7 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
         else f"data, bins merged for display (fit: {_nominal_width(data.edges):.3g} GeV)"
     )
     handles.append(points)
-    top.set_yscale("log")
+    log_y(top)
     top.set_ylim(bottom, ceiling)
     top.set_xlim(shown.edges[0], shown.edges[-1])
     if shown.expected is not None:
@@ -258,12 +264,12 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
         top.plot(x, y, color=BLUE, zorder=3)
         quality = []
         if data.chi2 is not None and data.ndof is not None:
-            quality.append(rf"$\chi^2/\mathrm{{ndof}} = {data.chi2:.1f}/{data.ndof}$")
+            quality.append(chi2_label(data.chi2, data.ndof))
         if data.fit_p is not None:
             quality.append(rf"$p = {number(data.fit_p, 2)}$")
         fit_label = "fit outside the window" if data.window is not None else "fit"
         handles.append((Patch(color=BLUE, alpha=0.35, lw=0), Line2D([], [], color=BLUE)))
-        labels_fit = fit_label + (", " + ", ".join(quality) if quality else r", $\pm 1\sigma$")
+        labels_fit = fit_label + (", " + ", ".join(quality) if quality else r", ±1$\sigma$")
     shades = _shade(top, shown)
     _shade(low_panel, shown)
     handles += shades
@@ -291,7 +297,7 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
     inner_ticks(low_panel, -reach, reach)
     for level in (-2, 2):
         low_panel.axhline(level, color=INK, lw=0.6, ls=":")
-    fig.align_ylabels()
+    place_y_labels(top, low_panel)
     return fig
 
 
@@ -319,7 +325,7 @@ def selected_spectra(spectra: Sequence[Spectrum], stamp: Stamp) -> Figure:
         scale = unit / np.diff(s.edges)
         levels += [s.counts * scale] + ([] if s.expected is None else [s.expected * scale])
     bottom, ceiling = _y_range(levels, 0.12 + 0.075 * len(shown))
-    ax.set_yscale("log")
+    log_y(ax)
     ax.set_ylim(bottom, ceiling)
     ax.set_xlim(shown[0].edges[0], shown[0].edges[-1])
     handles: list[object] = []
@@ -327,14 +333,15 @@ def selected_spectra(spectra: Sequence[Spectrum], stamp: Stamp) -> Figure:
     for i, (s, fine) in enumerate(zip(shown, spectra, strict=True)):
         colour, marker = (INK, *PALETTE)[i % 7], MARKERS[i % 6]
         scale = unit / np.diff(s.edges)
-        handles.append(_points(ax, s, scale, colour, marker, bottom))
+        # no bars for empty bins: those of several cuts would hide each other
+        handles.append(_points(ax, s, scale, colour, marker))
         if s.expected is not None:
             x, y = np.repeat(s.edges, 2)[1:-1], np.repeat(s.expected * scale, 2)
             if s.expected_error is not None:
                 band = np.repeat(s.expected_error * scale, 2)
                 ax.fill_between(x, np.maximum(y - band, 1e-9), y + band, color=colour, alpha=0.25, lw=0, zorder=2)
             ax.plot(x, y, color=colour, lw=1.3, zorder=3)
-        z = "–" if s.z_local is None else f"{s.z_local:.2f}"
+        z = "–" if s.z_local is None else f"{s.z_local:.2f}".replace("-", "−")
         text = f"{efficiency_label(s.background_efficiency)}: " + rf"$z_\mathrm{{local}}$ = {z}"
         if len(s.counts) != len(fine.counts):
             text += f" (shown in {_nominal_width(s.edges):.3g} GeV bins)"

@@ -1,7 +1,7 @@
 """What all figures share: style, canvas, stamp, colours, intervals of counts.
 
-Style lives in a context, never in the session's ``rcParams``. Matplotlib reads some parameters only when it draws (fonts,
-ticks), so a figure carries its style along: :class:`HepFigure` enters the context again whenever it is drawn or saved.
+Style lives in a context, never in the session's ``rcParams``. Matplotlib reads some parameters only when it draws
+(fonts, ticks), so a figure carries its style along: :class:`HepFigure` enters the context again whenever it is drawn.
 Margins are fixed in inches, not computed: every figure of a kind is aligned alike, and drawing takes half the time.
 """
 
@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from scipy import special
 
 from drapes_hep.config import PlotConfig
@@ -51,6 +52,7 @@ _STYLE: dict[str, Any] = {
     "xtick.minor.size": 4,
     "ytick.minor.size": 4,
     "legend.fontsize": 12.5,
+    "legend.title_fontsize": 12.5,
     "legend.handlelength": 1.7,
     "legend.labelspacing": 0.35,
     "mathtext.default": "it",
@@ -84,10 +86,20 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class HepFigure(Figure):
-    """A figure, unknown to pyplot, that is drawn in the style in which it was made."""
+    """A figure, unknown to pyplot, that is drawn in the style in which it was made.
+
+    Attributes
+    ----------
+    measuring : bool
+        While set, drawing does nothing.
+    """
+
+    measuring = False
 
     def draw(self, renderer: RendererBase) -> None:
         """Draw in :func:`figure_style`."""
+        if self.measuring:
+            return
         with figure_style():
             super().draw(renderer)
 
@@ -122,15 +134,35 @@ def stamp_axes(ax: Axes, stamp: Stamp, scale: float = 1.0) -> None:
     com = None if stamp.sqrt_s is None else f"{stamp.sqrt_s / 1000:g}"
     lumi = None if stamp.lumi is None else f"{stamp.lumi:g}"
     size = 16.0 * scale
+    fig = ax.figure
+    # mplhep draws everything to place the second text after the first, which takes a third of a report's time; with
+    # fixed margins the text can be measured without
+    if isinstance(fig, HepFigure):
+        fig.measuring = True
     mplhep.label.exp_label(
         exp=stamp.label,
         text=stamp.text,
         data=True,  # otherwise mplhep writes "Simulation" itself, whatever the label says
+        scilocator_adjust=False,  # it draws the whole figure once more to find an offset text, and ours have none
         lumi=lumi,
         com=com,
         ax=ax,
         fontsize=(1.15 * size, size, size, size),
     )
+    if isinstance(fig, HepFigure):
+        fig.measuring = False
+
+
+def stamp_figure(fig: Figure, stamp: Stamp, x: float, y: float) -> None:
+    """Write the stamp in one line on a grid of panels, starting at figure coordinates (x, y)."""
+    energy = "" if stamp.sqrt_s is None else f"{stamp.sqrt_s / 1000:g} TeV"
+    lumi = "" if stamp.lumi is None else rf"{stamp.lumi:g} fb$^{{-1}}$"
+    right = ", ".join(word for word in (lumi, energy) if word)
+    bold = fig.text(x, y, stamp.label, fontsize=18, fontweight="bold")
+    words = f"{stamp.text} ({right})".strip() if right else stamp.text
+    # beside the end of the bold text, wherever that is
+    end = Annotation(words, (1, 0), xycoords=bold, xytext=(6, 0), textcoords="offset points", fontsize=16, va="bottom")
+    fig.add_artist(end)
 
 
 def canvas(
@@ -191,10 +223,23 @@ def share_x(upper: Axes, lower: Axes) -> None:
     upper.tick_params(labelbottom=False)
 
 
+def log_y(ax: Axes) -> None:
+    """Make the y axis logarithmic, without labels between the decades: they overlap, and cost time."""
+    ax.set_yscale("log")
+    ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
 def inner_ticks(ax: Axes, low: float, high: float, count: int = 5) -> None:
     """Set a panel's range with few ticks, none at its upper edge where the panel above has its own lowest label."""
     ax.set_ylim(low, high)
     ax.yaxis.set_major_locator(mpl.ticker.MaxNLocator(count, prune="upper", steps=[1, 2, 2.5, 5, 10]))
+
+
+def place_y_labels(*axes: Axes, inches: float = 0.72) -> None:
+    """Put the y labels of panels in one line, at a distance from the axes that need not be measured by drawing."""
+    for ax in axes:
+        width = ax.figure.get_figwidth() * ax.get_position().width  # type: ignore[union-attr]
+        ax.yaxis.set_label_coords(-inches / width, ax.yaxis.label.get_position()[1])
 
 
 def mask_runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -234,13 +279,19 @@ def ratio_interval(passed: npt.ArrayLike, total: npt.ArrayLike) -> tuple[FloatAr
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a number as mathtext without its dollars: large and small ones in powers of ten."""
+    """Write a number as upright mathtext without its dollars: large and small ones in powers of ten."""
     if value is None or not np.isfinite(value):
         return r"\mathrm{-}"
     if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
+        text = f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
+        return rf"\mathrm{{{text}}}"
     mantissa, exponent = f"{value:.{max(digits - 2, 0)}e}".split("e")
-    return rf"{mantissa}\times 10^{{{int(exponent)}}}"
+    return rf"\mathrm{{{mantissa}\times 10^{{{int(exponent)}}}}}"
+
+
+def chi2_label(chi2: float, ndof: int) -> str:
+    """Write chi2 / ndof as mathtext."""
+    return rf"$\chi^\mathrm{{2}}/\mathrm{{ndof}} = \mathrm{{{chi2:.1f}/{ndof}}}$"
 
 
 def efficiency_label(efficiency: float) -> str:
@@ -249,5 +300,5 @@ def efficiency_label(efficiency: float) -> str:
         return "inclusive"
     exponent = np.log10(efficiency)
     if np.isclose(exponent, round(exponent)) and exponent <= -3:
-        return rf"$\epsilon_B = 10^{{{round(exponent)}}}$"
-    return rf"$\epsilon_B = {efficiency:g}$"
+        return rf"$\epsilon_B = \mathrm{{10^{{{round(exponent)}}}}}$"
+    return rf"$\epsilon_B = \mathrm{{{efficiency:g}}}$"

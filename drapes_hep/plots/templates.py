@@ -20,9 +20,12 @@ from drapes_hep.plots.style import (
     RED,
     Stamp,
     canvas,
+    chi2_label,
     inner_ticks,
+    place_y_labels,
     share_x,
     stamp_axes,
+    stamp_figure,
     styled,
 )
 
@@ -159,7 +162,7 @@ def _closure_panels(top: Axes, low_panel: Axes, data: Closure, *, legend: bool) 
     )
     peak = float(max(np.max(ref + ref_error, initial=0.0), np.max(tem + tem_error, initial=0.0), 1e-12))
     top.set_ylim(0, peak * (1.62 if legend else 1.3))
-    text = rf"$\chi^2/\mathrm{{ndof}} = {chi2:.1f}/{max(ndof, 0)}$"
+    text = chi2_label(chi2, max(ndof, 0))
     if legend:
         top.legend(title=text, title_fontsize=12.5, loc="upper right", alignment="left")
     else:
@@ -173,7 +176,7 @@ def _closure_panels(top: Axes, low_panel: Axes, data: Closure, *, legend: bool) 
         top.yaxis.get_major_formatter().set_powerlimits((power, power))  # type: ignore[attr-defined]
     unit = data.axis_label.rpartition("[")[2].rstrip("]") if "[" in data.axis_label else ""
     per = f" / {unit}" if unit else ""
-    factor = rf" $\times 10^{{{-power}}}$" if power < -1 else ""
+    factor = rf" $\times\mathrm{{10^{{{-power}}}}}$" if power < -1 else ""
     top.set_ylabel(f"Normalised{per}{factor}", fontsize=None if legend else 13)
     top.yaxis.set_major_locator(MaxNLocator(5, prune="lower"))
     good = tem > 0
@@ -210,7 +213,7 @@ def feature_closure(data: Closure, stamp: Stamp) -> Figure:
     share_x(axes[0, 0], axes[1, 0])
     _closure_panels(axes[0, 0], axes[1, 0], data, legend=True)
     stamp_axes(axes[0, 0], stamp)
-    fig.align_ylabels()
+    place_y_labels(axes[0, 0], axes[1, 0])
     return fig
 
 
@@ -233,12 +236,12 @@ def feature_grid(data: Sequence[Closure], stamp: Stamp, *, title: str = "", colu
     """
     columns = min(columns, max(len(data), 1))
     rows = math.ceil(len(data) / columns)
-    width, height = 4.9 * columns, 4.2 * rows + 1.0
+    width, height = 4.9 * columns, 4.2 * rows + 1.1
     fig, _ = canvas(width, height, rows=(1.0,), columns=1)
     for ax in list(fig.axes):
         ax.remove()
     outer = fig.add_gridspec(
-        rows, columns, left=0.95 / width, right=1 - 0.3 / width, bottom=0.8 / height, top=1 - 0.95 / height,
+        rows, columns, left=0.95 / width, right=1 - 0.3 / width, bottom=0.9 / height, top=1 - 0.95 / height,
         wspace=0.26, hspace=0.25,
     )  # fmt: skip
     for i, one in enumerate(data):
@@ -248,23 +251,14 @@ def feature_grid(data: Sequence[Closure], stamp: Stamp, *, title: str = "", colu
             ax.tick_params(labelsize=12)
         share_x(top, low_panel)
         _closure_panels(top, low_panel, one, legend=False)
+        place_y_labels(top, low_panel, inches=0.56)
         if i == 0:
             first = top
     handles, names = first.get_legend_handles_labels()
     anchor = (1 - 0.3 / width, 1 - 0.12 / height)
-    legend = fig.legend(handles, names, loc="upper right", bbox_to_anchor=anchor, ncols=2, title=title or None)
-    legend.set_in_layout(False)
-    fig.text(0.95 / width, 1 - 0.75 / height, _stamp_text(stamp), fontsize=17)
+    fig.legend(handles, names, loc="upper right", bbox_to_anchor=anchor, ncols=2, title=title or None)
+    stamp_figure(fig, stamp, 0.95 / width, 1 - 0.75 / height)
     return fig
-
-
-def _stamp_text(stamp: Stamp) -> str:
-    # a grid is too small a place for the usual stamp above one panel: one line for the whole figure
-    bold = r"\ ".join(word for word in stamp.label.split())
-    energy = "" if stamp.sqrt_s is None else f"{stamp.sqrt_s / 1000:g} TeV"
-    lumi = "" if stamp.lumi is None else rf"{stamp.lumi:g} fb$^{{-1}}$, "
-    right = f"({lumi}{energy})" if energy or lumi else ""
-    return rf"$\mathbf{{{bold}}}$ {stamp.text} {right}".replace("  ", " ")
 
 
 @styled
@@ -291,7 +285,7 @@ def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "") -> Fig
     top.plot(epoch[: len(held)], held, color=RED, ls="--", label="validation (held out)")
     if curve.best_epoch is not None:
         for ax in (top, low_panel):
-            ax.axvline(curve.best_epoch, color=INK, lw=1, ls=":")
+            ax.axvline(curve.best_epoch, 0, 0.6 if ax is top else 1.0, color=INK, lw=1, ls=":")  # under the legend
         top.plot([], [], color=INK, lw=1, ls=":", label=f"kept: epoch {curve.best_epoch}")
     values = np.concatenate([train, held])
     values = values[np.isfinite(values)]
@@ -306,12 +300,12 @@ def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "") -> Fig
     rate = np.asarray(curve.rate, dtype=np.float64)
     low_panel.plot(epoch[: len(rate)], 1e3 * rate, color=PALETTE[3])
     low_panel.set_ylim(0, 1.15e3 * float(rate.max(initial=1e-9)))
-    low_panel.set_ylabel(r"Rate $\times 10^3$", loc="center", fontsize=14)
+    low_panel.set_ylabel(r"Rate $\times\mathrm{10^3}$", loc="center", fontsize=14)
     low_panel.yaxis.set_major_locator(MaxNLocator(3, prune="upper"))
     low_panel.set_xlabel("Epoch")
     low_panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     stamp_axes(top, stamp)
-    fig.align_ylabels()
+    place_y_labels(top, low_panel, inches=0.78)
     return fig
 
 
@@ -344,10 +338,12 @@ def template_quality(points: Sequence[QualityPoint], stamp: Stamp) -> Figure:
             continue
         width = np.array([0.5 * (w[1] - w[0]) for w, _ in rows])
         # the series are moved apart a little, or their points hide each other
-        centre = np.array([0.5 * (w[0] + w[1]) for w, _ in rows]) + (i - 1) * 0.08 * width
+        middle = np.array([0.5 * (w[0] + w[1]) for w, _ in rows])
+        centre = middle + (i - 1) * 0.08 * width
         value = np.array([v[0] for _, v in rows])
         error = np.array([0.0 if v[1] is None else v[1] for _, v in rows])
-        ax.errorbar(centre, value, error, xerr=0.5 * width, fmt=MARKERS[i], color=colour, ms=6, lw=1.3, label=label)
+        ax.errorbar(centre, value, error, fmt=MARKERS[i], color=colour, ms=6, lw=1.3, label=label)
+        ax.hlines(value, middle - width, middle + width, color=colour, lw=1.0)
         seen += [*(value + error), *(value - error)]
     ax.plot([], [], color=INK, lw=1, ls="--", label="indistinguishable")
     reach = max([abs(v - 0.5) for v in seen], default=0.02)

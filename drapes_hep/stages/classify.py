@@ -13,6 +13,7 @@ from drapes_hep.cwola.classifiers import Trees, load_classifier
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fold_scores
 from drapes_hep.errors import DrapesError
+from drapes_hep.events.scaling import Scaling
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
 from drapes_hep.files import write_json
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
@@ -21,7 +22,7 @@ from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import run_stage
 from drapes_hep.stages.context import Context, feature_matrix, load_events
 from drapes_hep.stages.model import pseudo_window
-from drapes_hep.templates.model import CLOSURE
+from drapes_hep.templates.model import CLOSURE, load_background_model
 
 __all__ = ["classify", "sample_of", "truth_metrics"]
 
@@ -32,7 +33,12 @@ _ROC_POINTS = 1000
 
 
 def sample_of(
-    events: Skim, features: Sequence[str], folds: int, seed: int, chosen: npt.NDArray[Any] | None = None
+    events: Skim,
+    features: Sequence[str],
+    folds: int,
+    seed: int,
+    chosen: npt.NDArray[Any] | None = None,
+    scaling: Scaling | None = None,
 ) -> Sample:
     """Turn an event table into what a classifier is given.
 
@@ -46,6 +52,10 @@ def sample_of(
         The run's seed.
     chosen : array of bool or int, optional
         Which events; all by default.
+    scaling : Scaling, optional
+        Turns each event's features into normal variables at its own mass. The background's distribution then no longer
+        depends on m_JJ, feature by feature, so that a cut does not sculpt the spectrum (the idea of LaCATHODE,
+        arXiv:2210.14924): what the classifier sees knows less of m_JJ than the features themselves do.
 
     Returns
     -------
@@ -56,6 +66,8 @@ def sample_of(
     parent = np.asarray(events["parent_id"])[keep] if "parent_id" in events.columns else None
     root = ids if parent is None else np.where(parent < 0, ids, parent)
     x = feature_matrix(events, features)[keep]
+    if scaling is not None:
+        x = scaling.forward(x, np.asarray(events["mjj"])[keep])
     return Sample(x, np.asarray(events["weight"])[keep], assign_folds(ids, folds, seed, parent), root)
 
 
@@ -75,6 +87,7 @@ def classify(context: Context, window: Window) -> None:
         "pseudo": pseudo_window(context, window),
     }
     reads = [context.run.events, folder / "template.parquet", folder / "closure.parquet", folder / "split.parquet"]
+    reads += [folder / "model" / "card.json", folder / "model" / "model.safetensors"]
     if config.data.labels:
         reads.append(context.run.truth)
     run_stage(
@@ -89,9 +102,10 @@ def _classify(context: Context, window: Window) -> list[Path]:
     template = read_skim(folder / "template.parquet", ("event_id", "parent_id", "mjj", "weight", *features))
     mjj = np.asarray(events["mjj"])
     inside, outside = window.in_signal_region(mjj), window.in_sidebands(mjj)
-    data = sample_of(events, features, cwola.folds, config.seed, inside)
-    reference = sample_of(template, features, cwola.folds, config.seed)
-    sidebands = sample_of(events, features, cwola.folds, config.seed, outside)
+    scaling = load_background_model(folder / "model", window).scaling if cwola.inputs == "scaled" else None
+    data = sample_of(events, features, cwola.folds, config.seed, inside, scaling)
+    reference = sample_of(template, features, cwola.folds, config.seed, scaling=scaling)
+    sidebands = sample_of(events, features, cwola.folds, config.seed, outside, scaling)
     with context.reporter.bar(f"classify {window.name}", cwola.folds * cwola.ensemble) as bar:
         done = 0
 
@@ -151,8 +165,9 @@ def _two_sample_auc(
     size = min(len(first.x), len(second.x))
     if size < 20 * config.cwola.folds:
         return None
-    # both in the order of their identities, which says nothing about the event
-    a, b = (_head(sample, size) for sample in (first, second))
+    # a random choice: the copies of a closure event follow one another, and a part should cover all events
+    rng = np.random.default_rng(stage_seed(config.seed, "equal size", name, window.name))
+    a, b = (_some(one, rng.permutation(len(one.x))[:size]) for one in (first, second))
     scores = cross_auc_scores(
         Trees,
         a,
@@ -166,9 +181,8 @@ def _two_sample_auc(
     return {"value": found.value, "error": found.error}
 
 
-def _head(sample: Sample, size: int) -> Sample:
-    order = np.argsort(sample.group, kind="stable")[:size]
-    return Sample(sample.x[order], sample.weight[order], sample.fold[order], sample.group[order])
+def _some(sample: Sample, chosen: npt.NDArray[np.int64]) -> Sample:
+    return Sample(sample.x[chosen], sample.weight[chosen], sample.fold[chosen], sample.group[chosen])
 
 
 def _quality(
@@ -194,7 +208,7 @@ def _quality(
             "n": len(template),
             "auc_vs_truth": None,
             "auc_vs_sideband_closure": _two_sample_auc(
-                context, window, "closure", sample(events, held), _shuffled(sample(closure), config.seed)
+                context, window, "closure", sample(events, held), sample(closure)
             ),
             "auc_vs_pseudo_window": None,
         },
@@ -222,13 +236,6 @@ def _quality(
         quality["metrics"] = truth_metrics(curve, 1.0 - data_scores.tail, label == 1)
         quality["roc"] = _thinned(curve)
     return quality
-
-
-def _shuffled(sample: Sample, seed: int) -> Sample:
-    # closure copies of one event follow one another: a random order, so that a part of them covers all events
-    order = np.random.default_rng(stage_seed(seed, "closure order")).permutation(len(sample.x))
-    group = np.arange(len(order))
-    return Sample(sample.x[order], sample.weight[order], sample.fold[order], group)
 
 
 def truth_metrics(

@@ -1,0 +1,233 @@
+"""Does the hunt find nothing where nothing is? Pulls over bootstraps of background events, in one window.
+
+    python analysis/null_bootstraps.py configs/lhco_rd.yaml --set data.path=FILE -o OUT [--template perfect]
+
+Every bootstrap draws each background event a Poisson number of times. The mean of that number is the ratio of the
+fitted to the counted spectrum in the event's mass bin, so that the expected spectrum is the smooth fit: else every
+bootstrap would inherit the fluctuation of the one sample that there is. Copies of an event share its fold and its part of
+the sidebands, so none is scored by a model that saw another.
+
+``diffusion`` trains and samples the configuration's model anew each time; ``perfect`` splits the background in two
+and takes one half's window as template, which tests the statistics alone.
+
+Writes ``pulls.csv`` (a row a bootstrap and working point; resumed, not repeated) and prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from drapes_hep.bumphunt.expectation import WorkingPoint, hunt_window
+from drapes_hep.bumphunt.selection import count_selected
+from drapes_hep.config import Config, load_config
+from drapes_hep.cwola.classifiers import load_classifier
+from drapes_hep.cwola.folds import assign_folds
+from drapes_hep.cwola.scores import Sample, out_of_fold_scores
+from drapes_hep.events.scaling import Scaling, fit_scaling
+from drapes_hep.events.skims import Skim, read_truth
+from drapes_hep.mass import draw, fit_spectrum, spectrum_edges
+from drapes_hep.progress import Reporter
+from drapes_hep.regions import Window, parse_window, sliding_windows
+from drapes_hep.rng import event_uniforms, stage_seed
+from drapes_hep.rundir import open_run
+from drapes_hep.stages.context import Context, domain, feature_matrix, load_events
+from drapes_hep.stages.skim import skim
+from drapes_hep.templates.model import TRAIN, fit_model, split_sidebands
+
+COLUMNS = ("bootstrap", "background_efficiency", "observed", "expected", "expected_error", "pull")
+
+
+@dataclasses.dataclass(frozen=True)
+class Events:
+    """Background events of one bootstrap."""
+
+    x: np.ndarray
+    mjj: np.ndarray
+    root: np.ndarray
+
+    def where(self, chosen: np.ndarray) -> Events:
+        """Some of them."""
+        return Events(self.x[chosen], self.mjj[chosen], self.root[chosen])
+
+    def sample(self, config: Config, scaling: Scaling | None) -> Sample:
+        """As a classifier meets them: folds by the original event."""
+        fold = assign_folds(self.root, config.cwola.folds, config.seed)
+        x = self.x if scaling is None else scaling.forward(self.x, self.mjj)
+        return Sample(x, np.ones(len(x)), fold, self.root)
+
+
+def background(events: Skim, label: np.ndarray, config: Config) -> Events:
+    """The true background of a labelled skim."""
+    chosen = label == 0
+    return Events(
+        feature_matrix(events, config.features)[chosen],
+        np.asarray(events["mjj"])[chosen],
+        np.asarray(events["event_id"])[chosen],
+    )
+
+
+def bootstrap(
+    events: Events, edges: np.ndarray, config: Config, number: int, halves: bool
+) -> tuple[Events, Events | None]:
+    """Draw one bootstrap, and with ``halves`` an independent second one from the other half of the events."""
+    rng = np.random.default_rng(stage_seed(config.seed, "bootstrap", number))
+    counts = np.histogram(events.mjj, edges)[0].astype(float)
+    fit = fit_spectrum(counts, edges, None, config.mass.fit, config.mass.sqrt_s)
+    ratio = np.divide(fit.expected, counts, out=np.zeros_like(counts), where=counts > 0)
+    mean = ratio[np.clip(np.searchsorted(edges, events.mjj, side="right") - 1, 0, len(counts) - 1)]
+    first = rng.random(len(mean)) < 0.5 if halves else np.ones(len(mean), dtype=bool)
+    copies = rng.poisson(mean)
+
+    def take(half: np.ndarray) -> Events:
+        return events.where(np.repeat(np.arange(len(mean)), np.where(half, copies, 0)))
+
+    return take(first), take(~first) if halves else None
+
+
+def diffusion_template(
+    data: Events, window: Window, edges: np.ndarray, config: Config, workers: int
+) -> tuple[Events, Scaling]:
+    """Train on the sidebands of a bootstrap and generate its template, as the search does."""
+    outside = data.where(window.in_sidebands(data.mjj))
+    model, _ = fit_model(
+        outside.x,
+        outside.mjj,
+        np.ones(len(outside.x)),
+        split_sidebands(outside.root, config.seed, config.training),
+        features=config.features,
+        domain=domain(config.features),
+        hidden=[(window.lo, window.hi)],
+        training=config.training,
+        scaling=config.template.scaling,
+        seed=config.seed,
+    )
+    counts = np.histogram(data.mjj, edges)[0].astype(float)
+    fit = fit_spectrum(counts, edges, (window.lo, window.hi), config.mass.fit, config.mass.sqrt_s)
+    size = round(config.template.oversample * int(window.in_signal_region(data.mjj).sum()))
+    # identities of their own, below those of files
+    ids = -2 - np.arange(size, dtype=np.int64)
+    mjj = draw(fit, window.lo, window.hi, event_uniforms(stage_seed(config.seed, "mass"), ids)[:, 0])
+    x = model.from_noise(mjj, ids, config.seed, config.template, workers=workers)
+    return Events(x, mjj, ids), model.scaling
+
+
+def sideband_scaling(data: Events, window: Window, config: Config) -> Scaling:
+    """The scaling alone, for a template that needs no model: fitted on the training part, as the search does."""
+    outside = data.where(window.in_sidebands(data.mjj))
+    fitted = outside.where(split_sidebands(outside.root, config.seed, config.training) == TRAIN)
+    return fit_scaling(config.template.scaling, fitted.x, fitted.mjj, np.ones(len(fitted.x)), domain(config.features))
+
+
+def working_points(
+    data: Events,
+    template: Events,
+    scaling: Scaling,
+    window: Window,
+    edges: np.ndarray,
+    config: Config,
+    workers: int,
+) -> tuple[WorkingPoint, ...]:
+    """Classify and hunt in one window."""
+    seen = scaling if config.cwola.inputs == "scaled" else None
+    inside, outside = window.in_signal_region(data.mjj), window.in_sidebands(data.mjj)
+    scores = out_of_fold_scores(
+        load_classifier(config.cwola.classifier),
+        data.where(inside).sample(config, seen),
+        template.sample(config, seen),
+        {"sidebands": data.where(outside).sample(config, seen)},
+        folds=config.cwola.folds,
+        ensemble=config.cwola.ensemble,
+        seed=config.seed,
+        workers=workers,
+    )
+    tail = np.empty(len(data.mjj))
+    tail[inside], tail[outside] = scores["data"].tail, scores["sidebands"].tail
+    counts = count_selected(data.mjj, tail, edges, config.hunt.background_efficiencies)
+    return hunt_window(
+        counts, window, shape=config.mass.fit, sqrt_s=config.mass.sqrt_s, min_events=config.hunt.min_events
+    ).working_points
+
+
+def rows(number: int, points: tuple[WorkingPoint, ...]) -> Iterator[dict[str, object]]:
+    """One row a working point; the pull is over the Poisson error and the fit's together."""
+    for point in points:
+        pull = None
+        if point.observed is not None and point.expected is not None and point.expected_error is not None:
+            pull = (point.observed - point.expected) / np.hypot(np.sqrt(point.expected), point.expected_error)
+        values = (number, point.background_efficiency, point.observed, point.expected, point.expected_error, pull)
+        yield dict(zip(COLUMNS, values, strict=True))
+
+
+def table(path: Path) -> str:
+    """Mean and width of the pulls at each working point."""
+    with path.open(encoding="utf-8") as stream:
+        found = list(csv.DictReader(stream))
+    lines = ["background efficiency   bootstraps   mean pull           width"]
+    for cut in sorted({float(row["background_efficiency"]) for row in found}, reverse=True):
+        pulls = [float(row["pull"]) for row in found if float(row["background_efficiency"]) == cut and row["pull"]]
+        if len(pulls) < 2:
+            lines.append(f"{cut:<23g} {len(pulls):<12d} too few expectations")
+            continue
+        width = float(np.std(pulls, ddof=1))
+        error = width / np.sqrt(len(pulls))
+        spread = width / np.sqrt(2 * (len(pulls) - 1))
+        lines.append(
+            f"{cut:<23g} {len(pulls):<12d} {np.mean(pulls):+.2f} +- {error:.2f}       {width:.2f} +- {spread:.2f}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the study."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("--set", action="append", default=[], dest="assignments")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--template", choices=("diffusion", "perfect"), default="diffusion")
+    parser.add_argument("--window", default="3300-3700")
+    parser.add_argument("--bootstraps", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    config = load_config(arguments.config, [*arguments.assignments, "signal.inject=0"])
+    run = open_run(arguments.output / "events", config.model_dump(mode="json"))
+    context = Context.of(config, run, workers=arguments.workers, reporter=Reporter())
+    skim(context)
+    events = load_events(run.events, config.features)
+    label = read_truth(run.truth).truth_for(np.asarray(events["event_id"]))
+    sample = background(events, label, config)
+    window = parse_window(arguments.window, sliding_windows(config))
+    edges = spectrum_edges(config.mass.range, config.mass.bin_width, [window])
+    path = arguments.output / f"pulls_{arguments.template}.csv"
+    done: set[int] = set()
+    if path.exists():
+        with path.open(encoding="utf-8") as stream:
+            done = {int(row["bootstrap"]) for row in csv.DictReader(stream)}
+    else:
+        path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+    perfect = arguments.template == "perfect"
+    for number in sorted(set(range(arguments.bootstraps)) - done):
+        seeded = config.model_copy(update={"seed": stage_seed(config.seed, "null", number) % 2**31})
+        data, other = bootstrap(sample, edges, seeded, number, halves=perfect)
+        if other is None:
+            template, scaling = diffusion_template(data, window, edges, seeded, arguments.workers)
+        else:
+            template = other.where(window.in_signal_region(other.mjj))
+            scaling = sideband_scaling(data, window, seeded)
+        points = working_points(data, template, scaling, window, edges, seeded, arguments.workers)
+        with path.open("a", encoding="utf-8", newline="") as stream:
+            csv.DictWriter(stream, COLUMNS).writerows(list(rows(number, points)))
+        context.reporter.say(
+            f"bootstrap {number}: "
+            + ", ".join(f"{row['pull']:+.2f}" if row["pull"] is not None else "-" for row in rows(number, points))
+        )
+    print(table(path))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

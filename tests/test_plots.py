@@ -1,0 +1,297 @@
+"""Figures: labelled with units, nothing clipped or overlapping, nothing blinded, nothing left behind in the session."""
+
+from __future__ import annotations
+
+import io
+
+import hist
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.patches import StepPatch
+from scipy.stats import norm, poisson
+
+from drapes_hep import plots
+from drapes_hep.config import PlotConfig
+from drapes_hep.metrics import roc
+
+STAMP = plots.Stamp("LHC Olympics", "R&D dataset", 139.0, 13_000.0)
+WINDOW = (3300.0, 3700.0)
+
+
+def make_spectrum(cut=1.0, blind=False, expected=True, seed=3):
+    rng = np.random.default_rng(seed)
+    edges = np.arange(2700.0, 6001.0, 20.0)
+    centre = 0.5 * (edges[1:] + edges[:-1])
+    mu = 1500 * cut * np.exp(-(centre - 2700) / 500)
+    counts = rng.poisson(mu).astype(float)
+    if blind:
+        counts[(centre > WINDOW[0]) & (centre < WINDOW[1])] = np.nan
+    if not expected:
+        return plots.Spectrum(edges, counts, window=WINDOW, background_efficiency=cut)
+    return plots.Spectrum(
+        edges,
+        counts,
+        mu,
+        0.03 * mu,
+        WINDOW,
+        cut,
+        chi2=150.2,
+        ndof=141,
+        fit_p=0.3,
+        observed=None if blind else 8211,
+        total=8000.4,
+        total_error=80.2,
+        z_local=None if blind else -1.25,
+    )
+
+
+def make_closures(n=5):
+    rng = np.random.default_rng(1)
+    labels = (r"$m_{J_1}$ [GeV]", r"$m_{J_1} - m_{J_2}$ [GeV]", r"$\tau_{21}^{J_1}$", r"$\tau_{21}^{J_2}$", "x")
+    scale = (100, 50, 0.2, 0.2, 1e-4)
+    return [
+        plots.make_closure(labels[i], scale[i] * rng.gamma(4, 1, 800), scale[i] * rng.gamma(4, 1, 3000))
+        for i in range(n)
+    ]
+
+
+def make_roc(seed=2, n=4000):
+    rng = np.random.default_rng(seed)
+    y = rng.random(n) < 0.1
+    return roc(rng.normal(1.5 * y, 1), y)
+
+
+def make_hist(jets=False):
+    rng = np.random.default_rng(4)
+    axes = [
+        hist.axis.StrCategory(["a", "b"], growth=True, name="dataset"),
+        hist.axis.StrCategory(["before", "after"], name="selection"),
+    ]
+    if jets:
+        axes.append(hist.axis.StrCategory(["leading", "subleading"], name="jet"))
+    h = hist.Hist(*axes, hist.axis.Regular(80, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]"), storage="weight")
+    for dataset in ("a", "b"):
+        for selection in ("before", "after"):
+            for jet in ("leading", "subleading") if jets else (None,):
+                more = {"jet": jet} if jet else {}
+                h.fill(dataset=dataset, selection=selection, mjj=rng.exponential(700, 2000) + 2500, **more)
+    return h
+
+
+def make_points(null=True):
+    out = []
+    for i, low in enumerate((2900.0, 3100.0, 3300.0)):
+        for cut, p in ((1.0, 0.3), (0.1, 1e-3), (0.01, 3e-9), (0.001, None if null and i == 1 else 1e-5)):
+            out.append(plots.LocalP((low, low + 400), cut, p))
+    return out
+
+
+GLOBAL = plots.GlobalP(5e-4, 3.29, (0.0, 1.8e-3), True, 2000)
+TAILS = np.random.default_rng(5).random(4000)
+
+FIGURES = {
+    "spectrum": lambda: plots.spectrum(make_spectrum(), STAMP),
+    "spectrum_tight": lambda: plots.spectrum(make_spectrum(1e-3), STAMP),
+    "spectrum_blind": lambda: plots.spectrum(make_spectrum(0.1, blind=True), STAMP),
+    "spectrum_bare": lambda: plots.spectrum(make_spectrum(0.01, expected=False), STAMP),
+    "selected": lambda: plots.selected_spectra([make_spectrum(c) for c in (1, 0.1, 0.01, 0.001)], STAMP),
+    "closure": lambda: plots.feature_closure(make_closures(1)[0], STAMP),
+    "closure_grid": lambda: plots.feature_grid(make_closures(), STAMP, title="sidebands of 3300–3700 GeV"),
+    "training": lambda: plots.training_loss(
+        plots.TrainingCurve(np.exp(-np.arange(60) / 5) + 0.4, np.exp(-np.arange(60) / 5) + 0.41, np.full(60, 1e-3), 47),
+        STAMP,
+    ),
+    "quality": lambda: plots.template_quality(
+        [
+            plots.QualityPoint(WINDOW, (0.52, 0.004), (0.505, 0.004), None),
+            plots.QualityPoint((3500, 3900), None, (0.49, None)),
+        ],
+        STAMP,
+    ),
+    "roc": lambda: plots.roc_curve({"3300–3700 GeV": make_roc()}, STAMP),
+    "sic": lambda: plots.sic_curve({"3300–3700 GeV": make_roc()}, STAMP),
+    "sic_many": lambda: plots.sic_curve(
+        {f"{2900 + 200 * i}–{3300 + 200 * i} GeV": make_roc(i) for i in range(9)}, STAMP
+    ),
+    "score": lambda: plots.score_distribution(TAILS**1.2, TAILS, STAMP, working_points=(1, 0.1, 0.01), title="window"),
+    "scan": lambda: plots.local_p_scan(make_points(), STAMP, overall=GLOBAL),
+    "toys": lambda: plots.toy_distribution(TAILS**2, 1e-7, STAMP),
+    "passing": lambda: plots.passing_fraction(
+        [
+            plots.Passing(WINDOW, region, cut, 2000 * cut * factor, 2000)
+            for cut in (0.1, 0.01)
+            for region, factor in (("lower sideband", 0.9), ("window", 9), ("upper sideband", 0))
+        ],
+        STAMP,
+    ),
+    "control": lambda: plots.control_histogram(make_hist(), STAMP, hidden=[WINDOW]),
+    "control_grid": lambda: plots.control_grid({c: make_hist(jets=True) for c in "abcd"}, STAMP),
+    "split": lambda: plots.data_split(plots.SplitCounts(WINDOW, (2700, 6000), 40000, 5000, 5000, 10000, 50000, 5)),
+}
+
+
+@pytest.fixture(scope="module")
+def figures():
+    return {name: make() for name, make in FIGURES.items()}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_is_outside_of_the_canvas(figures, name):
+    fig = figures[name]
+    fig.canvas.draw()
+    with plots.figure_style():
+        box = fig.get_tightbbox(fig.canvas.get_renderer())
+    width, height = fig.get_size_inches()
+    assert box.x0 >= -0.01
+    assert box.y0 >= -0.01
+    assert box.x1 <= width + 0.01
+    assert box.y1 <= height + 0.01
+
+
+@pytest.mark.parametrize("name", [n for n in FIGURES if n != "split"])
+def test_axes_are_labelled(figures, name):
+    fig = figures[name]
+    visible = [ax for ax in fig.axes if ax.axison]
+    assert any(ax.get_xlabel() for ax in visible)
+    assert any(ax.get_ylabel() for ax in visible) or any("Fraction" in t.get_text() for t in fig.texts)
+    for ax in visible:
+        if "m_{J" in ax.get_xlabel():
+            assert "GeV" in ax.get_xlabel()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_legends_hide_no_points(figures, name):
+    fig = figures[name]
+    fig.canvas.draw()
+    for ax in fig.axes:
+        if ax.get_legend() is None:
+            continue
+        box = ax.get_legend().get_window_extent()
+        for line in ax.lines:
+            marker = line.get_marker() not in ("None", None, "")
+            if marker and line.get_transform() == ax.transData:
+                xy = ax.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()]).astype(float))
+                assert not box.contains(xy[:, 0], xy[:, 1]) if xy.ndim == 1 else not any(box.contains(*p) for p in xy)
+
+
+def test_session_is_left_alone(figures):
+    # the backend resolves itself when it is looked at
+    before = {k: v for k, v in mpl.rcParams.copy().items() if k != "backend"}
+    plots.toy_distribution(TAILS, 0.01, STAMP).savefig(io.BytesIO())
+    assert {k: v for k, v in mpl.rcParams.items() if k != "backend"} == before
+    assert plt.get_fignums() == []
+
+
+def test_same_bytes_whatever_the_session(figures):
+    def pdf(fig):
+        out = io.BytesIO()
+        fig.savefig(out, format="pdf", metadata={"CreationDate": None})
+        return out.getvalue()
+
+    first = pdf(plots.toy_distribution(TAILS, 0.01, STAMP))
+    with mpl.rc_context({"font.size": 3, "xtick.direction": "out", "mathtext.fontset": "cm", "lines.linewidth": 9}):
+        assert pdf(plots.toy_distribution(TAILS, 0.01, STAMP)) == first
+
+
+def test_nothing_blinded_is_drawn(figures):
+    top, pulls = figures["spectrum_blind"].axes
+    for line in top.lines:
+        # the fit may cross the window, points may not
+        if line.get_marker() not in ("None", None, ""):
+            assert not [x for x in line.get_xdata() if WINDOW[0] < x < WINDOW[1]]
+    for bars in (c for c in top.collections if isinstance(c, LineCollection)):
+        assert not [s for s in bars.get_segments() if len(s) and WINDOW[0] < s[:, 0].mean() < WINDOW[1]]
+    (steps,) = [p for p in pulls.patches if isinstance(p, StepPatch)]
+    values, edges, _ = steps.get_data()
+    inside = (edges[:-1] >= WINDOW[0]) & (edges[1:] <= WINDOW[1])
+    assert inside.any()
+    assert not values[inside].any()
+    words = [t.get_text() for t in top.get_legend().get_texts()]
+    assert "blinded" in words
+    assert any("observed blind" in w for w in words)
+
+
+def test_control_histogram_hides_after_the_selection_only(figures):
+    before, after = [p.get_data() for p in figures["control"].axes[0].patches if isinstance(p, StepPatch)]
+    inside = (before.edges[:-1] < WINDOW[1]) & (before.edges[1:] > WINDOW[0])
+    assert np.isfinite(before.values).all()
+    assert np.isnan(after.values[inside]).all()
+    assert np.isfinite(after.values[~inside]).all()
+
+
+def test_merged_bins_respect_the_window_and_keep_events():
+    fine = make_spectrum(0.1, blind=True)
+    merged = plots.merge_bins(fine, 7)
+    assert len(merged.counts) < len(fine.counts)
+    assert set(WINDOW) <= set(merged.edges)
+    assert np.nansum(merged.counts) == np.nansum(fine.counts)
+    assert merged.expected.sum() == pytest.approx(fine.expected.sum())
+    inside = (merged.edges[:-1] >= WINDOW[0]) & (merged.edges[1:] <= WINDOW[1])
+    np.testing.assert_array_equal(np.isnan(merged.counts), inside)
+    assert plots.merge_bins(fine, 1) is fine
+
+
+def test_poisson_interval_is_garwoods():
+    low, high = plots.poisson_interval([0, 1, 7, np.nan])
+    tail = norm.sf(1)
+    assert low[0] == 0
+    assert high[0] == pytest.approx(1.8410, abs=1e-4)
+    for n, a, b in zip((1, 7), low[1:], high[1:], strict=False):
+        assert poisson.sf(n - 1, a) == pytest.approx(tail)
+        assert poisson.cdf(n, b) == pytest.approx(tail)
+    assert np.isnan(low[3])
+    assert np.isnan(high[3])
+
+
+def test_nulls_are_marked_as_not_quoted(figures):
+    (legend,) = figures["scan"].legends
+    assert "not quoted" in [t.get_text() for t in legend.get_texts()]
+    ax = figures["scan"].axes[0]
+    assert any(
+        line.get_markerfacecolor() == "none" and min(line.get_ydata()) > 1 for line in ax.lines if len(line.get_ydata())
+    )
+    full = plots.local_p_scan(make_points(null=False), STAMP)
+    assert "not quoted" not in [t.get_text() for t in full.legends[0].get_texts()]
+
+
+def test_global_p_says_when_it_is_a_bound():
+    assert "<" in GLOBAL.text
+    assert ">" in GLOBAL.text
+    measured = plots.GlobalP(0.02, 2.05, (0.015, 0.026), False, 2000).text
+    assert "<" not in measured
+    assert "[" in measured
+    assert plots.GlobalP().text == "global p: not quoted"
+
+
+def test_extreme_p_values_are_drawn():
+    fig = plots.local_p_scan([plots.LocalP(WINDOW, 0.01, 0.0), plots.LocalP(WINDOW, 1.0, 1.0)], STAMP)
+    fig.canvas.draw()
+    plots.toy_distribution(np.ones(50), 1e-320, STAMP).canvas.draw()
+
+
+def test_closure_of_equal_samples_is_one():
+    values = np.random.default_rng(0).normal(size=500)
+    closure = plots.make_closure("x [GeV]", values, values, template_weight=np.full(500, 3.0))
+    np.testing.assert_allclose(closure.template, 3 * closure.reference)
+    assert closure.outside[0] == pytest.approx(closure.outside[1])
+
+
+def test_curve_without_known_background_has_no_grey_region():
+    curve = make_roc()
+    unknown = type(curve)(curve.signal_efficiency, curve.background_efficiency, float("nan"), float("nan"))
+    fig = plots.sic_curve({"x": unknown}, STAMP)
+    assert "under 10 background events" not in [t.get_text() for t in fig.axes[0].get_legend().get_texts()]
+
+
+def test_stamp_has_the_words_of_the_configuration():
+    stamp = plots.Stamp.from_config(PlotConfig(label="Open_data 100%", text="a & b", lumi=2.5), 13_600.0)
+    fig = plots.toy_distribution(TAILS, None, stamp)
+    words = " ".join(t.get_text() for t in [*fig.texts, *fig.axes[0].texts, *fig.axes[0].artists])
+    words += " ".join(str(c.get_text()) for c in fig.axes[0].get_children() if hasattr(c, "get_text"))
+    assert "Open_data 100%" in words
+    assert "13.6" in words
+    assert "2.5" in words
+    plots.feature_grid(make_closures(2), stamp).canvas.draw()

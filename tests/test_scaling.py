@@ -1,0 +1,88 @@
+"""Scaling: exact inverse, sidebands only, what it does to a feature that drifts with mass."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from drapes_hep.errors import FitError
+from drapes_hep.events.scaling import fit_scaling, scaling_from_dict
+
+DOMAIN = [(0, np.inf), (0, np.inf)]
+
+
+def events(n=30_000, seed=0):
+    rng = np.random.default_rng(seed)
+    mjj = 2700 + rng.exponential(600, n)
+    edge = 3.0 + 0.4 * np.log(mjj / 2700)
+    x = np.stack([rng.gamma(2.0, 80.0, n), edge * rng.beta(5, 1.2, n)], axis=1)
+    return x, mjj
+
+
+@pytest.mark.parametrize("kind", ["standard", "quantile"])
+def test_inverse_undoes_forward(kind):
+    x, mjj = events()
+    scaling = fit_scaling(kind, x, mjj, np.ones(len(x)), DOMAIN)
+    assert np.allclose(scaling.inverse(scaling.forward(x, mjj), mjj), x, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["standard", "quantile"])
+def test_scaled_features_have_zero_mean_and_unit_variance(kind):
+    x, mjj = events()
+    z = fit_scaling(kind, x, mjj, np.ones(len(x)), DOMAIN).forward(x, mjj)
+    assert np.abs(z.mean(axis=0)).max() < 0.01
+    assert np.abs(z.std(axis=0) - 1).max() < 0.01
+
+
+def test_quantile_scaling_takes_out_the_drift_with_mass():
+    x, mjj = events()
+    fresh, fresh_mjj = events(seed=1)
+    low, high = fresh_mjj < 2900, fresh_mjj > 3800
+    statistic = {}
+    for kind in ("standard", "quantile"):
+        z = fit_scaling(kind, x, mjj, np.ones(len(x)), DOMAIN).forward(fresh, fresh_mjj)[:, 1]
+        statistic[kind] = stats.ks_2samp(z[low], z[high]).statistic
+    assert statistic["quantile"] < 0.03 < 5 * statistic["quantile"] < statistic["standard"]
+
+
+def test_it_interpolates_into_a_window_that_it_never_saw():
+    x, mjj = events(60_000)
+    window = (mjj >= 3300) & (mjj < 3700)
+    scaling = fit_scaling("quantile", x[~window], mjj[~window], np.ones((~window).sum()), DOMAIN)
+    assert stats.kstest(scaling.forward(x[window], mjj[window])[:, 1], "norm").statistic < 0.025
+
+
+def test_what_comes_back_lies_in_the_domain():
+    x, mjj = events()
+    scaling = fit_scaling("quantile", x, mjj, np.ones(len(x)), DOMAIN)
+    back = scaling.inverse(np.full((4, 2), -30.0), np.full(4, 3000.0))
+    assert (back >= 0).all()
+
+
+def test_weights_count_as_copies():
+    x, mjj = events(4000)
+    twice = np.concatenate([x, x[:2000]]), np.concatenate([mjj, mjj[:2000]])
+    copied = fit_scaling("standard", *twice, np.ones(6000), DOMAIN)
+    weighted = fit_scaling("standard", x, mjj, np.where(np.arange(4000) < 2000, 2.0, 1.0), DOMAIN)
+    assert np.allclose(copied.forward(x, mjj), weighted.forward(x, mjj))
+
+
+@pytest.mark.parametrize("kind", ["standard", "quantile"])
+def test_a_card_brings_it_back_exactly(kind):
+    x, mjj = events(5000)
+    scaling = fit_scaling(kind, x, mjj, np.ones(5000), DOMAIN)
+    again = scaling_from_dict(json.loads(json.dumps(scaling.to_dict(), allow_nan=False)))
+    assert np.array_equal(again.forward(x, mjj), scaling.forward(x, mjj))
+    assert np.array_equal(again.domain, scaling.domain)
+
+
+def test_too_few_events_and_flat_features_are_refused():
+    x, mjj = events(100)
+    with pytest.raises(FitError, match="too few"):
+        fit_scaling("quantile", x, mjj, np.ones(100), DOMAIN)
+    flat = np.column_stack([x[:, 0], np.full(100, 3.0)])
+    with pytest.raises(FitError, match="feature number 2 has the same value"):
+        fit_scaling("standard", flat, mjj, np.ones(100), DOMAIN)
