@@ -29,7 +29,6 @@ from drapes_hep.config import Config, load_config
 from drapes_hep.cwola.classifiers import load_classifier
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
-from drapes_hep.events.scaling import Scaling, fit_scaling
 from drapes_hep.events.skims import Skim, read_truth
 from drapes_hep.mass import draw, fit_spectrum, spectrum_edges
 from drapes_hep.progress import Reporter
@@ -38,7 +37,7 @@ from drapes_hep.rng import event_uniforms, stage_seed
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.context import Context, domain, feature_matrix, load_events
 from drapes_hep.stages.skim import skim
-from drapes_hep.templates.model import TRAIN, fit_model, split_sidebands
+from drapes_hep.templates.model import fit_model, split_sidebands
 
 COLUMNS = ("bootstrap", "background_efficiency", "observed", "expected", "expected_error", "pull")
 
@@ -55,11 +54,10 @@ class Events:
         """Some of them."""
         return Events(self.x[chosen], self.mjj[chosen], self.root[chosen])
 
-    def sample(self, config: Config, scaling: Scaling | None) -> Sample:
+    def sample(self, config: Config) -> Sample:
         """As a classifier meets them: folds by the original event."""
         fold = assign_folds(self.root, config.cwola.folds, config.seed)
-        x = self.x if scaling is None else scaling.forward(self.x, self.mjj)
-        return Sample(x, np.ones(len(x)), fold, self.root)
+        return Sample(self.x, np.ones(len(self.x)), fold, self.root)
 
 
 def background(events: Skim, label: np.ndarray, config: Config) -> Events:
@@ -73,7 +71,7 @@ def background(events: Skim, label: np.ndarray, config: Config) -> Events:
 
 
 def bootstrap(
-    events: Events, edges: np.ndarray, config: Config, number: int, halves: bool
+    events: Events, edges: np.ndarray, config: Config, number: int, halves: bool, size: int | None
 ) -> tuple[Events, Events | None]:
     """Draw one bootstrap, and with ``halves`` an independent second one from the other half of the events."""
     rng = np.random.default_rng(stage_seed(config.seed, "bootstrap", number))
@@ -81,6 +79,8 @@ def bootstrap(
     fit = fit_spectrum(counts, edges, None, config.mass.fit, config.mass.sqrt_s)
     ratio = np.divide(fit.expected, counts, out=np.zeros_like(counts), where=counts > 0)
     mean = ratio[np.clip(np.searchsorted(edges, events.mjj, side="right") - 1, 0, len(counts) - 1)]
+    if size is not None:
+        mean *= size / len(mean)
     first = rng.random(len(mean)) < 0.5 if halves else np.ones(len(mean), dtype=bool)
     copies = rng.poisson(mean)
 
@@ -90,9 +90,7 @@ def bootstrap(
     return take(first), take(~first) if halves else None
 
 
-def diffusion_template(
-    data: Events, window: Window, edges: np.ndarray, config: Config, workers: int
-) -> tuple[Events, Scaling]:
+def diffusion_template(data: Events, window: Window, edges: np.ndarray, config: Config, workers: int) -> Events:
     """Train on the sidebands of a bootstrap and generate its template, as the search does."""
     outside = data.where(window.in_sidebands(data.mjj))
     model, _ = fit_model(
@@ -114,33 +112,24 @@ def diffusion_template(
     ids = -2 - np.arange(size, dtype=np.int64)
     mjj = draw(fit, window.lo, window.hi, event_uniforms(stage_seed(config.seed, "mass"), ids)[:, 0])
     x = model.from_noise(mjj, ids, config.seed, config.template, workers=workers)
-    return Events(x, mjj, ids), model.scaling
-
-
-def sideband_scaling(data: Events, window: Window, config: Config) -> Scaling:
-    """The scaling alone, for a template that needs no model: fitted on the training part, as the search does."""
-    outside = data.where(window.in_sidebands(data.mjj))
-    fitted = outside.where(split_sidebands(outside.root, config.seed, config.training) == TRAIN)
-    return fit_scaling(config.template.scaling, fitted.x, fitted.mjj, np.ones(len(fitted.x)), domain(config.features))
+    return Events(x, mjj, ids)
 
 
 def working_points(
     data: Events,
     template: Events,
-    scaling: Scaling,
     window: Window,
     edges: np.ndarray,
     config: Config,
     workers: int,
 ) -> tuple[WorkingPoint, ...]:
     """Classify and hunt in one window."""
-    seen = scaling if config.cwola.inputs == "scaled" else None
     inside, outside = window.in_signal_region(data.mjj), window.in_sidebands(data.mjj)
     scores = out_of_fold_scores(
         load_classifier(config.cwola.classifier),
-        data.where(inside).sample(config, seen),
-        template.sample(config, seen),
-        {"sidebands": data.where(outside).sample(config, seen)},
+        data.where(inside).sample(config),
+        template.sample(config),
+        {"sidebands": data.where(outside).sample(config)},
         folds=config.cwola.folds,
         ensemble=config.cwola.ensemble,
         seed=config.seed,
@@ -192,6 +181,7 @@ def main() -> None:
     parser.add_argument("--template", choices=("diffusion", "perfect"), default="diffusion")
     parser.add_argument("--window", default="3300-3700")
     parser.add_argument("--bootstraps", type=int, default=20)
+    parser.add_argument("--events", type=int, help="Expected events a bootstrap; as many as the sample has by default.")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     config = load_config(arguments.config, [*arguments.assignments, "signal.inject=0"])
@@ -213,13 +203,12 @@ def main() -> None:
     perfect = arguments.template == "perfect"
     for number in sorted(set(range(arguments.bootstraps)) - done):
         seeded = config.model_copy(update={"seed": stage_seed(config.seed, "null", number) % 2**31})
-        data, other = bootstrap(sample, edges, seeded, number, halves=perfect)
+        data, other = bootstrap(sample, edges, seeded, number, perfect, arguments.events)
         if other is None:
-            template, scaling = diffusion_template(data, window, edges, seeded, arguments.workers)
+            template = diffusion_template(data, window, edges, seeded, arguments.workers)
         else:
             template = other.where(window.in_signal_region(other.mjj))
-            scaling = sideband_scaling(data, window, seeded)
-        points = working_points(data, template, scaling, window, edges, seeded, arguments.workers)
+        points = working_points(data, template, window, edges, seeded, arguments.workers)
         with path.open("a", encoding="utf-8", newline="") as stream:
             csv.DictWriter(stream, COLUMNS).writerows(list(rows(number, points)))
         context.reporter.say(

@@ -147,11 +147,6 @@ class CwolaConfig(_Section):
 
     classifier: str = Field("trees", description="'trees', 'mlp', or 'package.module:Class'.")
     ensemble: int = Field(10, ge=1, description="Classifiers a fold, whose scores are averaged.")
-    inputs: Literal["scaled", "raw"] = Field(
-        "scaled",
-        description="What the classifier sees: features scaled at their own mass, so that a cut passes alike inside and"
-        " outside the window, or the features as they are.",
-    )
     folds: int = Field(5, ge=2, description="Folds: an event is scored by the models that did not see its fold.")
 
     @field_validator("classifier")

@@ -560,7 +560,7 @@ def _window_figures(run: _Run, window: _Window, album: _Album) -> tuple[list[_Pi
                 f"spectra_{window.name}",
                 plots.selected_spectra(spectra, run.stamp),
                 "All working points",
-                "Every cut with its expectation, per the same bin width. Bars from the bottom are empty bins.",
+                "Every cut with its expectation, per the same bin width; empty bins are not drawn.",
                 sources,
             )
         )
@@ -762,6 +762,7 @@ def _checks(run: _Run, passing: Sequence[plots.Passing]) -> list[Any]:
     accounting = run.results.get("accounting") or {}
     if accounting.get("lost"):
         out.append(f"{accounting['lost']} events were requested and not processed.")
+    differ, poor, missing, sculpted = [], [], [], []
     for window, quality in zip(run.windows, _quality_points(run), strict=True):
         for found, words in (
             (quality.truth, "true background"),
@@ -772,34 +773,38 @@ def _checks(run: _Run, passing: Sequence[plots.Passing]) -> list[Any]:
                 continue
             away, error = abs(found[0] - 0.5), found[1] or 0.0
             if away > AUC_TOLERANCE and away > 3 * error:
-                out.append(
-                    f"{window.title} GeV: the template differs from {words}, AUC {found[0]:.3f} (rule: more than"
-                    f" {AUC_TOLERANCE:g} and three standard errors from 0.5)."
-                )
+                differ.append(f"{window.title} GeV from {words}, AUC {found[0]:.3f}")
         p = _fit_p(run, window)
         if p is not None and p < POOR_FIT:
-            out.append(
-                Markup("{} GeV: poor inclusive fit, p = {} (rule: under {}).").format(
-                    window.title, _power(p, 1), POOR_FIT
-                )
-            )
-        missing = [_cut(q) for q in window.points if q.get("p_local") is None]
-        if missing and not run.blind:
-            out.append(f"{window.title} GeV: no p-value at ε_B = {', '.join(missing)}.")
-        for cut in sorted({q.background_efficiency for q in passing if q.window == window.sr}, reverse=True):
-            sides = [
-                q for q in passing if q.window == window.sr and q.background_efficiency == cut and q.region != "window"
-            ]
+            poor.append(f"{window.title} GeV, p = {p:.2g}")
+        null = [_cut(q) for q in window.points if q.get("p_local") is None]
+        if null and not run.blind:
+            missing.append(f"{window.title} GeV at ε_B = {', '.join(null)}")
+        mine = [q for q in passing if q.window == window.sr and q.region != "window"]
+        apart = []
+        for cut in sorted({q.background_efficiency for q in mine}, reverse=True):
+            sides = [q for q in mine if q.background_efficiency == cut]
             if len(sides) != 2 or min(q.total for q in sides) < 1 or sum(q.passed for q in sides) < 10:
                 continue
             pooled = sum(q.passed for q in sides) / sum(q.total for q in sides)
             spread = math.sqrt(max(pooled * (1 - pooled), 1e-300) * sum(1 / q.total for q in sides))
-            apart = (sides[1].passed / sides[1].total - sides[0].passed / sides[0].total) / spread
-            if abs(apart) > SCULPTING:
-                out.append(
-                    f"{window.title} GeV, ε_B = {cut:g}: the two sidebands pass unlike each other by {abs(apart):.1f}"
-                    f" standard deviations (rule: more than {SCULPTING:g}); the fit after the cut has to take this up."
-                )
+            z = abs(sides[1].passed / sides[1].total - sides[0].passed / sides[0].total) / spread
+            if z > SCULPTING:
+                apart.append(f"{z:.0f}σ at {cut:g}")
+        if apart:
+            sculpted.append(f"{window.title} GeV, {', '.join(apart)}")
+    for found_here, words in (
+        (differ, f"The template differs (AUC more than {AUC_TOLERANCE:g} and three standard errors from 0.5)"),
+        (poor, f"Poor inclusive fit (p under {POOR_FIT:g})"),
+        (missing, "No p-value"),
+        (
+            sculpted,
+            f"The two sidebands pass a cut unlike each other (by more than {SCULPTING:g}σ), which the fit after the"
+            " cut has to take up",
+        ),
+    ):
+        if found_here:
+            out.append(f"{words}: {'; '.join(found_here)}.")
     git = run.manifest.get("git")
     if isinstance(git, Mapping) and git.get("clean") is False:
         out.append("The code had uncommitted changes when this was run.")

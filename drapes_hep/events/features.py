@@ -89,11 +89,20 @@ _ALL = (
         (0.0, 1000.0),
         _POSITIVE,
     ),
+    # by item, never by attribute: on a Lorentz vector ".tau2" is the squared proper time, that is the squared mass
     # axes that are not minimised allow ratios above 1 (the public R&D features have some): no upper bound
-    Feature("tau21_j1", lambda j1, _: _ratio(j1.tau2, j1.tau1), r"$\tau_{21}^{J_1}$", "", 60, (0.0, 1.2), _POSITIVE),
-    Feature("tau21_j2", lambda _, j2: _ratio(j2.tau2, j2.tau1), r"$\tau_{21}^{J_2}$", "", 60, (0.0, 1.2), _POSITIVE),
-    Feature("tau32_j1", lambda j1, _: _ratio(j1.tau3, j1.tau2), r"$\tau_{32}^{J_1}$", "", 60, (0.0, 1.2), _POSITIVE),
-    Feature("tau32_j2", lambda _, j2: _ratio(j2.tau3, j2.tau2), r"$\tau_{32}^{J_2}$", "", 60, (0.0, 1.2), _POSITIVE),
+    Feature(
+        "tau21_j1", lambda j1, _: _ratio(j1["tau2"], j1["tau1"]), r"$\tau_{21}^{J_1}$", "", 60, (0.0, 1.2), _POSITIVE
+    ),
+    Feature(
+        "tau21_j2", lambda _, j2: _ratio(j2["tau2"], j2["tau1"]), r"$\tau_{21}^{J_2}$", "", 60, (0.0, 1.2), _POSITIVE
+    ),
+    Feature(
+        "tau32_j1", lambda j1, _: _ratio(j1["tau3"], j1["tau2"]), r"$\tau_{32}^{J_1}$", "", 60, (0.0, 1.2), _POSITIVE
+    ),
+    Feature(
+        "tau32_j2", lambda _, j2: _ratio(j2["tau3"], j2["tau2"]), r"$\tau_{32}^{J_2}$", "", 60, (0.0, 1.2), _POSITIVE
+    ),
     Feature("delta_r", _delta_r, r"$\Delta R_{JJ}$", "", 100, (0.0, 6.0), _POSITIVE),
 )
 

@@ -103,9 +103,12 @@ def _draw(ax: Axes, histogram: Any, hidden: Sequence[tuple[float, float]], *, le
     low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.5, 1.0)
     entries = len(steps) * len(parts) + bool(hidden)
     log_y(ax)
+    low = min(low, 0.1 * high)  # a flat histogram still shows a decade
     ax.set_ylim(0.5 * low, high * max(high / low, 10.0) ** (0.1 + 0.085 * entries if legend else 0.08))
     used = np.flatnonzero(np.any([np.nan_to_num(v) > 0 for v in drawn], axis=0)) if drawn else np.array([])
-    if len(used):
+    if not len(used):
+        ax.text(0.5, 0.5, "no entries in this range", transform=ax.transAxes, ha="center", fontsize=13)
+    else:
         # empty ends of an axis that suits every sample are cut off
         ax.set_xlim(edges[used[0]], edges[used[-1] + 1])
     ax.set_xlabel(axis.label or name)

@@ -13,7 +13,6 @@ from drapes_hep.cwola.classifiers import Trees, load_classifier
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fold_scores
 from drapes_hep.errors import DrapesError
-from drapes_hep.events.scaling import Scaling
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
 from drapes_hep.files import write_json
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
@@ -22,7 +21,7 @@ from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import run_stage
 from drapes_hep.stages.context import Context, feature_matrix, load_events
 from drapes_hep.stages.model import pseudo_window
-from drapes_hep.templates.model import CLOSURE, load_background_model
+from drapes_hep.templates.model import CLOSURE
 
 __all__ = ["classify", "sample_of", "truth_metrics"]
 
@@ -33,12 +32,7 @@ _ROC_POINTS = 1000
 
 
 def sample_of(
-    events: Skim,
-    features: Sequence[str],
-    folds: int,
-    seed: int,
-    chosen: npt.NDArray[Any] | None = None,
-    scaling: Scaling | None = None,
+    events: Skim, features: Sequence[str], folds: int, seed: int, chosen: npt.NDArray[Any] | None = None
 ) -> Sample:
     """Turn an event table into what a classifier is given.
 
@@ -52,10 +46,6 @@ def sample_of(
         The run's seed.
     chosen : array of bool or int, optional
         Which events; all by default.
-    scaling : Scaling, optional
-        Turns each event's features into normal variables at its own mass. The background's distribution then no longer
-        depends on m_JJ, feature by feature, so that a cut does not sculpt the spectrum (the idea of LaCATHODE,
-        arXiv:2210.14924): what the classifier sees knows less of m_JJ than the features themselves do.
 
     Returns
     -------
@@ -66,8 +56,6 @@ def sample_of(
     parent = np.asarray(events["parent_id"])[keep] if "parent_id" in events.columns else None
     root = ids if parent is None else np.where(parent < 0, ids, parent)
     x = feature_matrix(events, features)[keep]
-    if scaling is not None:
-        x = scaling.forward(x, np.asarray(events["mjj"])[keep])
     return Sample(x, np.asarray(events["weight"])[keep], assign_folds(ids, folds, seed, parent), root)
 
 
@@ -87,7 +75,6 @@ def classify(context: Context, window: Window) -> None:
         "pseudo": pseudo_window(context, window),
     }
     reads = [context.run.events, folder / "template.parquet", folder / "closure.parquet", folder / "split.parquet"]
-    reads += [folder / "model" / "card.json", folder / "model" / "model.safetensors"]
     if config.data.labels:
         reads.append(context.run.truth)
     run_stage(
@@ -102,10 +89,9 @@ def _classify(context: Context, window: Window) -> list[Path]:
     template = read_skim(folder / "template.parquet", ("event_id", "parent_id", "mjj", "weight", *features))
     mjj = np.asarray(events["mjj"])
     inside, outside = window.in_signal_region(mjj), window.in_sidebands(mjj)
-    scaling = load_background_model(folder / "model", window).scaling if cwola.inputs == "scaled" else None
-    data = sample_of(events, features, cwola.folds, config.seed, inside, scaling)
-    reference = sample_of(template, features, cwola.folds, config.seed, scaling=scaling)
-    sidebands = sample_of(events, features, cwola.folds, config.seed, outside, scaling)
+    data = sample_of(events, features, cwola.folds, config.seed, inside)
+    reference = sample_of(template, features, cwola.folds, config.seed)
+    sidebands = sample_of(events, features, cwola.folds, config.seed, outside)
     with context.reporter.bar(f"classify {window.name}", cwola.folds * cwola.ensemble) as bar:
         done = 0
 
