@@ -4,8 +4,8 @@
 
 Every bootstrap draws each background event a Poisson number of times. The mean of that number is the ratio of the
 fitted to the counted spectrum in the event's mass bin, so that the expected spectrum is the smooth fit: else every
-bootstrap would inherit the fluctuation of the one sample that there is. Copies of an event share its fold and its part of
-the sidebands, so none is scored by a model that saw another.
+bootstrap would inherit the fluctuation of the one sample that there is. Copies of an event share its fold and its part
+of the sidebands, so none is scored by a model that saw another.
 
 ``diffusion`` trains and samples the configuration's model anew each time; ``perfect`` splits the background in two
 and takes one half's window as template, which tests the statistics alone.
@@ -57,7 +57,8 @@ class Events:
     def sample(self, config: Config) -> Sample:
         """As a classifier meets them: folds by the original event."""
         fold = assign_folds(self.root, config.cwola.folds, config.seed)
-        return Sample(self.x, np.ones(len(self.x)), fold, self.root)
+        seen = [config.features.index(name) for name in config.classifier_features]
+        return Sample(self.x[:, seen], np.ones(len(self.x)), fold, self.root)
 
 
 def background(events: Skim, label: np.ndarray, config: Config) -> Events:
@@ -77,17 +78,17 @@ def bootstrap(
     rng = np.random.default_rng(stage_seed(config.seed, "bootstrap", number))
     counts = np.histogram(events.mjj, edges)[0].astype(float)
     fit = fit_spectrum(counts, edges, None, config.mass.fit, config.mass.sqrt_s)
-    ratio = np.divide(fit.expected, counts, out=np.zeros_like(counts), where=counts > 0)
-    mean = ratio[np.clip(np.searchsorted(edges, events.mjj, side="right") - 1, 0, len(counts) - 1)]
-    if size is not None:
-        mean *= size / len(mean)
-    first = rng.random(len(mean)) < 0.5 if halves else np.ones(len(mean), dtype=bool)
-    copies = rng.poisson(mean)
+    place = np.clip(np.searchsorted(edges, events.mjj, side="right") - 1, 0, len(counts) - 1)
+    scale = (0.5 if halves else 1.0) * (1.0 if size is None else size / len(events.mjj))
 
     def take(half: np.ndarray) -> Events:
-        return events.where(np.repeat(np.arange(len(mean)), np.where(half, copies, 0)))
+        # by the half's own counts: else the random halving would fluctuate on top of the Poisson copies
+        own = np.bincount(place[half], minlength=len(counts))
+        copies = rng.poisson(scale * fit.expected[place[half]] / own[place[half]])
+        return events.where(np.repeat(half, copies))
 
-    return take(first), take(~first) if halves else None
+    first = rng.random(len(events.mjj)) < 0.5 if halves else np.ones(len(events.mjj), dtype=bool)
+    return take(np.flatnonzero(first)), take(np.flatnonzero(~first)) if halves else None
 
 
 def diffusion_template(data: Events, window: Window, edges: np.ndarray, config: Config, workers: int) -> Events:

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -22,7 +22,6 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="drapes",
     help="Resonance searches without a signal model: diffusion templates, weak supervision, bump hunt.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -30,14 +29,14 @@ app = typer.Typer(
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")]
 Output = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="RUN", help="Run directory [default: runs/NAME].")
+    Path | None, typer.Option("-o", "--output", metavar="RUN", help="Run directory (default: runs/NAME).")
 ]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. signal.inject=0; repeatable."),
 ]
-Executor = Annotated[str, typer.Option(metavar="NAME", help="coffea executor: iterative, futures or dask.")]
-Workers = Annotated[int | None, typer.Option(metavar="N", help="Processes or threads [default: all cores].")]
+Executor = Annotated[str, typer.Option(metavar="NAME", help="coffea executor: iterative or futures.")]
+Workers = Annotated[int | None, typer.Option(metavar="N", help="Processes or threads (default: all cores).")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
 WindowName = Annotated[str | None, typer.Option("--window", metavar="LO-HI", help="One window only, GeV.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars and no messages.")]
@@ -53,29 +52,24 @@ def _configured(path: Path, assignments: list[str] | None, unblind: bool) -> Con
     return config.model_copy(update={"blind": False}) if unblind else config
 
 
-def _context(
-    path: Path,
-    output: Path | None,
-    assignments: list[str] | None,
-    unblind: bool,
-    executor: str,
-    workers: int | None,
-    device: str,
-    quiet: bool,
-) -> Any:  # noqa: ANN401
-    # torch, coffea and the rest load here, so that --help and a wrong configuration answer at once
-    config = _configured(path, assignments, unblind)
-    from drapes_hep.progress import Reporter
-    from drapes_hep.regions import sliding_windows
-    from drapes_hep.rundir import open_run
-    from drapes_hep.stages.context import Context, choose_device
+def _context(config: Config, output: Path | None, **settings: Any) -> Any:  # noqa: ANN401
+    from drapes_hep.rundir import RunDirectory, open_run
+    from drapes_hep.stages.context import Context
 
-    sliding_windows(config)
-    choose_device(device)
-    if executor not in {"iterative", "futures", "dask"}:
-        raise ConfigError(f"--executor {executor}: choose iterative, futures or dask")
-    run = open_run(output or Path("runs") / config.name, config.model_dump(mode="json"))
-    return Context.of(config, run, device=device, executor=executor, workers=workers, reporter=Reporter(quiet=quiet))
+    run = RunDirectory(output or Path("runs") / config.name)
+    # the directory is made last: a mistake in what was typed leaves nothing behind
+    context = Context.of(config, run, **settings)
+    open_run(run.path, config.model_dump(mode="json"))
+    return context
+
+
+def _check_plugins(config: Config) -> None:
+    """Load what the configuration names: better now than after an hour of training."""
+    from drapes_hep.cwola.classifiers import load_classifier
+    from drapes_hep.events.loading import load_processor
+
+    load_processor(config.processor)
+    load_classifier(config.cwola.classifier)
 
 
 def _stage(work: Callable[[Any, Any], None], per_window: bool) -> Callable[..., None]:
@@ -90,10 +84,19 @@ def _stage(work: Callable[[Any, Any], None], per_window: bool) -> Callable[..., 
         unblind: Unblind = False,
         quiet: Quiet = False,
     ) -> None:
-        from drapes_hep.regions import parse_window
+        checked = _configured(config, assignments, unblind)
+        # torch, coffea and the rest load here, so that --help and a wrong configuration answer at once
+        from drapes_hep.progress import Reporter
+        from drapes_hep.regions import parse_window, sliding_windows
 
-        context = _context(config, output, assignments, unblind, executor, workers, device, quiet)
-        windows = context.windows if window is None else (parse_window(window, context.windows),)
+        every = sliding_windows(checked)
+        windows = every if window is None else (parse_window(window, every),)
+        if executor not in {"iterative", "futures"}:
+            raise ConfigError(f"--executor {executor}: choose iterative or futures")
+        if work is _run:
+            _check_plugins(checked)
+        reporter = Reporter(quiet=quiet)
+        context = _context(checked, output, device=device, executor=executor, workers=workers, reporter=reporter)
         if not per_window:
             work(context, None if window is None else windows)
             return
@@ -183,8 +186,9 @@ def inspect(
         typer.echo(json.dumps(record, indent=1))
         return
     for name, value in record.items():
-        text = ", ".join(value) if isinstance(value, list) else {True: "yes", False: "no"}.get(value, value)  # type: ignore[call-overload]
-        typer.echo(f"{name:10} {text}")
+        # a count of 1 equals True: what is no bool keeps its own spelling
+        text = ("no", "yes")[value] if isinstance(value, bool) else value
+        typer.echo(f"{name:10} {', '.join(value) if isinstance(value, list) else text}")
 
 
 @app.command()
@@ -195,17 +199,14 @@ def validate(
 ) -> None:
     """Check a configuration, and with --files the data that it names."""
     checked = _configured(config, assignments, False)
-    from drapes_hep.cwola.classifiers import load_classifier
     from drapes_hep.events.features import check_features
-    from drapes_hep.events.loading import load_processor
     from drapes_hep.events.readers import scan
     from drapes_hep.events.skims import read_truth
     from drapes_hep.regions import sliding_windows
     from drapes_hep.stages.context import input_files
 
     check_features(checked.features)
-    load_processor(checked.processor)
-    load_classifier(checked.cwola.classifier)
+    _check_plugins(checked)
     windows = sliding_windows(checked)
     typer.echo(f"{config}: valid; {len(windows)} windows from {windows[0].name} to {windows[-1].name} GeV")
     if files:
@@ -227,7 +228,7 @@ def init(
         raise DrapesError(f"{folder}: exists and is not an empty directory; name another")
     source = starter_folder()
     try:
-        for name in ("processors", "configs"):
+        for name in ("processors", "analysis", "configs"):
             shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     except OSError as error:
         raise DrapesError(f"{folder}: cannot be written ({error.strerror or error})") from error
@@ -240,28 +241,52 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001  its callback does the work
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> None:
     """Run the command line."""
     # third-party chatter is not for users; our own messages go through the reporter
     warnings.filterwarnings("ignore")
+    # a user's own module beside the configuration: a console script does not look in the working directory
+    sys.path.append(str(Path.cwd()))
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
-        app()
-    except DrapesError as error:
-        print(f"drapes: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("drapes: interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
-    except OSError as error:
-        print(f"drapes: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        status = app(standalone_mode=False)
+    except Exception as error:
+        message = _one_line(error)
+        if message is None:
+            raise
+        _complain(message, 2)
+    if status == _INTERRUPTED:
+        _complain("interrupted; run the same command again to go on", _INTERRUPTED)
+    if status:
+        sys.exit(status)
+
+
+_INTERRUPTED = 130
+"""What typer gives back for Ctrl-C."""
+
+
+def _one_line(error: Exception) -> str | None:
+    """Word a user's mistake; None for a defect of ours, which keeps its traceback."""
+    if isinstance(error, DrapesError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'file system'}: {error.strerror or error}"
+    # a word that is no option, or an option's value of the wrong type: typer's errors, whose home differs by version
+    word = getattr(error, "format_message", None)
+    return None if word is None else f"{word()} See drapes --help"
+
+
+def _complain(message: str, status: int) -> NoReturn:
+    print(f"drapes: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    sys.exit(status)

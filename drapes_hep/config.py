@@ -131,8 +131,8 @@ class TrainingConfig(_Section):
     closure: Fraction = Field(0.1, description="Part of the sidebands that is held out for the closure test.")
     pseudo_window: Literal["one", "all", "none"] = Field(
         "one",
-        description="For which windows a second model, which also never saw a pseudo-window inside a sideband, tests the"
-        " interpolation: the middle one, all, none.",
+        description="For which windows a second model, which also never saw a pseudo-window inside a sideband, tests"
+        " the interpolation: the middle one, all, none.",
     )
 
     @model_validator(mode="after")
@@ -146,6 +146,11 @@ class CwolaConfig(_Section):
     """The classifier between data and template."""
 
     classifier: str = Field("trees", description="'trees', 'mlp', or 'package.module:Class'.")
+    features: tuple[str, ...] | None = Field(
+        None,
+        description="What the classifier sees; null is all features. One that follows m_JJ, such as delta_r, lets a cut"
+        " sculpt the spectrum.",
+    )
     ensemble: int = Field(10, ge=1, description="Classifiers a fold, whose scores are averaged.")
     folds: int = Field(5, ge=2, description="Folds: an event is scored by the models that did not see its fold.")
 
@@ -202,6 +207,11 @@ class Config(_Section):
     blind: bool = Field(True, description="Whether data inside the windows are left uncounted and undrawn.")
     seed: int = Field(1, ge=0, description="The run's seed.")
 
+    @property
+    def classifier_features(self) -> tuple[str, ...]:
+        """What the classifier sees."""
+        return self.features if self.cwola.features is None else self.cwola.features
+
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if self.signal.inject is not None and not self.data.labels:
@@ -216,6 +226,9 @@ class Config(_Section):
             )
         if len(set(self.features)) != len(self.features):
             raise ValueError("a feature is listed twice")
+        unknown = [name for name in self.cwola.features or () if name not in self.features]
+        if unknown or self.cwola.features == ():
+            raise ValueError(f"cwola.features must be some of features: {', '.join(self.features)}")
         return self
 
 
@@ -243,19 +256,26 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
     key, separator, text = assignment.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. --set signal.inject=0")
+    is_path = key in {"data.path", "data.truth"}
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {assignment}: the value is not YAML") from error
-    if key in {"data.path", "data.truth"} and value is not None:
+        if not is_path:
+            raise ConfigError(f"--set {assignment}: the value is not YAML") from error
+        value = text  # a pattern such as *.root
+    if is_path and value is not None:
         # what is typed on the command line is relative to where it is typed
-        value = [str(Path(v).absolute()) for v in value] if isinstance(value, list) else str(Path(value).absolute())
+        value = [_typed(v) for v in value] if isinstance(value, list) else _typed(value)
     *parents, last = key.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {assignment}: '{parent}' is not a section")
     tree[last] = value
+
+
+def _typed(path: object) -> str:
+    return str(path) if "://" in str(path) else str(Path(str(path)).absolute())
 
 
 def load_config(path: str | Path, assignments: Sequence[str] = ()) -> Config:

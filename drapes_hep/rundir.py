@@ -97,7 +97,9 @@ def code_hash() -> str:
 
 
 def _git_state() -> dict[str, Any] | None:
-    root = Path(drapes_hep.__file__).parent
+    root = Path(drapes_hep.__file__).resolve().parent
+    if not (root.parent / ".git").exists():
+        return None  # installed: whatever repository surrounds the environment is not this code's
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10)
@@ -106,7 +108,7 @@ def _git_state() -> dict[str, Any] | None:
     try:
         return {"commit": git("rev-parse", "HEAD"), "clean": git("status", "--porcelain") == ""}
     except (OSError, subprocess.SubprocessError):
-        return None  # installed from a wheel, or no git
+        return None  # no git
 
 
 def _versions() -> dict[str, str]:
@@ -151,7 +153,8 @@ def open_run(path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
                 f"{path}: is a run directory of layout version {found}, this release writes {LAYOUT_VERSION};"
                 " choose another directory with -o"
             )
-    elif run.path.is_dir() and any(run.path.iterdir()):
+    elif run.path.is_dir() and any(path.suffix != ".part" for path in run.path.iterdir()):
+        # what a run that was killed while it wrote its first manifest leaves is no reason to refuse
         raise RunDirectoryError(f"{path}: is not empty and holds no run; choose another directory with -o")
     manifest = {
         "layout_version": LAYOUT_VERSION,
@@ -162,8 +165,8 @@ def open_run(path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
         "git": _git_state(),
         "code": code_hash(),
         "platform": platform.platform(),
-        "inputs": old.get("inputs", {}),
-        "stages": old.get("stages", {}),
+        "inputs": old.get("inputs") or {},
+        "stages": old.get("stages") or {},
     }
     write_json(run.manifest, manifest)
     return run
@@ -216,8 +219,10 @@ def run_stage(
         try:
             found = read_json(stamp)
         except RunDirectoryError:
-            found = {}  # a damaged stamp is no stamp
-        files: dict[str, int] = found.get("files", {})
+            found = None
+        if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+            found = {"files": {}}  # a damaged stamp is no stamp
+        files: dict[str, int] = found["files"]
         intact = all((run.path / p).is_file() and (run.path / p).stat().st_size == n for p, n in files.items())
         if found.get("key") == key and intact:
             reporter.say(f"{name}: done before")

@@ -53,6 +53,7 @@ def test_the_inclusive_point_is_always_there(tmp_path):
         ({"template": {"sigma_min": 100}}, "must lie below sigma_max"),
         ({"cwola": {"classifier": "forest"}}, "neither 'trees' nor 'mlp'"),
         ({"features": ["m_j1", "m_j1"]}, "a feature is listed twice"),
+        ({"cwola": {"features": ["m_j2"]}}, "cwola.features must be some of features"),
         ({"training": {"validation": 0.6, "closure": 0.5}}, "leave less than a tenth"),
     ],
 )

@@ -85,7 +85,7 @@ def test_tail_probability_counts_weights_at_or_above():
 
 
 def test_a_perfect_template_passes_window_and_sidebands_alike():
-    """METHOD's first trap: with sideband scores averaged over folds the two differ by an order of magnitude."""
+    """Averaged over folds instead, sideband scores would differ by an order of magnitude."""
     data, template = sample(8000, 1), sample(8000, 2, first_id=10_000)
     sidebands = sample(16_000, 3, first_id=100_000)
     scores = out_of_fold_scores(Trees, data, template, {"sidebands": sidebands}, folds=5, ensemble=3, seed=1, workers=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -128,7 +129,7 @@ class Mlp:
             torch.manual_seed(self._seed)
             sizes = (x.shape[1], 32, 32, 32)
             layers: list[torch.nn.Module] = []
-            for wide, narrow in zip(sizes[:-1], sizes[1:], strict=True):
+            for wide, narrow in itertools.pairwise(sizes):
                 layers += [torch.nn.Linear(wide, narrow), torch.nn.ReLU()]
             net = torch.nn.Sequential(*layers, torch.nn.Linear(32, 1))
         z = torch.as_tensor((x - self._mean) / self._scale, dtype=torch.float32)
@@ -194,8 +195,9 @@ def load_classifier(name: str) -> type[Any]:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cwola.classifier {name}: {error}") from error
+    except Exception as error:  # a module of the user's may raise anything while it is imported
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"cwola.classifier {name}: {type(error).__name__}: {reason}") from error
     if not all(callable(getattr(found, method, None)) for method in ("fit", "score")):
         raise ConfigError(f"cwola.classifier {name}: needs the methods fit(x, y, weight, group) and score(x)")
     return found  # type: ignore[no-any-return]

@@ -2,7 +2,7 @@
 
 The models of fold ``f`` are trained without fold ``f`` and score fold ``f`` alone: data in the window, template and
 sideband events alike. Sideband events are in no training, yet averaging them over all folds' models would narrow their
-scores against those in the window and fake an excess of many sigma (METHOD section 4), so they carry a fold too.
+scores against those in the window and fake an excess of many sigma, so they carry a fold too.
 
 A raw score means nothing outside its fold. What is kept beside it is the *tail*: the weighted fraction of the fold's
 own template events that score at least as high. The cut of background efficiency ``e`` is ``tail <= e`` in every fold.

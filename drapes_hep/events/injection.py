@@ -5,7 +5,8 @@ This and the metrics are the only places where a truth label is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import traceback
+from pathlib import Path
 from typing import Any
 
 import awkward as ak
@@ -13,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from coffea import processor
 
-from drapes_hep.errors import ConfigError
+from drapes_hep.errors import ConfigError, DrapesError
 from drapes_hep.events.accumulate import ColumnParts, chunk_key
 from drapes_hep.events.types import Events, Foreign
 from drapes_hep.rng import event_uniforms, stage_seed
 
-__all__ = ["SignalInjection", "choose_signal", "collect_truth"]
+__all__ = ["SignalInjection", "choose_signal", "collect_ids", "collect_truth"]
+
+_PACKAGE = str(Path(__file__).resolve().parents[1])
 
 IntArray = npt.NDArray[np.int64]
 
@@ -27,6 +30,12 @@ def collect_truth(events: Events) -> dict[str, Any]:
     """Give event ids and labels of a chunk, as a processor does; for files that carry labels."""
     columns = {name: ak.to_numpy(events[name]).astype(np.int64) for name in ("event_id", "label")}
     return {"truth": ColumnParts({chunk_key(events.metadata): columns})}
+
+
+def collect_ids(events: Events) -> dict[str, Any]:
+    """Give event ids of a chunk, as a processor does; for files whose labels lie in a sidecar."""
+    ids = ak.to_numpy(events.event_id).astype(np.int64)
+    return {"truth": ColumnParts({chunk_key(events.metadata): {"event_id": ids}})}
 
 
 def choose_signal(signal_id: IntArray, keep: int, seed: int) -> IntArray:
@@ -78,10 +87,30 @@ class SignalInjection(processor.ProcessorABC):  # type: ignore[misc]
         place = np.minimum(np.searchsorted(self._dropped, ids), max(len(self._dropped) - 1, 0))
         gone = self._dropped[place] == ids if len(self._dropped) else np.zeros(len(ids), dtype=bool)
         weight = ak.to_numpy(events.weight)[gone]
-        run: Callable[[Events], dict[str, Any]] = self._inner.process
-        out = run(events[~gone])
+        out = self._checked(events[~gone])
         for flow in out["cutflow"].values():
             flow["not_injected"] = {"events": int(gone.sum()), "weight": float(weight.sum())}
+        return out
+
+    def _checked(self, events: Events) -> dict[str, Any]:
+        """Run the inner processor; what goes wrong in a user's own file is one line that says where."""
+        name = type(self._inner).__name__
+        try:
+            out: dict[str, Any] = self._inner.process(events)
+        except (DrapesError, MemoryError):
+            raise
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            # the innermost line of the user's own: what it calls into is rarely at fault
+            own = [one for one in frames if "site-packages" not in one.filename and _PACKAGE not in one.filename]
+            frame = (own or list(frames))[-1]
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"processor {name}: {type(error).__name__}: {reason} ({frame.filename}, line {frame.lineno})"
+            ) from error
+        absent = [key for key in ("hists", "cutflow", "skim") if not isinstance(out, dict) or key not in out]
+        if absent:
+            raise ConfigError(f"processor {name}: process(events) gives no '{absent[0]}'; see processors/dijets.py")
         return out
 
     def postprocess(self, accumulator: Foreign) -> Foreign:

@@ -1,18 +1,18 @@
 r"""From features to what a network sees, and back.
 
-Diffusion wants inputs of zero mean and unit variance (METHOD section 2). Two scalings are offered, both fitted on
+Diffusion wants inputs of zero mean and unit variance. Two scalings are offered, both fitted on
 sidebands alone:
 
 ``standard``
     :math:`z = (x - \mu) / s`, the papers'.
 ``quantile``
     Every feature is mapped to a normal variable by its own quantiles *at its mass*. Feature by feature, the median and
-    the logarithms of the distances between neighbouring quantiles, at 21 levels, are polynomials of third order in
+    the logarithms of the distances between neighbouring quantiles, at 21 levels, are polynomials of fourth order in
     :math:`\ln m`, fitted to their values in bins of mass. Distances stay positive, so the curves cannot cross: where
-    they did, the map would pile events up in spikes that a classifier finds. Piecewise linear interpolation between the
-    curves takes out the drift with mass, such as that of the sharp upper edge of :math:`\Delta R_{JJ}` that the jets'
-    pT threshold moves with m_JJ; a second, finer map that no longer depends on mass makes the result normal. The network
-    is left with the correlations. Both maps are monotone, so nothing is lost.
+    they did, the map would pile events up in spikes that a classifier finds. Piecewise linear interpolation between
+    the curves takes out the drift with mass, such as that of the sharp upper edge of :math:`\Delta R_{JJ}` that the
+    jets' pT threshold moves with m_JJ; a second, finer map that no longer depends on mass makes the result normal.
+    The network is left with the correlations. Both maps are monotone, so nothing is lost.
 
 Shapes: features (n, d), masses (n,) in GeV.
 """
@@ -37,9 +37,9 @@ _UNIT = np.linspace(-2.5, 2.5, 21)
 _LEVELS = norm.cdf(_UNIT)
 _MEDIAN = len(_UNIT) // 2
 _FINE = np.linspace(-3.6, 3.6, 200)
-_MASS_BINS = 20
-_MASS_DEGREE = 3
-_LEAST_EVENTS = 50
+_MASS_BINS = 40
+_MASS_DEGREE = 4
+_LEAST_EVENTS = 100
 """Events a mass bin below which its outer quantiles are the extremes of a handful of events."""
 
 
@@ -56,7 +56,7 @@ class Scaling:
         Natural bounds of the features; what is mapped back is clipped to them.
     mean, scale : array, shape (d,)
         Of ``standard``.
-    curves : array, shape (d, 4, 21)
+    curves : array, shape (d, 5, 21)
         Polynomial coefficients in scaled ln m, of ``quantile``: of the median, then of the logarithms of the 20
         distances between neighbouring quantiles.
     levels : array, shape (d, 200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fold_scores
 from drapes_hep.errors import DrapesError
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
-from drapes_hep.files import write_json
+from drapes_hep.files import file_hash, write_json
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
@@ -59,6 +60,15 @@ def sample_of(
     return Sample(x, np.asarray(events["weight"])[keep], assign_folds(ids, folds, seed, parent), root)
 
 
+def _source_hash(name: str) -> str | None:
+    """Hash of the file that defines a classifier: editing one's own makes old scores stale."""
+    try:
+        source = inspect.getsourcefile(load_classifier(name))
+    except TypeError:  # a class that is written in C
+        return None
+    return file_hash(source) if source else None
+
+
 def classify(context: Context, window: Window) -> None:
     """Score a window, its sidebands and its template, unless it is done.
 
@@ -70,11 +80,15 @@ def classify(context: Context, window: Window) -> None:
     config, folder = context.config, context.run.window(window)
     needs = {
         **config.model_dump(mode="json", include={"cwola", "features", "seed"}),
+        "seen": config.classifier_features,
+        "source": _source_hash(config.cwola.classifier),
         "window": [window.lo, window.hi, window.range_lo, window.range_hi],
         "name": config.template.method,
         "pseudo": pseudo_window(context, window),
     }
     reads = [context.run.events, folder / "template.parquet", folder / "closure.parquet", folder / "split.parquet"]
+    if needs["pseudo"] is not None:
+        reads.append(folder / "pseudo.parquet")
     if config.data.labels:
         reads.append(context.run.truth)
     run_stage(
@@ -84,9 +98,9 @@ def classify(context: Context, window: Window) -> None:
 
 def _classify(context: Context, window: Window) -> list[Path]:
     config, folder = context.config, context.run.window(window)
-    cwola, features = config.cwola, config.features
-    events = load_events(context.run.events, features)
-    template = read_skim(folder / "template.parquet", ("event_id", "parent_id", "mjj", "weight", *features))
+    cwola, features = config.cwola, config.classifier_features
+    events = load_events(context.run.events, config.features)
+    template = read_skim(folder / "template.parquet", ("event_id", "parent_id", "mjj", "weight", *config.features))
     mjj = np.asarray(events["mjj"])
     inside, outside = window.in_signal_region(mjj), window.in_sidebands(mjj)
     data = sample_of(events, features, cwola.folds, config.seed, inside)

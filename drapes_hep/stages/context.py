@@ -13,14 +13,15 @@ import numpy as np
 import torch
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, InputError
+from drapes_hep.errors import ConfigError, InputError, RunDirectoryError
 from drapes_hep.events.features import check_features
 from drapes_hep.events.skims import Skim, read_skim
+from drapes_hep.files import read_json
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, sliding_windows
 from drapes_hep.rundir import RunDirectory
 
-__all__ = ["Context", "choose_device", "domain", "feature_matrix", "input_files", "load_events"]
+__all__ = ["Context", "choose_device", "domain", "feature_matrix", "input_files", "load_events", "read_record"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Context:
     device : str
         "cpu" or "cuda".
     executor : str
-        Of coffea: "iterative", "futures" or "dask".
+        Of coffea: "iterative" or "futures".
     workers : int
         Processes or threads.
     reporter : Reporter
@@ -118,6 +119,21 @@ def input_files(config: Config) -> list[Path]:
 def load_events(path: Path, features: Sequence[str]) -> Skim:
     """Read the columns of an event table that the models use."""
     return read_skim(path, ("event_id", "weight", "mjj", *features))
+
+
+def read_record(path: Path, *names: str) -> dict[str, Any]:
+    """Read a JSON record that an earlier stage wrote.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it is damaged or lacks one of the names.
+    """
+    record = read_json(path)
+    absent = [name for name in names if not isinstance(record, dict) or name not in record]
+    if absent:
+        raise RunDirectoryError(f"{path}: holds no '{absent[0]}'; delete it and run its stage again")
+    return record  # type: ignore[no-any-return]
 
 
 def feature_matrix(events: Skim, features: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -16,16 +16,16 @@ import uproot
 from drapes_hep.bumphunt.expectation import WindowHunt, hunt_window
 from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, set_overlaps
 from drapes_hep.bumphunt.toys import GlobalSignificance, background_model, global_significance
-from drapes_hep.errors import DrapesError, FitError
+from drapes_hep.errors import DrapesError, FitError, RunDirectoryError
 from drapes_hep.events.features import check_features
 from drapes_hep.events.skims import Skim, read_skim
-from drapes_hep.files import atomic_path, read_json, write_json
+from drapes_hep.files import atomic_path, write_json
 from drapes_hep.mass import fit_spectrum
 from drapes_hep.regions import Window
 from drapes_hep.results import global_record, results_record, window_record
 from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import run_stage
-from drapes_hep.stages.context import Context, load_events
+from drapes_hep.stages.context import Context, load_events, read_record
 from drapes_hep.stages.model import mass_counts
 
 __all__ = ["hunt"]
@@ -184,10 +184,10 @@ def _results(context: Context, hunts: Sequence[WindowHunt], found: GlobalSignifi
     config, directory = context.config, context.run
     records = []
     for hunted in hunts:
-        quality = read_json(directory.window(hunted.sr) / "quality.json")
+        quality = read_record(directory.window(hunted.sr) / "quality.json", "template", "metrics", "n_signal_truth")
         observed = hunted.working_points[0].observed
         records.append(window_record(hunted, None if config.blind else observed, quality))
-    accounting = read_json(directory.skim_info)["accounting"]
+    accounting = read_record(directory.skim_info, "accounting")["accounting"]
     return results_record(accounting, records, global_record(found, config.hunt.toys), config.blind)
 
 
@@ -200,8 +200,8 @@ def _write_histograms(
     """Write every histogram twice: as TH1 and TH2 for ROOT users, as uhi JSON for everybody else."""
     directory = context.run
     hists: dict[str, hist.Hist] = {}
-    for name, record in read_json(directory.skim_hists).items():
-        control = hist.Hist(uhi.io.json.object_hook(record) if "axes" not in record else _from_uhi(record))
+    for name, record in read_record(directory.skim_hists).items():
+        control = _control(directory.skim_hists, name, record)
         for selection in ("before", "after"):
             hists |= _without_categories(f"control_{name}_{selection}", control[{"selection": selection}])
     features = check_features(context.config.features)
@@ -230,8 +230,11 @@ def _write_histograms(
     return [directory.path / "hists.root", directory.path / "hists.json"]
 
 
-def _from_uhi(record: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    return json.loads(json.dumps(record), object_hook=uhi.io.json.object_hook)
+def _control(path: Path, name: str, record: Mapping[str, Any]) -> hist.Hist:
+    try:
+        return hist.Hist(json.loads(json.dumps(record), object_hook=uhi.io.json.object_hook))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunDirectoryError(f"{path}: '{name}' is no histogram; delete it and run `drapes skim` again") from error
 
 
 def _without_categories(name: str, one: hist.Hist) -> dict[str, hist.Hist]:

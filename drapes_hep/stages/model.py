@@ -106,6 +106,7 @@ def _train(context: Context, window: Window) -> list[Path]:
         arrays = (x[outside], mjj[outside], weight[outside], part[outside])
         _fit(context, window, folder / "pseudo_model", "pseudo_training.json", *arrays, [*hidden, pseudo])
         written += [folder / "pseudo_model" / "model.safetensors", folder / "pseudo_model" / "card.json"]
+        written.append(folder / "pseudo_training.json")
     return written
 
 
@@ -171,8 +172,9 @@ def generate(context: Context, window: Window) -> None:
         "edges": mass_counts(context, np.empty(0))[1].tolist(),
         "pseudo": pseudo_window(context, window),
     }
-    reads = [context.run.events, folder / "model" / "card.json", folder / "model" / "model.safetensors"]
-    reads.append(folder / "split.parquet")
+    models = ["model"] if needs["pseudo"] is None else ["model", "pseudo_model"]
+    reads = [context.run.events, folder / "split.parquet"]
+    reads += [folder / model / name for model in models for name in ("card.json", "model.safetensors")]
     run_stage(
         context.run, f"generate.{window.name}", needs, reads, lambda: _generate(context, window), context.reporter
     )

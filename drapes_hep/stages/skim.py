@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import uhi.io.json
 
-from drapes_hep.errors import ConfigError, InputError
-from drapes_hep.events.injection import SignalInjection, choose_signal, collect_truth
+from drapes_hep.errors import ConfigError, DrapesError, InputError
+from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
 from drapes_hep.events.loading import load_processor
 from drapes_hep.events.running import run, scan_fileset
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
@@ -64,12 +64,16 @@ def _all_truth(context: Context, fileset: Mapping[str, Any]) -> Truth | None:
     config = context.config
     if not config.data.labels:
         return None
-    if config.data.truth is not None:
-        return read_truth(config.data.truth)
-    out, _ = run(fileset, collect_truth, chunksize=config.data.chunksize)
+    sidecar = None if config.data.truth is None else read_truth(config.data.truth)
+    if sidecar is not None and config.signal.inject is None:
+        return sidecar
+    out, _ = run(fileset, collect_truth if sidecar is None else collect_ids, chunksize=config.data.chunksize)
     columns = out["truth"].columns()
     order = np.argsort(columns["event_id"], kind="stable")
-    return Truth("data.path", columns["event_id"][order], columns["label"][order])
+    ids = columns["event_id"][order]
+    # a sidecar may know more events than the files hold: those must not be counted as injected
+    label = columns["label"][order] if sidecar is None else sidecar.truth_for(ids)
+    return Truth(config.data.truth or "data.path", ids, label)
 
 
 def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign) -> list[Path]:
@@ -86,9 +90,18 @@ def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign
     if truth is not None and config.signal.inject is not None:
         signal = truth.event_id[truth.label == 1]
         dropped = np.setdiff1d(signal, choose_signal(signal, config.signal.inject, config.signal.seed))
+    try:
+        processor = processor_class(settings)
+    except DrapesError:
+        raise
+    except Exception as error:  # a user's class may take anything else
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"processor '{config.processor}': cannot be made with the settings ({type(error).__name__}: {reason})"
+        ) from error
     output, report = run(
         fileset,
-        SignalInjection(processor_class(settings), dropped),
+        SignalInjection(processor, dropped),
         executor=context.executor,
         workers=context.workers,
         chunksize=config.data.chunksize,
@@ -97,13 +110,16 @@ def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
+    label = None if truth is None else truth.truth_for(columns["event_id"])
     inputs = {str(one.path): file_hash(one.path) for one in report.files}
     # the account is about what the files hold; events that were not injected were read and set aside, and say so
     write_skim(directory.events, columns, {"inputs": inputs, "name": config.name})
     written = [directory.events]
-    if truth is not None:
-        write_truth(directory.truth, columns["event_id"], truth.truth_for(columns["event_id"]))
+    if label is not None:
+        write_truth(directory.truth, columns["event_id"], label)
         written.append(directory.truth)
+    else:
+        directory.truth.unlink(missing_ok=True)  # of an earlier run that had labels
     hists = {name: json.loads(json.dumps(one, default=uhi.io.json.default)) for name, one in output["hists"].items()}
     with atomic_path(directory.skim_hists) as temporary:
         temporary.write_text(json.dumps(hists), encoding="utf-8")

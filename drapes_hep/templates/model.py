@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 
 from drapes_hep.config import TemplateConfig, TrainingConfig
-from drapes_hep.diffusion.cards import load_model, save_model
+from drapes_hep.diffusion.cards import CARD, load_model, save_model
 from drapes_hep.diffusion.denoisers import EDMDenoiser
 from drapes_hep.diffusion.samplers import sample
 from drapes_hep.diffusion.schedules import karras_steps
 from drapes_hep.diffusion.training import Epoch, TrainingResult, TrainingSettings, train
-from drapes_hep.errors import FitError, LeakError
+from drapes_hep.errors import FitError, LeakError, RunDirectoryError
 from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
 from drapes_hep.networks.mlp import ResidualMLP
 from drapes_hep.regions import Window
@@ -189,7 +189,14 @@ def fit_model(
     fitted, held = part == TRAIN, part == VALIDATION
     if not fitted.any() or not held.any():
         raise FitError(f"the sidebands hold {len(x)} events: too few to train and to validate")
+    if not (weight[fitted].sum() > 0 and weight[held].sum() > 0):
+        raise FitError("the weights of the sideband events do not add up to more than 0: nothing can be trained")
     scale = fit_scaling(scaling, x[fitted], mjj[fitted], weight[fitted], domain)  # type: ignore[arg-type]
+    if not (np.isfinite(scale.curves).all() and np.isfinite(scale.levels).all()):
+        raise FitError(
+            f"the quantiles of {int(fitted.sum())} sideband events cannot be followed in mass: take more events, or"
+            " template.scaling: standard"
+        )
 
     def tensors(chosen: npt.NDArray[np.bool_]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         z = scale.forward(x[chosen], mjj[chosen])
@@ -242,11 +249,18 @@ def load_background_model(folder: Path, window: Window, device: str = "cpu") -> 
         If card and weights are damaged or do not belong together.
     """
     denoiser, card = load_model(folder, device)
-    extra = card["extra"]
-    hidden = tuple((float(a), float(b)) for a, b in extra["hidden"])
+    try:
+        extra = card["extra"]
+        hidden = tuple((float(a), float(b)) for a, b in extra["hidden"])
+        model = BackgroundModel(denoiser, scaling_from_dict(extra["scaling"]), tuple(extra["features"]), hidden)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RunDirectoryError(
+            f"{folder / CARD}: is no card of a background model ({type(error).__name__}: {reason}); train again"
+        ) from error
     if not any(low <= window.lo and window.hi <= high for low, high in hidden):
         raise LeakError(f"{folder}: this model saw the window {window.name}")
-    return BackgroundModel(denoiser, scaling_from_dict(extra["scaling"]), tuple(extra["features"]), hidden)
+    return model
 
 
 def training_record(result: TrainingResult) -> dict[str, Any]:

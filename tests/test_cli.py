@@ -1,0 +1,625 @@
+"""The command line: every mistake is one line and exit status 2, and leaves nothing half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, make_columns
+
+from drapes_hep import __version__
+from drapes_hep.cli import main
+from drapes_hep.cwola.classifiers import Trees
+from drapes_hep.events.skims import write_truth
+from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
+from drapes_hep.files import read_json, write_json
+from drapes_hep.stages import classify as classify_stage
+
+VERBS = ("run", "skim", "train", "generate", "classify", "hunt", "report", "inspect", "validate", "init")
+WINDOWS = ("3300-3700", "3600-4000")
+SEARCH = {
+    "name": "tiny",
+    "data": {"path": "events.root", "labels": True},
+    "selection": {"leading_pt": 1150},
+    "windows": {"width": 400, "step": 300, "first": 3300, "last": 3600},
+    "template": {"oversample": 1, "steps": 3, "scaling": "standard"},
+    "training": {"epochs": 1, "batch": 512, "width": 8, "depth": 1, "pseudo_window": "none"},
+    "cwola": {"ensemble": 1, "folds": 2},
+    "hunt": {"background_efficiencies": [1, 0.1], "toys": 10},
+    "blind": False,
+}
+
+
+def falling_columns(n: int = 2500, seed: int = 2) -> dict[str, np.ndarray]:
+    """Dijet events whose mass falls from 2700 GeV on: jets of equal, large momentum, back to back."""
+    columns = make_columns(n, seed)
+    rng = np.random.default_rng(seed)
+    pt = 1400 + rng.exponential(250, n)
+    phi = rng.uniform(-np.pi, np.pi, n)
+    turn = np.pi + rng.normal(0, 0.1, n)
+    eta = rng.normal(0, 0.2, (2, n))
+    for i, jet in enumerate(("j1", "j2")):
+        columns["px" + jet] = pt * np.cos(phi + i * turn)
+        columns["py" + jet] = pt * np.sin(phi + i * turn)
+        columns["pz" + jet] = pt * np.sinh(eta[i])
+    return columns
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_trees():
+    patch = pytest.MonkeyPatch()
+    patch.setitem(Trees.__init__.__kwdefaults__, "iterations", 8)
+    patch.setattr(classify_stage, "_QUALITY_ENSEMBLE", 1)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def falling():
+    return falling_columns()
+
+
+@pytest.fixture(scope="module")
+def original(falling, tmp_path_factory) -> Path:
+    """A project with a finished run, but for its report; tests copy it."""
+    folder = tmp_path_factory.mktemp("original")
+    write_feature_root(folder / "events.root", falling)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
+    for verb in ("skim", "train", "generate", "classify", "hunt"):
+        assert drapes(verb, folder / "tiny.yaml", "-o", folder / "run", "--quiet") == 0
+    return folder
+
+
+@pytest.fixture
+def project(original, tmp_path, monkeypatch) -> Path:
+    """A copy of configuration and data, as working directory."""
+    for name in ("events.root", "tiny.yaml"):
+        shutil.copy(original / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def finished(original, project) -> Path:
+    """The finished run in the copy."""
+    return shutil.copytree(original / "run", project / "run")
+
+
+def drapes(*words: object) -> int:
+    """Run the command line in this process; gives its exit status."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(sys, "argv", ["drapes", *map(str, words)])
+    try:
+        main()
+    except SystemExit as done:
+        return int(done.code or 0)
+    finally:
+        patch.undo()
+    return 0
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def complaint(capsys) -> Callable[..., str]:
+    """Run a command that must fail; gives its one line. Nothing but whole files may be new, no stage may be done."""
+
+    def run(*words: object, new: set[str] | None = None, status: int = 2) -> str:
+        here = Path.cwd()
+        before = files_of(here)
+        capsys.readouterr()
+        found = drapes(*words)
+        said = capsys.readouterr()
+        assert found == status, said.err
+        assert said.out == ""
+        lines = said.err.splitlines()
+        assert len(lines) == 1, said.err
+        assert lines[0].startswith("drapes: ")
+        assert "Traceback" not in lines[0]
+        assert len(lines[0]) < 600
+        appeared = files_of(here) - before
+        assert appeared <= (new or set()), appeared
+        return lines[0]
+
+    return run
+
+
+MANIFEST = {"r/manifest.json"}
+"""All that a run leaves whose data cannot be read: its manifest, whole."""
+
+
+# ---- help and small verbs --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_needs_no_physics(verb, capsys):
+    drapes(*filter(None, [verb]), "--help")
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_help_is_quick_and_imports_neither_torch_nor_coffea():
+    code = (
+        "import sys; sys.argv = ['drapes', 'run', '--help']\n"
+        "from drapes_hep import cli\ncli.main()\n"
+        "assert not {'torch', 'coffea', 'sklearn', 'matplotlib', 'awkward'} & set(sys.modules)"
+    )
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - begin < 3
+
+
+def test_no_words_at_all_give_the_help(capsys):
+    assert drapes() == 0
+    assert "Commands" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert drapes("--version") == 0
+    assert capsys.readouterr().out == f"drapes-hep {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["runn"], "No such command 'runn'"),
+        (["run"], "Missing argument"),
+        (["run", "a.yaml", "--wrkers", "2"], "No such option"),
+        (["run", "a.yaml", "--workers", "two"], "--workers"),
+        (["run", "a.yaml", "b.yaml"], "unexpected extra argument"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(project, complaint, words, said):
+    assert said in complaint(*words)
+
+
+def test_a_defect_of_ours_keeps_its_traceback(project, monkeypatch):
+    monkeypatch.setattr("drapes_hep.stages.skim.input_files", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        drapes("skim", "tiny.yaml", "-o", "r")
+
+
+def test_an_interrupted_run_says_how_to_go_on(project, complaint, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("drapes_hep.stages.skim.skim", interrupted)
+    line = complaint("skim", "tiny.yaml", "-o", "r", new=MANIFEST, status=130)
+    assert "run the same command again to go on" in line
+
+
+def test_validate_says_what_the_search_is(project, capsys):
+    assert drapes("validate", "tiny.yaml") == 0
+    assert capsys.readouterr().out == "tiny.yaml: valid; 2 windows from 3300-3700 to 3600-4000 GeV\n"
+
+
+def test_validate_opens_the_files_too(project, capsys, falling):
+    assert drapes("validate", "tiny.yaml", "--files") == 0
+    assert f"events.root: features, {len(falling['mj1'])} events" in capsys.readouterr().out
+
+
+def test_validate_writes_nothing(project):
+    before = files_of(project)
+    drapes("validate", "tiny.yaml", "--files")
+    assert files_of(project) == before
+
+
+def test_inspect_as_json(project, capsys, falling):
+    assert drapes("inspect", "events.root", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["events"], record["labels"], record["event_ids"]) == (len(falling["mj1"]), True, False)
+    assert set(falling) == set(record["columns"])
+
+
+def test_inspect_counts_one_event_as_one(project, capsys, falling):
+    write_feature_root("one.root", {name: values[:1] for name, values in falling.items()})
+    assert drapes("inspect", "one.root") == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (lines["events"], lines["labels"], lines["event_ids"]) == ("1", "yes", "no")
+
+
+def test_inspect_refuses_what_is_no_data(project, complaint):
+    assert "is not a ROOT, HDF5 or Parquet file" in complaint("inspect", "tiny.yaml")
+
+
+def test_init_writes_a_project_that_is_valid(tmp_path, monkeypatch, capsys):
+    assert drapes("init", tmp_path / "mine") == 0
+    monkeypatch.chdir(tmp_path / "mine")
+    assert drapes("validate", "configs/quickstart.yaml", "--files") == 0
+    assert "valid; 5 windows" in capsys.readouterr().out
+    assert (tmp_path / "mine" / "processors" / "dijets.py").is_file()
+    assert not list((tmp_path / "mine").rglob("__pycache__"))
+
+
+def test_init_refuses_a_folder_that_is_not_empty(project, complaint):
+    assert "exists and is not an empty directory" in complaint("init", ".")
+    assert "exists and is not an empty directory" in complaint("init", "tiny.yaml")
+
+
+def test_the_run_directory_has_a_default(project):
+    assert drapes("skim", "tiny.yaml", "--quiet") == 0
+    assert (project / "runs" / "tiny" / "skim" / "events.parquet").is_file()
+
+
+def test_quiet_prints_nothing(project, capfd):
+    assert drapes("skim", "tiny.yaml", "-o", "r", "--quiet") == 0
+    assert drapes("train", "tiny.yaml", "-o", "r", "--quiet", "--window", WINDOWS[0]) == 0
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
+def test_a_stage_says_one_line_when_done(finished, capsys):
+    assert drapes("hunt", "tiny.yaml", "-o", "run") == 0
+    assert capsys.readouterr().err == "hunt: done before\n"
+
+
+def test_run_does_everything_and_only_what_is_left(finished, capsys):
+    (finished / "hunt.json").unlink()
+    assert drapes("run", "tiny.yaml", "-o", "run") == 0
+    said = capsys.readouterr().err.splitlines()
+    assert sum(line.endswith("done before") for line in said) == 7
+    page = (finished / "report" / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r'(?:src|href)="(?!data:|#)[^"]*\.(?:png|css|js)"', page)
+    figures = finished / "report" / "figures"
+    assert {path.stem for path in figures.glob("*.png")} == {path.stem for path in figures.glob("*.pdf")}
+    assert len((finished / "report" / "tables" / "working_points.csv").read_text().splitlines()) == 5
+
+
+def test_a_window_can_be_run_alone(project):
+    for verb in ("skim", "train"):
+        assert drapes(verb, "tiny.yaml", "-o", "r", "--window", "3600-4000", "--quiet") == 0
+    assert [path.name for path in Path("r/windows").iterdir()] == ["3600-4000"]
+
+
+def test_unblind_counts_what_blinding_hides(finished):
+    for flags, observed in ((["--set", "blind=true"], False), (["--set", "blind=true", "--unblind"], True)):
+        assert drapes("hunt", "tiny.yaml", "-o", "run", "--quiet", *flags) == 0
+        results = read_json("run/results.json")
+        assert [window["n_observed"] is not None for window in results["windows"]] == [observed, observed]
+        assert results["blind"] is not observed
+
+
+def test_processes_give_the_same_skim(project):
+    for name in ("iterative", "futures"):
+        words = ["skim", "tiny.yaml", "-o", name, "--quiet", "--executor", name, "--workers", "2"]
+        assert drapes(*words, "--set", "data.chunksize=1500") == 0
+    assert Path("iterative/skim/events.parquet").read_bytes() == Path("futures/skim/events.parquet").read_bytes()
+
+
+# ---- the configuration -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["none.yaml"], "none.yaml: no such configuration"),
+        (["tiny.yaml", "--set", "trainning.epochs=3"], "unknown key 'trainning'; did you mean 'training'?"),
+        (["tiny.yaml", "--set", "windows.widht=3"], "unknown key 'windows.widht'; did you mean 'windows.width'?"),
+        (["tiny.yaml", "--set", "windows.first=4000"], "the last window starts below the first"),
+        (["tiny.yaml", "--set", "mass.range=[6000, 2700]"], "range must rise"),
+        (["tiny.yaml", "--set", "nonsense"], "expected KEY=VALUE"),
+        (["tiny.yaml", "--window", "3700-3300"], "--window 3700-3300: the window is inverted"),
+        (["tiny.yaml", "--window", "3000-3400"], "not a window of this search; it has 3300-3700, 3600-4000"),
+        (["tiny.yaml", "--window", "middle"], "expected LO-HI"),
+        (["tiny.yaml", "--executor", "slurm"], "--executor slurm: choose iterative or futures"),
+        (["tiny.yaml", "--workers", "0"], "--workers 0: at least 1"),
+        (["tiny.yaml", "--device", "tpu"], "--device tpu: choose auto, cpu or cuda"),
+        (["tiny.yaml", "--set", "features=[m_j1, delta_mm]"], "unknown feature 'delta_mm'; did you mean 'delta_m'?"),
+        (["tiny.yaml", "--set", "features=[m_j1, mjj]"], "the resonant mass m_JJ may not be a feature"),
+        (["tiny.yaml", "--set", "processor=mine.py:Mine"], "processor 'mine.py:Mine': no file mine.py"),
+        (["tiny.yaml", "--set", "processor=processors/dijets.py:Dijet"], "did you mean 'Dijets'?"),
+        (["tiny.yaml", "--set", "cwola.classifier=forest"], "neither 'trees' nor 'mlp'"),
+        (["tiny.yaml", "--set", "cwola.classifier=nowhere:Net"], "cwola.classifier nowhere:Net"),
+        (["tiny.yaml", "--set", "cwola.classifier=math:pi"], "needs the methods fit"),
+    ],
+)
+def test_a_mistake_in_what_was_typed_leaves_no_run_directory(project, complaint, words, said):
+    assert said in complaint("run", *words, "-o", "r")
+    assert not Path("r").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_where_there_is_none(project, complaint):
+    assert "--device cuda: this machine offers no CUDA device" in complaint("run", "tiny.yaml", "--device", "cuda")
+
+
+@pytest.mark.parametrize("source", ["def (", "import nowhere_at_all", "x = 1 / 0", "class Mine: pass"])
+def test_a_processor_file_that_does_not_run(project, complaint, source):
+    Path("mine.py").write_text(source)
+    assert "processor 'mine.py:Mine'" in complaint("run", "tiny.yaml", "-o", "r", "--set", "processor=mine.py:Mine")
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "executor"),
+    [
+        ("def process(self, events): return events.nothing", r"nothing.*mine.py, line 3\)", "iterative"),
+        ("def process(self, events): return events.nothing", r"nothing.*mine.py, line 3\)", "futures"),
+        ("def process(self, events): return {'skim': 1}", "process.events. gives no 'hists'", "iterative"),
+        ("def process(self, events): return None", "process.events. gives no 'hists'", "iterative"),
+        ("def __init__(self): pass", "cannot be made with the settings .TypeError", "iterative"),
+    ],
+)
+def test_a_processor_with_an_error_in_it(project, complaint, body, said, executor):
+    Path("mine.py").write_text(f"from processors.dijets import Dijets\nclass Mine(Dijets):\n    {body}\n")
+    words = ["--quiet", "--executor", executor, "--set", "processor=mine.py:Mine"]
+    line = complaint("skim", "tiny.yaml", "-o", "r", *words, new=MANIFEST)
+    assert re.search(said, line)
+
+
+def test_a_classifier_module_that_does_not_run(project, complaint, monkeypatch):
+    Path("broken_net.py").write_text("raise RuntimeError('no weights')")
+    monkeypatch.syspath_prepend(project)
+    line = complaint("run", "tiny.yaml", "-o", "r", "--set", "cwola.classifier=broken_net:Net")
+    assert line.endswith("cwola.classifier broken_net:Net: RuntimeError: no weights")
+
+
+# ---- the data --------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_data_file(project, complaint):
+    line = complaint("run", "tiny.yaml", "-o", "r", "--set", "data.path=event.root", new=MANIFEST)
+    assert "event.root: no such file; did you mean 'events.root'?" in line
+
+
+def test_a_pattern_without_a_file(project, complaint):
+    line = complaint("run", "tiny.yaml", "-o", "r", "--set", "data.path=*.h5", new=MANIFEST)
+    assert "no file matches this pattern" in line
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.05, 0.3, 0.6, 0.9, 0.999])
+def test_a_truncated_file(project, complaint, part):
+    whole = (ROOT / "configs" / "data" / "quickstart.root").read_bytes()
+    Path("cut.root").write_bytes(whole[: int(part * len(whole))])
+    line = complaint("run", "tiny.yaml", "-o", "r", "--set", "data.path=cut.root", new=MANIFEST)
+    assert "cut.root: " in line
+
+
+def test_hdf5_of_another_layout(project, complaint):
+    with h5py.File("other.h5", "w") as file:
+        file["jets"] = np.zeros((5, 2, 4))
+    line = complaint("run", "tiny.yaml", "-o", "r", "--set", "data.path=other.h5", new=MANIFEST)
+    assert "is HDF5, but not a table written by pandas" in line
+
+
+@pytest.fixture
+def altered(project, falling) -> Callable[..., None]:
+    """Write the data file again, changed."""
+
+    def write(**columns: np.ndarray | None) -> None:
+        changed = {**falling, **columns}
+        write_feature_root("events.root", {name: values for name, values in changed.items() if values is not None})
+
+    return write
+
+
+def test_a_missing_column(altered, complaint):
+    altered(tau2j1=None)
+    assert "lacks column 'tau2j1'" in complaint("run", "tiny.yaml", "-o", "r", new=MANIFEST)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_no_number(altered, complaint, falling, value):
+    bad = falling["tau2j1"].copy()
+    bad[123] = value
+    altered(tau2j1=bad)
+    line = complaint("run", "tiny.yaml", "-o", "r", new=MANIFEST)
+    assert "column 'tau2j1' holds NaN or infinity in 1 row, first in row 123" in line
+
+
+def test_no_events(project, complaint, falling):
+    write_feature_root("events.root", {name: values[:0] for name, values in falling.items()})
+    assert "holds zero events" in complaint("run", "tiny.yaml", "-o", "r", new=MANIFEST)
+
+
+def test_no_label_where_labels_are_promised(altered, complaint):
+    altered(label=None)
+    assert "carries no column 'label'" in complaint("run", "tiny.yaml", "-o", "r", new=MANIFEST)
+
+
+def test_a_missing_truth_sidecar(altered, complaint):
+    altered(label=None)
+    line = complaint("run", "tiny.yaml", "-o", "r", "--set", "data.truth=t.parquet", new=MANIFEST)
+    assert "t.parquet: no such file; check data.truth" in line
+
+
+def test_a_truth_sidecar_that_lacks_events(altered, complaint):
+    altered(label=None)
+    write_truth("t.parquet", [1, 2, 3], [0, 1, 0])
+    line = complaint("run", "tiny.yaml", "-o", "r", "--set", "data.truth=t.parquet", new=MANIFEST)
+    assert "t.parquet: has no label for" in line
+
+
+def test_events_as_truth(altered, complaint):
+    altered(label=None)
+    line = complaint("run", "tiny.yaml", "-o", "r", "--set", "data.truth=events.root", new=MANIFEST)
+    assert "events.root: cannot be read as Parquet" in line
+
+
+def test_more_signal_than_there_is(project, complaint):
+    line = complaint("run", "tiny.yaml", "-o", "r", "--set", "signal.inject=100000", new=MANIFEST)
+    assert "signal.inject: 100000 signal events are wanted, the sample holds" in line
+
+
+def test_a_selection_that_keeps_nothing(project, complaint):
+    line = complaint("run", "tiny.yaml", "-o", "r", "--set", "selection.leading_pt=9000", new=MANIFEST)
+    assert "the selection keeps no event" in line
+
+
+def test_too_few_events_to_train(project, complaint):
+    words = ["-o", "r", "--quiet", "--set", "selection.leading_pt=2300", "--set", "template.scaling=quantile"]
+    assert drapes("skim", "tiny.yaml", *words) == 0
+    assert "sideband" in complaint("train", "tiny.yaml", *words)
+
+
+def test_a_window_without_events(project, complaint, falling):
+    total = np.zeros((4, len(falling["mj1"])))
+    for jet in ("j1", "j2"):
+        p = np.stack([falling[q + jet] for q in ("px", "py", "pz")])
+        total += np.stack([np.sqrt((p**2).sum(axis=0) + falling["m" + jet] ** 2), *p])
+    mjj = np.sqrt(total[0] ** 2 - (total[1:] ** 2).sum(axis=0))
+    keep = (mjj < 3290) | (mjj > 3710)
+    write_feature_root("events.root", {name: values[keep] for name, values in falling.items()})
+    for verb in ("skim", "train"):
+        assert drapes(verb, "tiny.yaml", "-o", "r", "--quiet", "--window", WINDOWS[0]) == 0
+    line = complaint("generate", "tiny.yaml", "-o", "r", "--quiet", "--window", WINDOWS[0])
+    assert "window 3300-3700: holds no event" in line
+
+
+# ---- the run directory -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_directory_of_another_version(finished, complaint):
+    write_json(finished / "manifest.json", {**read_json(finished / "manifest.json"), "layout_version": 0})
+    line = complaint("run", "tiny.yaml", "-o", "run")
+    assert "is a run directory of layout version 0, this release writes 1; choose another directory" in line
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"x"', "\xff"])
+def test_a_damaged_manifest(finished, complaint, text):
+    (finished / "manifest.json").write_text(text, encoding="latin-1")
+    assert "run" in complaint("run", "tiny.yaml", "-o", "run")
+
+
+def test_a_run_directory_that_is_a_file(project, complaint):
+    assert "tiny.yaml: is a file; name a directory with -o" in complaint("run", "tiny.yaml", "-o", "tiny.yaml")
+
+
+def test_a_run_directory_below_a_file(project, complaint):
+    assert "cannot be written (Not a directory)" in complaint("run", "tiny.yaml", "-o", "tiny.yaml/r")
+
+
+def test_a_folder_that_is_no_run(project, complaint):
+    assert "is not empty and holds no run" in complaint("run", "tiny.yaml", "-o", ".")
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """A small or read-only file system of its own; root can make one."""
+    folder.mkdir()
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root on Linux can mount a full or read-only file system")
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mount is not allowed here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_whole_files_only(project, complaint):
+    with mounted(project / "small", "size=200k") as disk:
+        line = complaint("run", "tiny.yaml", "-o", disk / "r", new={"small/r/manifest.json"})
+    assert "events.parquet: cannot be written (" in line
+    assert "No space left on device" in line
+
+
+@pytest.mark.parametrize("verb", ["train", "generate", "classify", "hunt", "report"])
+def test_a_disk_that_fills_up_later_leaves_whole_files_only(original, project, complaint, verb):
+    size = sum(path.stat().st_size for path in (original / "run").rglob("*") if path.is_file())
+    with mounted(project / "small", f"size={size // 1024 + 800}k") as disk:
+        run = shutil.copytree(original / "run", disk / "run")
+        for stamp in (run / "stages").glob(f"{verb}*"):
+            stamp.unlink()
+        with contextlib.suppress(OSError), (disk / "filler").open("wb") as file:
+            while True:
+                file.write(bytes(512))
+                file.flush()
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        allowed = {str(path.relative_to(project)) for path in before}
+        line = complaint(verb, "tiny.yaml", "-o", run, "--quiet", new=allowed)
+        assert all(path.read_bytes() == content for path, content in before.items() if path.is_file())
+    assert "No space left on device" in line
+
+
+def test_a_read_only_folder(project, complaint):
+    with mounted(project / "fixed", "ro") as disk:
+        line = complaint("run", "tiny.yaml", "-o", disk / "r")
+    assert "cannot be written (Read-only file system)" in line
+
+
+def test_a_folder_without_permission(project, complaint, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # root may write anywhere
+    assert "r/manifest.json: cannot be written (Permission denied)" in complaint("run", "tiny.yaml", "-o", "r")
+
+
+@pytest.mark.parametrize(
+    ("verb", "missing"),
+    [
+        ("train", "events.parquet: missing"),
+        ("generate", "events.parquet: missing"),
+        ("classify", "events.parquet: missing"),
+        ("hunt", "events.parquet: missing"),
+        ("report", "missing"),
+    ],
+)
+def test_a_stage_without_the_earlier_ones(project, complaint, verb, missing):
+    line = complaint(verb, "tiny.yaml", "-o", "r", "--quiet", new=MANIFEST)
+    assert missing in line
+    assert "run the" in line
+
+
+@pytest.mark.parametrize(
+    ("verb", "file", "content"),
+    [
+        ("report", "results.json", b"{"),
+        ("report", "results.json", b"[]"),
+        ("report", "hunt.json", b"{}"),
+        ("hunt", "windows/3300-3700/scores.parquet", b"PAR1 and no more"),
+        ("hunt", "windows/3300-3700/scores.parquet", b""),
+        ("hunt", "windows/3300-3700/quality.json", b"{}"),
+        ("hunt", "windows/3300-3700/quality.json", b"[1]"),
+        ("hunt", "skim/skim.json", b"{}"),
+        ("hunt", "skim/hists.json", b'{"mjj": {"axes": 3}}'),
+        ("hunt", "skim/hists.json", b'{"mjj": 3}'),
+        ("classify", "windows/3300-3700/template.parquet", b"\0" * 200),
+        ("classify", "windows/3300-3700/split.parquet", b"nothing"),
+        ("generate", "windows/3300-3700/model/card.json", b"{}"),
+        ("generate", "windows/3300-3700/model/card.json", b"\xff\xfe"),
+        ("generate", "windows/3300-3700/model/model.safetensors", b"weights"),
+        ("train", "skim/events.parquet", b"PAR1PAR1"),
+    ],
+)
+def test_a_damaged_file_is_named(finished, complaint, verb, file, content):
+    (finished / file).write_bytes(content)
+    line = complaint(verb, "tiny.yaml", "-o", "run", "--quiet")
+    assert Path(file).name in line or Path(file).parent.name in line
+
+
+def test_a_table_without_its_columns_is_named(finished, complaint):
+    shutil.copy(finished / "skim" / "truth.parquet", finished / "windows" / WINDOWS[0] / "scores.parquet")
+    assert "scores.parquet: lacks" in complaint("hunt", "tiny.yaml", "-o", "run", "--quiet")
+
+
+def test_a_card_that_says_it_saw_the_window(finished, complaint):
+    card = finished / "windows" / WINDOWS[0] / "model" / "card.json"
+    record = read_json(card)
+    record["extra"]["hidden"] = [[4000, 4400]]
+    write_json(card, record)
+    assert "this model saw the window 3300-3700" in complaint("generate", "tiny.yaml", "-o", "run", "--quiet")
+
+
+def test_hdf5_input_works_as_root_does(project, falling):
+    write_feature_hdf5("events.h5", falling)
+    for name in ("events.root", "events.h5"):
+        words = ["skim", "tiny.yaml", "-o", name.replace(".", "_"), "--quiet", "--set", f"data.path={name}"]
+        assert drapes(*words) == 0
+    assert read_json("events_h5/skim/hists.json") == read_json("events_root/skim/hists.json")

@@ -1,0 +1,70 @@
+"""Without signal the hunt finds nothing: a small version of analysis/null_bootstraps.py with a perfect template."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analysis.null_bootstraps import Events, bootstrap, working_points
+from drapes_hep.config import Config
+from drapes_hep.mass import draw, fit_spectrum, spectrum_edges
+from drapes_hep.regions import Window
+
+WINDOW = Window(3300, 3700, 2700, 6000)
+EDGES = spectrum_edges((2700, 6000), 60, [WINDOW])
+
+
+@pytest.fixture(scope="module")
+def config():
+    return Config.model_validate(
+        {
+            "name": "null",
+            "data": {"path": "none"},
+            "features": ["m_j1", "m_j2"],
+            "cwola": {"folds": 3, "ensemble": 1},
+            "hunt": {"background_efficiencies": [1, 0.1]},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def events():
+    """Background with features that drift with mass, on a spectrum that the four-parameter shape describes."""
+    rng = np.random.default_rng(1)
+    centres = 0.5 * (EDGES[1:] + EDGES[:-1])
+    fit = fit_spectrum(2e4 * np.exp(-centres / 700), EDGES)
+    mjj = draw(fit, 2700, 6000, rng.random(30_000))
+    drift = np.log(mjj / 3500)
+    x = np.stack([rng.gamma(2, 90, len(mjj)) * (1 + 0.2 * drift), rng.normal(drift, 1)], axis=1)
+    return Events(x, mjj, np.arange(len(mjj)))
+
+
+def test_pulls_of_bootstraps_average_to_zero(config, events):
+    pulls = []
+    for number in range(10):
+        data, other = bootstrap(events, EDGES, config, number, halves=True, size=None)
+        template = other.where(WINDOW.in_signal_region(other.mjj))
+        points = working_points(data, template, WINDOW, EDGES, config, workers=2)
+        pulls.append([(p.observed - p.expected) / np.hypot(np.sqrt(p.expected), p.expected_error) for p in points])
+    mean, width = np.mean(pulls, axis=0), np.std(pulls, axis=0, ddof=1)
+    assert (np.abs(mean) < 3.5 / np.sqrt(len(pulls))).all()
+    assert (width < 2).all()
+
+
+def test_copies_of_an_event_share_a_fold_and_both_halves_share_none(config, events):
+    data, other = bootstrap(events, EDGES, config, 0, halves=True, size=None)
+    assert len(np.unique(data.root)) < len(data.root)
+    assert not np.isin(data.root, other.root).any()
+    sample = data.sample(config)
+    order = np.argsort(sample.group, kind="stable")
+    same = np.diff(sample.group[order]) == 0
+    assert (np.diff(sample.fold[order])[same] == 0).all()
+
+
+def test_the_expected_spectrum_of_a_bootstrap_is_the_fit(config, events):
+    counts = np.histogram(events.mjj, EDGES)[0].astype(float)
+    fit = fit_spectrum(counts, EDGES)
+    drawn = [np.histogram(bootstrap(events, EDGES, config, n, False, None)[0].mjj, EDGES)[0] for n in range(40)]
+    pull = (np.mean(drawn, axis=0) - fit.expected) / np.sqrt(fit.expected / 40)
+    filled = counts > 0
+    assert np.mean(pull[filled] ** 2) < 1.8

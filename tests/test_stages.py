@@ -1,0 +1,707 @@
+"""A tiny search through all stages: the contract of the run directory, resuming, blinding and where truth may go."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hist
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import uhi.io.json
+import uproot
+import yaml
+from conftest import ROOT, make_columns
+from jsonschema import Draft202012Validator
+
+from drapes_hep.config import load_config
+from drapes_hep.cwola.classifiers import Trees
+from drapes_hep.cwola.folds import assign_folds
+from drapes_hep.errors import ConfigError, InputError, LeakError, RunDirectoryError
+from drapes_hep.events.chunks import split
+from drapes_hep.events.features import FEATURES, compute_features, invariant_mass
+from drapes_hep.events.injection import choose_signal
+from drapes_hep.events.readers import read, scan
+from drapes_hep.events.skims import read_skim, read_truth, write_truth
+from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
+from drapes_hep.files import read_json, write_json
+from drapes_hep.regions import Window, blinded
+from drapes_hep.results import results_schema
+from drapes_hep.rundir import open_run
+from drapes_hep.stages import classify as classify_stage
+from drapes_hep.stages import model as model_stage
+from drapes_hep.stages.classify import classify
+from drapes_hep.stages.context import Context, feature_matrix
+from drapes_hep.stages.hunt import hunt
+from drapes_hep.stages.model import generate, train
+from drapes_hep.stages.skim import skim
+from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, fit_model, load_background_model
+
+WINDOWS = ("3300-3700", "3600-4000")
+STAGES = {"skim", "hunt"} | {f"{stage}.{name}" for stage in ("train", "generate", "classify") for name in WINDOWS}
+SEED = 3
+LABELS = 120
+SEARCH = {
+    "name": "tiny",
+    "data": {"path": "events.root", "labels": True},
+    "signal": {"inject": LABELS, "seed": 1},
+    "windows": {"width": 400, "step": 300, "first": 3300, "last": 3600},
+    "template": {"oversample": 1.5, "steps": 6},
+    "training": {"epochs": 3, "batch": 512, "width": 16, "depth": 2},
+    "cwola": {"ensemble": 1, "folds": 2},
+    "hunt": {"background_efficiencies": [1, 0.1, 0.01], "toys": 50},
+    "blind": False,
+    "seed": SEED,
+}
+
+
+def cut_sample(events: int = 2500, signal_events: int = LABELS) -> dict[str, np.ndarray]:
+    """A few of the bundled events, with their labels."""
+    with uproot.open(ROOT / "configs" / "data" / "quickstart.root") as file:
+        columns = file["events"].arrays(library="np")
+    label = read_truth(ROOT / "configs" / "data" / "quickstart.truth.parquet").truth_for(columns["event_id"])
+    rows = np.concatenate([np.flatnonzero(label == 0)[:events], np.flatnonzero(label == 1)[:signal_events]])
+    rows = np.random.default_rng(1).permutation(rows)
+    cut = {name: values[rows] for name, values in columns.items() if name != "event_id"}
+    return {**cut, "label": label[rows]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_trees():
+    """Small ensembles: what is tested here is no classifier's strength."""
+    patch = pytest.MonkeyPatch()
+    patch.setitem(Trees.__init__.__kwdefaults__, "iterations", 8)
+    patch.setattr(classify_stage, "_QUALITY_ENSEMBLE", 1)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return cut_sample()
+
+
+@pytest.fixture(scope="module")
+def project(sample, tmp_path_factory) -> Path:
+    """A folder with a configuration and its data."""
+    folder = tmp_path_factory.mktemp("project")
+    write_feature_root(folder / "events.root", sample)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
+    return folder
+
+
+def context_of(project: Path, run: Path, *changes: str, workers: int = 2) -> Context:
+    config = load_config(project / "tiny.yaml", changes)
+    return Context.of(config, open_run(run, config.model_dump(mode="json")), device="cpu", workers=workers)
+
+
+def stamps(run: Path) -> dict[str, int]:
+    """When each stage was last done; a stage that runs again gets another time."""
+    return {path.stem: path.stat().st_mtime_ns for path in (run / "stages").iterdir()}
+
+
+def search(project: Path, run: Path, *changes: str, workers: int = 2) -> set[str]:
+    """Run all stages but the report; gives those that had to run."""
+    context = context_of(project, run, *changes, workers=workers)
+    before = stamps(run) if (run / "stages").is_dir() else {}
+    skim(context)
+    for window in context.windows:
+        train(context, window)
+        generate(context, window)
+        classify(context, window)
+    hunt(context)
+    return {name for name, when in stamps(run).items() if before.get(name) != when}
+
+
+@pytest.fixture(scope="module")
+def done(project) -> Path:
+    """The finished run; tests copy it before they change anything."""
+    run = project / "run"
+    search(project, run)
+    return run
+
+
+@pytest.fixture
+def copy(done, tmp_path) -> Path:
+    return shutil.copytree(done, tmp_path / "copy")
+
+
+def table(path: Path) -> dict[str, np.ndarray]:
+    read = pq.read_table(path)
+    return {name: read[name].to_numpy() for name in read.column_names if name != "jets"}
+
+
+# ---- the contract ----------------------------------------------------------------------------------------------------
+
+
+def test_results_follow_their_schema(done):
+    Draft202012Validator(results_schema()).validate(read_json(done / "results.json"))
+
+
+def test_every_window_has_a_record(done):
+    assert [record["sr"] for record in read_json(done / "results.json")["windows"]] == [[3300, 3700], [3600, 4000]]
+
+
+def test_the_account_adds_up_in_results_and_cut_flow(done, sample):
+    accounting = read_json(done / "results.json")["accounting"]
+    flow = {step["name"]: step["events"] for step in read_json(done / "skim" / "skim.json")["cutflow"]}
+    n = len(sample["mj1"])
+    assert accounting == {"requested": n, "processed": n, "lost": 0}
+    assert flow["read"] + flow["not_injected"] == n
+    assert flow["defined"] == len(table(done / "skim" / "events.parquet")["event_id"])
+
+
+def test_every_promised_file_is_there(done):
+    text = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8").partition("## quality.json")[0]
+    tree = text.split("```")[1]
+    top = re.findall(r"RUN/([\w/.]+\.\w+)", tree)
+    assert {"manifest.json", "skim/events.parquet", "results.json", "hists.root"} <= set(top)
+    top = [name for name in top if not name.startswith("report/")]
+    inside = re.findall(r"^    ([\w/.]+\.\w+)", tree, flags=re.MULTILINE)
+    assert "quality.json" in inside
+    promised = [done / name for name in top]
+    promised += [done / "windows" / window / name for window in WINDOWS for name in inside if name != "pseudo.parquet"]
+    promised += [done / "stages" / f"{stage}.json" for stage in STAGES]
+    promised.append(done / "windows" / WINDOWS[1] / "pseudo.parquet")
+    assert [str(path) for path in promised if not path.is_file()] == []
+
+
+def test_nothing_half_written_and_no_pickle_is_left(done):
+    kinds = {path.suffix for path in done.rglob("*") if path.is_file()}
+    assert kinds == {".json", ".parquet", ".safetensors", ".root"}
+
+
+def test_histograms_are_the_same_in_root_and_json(done):
+    record = read_json(done / "hists.json")
+    with uproot.open(done / "hists.root") as file:
+        assert {key.partition(";")[0] for key in file.keys()} == {name.replace(".", "p") for name in record}  # noqa: SIM118
+        for name, one in record.items():
+            ours = hist.Hist(json.loads(json.dumps(one), object_hook=uhi.io.json.object_hook))
+            theirs = file[name.replace(".", "p")]
+            np.testing.assert_array_equal(ours.values(flow=True), theirs.values(flow=True))
+            np.testing.assert_array_equal(ours.variances(flow=True), theirs.variances(flow=True))
+            for i, axis in enumerate(ours.axes):
+                np.testing.assert_allclose(axis.edges, theirs.axis(i).edges(), rtol=1e-14, atol=1e-14)
+
+
+def test_the_manifest_names_what_made_the_run(done, project):
+    manifest = read_json(done / "manifest.json")
+    assert set(manifest["stages"]) == STAGES
+    assert list(manifest["inputs"]) == [str(project / "events.root")]
+    assert all(cost["seconds"] >= 0 and cost["peak_memory_mb"] > 0 for cost in manifest["stages"].values())
+
+
+def test_observed_is_the_number_of_events_in_the_window(done):
+    mjj = table(done / "skim" / "events.parquet")["mjj"]
+    for record, window in zip(read_json(done / "results.json")["windows"], WINDOWS, strict=True):
+        low, high = record["sr"]
+        scores = table(done / "windows" / window / "scores.parquet")
+        inside = scores["region"] == 1
+        assert record["n_observed"] == int(((mjj >= low) & (mjj < high)).sum()) == int(inside.sum())
+        for point in record["working_points"]:
+            assert point["observed"] == int((scores["tail"][inside] <= point["background_efficiency"]).sum())
+
+
+# ---- resuming --------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_not_run_again(copy, project):
+    assert search(project, copy) == set()
+
+
+def windowed(*stages: str) -> set[str]:
+    return {f"{stage}.{name}" for stage in stages for name in WINDOWS}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("plots.text=other", set()),
+        ("hunt.toys=60", {"hunt"}),
+        ("blind=true", {"hunt"}),
+        ("cwola.ensemble=2", windowed("classify") | {"hunt"}),
+        ("template.steps=4", windowed("generate", "classify") | {"hunt"}),
+        ("training.epochs=2", windowed("train", "generate", "classify") | {"hunt"}),
+        ("signal.inject=100", STAGES),
+    ],
+)
+def test_a_changed_key_reruns_what_depends_on_it(copy, project, change, expected):
+    assert search(project, copy, change) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [
+        ("skim/truth.parquet", "skim"),
+        ("windows/3300-3700/split.parquet", "train.3300-3700"),
+        ("windows/3600-4000/pseudo_training.json", "train.3600-4000"),
+        ("windows/3300-3700/closure.parquet", "generate.3300-3700"),
+        ("windows/3600-4000/pseudo.parquet", "generate.3600-4000"),
+        ("windows/3600-4000/quality.json", "classify.3600-4000"),
+        ("hists.root", "hunt"),
+    ],
+)
+@pytest.mark.parametrize("harm", ["delete", "cut"])
+def test_a_deleted_or_cut_file_reruns_its_stage_and_no_other(copy, project, file, stage, harm):
+    whole = (copy / file).read_bytes()
+    if harm == "delete":
+        (copy / file).unlink()
+    else:
+        (copy / file).write_bytes(whole[: len(whole) // 2])
+    assert stage in search(project, copy)
+    assert (copy / "results.json").read_bytes() == (project / "run" / "results.json").read_bytes()
+    assert (copy / file).stat().st_size > len(whole) // 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"files": 3}', "null"])
+def test_a_damaged_stamp_is_no_stamp(copy, project, text):
+    (copy / "stages" / "hunt.json").write_text(text)
+    assert search(project, copy) == {"hunt"}
+
+
+def test_an_edited_data_file_reruns_everything(copy, tmp_path, sample):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
+    write_feature_root(tmp_path / "events.root", {name: values[:-50] for name, values in sample.items()})
+    assert search(tmp_path, copy, "signal.inject=90") == STAGES
+
+
+def test_a_moved_data_file_reruns_nothing(copy, project, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
+    shutil.copy(project / "events.root", tmp_path)
+    assert search(tmp_path, copy) == set()
+
+
+# the checkpoint of the first window's training is written after its first epoch, and then the process hangs
+_HANGS = """
+import sys, time
+import drapes_hep.diffusion.training as training
+from drapes_hep import cli
+write = training.write_bytes
+def written(path, content):
+    write(path, content)
+    time.sleep(120)
+training.write_bytes = written
+training.TrainingSettings.__init__.__defaults__ = (*training.TrainingSettings.__init__.__defaults__[:-1], 0.0)
+sys.argv = ["drapes", *sys.argv[1:]]
+cli.main()
+"""
+
+
+def killed_when(command: list[str], ready, seconds: float = 60) -> None:
+    """Start a process, wait for ``ready()``, and kill it with no chance to tidy up."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        end = time.monotonic() + seconds
+        while not ready():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_killed_training_goes_on_and_ends_alike(project, done, tmp_path, monkeypatch):
+    run = tmp_path / "killed"
+    folder = run / "windows" / WINDOWS[0]
+    command = [sys.executable, "-c", _HANGS, "run", str(project / "tiny.yaml"), "-o", str(run), "--workers", "2"]
+    killed_when(command, lambda: list(folder.glob("model.*.checkpoint")))
+    assert not (run / "stages" / f"train.{WINDOWS[0]}.json").exists()
+    kept: list[int] = []
+    fit = model_stage.fit_model
+
+    def spied(*args, checkpoint, **kwargs):
+        kept.append(checkpoint.exists())
+        return fit(*args, checkpoint=checkpoint, **kwargs)
+
+    monkeypatch.setattr(model_stage, "fit_model", spied)
+    ran = search(project, run)
+    assert kept == [True, False, False]
+    assert ran == STAGES - {"skim"}
+    assert (run / "results.json").read_bytes() == (done / "results.json").read_bytes()
+    assert list(run.rglob("*.checkpoint")) == []
+
+
+def test_a_run_killed_in_its_first_write_can_start_again(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".manifest.json.x1y2.part").touch()
+    assert open_run(tmp_path / "run", {"name": "x"}).manifest.is_file()
+
+
+# ---- the same result, however it is run ------------------------------------------------------------------------------
+
+
+def test_the_result_does_not_depend_on_the_workers(project, done, tmp_path):
+    search(project, tmp_path / "run", workers=1)
+    assert (tmp_path / "run" / "results.json").read_bytes() == (done / "results.json").read_bytes()
+
+
+def test_the_result_does_not_depend_on_the_kind_of_file(sample, done, tmp_path):
+    write_feature_hdf5(tmp_path / "events.h5", sample)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
+    search(tmp_path, tmp_path / "run", "data.path=" + str(tmp_path / "events.h5"))
+    ours, theirs = (pq.read_table(run / "skim" / "events.parquet") for run in (done, tmp_path / "run"))
+    assert ours.equals(theirs)
+    assert (tmp_path / "run" / "results.json").read_bytes() == (done / "results.json").read_bytes()
+
+
+# ---- signal injection and the truth --------------------------------------------------------------------------------
+
+
+def labels_of(run: Path) -> np.ndarray:
+    truth = table(run / "skim" / "truth.parquet")
+    return truth["event_id"][truth["label"] == 1]
+
+
+def test_exactly_so_many_signal_events_stay(done, project, tmp_path):
+    runs = {n: tmp_path / str(n) for n in (70, 100)}
+    for n, run in runs.items():
+        skim(context_of(project, run, f"signal.inject={n}"))
+        flow = {step["name"]: step["events"] for step in read_json(run / "skim" / "skim.json")["cutflow"]}
+        assert flow["not_injected"] == LABELS - n
+    assert set(labels_of(runs[70])) < set(labels_of(runs[100])) < set(labels_of(done))
+
+
+def test_no_signal_leaves_the_background_alone(done, project, tmp_path):
+    skim(context_of(project, tmp_path / "none", "signal.inject=0"))
+    assert len(labels_of(tmp_path / "none")) == 0
+    events = [table(run / "skim" / "events.parquet")["event_id"] for run in (done, tmp_path / "none")]
+    assert set(events[1]) == set(events[0]) - set(labels_of(done))
+
+
+def test_a_larger_choice_contains_the_smaller():
+    ids = np.arange(1000, 2000)
+    chosen = [set(choose_signal(ids, n, 5)) for n in (0, 10, 11, 500, 1000)]
+    assert all(small < large for small, large in itertools.pairwise(chosen))
+    assert [len(one) for one in chosen] == [0, 10, 11, 500, 1000]
+
+
+def test_more_signal_than_there_is_cannot_be_injected(project, tmp_path):
+    with pytest.raises(ConfigError, match=f"signal.inject: {LABELS + 1} signal events are wanted, the sample holds"):
+        skim(context_of(project, tmp_path / "run", f"signal.inject={LABELS + 1}"))
+
+
+@pytest.fixture
+def with_sidecar(sample, tmp_path) -> Path:
+    """Unlabelled events, and a sidecar that knows a thousand signal events that are in no file."""
+    bare = {name: values for name, values in sample.items() if name != "label"}
+    write_feature_root(tmp_path / "events.root", {**bare, "event_id": np.arange(len(bare["mj1"])) + 7})
+    ids = np.arange(len(bare["mj1"]) + 1000) + 7
+    write_truth(tmp_path / "truth.parquet", ids, np.concatenate([sample["label"], np.ones(1000)]))
+    data = {"path": "events.root", "labels": True, "truth": "truth.parquet"}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**SEARCH, "data": data}))
+    return tmp_path
+
+
+def test_only_signal_of_the_files_counts_as_injected(with_sidecar):
+    skim(context_of(with_sidecar, with_sidecar / "run", "signal.inject=100"))
+    flow = {step["name"]: step["events"] for step in read_json(with_sidecar / "run/skim/skim.json")["cutflow"]}
+    assert flow["not_injected"] == LABELS - 100
+
+
+@pytest.mark.parametrize("inject", ["null", "100"])
+def test_a_sidecar_that_lacks_events_is_refused_and_nothing_is_written(with_sidecar, sample, inject):
+    write_truth(with_sidecar / "truth.parquet", np.arange(500) + 7, sample["label"][:500])
+    with pytest.raises(InputError, match=r"truth.parquet: has no label for \d+ of \d+ events"):
+        skim(context_of(with_sidecar, with_sidecar / "run", f"signal.inject={inject}"))
+    assert [path.name for path in (with_sidecar / "run").iterdir()] == ["manifest.json"]
+
+
+def test_the_truth_lies_in_its_own_file_alone(done):
+    columns = {path.relative_to(done): pq.read_schema(path).names for path in done.rglob("*.parquet")}
+    assert {str(path) for path, names in columns.items() if {"label", "truth", "is_signal"} & set(names)} == {
+        "skim/truth.parquet"
+    }
+    words = re.compile(r"truth|label\"|\bsic|n_signal")
+    told = {path.name for path in done.rglob("*.json") if "stages" not in path.parts and words.search(path.read_text())}
+    # the manifest holds the configuration (data.truth); a histogram's axis has a label; stamps name the sidecar
+    assert told <= {"quality.json", "results.json", "manifest.json", "hists.json"}
+
+
+def test_what_the_search_computes_does_not_depend_on_the_truth(copy, project, done):
+    # all signal events are injected in either run: labels are all that differs
+    ran = search(project, copy, "signal.inject=null", "data.labels=false")
+    assert ran == windowed("classify") | {"skim", "hunt"}
+    assert not (copy / "skim" / "truth.parquet").exists()
+    for window in WINDOWS:
+        ours, theirs = (table(run / "windows" / window / "scores.parquet") for run in (done, copy))
+        assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert (copy / "hunt.json").read_bytes() == (done / "hunt.json").read_bytes()
+    results = read_json(copy / "results.json")
+    for window in results["windows"]:
+        assert window["metrics"] is window["n_signal_truth"] is window["template"]["auc_vs_truth"] is None
+    Draft202012Validator(results_schema()).validate(results)
+
+
+# ---- what the models see ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mjj", "m_jj", "M_JJ", "mass"])
+def test_the_resonant_mass_is_no_feature(project, tmp_path, name):
+    with pytest.raises(ConfigError, match="resonant mass"):
+        context_of(project, tmp_path / "run", f"features=[m_j1, {name}]")
+    with pytest.raises(ConfigError, match="resonant mass"):
+        feature_matrix(read_skim(project / "run" / "skim" / "events.parquet"), ("m_j1", name))
+
+
+def test_a_model_refuses_events_of_its_window(project, done):
+    config = load_config(project / "tiny.yaml")
+    events = table(done / "skim" / "events.parquet")
+    x = np.stack([events[name] for name in config.features], axis=1)
+    with pytest.raises(LeakError, match="events between 3300 and 3700 GeV were given to a model that must not see"):
+        fit_model(
+            x, events["mjj"], events["weight"], np.zeros(len(x), dtype=np.int64), features=config.features,
+            domain=[(-np.inf, np.inf)] * 5, hidden=[(3300, 3700)], training=config.training, scaling="quantile", seed=1,
+        )  # fmt: skip
+
+
+def test_a_card_names_the_hidden_windows(done):
+    cards = {path.parent: read_json(path)["extra"] for path in done.rglob("card.json")}
+    assert {str(path.relative_to(done / "windows")): card["hidden"] for path, card in cards.items()} == {
+        "3300-3700/model": [[3300, 3700]],
+        "3600-4000/model": [[3600, 4000]],
+        "3600-4000/pseudo_model": [[3600, 4000], [4200, 4600]],
+    }
+
+
+def test_a_model_serves_no_window_that_it_saw(done):
+    folder = done / "windows" / WINDOWS[0] / "model"
+    assert load_background_model(folder, Window(3300, 3700, 2700, 6000)).hidden == ((3300, 3700),)
+    with pytest.raises(LeakError, match="this model saw the window 3600-4000"):
+        load_background_model(folder, Window(3600, 4000, 2700, 6000))
+
+
+@pytest.mark.parametrize("harm", [{"extra": {}}, {"extra": {"hidden": 3}}, {"extra": None}])
+def test_a_card_that_is_not_ours_is_refused(copy, harm):
+    card = copy / "windows" / WINDOWS[0] / "model" / "card.json"
+    write_json(card, {**read_json(card), **harm})
+    with pytest.raises(RunDirectoryError, match=r"card.json: is no card of a background model"):
+        load_background_model(card.parent, Window(3300, 3700, 2700, 6000))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_template_masses_lie_in_the_window(done, window):
+    template = table(done / "windows" / window / "template.parquet")
+    low, high = (float(edge) for edge in window.split("-"))
+    assert ((template["mjj"] >= low) & (template["mjj"] < high)).all()
+    assert (template["parent_id"] == -1).all()
+    assert len(np.unique(template["event_id"])) == len(template["event_id"])
+
+
+def test_pseudo_events_lie_in_the_pseudo_window(done):
+    mjj = table(done / "windows" / WINDOWS[1] / "pseudo.parquet")["mjj"]
+    assert ((mjj >= 4200) & (mjj < 4600)).all()
+
+
+def test_no_two_samples_share_an_identity(done):
+    names = [done / "skim" / "events.parquet"]
+    names += [done / "windows" / w / f"{kind}.parquet" for w in WINDOWS for kind in ("template", "closure")]
+    ids = np.concatenate([table(path)["event_id"] for path in names])
+    assert len(np.unique(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_parts_are_disjoint_and_hold_the_sidebands_alone(done, window):
+    parts = table(done / "windows" / window / "split.parquet")
+    events = table(done / "skim" / "events.parquet")
+    low, high = (float(edge) for edge in window.split("-"))
+    outside = (events["mjj"] < low) | (events["mjj"] >= high)
+    assert set(parts["part"]) == {TRAIN, VALIDATION, CLOSURE}
+    assert len(np.unique(parts["event_id"])) == len(parts["event_id"])
+    assert set(parts["event_id"]) == set(events["event_id"][outside])
+    counts = read_json(done / "windows" / window / "training.json")["events"]
+    numbers = {"train": TRAIN, "validation": VALIDATION, "closure": CLOSURE}
+    assert counts == {name: int((parts["part"] == number).sum()) for name, number in numbers.items()}
+
+
+def test_an_event_keeps_its_part_in_every_window(done):
+    first, second = (table(done / "windows" / window / "split.parquet") for window in WINDOWS)
+    parts = dict(zip(first["event_id"], first["part"], strict=True))
+    shared = [(parts[i], p) for i, p in zip(second["event_id"], second["part"], strict=True) if i in parts]
+    assert len(shared) > 500
+    assert all(a == b for a, b in shared)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_sidebands_have_folds_like_everything_else(done, window):
+    scores = table(done / "windows" / window / "scores.parquet")
+    np.testing.assert_array_equal(scores["fold"], assign_folds(scores["event_id"], 2, SEED))
+    assert {(region, fold) for region, fold in zip(scores["region"], scores["fold"], strict=True)} == {
+        (0, 0), (0, 1), (1, 0), (1, 1)
+    }  # fmt: skip
+    assert ((scores["tail"] >= 0) & (scores["tail"] <= 1)).all()
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_cut_passes_its_part_of_each_folds_template(done, window):
+    scores = table(done / "windows" / window / "template_scores.parquet")
+    for fold in (0, 1):
+        tail = scores["tail"][scores["fold"] == fold]
+        assert (tail <= 0.1).mean() <= 0.1
+        assert (tail <= 0.1).mean() > 0.05
+
+
+# ---- blinding --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def blind(done, project, tmp_path_factory) -> Path:
+    run = shutil.copytree(done, tmp_path_factory.mktemp("blind") / "run")
+    assert search(project, run, "blind=true") == {"hunt"}
+    return run
+
+
+def test_a_blinded_run_observes_nothing(blind):
+    results = read_json(blind / "results.json")
+    assert results["blind"] is True
+    assert all(value is None for name, value in results["global"].items() if name != "toys")
+    for window in results["windows"]:
+        assert window["n_observed"] is None
+        for point in window["working_points"]:
+            assert point["observed"] is point["p_local"] is point["z_local"] is None
+            assert point["expected"] is not None
+    Draft202012Validator(results_schema()).validate(results)
+
+
+def test_a_blinded_run_counts_no_bin_of_any_window(blind):
+    record = read_json(blind / "hunt.json")
+    edges = np.array(record["edges"])
+    hidden = (edges[1:] > 3300) & (edges[:-1] < 4000)
+    counts = [record["counts"], *(p["counts"] for window in record["windows"] for p in window["working_points"])]
+    assert len(counts) == 7
+    for row in counts:
+        assert [value is None for value in row] == hidden.tolist()
+    assert record["toys"] is record["global_background"] is None
+
+
+def test_a_blinded_runs_selected_histograms_are_empty_in_every_window(blind):
+    with uproot.open(blind / "hists.root") as file:
+        names = [key for key in file.keys() if re.match(r"mjj_\d", key)]  # noqa: SIM118
+        assert len(names) == 6
+        for name in names:
+            values, edges = file[name].to_numpy()
+            assert not values[(edges[1:] > 3300) & (edges[:-1] < 4000)].any()
+            assert values.any()
+
+
+def test_a_blinded_fit_does_not_see_the_other_window(blind, done):
+    ours, theirs = (read_json(run / "results.json")["windows"][0]["fit"] for run in (blind, done))
+    assert ours["ndof"] < theirs["ndof"]
+
+
+def test_unblinding_gives_the_unblinded_results(blind, project, done, tmp_path):
+    run = shutil.copytree(blind, tmp_path / "run")
+    assert search(project, run) == {"hunt"}
+    assert (run / "results.json").read_bytes() == (done / "results.json").read_bytes()
+
+
+def test_blinding_hides_the_union_of_the_windows(project, done):
+    mjj = table(done / "skim" / "events.parquet")["mjj"]
+    windows = context_of(project, done).windows
+    np.testing.assert_array_equal(blinded(mjj, windows), (mjj >= 3300) & (mjj < 4000))
+
+
+# ---- features, event by event ----------------------------------------------------------------------------------------
+
+
+def reference_features(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every feature, from the raw columns with numpy alone; the jet of larger mass is J1."""
+    c = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+    heavy = {}
+    light = {}
+    swap = c["mj2"] > c["mj1"]
+    for q in ("px", "py", "pz", "m", "tau1", "tau2", "tau3"):
+        heavy[q] = np.where(swap, c[q + "j2"], c[q + "j1"])
+        light[q] = np.where(swap, c[q + "j1"], c[q + "j2"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = {
+            f"tau{a}{b}_{jet}": np.where(one[f"tau{b}"] > 0, one[f"tau{a}"] / one[f"tau{b}"], np.nan)
+            for jet, one in (("j1", heavy), ("j2", light))
+            for a, b in ((2, 1), (3, 2))
+        }
+    eta = [np.arcsinh(one["pz"] / np.hypot(one["px"], one["py"])) for one in (heavy, light)]
+    angle = np.arctan2(heavy["py"], heavy["px"]) - np.arctan2(light["py"], light["px"])
+    dphi = np.abs(np.arctan2(np.sin(angle), np.cos(angle)))
+    return {
+        "m_j1": np.maximum(heavy["m"], 0),
+        "m_j2": np.maximum(light["m"], 0),
+        "delta_m": np.maximum(heavy["m"], 0) - np.maximum(light["m"], 0),
+        "delta_r": np.hypot(eta[0] - eta[1], dphi),
+        **ratios,
+    }
+
+
+def reference_mjj(columns: dict[str, np.ndarray]) -> np.ndarray:
+    c = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+    p = {q: c[q + "j1"] + c[q + "j2"] for q in ("px", "py", "pz")}
+    energy = sum(np.sqrt(sum(c[q + jet] ** 2 for q in ("px", "py", "pz", "m"))) for jet in ("j1", "j2"))
+    return np.sqrt(energy**2 - p["px"] ** 2 - p["py"] ** 2 - p["pz"] ** 2)
+
+
+def check_features_of(path: Path, columns: dict[str, np.ndarray]) -> None:
+    (chunk,) = split(scan(path), "data", chunksize=10**9)
+    jets = read(chunk).jets
+    found, expected = compute_features(tuple(FEATURES), jets), reference_features(columns)
+    assert set(found) == set(expected) == set(FEATURES)
+    for name in FEATURES:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-9, atol=1e-9, err_msg=name)
+    np.testing.assert_allclose(invariant_mass(jets), reference_mjj(columns), rtol=1e-9)
+
+
+def test_features_of_generated_events_are_those_of_their_columns(samples, columns):
+    for kind in ("ttree", "rntuple", "hdf5", "skim"):
+        check_features_of(samples[kind], columns)
+
+
+def test_features_of_bundled_events_are_those_of_their_columns(project, sample):
+    check_features_of(project / "events.root", sample)
+
+
+def test_features_of_the_rd_dataset_are_those_of_its_columns(data_dir):
+    import h5py
+
+    path = next(data_dir.glob("lhco/*features*.h5"))
+    with h5py.File(path) as file:
+        group = file["df"]
+        columns = {}
+        for i in range(int(group.attrs["nblocks"])):
+            names = [name.decode() for name in group[f"block{i}_items"][:]]
+            columns.update(zip(names, group[f"block{i}_values"][:50_000].T, strict=True))
+    (chunk, *_) = split(scan(path), "data", chunksize=50_000)
+    jets = read(chunk).jets
+    found, expected = compute_features(tuple(FEATURES), jets), reference_features(columns)
+    for name in FEATURES:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-7, atol=1e-6, err_msg=name)
+
+
+def test_the_skim_holds_the_features_of_its_events(done, sample, project):
+    events = table(done / "skim" / "events.parquet")
+    rows = events["event_id"] & (2**32 - 1)
+    expected = {**reference_features(sample), "mjj": reference_mjj(sample)}
+    for name in (*load_config(project / "tiny.yaml").features, "mjj"):
+        np.testing.assert_allclose(events[name], expected[name][rows], rtol=1e-9, err_msg=name)
+
+
+def test_undefined_features_are_dropped_or_replaced_and_counted(tmp_path):
+    columns = make_columns(6000)
+    write_feature_root(tmp_path / "events.root", columns)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**SEARCH, "signal": {}}))
+    for value in ("drop", "-1"):
+        skim(context_of(tmp_path, tmp_path / f"run{value}", f"selection.undefined={value}", "mass.range=[2500, 6000]"))
+    flow = {step["name"]: step["events"] for step in read_json(tmp_path / "rundrop" / "skim" / "skim.json")["cutflow"]}
+    dropped, kept = (table(tmp_path / run / "skim" / "events.parquet") for run in ("rundrop", "run-1"))
+    lost = flow["mass_range"] - flow["defined"]
+    assert lost > 0
+    assert max(flow["undefined_tau21_j1"], flow["undefined_tau21_j2"]) <= lost
+    assert len(kept["mjj"]) - len(dropped["mjj"]) == lost
+    undefined = (kept["tau21_j1"] == -1) | (kept["tau21_j2"] == -1)
+    assert set(kept["event_id"][~undefined]) == set(dropped["event_id"])

@@ -1,0 +1,203 @@
+"""Write what docs/ says of commands, configuration, features and layouts from the code, and the two JSON schemas.
+
+    python tools/make_reference.py
+
+``tests/test_docs.py`` fails where the files are not what this script would write.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from drapes_hep.cli import app  # noqa: E402
+from drapes_hep.config import Config, schema  # noqa: E402
+from drapes_hep.events.features import FEATURES  # noqa: E402
+from drapes_hep.events.layouts import LAYOUTS  # noqa: E402
+from drapes_hep.results import results_schema  # noqa: E402
+
+HEAD = """# Reference
+
+This page is written by `tools/make_reference.py` from the code.
+
+- [Command line](#command-line)
+- [Configuration](#configuration)
+- [Features](#features)
+- [File layouts](#file-layouts)
+
+What a run leaves behind stands in [run-directory.md](run-directory.md); the schema of `results.json` is
+[results.schema.json](results.schema.json), that of a configuration [config.schema.json](config.schema.json).
+"""
+
+COMMANDS = """## Command line
+
+`run` does all stages, `skim` to `report` one each, in this order. Stages take the same options; those that a stage has
+no use for change nothing.
+
+Exit status: 0 if all went well; 2 for a user's mistake, with one line on standard error that says what and where; 130
+if interrupted. Messages and progress bars go to standard error; bars only to a terminal. `python -m drapes_hep` is the
+same as `drapes`.
+"""
+
+CONFIGURATION = """## Configuration
+
+A YAML file. Masses and momenta are in GeV. Unknown keys are errors. `data.path` and `data.truth` are relative to the
+file, with `--set` to the working directory. `--set section.key=value` takes the value in YAML and may be repeated.
+"""
+
+FEATURES_TEXT = """## Features
+
+J1 is the heavier, J2 the lighter of the two jets with the largest pT. m_JJ cannot be a feature.
+"""
+
+LAYOUTS_TEXT = """## File layouts
+
+The content of a file decides how it is read, never its name. ROOT files (TTree, RNTuple), HDF5 files as pandas writes
+them and Parquet files can hold the layout `features`; Parquet files also `skim`. All values in GeV where they have a
+unit. `event_id` is an integer that is unique in the search; without it, the file's name (without folder and last
+suffix) and the row make one. `weight` is 1 where it is missing, `label` is 1 for signal and 0 for background.
+"""
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _option(option: Any) -> tuple[str, str, str]:  # noqa: ANN401
+    names = ", ".join(f"`{name}`" for name in sorted(option.opts, key=len))
+    flag = getattr(option, "is_flag", False)
+    value = "" if flag else f" `{option.metavar or option.type.name.upper()}`"
+    default = "" if flag or option.default is None or callable(option.default) else f"`{option.default}`"
+    return names + value, default, option.help or ""
+
+
+def command_line() -> str:
+    """Describe every verb; those that share all their options share a table."""
+    group: Any = typer.main.get_command(app)
+    parts = [COMMANDS, _table(("option", "default", "meaning"), [_option(o) for o in _options(group)])]
+    shared: dict[tuple[tuple[str, ...], ...], list[tuple[str, str]]] = {}
+    for name, command in group.commands.items():
+        arguments = [p for p in command.params if p.param_type_name == "argument"]
+        usage = " ".join(["drapes", name, *(a.metavar or a.name.upper() for a in arguments)])
+        rows = [(f"`{a.metavar or a.name.upper()}`", "", a.help or "") for a in arguments]
+        rows += [_option(o) for o in _options(command)]
+        shared.setdefault(tuple(rows), []).append((f"`{usage} [OPTIONS]`", (command.help or "").strip()))
+    for rows_of, verbs in shared.items():
+        names = [usage.split()[1] for usage, _ in verbs]
+        parts += ["### " + ", ".join(names), _table(("command", "what it does"), list(verbs))]
+        parts += [_table(("argument or option", "default", "meaning"), list(rows_of))]
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def _options(command: Any) -> list[Any]:  # noqa: ANN401
+    return [p for p in command.params if p.param_type_name == "option" and "--help" not in p.opts]
+
+
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_PLAIN = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}
+
+
+def type_text(prop: Mapping[str, Any]) -> str:
+    """Put a JSON schema's type into words."""
+    if "anyOf" in prop:
+        return " or ".join(type_text(one) for one in prop["anyOf"])
+    if "enum" in prop:
+        return " or ".join(f"`{value}`" for value in prop["enum"])
+    if "const" in prop:
+        return f"`{prop['const']}`"
+    if prop.get("type") == "array":
+        if "prefixItems" in prop:
+            return "[" + ", ".join(type_text(one) for one in prop["prefixItems"]) + "]"
+        return f"list of {type_text(prop['items'])}"
+    words = _PLAIN[prop["type"]]
+    bounds = [f"{sign} {prop[name]:g}" for name, sign in _BOUNDS.items() if name in prop]
+    return f"{words} {', '.join(bounds)}" if bounds else words
+
+
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_value(one) for one in value) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value) or "''"
+
+
+def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    yield prefix, model
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _sections(info.annotation, f"{prefix}{name}.")
+
+
+def configuration() -> str:
+    """Describe every key: type, default, meaning."""
+    parts = [CONFIGURATION]
+    for prefix, model in _sections(Config):
+        described = model.model_json_schema()["properties"]
+        rows = []
+        for name, info in model.model_fields.items():
+            if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+                continue
+            default = "required" if info.is_required() else f"`{_value(info.default)}`"
+            rows.append((f"`{prefix}{name}`", type_text(described[name]), default, info.description or ""))
+        title = f"### {prefix.rstrip('.')}" if prefix else "### Top level"
+        parts += [title, (model.__doc__ or "").strip(), _table(("key", "type", "default", "meaning"), rows)]
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def features() -> str:
+    """Describe the features."""
+    rows = []
+    for feature in FEATURES.values():
+        low, high = feature.domain
+        domain = f"{low:g} and above" if math.isinf(high) else f"{low:g} to {high:g}"
+        rows.append((f"`{feature.name}`", feature.label, feature.unit or "-", domain))
+    return FEATURES_TEXT + "\n" + _table(("name", "symbol", "unit", "values"), rows)
+
+
+def layouts() -> str:
+    """Describe the layouts."""
+    rows = [
+        (f"`{one.name}`", ", ".join(f"`{c}`" for c in one.required), ", ".join(f"`{c}`" for c in one.optional))
+        for one in LAYOUTS.values()
+    ]
+    about = (f"`{one.name}`: {' '.join((type(one).__doc__ or '').split())}" for one in LAYOUTS.values())
+    details = "\n\n".join(textwrap.fill(one, 120) for one in about)
+    return LAYOUTS_TEXT + "\n" + _table(("layout", "required columns", "optional columns"), rows) + "\n\n" + details
+
+
+def files() -> dict[str, str]:
+    """Give every generated file by its path in the repository."""
+    reference = "\n\n".join(part.strip() for part in (HEAD, command_line(), configuration(), features(), layouts()))
+    return {
+        "docs/reference.md": reference + "\n",
+        "docs/config.schema.json": json.dumps(schema(), indent=1) + "\n",
+        "docs/results.schema.json": json.dumps(results_schema(), indent=1) + "\n",
+    }
+
+
+def main() -> None:
+    """Write them."""
+    for name, text in files().items():
+        (ROOT / name).write_text(text, encoding="utf-8")
+        sys.stdout.write(f"{name}\n")
+
+
+if __name__ == "__main__":
+    main()
