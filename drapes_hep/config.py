@@ -148,8 +148,8 @@ class CwolaConfig(_Section):
     classifier: str = Field("trees", description="'trees', 'mlp', or 'package.module:Class'.")
     features: tuple[str, ...] | None = Field(
         None,
-        description="What the classifier sees; null is all features. One that follows m_JJ, such as delta_r, lets a cut"
-        " sculpt the spectrum.",
+        description="What the classifier sees; null is all features but delta_r, which follows m_JJ: a cut on it"
+        " sculpts the spectrum.",
     )
     ensemble: int = Field(10, ge=1, description="Classifiers a fold, whose scores are averaged.")
     folds: int = Field(5, ge=2, description="Folds: an event is scored by the models that did not see its fold.")
@@ -210,7 +210,9 @@ class Config(_Section):
     @property
     def classifier_features(self) -> tuple[str, ...]:
         """What the classifier sees."""
-        return self.features if self.cwola.features is None else self.cwola.features
+        if self.cwola.features is not None:
+            return self.cwola.features
+        return tuple(name for name in self.features if name != "delta_r") or self.features
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

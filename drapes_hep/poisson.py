@@ -96,7 +96,7 @@ def deviance_moments(expected: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     return np.interp(x, log_mu, mean), np.interp(x, log_mu, variance)
 
 
-def deviance_p_value(deviance: npt.ArrayLike, expected: npt.ArrayLike, parameters: int) -> FloatArray:
+def deviance_p_value(deviance: npt.ArrayLike, expected: npt.ArrayLike, parameters: npt.ArrayLike) -> FloatArray:
     """Give the probability of a deviance at least as large, sparse bins allowed for.
 
     Parameters
@@ -104,7 +104,7 @@ def deviance_p_value(deviance: npt.ArrayLike, expected: npt.ArrayLike, parameter
     deviance : array_like, shape (n,)
     expected : array_like, shape (bins,) or (n, bins)
         Fitted means of the fitted bins.
-    parameters : int
+    parameters : array_like of int, one or shape (n,)
         Fitted parameters: each takes 1 from the deviance's mean and 2 from its variance.
 
     Returns
@@ -112,8 +112,9 @@ def deviance_p_value(deviance: npt.ArrayLike, expected: npt.ArrayLike, parameter
     array, shape (n,)
     """
     each_mean, each_variance = deviance_moments(expected)
-    mean = np.maximum(each_mean.sum(axis=-1) - parameters, 1e-3)
-    variance = np.maximum(each_variance.sum(axis=-1) - 2.0 * parameters, 1e-3)
+    k = np.asarray(parameters, dtype=np.float64)
+    mean = np.maximum(each_mean.sum(axis=-1) - k, 1e-3)
+    variance = np.maximum(each_variance.sum(axis=-1) - 2.0 * k, 1e-3)
     return np.asarray(stats.chi2.sf(np.asarray(deviance) * 2.0 * mean / variance, 2.0 * mean**2 / variance))
 
 

@@ -280,6 +280,9 @@ def _overall(run: _Run) -> plots.GlobalP:
     g = run.results.get("global") or {}
     interval = g.get("p_global_interval")
     p, z = g.get("p_global"), g.get("z_global")
+    if g.get("bound") and interval is not None and interval[1] is not None:
+        # with no toy as extreme, what is known is the upper end of the interval
+        p = interval[1]
     return plots.GlobalP(
         None if p is None else float(p),
         None if z is None else float(z),

@@ -53,10 +53,13 @@ def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str
     dict
     """
     fit = hunt.fit
+    blind = n_observed is None
+    template = {**quality["template"], "n": None} if blind else quality["template"]
     return {
         "sr": [hunt.sr.lo, hunt.sr.hi],
         "n_observed": n_observed,
-        "n_signal_truth": quality["n_signal_truth"],
+        # the size of the template and the truth would tell what blinding hides
+        "n_signal_truth": None if blind else quality["n_signal_truth"],
         "fit": {
             "chi2": _number(fit.chi2),
             "ndof": fit.ndof,
@@ -64,9 +67,9 @@ def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str
             "good": bool(fit.good),
             "parameters": dict(zip(fit.parameter_names, map(float, fit.parameters), strict=True)),
         },
-        "template": quality["template"],
+        "template": template,
         "working_points": [_point(point) for point in hunt.working_points],
-        "metrics": quality["metrics"],
+        "metrics": None if blind else quality["metrics"],
     }
 
 
@@ -138,7 +141,7 @@ def results_schema() -> dict[str, Any]:
             parameters={"type": "object", "additionalProperties": number},
         ),
         template=record(
-            name={"type": "string"}, n=count, auc_vs_truth=estimate, auc_vs_sideband_closure=estimate,
+            name={"type": "string"}, n=nullable(count), auc_vs_truth=estimate, auc_vs_sideband_closure=estimate,
             auc_vs_pseudo_window=pseudo,
         ),
         working_points={"type": "array", "items": point, "minItems": 1},

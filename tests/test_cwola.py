@@ -8,7 +8,7 @@ import pytest
 from drapes_hep.cwola.classifiers import Classifier, Mlp, Trees, balanced_weights, load_classifier
 from drapes_hep.cwola.folds import NO_PARENT, assign_folds
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores, tail_probability
-from drapes_hep.errors import ConfigError, LeakError
+from drapes_hep.errors import ConfigError, FitError, LeakError
 from drapes_hep.metrics import auc
 
 
@@ -24,7 +24,7 @@ class Memory:
     def __init__(self, seed):
         self.seed = seed
 
-    def fit(self, x, y, weight, group):
+    def fit(self, x, *_):
         self.seen = {row.tobytes() for row in x}
 
     def score(self, x):
@@ -137,5 +137,5 @@ def test_a_classifier_that_cannot_be_used_is_refused(name, words):
 
 
 def test_too_few_events_for_the_folds_are_refused():
-    with pytest.raises(ValueError, match="do not fill 5 folds"):
+    with pytest.raises(FitError, match="do not fill 5 folds"):
         out_of_fold_scores(Trees, sample(3, 1), sample(50, 2, first_id=100), {}, folds=5, ensemble=1, seed=1)

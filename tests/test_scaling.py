@@ -79,6 +79,15 @@ def test_a_card_brings_it_back_exactly(kind):
     assert np.array_equal(again.domain, scaling.domain)
 
 
+@pytest.mark.parametrize("n", [400, 2000, 9000])
+def test_few_events_give_tame_curves(n):
+    x, mjj = events(n)
+    scaling = fit_scaling("quantile", x, mjj, np.ones(n), DOMAIN)
+    back = scaling.inverse(np.random.default_rng(0).normal(size=(5000, 2)), np.linspace(2700, 6000, 5000))
+    assert back[:, 0].max() < 3 * x[:, 0].max()
+    assert back[:, 1].max() < 3 * x[:, 1].max()
+
+
 def test_too_few_events_and_flat_features_are_refused():
     x, mjj = events(100)
     with pytest.raises(FitError, match="too few"):

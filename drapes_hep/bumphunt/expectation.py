@@ -31,7 +31,8 @@ deviation s. The count is then negative binomial, whose tail is closed: with :ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +40,8 @@ from scipy import special
 
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.errors import FitError
-from drapes_hep.mass import SpectrumFit, bin_model, fit_spectrum
-from drapes_hep.poisson import fit_poisson
+from drapes_hep.mass import GOOD_FIT_P_VALUE, SpectrumFit, bin_model, fit_spectrum
+from drapes_hep.poisson import deviance_p_value, fit_poisson
 from drapes_hep.regions import Window
 
 __all__ = [
@@ -97,6 +98,8 @@ class WorkingPoint:
         Events that pass outside the window.
     spectrum, spectrum_error : array, shape (bins,), or None
         The expectation bin by bin over the whole range, window included, and its standard deviation.
+    chi2, ndof : float and int, or None
+        2NLLR of this point's spectrum outside the window; a poor one gives no expectation.
     """
 
     background_efficiency: float
@@ -109,8 +112,10 @@ class WorkingPoint:
     expected_template_error: float | None
     degree: int | None
     sideband_events: int
-    spectrum: FloatArray | None = None
-    spectrum_error: FloatArray | None = None
+    spectrum: FloatArray | None = field(default=None, compare=False)
+    spectrum_error: FloatArray | None = field(default=None, compare=False)
+    chi2: float | None = None
+    ndof: int | None = None
 
 
 @dataclass(frozen=True)
@@ -223,6 +228,7 @@ class _Expectations:
     degree: IntArray
     sideband_events: FloatArray
     spectrum: FloatArray
+    deviance: FloatArray
     efficiency_covariance: FloatArray
     absorbed: FloatArray
 
@@ -264,7 +270,7 @@ def _selected_expectations(
     total = selected[:, outside].sum(axis=1)
     value, error = np.full(rows, np.nan), np.full(rows, np.nan)
     degree = np.full(rows, -1, dtype=np.int64)
-    spectrum = np.full((rows, bins), np.nan)
+    spectrum, deviance_found = np.full((rows, bins), np.nan), np.full(rows, np.nan)
     k_max = polynomial.shape[1]
     inverse, absorbed = np.zeros((rows, k_max, k_max)), np.zeros((rows, k_max, gradient.shape[1]))
     some = np.flatnonzero(total >= min_events)
@@ -275,7 +281,9 @@ def _selected_expectations(
         prior = np.array([0.0, *[EFFICIENCY_PRIOR**-2] * (terms - 1)])
         theta, a = np.zeros((len(some), terms)), np.zeros((len(some), terms, terms))
         theta[:, 0] = np.log(total[some] / mu[some][:, outside].sum(axis=1))
-        mean = np.empty((len(some), bins))
+        mean = np.full((len(some), bins), np.nan)
+        converged = np.zeros(len(some), dtype=np.bool_)
+        misfit = np.full(len(some), np.nan)
         best = np.full(len(some), np.inf)
         chosen = np.full(len(some), DEGREES[0], dtype=np.int64)
         for order in DEGREES:
@@ -283,7 +291,9 @@ def _selected_expectations(
             fit = fit_poisson(n, z[:, :k], log_mu, fitted=outside, start=theta[:, :k], precision=prior[:k])
             # the penalty belongs to the objective that the degrees are compared by
             deviance = fit.deviance + fit.coefficients**2 @ prior[:k]
-            better = best - deviance > DEGREE_LEVEL
+            better = fit.converged & (best - deviance > DEGREE_LEVEL)
+            converged |= better
+            misfit[better] = fit.deviance[better]
             theta[better, :k], mean[better], chosen[better] = fit.coefficients[better], fit.expected[better], order
             a[better] = 0.0
             a[better, :k, :k] = fit.covariance[better]
@@ -302,9 +312,13 @@ def _selected_expectations(
             - np.einsum("nk,nkl,nl->n", q, c, q)
         )
         value[some], error[some] = within, within * np.sqrt(np.maximum(variance, 0.0))
-        degree[some], spectrum[some] = chosen, mean
+        # a selected spectrum that its own model does not describe outside the window says nothing inside
+        p_fit = deviance_p_value(misfit, np.maximum(np.nan_to_num(mean[:, outside]), 1e-300), chosen + 1)
+        poor = ~converged | ~(p_fit >= GOOD_FIT_P_VALUE)
+        value[some[poor]], error[some[poor]] = np.nan, np.nan
+        degree[some], spectrum[some], deviance_found[some] = chosen, mean, misfit
         inverse[some], absorbed[some] = a, m
-    return _Expectations(value, error, degree, total, spectrum, inverse, absorbed)
+    return _Expectations(value, error, degree, total, spectrum, deviance_found, inverse, absorbed)
 
 
 def _bin_errors(
@@ -330,7 +344,7 @@ def hunt_window(
     shape: str = "dijet4",
     sqrt_s: float = 13_000.0,
     min_events: int = 10,
-    template_tail: npt.ArrayLike | None = None,
+    template_sizes: Sequence[int] | None = None,
     blind: bool = False,
 ) -> WindowHunt:
     """Expect, and unless blind observe, one window's counts at every working point.
@@ -346,8 +360,10 @@ def hunt_window(
         GeV.
     min_events : int
         Fewer selected events outside the window give no expectation.
-    template_tail : array_like, shape (n,), optional
-        Calibrated scores of the template events inside the window, for the cross-check.
+    template_sizes : sequence of int, optional
+        Template events of each fold, for the cross-check: of n such events, a cut set at the efficiency e lets a new
+        event that follows the template pass with the probability (floor(e n) + 1) / (n + 1) on average. It assumes a
+        perfect template, and is null where a fold has not one event to set the cut by.
     blind : bool
         Never look inside the window.
 
@@ -368,11 +384,12 @@ def hunt_window(
     mu, covariance, design = fit.expected[None], fit.covariance[None], _polynomial(counts.edges)
     inclusive, inclusive_error = (float(x[0]) for x in _inclusive_expectations(mu, gradient, covariance, inside))
     hidden = blind or bool(counts.hidden[inside].any())
-    tails = None if template_tail is None else np.asarray(template_tail, dtype=np.float64)
+    sizes = np.asarray(template_sizes if template_sizes is not None else [], dtype=np.float64)
     points = []
     for i, efficiency in enumerate(counts.efficiencies):
         degree: int | None = None
         part: _Expectations | None = None
+        chi2, ndof = _none(fit.chi2), fit.ndof
         if i == 0:
             value, error = inclusive, inclusive_error
         else:
@@ -381,17 +398,19 @@ def hunt_window(
             )
             value, error = float(part.expected[0]), float(part.error[0])
             degree = int(part.degree[0]) if fit.good and part.degree[0] >= 0 else None
+            chi2, ndof = _none(float(part.deviance[0])), int(outside.sum()) - int(part.degree[0]) - 1
         if not fit.good:
             value = error = np.nan
         observed = None if hidden else int(counts.nested[i, inside].sum())
         local = local_significance(np.nan if observed is None else observed, value, error)
         cross = cross_error = np.nan
-        if tails is not None and len(tails) and fit.good:
-            share = float((tails <= efficiency).mean())
-            cross = share * inclusive
-            cross_error = float(
-                np.hypot(inclusive * np.sqrt(share * (1.0 - share) / len(tails)), share * inclusive_error)
+        if len(sizes) and fit.good and float(sizes.min()) * efficiency >= 1.0:
+            share = (
+                float(((np.floor(efficiency * sizes + 1e-9) + 1.0) / (sizes + 1.0)).mean()) if efficiency < 1 else 1.0
             )
+            cross = share * inclusive
+            sampling = inclusive * np.sqrt(share * (1.0 - share) / sizes.sum())
+            cross_error = float(np.hypot(sampling, share * inclusive_error))
         spectrum: FloatArray | None = None
         spectrum_error: FloatArray | None = None
         if np.isfinite(value):
@@ -401,6 +420,7 @@ def hunt_window(
             WorkingPoint(
                 efficiency, observed, _none(value), _none(error), _none(float(local.p)), _none(float(local.z)),
                 _none(cross), _none(cross_error), degree, int(nested[i][outside].sum()), spectrum, spectrum_error,
+                chi2, ndof,
             )
         )  # fmt: skip
     return WindowHunt(window, fit, tuple(points))

@@ -1,4 +1,7 @@
-r"""The global p-value: the whole search repeated on pseudo-experiments under background alone. Masses in GeV.
+r"""The global p-value: the hunt repeated on pseudo-experiments under background alone. Masses in GeV.
+
+Repeated are counts, fits and the choice of the best point, with each window's selection held fixed: neither model nor
+classifier is trained anew, so the fluctuations that a new training would add are not in the toys.
 
 A toy has, in every mass bin, the inclusive count and, for each window and tight disjoint score bin, the count of its
 selected events. Marginally these are Poisson; jointly they share events, since the windows' classifiers select partly
@@ -103,9 +106,10 @@ class GlobalSignificance:
     p_global_interval : tuple of two floats
         Clopper-Pearson interval of exceeding / toys, at ``level``.
     z_global : float
-        One-sided standard deviations of ``p_global``.
+        One-sided standard deviations of ``p_global``; with ``bound``, of the interval's upper end.
     bound : bool
-        No toy was as extreme: the true ``p_global`` is smaller, ``z_global`` larger, than quoted.
+        No toy was as extreme: ``p_global`` is limited only by the number of toys, ``z_global`` a lower bound at
+        ``level``.
     toys, exceeding : int
     level : float
         Confidence level of the interval.
@@ -364,11 +368,13 @@ def global_significance(
     # equal p-values (counts are discrete) are as extreme; the tolerance is that between MIGRAD and Newton
     k = int((smallest <= observed + 1e-9 * abs(observed)).sum())
     p = (k + 1) / (toys + 1)
+    bound = k == 0
     tail = 0.5 * (1.0 - level)
     low = float(stats.beta.ppf(tail, k, toys - k + 1)) if k > 0 else 0.0
     high = float(stats.beta.ppf(1.0 - tail, k + 1, toys - k)) if k < toys else 1.0
     return GlobalSignificance(
-        p_global=p, p_global_interval=(low, high), z_global=float(stats.norm.isf(p)), bound=k == 0, toys=toys,
+        p_global=p, p_global_interval=(low, high), z_global=float(stats.norm.isf(high if bound else p)), bound=bound,
+        toys=toys,
         exceeding=k, level=level, p_smallest=float(max(np.exp(observed), np.finfo(np.float64).tiny)),
         best_window=window, best_efficiency=efficiency, toy_log_p=smallest,
     )  # fmt: skip

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from drapes_hep.cwola.classifiers import Classifier
-from drapes_hep.errors import LeakError
+from drapes_hep.errors import FitError, LeakError
 from drapes_hep.rng import stage_seed
 
 __all__ = ["Sample", "Scores", "cross_auc_scores", "out_of_fold_scores", "tail_probability"]
@@ -159,14 +159,16 @@ def out_of_fold_scores(
     ------
     LeakError
         If an event, or a copy of it, would be scored by a model that saw it.
-    ValueError
+    FitError
         If a fold lacks one of the classes.
     """
     targets = {"data": data, "template": template, **others}
     for name, sample in (("data", data), ("template", template)):
         present = np.bincount(sample.fold, minlength=folds)
         if len(present) > folds or (present == 0).any():
-            raise ValueError(f"{name}: {len(sample.x)} events do not fill {folds} folds")
+            raise FitError(
+                f"{name}: {len(sample.x)} events do not fill {folds} folds; use fewer folds or a wider window"
+            )
     score = {name: np.full(len(sample.x), np.nan) for name, sample in targets.items()}
     tail = {name: np.full(len(sample.x), np.nan) for name, sample in targets.items()}
 

@@ -7,8 +7,8 @@ sidebands alone:
     :math:`z = (x - \mu) / s`, the papers'.
 ``quantile``
     Every feature is mapped to a normal variable by its own quantiles *at its mass*. Feature by feature, the median and
-    the logarithms of the distances between neighbouring quantiles, at 21 levels, are polynomials of fourth order in
-    :math:`\ln m`, fitted to their values in bins of mass. Distances stay positive, so the curves cannot cross: where
+    the logarithms of the distances between neighbouring quantiles, at 21 levels, are polynomials of up to fourth order
+    in :math:`\ln m`, fitted to their values in bins of mass. Distances stay positive, so the curves cannot cross: where
     they did, the map would pile events up in spikes that a classifier finds. Piecewise linear interpolation between
     the curves takes out the drift with mass, such as that of the sharp upper edge of :math:`\Delta R_{JJ}` that the
     jets' pT threshold moves with m_JJ; a second, finer map that no longer depends on mass makes the result normal.
@@ -39,6 +39,8 @@ _MEDIAN = len(_UNIT) // 2
 _FINE = np.linspace(-3.6, 3.6, 200)
 _MASS_BINS = 40
 _MASS_DEGREE = 4
+_EVENTS_A_DEGREE = 2000
+"""A degree of the curves needs this many events: on fewer, a polynomial of fourth order swings between the bins."""
 _LEAST_EVENTS = 100
 """Events a mass bin below which its outer quantiles are the extremes of a handful of events."""
 
@@ -56,7 +58,7 @@ class Scaling:
         Natural bounds of the features; what is mapped back is clipped to them.
     mean, scale : array, shape (d,)
         Of ``standard``.
-    curves : array, shape (d, 5, 21)
+    curves : array, shape (d, degree + 1, 21)
         Polynomial coefficients in scaled ln m, of ``quantile``: of the median, then of the logarithms of the 20
         distances between neighbouring quantiles.
     levels : array, shape (d, 200)
@@ -77,7 +79,8 @@ class Scaling:
         return np.asarray((np.log(np.asarray(mjj, dtype=np.float64)) - mean) / scale)[:, None]
 
     def _knots(self, mjj: npt.ArrayLike, feature: int) -> FloatArray:
-        values = _mass_basis(self.condition(mjj)[:, 0]) @ self.curves[feature]
+        curves = self.curves[feature]
+        values = _mass_basis(self.condition(mjj)[:, 0], len(curves) - 1) @ curves
         steps = np.exp(values[:, 1:])
         knots = np.concatenate([np.zeros((len(steps), 1)), np.cumsum(steps, axis=1)], axis=1)
         return np.asarray(knots - knots[:, _MEDIAN, None] + values[:, :1])
@@ -154,7 +157,7 @@ def fit_scaling(
     FitError
         If there are too few events, or a feature does not vary.
     """
-    least = 2 if kind == "standard" else _LEAST_EVENTS * (_MASS_DEGREE + 1)
+    least = 2 if kind == "standard" else 3 * _LEAST_EVENTS
     if len(x) < least:
         raise FitError(f"scaling: {len(x)} sideband events are too few, '{kind}' needs at least {least}")
     share = weight / weight.sum()
@@ -182,22 +185,23 @@ def fit_scaling(
     return Scaling(kind, log_mass, bounds, mean, scale, curves, levels)
 
 
-def _mass_basis(u: FloatArray) -> FloatArray:
+def _mass_basis(u: FloatArray, degree: int) -> FloatArray:
     # scaled ln m rarely leaves [-3, 3], where Legendre polynomials are well conditioned
-    return np.asarray(np.polynomial.legendre.legvander(u / 3.0, _MASS_DEGREE), dtype=np.float64)
+    return np.asarray(np.polynomial.legendre.legvander(u / 3.0, degree), dtype=np.float64)
 
 
 def _fit_curves(x: FloatArray, u: FloatArray, weight: FloatArray) -> FloatArray:
-    bins = max(_MASS_DEGREE + 1, min(_MASS_BINS, len(x) // _LEAST_EVENTS))
+    degree = int(np.clip(len(x) // _EVENTS_A_DEGREE, 1, _MASS_DEGREE))
+    bins = min(_MASS_BINS, len(x) // _LEAST_EVENTS)
     edges = np.quantile(u, np.linspace(0, 1, bins + 1))
     index = np.clip(np.searchsorted(edges, u, side="right") - 1, 0, bins - 1)
     chosen = [index == i for i in range(bins)]
-    basis = _mass_basis(np.array([np.average(u[here], weights=weight[here]) for here in chosen]))
-    curves = np.empty((x.shape[1], _MASS_DEGREE + 1, len(_LEVELS)))
+    basis = _mass_basis(np.array([np.average(u[here], weights=weight[here]) for here in chosen]), degree)
+    curves = np.empty((x.shape[1], degree + 1, len(_LEVELS)))
     for j in range(x.shape[1]):
         quantiles = np.stack([_weighted_quantiles(x[here, j], weight[here], _LEVELS) for here in chosen])
         # a feature that repeats values has distances of 0, which have no logarithm
-        steps = np.maximum(np.diff(quantiles, axis=1), 1e-9 * (quantiles[:, -1:] - quantiles[:, :1]) + 1e-300)
+        steps = np.maximum(np.diff(quantiles, axis=1), 1e-4 * (quantiles[:, -1:] - quantiles[:, :1]) + 1e-300)
         values = np.concatenate([quantiles[:, _MEDIAN, None], np.log(steps)], axis=1)
         curves[j] = np.linalg.lstsq(basis, values, rcond=None)[0]
     return curves

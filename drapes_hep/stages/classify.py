@@ -13,10 +13,10 @@ import numpy.typing as npt
 from drapes_hep.cwola.classifiers import Trees, load_classifier
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fold_scores
-from drapes_hep.errors import DrapesError
+from drapes_hep.errors import FitError
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
 from drapes_hep.files import file_hash, write_json
-from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
+from drapes_hep.metrics import Estimate, Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import run_stage
@@ -126,8 +126,8 @@ def _classify(context: Context, window: Window) -> list[Path]:
                 workers=context.workers,
                 advance=advance,
             )
-        except ValueError as error:
-            raise DrapesError(f"window {window.name}: {error}; use fewer folds or a wider window") from error
+        except FitError as error:
+            raise FitError(f"window {window.name}: {error}") from error
     _write_scores(folder, events, inside, outside, (data, sidebands), scores)
     columns = {name: template[name] for name in ("event_id", "parent_id", "mjj", "weight")}
     columns |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
@@ -177,7 +177,8 @@ def _two_sample_auc(
         seed=stage_seed(config.seed, name, window.name),
         workers=context.workers,
     )
-    found = auc(np.concatenate(scores), np.repeat([True, False], [len(scores[0]), len(scores[1])]))
+    truth = np.repeat([True, False], [len(scores[0]), len(scores[1])])
+    found = auc(np.concatenate(scores), truth, np.concatenate([a.weight, b.weight]))
     return {"value": found.value, "error": found.error}
 
 
@@ -232,15 +233,14 @@ def _quality(
     )
     quality["n_signal_truth"] = int(label.sum())
     if 0 < label.sum() < len(label):
-        curve = roc(1.0 - data_scores.tail, label == 1)
-        quality["metrics"] = truth_metrics(curve, 1.0 - data_scores.tail, label == 1)
+        score, weight = 1.0 - data_scores.tail, np.asarray(events["weight"])[inside]
+        curve = roc(score, label == 1, weight)
+        quality["metrics"] = truth_metrics(curve, auc(score, label == 1, weight))
         quality["roc"] = _thinned(curve)
     return quality
 
 
-def truth_metrics(
-    curve: Roc, score: npt.NDArray[np.float64], is_signal: npt.NDArray[np.bool_]
-) -> dict[str, dict[str, float] | None]:
+def truth_metrics(curve: Roc, area: Estimate) -> dict[str, dict[str, float] | None]:
     """Give AUC and SIC with uncertainties, as ``results.json`` holds them."""
 
     def point(found: SicPoint | None) -> dict[str, float] | None:
@@ -253,7 +253,6 @@ def truth_metrics(
             "background_efficiency": found.background_efficiency,
         }
 
-    area = auc(score, is_signal)
     return {
         "auc": {"value": area.value, "error": area.error},
         "sic_100": point(sic_at_rejection(curve, 100.0)),

@@ -26,7 +26,7 @@ from drapes_hep.results import global_record, results_record, window_record
 from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import run_stage
 from drapes_hep.stages.context import Context, load_events, read_record
-from drapes_hep.stages.model import mass_counts
+from drapes_hep.stages.model import mass_edges
 
 __all__ = ["hunt"]
 
@@ -57,16 +57,18 @@ def hunt(context: Context, windows: Sequence[Window] | None = None) -> None:
     needs = {
         **config.model_dump(mode="json", include={"hunt", "mass", "blind", "seed", "features", "template"}),
         "windows": [[window.lo, window.hi] for window in chosen],
-        "edges": mass_counts(context, np.empty(0))[1].tolist(),
+        "search": [[window.lo, window.hi] for window in context.windows],
+        "edges": mass_edges(context).tolist(),
     }
     run_stage(directory, "hunt", needs, reads, lambda: _hunt(context, chosen), context.reporter)
 
 
 def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
     config, directory = context.config, context.run
-    _, edges = mass_counts(context, np.empty(0))
+    edges = mass_edges(context)
     # a blinded search counts nothing inside any window: an overlapping window's sideband is another's signal region
-    hidden = windows if config.blind else ()
+    # (all of the search, those that are not hunted now included)
+    hidden = context.windows if config.blind else ()
     masses: FloatArray | None = None
     tails: list[FloatArray] = []
     counts: list[SelectedCounts] = []
@@ -79,7 +81,7 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
                 " weights of 1"
             )
         mjj, tail = np.asarray(scores["mjj"]), np.asarray(scores["tail"])
-        template = read_skim(directory.window(window) / "template_scores.parquet", ("event_id", "tail"))
+        template = read_skim(directory.window(window) / "template_scores.parquet", ("event_id", "fold"))
         # every window's table holds the same events in the same order: those in the range
         masses = mjj
         tails.append(tail)
@@ -91,13 +93,15 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
                 shape=config.mass.fit,
                 sqrt_s=config.mass.sqrt_s,
                 min_events=config.hunt.min_events,
-                template_tail=np.asarray(template["tail"]),
+                template_sizes=np.bincount(np.asarray(template["fold"])).tolist(),
                 blind=config.blind,
             )
         )
     if masses is None:
         raise DrapesError("the search has no window")
-    found = None if config.blind else _global(context, windows, counts, hunts, masses, tails, edges)
+    # a p-value of a part of the search would not pay for the choice of that part
+    whole = windows == context.windows and not config.blind
+    found = None if not whole else _global(context, windows, counts, hunts, masses, tails, edges)
     write_json(directory.hunt, _hunt_record(context, edges, counts, hunts, found))
     record = _results(context, hunts, found)
     write_json(directory.results, record)
@@ -154,7 +158,6 @@ def _hunt_record(
     for count, hunted in zip(counts, hunts, strict=True):
         points = []
         for row, point in zip(count.nested, hunted.working_points, strict=True):
-            inclusive = point.background_efficiency == 1
             points.append(
                 {
                     "background_efficiency": point.background_efficiency,
@@ -162,8 +165,8 @@ def _hunt_record(
                     "expected": None if point.spectrum is None else _nullable(point.spectrum),
                     "expected_bin_error": None if point.spectrum_error is None else _nullable(point.spectrum_error),
                     "degree": point.degree,
-                    "chi2": hunted.fit.chi2 if inclusive else None,
-                    "ndof": hunted.fit.ndof if inclusive else None,
+                    "chi2": point.chi2,
+                    "ndof": point.ndof,
                 }
             )
         windows.append({"sr": [hunted.sr.lo, hunted.sr.hi], "working_points": points})
@@ -203,14 +206,18 @@ def _write_histograms(
     for name, record in read_record(directory.skim_hists).items():
         control = _control(directory.skim_hists, name, record)
         for selection in ("before", "after"):
-            hists |= _without_categories(f"control_{name}_{selection}", control[{"selection": selection}])
+            parts = _without_categories(f"control_{name}_{selection}", control[{"selection": selection}])
+            if name == "mjj" and context.config.blind:
+                parts = {f"{key}_blinded": _blinded(one, context.windows) for key, one in parts.items()}
+            hists |= parts
     features = check_features(context.config.features)
     for window, count, hunted in zip(windows, counts, hunts, strict=True):
         key = window.name.replace("-", "_")
         template = load_events(directory.window(window) / "template.parquet", context.config.features)
         for row, point in zip(count.nested, hunted.working_points, strict=True):
             cut = f"{point.background_efficiency:g}"
-            hists[f"mjj_{key}_eff{cut}"] = _mass_histogram(count.edges, row, row)
+            blinded = "_blinded" if count.hidden.any() else ""
+            hists[f"mjj_{key}_eff{cut}{blinded}"] = _mass_histogram(count.edges, row, row)
             if point.spectrum is not None and point.spectrum_error is not None:
                 hists[f"mjj_expected_{key}_eff{cut}"] = _mass_histogram(
                     count.edges, point.spectrum, point.spectrum_error**2
@@ -248,6 +255,17 @@ def _without_categories(name: str, one: hist.Hist) -> dict[str, hist.Hist]:
                 parts |= _without_categories(name + suffix, one[{axis.name: value}])
             return parts
     return {name: one}
+
+
+def _blinded(one: hist.Hist, windows: Sequence[Window]) -> hist.Hist:
+    """Empty every bin that a window touches."""
+    edges = one.axes[0].edges
+    hidden = np.any([(edges[1:] > window.lo) & (edges[:-1] < window.hi) for window in windows], axis=0)
+    copy = one.copy()
+    view = copy.view()
+    view["value"][hidden] = 0.0
+    view["variance"][hidden] = 0.0
+    return copy
 
 
 def _mass_histogram(edges: FloatArray, values: FloatArray, variances: FloatArray) -> hist.Hist:

@@ -30,7 +30,7 @@ from drapes_hep.templates.model import (
     training_record,
 )
 
-__all__ = ["CLOSURE_COPIES", "generate", "mass_counts", "pseudo_window", "train"]
+__all__ = ["CLOSURE_COPIES", "generate", "mass_edges", "pseudo_window", "train"]
 
 CLOSURE_COPIES = 5
 """Template events a held-out closure event."""
@@ -38,11 +38,10 @@ CLOSURE_COPIES = 5
 IntArray = npt.NDArray[np.int64]
 
 
-def mass_counts(context: Context, mjj: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Count masses in the bins of the search; gives counts and edges (GeV)."""
+def mass_edges(context: Context) -> npt.NDArray[np.float64]:
+    """Give the bins of the search, GeV."""
     config = context.config
-    edges = spectrum_edges(config.mass.range, config.mass.bin_width, context.windows)
-    return np.histogram(mjj, edges)[0].astype(np.float64), edges
+    return spectrum_edges(config.mass.range, config.mass.bin_width, context.windows)
 
 
 def pseudo_window(context: Context, window: Window) -> tuple[float, float] | None:
@@ -169,7 +168,7 @@ def generate(context: Context, window: Window) -> None:
     config, folder = context.config, context.run.window(window)
     needs = {
         **config.model_dump(mode="json", include={"template", "features", "mass", "seed"}),
-        "edges": mass_counts(context, np.empty(0))[1].tolist(),
+        "edges": mass_edges(context).tolist(),
         "pseudo": pseudo_window(context, window),
     }
     models = ["model"] if needs["pseudo"] is None else ["model", "pseudo_model"]
@@ -190,8 +189,12 @@ def _generate(context: Context, window: Window) -> list[Path]:
     config, folder = context.config, context.run.window(window)
     events = load_events(context.run.events, config.features)
     mjj = np.asarray(events["mjj"])
-    counts, edges = mass_counts(context, mjj)
-    fit = fit_spectrum(counts, edges, (window.lo, window.hi), config.mass.fit, config.mass.sqrt_s)
+    weight = np.asarray(events["weight"])
+    edges = mass_edges(context)
+    counts = np.histogram(mjj, edges, weights=weight)[0]
+    variance = np.histogram(mjj, edges, weights=weight**2)[0]
+    shape = (config.mass.fit, config.mass.sqrt_s)
+    fit = fit_spectrum(counts, edges, (window.lo, window.hi), *shape, variance=variance)
     if not fit.good:
         context.reporter.say(
             f"window {window.name}: the mass fit is poor (2NLLR {fit.chi2:.1f} for {fit.ndof}), "
@@ -212,6 +215,9 @@ def _generate(context: Context, window: Window) -> list[Path]:
     if pseudo is not None:
         second = load_background_model(folder / "pseudo_model", window, context.device)
         inside = int(((mjj >= pseudo[0]) & (mjj < pseudo[1])).sum())
+        # the masses too come from a fit that saw neither region
+        apart = (edges[1:] <= pseudo[0]) | (edges[:-1] >= pseudo[1])
+        fit = fit_spectrum(counts, edges, (window.lo, window.hi), *shape, variance=variance, fitted=apart)
         drawn = _drawn(context, fit, pseudo, max(1, round(config.template.oversample * inside)), "pseudo")
         _write_sample(context, window, second, folder / "pseudo.parquet", *drawn)
         written.append(folder / "pseudo.parquet")

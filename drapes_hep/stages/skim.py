@@ -36,6 +36,11 @@ def skim(context: Context) -> None:
     paths = input_files(config)
     fileset = {config.name: {"files": [str(path) for path in paths]}}
     infos = scan_fileset(fileset)
+    hashes: dict[str, Path] = {}
+    for path in paths if len(paths) > 1 else []:
+        twin = hashes.setdefault(file_hash(path), path)
+        if twin is not path:
+            raise InputError(path, f"holds the same bytes as {twin}", "list a file once: its events would count twice")
     if sum(info.entries for info in infos) == 0:
         raise InputError(paths[0], "holds no events", "check data.path")
     if config.data.labels and config.data.truth is None:
