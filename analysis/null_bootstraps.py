@@ -4,8 +4,10 @@
 
 Every bootstrap draws each background event a Poisson number of times. The mean of that number is the ratio of the
 fitted to the counted spectrum in the event's mass bin, so that the expected spectrum is the smooth fit: else every
-bootstrap would inherit the fluctuation of the one sample that there is. Copies of an event share its fold and its part
-of the sidebands, so none is scored by a model that saw another.
+bootstrap would inherit the fluctuation of the one sample that there is. What a cut selects is not smoothed so, and
+keeps the sample's own fluctuation beside the bootstrap's: with N of M events (``--events``), widths grow by
+sqrt(1 + N / M). Copies of an event share its fold and its part of the sidebands, so none is scored by a model that saw
+another.
 
 ``diffusion`` trains and samples the configuration's model anew each time; ``perfect`` splits the background in two
 and takes one half's window as template, which tests the statistics alone.
