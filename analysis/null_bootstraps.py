@@ -39,7 +39,7 @@ from drapes_hep.rng import event_uniforms, stage_seed
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.context import Context, domain, feature_matrix, load_events
 from drapes_hep.stages.skim import skim
-from drapes_hep.templates.model import fit_model, split_sidebands
+from drapes_hep.templates.model import CLOSURE, fit_model, split_sidebands
 
 COLUMNS = ("bootstrap", "background_efficiency", "observed", "expected", "expected_error", "pull")
 
@@ -125,6 +125,7 @@ def working_points(
     edges: np.ndarray,
     config: Config,
     workers: int,
+    perfect: bool,
 ) -> tuple[WorkingPoint, ...]:
     """Classify and hunt in one window."""
     inside, outside = window.in_signal_region(data.mjj), window.in_sidebands(data.mjj)
@@ -140,7 +141,12 @@ def working_points(
     )
     tail = np.empty(len(data.mjj))
     tail[inside], tail[outside] = scores["data"].tail, scores["sidebands"].tail
-    counts = count_selected(data.mjj, tail, edges, config.hunt.background_efficiencies)
+    points = config.hunt.background_efficiencies
+    if perfect:
+        counts = count_selected(data.mjj, tail, edges, points)
+    else:
+        counted = inside | (split_sidebands(data.root, config.seed, config.training) == CLOSURE)
+        counts = count_selected(data.mjj, tail, edges, points, (), counted, config.training.closure)
     return hunt_window(
         counts, window, shape=config.mass.fit, sqrt_s=config.mass.sqrt_s, min_events=config.hunt.min_events
     ).working_points
@@ -211,7 +217,7 @@ def main() -> None:
             template = diffusion_template(data, window, edges, seeded, arguments.workers)
         else:
             template = other.where(window.in_signal_region(other.mjj))
-        points = working_points(data, template, window, edges, seeded, arguments.workers)
+        points = working_points(data, template, window, edges, seeded, arguments.workers, perfect)
         with path.open("a", encoding="utf-8", newline="") as stream:
             csv.DictWriter(stream, COLUMNS).writerows(list(rows(number, points)))
         context.reporter.say(

@@ -128,7 +128,11 @@ class TrainingConfig(_Section):
     width: int = Field(64, ge=1, description="Width of the residual network.")
     depth: int = Field(4, ge=1, description="Hidden layers of the residual network.")
     validation: Fraction = Field(0.1, description="Part of the sidebands that is held out for early stopping.")
-    closure: Fraction = Field(0.1, description="Part of the sidebands that is held out for the closure test.")
+    closure: Fraction = Field(
+        0.4,
+        description="Part of the sidebands that the model never meets: for the closure test, and to measure how often a"
+        " cut passes outside the window.",
+    )
     pseudo_window: Literal["one", "all", "none"] = Field(
         "one",
         description="For which windows a second model, which also never saw a pseudo-window inside a sideband, tests"

@@ -129,10 +129,18 @@ def test_significance_in_far_tails():
 
 
 @pytest.mark.parametrize(
-    ("efficiency", "slope", "curve"), [(0.1, 0, 0), (0.1, -1, 0.5), (0.01, 0.7, -0.4), (0.001, 0.5, 0)]
+    ("efficiency", "slope", "curve", "part_counted"),
+    [
+        (0.1, 0, 0, 1),
+        (0.1, -1, 0.5, 1),
+        (0.01, 0.7, -0.4, 1),
+        (0.001, 0.5, 0, 1),
+        (0.1, -1, 0.5, 0.4),
+        (0.01, 0, 0, 0.4),
+    ],
 )
-def test_pulls(efficiency, slope, curve):
-    """Degrees chosen anew in every toy: unbiased, with honest widths, whatever the selection sculpts."""
+def test_pulls(efficiency, slope, curve, part_counted):
+    """Degrees chosen anew in every toy: unbiased, with honest widths, whatever is sculpted or counted outside."""
     rng, toys = np.random.default_rng(11), 1500
     polynomial = expectation._polynomial(EDGES)
     mu, gradient = mass.bin_model("dijet4", 13_000, EDGES, TRUTH)
@@ -143,8 +151,9 @@ def test_pulls(efficiency, slope, curve):
     inside = expectation._inside(EDGES, WINDOWS[1])
     basis = gradient @ np.linalg.inv(np.linalg.qr(np.sqrt(mu[~inside])[:, None] * gradient[~inside])[1])
     fit = expectation.fit_poisson(inclusive, basis, np.log(mu), fitted=~inside)
+    counted = np.where(inside, selected, rng.binomial(selected.astype(int), part_counted))
     part = expectation._selected_expectations(
-        selected, fit.expected, basis, fit.covariance, polynomial, inside, ~inside, 10
+        counted, fit.expected, basis, fit.covariance, polynomial, inside, ~inside, 10, part_counted
     )
     observed = selected[:, inside].sum(axis=1)
     pull = (observed - part.expected) / np.hypot(np.sqrt(part.expected), part.error)
@@ -155,6 +164,16 @@ def test_pulls(efficiency, slope, curve):
     middle = above + rng.uniform(size=toys) * (at - above)
     assert stats.kstest(middle[np.isfinite(middle)], "uniform").pvalue > 1e-4
     assert np.nanmean(at < 0.0228) < 0.035
+
+
+def test_events_that_are_not_counted_go_to_the_loosest_row(background):
+    m, tails = background
+    counted = np.arange(len(m)) % 5 < 2
+    some = bh.count_selected(m, tails[0], EDGES, POINTS, (), counted, 0.4)
+    every = bh.count_selected(m, tails[0], EDGES, POINTS)
+    np.testing.assert_array_equal(some.nested[0], every.nested[0])
+    np.testing.assert_array_equal(some.nested[1], np.histogram(m[counted & (tails[0] <= 0.1) & (m < 6000)], EDGES)[0])
+    assert some.share == 0.4
 
 
 def test_no_selection_is_the_inclusive_search():

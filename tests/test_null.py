@@ -46,7 +46,7 @@ def test_pulls_of_bootstraps_average_to_zero(config, events):
         # selects, and twice the variance of a Poisson count is not what a fit expects
         data, other = bootstrap(events, EDGES, config, number, halves=True, size=20_000)
         template = other.where(WINDOW.in_signal_region(other.mjj))
-        points = working_points(data, template, WINDOW, EDGES, config, workers=2)
+        points = working_points(data, template, WINDOW, EDGES, config, 2, perfect=True)
         pulls.append([(p.observed - p.expected) / np.hypot(np.sqrt(p.expected), p.expected_error) for p in points])
     mean, width = np.mean(pulls, axis=0), np.std(pulls, axis=0, ddof=1)
     assert (np.abs(mean) < 3.5 / np.sqrt(len(pulls))).all()

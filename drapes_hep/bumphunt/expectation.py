@@ -261,12 +261,15 @@ def _selected_expectations(
     inside: BoolArray,
     outside: BoolArray,
     min_events: int,
+    share: float = 1.0,
 ) -> _Expectations:
     """Fit the efficiency of each spectrum outside a window, and expect inside.
 
-    Shapes: selected and mu (n, bins), gradient (bins, k), covariance (n, k, k), polynomial (bins, terms).
+    Outside, ``selected`` counts only the ``share`` of the events; what is expected is of all of them. Shapes: selected
+    and mu (n, bins), gradient (bins, k), covariance (n, k, k), polynomial (bins, terms).
     """
     rows, bins = mu.shape
+    mu = share * mu
     total = selected[:, outside].sum(axis=1)
     value, error = np.full(rows, np.nan), np.full(rows, np.nan)
     degree = np.full(rows, -1, dtype=np.int64)
@@ -299,8 +302,8 @@ def _selected_expectations(
             a[better, :k, :k] = fit.covariance[better]
             best = np.where(better, deviance, best)
         within = mean[:, inside].sum(axis=1)
-        share = mean[:, inside] / np.maximum(within, 1e-300)[:, None]
-        z_in, g_in = share @ z[inside], share @ gradient[inside]
+        inner = mean[:, inside] / np.maximum(within, 1e-300)[:, None]
+        z_in, g_in = inner @ z[inside], inner @ gradient[inside]
         k = gradient.shape[1]
         cross = (z[:, :, None] * gradient[:, None, :]).reshape(bins, terms * k)[outside]
         m = (mean[:, outside] @ cross).reshape(-1, terms, k)
@@ -311,12 +314,12 @@ def _selected_expectations(
             + np.einsum("nk,nkl,nl->n", g_in, c, g_in)
             - np.einsum("nk,nkl,nl->n", q, c, q)
         )
-        value[some], error[some] = within, within * np.sqrt(np.maximum(variance, 0.0))
+        value[some], error[some] = within / share, within / share * np.sqrt(np.maximum(variance, 0.0))
         # a selected spectrum that its own model does not describe outside the window says nothing inside
         p_fit = deviance_p_value(misfit, np.maximum(np.nan_to_num(mean[:, outside]), 1e-300), chosen + 1)
         poor = ~converged | ~(p_fit >= GOOD_FIT_P_VALUE)
         value[some[poor]], error[some[poor]] = np.nan, np.nan
-        degree[some], spectrum[some], deviance_found[some] = chosen, mean, misfit
+        degree[some], spectrum[some], deviance_found[some] = chosen, mean / share, misfit
         inverse[some], absorbed[some] = a, m
     return _Expectations(value, error, degree, total, spectrum, deviance_found, inverse, absorbed)
 
@@ -394,7 +397,7 @@ def hunt_window(
             value, error = inclusive, inclusive_error
         else:
             part = _selected_expectations(
-                nested[i][None], mu, gradient, covariance, design, inside, outside, min_events
+                nested[i][None], mu, gradient, covariance, design, inside, outside, min_events, counts.share
             )
             value, error = float(part.expected[0]), float(part.error[0])
             degree = int(part.degree[0]) if fit.good and part.degree[0] >= 0 else None

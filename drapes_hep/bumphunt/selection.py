@@ -40,12 +40,15 @@ class SelectedCounts:
         Disjoint: row b holds ``efficiencies[b + 1] < tail <= efficiencies[b]``, the last row all below. NaN if hidden.
     hidden : array of bool, shape (bins,)
         Bins that were never counted.
+    share : float
+        Part of the events outside the window that the tight rows count; the others went into the loosest row.
     """
 
     edges: FloatArray
     efficiencies: tuple[float, ...]
     counts: FloatArray
     hidden: BoolArray
+    share: float = 1.0
 
     @property
     def nested(self) -> FloatArray:
@@ -93,6 +96,8 @@ def count_selected(
     edges: npt.ArrayLike,
     efficiencies: Sequence[float],
     hidden: Sequence[Window] = (),
+    counted: npt.ArrayLike | None = None,
+    share: float = 1.0,
 ) -> SelectedCounts:
     """Count the events of one window's scores, in score bins against mass.
 
@@ -108,6 +113,12 @@ def count_selected(
         Working points.
     hidden : sequence of Window
         Windows whose events are not to be counted.
+    counted : array_like of bool, shape (n,), optional
+        Events that the tight working points may count; all by default. Sideband events that trained the template are
+        left out: a cut prefers what the template has too little of, that is where the events it was trained on happen
+        to be few, and counting them there again would bias the expectation low.
+    share : float
+        Probability, by design, of an event outside the window to be ``counted``.
 
     Returns
     -------
@@ -115,6 +126,8 @@ def count_selected(
     """
     m, t, e = (np.asarray(x, dtype=np.float64) for x in (mjj, tail, edges))
     points = _working_points(efficiencies)
+    if counted is not None:
+        t = np.where(np.asarray(counted, dtype=np.bool_), t, 1.0)
     slack = 1e-6 * float(np.diff(e).min())
     covered = np.zeros(len(e) - 1, dtype=np.bool_)
     seen = (m >= e[0]) & (m < e[-1])
@@ -127,7 +140,7 @@ def count_selected(
     counts = np.bincount(row * (len(e) - 1) + column, minlength=len(points) * (len(e) - 1)).astype(np.float64)
     counts = counts.reshape(len(points), len(e) - 1)
     counts[:, covered] = np.nan
-    return SelectedCounts(e, points, counts, covered)
+    return SelectedCounts(e, points, counts, covered, float(share))
 
 
 def set_overlaps(

@@ -83,6 +83,8 @@ class ToyModel:
         Of ln inclusive in the spectrum's parameters.
     min_events : int
         The search's rule on few events.
+    shares : tuple of float
+        Part of the events outside each window that its tight counts are taken from.
     """
 
     edges: FloatArray
@@ -93,6 +95,7 @@ class ToyModel:
     factor: FloatArray
     gradient: FloatArray
     min_events: int
+    shares: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -210,10 +213,10 @@ def background_model(
             # one event is enough for a mean here: a set that the search will not quote still fluctuates upwards
             part = _selected_expectations(
                 count.counts[b + 1][None], fit.expected[None], gradient, fit.covariance[None], _polynomial(edges),
-                inside, ~inside, 1,
+                inside, ~inside, 1, count.share,
             )  # fmt: skip
             if part.degree[0] >= 0:
-                selected[w, b] = part.spectrum[0]
+                selected[w, b] = part.spectrum[0] * np.where(inside, 1.0, count.share)
     gram = np.asarray(overlaps, dtype=np.float64)
     size = 1 + len(windows) * tight
     if gram.shape != (size, size):
@@ -224,7 +227,8 @@ def background_model(
     factor = vector * np.sqrt(np.maximum(value, 0.0))
     factor /= np.linalg.norm(factor, axis=1, keepdims=True)
     return ToyModel(
-        edges, tuple(windows), first.efficiencies, fit.expected, selected, factor, gradient, int(min_events)
+        edges, tuple(windows), first.efficiencies, fit.expected, selected, factor, gradient, int(min_events),
+        tuple(count.share for count in counts),
     )  # fmt: skip
 
 
@@ -311,7 +315,15 @@ def toy_local_p(model: ToyModel, inclusive: FloatArray, selected: FloatArray) ->
         log_p[w, 0] = local_significance(inclusive[:, inside].sum(axis=1), value, error).log_p
         for b in range(nested.shape[1]):
             part = _selected_expectations(
-                nested[w, b], fit.expected, gradient, fit.covariance, polynomial, inside, outside, model.min_events
+                nested[w, b],
+                fit.expected,
+                gradient,
+                fit.covariance,
+                polynomial,
+                inside,
+                outside,
+                model.min_events,
+                model.shares[w],
             )
             seen = nested[w, b][:, inside].sum(axis=1)
             log_p[w, b + 1] = local_significance(seen, part.expected, part.error).log_p

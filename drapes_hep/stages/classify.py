@@ -13,7 +13,7 @@ import numpy.typing as npt
 from drapes_hep.cwola.classifiers import Trees, load_classifier
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fold_scores
-from drapes_hep.errors import FitError
+from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
 from drapes_hep.files import file_hash, write_json
 from drapes_hep.metrics import Estimate, Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
@@ -128,7 +128,8 @@ def _classify(context: Context, window: Window) -> list[Path]:
             )
         except FitError as error:
             raise FitError(f"window {window.name}: {error}") from error
-    _write_scores(folder, events, inside, outside, (data, sidebands), scores)
+    split = read_skim(folder / "split.parquet", ("event_id", "part"))
+    _write_scores(folder, events, inside, outside, (data, sidebands), scores, split)
     columns = {name: template[name] for name in ("event_id", "parent_id", "mjj", "weight")}
     columns |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
     write_skim(folder / "template_scores.parquet", columns)
@@ -143,11 +144,16 @@ def _write_scores(
     outside: npt.NDArray[np.bool_],
     samples: tuple[Sample, Sample],
     scores: dict[str, Scores],
+    split: Skim,
 ) -> None:
     kept = inside | outside
     columns: dict[str, Any] = {name: np.asarray(events[name])[kept] for name in ("event_id", "mjj", "weight")}
     columns["region"] = inside[kept].astype(np.int8)
     place = columns["region"] == 1
+    if not np.array_equal(columns["event_id"][columns["region"] == 0], np.asarray(split["event_id"])):
+        raise RunDirectoryError(f"{folder / 'split.parquet'}: is not of these events; run train again")
+    columns["part"] = np.full(len(columns["region"]), -1, dtype=np.int8)
+    columns["part"][columns["region"] == 0] = np.asarray(split["part"])
     columns["fold"] = np.where(place, 0, 0)
     columns["fold"][place], columns["fold"][~place] = samples[0].fold, samples[1].fold
     for name in ("score", "tail"):

@@ -27,6 +27,7 @@ from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import run_stage
 from drapes_hep.stages.context import Context, load_events, read_record
 from drapes_hep.stages.model import mass_edges
+from drapes_hep.templates.model import CLOSURE
 
 __all__ = ["hunt"]
 
@@ -55,7 +56,7 @@ def hunt(context: Context, windows: Sequence[Window] | None = None) -> None:
         reads += [folder / name for name in ("scores.parquet", "template_scores.parquet", "quality.json")]
         reads.append(folder / "template.parquet")
     needs = {
-        **config.model_dump(mode="json", include={"hunt", "mass", "blind", "seed", "features", "template"}),
+        **config.model_dump(mode="json", include={"hunt", "mass", "blind", "seed", "features", "template", "training"}),
         "windows": [[window.lo, window.hi] for window in chosen],
         "search": [[window.lo, window.hi] for window in context.windows],
         "edges": mass_edges(context).tolist(),
@@ -72,9 +73,11 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
     masses: FloatArray | None = None
     tails: list[FloatArray] = []
     counts: list[SelectedCounts] = []
+    # figures and histograms show every event
+    shown: list[SelectedCounts] = []
     hunts: list[WindowHunt] = []
     for window in windows:
-        scores = read_skim(directory.window(window) / "scores.parquet", ("event_id", "mjj", "weight", "tail"))
+        scores = read_skim(directory.window(window) / "scores.parquet", ("event_id", "mjj", "weight", "tail", "part"))
         if not np.all(np.asarray(scores["weight"]) == 1.0):
             raise DrapesError(
                 f"window {window.name}: the hunt counts events, and these are weighted; take data, or simulation with"
@@ -84,8 +87,12 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
         template = read_skim(directory.window(window) / "template_scores.parquet", ("event_id", "fold"))
         # every window's table holds the same events in the same order: those in the range
         masses = mjj
-        tails.append(tail)
-        counts.append(count_selected(mjj, tail, edges, config.hunt.background_efficiencies, hidden))
+        points = config.hunt.background_efficiencies
+        # window events, and sideband events that the template's training never met
+        counted = np.isin(np.asarray(scores["part"]), (-1, CLOSURE))
+        tails.append(np.where(counted, tail, 1.0))
+        counts.append(count_selected(mjj, tail, edges, points, hidden, counted, config.training.closure))
+        shown.append(count_selected(mjj, tail, edges, points, hidden))
         hunts.append(
             hunt_window(
                 counts[-1],
@@ -102,10 +109,10 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
     # a p-value of a part of the search would not pay for the choice of that part
     whole = windows == context.windows and not config.blind
     found = None if not whole else _global(context, windows, counts, hunts, masses, tails, edges)
-    write_json(directory.hunt, _hunt_record(context, edges, counts, hunts, found))
+    write_json(directory.hunt, _hunt_record(context, edges, shown, hunts, found))
     record = _results(context, hunts, found)
     write_json(directory.results, record)
-    return [directory.hunt, directory.results, *_write_histograms(context, windows, counts, hunts)]
+    return [directory.hunt, directory.results, *_write_histograms(context, windows, shown, hunts)]
 
 
 def _global(
