@@ -226,6 +226,7 @@ def build_run(
                 "mjj": mjj,
                 "weight": np.ones(n),
                 "region": inside.astype(np.int8),
+                "part": np.where(inside, -1, ids % 3).astype(np.int8),
                 "fold": ids % 5,
                 "score": -np.log(tail),
                 "tail": tail,
