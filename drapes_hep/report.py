@@ -1030,8 +1030,8 @@ def _page(run: _Run, album: _Album) -> dict[str, Any]:
                 "passing_fraction",
                 plots.passing_fraction(passing, stamp),
                 "Who passes the cuts",
-                "Fraction of data that passes (of sidebands: the held-out part), over the cut's background efficiency. A"
-                f" difference between the sidebands is sculpting. {words}",
+                "Fraction of data that passes (of sidebands: the held-out part), over the cut's background efficiency."
+                f" A difference between the sidebands is sculpting. {words}",
                 ("windows/*/scores.parquet",),
             )
         )
