@@ -363,6 +363,7 @@ def test_a_processor_with_an_error_in_it(project, complaint, body, said, executo
 def test_a_classifier_module_that_does_not_run(project, complaint, monkeypatch):
     Path("broken_net.py").write_text("raise RuntimeError('no weights')")
     monkeypatch.syspath_prepend(project)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python's own cache is not ours to complain of
     line = complaint("run", "tiny.yaml", "-o", "r", "--set", "cwola.classifier=broken_net:Net")
     assert line.endswith("cwola.classifier broken_net:Net: RuntimeError: no weights")
 

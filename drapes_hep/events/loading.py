@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 from coffea.processor import ProcessorABC
@@ -83,6 +84,15 @@ def _from_package(name: str, place: str) -> ModuleType:
         raise ConfigError(f"processor '{name}': module {place} cannot be imported ({_reason(error)})") from error
 
 
+class _SourceLoader(importlib.machinery.SourceFileLoader):
+    """Compile the source itself: no bytecode beside the user's files, none that an edit in the same second fools."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Give the code of the file as it is now."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)  # type: ignore[no-any-return, unused-ignore]
+
+
 def _from_file(name: str, place: str, search: Sequence[str | Path] | None) -> ModuleType:
     folders = [Path.cwd(), starter_folder()] if search is None else [Path(folder) for folder in search]
     candidates = [folder / place for folder in folders]  # an absolute place replaces the folder
@@ -97,7 +107,7 @@ def _from_file(name: str, place: str, search: Sequence[str | Path] | None) -> Mo
     key = f"_drapes_processor_{path.stem.replace('-', '_')}_{digest}"
     if key in sys.modules:
         return sys.modules[key]
-    spec = importlib.util.spec_from_file_location(key, path)
+    spec = importlib.util.spec_from_file_location(key, path, loader=_SourceLoader(key, str(path)))
     if spec is None or spec.loader is None:
         raise ConfigError(f"processor '{name}': {path} cannot be loaded")
     module = importlib.util.module_from_spec(spec)
