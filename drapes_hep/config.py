@@ -46,6 +46,13 @@ class DataConfig(_Section):
     labels: bool = Field(False, description="Whether the events carry a truth label (a column, or the sidecar below).")
     truth: str | None = Field(None, description="Sidecar of truth labels, keyed by event id.")
     chunksize: int = Field(50_000, ge=1, description="Events a chunk.")
+    layout: str | None = Field(
+        None, description="How the files spell events, where several layouts fit; null takes the first that does."
+    )
+    radius: Positive = Field(1.0, description="Radius of anti-kT jets, where jets are clustered here.")
+    axes: Literal["onepass_kt", "kt"] = Field(
+        "onepass_kt", description="Axes of N-subjettiness, where it is computed here: kT axes, minimised once or not."
+    )
 
 
 class SignalConfig(_Section):

@@ -8,7 +8,36 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-__all__ = ["EventChunk", "FileInfo", "file_key", "split"]
+__all__ = ["DEFAULT_READING", "EventChunk", "FileInfo", "Reading", "file_key", "split"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read where it leaves a choice.
+
+    Parameters
+    ----------
+    layout : str, optional
+        A name of :data:`drapes_hep.events.layouts.LAYOUTS`; by default the first that fits the file.
+    radius : float
+        Of the anti-kT jets, where jets are clustered here.
+    axes : {"onepass_kt", "kt"}
+        Of N-subjettiness, where it is computed here.
+    constituents : bool
+        Whether jets carry their constituents.
+    jets : bool
+        False where identities and labels are all that is wanted: layouts that cluster leave it.
+    """
+
+    layout: str | None = None
+    radius: float = 1.0
+    axes: str = "onepass_kt"
+    constituents: bool = False
+    jets: bool = True
+
+
+DEFAULT_READING = Reading()
+"""No choice made."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +93,8 @@ class EventChunk:
         Rows, ``start`` inclusive and ``stop`` exclusive.
     metadata : mapping
         What the user attached to the dataset; a processor finds it in ``events.metadata``.
+    reading : Reading
+        Choices of the reader.
     """
 
     dataset: str
@@ -76,6 +107,7 @@ class EventChunk:
     file_id: int
     columns: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    reading: Reading = DEFAULT_READING
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -118,7 +150,11 @@ def file_key(path: str) -> int:
 
 
 def split(
-    info: FileInfo, dataset: str = "", chunksize: int = 50_000, metadata: Mapping[str, Any] | None = None
+    info: FileInfo,
+    dataset: str = "",
+    chunksize: int = 50_000,
+    metadata: Mapping[str, Any] | None = None,
+    reading: Reading = DEFAULT_READING,
 ) -> list[EventChunk]:
     """Cut a file into chunks of at most ``chunksize`` events.
 
@@ -132,6 +168,8 @@ def split(
         Events, at least 1.
     metadata : mapping, optional
         Attached to each chunk.
+    reading : Reading
+        Choices of the reader, attached to each chunk.
 
     Returns
     -------
@@ -152,6 +190,7 @@ def split(
             file_id=info.id,
             columns=info.columns,
             metadata=dict(metadata or {}),
+            reading=reading,
         )
         for start in range(0, info.entries, chunksize)
     ]

@@ -11,7 +11,7 @@ import hdf5plugin  # noqa: F401  importing it registers the compression filters:
 import numpy as np
 
 from drapes_hep.errors import InputError
-from drapes_hep.events.chunks import EventChunk, FileInfo, file_key
+from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.layouts import Columns
 from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
 from drapes_hep.events.types import Events, Foreign
@@ -66,7 +66,7 @@ class Hdf5Reader:
         """HDF5's signature."""
         return head == b"\x89HDF\r\n\x1a\n"
 
-    def scan(self, path: str, object_path: str | None = None) -> FileInfo:
+    def scan(self, path: str, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
         """Find the one frame that holds the columns."""
         with _open(path) as file:
             frames: dict[str, Any] = {}
@@ -98,7 +98,9 @@ class Hdf5Reader:
                     "was written by pandas with format='table'",
                     "write it with DataFrame.to_hdf(..., format='fixed')",
                 )
-            fits = {name: layout for name, have in found.items() if (layout := match_layout(have, _LAYOUTS))}
+            fits = {
+                name: layout for name, have in found.items() if (layout := match_layout(have, _LAYOUTS, reading.layout))
+            }
             if not fits:
                 name = next(iter(found))
                 # an empty frame has no blocks at all, and zero events are the clearer complaint

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.chunks import EventChunk
-from drapes_hep.events.schema import JET_FIELDS, ragged
+from drapes_hep.events.schema import CONSTITUENT_FIELDS, JET_FIELDS, nested, ragged
 from drapes_hep.events.types import Column
 
 __all__ = [
@@ -132,6 +132,11 @@ class Layout(Protocol):
         """Columns that are read where a file has them."""
         ...
 
+    @property
+    def constituents(self) -> bool:
+        """Whether its files can hold the constituents of jets."""
+        ...
+
     def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
         """Turn the chunk's columns into the schema's; :class:`BadValuesError` where a value is impossible."""
         ...
@@ -223,6 +228,7 @@ class FeatureLayout:
     name = "features"
     required = tuple(f"{q}j{jet}" for jet in (1, 2) for q in ("px", "py", "pz", "m", "tau1", "tau2", "tau3"))
     optional = _COMMON
+    constituents = False
 
     def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
         """See :class:`Layout`."""
@@ -259,6 +265,7 @@ class SkimLayout:
     name = "skim"
     required = ("event_id", "jets")
     optional = ("weight", "label", "parent_id")
+    constituents = True
 
     def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
         """See :class:`Layout`."""
@@ -281,8 +288,28 @@ class SkimLayout:
                 clipped = int(np.count_nonzero(flat < 0))
                 flat = np.where(flat < 0, 0.0, flat)
             out[f"jets_{field}"] = ragged(flat, offsets)
+        if chunk.reading.constituents:
+            out.update(self._constituents(jets, offsets, checks))
         checks.finish()
         return Converted(out, clipped)
+
+    def _constituents(self, jets: Column, offsets: npt.NDArray[np.int64], checks: _Checks) -> dict[str, Any]:
+        path = checks.chunk.path
+        if "constituents" not in ak.fields(jets):
+            raise InputError(path, "its jets have no constituents", "skim the raw events with them")
+        inside = ak.flatten(jets["constituents"])
+        absent = missing_columns(CONSTITUENT_FIELDS, ak.fields(inside))
+        if absent:
+            raise InputError(path, f"its constituents have no {absent}", "write skims with `drapes skim`")
+        starts = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(inside)))]).astype(np.int64)
+        out = {}
+        for field in CONSTITUENT_FIELDS:
+            flat = np.ascontiguousarray(ak.to_numpy(ak.flatten(inside[field])))
+            wrong = nested(~np.isfinite(flat), starts, offsets)
+            flags = ak.to_numpy(ak.any(ak.any(wrong, axis=2), axis=1))
+            checks.flag(f"jets.constituents.{field}", flags, "NaN or infinity")
+            out[f"constituents_{field}"] = nested(flat, starts, offsets)
+        return out
 
 
 LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in (FeatureLayout(), SkimLayout())}

@@ -9,11 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from drapes_hep.errors import InputError
-from drapes_hep.events.chunks import EventChunk, FileInfo
+import awkward as ak
+
+from drapes_hep.errors import ConfigError, InputError
+from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading
 from drapes_hep.events.layouts import LAYOUTS, Columns, missing_columns
 from drapes_hep.events.schema import build_events
-from drapes_hep.events.types import Events
+from drapes_hep.events.types import AwkwardArray, Column, Events
 
 __all__ = ["EventReader", "expand", "read", "reader_for", "scan"]
 
@@ -34,7 +36,7 @@ class EventReader(Protocol):
         """Tell from a file's first bytes whether it is of this kind."""
         ...
 
-    def scan(self, path: str, object_path: str | None = None) -> FileInfo:
+    def scan(self, path: str, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
         """Describe the file from its metadata; every defect is an :class:`~drapes_hep.errors.InputError`."""
         ...
 
@@ -73,6 +75,23 @@ def read_with(reader: EventReader, chunk: EventChunk) -> Events:
     return convert(reader.columns(chunk), chunk)
 
 
+def plain_column(values: AwkwardArray) -> Column:
+    """Give a column as layouts take it: numpy where it is flat, packed awkward where it is ragged.
+
+    Parameters
+    ----------
+    values : awkward.Array
+        As a file delivers it.
+
+    Returns
+    -------
+    array
+    """
+    if values.ndim == 1 and not ak.fields(values):
+        return ak.to_numpy(values)
+    return ak.to_packed(ak.materialize(ak.without_parameters(values)))
+
+
 def convert(columns: Columns, chunk: EventChunk) -> Events:
     """Check a chunk's columns and make NanoEvents of them.
 
@@ -103,7 +122,7 @@ def convert(columns: Columns, chunk: EventChunk) -> Events:
     return build_events(converted.columns, {**chunk.event_metadata, "clipped_masses": converted.clipped_masses})
 
 
-def match_layout(present: Iterable[str], layouts: Iterable[str]) -> str | None:
+def match_layout(present: Iterable[str], layouts: Iterable[str], wanted: str | None = None) -> str | None:
     """Name the first of the layouts whose required columns are all present.
 
     Parameters
@@ -111,14 +130,17 @@ def match_layout(present: Iterable[str], layouts: Iterable[str]) -> str | None:
     present : iterable of str
         Columns of the file.
     layouts : iterable of str
-        Names in :data:`drapes_hep.events.layouts.LAYOUTS`.
+        Names in :data:`drapes_hep.events.layouts.LAYOUTS`, the preferred first.
+    wanted : str, optional
+        Only this one.
 
     Returns
     -------
     str or None
     """
     have = set(present)
-    return next((name for name in layouts if have.issuperset(LAYOUTS[name].required)), None)
+    fits = (name for name in layouts if have.issuperset(LAYOUTS[name].required))
+    return next((name for name in fits if wanted in (None, name)), None)
 
 
 def columns_of(layout: str, present: Iterable[str]) -> tuple[str, ...]:
@@ -247,7 +269,7 @@ def reader_for(path: str | Path) -> EventReader:
     raise InputError(text, "is not a ROOT, HDF5 or Parquet file", "the content decides, whatever the name says")
 
 
-def scan(path: str | Path, object_path: str | None = None) -> FileInfo:
+def scan(path: str | Path, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
     """Describe a file of events of any known kind.
 
     Parameters
@@ -256,6 +278,8 @@ def scan(path: str | Path, object_path: str | None = None) -> FileInfo:
         Path, or a URL (ROOT only).
     object_path : str, optional
         Tree or HDF5 key; found by its columns where there is only one.
+    reading : Reading
+        Choices of the reader.
 
     Returns
     -------
@@ -269,7 +293,18 @@ def scan(path: str | Path, object_path: str | None = None) -> FileInfo:
     """
     text = str(path)
     reader = reader_for(text)
-    return checked(reader.scan(text if "://" in text else str(Path(text).absolute()), object_path))
+    if reading.layout is not None and reading.layout not in LAYOUTS:
+        close = difflib.get_close_matches(reading.layout, LAYOUTS, n=1, cutoff=0.4)
+        hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(LAYOUTS)}"
+        raise ConfigError(f"data.layout: unknown layout '{reading.layout}'; {hint}")
+    info = checked(reader.scan(text if "://" in text else str(Path(text).absolute()), object_path, reading))
+    if reading.constituents and not LAYOUTS[info.layout].constituents:
+        raise InputError(
+            text,
+            f"holds no constituents of jets (layout '{info.layout}')",
+            "name a file of raw events or PF candidates",
+        )
+    return info
 
 
 def expand(paths: str | Path | Iterable[str | Path]) -> list[str]:

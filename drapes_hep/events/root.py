@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import uproot
 
 from drapes_hep.errors import InputError
-from drapes_hep.events.chunks import EventChunk, FileInfo, file_key
+from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.layouts import LAYOUTS, Columns
-from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
+from drapes_hep.events.readers import columns_of, lacks, match_layout, plain_column, read_with
 from drapes_hep.events.types import Events, Foreign
 
 __all__ = ["RootReader"]
@@ -65,7 +64,7 @@ class RootReader:
         """ROOT's signature."""
         return head.startswith(b"root")
 
-    def scan(self, path: str, object_path: str | None = None) -> FileInfo:
+    def scan(self, path: str, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
         """Find the one tree that holds the columns."""
         with _open(path) as file:
             classes = file.classnames(recursive=True, cycle=False)
@@ -83,7 +82,9 @@ class RootReader:
                 held = ", ".join(list(classes)[:5]) or "nothing"
                 raise InputError(path, f"holds no TTree or RNTuple (it holds {held})", "name a file of events")
             found = {name: {key: file[name][key] for key in file[name].keys(recursive=False)} for name in trees}
-            fits = {name: layout for name, have in found.items() if (layout := match_layout(have, _LAYOUTS))}
+            fits = {
+                name: layout for name, have in found.items() if (layout := match_layout(have, _LAYOUTS, reading.layout))
+            }
             if not fits:
                 wanted_columns = set(LAYOUTS[_LAYOUTS[0]].required)
                 best = max(trees, key=lambda name: len(set(found[name]) & wanted_columns))
@@ -105,7 +106,7 @@ class RootReader:
             arrays = file[chunk.object_path].arrays(
                 list(chunk.columns), entry_start=chunk.start, entry_stop=chunk.stop, library="ak"
             )
-            return {name: np.asarray(arrays[name]) for name in chunk.columns}
+            return {name: plain_column(arrays[name]) for name in chunk.columns}
 
     def read(self, chunk: EventChunk) -> Events:
         """Read events."""

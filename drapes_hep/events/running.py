@@ -8,6 +8,7 @@ and the run fails unless exactly the requested events were processed.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import pickle
 import time
 from collections import defaultdict
@@ -27,9 +28,9 @@ from coffea.processor.executor import ExecutorBase, WorkItem
 from coffea.util import coffea_console
 
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LostEventsError
-from drapes_hep.events.chunks import EventChunk, FileInfo, split
+from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, split
 from drapes_hep.events.layouts import LAYOUTS, BadValuesError, row_ids
-from drapes_hep.events.readers import convert, read, scan
+from drapes_hep.events.readers import convert, plain_column, read, scan
 from drapes_hep.events.schema import DijetSchema
 from drapes_hep.events.types import AwkwardArray, Events, Foreign
 
@@ -125,11 +126,11 @@ def _files(dataset: str, value: Foreign) -> tuple[list[tuple[str, str | None]], 
     raise ConfigError(f"dataset '{dataset}': expected a path, a list of paths, or {{path: tree}}")
 
 
-def _scan(fileset: Fileset) -> list[_Requested]:
+def _scan(fileset: Fileset, reading: Reading) -> list[_Requested]:
     requested = []
     for dataset, value in fileset.items():
         files, metadata = _files(str(dataset), value)
-        requested += [_Requested(str(dataset), scan(path, tree), metadata) for path, tree in files]
+        requested += [_Requested(str(dataset), scan(path, tree, reading), metadata) for path, tree in files]
     if not requested:
         raise ConfigError("the fileset names no file")
     seen: dict[int, FileInfo] = {}
@@ -145,13 +146,15 @@ def _scan(fileset: Fileset) -> list[_Requested]:
     return requested
 
 
-def scan_fileset(fileset: Fileset) -> list[FileInfo]:
+def scan_fileset(fileset: Fileset, reading: Reading = DEFAULT_READING) -> list[FileInfo]:
     """Describe every file of a fileset, and refuse two that would share event identities.
 
     Parameters
     ----------
     fileset : mapping
         As for :func:`run`.
+    reading : Reading
+        Choices of the readers.
 
     Returns
     -------
@@ -163,7 +166,7 @@ def scan_fileset(fileset: Fileset) -> list[FileInfo]:
     InputError, ConfigError
         As for :func:`run`.
     """
-    return [one.info for one in _scan(fileset)]
+    return [one.info for one in _scan(fileset, reading)]
 
 
 def _executor(executor: str | ExecutorBase, workers: int, progress: bool) -> Foreign:
@@ -242,11 +245,12 @@ class _RunnerWork:
             file_id=meta["file_id"],
             columns=tuple(meta["columns"]),
             metadata=meta["user"],
+            reading=Reading(**meta["reading"]),
         )
         return {chunk.key: _guarded(self._convert_and_process, raw, chunk)}
 
     def _convert_and_process(self, raw: AwkwardArray, chunk: EventChunk) -> _Result:
-        columns = _readable(lambda: {name: ak.to_numpy(raw[name]) for name in chunk.columns}, chunk)
+        columns = _readable(lambda: {name: plain_column(raw[name]) for name in chunk.columns}, chunk)
         return _process(convert(columns, chunk), self.processor, chunk)
 
 
@@ -265,6 +269,7 @@ def _run_root(chunks: Sequence[EventChunk], processor: Foreign, executor: Foreig
                 "layout": chunk.layout,
                 "file_id": chunk.file_id,
                 "columns": list(chunk.columns),
+                "reading": dataclasses.asdict(chunk.reading),
                 "user": dict(chunk.metadata),
             },
         )
@@ -375,6 +380,7 @@ def run(
     workers: int = 1,
     chunksize: int = 50_000,
     progress: bool = False,
+    reading: Reading = DEFAULT_READING,
 ) -> tuple[Any, RunReport]:
     """Run a processor over a fileset.
 
@@ -393,6 +399,8 @@ def run(
         Events a task.
     progress : bool
         Whether to draw coffea's progress bars.
+    reading : Reading
+        Choices of the readers: layout, jet clustering, constituents.
 
     Returns
     -------
@@ -419,8 +427,8 @@ def run(
     if chunksize < 1:
         raise ConfigError(f"chunksize must be at least 1, got {chunksize}")
     pool = _executor(executor, workers, progress)
-    requested = _scan(fileset)
-    chunks = [chunk for one in requested for chunk in split(one.info, one.dataset, chunksize, one.metadata)]
+    requested = _scan(fileset, reading)
+    chunks = [chunk for one in requested for chunk in split(one.info, one.dataset, chunksize, one.metadata, reading)]
     with _quiet(progress):
         results = _execute(chunks, processor, pool)
     _raise_first(chunks, results)

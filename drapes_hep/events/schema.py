@@ -4,7 +4,8 @@
 ``events.event_id``       int64, the event's identity, non-negative and unique in a run
 ``events.weight``         float64, 1 for data
 ``events.jets``           ragged list of Lorentz vectors ``pt, eta, phi, mass`` (GeV, rad) with ``tau1, tau2, tau3``,
-                          in the file's order
+                          in the file's order; ``constituents``, a ragged list of Lorentz vectors by falling
+                          pt, where they were asked for
 ``events.label``          int64, 1 for signal; only in labelled files
 ``events.parent_id``      int64, the data event that a template event was made from; only in templates
 ``events.metadata``       dataset, filename, treename, entrystart, entrystop, file_id, and the fileset's own metadata
@@ -26,16 +27,21 @@ from coffea.nanoevents.schemas.base import BaseSchema, zip_forms
 
 from drapes_hep.events.types import Events, Foreign
 
-__all__ = ["JET_FIELDS", "DijetSchema", "build_events", "ragged"]
+__all__ = ["CONSTITUENT_FIELDS", "JET_FIELDS", "DijetSchema", "build_events", "nested", "ragged"]
 
 JET_FIELDS = ("pt", "eta", "phi", "mass", "tau1", "tau2", "tau3")
 """Fields of a jet."""
 
-_PREFIX = "jets_"
+CONSTITUENT_FIELDS = ("pt", "eta", "phi", "mass")
+"""Fields of a jet's constituent."""
+
+_PREFIX, _INNER = "jets_", "constituents_"
 
 
 class DijetSchema(BaseSchema):  # type: ignore[misc]
-    """Zip the ragged columns ``jets_*`` into ``jets``; every other column is left as it is.
+    """Zip the ragged columns ``jets_*`` into ``jets``, doubly ragged ``constituents_*`` into ``jets.constituents``.
+
+    Every other column is left as it is.
 
     A file whose columns are spelled otherwise passes through unchanged, which is how coffea's Runner hands the
     columns of any ROOT layout to :mod:`drapes_hep.events.running`.
@@ -47,6 +53,12 @@ class DijetSchema(BaseSchema):  # type: ignore[misc]
         super().__init__(base_form, *args, **kwargs)
         forms = dict(zip(self._form["fields"], self._form["contents"], strict=True))
         jets = {name.removeprefix(_PREFIX): forms.pop(name) for name in list(forms) if name.startswith(_PREFIX)}
+        inner = {name.removeprefix(_INNER): forms.pop(name) for name in list(forms) if name.startswith(_INNER)}
+        if jets and inner:
+            outer = dict(next(iter(inner.values())))
+            lists = {name: form["content"] for name, form in inner.items()}
+            outer["content"] = zip_forms(lists, "constituents", "PtEtaPhiMLorentzVector")
+            jets["constituents"] = outer
         if jets:
             forms["jets"] = zip_forms(jets, "jets", "PtEtaPhiMLorentzVector")
         self._form["fields"], self._form["contents"] = list(forms), list(forms.values())
@@ -75,13 +87,35 @@ def ragged(content: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> ak.A
     return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(offsets), ak.contents.NumpyArray(content)))
 
 
+def nested(content: np.ndarray[Any, Any], inner: np.ndarray[Any, Any], outer: np.ndarray[Any, Any]) -> ak.Array:
+    """Make a doubly ragged array, such as the constituents of jets of events, without a copy.
+
+    Parameters
+    ----------
+    content : array, shape (m,)
+        Values of all inner lists, one after the other.
+    inner : array of int64, shape (j + 1,)
+        Where each inner list (a jet's constituents) starts in ``content``.
+    outer : array of int64, shape (n + 1,)
+        Where each outer list (an event's jets) starts among the inner ones.
+
+    Returns
+    -------
+    awkward.Array
+        n lists of lists.
+    """
+    jets = ragged(content, inner)
+    return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(outer), jets.layout))
+
+
 def build_events(columns: Mapping[str, Any], metadata: Mapping[str, Any]) -> Events:
     """Make NanoEvents from columns in memory: files, generated events and templates all end here.
 
     Parameters
     ----------
     columns : mapping of str to array
-        ``event_id``, ``weight`` (n,), ragged ``jets_*`` of one set of offsets, optionally ``label``, ``parent_id``.
+        ``event_id``, ``weight`` (n,), ragged ``jets_*`` of one set of offsets, optionally ``label``, ``parent_id``,
+        and doubly ragged ``constituents_*`` whose outer offsets are the jets'.
     metadata : mapping
         Becomes ``events.metadata``; plain JSON values.
 

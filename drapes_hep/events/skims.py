@@ -21,10 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drapes_hep.errors import InputError
-from drapes_hep.events.chunks import EventChunk, FileInfo, file_key
+from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.layouts import LAYOUTS, Columns, missing_columns
 from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
-from drapes_hep.events.schema import ragged
 from drapes_hep.events.types import Column, Events
 from drapes_hep.files import atomic_path
 
@@ -49,17 +48,18 @@ _TRUTH = {"event_id", "label"}
 
 
 def _arrow(values: Column) -> pa.Array:
+    """One column: flat, a list of records (jets), or records with such lists inside (jets with constituents)."""
+    if isinstance(values, ak.Array) and ak.fields(values) and values.ndim == 1:
+        parts = {name: _arrow(values[name]) for name in values.fields}
+        return pa.StructArray.from_arrays(
+            list(parts.values()), fields=[pa.field(name, part.type, nullable=False) for name, part in parts.items()]
+        )
     if isinstance(values, ak.Array) and values.ndim > 1:
         packed = ak.to_packed(ak.without_parameters(values))
-        flat = ak.flatten(packed)
         offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(packed)))]).astype(np.int64)
-        fields = {name: np.ascontiguousarray(ak.to_numpy(flat[name])) for name in flat.fields}
-        records = pa.StructArray.from_arrays(
-            [pa.array(array) for array in fields.values()],
-            fields=[pa.field(name, pa.from_numpy_dtype(array.dtype), nullable=False) for name, array in fields.items()],
-        )
-        kind = pa.large_list(pa.field("element", records.type, nullable=False))
-        return pa.LargeListArray.from_arrays(pa.array(offsets), records, type=kind)
+        content = _arrow(ak.flatten(packed))
+        kind = pa.large_list(pa.field("element", content.type, nullable=False))
+        return pa.LargeListArray.from_arrays(pa.array(offsets), content, type=kind)
     return pa.array(np.ascontiguousarray(values))
 
 
@@ -116,16 +116,13 @@ def _column(path: str | Path, name: str, column: Column) -> Column:
         raise InputError(path, f"column '{name}' has {array.null_count} missing values", "fill or drop them")
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         offsets = np.asarray(array.offsets).astype(np.int64)
-        values = array.values.slice(offsets[0], offsets[-1] - offsets[0])
-        if not pa.types.is_struct(values.type):
-            return ragged(np.asarray(values), offsets - offsets[0])
-        fields = {}
-        for i, item in enumerate(values.type):
-            part = values.field(i)
-            if part.null_count or values.null_count:
-                raise InputError(path, f"column '{name}.{item.name}' has missing values", "fill or drop them")
-            fields[item.name] = ragged(part.to_numpy(zero_copy_only=False), offsets - offsets[0])
-        return ak.zip(fields)
+        content = _column(path, name, array.values.slice(offsets[0], offsets[-1] - offsets[0]))
+        inner = content.layout if isinstance(content, ak.Array) else ak.contents.NumpyArray(content)
+        return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(offsets - offsets[0]), inner))
+    if pa.types.is_struct(array.type):
+        # flatten, unlike field, heeds the struct's own offset
+        parts = dict(zip((item.name for item in array.type), array.flatten(), strict=True))
+        return ak.zip({key: _column(path, f"{name}.{key}", part) for key, part in parts.items()}, depth_limit=1)
     return array.to_numpy(zero_copy_only=False)
 
 
@@ -223,14 +220,14 @@ class ParquetReader:
         """Parquet's signature."""
         return head.startswith(b"PAR1")
 
-    def scan(self, path: str, object_path: str | None = None) -> FileInfo:
+    def scan(self, path: str, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
         """Read the schema and the number of rows."""
         if object_path:
             raise InputError(path, f"a Parquet file has no object '{object_path}'", "name the file alone")
         with _open(path) as file:
             _check_version(path, file)
             names = list(file.schema_arrow.names)
-            layout = match_layout(names, _LAYOUTS)
+            layout = match_layout(names, _LAYOUTS, reading.layout)
             if layout is None:
                 if set(names) == _TRUTH:
                     raise InputError(path, "is a truth sidecar, not events", "give it as data.truth")

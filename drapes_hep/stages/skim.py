@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import numpy as np
 import uhi.io.json
 
 from drapes_hep.errors import ConfigError, DrapesError, InputError
+from drapes_hep.events.chunks import Reading
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
 from drapes_hep.events.loading import load_processor
 from drapes_hep.events.running import run, scan_fileset
@@ -35,7 +37,14 @@ def skim(context: Context) -> None:
     config, directory = context.config, context.run
     paths = input_files(config)
     fileset = {config.name: {"files": [str(path) for path in paths]}}
-    infos = scan_fileset(fileset)
+    processor_class = load_processor(config.processor)
+    reading = Reading(
+        config.data.layout,
+        config.data.radius,
+        config.data.axes,
+        constituents=bool(getattr(processor_class, "reads_constituents", False)),
+    )
+    infos = scan_fileset(fileset, reading)
     hashes: dict[str, Path] = {}
     for path in paths if len(paths) > 1 else []:
         twin = hashes.setdefault(file_hash(path), path)
@@ -50,21 +59,23 @@ def skim(context: Context) -> None:
                     info.path, "carries no column 'label'", "set data.labels to false, or name a sidecar in data.truth"
                 )
     reads = paths if config.data.truth is None else [*paths, Path(config.data.truth)]
-    processor_class = load_processor(config.processor)
     source = inspect.getsourcefile(processor_class)
     needs = {
         **config.model_dump(mode="json", include={"name", "signal", "processor", "selection", "features"}),
         "range": config.mass.range,
         "labels": config.data.labels,
+        "reading": dataclasses.asdict(reading),
         "source": file_hash(source) if source else None,
     }
     if not config.data.truth or Path(config.data.truth).is_file():
-        run_stage(directory, "skim", needs, reads, lambda: _work(context, fileset, processor_class), context.reporter)
+        run_stage(
+            directory, "skim", needs, reads, lambda: _work(context, fileset, processor_class, reading), context.reporter
+        )
     else:
         raise InputError(config.data.truth, "no such file", "check data.truth")
 
 
-def _all_truth(context: Context, fileset: Mapping[str, Any]) -> Truth | None:
+def _all_truth(context: Context, fileset: Mapping[str, Any], reading: Reading) -> Truth | None:
     """Labels of all events, before any selection."""
     config = context.config
     if not config.data.labels:
@@ -72,7 +83,12 @@ def _all_truth(context: Context, fileset: Mapping[str, Any]) -> Truth | None:
     sidecar = None if config.data.truth is None else read_truth(config.data.truth)
     if sidecar is not None and config.signal.inject is None:
         return sidecar
-    out, _ = run(fileset, collect_truth if sidecar is None else collect_ids, chunksize=config.data.chunksize)
+    out, _ = run(
+        fileset,
+        collect_truth if sidecar is None else collect_ids,
+        chunksize=config.data.chunksize,
+        reading=dataclasses.replace(reading, constituents=False, jets=False),
+    )
     columns = out["truth"].columns()
     order = np.argsort(columns["event_id"], kind="stable")
     ids = columns["event_id"][order]
@@ -81,7 +97,7 @@ def _all_truth(context: Context, fileset: Mapping[str, Any]) -> Truth | None:
     return Truth(config.data.truth or "data.path", ids, label)
 
 
-def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign) -> list[Path]:
+def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign, reading: Reading) -> list[Path]:
     config, directory = context.config, context.run
     settings = {
         "leading_pt": config.selection.leading_pt,
@@ -90,7 +106,7 @@ def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign
         "features": config.features,
         "mass_range": config.mass.range,
     }
-    truth = _all_truth(context, fileset)
+    truth = _all_truth(context, fileset, reading)
     dropped = np.empty(0, dtype=np.int64)
     if truth is not None and config.signal.inject is not None:
         signal = truth.event_id[truth.label == 1]
@@ -111,6 +127,7 @@ def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign
         workers=context.workers,
         chunksize=config.data.chunksize,
         progress=context.reporter.draws,
+        reading=reading,
     )
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
