@@ -9,13 +9,22 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 import drapes_hep
 from drapes_hep.config import Config, load_config
 from drapes_hep.errors import ConfigError, DrapesError
+
+if TYPE_CHECKING:
+    # these load torch and more: at run time only by the verbs that need them
+    from drapes_hep.progress import Reporter
+    from drapes_hep.regions import Window
+    from drapes_hep.stages.context import Context
+
+    Windows = tuple[Window, ...]
+    Work = Callable[[Context, Windows], None]
 
 __all__ = ["app", "main"]
 
@@ -52,13 +61,15 @@ def _configured(path: Path, assignments: list[str] | None, unblind: bool) -> Con
     return config.model_copy(update={"blind": False}) if unblind else config
 
 
-def _context(config: Config, output: Path | None, **settings: Any) -> Any:  # noqa: ANN401
+def _context(
+    config: Config, output: Path | None, *, device: str, executor: str, workers: int | None, reporter: Reporter
+) -> Context:
     from drapes_hep.rundir import RunDirectory, open_run
     from drapes_hep.stages.context import Context
 
     run = RunDirectory(output or Path("runs") / config.name)
     # the directory is made last: a mistake in what was typed leaves nothing behind
-    context = Context.of(config, run, **settings)
+    context = Context.of(config, run, device=device, executor=executor, workers=workers, reporter=reporter)
     open_run(run.path, config.model_dump(mode="json"))
     return context
 
@@ -72,7 +83,7 @@ def _check_plugins(config: Config) -> None:
     load_classifier(config.cwola.classifier)
 
 
-def _stage(work: Callable[[Any, Any], None], per_window: bool) -> Callable[..., None]:
+def _stage(work: Work) -> Callable[..., None]:
     def command(
         config: ConfigPath,
         output: Output = None,
@@ -97,71 +108,70 @@ def _stage(work: Callable[[Any, Any], None], per_window: bool) -> Callable[..., 
             _check_plugins(checked)
         reporter = Reporter(quiet=quiet)
         context = _context(checked, output, device=device, executor=executor, workers=workers, reporter=reporter)
-        if not per_window:
-            work(context, None if window is None else windows)
-            return
-        for one in windows:
-            work(context, one)
+        work(context, windows)
 
     return command
 
 
-def _skim(context: Any, _: Any) -> None:  # noqa: ANN401
+def _skim(context: Context, _: Windows) -> None:
     from drapes_hep.stages.skim import skim
 
     skim(context)
 
 
-def _train(context: Any, window: Any) -> None:  # noqa: ANN401
+def _train(context: Context, windows: Windows) -> None:
     from drapes_hep.stages.model import train
 
-    train(context, window)
+    for window in windows:
+        train(context, window)
 
 
-def _generate(context: Any, window: Any) -> None:  # noqa: ANN401
+def _generate(context: Context, windows: Windows) -> None:
     from drapes_hep.stages.model import generate
 
-    generate(context, window)
+    for window in windows:
+        generate(context, window)
 
 
-def _classify(context: Any, window: Any) -> None:  # noqa: ANN401
+def _classify(context: Context, windows: Windows) -> None:
     from drapes_hep.stages.classify import classify
 
-    classify(context, window)
+    for window in windows:
+        classify(context, window)
 
 
-def _hunt(context: Any, windows: Any) -> None:  # noqa: ANN401
+def _hunt(context: Context, windows: Windows) -> None:
     from drapes_hep.stages.hunt import hunt
 
     hunt(context, windows)
 
 
-def _report(context: Any, _: Any) -> None:  # noqa: ANN401
+def _report(context: Context, _: Windows) -> None:
     from drapes_hep.report import write_report
 
     context.reporter.say(f"report: {write_report(context.run.path)}")
 
 
-def _run(context: Any, windows: Any) -> None:  # noqa: ANN401
-    _skim(context, None)
-    for window in windows or context.windows:
-        _train(context, window)
-        _generate(context, window)
-        _classify(context, window)
+def _run(context: Context, windows: Windows) -> None:
+    _skim(context, windows)
+    for window in windows:
+        _train(context, (window,))
+        _generate(context, (window,))
+        _classify(context, (window,))
     _hunt(context, windows)
-    _report(context, None)
+    _report(context, windows)
 
 
-for _name, _work, _per_window, _help in (
-    ("run", _run, False, "Run the whole search: skim, train, generate, classify, hunt, report."),
-    ("skim", _skim, False, "Select events: files to skim, control histograms and cut flow."),
-    ("train", _train, True, "Train each window's diffusion model on its sidebands."),
-    ("generate", _generate, True, "Generate each window's background template."),
-    ("classify", _classify, True, "Train data against template and score every event out of fold."),
-    ("hunt", _hunt, False, "Count, fit and quote local and global significances."),
-    ("report", _report, False, "Draw the figures and write the report."),
+for _name, _work, _help in (
+    ("run", _run, "Run the whole search: skim, train, generate, classify, hunt, report."),
+    ("skim", _skim, "Select events: files to skim, control histograms and cut flow."),
+    ("train", _train, "Train each window's diffusion model on its sidebands."),
+    ("generate", _generate, "Generate each window's background template."),
+    ("classify", _classify, "Train data against template and score every event out of fold."),
+    ("hunt", _hunt, "Count, fit and quote local and global significances."),
+    ("report", _report, "Draw the figures and write the report."),
 ):
-    app.command(_name, help=_help)(_stage(_work, _per_window))
+    app.command(_name, help=_help)(_stage(_work))
 
 
 @app.command()
@@ -200,17 +210,16 @@ def validate(
     """Check a configuration, and with --files the data that it names."""
     checked = _configured(config, assignments, False)
     from drapes_hep.events.features import check_features
-    from drapes_hep.events.readers import scan
+    from drapes_hep.events.readers import expand, scan
     from drapes_hep.events.skims import read_truth
     from drapes_hep.regions import sliding_windows
-    from drapes_hep.stages.context import input_files
 
     check_features(checked.features)
     _check_plugins(checked)
     windows = sliding_windows(checked)
     typer.echo(f"{config}: valid; {len(windows)} windows from {windows[0].name} to {windows[-1].name} GeV")
     if files:
-        for path in input_files(checked):
+        for path in expand(checked.data.path):
             info = scan(path)
             typer.echo(f"{path}: {info.layout}, {info.entries} events")
         if checked.data.truth is not None:

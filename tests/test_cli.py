@@ -22,11 +22,11 @@ from conftest import ROOT, make_columns
 
 from drapes_hep import __version__
 from drapes_hep.cli import main
-from drapes_hep.cwola.classifiers import Trees
 from drapes_hep.events.skims import write_truth
 from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.files import read_json, write_json
-from drapes_hep.stages import classify as classify_stage
+
+pytestmark = pytest.mark.usefixtures("few_trees")
 
 VERBS = ("run", "skim", "train", "generate", "classify", "hunt", "report", "inspect", "validate", "init")
 WINDOWS = ("3300-3700", "3600-4000")
@@ -56,15 +56,6 @@ def falling_columns(n: int = 2500, seed: int = 2) -> dict[str, np.ndarray]:
         columns["py" + jet] = pt * np.sin(phi + i * turn)
         columns["pz" + jet] = pt * np.sinh(eta[i])
     return columns
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_trees():
-    patch = pytest.MonkeyPatch()
-    patch.setitem(Trees.__init__.__kwdefaults__, "iterations", 8)
-    patch.setattr(classify_stage, "_QUALITY_ENSEMBLE", 1)
-    yield
-    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +180,7 @@ def test_a_mistyped_command_is_one_line(project, complaint, words, said):
 
 
 def test_a_defect_of_ours_keeps_its_traceback(project, monkeypatch):
-    monkeypatch.setattr("drapes_hep.stages.skim.input_files", lambda _: 1 / 0)
+    monkeypatch.setattr("drapes_hep.stages.skim.expand", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         drapes("skim", "tiny.yaml", "-o", "r")
 

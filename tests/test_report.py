@@ -18,6 +18,7 @@ from drapes_hep.config import Config
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.events.features import FEATURES
 from drapes_hep.report import write_report
+from drapes_hep.report.album import Album, Picture
 
 NAMES = ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r")
 CUTS = (1.0, 0.1, 0.01, 0.001)
@@ -375,16 +376,15 @@ def page(run):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Figures are made but not rendered: what is tested is the reading."""
-    from drapes_hep import report
 
     def add(album, slug, figure, title, caption, sources, *, wide=False):
-        return report._Picture(slug, title, caption, tuple(sources), "", wide)
+        return Picture(slug, title, caption, tuple(sources), "", wide)
 
     def prune(album):
         pass
 
-    monkeypatch.setattr(report._Album, "add", add)
-    monkeypatch.setattr(report._Album, "prune", prune)
+    monkeypatch.setattr(Album, "add", add)
+    monkeypatch.setattr(Album, "prune", prune)
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from conftest import ROOT, make_columns
 from jsonschema import Draft202012Validator
 
 from drapes_hep.config import load_config
-from drapes_hep.cwola.classifiers import Trees
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.errors import ConfigError, InputError, LeakError, RunDirectoryError
 from drapes_hep.events.chunks import split
@@ -37,7 +36,6 @@ from drapes_hep.files import read_json, write_json
 from drapes_hep.regions import Window, blinded
 from drapes_hep.results import results_schema
 from drapes_hep.rundir import open_run
-from drapes_hep.stages import classify as classify_stage
 from drapes_hep.stages import model as model_stage
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.context import Context, feature_matrix
@@ -45,6 +43,8 @@ from drapes_hep.stages.hunt import hunt
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.skim import skim
 from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, fit_model, load_background_model
+
+pytestmark = pytest.mark.usefixtures("few_trees")
 
 WINDOWS = ("3300-3700", "3600-4000")
 STAGES = {"skim", "hunt"} | {f"{stage}.{name}" for stage in ("train", "generate", "classify") for name in WINDOWS}
@@ -73,16 +73,6 @@ def cut_sample(events: int = 2500, signal_events: int = LABELS) -> dict[str, np.
     rows = np.random.default_rng(1).permutation(rows)
     cut = {name: values[rows] for name, values in columns.items() if name != "event_id"}
     return {**cut, "label": label[rows]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_trees():
-    """Small ensembles: what is tested here is no classifier's strength."""
-    patch = pytest.MonkeyPatch()
-    patch.setitem(Trees.__init__.__kwdefaults__, "iterations", 8)
-    patch.setattr(classify_stage, "_QUALITY_ENSEMBLE", 1)
-    yield
-    patch.undo()
 
 
 @pytest.fixture(scope="module")

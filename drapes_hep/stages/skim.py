@@ -16,12 +16,13 @@ from drapes_hep.errors import ConfigError, DrapesError, InputError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
 from drapes_hep.events.loading import load_processor
+from drapes_hep.events.readers import expand
 from drapes_hep.events.running import run, scan_fileset
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path, file_hash
 from drapes_hep.rundir import note, run_stage
-from drapes_hep.stages.context import Context, input_files
+from drapes_hep.stages.context import Context
 
 __all__ = ["skim"]
 
@@ -35,7 +36,7 @@ def skim(context: Context) -> None:
         If an input is bad, or not every requested event was processed.
     """
     config, directory = context.config, context.run
-    paths = input_files(config)
+    paths = [Path(path) for path in expand(config.data.path)]
     fileset = {config.name: {"files": [str(path) for path in paths]}}
     processor_class = load_processor(config.processor)
     reading = Reading(
