@@ -106,7 +106,18 @@ class WindowsConfig(_Section):
 class TemplateConfig(_Section):
     """How the background template is made."""
 
-    method: Literal["from_noise"] = Field("from_noise", description="Drapes 0: from noise alone.")
+    method: Literal["from_noise", "from_low_noise", "from_window", "from_sidebands", "from_simulation"] = Field(
+        "from_noise",
+        description="Where template events start: noise (Drapes 0), noise of the strength below, or data of the window"
+        " (Drapes SR), data of the sidebands (SB), another simulation (MC), each with noise of that strength.",
+    )
+    strength: Positive | None = Field(
+        None, description="Noise sigma' of a partial method; the nearest level of the sampler's steps is taken."
+    )
+    steps_left: int | None = Field(None, ge=1, description="The strength as steps that are left, in its place.")
+    source: str | tuple[str, ...] | None = Field(
+        None, description="Files of the other simulation, for from_simulation: as data.path."
+    )
     oversample: Positive = Field(5.0, description="Template events an event in the signal region.")
     steps: int = Field(50, ge=2, description="Steps of the sampler.")
     solver: Literal["euler", "heun"] = Field("heun", description="Solver of the probability-flow equation.")
@@ -120,6 +131,17 @@ class TemplateConfig(_Section):
     def _ordered(self) -> TemplateConfig:
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min {self.sigma_min:g} must lie below sigma_max {self.sigma_max:g}")
+        given = (self.strength is not None) + (self.steps_left is not None)
+        if self.method == "from_noise" and given:
+            raise ValueError("from_noise starts at sigma_max: strength and steps_left belong to the other methods")
+        if self.method != "from_noise" and given != 1:
+            raise ValueError(f"{self.method} needs either strength or steps_left")
+        if self.strength is not None and not self.sigma_min <= self.strength <= self.sigma_max:
+            raise ValueError(f"strength {self.strength:g} is not within {self.sigma_min:g} to {self.sigma_max:g}")
+        if self.steps_left is not None and self.steps_left > self.steps:
+            raise ValueError(f"steps_left {self.steps_left} exceeds the {self.steps} steps")
+        if (self.source is not None) != (self.method == "from_simulation"):
+            raise ValueError("source names the simulation of from_simulation, and belongs to no other method")
         return self
 
 
@@ -269,7 +291,7 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
     key, separator, text = assignment.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. --set signal.inject=0")
-    is_path = key in {"data.path", "data.truth"}
+    is_path = key in {"data.path", "data.truth", "template.source"}
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -304,7 +326,7 @@ def load_config(path: str | Path, assignments: Sequence[str] = ()) -> Config:
     Returns
     -------
     Config
-        With ``data.path`` and ``data.truth`` absolute.
+        With ``data.path``, ``data.truth`` and ``template.source`` absolute.
 
     Raises
     ------
@@ -342,7 +364,15 @@ def _absolute(config: Config, folder: Path) -> Config:
     data = config.data
     paths = place(data.path) if isinstance(data.path, str) else tuple(place(one) for one in data.path)
     truth = None if data.truth is None else place(data.truth)
-    return config.model_copy(update={"data": data.model_copy(update={"path": paths, "truth": truth})})
+    source = config.template.source
+    if source is not None:
+        source = place(source) if isinstance(source, str) else tuple(place(one) for one in source)
+    return config.model_copy(
+        update={
+            "data": data.model_copy(update={"path": paths, "truth": truth}),
+            "template": config.template.model_copy(update={"source": source}),
+        }
+    )
 
 
 def schema() -> Mapping[str, Any]:

@@ -54,6 +54,11 @@ class RunDirectory:
         return self.path / "skim" / "truth.parquet"
 
     @property
+    def simulation(self) -> Path:
+        """Selected events of the other simulation, for Drapes MC."""
+        return self.path / "skim" / "simulation.parquet"
+
+    @property
     def skim_hists(self) -> Path:
         """Control histograms."""
         return self.path / "skim" / "hists.json"

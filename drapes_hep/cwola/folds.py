@@ -10,12 +10,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.rng import event_uniforms, stage_seed
 
-__all__ = ["NO_PARENT", "assign_folds"]
-
-NO_PARENT = -1
-"""``parent_id`` of an event that was made from noise."""
+__all__ = ["assign_folds"]
 
 
 def assign_folds(
@@ -32,7 +30,7 @@ def assign_folds(
     seed : int
         The run's seed.
     parent_id : array of int64, shape (n,), optional
-        The event that each one was made from, :data:`NO_PARENT` for none.
+        The event that each one was made from, :data:`~drapes_hep.events.schema.NO_PARENT` for none.
 
     Returns
     -------

@@ -27,13 +27,16 @@ from coffea.nanoevents.schemas.base import BaseSchema, zip_forms
 
 from drapes_hep.events.types import Events, Foreign
 
-__all__ = ["CONSTITUENT_FIELDS", "JET_FIELDS", "DijetSchema", "build_events", "nested", "ragged"]
+__all__ = ["CONSTITUENT_FIELDS", "JET_FIELDS", "NO_PARENT", "DijetSchema", "build_events", "nested", "ragged"]
 
 JET_FIELDS = ("pt", "eta", "phi", "mass", "tau1", "tau2", "tau3")
 """Fields of a jet."""
 
 CONSTITUENT_FIELDS = ("pt", "eta", "phi", "mass")
 """Fields of a jet's constituent."""
+
+NO_PARENT = -1
+"""``parent_id`` of a template event that was made from noise."""
 
 _PREFIX, _INNER = "jets_", "constituents_"
 

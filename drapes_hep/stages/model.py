@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.cwola.folds import NO_PARENT
 from drapes_hep.errors import DrapesError
-from drapes_hep.events.skims import read_skim, write_skim
+from drapes_hep.events.skims import Skim, read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.mass import SpectrumFit, draw, fit_spectrum, spectrum_edges
 from drapes_hep.regions import Window
-from drapes_hep.rng import event_uniforms, stage_seed
+from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import code_hash, run_stage
 from drapes_hep.stages.context import Context, domain, feature_matrix, load_events
 from drapes_hep.templates.model import (
@@ -29,11 +28,9 @@ from drapes_hep.templates.model import (
     split_sidebands,
     training_record,
 )
+from drapes_hep.templates.recipes import RECIPES, Parents, Recipe, Starts, levels, make_template, starts
 
-__all__ = ["CLOSURE_COPIES", "generate", "mass_edges", "pseudo_window", "train"]
-
-CLOSURE_COPIES = 1
-"""Template events a held-out closure event: the two are compared at equal size."""
+__all__ = ["generate", "mass_edges", "pseudo_window", "train"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -173,20 +170,17 @@ def generate(context: Context, window: Window) -> None:
     }
     models = ["model"] if needs["pseudo"] is None else ["model", "pseudo_model"]
     reads = [context.run.events, folder / "split.parquet"]
+    if RECIPES[config.template.method].source == "simulation":
+        reads.append(context.run.simulation)
     reads += [folder / model / name for model in models for name in ("card.json", "model.safetensors")]
     run_stage(
         context.run, f"generate.{window.name}", needs, reads, lambda: _generate(context, window), context.reporter
     )
 
 
-def _new_ids(name: str, count: int) -> IntArray:
-    # as for files (drapes_hep.events.chunks): a 31-bit key in front, so that no two samples share identities
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1
-    return (np.int64(key) << np.int64(32)) | np.arange(count, dtype=np.int64)
-
-
 def _generate(context: Context, window: Window) -> list[Path]:
     config, folder = context.config, context.run.window(window)
+    recipe = RECIPES[config.template.method]
     events = load_events(context.run.events, config.features)
     mjj = np.asarray(events["mjj"])
     weight = np.asarray(events["weight"])
@@ -200,36 +194,105 @@ def _generate(context: Context, window: Window) -> list[Path]:
             f"window {window.name}: the mass fit is poor (2NLLR {fit.chi2:.1f} for {fit.ndof}), "
             "its template's masses and significance are not to be trusted"
         )
+    if recipe.partial:
+        ladder = levels(config.template)
+        context.reporter.say(f"window {window.name}: strength {float(ladder[0]):.4g}, {len(ladder) - 1} steps left")
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
     model = load_background_model(folder / "model", window, context.device)
     written = [folder / "template.parquet", folder / "closure.parquet"]
-    size = round(config.template.oversample * int(window.in_signal_region(mjj).sum()))
-    if size == 0:
+    inside = window.in_signal_region(mjj)
+    if not inside.any():
         raise DrapesError(f"window {window.name}: holds no event, so there is nothing to compare a template with")
-    _write_sample(context, window, model, written[0], *_drawn(context, fit, (window.lo, window.hi), size, "template"))
     closing = np.isin(events["event_id"], np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE])
-    masses = np.repeat(mjj[closing], CLOSURE_COPIES)
-    ids = _new_ids(f"closure {window.name}", len(masses))
-    _write_sample(context, window, model, written[1], masses, ids)
+    # sideband events that close nothing: those that close measure how often a cut passes, and parent no template
+    used = ~inside & ~closing
+    simulation = load_events(context.run.simulation, config.features) if recipe.source == "simulation" else None
+    size = config.template.oversample * int(inside.sum())
+
+    def sample(model: BackgroundModel, path: Path, fit: SpectrumFit, region: tuple[float, float], size: float) -> None:
+        here = (mjj >= region[0]) & (mjj < region[1])
+        parents = _parents(context, recipe, events, simulation, here, used, region)
+        draw_mass = None if recipe.own_mass else functools.partial(draw, fit, *region)
+        rate = size if parents is None else size / len(parents.event_id)
+        seed = stage_seed(config.seed, path.stem, window.name)
+        plan = starts(recipe, parents, rate, seed, draw_mass)
+        _write_sample(context, window, model, path, plan, parents, seed)
+
+    sample(model, written[0], fit, (window.lo, window.hi), size)
+    _write_closure(context, window, model, written[1], recipe, events, simulation, (closing, used))
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
         second = load_background_model(folder / "pseudo_model", window, context.device)
-        inside = int(((mjj >= pseudo[0]) & (mjj < pseudo[1])).sum())
+        there = (mjj >= pseudo[0]) & (mjj < pseudo[1])
+        used &= ~there
         # the masses too come from a fit that saw neither region
         apart = (edges[1:] <= pseudo[0]) | (edges[:-1] >= pseudo[1])
-        fit = fit_spectrum(counts, edges, (window.lo, window.hi), *shape, variance=variance, fitted=apart)
-        drawn = _drawn(context, fit, pseudo, max(1, round(config.template.oversample * inside)), "pseudo")
-        _write_sample(context, window, second, folder / "pseudo.parquet", *drawn)
+        other = fit_spectrum(counts, edges, (window.lo, window.hi), *shape, variance=variance, fitted=apart)
+        sample(second, folder / "pseudo.parquet", other, pseudo, max(1.0, config.template.oversample * there.sum()))
         written.append(folder / "pseudo.parquet")
     return written
 
 
-def _drawn(
-    context: Context, fit: SpectrumFit, interval: tuple[float, float], size: int, name: str
-) -> tuple[npt.NDArray[np.float64], IntArray]:
-    ids = _new_ids(f"{name} {interval[0]:g}-{interval[1]:g}", size)
-    uniforms = event_uniforms(stage_seed(context.config.seed, "mass", name), ids)[:, 0]
-    return draw(fit, *interval, uniforms), ids
+def _rows(context: Context, events: Skim, chosen: npt.NDArray[np.bool_]) -> Parents:
+    x = feature_matrix(events, context.config.features)[chosen]
+    mjj, weight, ids = (np.asarray(events[name])[chosen] for name in ("mjj", "weight", "event_id"))
+    return Parents(x, mjj, weight, ids)
+
+
+def _parents(
+    context: Context,
+    recipe: Recipe,
+    events: Skim,
+    simulation: Skim | None,
+    here: npt.NDArray[np.bool_],
+    used: npt.NDArray[np.bool_],
+    region: tuple[float, float],
+) -> Parents | None:
+    """Give the events that a recipe starts from to make a template of a mass region; None from noise."""
+    if recipe.source == "noise":
+        return None
+    if simulation is not None:
+        mjj = np.asarray(simulation["mjj"])
+        found = _rows(context, simulation, (mjj >= region[0]) & (mjj < region[1]))
+    else:
+        found = _rows(context, events, here if recipe.source == "window" else used)
+    if not len(found.event_id):
+        raise DrapesError(
+            f"{recipe.title} finds no event to start from between {region[0]:g} and {region[1]:g} GeV; see"
+            f" {'template.source' if simulation is not None else 'the skim'}"
+        )
+    return found
+
+
+def _write_closure(
+    context: Context,
+    window: Window,
+    model: BackgroundModel,
+    path: Path,
+    recipe: Recipe,
+    events: Skim,
+    simulation: Skim | None,
+    parts: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]],
+) -> None:
+    """Make the recipe's template of the sideband events that the model never met: as many, at their masses."""
+    closing, used = parts
+    seed = stage_seed(context.config.seed, path.stem, window.name)
+    mjj = np.asarray(events["mjj"])[closing]
+    if recipe.source == "noise":
+        parents = None
+    elif recipe.source == "window":
+        parents = _rows(context, events, closing)
+    elif simulation is None:
+        parents = _rows(context, events, used)
+    else:
+        masses = np.asarray(simulation["mjj"])
+        inside = window.in_signal_region(masses)
+        parents = _rows(context, simulation, ~inside)
+    if parents is None or recipe.source == "window":
+        plan = starts(recipe, parents, len(mjj) if parents is None else 1.0, seed, lambda _: mjj)
+    else:
+        plan = starts(recipe, parents, len(mjj) / len(parents.event_id), seed, lambda u: np.quantile(mjj, u))
+    _write_sample(context, window, model, path, plan, parents, seed)
 
 
 def _write_sample(
@@ -237,25 +300,24 @@ def _write_sample(
     window: Window,
     model: BackgroundModel,
     path: Path,
-    mjj: npt.NDArray[np.float64],
-    ids: IntArray,
+    plan: Starts,
+    parents: Parents | None,
+    seed: int,
 ) -> None:
     config = context.config
     with context.reporter.bar(f"{path.stem} {window.name}", 100) as bar:
-        x = model.from_noise(
-            mjj,
-            ids,
-            stage_seed(config.seed, path.stem, window.name),
+        made = make_template(
+            model,
             config.template,
+            plan,
+            parents,
+            seed,
             device=context.device,
             workers=context.workers,
             progress=lambda done, total: bar(100 * done // total),
         )
     columns: dict[str, Any] = {
-        "event_id": ids,
-        "parent_id": np.full(len(ids), NO_PARENT, dtype=np.int64),
-        "mjj": mjj,
-        "weight": np.ones(len(ids)),
-    }
-    columns |= {name: x[:, j] for j, name in enumerate(config.features)}
+        "event_id": made.event_id, "parent_id": made.parent_id, "mjj": made.mjj, "weight": made.weight
+    }  # fmt: skip
+    columns |= {name: made.x[:, j] for j, name in enumerate(config.features)}
     write_skim(path, columns, {"template": config.template.method, "window": [window.lo, window.hi]})

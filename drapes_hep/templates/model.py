@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from drapes_hep.config import TemplateConfig, TrainingConfig
+from drapes_hep.config import TrainingConfig
 from drapes_hep.diffusion.cards import CARD, load_model, save_model
 from drapes_hep.diffusion.denoisers import EDMDenoiser
-from drapes_hep.diffusion.samplers import sample
-from drapes_hep.diffusion.schedules import karras_steps
+from drapes_hep.diffusion.samplers import Sampler, sample
 from drapes_hep.diffusion.training import Epoch, TrainingResult, TrainingSettings, train
 from drapes_hep.errors import FitError, LeakError, RunDirectoryError
 from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
@@ -60,28 +59,36 @@ class BackgroundModel:
     features: tuple[str, ...]
     hidden: tuple[tuple[float, float], ...]
 
-    def from_noise(
+    def generate(
         self,
         mjj: FloatArray,
         event_id: IntArray,
         seed: int,
-        config: TemplateConfig,
+        levels: torch.Tensor,
+        *,
+        copy: npt.ArrayLike = 0,
+        start: FloatArray | None = None,
+        solver: str | Sampler = "heun",
         device: str = "cpu",
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> FloatArray:
-        """Generate features from noise alone (Drapes 0).
+        """Generate features: the flow from the first noise level to the last, under given masses.
 
         Parameters
         ----------
         mjj : array, shape (n,)
             The masses to generate at, GeV.
         event_id : array of int, shape (n,)
-            Identities: an event's noise follows from its own, not from its place in a batch.
+            Whose noise it is: an event's noise follows from its identity, not from its place in a batch.
         seed : int
-        config : TemplateConfig
-            Its sampler settings.
-        device, workers, progress
+        levels : Tensor, shape (m + 1,)
+            Falling noise levels, from :func:`drapes_hep.diffusion.schedules.karras_steps` or its end.
+        copy : array_like of int, broadcastable to (n,)
+            Which copy of the event.
+        start : array, shape (n, d), optional
+            Scaled features that the noise is added to (partial diffusion); from noise alone without.
+        solver, device, workers, progress
             As for :func:`drapes_hep.diffusion.samplers.sample`.
 
         Returns
@@ -89,14 +96,14 @@ class BackgroundModel:
         array, shape (n, d)
             Inside the features' domain.
         """
-        times = karras_steps(config.steps, config.sigma_min, config.sigma_max)
-        noise = event_normals(stage_seed(seed, "noise"), event_id, size=len(self.features))
+        noise = event_normals(stage_seed(seed, "noise"), event_id, copy, size=len(self.features))
+        state = noise * float(levels[0])
         z = sample(
             self.denoiser,
-            torch.as_tensor(noise * config.sigma_max),
-            times,
+            torch.as_tensor(state if start is None else start + state),
+            levels,
             torch.as_tensor(self.scaling.condition(mjj), dtype=torch.float32),
-            solver=config.solver,
+            solver=solver,
             device=device,
             workers=workers,
             progress=progress,
