@@ -112,7 +112,9 @@ class TemplateConfig(_Section):
         " (Drapes SR), data of the sidebands (SB), another simulation (MC), each with noise of that strength.",
     )
     strength: Positive | None = Field(
-        None, description="Noise sigma' of a partial method; the nearest level of the sampler's steps is taken."
+        None,
+        description="Noise sigma' of a partial method (for flow matching sigma / alpha); the nearest level of the"
+        " sampler's steps is taken.",
     )
     steps_left: int | None = Field(None, ge=1, description="The strength as steps that are left, in its place.")
     source: str | tuple[str, ...] | None = Field(
@@ -120,9 +122,11 @@ class TemplateConfig(_Section):
     )
     oversample: Positive = Field(5.0, description="Template events an event in the signal region.")
     steps: int = Field(50, ge=2, description="Steps of the sampler.")
-    solver: Literal["euler", "heun"] = Field("heun", description="Solver of the probability-flow equation.")
-    sigma_max: Positive = Field(80.0, description="Largest noise.")
-    sigma_min: Positive = Field(0.002, description="Smallest noise.")
+    solver: Literal["euler", "heun", "midpoint", "dpm2m"] = Field(
+        "heun", description="Solver of the probability-flow equation: Euler (DDIM), Heun, midpoint, DPM-Solver++(2M)."
+    )
+    sigma_max: Positive = Field(80.0, description="Largest noise of EDM's path.")
+    sigma_min: Positive = Field(0.002, description="Smallest noise of EDM's path.")
     scaling: Literal["quantile", "standard"] = Field(
         "quantile", description="How features are scaled: to normal quantiles, or to zero mean and unit variance."
     )
@@ -148,6 +152,9 @@ class TemplateConfig(_Section):
 class TrainingConfig(_Section):
     """The training of the diffusion model."""
 
+    path: Literal["edm", "flow"] = Field(
+        "edm", description="Between data and noise: EDM's, or the straight path of flow matching."
+    )
     epochs: int = Field(100, ge=1, description="Passes over the training part of the sidebands.")
     batch: int = Field(1024, ge=1, description="Events a step.")
     rate: Positive = Field(6.0e-3, description="Largest learning rate.")

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from drapes_hep.diffusion.cards import CARD, WEIGHTS, load_model, save_model
-from drapes_hep.diffusion.denoisers import Denoiser, EDMDenoiser
-from drapes_hep.diffusion.losses import edm_loss, stratified, weighted_mean
+from drapes_hep.diffusion.denoisers import Denoiser, EDMDenoiser, FlowDenoiser
+from drapes_hep.diffusion.losses import denoising_loss, stratified, weighted_mean
 from drapes_hep.diffusion.oracles import GaussianDenoiser, GaussianMixtureDenoiser
-from drapes_hep.diffusion.samplers import sample
-from drapes_hep.diffusion.schedules import EDMSchedule, karras_steps, strength_steps
+from drapes_hep.diffusion.samplers import EVALUATIONS, SAMPLERS, sample
+from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, even_steps, karras_steps, strength_steps
 from drapes_hep.diffusion.training import (
     TrainingSettings,
     _flatten,
@@ -167,7 +167,7 @@ def exact_flow(x, sigma):
     return MEAN + ((x - MEAN) @ vectors * torch.sqrt(values / (values + sigma**2))) @ vectors.T
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("dpm2m", 2)])
 def test_order_of_the_samplers(solver, order):
     # down to sigma = 0.5 only: the last step to 0 is Euler's and would hide the order
     oracle, start = GaussianDenoiser(MEAN, COVARIANCE), MEAN + 5 * normals(50, 2)
@@ -200,13 +200,75 @@ def test_gaussian_samples_have_mean_and_covariance():
     torch.testing.assert_close(torch.cov(found.T), COVARIANCE, atol=6 / math.sqrt(n), rtol=0)
 
 
-@pytest.mark.parametrize("solver", ["heun", "euler"])
+def test_order_of_the_midpoint_method():
+    # on the Gaussian flow its leading error cancels, so on a mixture
+    def end(n, solver):
+        times = torch.linspace(3.0, 0.5, n + 1, dtype=torch.float64)
+        return sample(mixture(), 3 * normals(50, 1), times, solver=solver)
+
+    exact = end(4000, "heun")
+    coarse, fine = (float((end(n, "midpoint") - exact).square().mean()) ** 0.5 for n in (40, 80))
+    assert coarse / fine == pytest.approx(4, rel=0.15)
+
+
+@pytest.mark.parametrize("solver", ["heun", "euler", "dpm2m"])
 def test_sampler_on_a_path_with_changing_alpha(solver):
     oracle = GaussianDenoiser(MEAN, COVARIANCE, CosineSchedule())
     times = torch.linspace(math.pi / 2 - 0.01, 0, 200, dtype=torch.float64)
     found = sample(oracle, normals(4000, 2), times, solver=solver)
     torch.testing.assert_close(found.mean(0), MEAN, atol=0.1, rtol=0)
     torch.testing.assert_close(torch.cov(found.T), COVARIANCE, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("solver", sorted(SAMPLERS))
+def test_sampler_on_the_straight_path_of_flow_matching(solver):
+    oracle = GaussianDenoiser(MEAN, COVARIANCE, FlowSchedule())
+    found = sample(oracle, normals(4000, 2), even_steps(200), solver=solver)
+    torch.testing.assert_close(found.mean(0), MEAN, atol=0.1, rtol=0)
+    torch.testing.assert_close(torch.cov(found.T), COVARIANCE, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("solver", sorted(SAMPLERS))
+def test_evaluations_a_step_are_those_stated(solver):
+    calls = []
+
+    class Counted(GaussianDenoiser):
+        def forward(self, x, t, condition=None, offsets=None):
+            calls.append(float(t))
+            return super().forward(x, t, condition, offsets)
+
+    sample(Counted(MEAN, COVARIANCE), 80 * normals(3, 2), karras_steps(20), solver=solver)
+    assert len(calls) == EVALUATIONS[solver] * 20 - (solver == "heun")
+
+
+def test_euler_is_ddim_on_any_path():
+    oracle = GaussianDenoiser(MEAN, COVARIANCE, CosineSchedule())
+    times = torch.tensor([1.2, 0.7], dtype=torch.float64)
+    start = normals(20, 2)
+    (a, b), (s, r) = (part.tolist() for part in CosineSchedule()(times))
+    mean = oracle(start, times[:1])
+    ddim = b * mean + r * (start - a * mean) / s
+    torch.testing.assert_close(sample(oracle, start, times, solver="euler"), ddim)
+
+
+def test_the_velocity_denoiser_turns_a_true_velocity_into_the_mean():
+    class Velocity(torch.nn.Module):
+        def forward(self, x, noise, _condition=None):
+            return (3.0 - x) / noise[:, None]  # x0 - n, where every event is 3
+
+    found = FlowDenoiser(Velocity())(normals(5, 2).double(), torch.tensor([0.3], dtype=torch.float64))
+    torch.testing.assert_close(found, torch.full((5, 2), 3.0, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_the_loss_of_the_velocity_is_flow_matching_s():
+    net = ResidualMLP(3, 1, seed=4)
+    with torch.no_grad():
+        net.last.copy_(normals(3, net.width))
+    x, noise, c = normals(40, 3).float(), normals(40, 3, seed=3).float(), normals(40, 1, seed=2).float()
+    t = torch.linspace(0.05, 0.95, 40)
+    noisy = (1 - t)[:, None] * x + t[:, None] * noise
+    expected = (net(noisy, t, c) - (x - noise)).square().mean(1)
+    torch.testing.assert_close(denoising_loss(FlowDenoiser(net), x, t, noise, c), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_marginal_of_the_mixture():
@@ -282,7 +344,7 @@ def test_loss_is_edm_weighted_squared_error():
     plain = denoiser(x + t[:, None] * noise, t, c) - x
     weight = (t**2 + 1) / t**2
     torch.testing.assert_close(
-        edm_loss(denoiser, x, t, noise, c), weight * plain.square().mean(1), rtol=1e-3, atol=1e-5
+        denoising_loss(denoiser, x, t, noise, c), weight * plain.square().mean(1), rtol=1e-3, atol=1e-5
     )
 
 

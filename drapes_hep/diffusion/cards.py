@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from drapes_hep.diffusion.denoisers import EDMDenoiser
-from drapes_hep.diffusion.schedules import EDMSchedule
+from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
+from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.files import write_bytes
 
@@ -27,17 +27,17 @@ __all__ = ["CARD", "WEIGHTS", "load_model", "save_model"]
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
 _VERSION = 1
-_SCHEDULES = {"EDMSchedule": EDMSchedule}
+_SCHEDULES: dict[str, Any] = {"EDMSchedule": EDMSchedule, "FlowSchedule": FlowSchedule}
 
 
-def save_model(folder: str | Path, denoiser: EDMDenoiser, card: Mapping[str, Any] | None = None) -> Path:
+def save_model(folder: str | Path, denoiser: PreconditionedDenoiser, card: Mapping[str, Any] | None = None) -> Path:
     """Write a denoiser and its card.
 
     Parameters
     ----------
     folder : str or Path
         Made if it does not exist; a model in it is replaced.
-    denoiser : EDMDenoiser
+    denoiser : PreconditionedDenoiser
         Its backbone must have a ``config`` property: the arguments, as JSON, that build it again.
     card : mapping, optional
         What the caller adds, as JSON; given back by :func:`load_model` under "extra".
@@ -67,7 +67,7 @@ def save_model(folder: str | Path, denoiser: EDMDenoiser, card: Mapping[str, Any
             "arguments": backbone.config,
             "parameters": sum(p.numel() for p in denoiser.parameters()),
         },
-        "preconditioning": "edm",
+        "preconditioning": next(name for name, kind in DENOISERS.items() if type(denoiser) is kind),
         "sigma_data": denoiser.sigma_data.tolist(),
         "schedule": {"name": type(schedule).__name__, "arguments": schedule.config},
         "torch": torch.__version__,
@@ -95,7 +95,7 @@ def _backbone(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     return found(**arguments)
 
 
-def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[EDMDenoiser, dict[str, Any]]:
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[PreconditionedDenoiser, dict[str, Any]]:
     """Read a denoiser and its card.
 
     Parameters
@@ -107,7 +107,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
 
     Returns
     -------
-    denoiser : EDMDenoiser
+    denoiser : PreconditionedDenoiser
         In evaluation mode.
     card : dict
         The whole card; the caller's part under "extra".
@@ -132,7 +132,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
         raise RunDirectoryError(f"{folder / WEIGHTS}: not the weights of its card (sha256 differs): train again")
     try:
         architecture, schedule = card["architecture"], card["schedule"]
-        denoiser = EDMDenoiser(
+        denoiser = DENOISERS[card["preconditioning"]](
             _backbone(architecture["backbone"], architecture["arguments"]),
             card["sigma_data"],
             _SCHEDULES[schedule["name"]](**schedule["arguments"]),

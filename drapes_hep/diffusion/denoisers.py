@@ -10,6 +10,11 @@ and data of standard deviation :math:`\sigma_d`:
 
 :math:`c_{skip} x` is the best linear denoiser, so F has input and target of unit variance at every noise level.
 
+Flow matching (Lipman et al. 2023, arXiv:2210.02747; METHOD of arXiv:2310.06897) is the same with other factors: on the
+straight path :math:`x_t = (1 - t) x_0 + t n` the network is the velocity :math:`F \approx x_0 - n`, so that
+
+.. math:: D = x + t F(x; t, c), \qquad c_{skip} = 1, \; c_{out} = t, \; c_{in} = 1, \; c_{noise} = t .
+
 The state may be float64: the network then runs in its own precision, the sum in the state's.
 """
 
@@ -21,9 +26,18 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from drapes_hep.diffusion.schedules import EDMSchedule, Schedule
+from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, Schedule
 
-__all__ = ["Backbone", "Denoiser", "EDMDenoiser", "Preconditioning", "expand_sets"]
+__all__ = [
+    "DENOISERS",
+    "Backbone",
+    "Denoiser",
+    "EDMDenoiser",
+    "FlowDenoiser",
+    "PreconditionedDenoiser",
+    "Preconditioning",
+    "expand_sets",
+]
 
 
 class Backbone(Protocol):
@@ -83,8 +97,8 @@ class Preconditioning(NamedTuple):
     noise: Tensor
 
 
-class EDMDenoiser(Denoiser):
-    """A backbone in the preconditioning of EDM.
+class PreconditionedDenoiser(Denoiser):
+    """A backbone between four factors: ``skip * x + out * F(input * x; noise, condition)``.
 
     Parameters
     ----------
@@ -93,7 +107,7 @@ class EDMDenoiser(Denoiser):
     sigma_data : float or sequence of float
         Standard deviation of the data, one for all or one a feature.
     schedule : Schedule, optional
-        Default :class:`EDMSchedule`.
+        The path; :class:`~drapes_hep.diffusion.schedules.EDMSchedule` by default.
 
     Raises
     ------
@@ -114,12 +128,7 @@ class EDMDenoiser(Denoiser):
 
     def preconditioning(self, t: Tensor, offsets: Tensor | None = None) -> Preconditioning:
         """Give (c_skip, c_out, c_in, c_noise) at times ``t`` of shape (n,) or (1,)."""
-        alpha, sigma = self.schedule(t)
-        noise = torch.log(sigma / alpha) / 4
-        alpha, sigma = expand_sets(alpha, offsets), expand_sets(sigma, offsets)
-        data = self.sigma_data.to(t.dtype)
-        scale = torch.rsqrt(sigma**2 + (alpha * data) ** 2)
-        return Preconditioning(alpha * (data * scale) ** 2, sigma * data * scale, scale, noise)
+        raise NotImplementedError
 
     def raw(self, x: Tensor, c: Preconditioning, condition: Tensor | None, offsets: Tensor | None) -> Tensor:
         """Give F(c_in x; c_noise, c) in the network's own precision, shape (n, d)."""
@@ -133,3 +142,44 @@ class EDMDenoiser(Denoiser):
         """Give the mean of the clean data; see :meth:`Denoiser.forward`."""
         c = self.preconditioning(t.to(x.dtype), offsets)
         return torch.addcmul(c.skip * x, c.out, self.raw(x, c, condition, offsets).to(x.dtype))
+
+
+class EDMDenoiser(PreconditionedDenoiser):
+    """A backbone in the preconditioning of EDM, on any path."""
+
+    def preconditioning(self, t: Tensor, offsets: Tensor | None = None) -> Preconditioning:
+        """Give the factors of Karras et al. 2022, table 1."""
+        alpha, sigma = self.schedule(t)
+        noise = torch.log(sigma / alpha) / 4
+        alpha, sigma = expand_sets(alpha, offsets), expand_sets(sigma, offsets)
+        data = self.sigma_data.to(t.dtype)
+        scale = torch.rsqrt(sigma**2 + (alpha * data) ** 2)
+        return Preconditioning(alpha * (data * scale) ** 2, sigma * data * scale, scale, noise)
+
+
+class FlowDenoiser(PreconditionedDenoiser):
+    """A backbone that gives the velocity of flow matching, on the straight path.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The velocity F.
+    sigma_data : float or sequence of float
+        Takes no part; kept with the model.
+    schedule : FlowSchedule, optional
+    """
+
+    def __init__(
+        self, backbone: nn.Module, sigma_data: float | Sequence[float] = 1.0, schedule: Schedule | None = None
+    ) -> None:
+        super().__init__(backbone, sigma_data, FlowSchedule() if schedule is None else schedule)
+
+    def preconditioning(self, t: Tensor, offsets: Tensor | None = None) -> Preconditioning:
+        """Give (1, t, 1, t)."""
+        column = expand_sets(t, offsets)
+        one = torch.ones_like(column)
+        return Preconditioning(one, column, one, t)
+
+
+DENOISERS: dict[str, type[PreconditionedDenoiser]] = {"edm": EDMDenoiser, "flow": FlowDenoiser}
+"""Denoisers by the names of their paths: ``training.path``, and the model card."""

@@ -2,7 +2,8 @@ r"""Losses of denoisers.
 
 EDM's (Karras et al. 2022, eq. 2 and 8) is :math:`\lambda |D - x_0|^2` with :math:`\lambda = 1 / c_{out}^2`. With
 :math:`D = c_{skip} x + c_{out} F` that is :math:`|F - (x_0 - c_{skip} x) / c_{out}|^2`, which is what is computed: no
-factor of it is large at any noise level. It is averaged over the features.
+factor of it is large at any noise level. With the factors of flow matching the same line is
+:math:`|F - (x_0 - n)|^2`. It is averaged over the features.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from drapes_hep.diffusion.denoisers import EDMDenoiser, expand_sets
+from drapes_hep.diffusion.denoisers import PreconditionedDenoiser, expand_sets
 
-__all__ = ["edm_loss", "stratified", "weighted_mean"]
+__all__ = ["denoising_loss", "stratified", "weighted_mean"]
 
 
-def edm_loss(
-    denoiser: EDMDenoiser,
+def denoising_loss(
+    denoiser: PreconditionedDenoiser,
     x: Tensor,
     t: Tensor,
     noise: Tensor,
@@ -27,7 +28,7 @@ def edm_loss(
 
     Parameters
     ----------
-    denoiser : EDMDenoiser
+    denoiser : PreconditionedDenoiser
         The denoiser in training.
     x : Tensor, shape (n, d)
         Clean data.

@@ -1,13 +1,22 @@
 r"""Samplers: follow the probability-flow ODE from noise to data.
 
-With :math:`x_t = \alpha_t x_0 + \sigma_t n` and the denoiser's estimate of the noise
-:math:`\hat n = (x_t - \alpha_t D(x_t; t)) / \sigma_t`, the ODE is :math:`dy/ds = \hat n` in :math:`y = x / \alpha,
-s = \sigma / \alpha` (EDM: :math:`dx/d\sigma = (x - D) / \sigma`), so a step from t to r is
+On a path :math:`x_t = \alpha_t x_0 + \sigma_t n` the denoiser D gives the mean of the data, hence of the noise
+:math:`\hat n = (x_t - \alpha_t D) / \sigma_t`, and the flow is :math:`dx = D \, d\alpha + \hat n \, d\sigma`
+(EDM: :math:`dx/d\sigma = (x - D) / \sigma`; flow matching: the velocity :math:`D - \hat n`). A step from t to r is
 
-.. math:: x_r = \tfrac{\alpha_r}{\alpha_t} x_t + \left(\sigma_r - \tfrac{\alpha_r}{\alpha_t} \sigma_t\right) \hat n .
+.. math:: x_r = x_t + (\alpha_r - \alpha_t) D + (\sigma_r - \sigma_t) \hat n .
 
-Euler takes :math:`\hat n` at t (global order 1; for EDM this is DDIM). Heun (Karras et al. 2022, algorithm 1) averages
-:math:`\hat n` at t and at the Euler point at r (global order 2); its last step, to :math:`\sigma = 0`, is Euler's.
+=============  ====================================================================  ======  =================
+``euler``      D and n at t. The result is :math:`\alpha_r D + \sigma_r \hat n`:     order   evaluations a step
+               this *is* DDIM (Song et al. 2021), on any path                        1       1
+``heun``       their means of t and of Euler's point at r (Karras et al. 2022,       2       2, last step 1
+               algorithm 1); a last step to :math:`\sigma = 0` is Euler's
+``midpoint``   those of Euler's point in the middle, for paths that are straight     2       2
+               in t (EDM and flow matching)
+``dpm2m``      DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2):     2       1
+               exact for the linear part in :math:`\lambda = \ln(\alpha / \sigma)`,
+               D extrapolated from the last two steps
+=============  ====================================================================  ======  =================
 
 The state is float64, the network float32. All randomness is in the starting state that the caller makes: an event's
 result depends on its batch through the rounding of float32 kernels only.
@@ -17,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +37,18 @@ from torch import Tensor
 
 from drapes_hep.diffusion.denoisers import Denoiser
 
-__all__ = ["SAMPLERS", "Point", "Sampler", "euler", "heun", "kernel_threads", "sample"]
+__all__ = [
+    "EVALUATIONS",
+    "SAMPLERS",
+    "Point",
+    "Sampler",
+    "dpm2m",
+    "euler",
+    "heun",
+    "kernel_threads",
+    "midpoint",
+    "sample",
+]
 
 
 class Point(NamedTuple):
@@ -49,19 +70,20 @@ class Sampler(Protocol):
         """Give the state at the end of ``path``; ``tick`` is called once a step."""
 
 
-def _slope(predict: Predict, x: Tensor, p: Point) -> Tensor:
-    return torch.sub(x, predict(x, p), alpha=p.alpha).div_(p.sigma)
+def _noise(x: Tensor, mean: Tensor, p: Point) -> Tensor:
+    return torch.sub(x, mean, alpha=p.alpha).div_(p.sigma)
 
 
-def _step(x: Tensor, slope: Tensor, p: Point, q: Point) -> Tensor:
-    ratio = q.alpha / p.alpha
-    return torch.add(x if ratio == 1.0 else x * ratio, slope, alpha=q.sigma - ratio * p.sigma)
+def _step(x: Tensor, mean: Tensor, noise: Tensor, p: Point, q: Point) -> Tensor:
+    moved = torch.add(x, noise, alpha=q.sigma - p.sigma)
+    return moved if q.alpha == p.alpha else moved.add_(mean, alpha=q.alpha - p.alpha)
 
 
 def euler(predict: Predict, x: Tensor, path: Sequence[Point], tick: Callable[[], None]) -> Tensor:
-    """Euler's method: one evaluation a step."""
+    """Euler's method (DDIM): one evaluation a step."""
     for p, q in itertools.pairwise(path):
-        x = _step(x, _slope(predict, x, p), p, q)
+        mean = predict(x, p)
+        x = _step(x, mean, _noise(x, mean, p), p, q)
         tick()
     return x
 
@@ -69,14 +91,54 @@ def euler(predict: Predict, x: Tensor, path: Sequence[Point], tick: Callable[[],
 def heun(predict: Predict, x: Tensor, path: Sequence[Point], tick: Callable[[], None]) -> Tensor:
     """Heun's method: two evaluations a step, but one for a step that ends without noise."""
     for p, q in itertools.pairwise(path):
-        slope = _slope(predict, x, p)
-        ahead = _step(x, slope, p, q)
-        x = ahead if q.sigma == 0.0 else _step(x, (slope + _slope(predict, ahead, q)).mul_(0.5), p, q)
+        mean = predict(x, p)
+        noise = _noise(x, mean, p)
+        ahead = _step(x, mean, noise, p, q)
+        if q.sigma == 0.0:
+            x = ahead
+        else:
+            later = predict(ahead, q)
+            noise.add_(_noise(ahead, later, q)).mul_(0.5)
+            x = _step(x, (mean + later).mul_(0.5), noise, p, q)
         tick()
     return x
 
 
-SAMPLERS: dict[str, Sampler] = {"euler": euler, "heun": heun}
+def midpoint(predict: Predict, x: Tensor, path: Sequence[Point], tick: Callable[[], None]) -> Tensor:
+    """Give the midpoint method: two evaluations a step, the last included."""
+    for p, q in itertools.pairwise(path):
+        half = Point((p.t + q.t) / 2, (p.alpha + q.alpha) / 2, (p.sigma + q.sigma) / 2)
+        mean = predict(x, p)
+        between = _step(x, mean, _noise(x, mean, p), p, half)
+        mean = predict(between, half)
+        x = _step(x, mean, _noise(between, mean, half), p, q)
+        tick()
+    return x
+
+
+def dpm2m(predict: Predict, x: Tensor, path: Sequence[Point], tick: Callable[[], None]) -> Tensor:
+    """DPM-Solver++(2M): one evaluation a step; the first and the last step are of first order."""
+    before: tuple[Tensor, float] | None = None
+    for p, q in itertools.pairwise(path):
+        mean = predict(x, p)
+        # exp(-h) with h = lambda_q - lambda_p; finite also where one end has no data or no noise in it
+        shrink = p.alpha * q.sigma / (q.alpha * p.sigma)
+        width = -math.log(shrink) if shrink > 0.0 else math.inf
+        used = mean
+        if before is not None and math.isfinite(width) and math.isfinite(before[1]):
+            weight = width / (2.0 * before[1])
+            used = torch.add(mean, mean - before[0], alpha=weight)
+        x = torch.add(x * (q.sigma / p.sigma), used, alpha=q.alpha * (1.0 - shrink))
+        before = (mean, width)
+        tick()
+    return x
+
+
+SAMPLERS: dict[str, Sampler] = {"euler": euler, "heun": heun, "midpoint": midpoint, "dpm2m": dpm2m}
+"""Samplers by the names that ``template.solver`` takes."""
+
+EVALUATIONS = {"euler": 1, "heun": 2, "midpoint": 2, "dpm2m": 1}
+"""Network evaluations a step (Heun's last step takes one)."""
 
 
 @contextlib.contextmanager
@@ -109,8 +171,8 @@ def sample(
 ) -> Tensor:
     """Carry states from the first of ``times`` to the last.
 
-    From noise, ``x_start`` is ``times[0]`` times standard normal numbers; for partial diffusion, data plus that, and
-    ``times`` the last n' + 1 of the steps (:func:`~drapes_hep.diffusion.schedules.strength_steps`).
+    From noise, ``x_start`` is sigma of ``times[0]`` times standard normal numbers; for partial diffusion, alpha times
+    data plus that, and ``times`` the last n' + 1 of the steps (:func:`~drapes_hep.diffusion.schedules.strength_steps`).
 
     Parameters
     ----------
@@ -125,7 +187,7 @@ def sample(
     offsets : Tensor of int64, shape (n + 1,), optional
         For sets: event ``i`` is the rows ``offsets[i]:offsets[i + 1]`` of ``x_start``.
     solver : str or Sampler
-        "heun", "euler" or a function.
+        A name of :data:`SAMPLERS` or a function.
     batch : int, optional
         Events held on the device at once a worker. Default: 2048 on the CPU (the state of a layer stays in cache),
         262,144 on a GPU.

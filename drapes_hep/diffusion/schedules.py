@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["EDMSchedule", "Schedule", "karras_steps", "strength_steps"]
+__all__ = ["EDMSchedule", "FlowSchedule", "Schedule", "even_steps", "karras_steps", "strength_steps"]
 
 
 class Schedule(Protocol):
@@ -66,6 +66,41 @@ class EDMSchedule:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class FlowSchedule:
+    """The straight path of flow matching: alpha = 1 - t, sigma = t, noise at t = 1; training draws t evenly."""
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Give (1 - t, t)."""
+        return 1.0 - t, t
+
+    def training_times(self, u: Tensor) -> Tensor:
+        """Give ``u``."""
+        return u
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """No arguments."""
+        return {}
+
+
+def even_steps(n: int) -> Tensor:
+    """Give n even steps of the straight path, from noise (1) to data (0).
+
+    Parameters
+    ----------
+    n : int
+        Number of steps, at least 1.
+
+    Returns
+    -------
+    Tensor of float64, shape (n + 1,)
+    """
+    if n < 1:
+        raise ValueError(f"even_steps needs a step at least, not {n}")
+    return torch.linspace(1.0, 0.0, n + 1, dtype=torch.float64)
+
+
 def karras_steps(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
     """Give the noise levels of ``n`` steps, from ``sigma_max`` down to 0.
 
@@ -104,7 +139,7 @@ def strength_steps(sigmas: Tensor, strength: float) -> int:
     Parameters
     ----------
     sigmas : Tensor, shape (n + 1,)
-        From :func:`karras_steps`.
+        From :func:`karras_steps`; for another path, sigma / alpha at its times.
     strength : float
         Wanted sigma'; ``sigmas[n - n']`` is the one that exists.
 

@@ -35,8 +35,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from drapes_hep.diffusion.denoisers import EDMDenoiser
-from drapes_hep.diffusion.losses import edm_loss, stratified
+from drapes_hep.diffusion.denoisers import PreconditionedDenoiser
+from drapes_hep.diffusion.losses import denoising_loss, stratified
 from drapes_hep.diffusion.samplers import kernel_threads
 from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.files import write_bytes
@@ -106,7 +106,7 @@ class TrainingResult:
 
     Parameters
     ----------
-    denoiser : EDMDenoiser
+    denoiser : PreconditionedDenoiser
         The one that was passed in, with the best averaged weights, in evaluation mode.
     history : tuple of Epoch
         One entry an epoch.
@@ -118,7 +118,7 @@ class TrainingResult:
         Wall time, over all the runs of a resumed training.
     """
 
-    denoiser: EDMDenoiser
+    denoiser: PreconditionedDenoiser
     history: tuple[Epoch, ...]
     best_epoch: int
     stopped_early: bool
@@ -175,7 +175,12 @@ class _Validation(NamedTuple):
 
 
 def _fixed_draws(
-    denoiser: EDMDenoiser, x: Tensor, condition: Tensor | None, weight: Tensor, draws: int, generator: torch.Generator
+    denoiser: PreconditionedDenoiser,
+    x: Tensor,
+    condition: Tensor | None,
+    weight: Tensor,
+    draws: int,
+    generator: torch.Generator,
 ) -> _Validation:
     n = len(x)
     # row j of u holds the j-th part of the quantiles: every event sees low noise and high
@@ -193,18 +198,18 @@ def _fixed_draws(
 
 
 @torch.no_grad()
-def _validate(denoiser: EDMDenoiser, v: _Validation) -> float:
+def _validate(denoiser: PreconditionedDenoiser, v: _Validation) -> float:
     total = torch.zeros((), dtype=torch.float64, device=v.x.device)
     for first in range(0, len(v.x), _EVALUATION_ROWS):
         rows = slice(first, first + _EVALUATION_ROWS)
         given = None if v.condition is None else v.condition[rows]
-        loss = edm_loss(denoiser, v.x[rows], v.t[rows], v.noise[rows], given)
+        loss = denoising_loss(denoiser, v.x[rows], v.t[rows], v.noise[rows], given)
         total += torch.dot(loss.double(), v.weight[rows].double())
     return float(total / v.weight.double().sum())
 
 
 def validation_loss(
-    denoiser: EDMDenoiser,
+    denoiser: PreconditionedDenoiser,
     x: Tensor,
     condition: Tensor | None = None,
     weight: Tensor | None = None,
@@ -216,7 +221,7 @@ def validation_loss(
 
     Parameters
     ----------
-    denoiser : EDMDenoiser
+    denoiser : PreconditionedDenoiser
         On the device of ``x``.
     x : Tensor, shape (n, d)
         Events.
@@ -237,7 +242,9 @@ def validation_loss(
     return _validate(denoiser, _fixed_draws(denoiser, x, condition, weight, draws, torch.Generator().manual_seed(seed)))
 
 
-def _fingerprint(denoiser: EDMDenoiser, settings: TrainingSettings, seed: int, data: list[Tensor | None]) -> str:
+def _fingerprint(
+    denoiser: PreconditionedDenoiser, settings: TrainingSettings, seed: int, data: list[Tensor | None]
+) -> str:
     """Hash of all that a training's result depends on, but the device."""
     # how often a checkpoint is written changes nothing
     fixed = {key: value for key, value in asdict(settings).items() if key != "checkpoint_seconds"}
@@ -267,7 +274,7 @@ def _read(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, st
 
 
 def train(
-    denoiser: EDMDenoiser,
+    denoiser: PreconditionedDenoiser,
     x: Tensor,
     condition: Tensor | None,
     weight: Tensor | None,
@@ -286,7 +293,7 @@ def train(
 
     Parameters
     ----------
-    denoiser : EDMDenoiser
+    denoiser : PreconditionedDenoiser
         Trained in place, from the weights that it has.
     x, x_val : Tensor, shape (n, d)
         Scaled training and validation events.
@@ -368,7 +375,7 @@ class _Events(NamedTuple):
 
 
 def _train(
-    denoiser: EDMDenoiser,
+    denoiser: PreconditionedDenoiser,
     events: _Events,
     held_out: _Events,
     settings: TrainingSettings,
@@ -431,7 +438,7 @@ def _train(
         for i in range(steps):
             rows = slice(i * batch, (i + 1) * batch)
             given = None if shuffled.condition is None else shuffled.condition[rows]
-            losses = edm_loss(denoiser, shuffled.x[rows], t[rows], noise[rows], given)
+            losses = denoising_loss(denoiser, shuffled.x[rows], t[rows], noise[rows], given)
             loss = torch.dot(losses, shuffled.weight[rows]) / batch
             loss.backward()  # type: ignore[no-untyped-call] # torch's own annotation is missing
             step = (epoch - 1) * steps + i

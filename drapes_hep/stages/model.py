@@ -194,11 +194,12 @@ def _generate(context: Context, window: Window) -> list[Path]:
             f"window {window.name}: the mass fit is poor (2NLLR {fit.chi2:.1f} for {fit.ndof}), "
             "its template's masses and significance are not to be trusted"
         )
-    if recipe.partial:
-        ladder = levels(config.template)
-        context.reporter.say(f"window {window.name}: strength {float(ladder[0]):.4g}, {len(ladder) - 1} steps left")
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
     model = load_background_model(folder / "model", window, context.device)
+    if recipe.partial:
+        times = levels(config.template, model.denoiser.schedule)
+        alpha, sigma = (float(part) for part in model.denoiser.schedule(times[0]))
+        context.reporter.say(f"window {window.name}: strength {sigma / alpha:.4g}, {len(times) - 1} steps left")
     written = [folder / "template.parquet", folder / "closure.parquet"]
     inside = window.in_signal_region(mjj)
     if not inside.any():

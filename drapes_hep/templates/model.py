@@ -13,7 +13,7 @@ import torch
 
 from drapes_hep.config import TrainingConfig
 from drapes_hep.diffusion.cards import CARD, load_model, save_model
-from drapes_hep.diffusion.denoisers import EDMDenoiser
+from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
 from drapes_hep.diffusion.samplers import Sampler, sample
 from drapes_hep.diffusion.training import Epoch, TrainingResult, TrainingSettings, train
 from drapes_hep.errors import FitError, LeakError, RunDirectoryError
@@ -46,7 +46,7 @@ class BackgroundModel:
 
     Attributes
     ----------
-    denoiser : EDMDenoiser
+    denoiser : PreconditionedDenoiser
     scaling : Scaling
         Fitted on the training part alone.
     features : tuple of str
@@ -54,7 +54,7 @@ class BackgroundModel:
         Mass intervals whose events the model never saw, GeV.
     """
 
-    denoiser: EDMDenoiser
+    denoiser: PreconditionedDenoiser
     scaling: Scaling
     features: tuple[str, ...]
     hidden: tuple[tuple[float, float], ...]
@@ -73,7 +73,7 @@ class BackgroundModel:
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> FloatArray:
-        """Generate features: the flow from the first noise level to the last, under given masses.
+        """Generate features: the flow from the first time to the last, under given masses.
 
         Parameters
         ----------
@@ -83,7 +83,7 @@ class BackgroundModel:
             Whose noise it is: an event's noise follows from its identity, not from its place in a batch.
         seed : int
         levels : Tensor, shape (m + 1,)
-            Falling noise levels, from :func:`drapes_hep.diffusion.schedules.karras_steps` or its end.
+            Falling times of the model's path, from :func:`drapes_hep.diffusion.schedules.karras_steps` or its end.
         copy : array_like of int, broadcastable to (n,)
             Which copy of the event.
         start : array, shape (n, d), optional
@@ -97,10 +97,11 @@ class BackgroundModel:
             Inside the features' domain.
         """
         noise = event_normals(stage_seed(seed, "noise"), event_id, copy, size=len(self.features))
-        state = noise * float(levels[0])
+        alpha, sigma = (float(part) for part in self.denoiser.schedule(levels[0]))
+        state = sigma * noise if start is None else alpha * start + sigma * noise
         z = sample(
             self.denoiser,
-            torch.as_tensor(state if start is None else start + state),
+            torch.as_tensor(state),
             levels,
             torch.as_tensor(self.scaling.condition(mjj), dtype=torch.float32),
             solver=solver,
@@ -221,7 +222,7 @@ def fit_model(
         patience=training.patience,
     )
     result = train(
-        EDMDenoiser(backbone),
+        DENOISERS[training.path](backbone),
         *tensors(fitted),
         *tensors(held),
         settings,

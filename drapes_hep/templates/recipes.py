@@ -25,7 +25,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from drapes_hep.config import TemplateConfig
-from drapes_hep.diffusion.schedules import karras_steps, strength_steps
+from drapes_hep.diffusion.schedules import FlowSchedule, Schedule, even_steps, karras_steps, strength_steps
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
@@ -126,31 +126,35 @@ class Template:
     weight: FloatArray
 
 
-def levels(config: TemplateConfig) -> Tensor:
-    """Give the falling noise levels that a template's sampler goes through.
+def levels(config: TemplateConfig, schedule: Schedule) -> Tensor:
+    """Give the falling times that a template's sampler goes through.
 
     Parameters
     ----------
     config : TemplateConfig
+    schedule : Schedule
+        The model's path.
 
     Returns
     -------
     Tensor of float64, shape (n' + 1,)
-        All N + 1 from noise, the last n' + 1 for a partial recipe; the first is the strength that exists, the nearest
-        to ``template.strength`` in ln(sigma), or that of ``template.steps_left``.
+        All N + 1 from noise, the last n' + 1 for a partial recipe; the first is where the noise has the strength that
+        exists: the one nearest to ``template.strength`` in ln(sigma / alpha), or that of ``template.steps_left``.
 
     Raises
     ------
     ConfigError
         A strength outside the levels, or more steps left than there are.
     """
-    every = karras_steps(config.steps, config.sigma_min, config.sigma_max)
+    straight = isinstance(schedule, FlowSchedule)
+    every = even_steps(config.steps) if straight else karras_steps(config.steps, config.sigma_min, config.sigma_max)
     if not RECIPES[config.method].partial:
         return every
     left = config.steps_left
     if left is None:
+        alpha, sigma = schedule(every)
         try:
-            left = strength_steps(every, float(config.strength or 0.0))
+            left = strength_steps(sigma / alpha, float(config.strength or 0.0))
         except ValueError as error:
             raise ConfigError(f"template.strength: {error}") from None
     if left > config.steps:
@@ -265,7 +269,7 @@ def make_template(
         plan.mjj,
         plan.root,
         seed,
-        levels(config),
+        levels(config, model.denoiser.schedule),
         copy=plan.copy,
         start=start,
         solver=config.solver,
