@@ -13,7 +13,7 @@ import numpy as np
 from drapes_hep.errors import InputError
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.layouts import Columns
-from drapes_hep.events.raw import raw_columns, read_label_file, read_last_column, read_particles
+from drapes_hep.events.raw import label_file, raw_columns, read_label_file, read_last_column, read_particles
 from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
 from drapes_hep.events.simulated import read_simulated, scan_simulated
 from drapes_hep.events.types import Events, Foreign
@@ -122,7 +122,7 @@ class Hdf5Reader:
                 # an empty frame has no blocks at all, and zero events are the clearer complaint
                 if _rows(frames[name][1]) == 0:
                     raise InputError(path, "holds zero events", "take it out of the list of files")
-                raise lacks(path, f"table '{name}'", found[name])
+                raise lacks(path, f"table '{name}'", found[name], reading.layout or "features")
             if len(fits) > 1:
                 raise InputError(path, f"several tables fit: {', '.join(fits)}", "say which: {path: table}")
             ((name, layout),) = fits.items()
@@ -136,9 +136,11 @@ class Hdf5Reader:
                         "write it again",
                     )
             columns = columns_of(layout, found[name])
+            beside: tuple[str, ...] = ()
             if layout == "lhco_raw" and "label" in columns and _labels_beside(group):
                 read_label_file(path, rows)
-        return FileInfo(path, self.container, layout, name, rows, file_key(path), "label" in columns, columns)
+                beside = (str(label_file(path)),)
+        return FileInfo(path, self.container, layout, name, rows, file_key(path), "label" in columns, columns, beside)
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read the rows of every block that holds a wanted column."""
