@@ -64,9 +64,10 @@ J1 is the heavier, J2 the lighter of the two jets with the largest pT. m_JJ cann
 LAYOUTS_TEXT = """## File layouts
 
 The content of a file decides how it is read, never its name. ROOT files (TTree, RNTuple), HDF5 files as pandas writes
-them and Parquet files can hold the layout `features`; Parquet files also `skim`. All values in GeV where they have a
-unit. `event_id` is an integer that is unique in the search; without it, the file's name (without folder and last
-suffix) and the row make one. `weight` is 1 where it is missing, `label` is 1 for signal and 0 for background.
+them and Parquet files can hold the layout `features`; Parquet files also `skim`, HDF5 files also `lhco_raw` (a table of
+numbered columns) and `simulated` (plain arrays). All values in GeV where they have a unit. `event_id` is an integer
+that is unique in the search; without it, the file's name (without folder and last suffix) and the row make one.
+`weight` is 1 where it is missing, `label` is 1 for signal and 0 for background.
 """
 
 
