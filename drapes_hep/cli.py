@@ -218,6 +218,37 @@ def validate(
 
 
 @app.command()
+def download(
+    sample: Annotated[str, typer.Argument(metavar="SAMPLE", help="lhco-rd, lhco-blackboxes or lhco-extra-qcd.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Where to put the files; made if missing.")
+    ] = Path(),
+    files: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHICH", help="features, raw, labels, all, a name or a pattern; repeatable.  [features]"),
+    ] = None,
+    only_list: Annotated[bool, typer.Option("--list", help="Print what the record holds, and stop.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download a public sample from Zenodo: verified, and resumed where it was interrupted."""
+    from drapes_hep.events import download as remote
+    from drapes_hep.progress import Reporter
+
+    known = remote.SAMPLES.get(sample)
+    if known is None:
+        raise DrapesError(f"no sample '{sample}'; known are {', '.join(remote.SAMPLES)}")
+    found = remote.list_files(known)
+    if only_list:
+        typer.echo(f"{known.title}; doi:{known.doi}")
+        width = max(len(one.name) for one in found)
+        for one in found:
+            typer.echo(f"{one.name:{width}}  {remote.size_text(one.size):>8}  {one.kind:8}  {one.checksum}")
+        return
+    for path in remote.fetch(remote.choose(known, found, files or ["features"]), output, Reporter(quiet=quiet)):
+        typer.echo(path)
+
+
+@app.command()
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if missing, else empty.")],
 ) -> None:
