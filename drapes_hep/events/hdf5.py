@@ -122,6 +122,19 @@ class Hdf5Reader:
             columns = columns_of(layout, found[name])
         return FileInfo(path, self.container, layout, name, rows, file_key(path), "label" in columns, columns)
 
+    def present(self, info: FileInfo) -> tuple[str, ...]:
+        """Columns of a frame, those of text included; datasets of any other group."""
+        with _open(info.path) as file:
+            group = file[info.object_path or "/"]
+            if "pandas_type" in group.attrs:
+                items = (group.get(f"block{i}_items") for i in range(int(group.attrs.get("nblocks", 0))))
+                return tuple(
+                    _text(name) for one in items if one is not None and one.dtype.kind != "O" for name in one[:]
+                )
+            found: list[str] = []
+            group.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+            return tuple(found)
+
     def columns(self, chunk: EventChunk) -> Columns:
         """Read the rows of every block that holds a wanted column."""
         out: dict[str, Any] = {}

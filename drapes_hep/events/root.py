@@ -100,6 +100,11 @@ class RootReader:
             entries = int(file[name].num_entries)
         return FileInfo(path, self.container, layout, name, entries, file_key(path), "label" in columns, columns)
 
+    def present(self, info: FileInfo) -> tuple[str, ...]:
+        """Top-level branches or fields."""
+        with _open(info.path) as file:
+            return tuple(file[info.object_path].keys(recursive=False))
+
     def columns(self, chunk: EventChunk) -> Columns:
         """Read with uproot."""
         with _open(chunk.path) as file:

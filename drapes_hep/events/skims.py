@@ -237,6 +237,11 @@ class ParquetReader:
         columns = columns_of(layout, names)
         return FileInfo(path, self.container, layout, "", entries, file_key(path), "label" in columns, columns)
 
+    def present(self, info: FileInfo) -> tuple[str, ...]:
+        """Top-level columns."""
+        with _open(info.path) as file:
+            return tuple(file.schema_arrow.names)
+
     def columns(self, chunk: EventChunk) -> Columns:
         """Read the row groups that hold the chunk, and cut."""
         with _open(chunk.path) as file:
