@@ -62,6 +62,8 @@ class FileInfo:
         Whether a truth label is among the columns.
     columns : tuple of str
         The columns that the layout reads from this file, in the layout's order.
+    beside : tuple of str
+        Other files that are read with it, such as labels.
     """
 
     path: str
@@ -72,6 +74,7 @@ class FileInfo:
     id: int
     has_labels: bool
     columns: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
     @property
     def has_event_ids(self) -> bool:

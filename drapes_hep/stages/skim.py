@@ -58,7 +58,9 @@ def skim(context: Context) -> None:
                 raise InputError(
                     info.path, "carries no column 'label'", "set data.labels to false, or name a sidecar in data.truth"
                 )
-    reads = paths if config.data.truth is None else [*paths, Path(config.data.truth)]
+    reads = [*paths, *(Path(one) for info in infos for one in info.beside)]
+    if config.data.truth is not None:
+        reads.append(Path(config.data.truth))
     source = inspect.getsourcefile(processor_class)
     needs = {
         **config.model_dump(mode="json", include={"name", "signal", "processor", "selection", "features"}),
