@@ -480,6 +480,44 @@ def test_the_published_features(data_dir):
     assert not [one for one in found.problems if one.severity == "error"]
 
 
+def test_the_raw_events_are_clustered_to_the_published_ones(data_dir):
+    found = inspect_file(data_dir / "lhco" / "events_anomalydetection_tiny.h5", limit=100)
+    assert (found.layout, found.events, found.looked_at) == ("lhco_raw", 1000, 100)
+    rows = np.concatenate([np.arange(*run) for run in found.runs])
+    with h5py.File(data_dir / "lhco" / "events_anomalydetection_first100k.features.h5") as file:
+        names = [name.decode() for name in file["df/block0_items"][:]]
+        columns = dict(zip(names, file["df/block0_values"][:1000][rows].T, strict=True))
+    mjj = masses(columns)
+    # jets that are clustered again agree to the rounding of the sum of some hundred particles
+    assert found.mjj.range.low == pytest.approx(mjj.min(), rel=1e-9)
+    assert found.mjj.range.high == pytest.approx(mjj.max(), rel=1e-9)
+    assert found.constituents.momentum_fraction.low == pytest.approx(1, abs=1e-9)
+    assert found.constituents.momentum_fraction.high == pytest.approx(1, abs=1e-9)
+    assert (found.columns, found.other_columns) == (["particles", "label"], [])
+
+
+def test_arrays_of_jets_with_constituents(tmp_path):
+    """Four events of two jets with 1, 2, ... 8 constituents; one dataset that nothing reads."""
+    sizes = np.arange(1, 9)
+    jets = np.zeros((4, 2, 4))
+    jets[..., 0], jets[..., 3] = [1500.0, 1400.0], 90.0
+    jets[:, 1, 2] = np.pi - np.linspace(0, 0.3, 4)
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file["jets"], file["tau"] = jets, np.tile([0.3, 0.2, 0.1], (4, 2, 1))
+        file["label"] = np.array([0, 1, 0, 0])
+        file["const_offset"] = np.concatenate([[0], np.cumsum(sizes)])
+        file["const_pt"] = np.repeat(jets[..., 0].ravel() / sizes, sizes)
+        file["const_deta"] = file["const_dphi"] = np.zeros(sizes.sum())
+        file["const_q"] = np.zeros(sizes.sum(), dtype=np.int8)
+    found = inspect_file(tmp_path / "s.h5")
+    assert (found.layout, found.events, found.other_columns) == ("simulated", 4, ["const_q"])
+    spread = found.constituents.per_jet
+    assert (spread.low, spread.median, spread.high) == (1, 4.5, 8)
+    assert found.constituents.momentum_fraction.median == pytest.approx(1)
+    assert (found.labels.signal, found.labels.background) == (1, 3)
+    assert found.problems == []
+
+
 def test_help_loads_none_of_the_heavy_libraries():
     """`drapes inspect --help` answers at once: readers, coffea and pooch load when they are needed."""
     code = (

@@ -327,8 +327,8 @@ def inspect_file(path: str | Path, limit: int | None = None, reading: Reading | 
     InputError
         Not a file of events, or none of the events looked at can be read.
     """
-    info = scan(path, reading=dataclasses.replace(reading or Reading(), constituents=False))
-    (whole,) = split(info, chunksize=info.entries, reading=reading or Reading())
+    info, reading = _scan(path, reading or Reading())
+    (whole,) = split(info, chunksize=info.entries, reading=reading)
     reader = _ChunkReader(whole)
     runs = spread_runs(info.entries, limit or (_FEW if reader.constituents else _MANY))
     chunks = [
@@ -363,6 +363,19 @@ def inspect_file(path: str | Path, limit: int | None = None, reading: Reading | 
     )
 
 
+def _scan(path: str | Path, reading: Reading) -> tuple[FileInfo, Reading]:
+    """Scan with constituents where the file has some: a scan may name other columns then."""
+    plain = dataclasses.replace(reading, constituents=False, jets=True)
+    rich = dataclasses.replace(plain, constituents=True)
+    info = scan(path, reading=plain)
+    if not LAYOUTS[info.layout].constituents:
+        return info, plain
+    try:
+        return scan(path, reading=rich), rich
+    except InputError:
+        return info, plain
+
+
 class _ChunkReader:
     """Reads chunks; where values are bad, says so and finds the good events among them."""
 
@@ -371,7 +384,7 @@ class _ChunkReader:
         self.first_error: InputError | None = None
         self.bad: dict[tuple[str, str], tuple[int, int]] = {}
         self.broken: list[tuple[str, int, int]] = []
-        self.constituents = LAYOUTS[whole.layout].constituents and self._has_constituents(whole)
+        self.constituents = whole.reading.constituents and self._has_constituents(whole)
 
     @staticmethod
     def _has_constituents(whole: EventChunk) -> bool:
