@@ -482,8 +482,8 @@ class _Gathered:
             self._keep(mjj_label=label[index])
         self._flag(
             "warning",
-            "tau1 = 0 in a leading jet: tau21 is undefined, 'selection.undefined' says what happens",
-            rows[(flat["tau1"] == 0).any(axis=1)],
+            "tau1 is 0 or missing in a leading jet: tau21 is undefined, 'selection.undefined' says what happens",
+            rows[(~(flat["tau1"] > 0)).any(axis=1)],
         )
         rising = (flat["tau2"] > flat["tau1"]) | (flat["tau3"] > flat["tau2"])
         self._flag("note", "tau that grows with the number of axes (ratio above 1)", rows[rising.any(axis=1)])
