@@ -11,8 +11,8 @@ import hdf5plugin  # noqa: F401  importing it registers the compression filters:
 import numpy as np
 
 from drapes_hep.errors import InputError
+from drapes_hep.events.checks import Columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
-from drapes_hep.events.layouts import Columns
 from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
 from drapes_hep.events.types import Events, Foreign
 

@@ -12,12 +12,13 @@ from typing import Protocol
 import awkward as ak
 
 from drapes_hep.errors import ConfigError, InputError
+from drapes_hep.events.checks import Columns, missing_columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading
-from drapes_hep.events.layouts import LAYOUTS, Columns, missing_columns
+from drapes_hep.events.layouts import LAYOUTS
 from drapes_hep.events.schema import build_events
 from drapes_hep.events.types import AwkwardArray, Column, Events
 
-__all__ = ["EventReader", "expand", "read", "reader_for", "scan"]
+__all__ = ["EventReader", "expand", "raw_columns", "read", "reader_for", "scan"]
 
 _HEAD = 8
 
@@ -143,7 +144,7 @@ def match_layout(present: Iterable[str], layouts: Iterable[str], wanted: str | N
     return next((name for name in fits if wanted in (None, name)), None)
 
 
-def columns_of(layout: str, present: Iterable[str]) -> tuple[str, ...]:
+def columns_of(layout: str, present: Iterable[str], reading: Reading = DEFAULT_READING) -> tuple[str, ...]:
     """List the columns that a layout reads from a file that has these.
 
     Parameters
@@ -152,13 +153,19 @@ def columns_of(layout: str, present: Iterable[str]) -> tuple[str, ...]:
         Name of the layout.
     present : iterable of str
         Columns of the file.
+    reading : Reading
+        Choices of the reader: what it does not ask for is not read.
 
     Returns
     -------
     tuple of str
     """
-    have = set(present)
-    return tuple(name for name in (*LAYOUTS[layout].required, *LAYOUTS[layout].optional) if name in have)
+    have, known = set(present), LAYOUTS[layout]
+    if not reading.jets:
+        have -= known.lists
+    if not reading.constituents:
+        have -= known.constituent_columns
+    return tuple(name for name in (*known.required, *known.optional) if name in have)
 
 
 def lacks(path: str, where: str, present: Iterable[str], layout: str = "features") -> InputError:
@@ -351,3 +358,18 @@ def read(chunk: EventChunk) -> Events:
     NanoEvents
     """
     return next(r for r in _readers() if r.container == chunk.container).read(chunk)
+
+
+def raw_columns(chunk: EventChunk) -> Columns:
+    """Read a chunk's columns as the file spells them.
+
+    Parameters
+    ----------
+    chunk : EventChunk
+        Its ``columns`` are what is read.
+
+    Returns
+    -------
+    mapping of str to array
+    """
+    return next(r for r in _readers() if r.container == chunk.container).columns(chunk)

@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drapes_hep.errors import InputError
+from drapes_hep.events.checks import Columns, missing_columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
-from drapes_hep.events.layouts import LAYOUTS, Columns, missing_columns
+from drapes_hep.events.layouts import LAYOUTS
 from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
 from drapes_hep.events.types import Column, Events
 from drapes_hep.files import atomic_path
