@@ -14,19 +14,22 @@ import numpy.typing as npt
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.chunks import EventChunk
-from drapes_hep.events.schema import IDENTITY_FIELDS
-from drapes_hep.events.types import Column
+from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS
+from drapes_hep.events.types import AwkwardArray, Column
 from drapes_hep.rng import philox4x32
 
 __all__ = [
     "COMMON",
     "MASS_TOLERANCE",
+    "MAX_ABS_ETA",
+    "MAX_ENERGY",
     "BadValues",
     "BadValuesError",
     "Checks",
     "Columns",
     "Converted",
     "Layout",
+    "check_particles",
     "collision_ids",
     "missing_columns",
     "row_ids",
@@ -40,7 +43,10 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 MAX_ABS_ETA = 20.0
-"""Largest absolute pseudorapidity that a jet or particle can have."""
+"""No collider's particle is more forward: 9.5 is the most that a proton's mass leaves at 13 TeV."""
+
+MAX_ENERGY = 1e6
+"""GeV. A particle of more is no event of any collider, but a wrong column or unit, or a flipped bit."""
 
 MASS_TOLERANCE = 1e-3
 """GeV. A mass this little below zero is rounding (E**2 - p**2 in single precision) and is set to zero."""
@@ -195,7 +201,8 @@ def collision_ids(run: IntArray, lumi: IntArray, event: IntArray) -> IntArray:
     words = event.astype(np.uint64)
     counter = np.stack([words & low, words >> shift, lumi.astype(np.uint64), run.astype(np.uint64)])
     first, second, *_ = philox4x32(counter, (0, 0))
-    return ((first << shift | second) >> np.uint64(1)).astype(np.int64)
+    ids: IntArray = ((first << shift | second) >> np.uint64(1)).astype(np.int64)
+    return ids
 
 
 class Checks:
@@ -347,6 +354,43 @@ class Checks:
             self.flag(column, mass <= -MASS_TOLERANCE, "a negative mass")
             negative = mass < 0
         return np.where(negative, 0.0, mass), negative
+
+
+def check_particles(checks: Checks, particles: AwkwardArray, column: str = "particles") -> None:
+    """Flag what no particle can have, before it reaches fastjet, which would take it without a word.
+
+    Parameters
+    ----------
+    checks : Checks
+        Where complaints are gathered.
+    particles : awkward.Array
+        n lists of records with ``pt, eta, phi, mass``.
+    column : str
+        What complaints call it.
+    """
+    counts = ak.to_numpy(ak.num(particles))
+    event = np.repeat(np.arange(len(counts)), counts)
+
+    def flag(field: str, wrong: npt.NDArray[np.bool_], kind: str) -> None:
+        if wrong.any():
+            rows = np.zeros(len(counts), dtype=bool)
+            rows[event[wrong]] = True
+            checks.flag(f"{column}.{field}", rows, kind)
+
+    pt, eta, phi, mass = (
+        np.asarray(ak.to_numpy(ak.flatten(particles[field])), dtype=np.float64) for field in CONSTITUENT_FIELDS
+    )
+    for field, values in zip(CONSTITUENT_FIELDS, (pt, eta, phi, mass), strict=True):
+        flag(field, ~np.isfinite(values), "NaN or infinity")
+    with np.errstate(invalid="ignore", over="ignore"):
+        flag("pt", pt < 0, "a negative transverse momentum")
+        flag("pt", pt == 0, "no transverse momentum between particles that have some")
+        forward = np.abs(eta) > MAX_ABS_ETA
+        flag("eta", forward & np.isfinite(eta), f"a pseudorapidity beyond {MAX_ABS_ETA:g}")
+        flag("phi", (np.abs(phi) > 2 * np.pi + 1e-4) & np.isfinite(phi), "an azimuth beyond 2 pi (degrees?)")
+        energy = np.hypot(pt * np.cosh(np.where(forward, 0, eta)), mass)
+        flag("pt", (energy > MAX_ENERGY) & np.isfinite(energy), f"a particle of more than {MAX_ENERGY:g} GeV")
+        flag("mass", mass <= -MASS_TOLERANCE, "a negative mass")
 
 
 def missing_columns(required: Iterable[str], present: Iterable[str]) -> str:

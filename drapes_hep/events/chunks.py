@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from drapes_hep.events.schema import IDENTITY_FIELDS
+from drapes_hep.remote import is_url, url_stem
 
 __all__ = ["DEFAULT_READING", "EventChunk", "FileInfo", "Reading", "file_key", "split", "states_ids"]
 
@@ -64,6 +65,8 @@ class FileInfo:
         Whether a truth label is among the columns.
     columns : tuple of str
         The columns that the layout reads from this file, in the layout's order.
+    beside : tuple of str
+        Other files that are read with it, such as labels.
     """
 
     path: str
@@ -74,6 +77,7 @@ class FileInfo:
     id: int
     has_labels: bool
     columns: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
     @property
     def has_event_ids(self) -> bool:
@@ -163,7 +167,8 @@ def file_key(path: str) -> int:
     int
         In [0, 2**31).
     """
-    return int.from_bytes(hashlib.sha256(PurePath(path).stem.encode()).digest()[:4], "big") >> 1
+    stem = url_stem(path) if is_url(path) else PurePath(path).stem
+    return int.from_bytes(hashlib.sha256(stem.encode()).digest()[:4], "big") >> 1
 
 
 def split(

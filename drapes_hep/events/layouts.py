@@ -14,13 +14,26 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.errors import InputError
-from drapes_hep.events.checks import COMMON, MASS_TOLERANCE, Checks, Columns, Converted, Layout, missing_columns
+from drapes_hep.events.checks import (
+    COMMON,
+    MASS_TOLERANCE,
+    MAX_ABS_ETA,
+    MAX_ENERGY,
+    Checks,
+    Columns,
+    Converted,
+    Layout,
+    check_particles,
+    missing_columns,
+)
 from drapes_hep.events.chunks import EventChunk
+from drapes_hep.events.clustering import cluster_events, falling_pt, no_jets
+from drapes_hep.events.delphes import delphes_layouts
 from drapes_hep.events.nanoaod import NanoAODLayout, NanoAODPFLayout, OldPFNanoLayout, PFNanoLayout
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, nested, ragged
-from drapes_hep.events.types import Column
+from drapes_hep.events.types import AwkwardArray, Column
 
-__all__ = ["LAYOUTS", "FeatureLayout", "SkimLayout"]
+__all__ = ["LAYOUTS", "FeatureLayout", "RawLayout", "SimulatedLayout", "SkimLayout"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -122,15 +135,106 @@ class SkimLayout:
         return out
 
 
+class RawLayout:
+    """Raw LHC Olympics events: massless particles, clustered here; see :mod:`drapes_hep.events.raw`."""
+
+    name = "lhco_raw"
+    required = ("particles",)
+    optional = ("label",)
+    constituents = True
+    lists = frozenset({"particles"})
+    constituent_columns: frozenset[str] = frozenset()
+
+    def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
+        """See :class:`Layout`."""
+        checks = Checks(self, chunk)
+        out = checks.common(columns)
+        if not chunk.reading.jets:
+            checks.finish()
+            return Converted(out | no_jets(len(chunk), chunk.reading), 0)
+        check_particles(checks, columns["particles"])
+        checks.finish()
+        return Converted(out | cluster_events(columns["particles"], chunk.reading), 0)
+
+
+class SimulatedLayout:
+    """Arrays of jets with their constituents relative to them; see :mod:`drapes_hep.events.simulated`."""
+
+    name = "simulated"
+    required = ("jets", "tau")
+    optional = COMMON
+    constituents = True
+    lists = frozenset({"jets", "tau"})
+    constituent_columns: frozenset[str] = frozenset()
+
+    def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
+        """See :class:`Layout`."""
+        checks = Checks(self, chunk)
+        out = checks.common(columns)
+        kinematics, taus = (np.asarray(columns[name], dtype=np.float64) for name in self.required)
+        present = (kinematics != 0).any(axis=2)
+        for name, values in (("jets", kinematics), ("tau", taus)):
+            checks.flag(name, np.any(~np.isfinite(values), axis=(1, 2)), "NaN or infinity")
+        with np.errstate(invalid="ignore"):
+            pt, mass = kinematics[..., 0], kinematics[..., 3]
+            checks.flag("jets", np.any(present & (pt <= 0), axis=1), "a jet without transverse momentum")
+            checks.flag("jets", np.any(np.abs(kinematics[..., 1]) > MAX_ABS_ETA, axis=1), "an absurd pseudorapidity")
+            checks.flag("jets", np.any(pt > MAX_ENERGY, axis=1), f"a jet of more than {MAX_ENERGY:g} GeV")
+            checks.flag("jets", np.any(mass <= -MASS_TOLERANCE, axis=1), "a negative mass")
+            checks.flag("tau", np.any(taus < 0, axis=(1, 2)), "a negative value")
+        clipped = int(np.count_nonzero(mass < 0))
+        offsets = np.concatenate([[0], np.cumsum(present.sum(axis=1))]).astype(np.int64)
+        jets = np.concatenate([kinematics, taus], axis=2)[present]
+        jets[:, 3] = np.maximum(jets[:, 3], 0)
+        for i, field in enumerate(JET_FIELDS):
+            out[f"jets_{field}"] = ragged(np.ascontiguousarray(jets[:, i]), offsets)
+        if chunk.reading.constituents:
+            out |= self._constituents(columns["constituents"], present, jets, offsets, checks)
+        checks.finish()
+        return Converted(out, clipped)
+
+    def _constituents(
+        self,
+        inside: AwkwardArray,
+        present: npt.NDArray[np.bool_],
+        jets: FloatArray,
+        offsets: npt.NDArray[np.int64],
+        checks: Checks,
+    ) -> dict[str, Any]:
+        counts = ak.to_numpy(ak.num(inside, axis=2)).reshape(present.shape)
+        checks.flag("constituents", (~present & (counts > 0)).any(axis=1), "particles of an absent jet")
+        sizes = counts[present]
+        inner = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        flat = {name: ak.to_numpy(ak.flatten(inside[name], axis=None)) for name in ("pt", "eta", "phi")}
+        row = np.repeat(np.arange(len(present)), counts.sum(axis=1))
+        for name, values in flat.items():
+            wrong = np.zeros(len(present), dtype=bool)
+            wrong[row[~np.isfinite(values) | ((name == "pt") & (values <= 0))]] = True
+            checks.flag("constituents", wrong, "NaN, infinity or no transverse momentum")
+        if checks.bad:
+            return {}
+        jet = np.repeat(np.arange(len(jets)), sizes)
+        phi = np.remainder(flat["phi"] + jets[jet, 2] + np.pi, 2 * np.pi) - np.pi
+        values = (flat["pt"], flat["eta"] + jets[jet, 1], phi, np.zeros_like(phi))
+        order = falling_pt(flat["pt"], inner)
+        return {
+            f"constituents_{field}": nested(array[order], inner, offsets)
+            for field, array in zip(CONSTITUENT_FIELDS, values, strict=True)
+        }
+
+
 LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout
     for layout in (
         FeatureLayout(),
         SkimLayout(),
+        RawLayout(),
+        SimulatedLayout(),
         PFNanoLayout(),
         OldPFNanoLayout(),
         NanoAODPFLayout(),
         NanoAODLayout(),
+        *delphes_layouts(),
     )
 }
 """Known layouts by name. A new one is a class and a line here."""

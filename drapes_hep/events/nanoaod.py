@@ -10,55 +10,15 @@ import numpy.typing as npt
 
 from drapes_hep.events.checks import Checks, Columns, Converted, collision_ids, row_ids
 from drapes_hep.events.chunks import EventChunk
+from drapes_hep.events.clustering import no_jets
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, nested, ragged
 
-__all__ = ["NanoAODLayout", "NanoAODPFLayout", "OldPFNanoLayout", "PFNanoLayout", "nest_constituents", "no_jets"]
+__all__ = ["NanoAODLayout", "NanoAODPFLayout", "OldPFNanoLayout", "PFNanoLayout"]
 
 IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 
 _JETS = tuple(f"FatJet_{field}" for field in JET_FIELDS)
 _EVENT = (*IDENTITY_FIELDS, "genWeight", "nFatJet")
-
-
-def no_jets(events: int) -> dict[str, Any]:
-    """Give the jets of a chunk of which only identities are wanted: none.
-
-    Parameters
-    ----------
-    events : int
-        How many.
-
-    Returns
-    -------
-    dict of str to awkward.Array
-        ``jets_*``, empty lists.
-    """
-    offsets = np.zeros(events + 1, dtype=np.int64)
-    return {f"jets_{field}": ragged(np.empty(0), offsets) for field in JET_FIELDS}
-
-
-def nest_constituents(jet: IntArray, vectors: dict[str, FloatArray], jet_offsets: IntArray) -> dict[str, Any]:
-    """Sort candidates into their jets, each jet's by falling pt; those of equal pt stay in the file's order.
-
-    Parameters
-    ----------
-    jet : array of int64, shape (m,)
-        The jet of each candidate, counted through the chunk.
-    vectors : dict of str to array, shape (m,)
-        ``pt``, ``eta``, ``phi``, ``mass``.
-    jet_offsets : array of int64, shape (n + 1,)
-        Where each event's jets start.
-
-    Returns
-    -------
-    dict of str to awkward.Array
-        ``constituents_*``, doubly ragged.
-    """
-    order = np.lexsort((-vectors["pt"], jet))
-    counts = np.bincount(jet, minlength=int(jet_offsets[-1]))
-    inner = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return {f"constituents_{field}": nested(vectors[field][order], inner, jet_offsets) for field in CONSTITUENT_FIELDS}
 
 
 def _candidates(table: str) -> tuple[str, ...]:
@@ -111,7 +71,7 @@ class NanoAODLayout:
             out["event_id"] = row_ids(chunk.file_id, chunk.start, chunk.stop)
         if not chunk.reading.jets:
             checks.finish()
-            return Converted({**out, **no_jets(len(chunk))}, 0)
+            return Converted({**out, **no_jets(len(chunk), chunk.reading)}, 0)
         flat, offsets = checks.collection(columns, _JETS, "nFatJet")
         jets, clipped = checks.vectors(flat, _JETS[:4], offsets)
         tau = np.stack([checks.real_flat(name, flat[name], offsets) for name in _JETS[4:]])
@@ -162,7 +122,10 @@ def _constituents(columns: Columns, checks: Checks, jet_offsets: IntArray, by: _
         kept = weight > 0
         jet, vectors = jet[kept], {name: values[kept] for name, values in vectors.items()}
     checks.finish()
-    return nest_constituents(jet, vectors, jet_offsets)
+    # candidates in the order of their jets, then by falling pt; those of equal pt stay in the file's order
+    order = np.lexsort((-vectors["pt"], jet))
+    inner = np.concatenate([[0], np.cumsum(np.bincount(jet, minlength=int(jet_offsets[-1])))]).astype(np.int64)
+    return {f"constituents_{field}": nested(vectors[field][order], inner, jet_offsets) for field in CONSTITUENT_FIELDS}
 
 
 class PFNanoLayout(NanoAODLayout):

@@ -6,7 +6,6 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import uproot
@@ -14,13 +13,15 @@ import uproot
 from drapes_hep.errors import InputError
 from drapes_hep.events.checks import Columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
+from drapes_hep.events.delphes import delphes_layouts
 from drapes_hep.events.layouts import LAYOUTS
 from drapes_hep.events.readers import columns_of, lacks, match_layout, plain_column, read_with
 from drapes_hep.events.types import Events, Foreign
+from drapes_hep.remote import one_line
 
 __all__ = ["RootReader"]
 
-_LAYOUTS = ("features", "pfnano", "pfnano_old", "nanoaod_pf", "nanoaod")
+_LAYOUTS = ("features", "pfnano", "pfnano_old", "nanoaod_pf", "nanoaod", *(one.name for one in delphes_layouts()))
 """The preferred first: with constituents before without."""
 
 
@@ -29,13 +30,16 @@ def _open(path: str) -> Iterator[Any]:
     """Open for reading; whatever uproot finds wrong with the file is one line."""
     try:
         with uproot.open({path: None}) as file:
-            size = Path(path).stat().st_size if "://" not in path else file.file.fEND
+            size = file.file.source.num_bytes
             if file.file.fEND > size:
                 raise InputError(path, f"is truncated ({size} of {file.file.fEND} bytes)", "copy or download it again")
             yield file
     except InputError:
         raise
     except Exception as error:  # uproot raises OSError, ValueError, KeyError, struct.error, ... for a damaged file
+        told = one_line(path, error)
+        if told is not None:
+            raise told from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # a file cut short cannot be told from a corrupt one before its header is read
         reason = lines[0][:120] if lines else type(error).__name__
@@ -82,7 +86,6 @@ class RootReader:
     """Reads TTrees and RNTuples; see :class:`~drapes_hep.events.readers.EventReader`."""
 
     container = "root"
-    remote = True
 
     def sniff(self, head: bytes) -> bool:
         """ROOT's signature."""
@@ -110,12 +113,13 @@ class RootReader:
                 name: layout for name, have in found.items() if (layout := match_layout(have, _LAYOUTS, reading.layout))
             }
             if not fits:
-                wanted = (reading.layout,) if reading.layout in _LAYOUTS else _LAYOUTS
+                candidates = _LAYOUTS if reading.layout is None else (reading.layout,)
                 best, likely = max(
-                    ((tree, layout) for tree in trees for layout in wanted),
+                    ((tree, layout) for tree in trees for layout in candidates),
                     key=lambda pair: _part(found[pair[0]], pair[1]),
                 )
-                raise lacks(path, f"tree '{best}'", found[best], likely)
+                others = [one for one in _LAYOUTS if match_layout(found[best], (one,))]
+                raise lacks(path, f"tree '{best}'", found[best], likely, others)
             if len(fits) > 1:
                 raise InputError(path, f"several trees fit: {', '.join(fits)}", "say which: {path: tree}")
             ((name, layout),) = fits.items()

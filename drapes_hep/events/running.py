@@ -31,9 +31,10 @@ from coffea.util import coffea_console
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LostEventsError
 from drapes_hep.events.checks import BadValuesError, row_ids
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, split, states_ids
-from drapes_hep.events.readers import convert, plain_column, raw_columns, read, scan
+from drapes_hep.events.readers import convert, plain_column, read, read_columns, scan
 from drapes_hep.events.schema import IDENTITY_FIELDS, DijetSchema
 from drapes_hep.events.types import AwkwardArray, Events, Foreign
+from drapes_hep.remote import one_line
 
 __all__ = ["FileReport", "RunReport", "run", "scan_fileset"]
 
@@ -211,6 +212,9 @@ def _readable(function: Foreign, chunk: EventChunk, *arguments: Foreign) -> Fore
     except (DrapesError, MemoryError):
         raise
     except Exception as error:  # libraries raise anything from zlib.error to IndexError for damaged data
+        told = one_line(chunk.path, error)
+        if told is not None:
+            raise told from error
         line = (str(error).splitlines() or [""])[0][:120]
         raise InputError(
             chunk.path,
@@ -321,6 +325,9 @@ def _execute(chunks: Sequence[EventChunk], processor: Foreign, executor: Foreign
             text = str(error)
             if text.startswith("Failed to open file"):  # coffea's wrapping loses the type
                 path = next((chunk.path for chunk in part if repr(chunk.path) in text), "a file")
+                told = one_line(path, error)
+                if told is not None:
+                    raise told from error
                 raise InputError(path, "could not be opened by a worker", "do not move files during a run") from error
             if text.startswith("Failed processing file") and isinstance(error.__cause__, Exception):
                 # what the processor raised itself, as with chunks that do not go through the Runner
@@ -381,7 +388,7 @@ def _numbers(stated: Iterable[tuple[EventChunk, npt.NDArray[np.int64]]], event_i
         rows = np.flatnonzero(ids == event_id)
         if len(rows) and set(IDENTITY_FIELDS) <= set(chunk.columns):
             only = dataclasses.replace(chunk, columns=IDENTITY_FIELDS)
-            columns = raw_columns(only)
+            columns = read_columns(only)
             return f" (run:lumi:event {':'.join(str(int(columns[name][rows[0]])) for name in IDENTITY_FIELDS)})"
     return ""
 
