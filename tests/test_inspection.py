@@ -130,10 +130,11 @@ def test_the_histogram_holds_every_event(clean, written):
 
 @pytest.mark.parametrize(("low", "high"), [(2700.0, 2700.0), (0.0, 9000.0), (2.7e6, 9e6), (1e-3, 2e-3)])
 def test_edges_cover_any_range(low, high):
-    edges = inspection._edges(low, high)
-    assert edges[0] <= low
-    assert edges[-1] > high
-    assert 1 <= len(edges) - 1 <= inspection._BINS
+    for events, most in ((1, 10), (400, 43), (10**6, inspection._BINS)):
+        edges = inspection._edges(low, high, events)
+        assert edges[0] <= low
+        assert edges[-1] > high
+        assert 1 <= len(edges) - 1 <= most
 
 
 def test_other_columns_are_named(clean, tmp_path):
@@ -494,6 +495,26 @@ def test_the_raw_events_are_clustered_to_the_published_ones(data_dir):
     assert found.constituents.momentum_fraction.low == pytest.approx(1, abs=1e-9)
     assert found.constituents.momentum_fraction.high == pytest.approx(1, abs=1e-9)
     assert (found.columns, found.other_columns) == (["particles", "label"], [])
+
+
+def test_cms_events_are_described_as_stored(data_dir):
+    """Known of this file: ten events, leading pT 1256 to 1752 GeV, m_JJ 2.58 to 3.38 TeV."""
+    for name in ("pfnano.root", "pfnano_rntuple.root"):
+        found = inspect_file(data_dir / "cms" / name)
+        assert (found.layout, found.events, found.mjj.events, found.identity.source) == ("pfnano", 10, 10, "file")
+        assert [round(x) for x in (found.jets.leading_pt.low, found.jets.leading_pt.high)] == [1256, 1752]
+        assert [round(x, -1) for x in (found.mjj.range.low, found.mjj.range.high)] == [2580, 3380]
+        # PUPPI leaves a part of the stored jets' momentum to corrections that were applied after clustering
+        assert 0.8 < found.constituents.momentum_fraction.low < found.constituents.momentum_fraction.high < 1
+        assert "PFCands_pdgId" in found.other_columns
+
+
+def test_delphes_events_are_clustered(data_dir):
+    found = inspect_file(data_dir / "delphes" / "delphes.root")
+    assert (found.layout, found.events, found.labels) == ("delphes", 25, None)
+    assert found.constituents.momentum_fraction.low == pytest.approx(1, abs=1e-6)
+    assert "EFlowTrack" not in found.other_columns
+    assert "Tower" in found.other_columns
 
 
 def test_arrays_of_jets_with_constituents(tmp_path):

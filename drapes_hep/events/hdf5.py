@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import h5py
@@ -11,12 +11,13 @@ import hdf5plugin  # noqa: F401  importing it registers the compression filters:
 import numpy as np
 
 from drapes_hep.errors import InputError
+from drapes_hep.events.checks import Columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
-from drapes_hep.events.layouts import Columns
 from drapes_hep.events.raw import label_file, raw_columns, read_label_file, read_last_column, read_particles
 from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
 from drapes_hep.events.simulated import CONSTITUENT_DATASETS, read_simulated, scan_simulated
 from drapes_hep.events.types import Events, Foreign
+from drapes_hep.remote import is_url, one_line, open_url
 
 __all__ = ["Hdf5Reader"]
 
@@ -31,11 +32,14 @@ def _text(value: Foreign) -> str:
 def _open(path: str) -> Iterator[Any]:
     """Open for reading; whatever HDF5 finds wrong with the file is one line."""
     try:
-        with h5py.File(path, "r") as file:
+        with open_url(path) if is_url(path) else nullcontext(path) as source, h5py.File(source, "r") as file:
             yield file
     except InputError:
         raise
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError or ValueError for a damaged file
+        told = one_line(path, error)
+        if told is not None:
+            raise told from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         cut = "truncated" in reason
         problem = "is truncated" if cut else f"cannot be read as HDF5 ({reason})"
@@ -73,7 +77,6 @@ class Hdf5Reader:
     """Reads pandas' fixed format and arrays of jets; see :class:`~drapes_hep.events.readers.EventReader`."""
 
     container = "hdf5"
-    remote = False
 
     def sniff(self, head: bytes) -> bool:
         """HDF5's signature."""

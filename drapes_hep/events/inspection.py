@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.errors import InputError
+from drapes_hep.events.checks import BadValuesError, row_ids
 from drapes_hep.events.chunks import EventChunk, FileInfo, Reading, split
 from drapes_hep.events.features import invariant_mass
-from drapes_hep.events.layouts import LAYOUTS, BadValuesError, row_ids
+from drapes_hep.events.layouts import LAYOUTS
 from drapes_hep.events.readers import present, read, scan
 from drapes_hep.events.types import AwkwardArray, Events
+from drapes_hep.remote import is_url
 
 __all__ = [
     "INSPECTION_VERSION",
@@ -348,7 +350,7 @@ def inspect_file(path: str | Path, limit: int | None = None, reading: Reading | 
     return Inspection(
         schema_version=INSPECTION_VERSION,
         path=str(path),
-        bytes=None if "://" in info.path else Path(info.path).stat().st_size,
+        bytes=None if is_url(info.path) else Path(info.path).stat().st_size,
         container=info.container,
         layout=info.layout,
         object=info.object_path,
@@ -564,7 +566,7 @@ class _Gathered:
         label = self._column("mjj_label") if "mjj_label" in self.parts else None
         if not len(mjj):
             return Mass(0, None, [], [], [], None if label is None else [])
-        edges = _edges(float(mjj.min()), float(mjj.max()))
+        edges = _edges(float(mjj.min()), float(mjj.max()), len(mjj))
 
         def histogram(mask: npt.NDArray[np.bool_], power: int) -> list[float]:
             return [float(x) for x in np.histogram(mjj[mask], edges, weights=weight[mask] ** power)[0]]
@@ -590,9 +592,10 @@ def _repeats(values: npt.NDArray[Any], rows: npt.NDArray[Any], severity: Severit
         yield Problem(severity, what, len(same), int(rows[same].min()))
 
 
-def _edges(low: float, high: float) -> FloatArray:
-    """Round edges of at most :data:`_BINS` bins that cover the values."""
-    raw = max((high - low) / (_BINS - 2), 1e-3)
+def _edges(low: float, high: float, events: int) -> FloatArray:
+    """Round edges that cover the values; at most :data:`_BINS` bins, and fewer for few events."""
+    bins = int(np.clip(4 * events**0.4, 10, _BINS))
+    raw = max((high - low) / (bins - 2), 1e-3)
     power = 10.0 ** np.floor(np.log10(raw))
     width = next(step * power for step in (1.0, 2.0, 5.0, 10.0) if step * power >= raw)
     first = np.floor(low / width)

@@ -19,6 +19,7 @@ from drapes_hep.events.skims import Skim, read_skim
 from drapes_hep.files import read_json
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, sliding_windows
+from drapes_hep.remote import expand_url, is_url
 from drapes_hep.rundir import RunDirectory
 
 __all__ = ["Context", "choose_device", "domain", "feature_matrix", "input_files", "load_events", "read_record"]
@@ -97,8 +98,8 @@ def choose_device(name: str) -> str:
     return name
 
 
-def input_files(config: Config) -> list[Path]:
-    """Expand ``data.path`` to files.
+def input_files(config: Config) -> list[str]:
+    """Expand ``data.path`` to files and URLs.
 
     Raises
     ------
@@ -106,13 +107,16 @@ def input_files(config: Config) -> list[Path]:
         If a pattern matches nothing.
     """
     patterns = [config.data.path] if isinstance(config.data.path, str) else list(config.data.path)
-    found: list[Path] = []
+    found: list[str] = []
     for pattern in patterns:
+        if is_url(pattern):
+            found += expand_url(pattern)
+            continue
         # a plain path is kept even if it is missing: the reader says what is near it
         matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
         if not matches:
             raise InputError(pattern, "no file matches this pattern", "check data.path")
-        found += [Path(match) for match in matches]
+        found += matches
     return found
 
 
