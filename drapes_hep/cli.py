@@ -176,29 +176,92 @@ for _name, _work, _help in (
 
 @app.command()
 def inspect(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="ROOT, HDF5 or parquet.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files, patterns or URLs.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Machine-readable: one record, or a list for several files.")
+    ] = False,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="Draw m_JJ of the one file: .png, .pdf or .svg.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--events",
+            min=1,
+            metavar="N",
+            help="Look at N events, spread over the file (default: 200000; 2000 where jets have constituents).",
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Look at every event.")] = False,
+    layout: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Read the file in this layout, where several fit.")
+    ] = None,
 ) -> None:
-    """Say what a file is: layout, events, columns, labels."""
-    from drapes_hep.events.readers import scan
+    """Say what a file is: layout, events, jets, constituents, columns, labels, m_JJ, and problems."""
+    from drapes_hep.events.chunks import Reading
+    from drapes_hep.events.inspection import inspect_file
+    from drapes_hep.events.readers import expand
 
-    info = scan(file)
-    record = {
-        "path": info.path,
-        "layout": info.layout,
-        "events": info.entries,
-        "object": info.object_path,
-        "labels": info.has_labels,
-        "event_ids": info.has_event_ids,
-        "columns": list(info.columns),
-    }
+    paths = expand(files)
+    if figure is not None and (len(paths) > 1 or figure.suffix not in {".png", ".pdf", ".svg"}):
+        raise DrapesError(f"{figure}: --figure draws one file, as .png, .pdf or .svg")
+    if every and limit is not None:
+        raise DrapesError("--all and --events exclude each other")
+    records, failed = [], 0
+    for path in paths:
+        try:
+            found = inspect_file(path, sys.maxsize if every else limit, Reading(layout=layout))
+        except DrapesError as error:
+            if len(paths) == 1:
+                raise
+            # the others are worth looking at all the same
+            failed += 1
+            typer.echo(f"drapes: {' '.join(str(error).split())}", err=True)
+            continue
+        records.append(found.to_json())
+        if not as_json:
+            _print_inspection(found, blank=len(records) > 1)
+        if figure is not None:
+            _draw_inspection(found, figure)
     if as_json:
-        typer.echo(json.dumps(record, indent=1))
-        return
-    for name, value in record.items():
-        # a count of 1 equals True: what is no bool keeps its own spelling
-        text = ("no", "yes")[value] if isinstance(value, bool) else value
-        typer.echo(f"{name:10} {', '.join(value) if isinstance(value, list) else text}")
+        typer.echo(json.dumps(records[0] if len(paths) == 1 else records, indent=1, allow_nan=False))
+    if failed:
+        raise typer.Exit(2)
+
+
+def _print_inspection(found: Any, blank: bool) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from drapes_hep.events.inspection import text_lines
+
+    colours = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+    # plain and unbroken lines where this is no terminal: rich sees to the first, soft_wrap to the second
+    console = Console(highlight=False)
+    if blank:
+        console.print()
+    for name, value in text_lines(found):
+        line = Text(f"{name:13}", style=colours.get(name, "bold")).append(f" {value}", style="not bold default")
+        console.print(line, soft_wrap=not console.is_terminal)
+
+
+def _draw_inspection(found: Any, target: Path) -> None:
+    import numpy as np
+
+    from drapes_hep import plots
+    from drapes_hep.files import atomic_path
+
+    if not found.mjj.edges:
+        raise DrapesError(f"{found.path}: no event has two jets, so there is no m_JJ to draw")
+    edges, counts, variances = (np.asarray(x) for x in (found.mjj.edges, found.mjj.counts, found.mjj.variances))
+    signal = None if found.mjj.signal is None else np.asarray(found.mjj.signal)
+    shown = "all" if found.looked_at == found.events else f"{found.looked_at:,} of"
+    note = f"layout {found.layout}\n{shown} {found.events:,} events\n{found.mjj.events:,} with two jets, no selection"
+    name = Path(found.path).name
+    stamp = plots.Stamp(name if len(name) <= 44 else f"{name[:20]}...{name[-21:]}", sqrt_s=None)
+    preview = plots.MassPreview(edges, counts, variances, signal, note, not found.weights.all_one)
+    with atomic_path(target) as temporary:
+        plots.mass_preview(preview, stamp).savefig(temporary, format=target.suffix[1:])
 
 
 @app.command()
@@ -224,6 +287,37 @@ def validate(
             typer.echo(f"{path}: {info.layout}, {info.entries} events")
         if checked.data.truth is not None:
             typer.echo(f"{checked.data.truth}: {len(read_truth(checked.data.truth))} labels")
+
+
+@app.command()
+def download(
+    sample: Annotated[str, typer.Argument(metavar="SAMPLE", help="lhco-rd, lhco-blackboxes or lhco-extra-qcd.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Where to put the files; made if missing.")
+    ] = Path(),
+    files: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHICH", help="features, raw, labels, all, a name or a pattern; repeatable.  [features]"),
+    ] = None,
+    only_list: Annotated[bool, typer.Option("--list", help="Print what the record holds, and stop.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download a public sample from Zenodo: verified, and resumed where it was interrupted."""
+    from drapes_hep.events import download as remote
+    from drapes_hep.progress import Reporter
+
+    known = remote.SAMPLES.get(sample)
+    if known is None:
+        raise DrapesError(f"no sample '{sample}'; known are {', '.join(remote.SAMPLES)}")
+    found = remote.list_files(known)
+    if only_list:
+        typer.echo(f"{known.title}; doi:{known.doi}")
+        width = max(len(one.name) for one in found)
+        for one in found:
+            typer.echo(f"{one.name:{width}}  {remote.size_text(one.size):>8}  {one.kind:8}  {one.checksum}")
+        return
+    for path in remote.fetch(remote.choose(known, found, files or ["features"]), output, Reporter(quiet=quiet)):
+        typer.echo(path)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from drapes_hep.errors import RunDirectoryError
 from drapes_hep.files import content_hash, file_hash, read_json, write_json
 from drapes_hep.progress import Reporter, measured
 from drapes_hep.regions import Window
+from drapes_hep.remote import fingerprint, is_url
 
 __all__ = ["LAYOUT_VERSION", "RunDirectory", "code_hash", "open_run", "run_stage"]
 
@@ -181,7 +182,7 @@ def run_stage(
     run: RunDirectory,
     name: str,
     needs: object,
-    reads: Sequence[Path],
+    reads: Sequence[str | Path],
     work: Callable[[], Sequence[Path]],
     reporter: Reporter,
 ) -> bool:
@@ -194,8 +195,8 @@ def run_stage(
         Of the stage, e.g. ``train.3300-3700``.
     needs : object
         The part of the configuration that it uses, as JSON values.
-    reads : sequence of Path
-        Files that it reads, all of them made by earlier stages or the user's.
+    reads : sequence of str or Path
+        Files and URLs that it reads, all of them made by earlier stages or the user's.
     work : callable
         Does it and gives the files that it wrote.
     reporter : Reporter
@@ -211,9 +212,9 @@ def run_stage(
         If a file that it reads is missing.
     """
     for path in reads:
-        if not path.exists():
+        if not is_url(path) and not Path(path).exists():
             raise RunDirectoryError(f"{path}: missing, {name} needs it; run the earlier stages first (drapes run)")
-    key = content_hash([name, needs, code_hash(), [file_hash(path) for path in reads]])
+    key = content_hash([name, needs, code_hash(), [fingerprint(path) for path in reads]])
     stamp = run.stamp(name)
     if stamp.exists():
         try:

@@ -19,7 +19,7 @@ from coffea import processor
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts, chunk_key, fill_checked
 from drapes_hep.events.features import FEATURES, HLV, check_features, compute_features, invariant_mass
-from drapes_hep.events.schema import JET_FIELDS
+from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.types import AwkwardArray, Column, Events, Foreign
 
 __all__ = ["DijetSettings", "Dijets"]
@@ -182,8 +182,10 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
             **{name: values[passed] for name, values in features.items()},
             "jets": _plain(pair[passed]),
         }
-        if "parent_id" in events.fields:
-            columns["parent_id"] = ak.to_numpy(events.parent_id)[index][passed].astype(np.int64)
+        # whose event it was: the parent of a template's, or the experiment's own numbers to trace a result back
+        for name in ("parent_id", *IDENTITY_FIELDS):
+            if name in events.fields:
+                columns[name] = ak.to_numpy(events[name])[index][passed].astype(np.int64)
         key = chunk_key(events.metadata)
         out: dict[str, Any] = {
             "hists": self._histograms(dataset, pair, mjj, features, pair_weight, passed),

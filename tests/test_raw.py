@@ -13,9 +13,9 @@ import pytest
 
 from drapes_hep.errors import InputError
 from drapes_hep.events import raw
+from drapes_hep.events.checks import BadValuesError
 from drapes_hep.events.chunks import Reading, split
 from drapes_hep.events.features import invariant_mass
-from drapes_hep.events.layouts import BadValuesError
 from drapes_hep.events.readers import read, scan
 from drapes_hep.events.running import run
 

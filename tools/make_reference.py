@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from drapes_hep.cli import app  # noqa: E402
 from drapes_hep.config import Config, schema  # noqa: E402
 from drapes_hep.events.features import FEATURES  # noqa: E402
+from drapes_hep.events.inspection import inspection_schema  # noqa: E402
 from drapes_hep.events.layouts import LAYOUTS  # noqa: E402
 from drapes_hep.results import results_schema  # noqa: E402
 
@@ -37,7 +38,8 @@ This page is written by `tools/make_reference.py` from the code.
 - [File layouts](#file-layouts)
 
 What a run leaves behind stands in [run-directory.md](run-directory.md); the schema of `results.json` is
-[results.schema.json](results.schema.json), that of a configuration [config.schema.json](config.schema.json).
+[results.schema.json](results.schema.json), that of a configuration [config.schema.json](config.schema.json), that of
+what `drapes inspect --json` says of a file [inspection.schema.json](inspection.schema.json).
 """
 
 COMMANDS = """## Command line
@@ -189,6 +191,7 @@ def files() -> dict[str, str]:
     return {
         "docs/reference.md": reference + "\n",
         "docs/config.schema.json": json.dumps(schema(), indent=1) + "\n",
+        "docs/inspection.schema.json": json.dumps(inspection_schema(), indent=1) + "\n",
         "docs/results.schema.json": json.dumps(results_schema(), indent=1) + "\n",
     }
 

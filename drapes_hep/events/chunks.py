@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-__all__ = ["DEFAULT_READING", "EventChunk", "FileInfo", "Reading", "file_key", "split"]
+from drapes_hep.events.schema import IDENTITY_FIELDS
+from drapes_hep.remote import is_url, url_stem
+
+__all__ = ["DEFAULT_READING", "EventChunk", "FileInfo", "Reading", "file_key", "split", "states_ids"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,22 @@ class FileInfo:
     @property
     def has_event_ids(self) -> bool:
         """Whether the file states its events' identities."""
-        return "event_id" in self.columns
+        return states_ids(self.columns)
+
+
+def states_ids(columns: Collection[str]) -> bool:
+    """Tell whether the columns of a file identify its events: by ``event_id``, or as an experiment numbers them.
+
+    Parameters
+    ----------
+    columns : collection of str
+        What is read.
+
+    Returns
+    -------
+    bool
+    """
+    return "event_id" in columns or set(IDENTITY_FIELDS) <= set(columns)
 
 
 @dataclass(frozen=True)
@@ -149,7 +167,8 @@ def file_key(path: str) -> int:
     int
         In [0, 2**31).
     """
-    return int.from_bytes(hashlib.sha256(PurePath(path).stem.encode()).digest()[:4], "big") >> 1
+    stem = url_stem(path) if is_url(path) else PurePath(path).stem
+    return int.from_bytes(hashlib.sha256(stem.encode()).digest()[:4], "big") >> 1
 
 
 def split(

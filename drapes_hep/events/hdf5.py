@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import h5py
@@ -11,12 +11,13 @@ import hdf5plugin  # noqa: F401  importing it registers the compression filters:
 import numpy as np
 
 from drapes_hep.errors import InputError
+from drapes_hep.events.checks import Columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
-from drapes_hep.events.layouts import Columns
 from drapes_hep.events.raw import label_file, raw_columns, read_label_file, read_last_column, read_particles
 from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
-from drapes_hep.events.simulated import read_simulated, scan_simulated
+from drapes_hep.events.simulated import CONSTITUENT_DATASETS, read_simulated, scan_simulated
 from drapes_hep.events.types import Events, Foreign
+from drapes_hep.remote import is_url, one_line, open_url
 
 __all__ = ["Hdf5Reader"]
 
@@ -31,11 +32,14 @@ def _text(value: Foreign) -> str:
 def _open(path: str) -> Iterator[Any]:
     """Open for reading; whatever HDF5 finds wrong with the file is one line."""
     try:
-        with h5py.File(path, "r") as file:
+        with open_url(path) if is_url(path) else nullcontext(path) as source, h5py.File(source, "r") as file:
             yield file
     except InputError:
         raise
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError or ValueError for a damaged file
+        told = one_line(path, error)
+        if told is not None:
+            raise told from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         cut = "truncated" in reason
         problem = "is truncated" if cut else f"cannot be read as HDF5 ({reason})"
@@ -73,7 +77,6 @@ class Hdf5Reader:
     """Reads pandas' fixed format and arrays of jets; see :class:`~drapes_hep.events.readers.EventReader`."""
 
     container = "hdf5"
-    remote = False
 
     def sniff(self, head: bytes) -> bool:
         """HDF5's signature."""
@@ -141,6 +144,24 @@ class Hdf5Reader:
                 read_label_file(path, rows)
                 beside = (str(label_file(path)),)
         return FileInfo(path, self.container, layout, name, rows, file_key(path), "label" in columns, columns, beside)
+
+    def present(self, info: FileInfo) -> tuple[str, ...]:
+        """Columns of a frame, those of text included; datasets of any other group."""
+        with _open(info.path) as file:
+            group = file[info.object_path or "/"]
+            if "pandas_type" in group.attrs:
+                if info.layout == "lhco_raw":
+                    # numbered columns are what the layout says of them, not two thousand names
+                    return tuple(_column_names(info.path, group))
+                items = (group.get(f"block{i}_items") for i in range(int(group.attrs.get("nblocks", 0))))
+                return tuple(
+                    _text(name) for one in items if one is not None and one.dtype.kind != "O" for name in one[:]
+                )
+            found: list[str] = []
+            group.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+            # those that are read together under another name are not left over
+            together = CONSTITUENT_DATASETS if "constituents" in info.columns else ()
+            return tuple(name for name in found if name not in together)
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read the rows of every block that holds a wanted column."""

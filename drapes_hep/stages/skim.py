@@ -21,6 +21,7 @@ from drapes_hep.events.running import run, scan_fileset
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path, file_hash
+from drapes_hep.remote import fingerprint, is_url
 from drapes_hep.rundir import note, run_stage
 from drapes_hep.stages.context import Context
 
@@ -36,8 +37,8 @@ def skim(context: Context) -> None:
         If an input is bad, or not every requested event was processed.
     """
     config, directory = context.config, context.run
-    paths = [Path(path) for path in expand(config.data.path)]
-    fileset = {config.name: {"files": [str(path) for path in paths]}}
+    paths = expand(config.data.path)
+    fileset = {config.name: {"files": paths}}
     processor_class = load_processor(config.processor)
     reading = Reading(
         config.data.layout,
@@ -46,11 +47,12 @@ def skim(context: Context) -> None:
         constituents=bool(getattr(processor_class, "reads_constituents", False)),
     )
     infos = scan_fileset(fileset, reading)
-    hashes: dict[str, Path] = {}
-    for path in paths if len(paths) > 1 else []:
-        twin = hashes.setdefault(file_hash(path), path)
-        if twin is not path:
-            raise InputError(path, f"holds the same bytes as {twin}", "list a file once: its events would count twice")
+    hashes: dict[str, int] = {}
+    for i, path in enumerate(paths if len(paths) > 1 else []):
+        twin = hashes.setdefault(fingerprint(path), i)
+        if twin != i:
+            problem = f"holds the same bytes as {paths[twin]}"
+            raise InputError(path, problem, "list a file once: its events would count twice")
     if sum(info.entries for info in infos) == 0:
         raise InputError(paths[0], "holds no events", "check data.path")
     if config.data.labels and config.data.truth is None:
@@ -59,9 +61,9 @@ def skim(context: Context) -> None:
                 raise InputError(
                     info.path, "carries no column 'label'", "set data.labels to false, or name a sidecar in data.truth"
                 )
-    reads = [*paths, *(Path(one) for info in infos for one in info.beside)]
+    reads = [*paths, *(one for info in infos for one in info.beside)]
     if config.data.truth is not None:
-        reads.append(Path(config.data.truth))
+        reads.append(config.data.truth)
     source = inspect.getsourcefile(processor_class)
     needs = {
         **config.model_dump(mode="json", include={"name", "signal", "processor", "selection", "features"}),
@@ -70,7 +72,7 @@ def skim(context: Context) -> None:
         "reading": dataclasses.asdict(reading),
         "source": file_hash(source) if source else None,
     }
-    if not config.data.truth or Path(config.data.truth).is_file():
+    if not config.data.truth or is_url(config.data.truth) or Path(config.data.truth).is_file():
         run_stage(
             directory, "skim", needs, reads, lambda: _work(context, fileset, processor_class, reading), context.reporter
         )
@@ -136,7 +138,7 @@ def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign
     if not len(columns["event_id"]):
         raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
     label = None if truth is None else truth.truth_for(columns["event_id"])
-    inputs = {str(one.path): file_hash(one.path) for one in report.files}
+    inputs = {str(one.path): fingerprint(one.path) for one in report.files}
     # the account is about what the files hold; events that were not injected were read and set aside, and say so
     write_skim(directory.events, columns, {"inputs": inputs, "name": config.name})
     written = [directory.events]
