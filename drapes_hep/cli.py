@@ -19,6 +19,7 @@ from drapes_hep.errors import ConfigError, DrapesError
 
 if TYPE_CHECKING:
     # these load torch and more: at run time only by the verbs that need them
+    from drapes_hep.events.inspection import Inspection
     from drapes_hep.progress import Reporter
     from drapes_hep.regions import Window
     from drapes_hep.stages.context import Context
@@ -229,7 +230,7 @@ def inspect(
         raise typer.Exit(2)
 
 
-def _print_inspection(found: Any, blank: bool) -> None:
+def _print_inspection(found: Inspection, blank: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -245,7 +246,7 @@ def _print_inspection(found: Any, blank: bool) -> None:
         console.print(line, soft_wrap=not console.is_terminal)
 
 
-def _draw_inspection(found: Any, target: Path) -> None:
+def _draw_inspection(found: Inspection, target: Path) -> None:
     import numpy as np
 
     from drapes_hep import plots
