@@ -310,6 +310,20 @@ def test_the_inverse_gives_the_constituents_back(dtype, tolerance):
     assert chord.abs().max() < tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("most", [None, 3])
+def test_what_is_given_is_not_changed(dtype, most):
+    constituents, jets = random_jets(50, dtype)
+    constituents = leading(constituents)
+    values, axes = constituents.values.clone(), jets.clone()
+    low = low_level(constituents, jets, most)
+    before = low.values.clone()
+    from_low_level(low, jets)
+    assert torch.equal(constituents.values, values)
+    assert torch.equal(low.values, before)
+    assert torch.equal(jets, axes)
+
+
 def test_turning_an_event_changes_nothing():
     constituents, jets = random_jets(100)
     plain = low_level(constituents, jets)

@@ -231,7 +231,7 @@ def _rows(first: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     torch.cumsum(lengths, 0, out=offsets[1:])
     total = int(offsets[-1])
     rows = torch.repeat_interleave(first - offsets[:-1], lengths, output_size=total)
-    return rows + torch.arange(total, device=rows.device), offsets
+    return rows.add_(torch.arange(total, device=rows.device)), offsets
 
 
 def take(sets: Sets, index: Tensor) -> Sets:
@@ -289,8 +289,12 @@ def leading(sets: Sets, most: int | None = None) -> Sets:
     """
     if most is not None and most < 1:
         raise ValueError(f"most must be at least 1, got {most}")
-    pt, index = sets.values[:, 0], sets.index
-    if bool(((pt[1:] > pt[:-1]) & (index[1:] == index[:-1])).any()):
+    pt = sets.values[:, 0]
+    rises = pt[1:] > pt[:-1]
+    first = sets.offsets[(sets.offsets > 0) & (sets.offsets < len(pt))]
+    rises[first - 1] = False  # from one set to the next
+    if bool(rises.any()):
+        index = sets.index
         order = torch.argsort(pt, descending=True, stable=True)
         order = order[torch.argsort(index[order], stable=True)]
         sets = Sets(sets.values[order], sets.offsets)
@@ -305,7 +309,7 @@ def _wrapped(angle: Tensor) -> Tensor:
     return angle - 2 * math.pi * torch.round(angle / (2 * math.pi))
 
 
-def _shifted(sets: Sets, jets: Tensor, sign: int) -> Sets:
+def _shifted(sets: Sets, jets: Tensor, sign: int, in_place: bool = False) -> Sets:
     """Divide by the jets' pt and subtract their direction, or (``sign`` -1) the reverse; a column at a time."""
     if sets.values.shape[1] != 3:
         raise ValueError(f"expected three columns, got {sets.values.shape[1]}")
@@ -313,12 +317,18 @@ def _shifted(sets: Sets, jets: Tensor, sign: int) -> Sets:
         raise ValueError(f"jets must have shape ({len(sets)}, 3), got {tuple(jets.shape)}")
     if not bool((jets[:, 0] > 0).all()):
         raise ValueError("every jet needs a transverse momentum above 0")
-    index, out = sets.index, torch.empty_like(sets.values)
-    jet_pt, jet_eta, jet_phi = (jets[:, i].double() for i in range(3))
-    pt = sets.values[:, 0].double()
-    out[:, 0] = pt * jet_pt[index] if sign < 0 else pt / jet_pt[index]
-    out[:, 1] = sets.values[:, 1].double() - sign * jet_eta[index]
-    out[:, 2] = _wrapped(sets.values[:, 2].double() - sign * jet_phi[index])
+    lengths, total = sets.lengths, len(sets.values)
+    out = sets.values if in_place else torch.empty_like(sets.values)
+    for i in range(3):
+        column = sets.values[:, i].to(torch.float64, copy=True)
+        jet = torch.repeat_interleave(jets[:, i].double(), lengths, output_size=total)
+        if i > 0:
+            column.sub_(jet, alpha=sign)
+        elif sign > 0:
+            column.div_(jet)
+        else:
+            column.mul_(jet)
+        out[:, i] = _wrapped(column) if i == 2 else column
     return Sets(out, sets.offsets)
 
 
@@ -344,7 +354,8 @@ def low_level(constituents: Sets, jets: Tensor, most: int | None = None) -> Sets
     ValueError
         Shapes that do not fit, a jet without transverse momentum, ``most`` below 1.
     """
-    return _shifted(leading(constituents, most), jets, 1)
+    kept = leading(constituents, most)
+    return _shifted(kept, jets, 1, in_place=kept is not constituents)
 
 
 def from_low_level(sets: Sets, jets: Tensor) -> Sets:
