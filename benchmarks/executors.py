@@ -23,6 +23,7 @@ import uproot
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.loading import load_processor, starter_folder
 from drapes_hep.events.running import run
+from drapes_hep.events.types import Events, Foreign
 from drapes_hep.events.writers import write_feature_root
 
 
@@ -33,14 +34,14 @@ def write_repeated(path: Path, times: int) -> None:
     write_feature_root(path, {k: np.tile(v, times) for k, v in columns.items() if k != "event_id"})
 
 
-def count(events: Any) -> dict[str, int]:  # noqa: ANN401
+def count(events: Events) -> dict[str, int]:
     """As little work as there can be."""
     return {"events": len(events)}
 
 
 def measure(
-    path: Path, processor: Any, reading: Reading, executor: str, workers: int, chunksize: int
-) -> dict[str, float]:  # noqa: ANN401
+    path: Path, processor: Foreign, reading: Reading, executor: str, workers: int, chunksize: int
+) -> dict[str, float]:
     """One run."""
     began, cpu = time.perf_counter(), time.process_time()
     _, report = run({"a": path}, processor, executor=executor, workers=workers, chunksize=chunksize, reading=reading)
@@ -86,8 +87,8 @@ def main() -> None:
     for way in ways:
         one = table[way]
         print(
-            f"{way:10s} {one['events']:,.0f} events, {one['wall_s']:.2f} s, {one['events'] / one['wall_s']:,.0f} events/s,"
-            f" parent's processor time {one['parent_cpu_s']:.2f} s"
+            f"{way:10s} {one['events']:,.0f} events, {one['wall_s']:.2f} s,"
+            f" {one['events'] / one['wall_s']:,.0f} events/s, parent's processor time {one['parent_cpu_s']:.2f} s"
         )
     print(f"start of the workers: {start:.2f} s")
     print(f"ratio of wall times with {given.workers} workers: {table['ratio']:.2f}")
