@@ -114,7 +114,7 @@ def _draw(ax: Axes, histogram: Any, hidden: Sequence[tuple[float, float]], *, le
     ax.set_xlabel(axis.label or name)
     width = float(np.diff(edges)[0])
     unit = (axis.label or "").rpartition("[")[2].rstrip("]") if "[" in (axis.label or "") else ""
-    ax.set_ylabel(f"Events / {width:.3g} {unit}".rstrip(), fontsize=None if legend else 14)
+    ax.set_ylabel(f"{histogram.label or 'Events'} / {width:.3g} {unit}".rstrip(), fontsize=None if legend else 14)
     if legend:
         handles, names = ax.get_legend_handles_labels()
         if hidden:

@@ -104,8 +104,8 @@ def cutflow_rows(run: RunFiles) -> list[Row]:
     for step in run.skim["cutflow"]:
         name, events, weight = str(step["name"]), float(step["events"]), float(step["weight"])
         # these count events, they are no step: another step drops undefined values, or gives them one, and signal that
-        # is not injected is dropped before everything else
-        aside = "undefined_" in name or name == "not_injected"
+        # is not injected is dropped before everything else; events whose jets lose constituents stay events
+        aside = "undefined_" in name or name in {"not_injected", "cut_off_constituents"}
         row = {"name": name.replace("_", " "), "events": integer(events), "weight": f"{weight:.6g}", "aside": aside}
         row["step"] = null() if aside or not before else f"{100 * events / before:.2f}%"
         row["all"] = null() if aside or not first else f"{100 * events / first:.2f}%"
