@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.chunks import EventChunk
+from drapes_hep.events.clustering import cluster_events, falling_pt, no_jets
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, JET_FIELDS, nested, ragged
-from drapes_hep.events.types import Column
+from drapes_hep.events.types import AwkwardArray, Column
 
 __all__ = [
     "LAYOUTS",
@@ -28,7 +29,10 @@ __all__ = [
     "Converted",
     "FeatureLayout",
     "Layout",
+    "RawLayout",
+    "SimulatedLayout",
     "SkimLayout",
+    "check_particles",
     "missing_columns",
     "row_ids",
 ]
@@ -312,7 +316,137 @@ class SkimLayout:
         return out
 
 
-LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in (FeatureLayout(), SkimLayout())}
+MAX_ABS_ETA = 20.0
+"""No collider's particle is more forward: 9.5 is the most that a proton's mass leaves at 13 TeV."""
+
+MAX_ENERGY = 1e6
+"""GeV. A particle of more is no event of any collider, but a wrong column or unit, or a flipped bit."""
+
+
+def check_particles(checks: _Checks, particles: AwkwardArray, column: str = "particles") -> None:
+    """Flag what no particle can have, before it reaches fastjet, which would take it without a word.
+
+    Parameters
+    ----------
+    checks : _Checks
+        Where complaints are gathered.
+    particles : awkward.Array
+        n lists of records with ``pt, eta, phi, mass``.
+    column : str
+        What complaints call it.
+    """
+    counts = ak.to_numpy(ak.num(particles))
+    event = np.repeat(np.arange(len(counts)), counts)
+
+    def flag(field: str, wrong: npt.NDArray[np.bool_], kind: str) -> None:
+        if wrong.any():
+            rows = np.zeros(len(counts), dtype=bool)
+            rows[event[wrong]] = True
+            checks.flag(f"{column}.{field}", rows, kind)
+
+    pt, eta, phi, mass = (
+        np.asarray(ak.to_numpy(ak.flatten(particles[field])), dtype=np.float64) for field in CONSTITUENT_FIELDS
+    )
+    for field, values in zip(CONSTITUENT_FIELDS, (pt, eta, phi, mass), strict=True):
+        flag(field, ~np.isfinite(values), "NaN or infinity")
+    with np.errstate(invalid="ignore", over="ignore"):
+        flag("pt", pt < 0, "a negative transverse momentum")
+        flag("pt", pt == 0, "no transverse momentum between particles that have some")
+        forward = np.abs(eta) > MAX_ABS_ETA
+        flag("eta", forward & np.isfinite(eta), f"a pseudorapidity beyond {MAX_ABS_ETA:g}")
+        flag("phi", (np.abs(phi) > 2 * np.pi + 1e-4) & np.isfinite(phi), "an azimuth beyond 2 pi (degrees?)")
+        energy = np.hypot(pt * np.cosh(np.where(forward, 0, eta)), mass)
+        flag("pt", (energy > MAX_ENERGY) & np.isfinite(energy), f"a particle of more than {MAX_ENERGY:g} GeV")
+        flag("mass", mass <= -MASS_TOLERANCE, "a negative mass")
+
+
+class RawLayout:
+    """Raw LHC Olympics events: massless particles, clustered here; see :mod:`drapes_hep.events.raw`."""
+
+    name = "lhco_raw"
+    required = ("particles",)
+    optional = ("label",)
+    constituents = True
+
+    def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
+        """See :class:`Layout`."""
+        checks = _Checks(self, chunk)
+        out = checks.common(columns)
+        if not chunk.reading.jets:
+            checks.finish()
+            return Converted(out | no_jets(len(chunk), chunk.reading), 0)
+        check_particles(checks, columns["particles"])
+        checks.finish()
+        return Converted(out | cluster_events(columns["particles"], chunk.reading), 0)
+
+
+class SimulatedLayout:
+    """Arrays of jets with their constituents relative to them; see :mod:`drapes_hep.events.simulated`."""
+
+    name = "simulated"
+    required = ("jets", "tau")
+    optional = _COMMON
+    constituents = True
+
+    def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
+        """See :class:`Layout`."""
+        checks = _Checks(self, chunk)
+        out = checks.common(columns)
+        kinematics, taus = (np.asarray(columns[name], dtype=np.float64) for name in self.required)
+        present = (kinematics != 0).any(axis=2)
+        for name, values in (("jets", kinematics), ("tau", taus)):
+            checks.flag(name, np.any(~np.isfinite(values), axis=(1, 2)), "NaN or infinity")
+        with np.errstate(invalid="ignore"):
+            pt, mass = kinematics[..., 0], kinematics[..., 3]
+            checks.flag("jets", np.any(present & (pt <= 0), axis=1), "a jet without transverse momentum")
+            checks.flag("jets", np.any(np.abs(kinematics[..., 1]) > MAX_ABS_ETA, axis=1), "an absurd pseudorapidity")
+            checks.flag("jets", np.any(pt > MAX_ENERGY, axis=1), f"a jet of more than {MAX_ENERGY:g} GeV")
+            checks.flag("jets", np.any(mass <= -MASS_TOLERANCE, axis=1), "a negative mass")
+            checks.flag("tau", np.any(taus < 0, axis=(1, 2)), "a negative value")
+        clipped = int(np.count_nonzero(mass < 0))
+        offsets = np.concatenate([[0], np.cumsum(present.sum(axis=1))]).astype(np.int64)
+        jets = np.concatenate([kinematics, taus], axis=2)[present]
+        jets[:, 3] = np.maximum(jets[:, 3], 0)
+        for i, field in enumerate(JET_FIELDS):
+            out[f"jets_{field}"] = ragged(np.ascontiguousarray(jets[:, i]), offsets)
+        if chunk.reading.constituents:
+            out |= self._constituents(columns["constituents"], present, jets, offsets, checks)
+        checks.finish()
+        return Converted(out, clipped)
+
+    def _constituents(
+        self,
+        inside: AwkwardArray,
+        present: npt.NDArray[np.bool_],
+        jets: FloatArray,
+        offsets: npt.NDArray[np.int64],
+        checks: _Checks,
+    ) -> dict[str, Any]:
+        counts = ak.to_numpy(ak.num(inside, axis=2)).reshape(present.shape)
+        checks.flag("constituents", (~present & (counts > 0)).any(axis=1), "particles of an absent jet")
+        sizes = counts[present]
+        inner = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        flat = {name: ak.to_numpy(ak.flatten(inside[name], axis=None)) for name in ("pt", "eta", "phi")}
+        row = np.repeat(np.arange(len(present)), counts.sum(axis=1))
+        for name, values in flat.items():
+            wrong = np.zeros(len(present), dtype=bool)
+            wrong[row[~np.isfinite(values) | ((name == "pt") & (values <= 0))]] = True
+            checks.flag("constituents", wrong, "NaN, infinity or no transverse momentum")
+        if checks.bad:
+            return {}
+        jet = np.repeat(np.arange(len(jets)), sizes)
+        phi = np.remainder(flat["phi"] + jets[jet, 2] + np.pi, 2 * np.pi) - np.pi
+        values = (flat["pt"], flat["eta"] + jets[jet, 1], phi, np.zeros_like(phi))
+        order = falling_pt(flat["pt"], inner)
+        return {
+            f"constituents_{field}": nested(array[order], inner, offsets)
+            for field, array in zip(CONSTITUENT_FIELDS, values, strict=True)
+        }
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    layout.name: layout for layout in (FeatureLayout(), SkimLayout(), RawLayout(), SimulatedLayout())
+}
 """Known layouts by name. A new one is a class and a line here."""
 
 
