@@ -25,6 +25,7 @@ J. de Favereau et al., arXiv:1307.6346 (Delphes 3).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ import numpy.typing as npt
 
 from drapes_hep.simulation.generator import Particles
 
-__all__ = ["DETECTORS", "Detector", "Objects", "propagate", "respond"]
+__all__ = ["DETECTORS", "Detector", "Objects", "Place", "propagate", "respond"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -151,48 +152,72 @@ def respond(particles: Particles, detector: Detector, rng: np.random.Generator) 
 
     tracks = _tracks(code, charge, pt, eta, detector, rng)
     track_energy = tracks.pt * np.cosh(track_eta[tracks.place])
-    share = np.select([np.isin(code, (11, 22, 111)), np.isin(code, (310, 3122)), code == 13], [1.0, 0.3, 0.0], 0.0)
-    hadronic = np.select([np.isin(code, (11, 13, 22, 111)), np.isin(code, (310, 3122))], [0.0, 0.7], 1.0)
+    both = np.isin(code, (310, 3122))
+    electromagnetic = np.where(both, 0.3, np.isin(code, (11, 22, 111)))
+    hadronic = np.where(both, 0.7, ~np.isin(code, (11, 13, 22, 111)))
 
-    neutrals, factor = [], np.ones(len(tracks.place))
-    for cells, fraction, calorimeter in ((_ecal_cells(eta, phi), share, _ECAL), (_hcal_cells(eta, phi), hadronic, _HCAL)):
-        hit = (fraction > 0) & (cells >= 0)
-        # cells are numbered within an event; together with the event they name a tower
-        keys, tower = np.unique(event[hit] * calorimeter.size + cells[hit], return_inverse=True)
-        number = np.full(len(cells), -1)
-        number[hit] = tower
-        deposit = np.bincount(tower, fraction[hit] * energy[hit], minlength=len(keys))
-        pointing = number[tracks.place]
-        on = pointing >= 0
-        track_sum = np.bincount(pointing[on], track_energy[on], minlength=len(keys))
-        variance = np.bincount(pointing[on], (tracks.resolution[on] * track_energy[on]) ** 2, minlength=len(keys))
-        low, high, cell_phi, cell_width = calorimeter.bounds(keys % calorimeter.size)
-        centre = np.abs(0.5 * (low + high))
-        significance = detector.ecal_significance if calorimeter is _ECAL else detector.hcal_significance
-        measured = _lognormal(deposit, calorimeter.resolution(centre, deposit), rng)
-        sigma = calorimeter.resolution(centre, measured)
-        measured[(measured < calorimeter.least) | (measured < significance * sigma)] = 0.0
-        excess = np.maximum(measured - track_sum, 0.0)
-        spread = np.sqrt(variance + sigma**2)
-        neutral = (excess > calorimeter.least) & (excess > significance * spread)
-        at_eta = low + rng.random(len(keys)) * (high - low)
-        at_phi = cell_phi + rng.random(len(keys)) * cell_width
-        neutrals.append(
-            (keys[neutral] // calorimeter.size, (excess / np.cosh(at_eta))[neutral], at_eta[neutral], at_phi[neutral])
-        )
-        # where nothing is left for a neutral, tracks and cell measure the same energy: their weighted mean. A cell
-        # without energy counts nothing (its uncertainty is the noise, or none at all)
-        by_track = np.divide(1.0, variance, out=np.zeros_like(variance), where=variance > 0)
-        by_cell = np.divide(1.0, sigma**2, out=np.zeros_like(sigma), where=sigma > 0)
-        mean = np.divide(
-            by_track * track_sum + by_cell * measured,
-            (by_track + by_cell) * track_sum,
-            out=np.ones_like(track_sum),
-            where=~neutral & (track_sum > 0),
-        )
-        factor[on] *= mean[pointing[on]]
-    charged = (event[tracks.place], tracks.pt * factor, track_eta[tracks.place], track_phi[tracks.place])
-    return _gather(len(particles), [*neutrals, charged])
+    kinds, track_pt = [], tracks.pt
+    for calorimeter, cell, fraction, significance in (
+        (_ECAL, _ecal_cells(eta, phi), electromagnetic, detector.ecal_significance),
+        (_HCAL, _hcal_cells(eta, phi), hadronic, detector.hcal_significance),
+    ):
+        hit = (fraction > 0) & (cell >= 0)
+        tower = np.where(hit, event * calorimeter.size + cell, -1)
+        neutrals, factor = _combine(calorimeter, significance, tower, fraction * energy, tracks, track_energy, rng)
+        kinds.append(neutrals)
+        track_pt = track_pt * factor
+    kinds.append((event[tracks.place], track_pt, track_eta[tracks.place], track_phi[tracks.place]))
+    return _gather(len(particles), kinds)
+
+
+def _combine(
+    calorimeter: _Calorimeter,
+    significance: float,
+    tower: IntArray,
+    energy: FloatArray,
+    tracks: _Tracks,
+    track_energy: FloatArray,
+    rng: np.random.Generator,
+) -> tuple[tuple[IntArray, FloatArray, FloatArray, FloatArray], FloatArray]:
+    """Measure the towers of one calorimeter and compare them with the tracks that point to them.
+
+    ``tower`` (m,) numbers the tower that a particle hits, through all events, or is -1; ``energy`` (m,) is what it
+    leaves there. Gives the neutral objects (event, pt, eta, phi), and the factor of each track's momentum.
+    """
+    hit = tower >= 0
+    keys, index = np.unique(tower[hit], return_inverse=True)
+    number = np.full(len(tower), -1)
+    number[hit] = index
+    deposit = np.bincount(index, energy[hit], minlength=len(keys)).astype(np.float64)
+    pointing = number[tracks.place]
+    on = pointing >= 0
+    track_sum = np.bincount(pointing[on], track_energy[on], minlength=len(keys))
+    variance = np.bincount(pointing[on], (tracks.resolution[on] * track_energy[on]) ** 2, minlength=len(keys))
+
+    low, high, first_phi, width = calorimeter.bounds(keys % calorimeter.size)
+    centre = np.abs(0.5 * (low + high))
+    measured = _lognormal(deposit, calorimeter.resolution(centre, deposit), rng)
+    sigma = calorimeter.resolution(centre, measured)
+    measured[(measured < calorimeter.least) | (measured < significance * sigma)] = 0.0
+    excess = np.maximum(measured - track_sum, 0.0)
+    neutral = (excess > calorimeter.least) & (excess > significance * np.sqrt(variance + sigma**2))
+    eta = low + rng.random(len(keys)) * (high - low)
+    phi = first_phi + rng.random(len(keys)) * width
+    objects = (keys // calorimeter.size, excess / np.cosh(eta), eta, phi)
+
+    # where nothing is left for a neutral, tracks and tower measure the same energy: their mean, by 1 / sigma^2.
+    # In a tower set to zero, sigma is the noise, or zero where the calorimeter has none: then the tracks stand alone
+    by_track = np.divide(1.0, variance, out=np.zeros_like(variance), where=variance > 0)
+    by_tower = np.divide(1.0, sigma**2, out=np.zeros_like(sigma), where=sigma > 0)
+    factor = np.divide(
+        by_track * track_sum + by_tower * measured,
+        (by_track + by_tower) * track_sum,
+        out=np.ones_like(track_sum),
+        where=~neutral & (track_sum > 0),
+    )
+    of_tracks = np.ones(len(tracks.place))
+    of_tracks[on] = factor[pointing[on]]
+    return (objects[0][neutral], objects[1][neutral], objects[2][neutral], objects[3][neutral]), of_tracks
 
 
 def _visible(particles: Particles) -> BoolArray:
@@ -286,7 +311,8 @@ def propagate(
 def _resolution(table: tuple[tuple[float, float], ...], aeta: FloatArray, pt: FloatArray) -> FloatArray:
     region = np.searchsorted([0.5, 1.5], aeta)
     constant, slope = np.array(table).T
-    return np.hypot(constant[region], slope[region] * pt)
+    resolution: FloatArray = np.hypot(constant[region], slope[region] * pt)
+    return resolution
 
 
 def _tracks(
@@ -328,16 +354,21 @@ def _lognormal(mean: FloatArray, sigma: FloatArray, rng: np.random.Generator) ->
 
 @dataclass(frozen=True)
 class _Calorimeter:
-    """Cells, resolution and threshold of a calorimeter."""
+    """A calorimeter.
+
+    Numbers of cells below ``size``; the least energy (GeV) that counts; a cell's edges in eta, first azimuth and width;
+    the resolution (GeV) at an |eta| and an energy.
+    """
 
     size: int
     least: float
-    bounds: Any
-    resolution: Any
+    bounds: Callable[[IntArray], tuple[FloatArray, ...]]
+    resolution: Callable[[FloatArray, FloatArray], FloatArray]
 
 
 def _azimuth(phi: FloatArray, cells: Any) -> IntArray:  # noqa: ANN401  one number of cells, or one a particle
-    return np.minimum(((phi + np.pi) / (2 * np.pi) * cells).astype(np.int64), cells - 1)
+    cell: IntArray = np.minimum(((phi + np.pi) / (2 * np.pi) * cells).astype(np.int64), cells - 1)
+    return cell
 
 
 def _ecal_cells(eta: FloatArray, phi: FloatArray) -> IntArray:
@@ -352,15 +383,16 @@ def _hcal_cells(eta: FloatArray, phi: FloatArray) -> IntArray:
     return np.where(outside, -1, ring * 72 + _azimuth(phi, _HCAL_PHI[np.minimum(ring, len(_HCAL_PHI) - 1)]))
 
 
-def _ecal_bounds(cell: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, float]:
-    low = _ECAL_LOW + (cell // _ECAL_PHI) * _ECAL_STEP
-    width = 2 * np.pi / _ECAL_PHI
-    return low, low + _ECAL_STEP, -np.pi + (cell % _ECAL_PHI) * width, width
+def _ecal_bounds(cell: IntArray) -> tuple[FloatArray, ...]:
+    low: FloatArray = _ECAL_LOW + (cell // _ECAL_PHI) * _ECAL_STEP
+    width: FloatArray = np.full(len(cell), 2 * np.pi / _ECAL_PHI)
+    first: FloatArray = -np.pi + (cell % _ECAL_PHI) * width
+    return low, low + _ECAL_STEP, first, width
 
 
-def _hcal_bounds(cell: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+def _hcal_bounds(cell: IntArray) -> tuple[FloatArray, ...]:
     ring = cell // 72
-    width = 2 * np.pi / _HCAL_PHI[ring]
+    width: FloatArray = 2 * np.pi / _HCAL_PHI[ring]
     return _HCAL_EDGES[ring - 1], _HCAL_EDGES[ring], -np.pi + (cell % 72) * width, width
 
 

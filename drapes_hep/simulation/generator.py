@@ -184,9 +184,9 @@ def _parton_veto(pythia8: Foreign, least_pt: float) -> Foreign:
         def doVetoPartonLevel(self, event: Foreign) -> bool:
             self.showered += 1
             self._jets.analyze(event)
-            soft = self._jets.sizeJet() == 0 or self._jets.pT(0) < least_pt
+            soft = self._jets.sizeJet() == 0 or float(self._jets.pT(0)) < least_pt
             self.vetoed += soft
-            return soft
+            return bool(soft)
 
     return Veto()
 

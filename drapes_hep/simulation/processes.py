@@ -179,7 +179,7 @@ def _resonance(process: Process) -> list[str]:
         "34:onIfAll = 23 24",
     ]
     for code, mass, quarks in ((24, b, "2 2 1"), (23, c, "2 1 3")):
-        lines += [f"{code}:m0 = {mass}", f"{code}:mMin = {max(0.5 * mass, 5.0)}"]
+        lines += [f"{code}:m0 = {mass}", f"{code}:mMin = {min(10.0, 0.5 * mass)}"]
         if process.prongs == 2:
             lines += [f"{code}:onMode = off", f"{code}:onIfAny = 1 2 3 4 5"]
         else:
@@ -189,5 +189,7 @@ def _resonance(process: Process) -> list[str]:
                 f"{code}:doForceWidth = on",
                 f"{code}:mWidth = {_PRONG_WIDTH * mass}",
             ]
-    # a top quark that cannot decay to the W makes Vincia's initialisation fail; nothing here produces tops otherwise
-    return [*lines, f"6:m0 = {b + 100}"] if b + LIGHTEST > _TOP else lines
+    if process.shower == "alternative" and b + LIGHTEST > _TOP:
+        # a top quark that cannot decay to the W crashes Vincia when it starts; no top is produced here anyway
+        lines.append(f"6:m0 = {b + 100}")
+    return lines
