@@ -15,7 +15,7 @@ from drapes_hep.events.chunks import Reading
 from drapes_hep.events.clustering import cluster_events, make_particles
 from drapes_hep.rng import stage_seed
 from drapes_hep.simulation.detector import DETECTORS, Objects, respond
-from drapes_hep.simulation.generator import Generator
+from drapes_hep.simulation.generator import PATIENCE, Generator
 from drapes_hep.simulation.processes import Process
 
 __all__ = ["MOST_OBJECTS", "Account", "Block", "block_seeds", "leading_objects", "make_block"]
@@ -27,8 +27,6 @@ MOST_OBJECTS = 700
 
 _BATCH = 400
 """Events that Pythia makes at a time."""
-_PATIENCE = 10_000
-"""Showered events without any that passes, after which a process counts as hopeless."""
 _STEP = 104_729
 """Between the seeds of successive blocks, so that no two blocks share one; a prime."""
 _BELOW_PI = float(np.nextafter(np.float32(np.pi), np.float32(0)))
@@ -271,9 +269,9 @@ def make_block(
         dropped += int(lost[chosen].sum())
         kept.append(_select(objects, chosen))
         progress(written)
-        if passed == 0 and generator.showered >= _PATIENCE:
+        if generator.hopeless or (passed == 0 and generator.showered >= PATIENCE):
             raise DrapesError(
-                f"none of {generator.showered} simulated events has a jet above {process.leading_pt:g} GeV;"
+                f"hardly any of {generator.showered} simulated events has a jet above {process.leading_pt:g} GeV;"
                 " lower --leading-pt or choose a heavier A"
             )
     sigma, error = generator.cross_section

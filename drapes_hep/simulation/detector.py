@@ -188,11 +188,11 @@ def _combine(
     keys, index = np.unique(tower[hit], return_inverse=True)
     number = np.full(len(tower), -1)
     number[hit] = index
-    deposit = np.bincount(index, energy[hit], minlength=len(keys)).astype(np.float64)
+    deposit = _sums(index, energy[hit], len(keys))
     pointing = number[tracks.place]
     on = pointing >= 0
-    track_sum = np.bincount(pointing[on], track_energy[on], minlength=len(keys))
-    variance = np.bincount(pointing[on], (tracks.resolution[on] * track_energy[on]) ** 2, minlength=len(keys))
+    track_sum = _sums(pointing[on], track_energy[on], len(keys))
+    variance = _sums(pointing[on], (tracks.resolution[on] * track_energy[on]) ** 2, len(keys))
 
     low, high, first_phi, width = calorimeter.bounds(keys % calorimeter.size)
     centre = np.abs(0.5 * (low + high))
@@ -218,6 +218,11 @@ def _combine(
     of_tracks = np.ones(len(tracks.place))
     of_tracks[on] = factor[pointing[on]]
     return (objects[0][neutral], objects[1][neutral], objects[2][neutral], objects[3][neutral]), of_tracks
+
+
+def _sums(index: IntArray, values: FloatArray, length: int) -> FloatArray:
+    # of nothing at all, bincount makes integers
+    return np.bincount(index, values, minlength=length).astype(np.float64)
 
 
 def _visible(particles: Particles) -> BoolArray:
@@ -384,9 +389,9 @@ def _hcal_cells(eta: FloatArray, phi: FloatArray) -> IntArray:
 
 
 def _ecal_bounds(cell: IntArray) -> tuple[FloatArray, ...]:
-    low: FloatArray = _ECAL_LOW + (cell // _ECAL_PHI) * _ECAL_STEP
+    low = np.asarray(_ECAL_LOW + (cell // _ECAL_PHI) * _ECAL_STEP, dtype=np.float64)
     width: FloatArray = np.full(len(cell), 2 * np.pi / _ECAL_PHI)
-    first: FloatArray = -np.pi + (cell % _ECAL_PHI) * width
+    first = -np.pi + (cell % _ECAL_PHI) * width
     return low, low + _ECAL_STEP, first, width
 
 

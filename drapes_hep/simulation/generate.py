@@ -43,13 +43,13 @@ from drapes_hep.simulation.detector import DETECTORS, Objects
 from drapes_hep.simulation.generator import import_pythia
 from drapes_hep.simulation.processes import Process, pythia_settings
 
-__all__ = ["BLOCK", "FORMATS", "Order", "sidecar", "simulate", "truth_file"]
+__all__ = ["FORMATS", "Order", "sidecar", "simulate", "truth_file"]
 
 FORMATS = ("raw", "skim")
 """Raw LHC Olympics layout, or a skim with clustered jets and their constituents."""
 
 BLOCK = 1000
-"""Events of a block."""
+"""Events of a block: some ten seconds of work."""
 
 _COLUMNS = 3 * MOST_OBJECTS + 1
 _ROWS = 500
@@ -70,6 +70,8 @@ class Order:
         Other seeds give other events.
     format : {"raw", "skim"}
         Of the file.
+    block : int
+        Events that share a seed; the largest number that a kill can lose, a process.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class Order:
     events: int
     seed: int = 1
     format: str = "raw"
+    block: int = BLOCK
 
     def __post_init__(self) -> None:
         if self.events < 1:
@@ -93,11 +96,11 @@ class Order:
     @property
     def blocks(self) -> int:
         """Number of blocks, the last of which may be smaller."""
-        return -(-self.events // BLOCK)
+        return -(-self.events // self.block)
 
     def block_events(self, index: int) -> int:
-        """Events of a block."""
-        return min(BLOCK, self.events - index * BLOCK)
+        """Events of a block: some ten seconds of work."""
+        return min(self.block, self.events - index * self.block)
 
     def record(self) -> dict[str, Any]:
         """Give what the content depends on as JSON values, with the versions of what makes it."""
@@ -108,6 +111,7 @@ class Order:
             "events": self.events,
             "seed": self.seed,
             "format": self.format,
+            "block": self.block,
             "versions": {
                 "drapes-hep": drapes_hep.__version__,
                 **{name: metadata.version(name) for name in ("pythia8mc", "fastjet", "numpy")},
@@ -348,7 +352,7 @@ def _read_account(order: Order, folder: Path, index: int) -> Account:
 
 def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # numpy raises OSError, ValueError, EOFError or zipfile's errors for a damaged file
         raise InputError(path, f"cannot be read ({type(error).__name__})", "delete it and run again") from error

@@ -18,10 +18,13 @@ from drapes_hep.errors import DrapesError
 from drapes_hep.events.types import Foreign
 from drapes_hep.simulation.processes import Process, pythia_settings
 
-__all__ = ["Generator", "Particles", "import_pythia"]
+__all__ = ["PATIENCE", "Generator", "Particles", "import_pythia"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+PATIENCE = 10_000
+"""Events in a row that fail, after which a process counts as hopeless."""
 
 _SEEDS = 900_000_000
 """Pythia takes seeds from 1 to this."""
@@ -99,6 +102,8 @@ class Generator:
         Events that came out of the parton shower so far.
     vetoed : int
         Of these, events given up there since no jet of partons was hard enough.
+    hopeless : bool
+        Whether more events in a row than :data:`PATIENCE` were given up; no more are then, so that a batch ends.
 
     Raises
     ------
@@ -129,6 +134,11 @@ class Generator:
     def vetoed(self) -> int:
         """See the class."""
         return int(self._veto.vetoed)
+
+    @property
+    def hopeless(self) -> bool:
+        """See the class."""
+        return bool(self._veto.in_a_row >= PATIENCE)
 
     @property
     def cross_section(self) -> tuple[float, float]:
@@ -174,7 +184,7 @@ def _parton_veto(pythia8: Foreign, least_pt: float) -> Foreign:
     class Veto(pythia8.UserHooks):  # type: ignore[misc]
         def __init__(self) -> None:
             pythia8.UserHooks.__init__(self)
-            self.showered = self.vetoed = 0
+            self.showered = self.vetoed = self.in_a_row = 0
             # anti-kT, R = 1, jets above a tenth of the threshold, |eta| < 5, all final partons, their masses
             self._jets = pythia8.SlowJet(-1, 1.0, 0.1 * least_pt, 5.0, 1, 1)
 
@@ -183,9 +193,12 @@ def _parton_veto(pythia8: Foreign, least_pt: float) -> Foreign:
 
         def doVetoPartonLevel(self, event: Foreign) -> bool:
             self.showered += 1
+            if self.in_a_row >= PATIENCE:  # Pythia would ask for ever
+                return False
             self._jets.analyze(event)
             soft = self._jets.sizeJet() == 0 or float(self._jets.pT(0)) < least_pt
             self.vetoed += soft
+            self.in_a_row = self.in_a_row + 1 if soft else 0
             return bool(soft)
 
     return Veto()
