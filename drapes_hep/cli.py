@@ -246,7 +246,7 @@ def simulate(
         typer.Option(metavar="A B C", help="Masses of the resonance A and its daughters B and C, GeV."),
     ] = None,
     prongs: Annotated[
-        int | None, typer.Option(metavar="N", help="Quarks that B and C decay to each: 2 (default) or 3.")
+        int | None, typer.Option(metavar="N", help="Partons that B and C decay to each: 2 (default) or 3.")
     ] = None,
     width: Annotated[
         float | None, typer.Option(metavar="GEV", help="Width of A, GeV (default: 1% of its mass).")

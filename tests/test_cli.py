@@ -28,7 +28,7 @@ from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.files import read_json, write_json
 from drapes_hep.stages import classify as classify_stage
 
-VERBS = ("run", "skim", "train", "generate", "classify", "hunt", "report", "inspect", "validate", "init")
+VERBS = ("run", "skim", "train", "generate", "classify", "hunt", "report", "inspect", "validate", "init", "simulate")
 WINDOWS = ("3300-3700", "3600-4000")
 SEARCH = {
     "name": "tiny",

@@ -5,8 +5,8 @@ LHC Olympics R&D data were made. Particles of c tau above 10 mm do not decay in 
 
 The resonance is Pythia's W' -> W Z with the masses of W' (A), W (B) and Z (C) replaced, since this process comes with
 the spin correlations of the decay chain. Two prongs are the W's and Z's own decays to quarks other than top. Three
-prongs are decays to three quarks, uniform in phase space, as R-parity violation allows them: u u d for B, u d s for C,
-their colours joined in a junction.
+prongs are decays to a light quark, an antiquark and a gluon, uniform in phase space: of all ways to three partons, the
+one that both showers know how to radiate from (from three quarks, whose colours meet in a junction, Vincia does not).
 
 The alternative is Vincia's antenna shower (global, without helicities) in place of Pythia's simple shower.
 
@@ -33,7 +33,7 @@ SHOWERS = ("default", "alternative")
 """Known showers, each with a detector of its own."""
 
 PRONGS = (2, 3)
-"""Quarks that B and C may decay to."""
+"""Partons that B and C may decay to."""
 
 SQRT_S = 13_000.0
 """GeV."""
@@ -45,7 +45,7 @@ _TOP = 172.5
 _WIDTH = 0.01
 """Of A, as a fraction of its mass."""
 _PRONG_WIDTH = 0.026
-"""Of B and C in decays to three quarks, as a fraction of the mass: about what two-quark decays give them."""
+"""Of B and C in decays to three partons, as a fraction of the mass: about what two-quark decays give them."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Process:
     masses : tuple of three floats, optional
         Of A, B and C, GeV; only for a resonance, and needed there.
     prongs : int, optional
-        Quarks that B and C decay to each, 2 or 3; only for a resonance, 2 by default.
+        Partons that B and C decay to each, 2 or 3; only for a resonance, 2 by default.
     width : float, optional
         Of A, GeV; only for a resonance, 1% of its mass by default.
     shower : {"default", "alternative"}
@@ -160,8 +160,6 @@ def pythia_settings(process: Process) -> tuple[str, ...]:
     if process.shower == "alternative":
         # the global shower is four times as fast as the sector shower
         lines += ["PartonShowers:model = 2", "Vincia:sectorShower = off", "Vincia:helicityShower = off"]
-        # interleaved with the shower, decays to three quarks fail nearly always
-        lines += ["Vincia:interleaveResDec = off"]
     return tuple(lines)
 
 
@@ -178,14 +176,14 @@ def _resonance(process: Process) -> list[str]:
         "34:onMode = off",
         "34:onIfAll = 23 24",
     ]
-    for code, mass, quarks in ((24, b, "2 2 1"), (23, c, "2 1 3")):
+    for code, mass, partons in ((24, b, "2 -1 21"), (23, c, "1 -1 21")):
         lines += [f"{code}:m0 = {mass}", f"{code}:mMin = {min(10.0, 0.5 * mass)}"]
         if process.prongs == 2:
             lines += [f"{code}:onMode = off", f"{code}:onIfAny = 1 2 3 4 5"]
         else:
             # mode 103: the branching fraction is taken as given, for no matrix element of this decay is known
             lines += [
-                f"{code}:oneChannel = 1 1. 103 {quarks}",
+                f"{code}:oneChannel = 1 1. 103 {partons}",
                 f"{code}:doForceWidth = on",
                 f"{code}:mWidth = {_PRONG_WIDTH * mass}",
             ]
