@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 import warnings
@@ -337,6 +338,42 @@ def init(
     except OSError as error:
         raise DrapesError(f"{folder}: cannot be written ({error.strerror or error})") from error
     typer.echo(f"{folder}: written; next: cd {folder} && drapes run configs/quickstart.yaml")
+
+
+@app.command()
+def simulate(
+    process: Annotated[str, typer.Argument(metavar="PROCESS", help="qcd or resonance.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")],
+    events: Annotated[int, typer.Option(metavar="N", help="Events to write.")] = 10_000,
+    masses: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(metavar="A B C", help="Masses of the resonance A and its daughters B and C, GeV."),
+    ] = None,
+    prongs: Annotated[
+        int | None, typer.Option(metavar="N", help="Partons that B and C decay to each: 2 (default) or 3.")
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option(metavar="GEV", help="Width of A, GeV (default: 1% of its mass).")
+    ] = None,
+    shower: Annotated[
+        str, typer.Option(metavar="NAME", help="default, or alternative: another shower and detector.")
+    ] = "default",
+    leading_pt: Annotated[float, typer.Option(metavar="GEV", help="Least pT of the leading jet, GeV.")] = 1200.0,
+    format: Annotated[
+        str, typer.Option(metavar="NAME", help="raw: LHC Olympics HDF5; skim: parquet with jets and constituents.")
+    ] = "raw",
+    seed: Annotated[int, typer.Option(metavar="N", help="Other seeds give other events.")] = 1,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes (default: all cores).")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Simulate dijet events: QCD, or a resonance A -> B C. Needs the extra 'sim'."""
+    from drapes_hep.progress import Reporter
+    from drapes_hep.simulation import generate
+    from drapes_hep.simulation.processes import Process
+
+    order = generate.Order(Process(process, masses, prongs, width, shower, leading_pt), events, seed, format)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    generate.simulate(order, output, cores if workers is None else workers, Reporter(quiet=quiet))
 
 
 def _version(value: bool) -> None:

@@ -28,7 +28,10 @@ from drapes_hep.files import read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 
-VERBS = ("run", "skim", "train", "generate", "classify", "hunt", "report", "inspect", "validate", "download", "init")
+VERBS = (
+    "run", "skim", "train", "generate", "classify", "hunt", "report", "inspect", "validate", "download", "simulate",
+    "init",
+)  # fmt: skip
 WINDOWS = ("3300-3700", "3600-4000")
 SEARCH = {
     "name": "tiny",

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import ROOT, make_columns
 from test_running import SETTINGS, assert_same, result
-from test_stages import SEARCH, cut_sample, few_trees  # noqa: F401  a fixture of module scope
+from test_stages import SEARCH, cut_sample
 
 from drapes_hep.cli import app
 from drapes_hep.config import load_config
@@ -26,6 +26,8 @@ from drapes_hep.events.writers import write_feature_hdf5
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.skim import skim
+
+pytestmark = pytest.mark.usefixtures("few_trees")
 
 PROCESSOR = "processors/constituents.py:Constituents"
 READING = Reading(constituents=True)

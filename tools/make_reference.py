@@ -180,8 +180,12 @@ def layouts() -> str:
         (f"`{one.name}`", ", ".join(f"`{c}`" for c in one.required), ", ".join(f"`{c}`" for c in one.optional))
         for one in LAYOUTS.values()
     ]
-    about = (f"`{one.name}`: {' '.join((type(one).__doc__ or '').split())}" for one in LAYOUTS.values())
-    details = "\n\n".join(textwrap.fill(one, 120) for one in about)
+    about: dict[str, list[str]] = {}
+    for one in LAYOUTS.values():
+        # layouts of one class are told of once, without the class's parameters
+        text = " ".join((type(one).__doc__ or "").partition("Parameters\n")[0].split())
+        about.setdefault(text, []).append(f"`{one.name}`")
+    details = "\n\n".join(textwrap.fill(f"{', '.join(names)}: {text}", 120) for text, names in about.items())
     return LAYOUTS_TEXT + "\n" + _table(("layout", "required columns", "optional columns"), rows) + "\n\n" + details
 
 
