@@ -651,5 +651,7 @@ def test_run_without_toys_labels_or_training(small, no_pictures):
     page = write_report(small).read_text(encoding="utf-8")
     assert 'id="metrics"' not in page
     assert "no pseudo-experiments" in page
+    assert "1 window with 4 working points was searched" in page
+    assert "the global one does" not in page
     assert "was not trained in this run" in page
     assert "No closure sample" in page

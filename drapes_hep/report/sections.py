@@ -42,9 +42,11 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
         local = Markup("{} GeV at ε<sub>B</sub> = {}; p<sub>local</sub> = {}").format(
             files.title, cut(point), power(float(point["p_local"]))
         )
+        several = len(run.windows) > 1
         lines.append(
-            f"{len(run.windows)} windows with {max(len(w.points) for w in run.windows)} working points each were"
-            " searched; the local numbers do not account for having chosen the largest, the global one does."
+            f"{len(run.windows)} window{'s' if several else ''} with {max(len(w.points) for w in run.windows)} working"
+            f" points {'each were' if several else 'was'} searched; the local numbers do not account for having chosen"
+            f" the largest{'' if whole.p is None else ', the global one does'}."
         )
     cards = [_card("largest local significance", _significance(found), local)]
     if whole.p is None:
