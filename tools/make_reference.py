@@ -73,6 +73,10 @@ that is unique in the search; without it, the file's name (without folder and la
 """
 
 
+RESULTS_BEGIN = "<!-- written by tools/make_reference.py from here -->"
+RESULTS_END = "<!-- to here -->"
+
+
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
@@ -113,7 +117,14 @@ def _options(command: Any) -> list[Any]:  # noqa: ANN401
 
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-_PLAIN = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}
+_PLAIN = {
+    "string": "text",
+    "integer": "integer",
+    "number": "number",
+    "boolean": "true or false",
+    "null": "null",
+    "object": "record",
+}
 
 
 def type_text(prop: Mapping[str, Any]) -> str:
@@ -127,6 +138,8 @@ def type_text(prop: Mapping[str, Any]) -> str:
     if prop.get("type") == "array":
         if "prefixItems" in prop:
             return "[" + ", ".join(type_text(one) for one in prop["prefixItems"]) + "]"
+        if prop.get("minItems", 0) == prop.get("maxItems", math.inf):
+            return "[" + ", ".join([type_text(prop["items"])] * prop["minItems"]) + "]"
         return f"list of {type_text(prop['items'])}"
     words = _PLAIN[prop["type"]]
     bounds = [f"{sign} {prop[name]:g}" for name, sign in _BOUNDS.items() if name in prop]
@@ -189,11 +202,41 @@ def layouts() -> str:
     return LAYOUTS_TEXT + "\n" + _table(("layout", "required columns", "optional columns"), rows) + "\n\n" + details
 
 
+def _fields(schema: Mapping[str, Any], seen: dict[str, str], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Give every field of a JSON schema, those of records within after the first record of their kind."""
+    for name, prop in schema["properties"].items():
+        inner = next((one for one in prop.get("anyOf", [prop]) if one.get("type") != "null"), prop)
+        path = f"{prefix}{name}."
+        if inner.get("type") == "array":
+            inner, path = inner["items"], f"{prefix}{name}[]."
+        fields = json.dumps(inner.get("properties"), sort_keys=True)
+        words = type_text(prop)
+        known = seen.get(fields) if "properties" in inner else None
+        yield (
+            f"`{prefix}{name}`",
+            words if known is None else words.replace("record", f"as `{known}`"),
+            prop["description"],
+        )
+        if "properties" in inner and known is None:
+            seen[fields] = name
+            yield from _fields(inner, seen, path)
+
+
+def run_directory() -> str:
+    """Fill in the table of ``results.json``."""
+    text = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
+    before, rest = text.split(RESULTS_BEGIN)
+    _, after = rest.split(RESULTS_END)
+    rows = list(_fields(results_schema(), {}))
+    return f"{before}{RESULTS_BEGIN}\n\n{_table(('field', 'type', 'meaning'), rows)}\n\n{RESULTS_END}{after}"
+
+
 def files() -> dict[str, str]:
     """Give every generated file by its path in the repository."""
     reference = "\n\n".join(part.strip() for part in (HEAD, command_line(), configuration(), features(), layouts()))
     return {
         "docs/reference.md": reference + "\n",
+        "docs/run-directory.md": run_directory(),
         "docs/config.schema.json": json.dumps(schema(), indent=1) + "\n",
         "docs/inspection.schema.json": json.dumps(inspection_schema(), indent=1) + "\n",
         "docs/results.schema.json": json.dumps(results_schema(), indent=1) + "\n",

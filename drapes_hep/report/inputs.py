@@ -145,6 +145,12 @@ class WindowFiles:
         return self.result.get("template") or {}
 
     @property
+    def pseudo_window(self) -> tuple[float, float] | None:
+        """Where the interpolation of its template was tested, GeV."""
+        found = ((self.quality.get("template") or {}).get("auc_vs_pseudo_window") or {}).get("window")
+        return None if found is None else (float(found[0]), float(found[1]))
+
+    @property
     def points(self) -> list[Point]:
         """Its working points, from loose to tight."""
         return sorted(self.result["working_points"], key=lambda p: -float(p["background_efficiency"]))

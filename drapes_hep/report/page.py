@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 import yaml
+from markupsafe import Markup
 
 import drapes_hep
 from drapes_hep import plots
@@ -110,7 +111,9 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
     with reading(run.directory.manifest):
         return content | {
             "name": str(run.manifest.get("name") or run.config.get("name") or run.directory.path.name),
-            "subtitle": f"{stamp}: bump hunt in {len(run.windows)} windows of m_JJ with generated background templates",
+            "subtitle": Markup("{}: bump hunt in {} of m<sub>JJ</sub> with generated background templates").format(
+                stamp, "1 window" if len(run.windows) == 1 else f"{len(run.windows)} windows"
+            ),
             "version": versions.get("drapes-hep", drapes_hep.__version__),
             "checks": checks(run, passed),
             "provenance": provenance(run),
@@ -132,7 +135,8 @@ def _windows(run: RunFiles, album: Album) -> tuple[list[dict[str, Any]], list[pl
         passed += passing(run, files)
         with reading(files.folder / "quality.json"):
             curve = roc(run, files)
-        if curve is not None:
+        # labelled events of the windows: nothing of them is drawn while the run is blinded
+        if curve is not None and not run.blind:
             curves[f"{files.title} GeV"] = curve
         files.forget()
         shown.append(
