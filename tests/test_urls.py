@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import re
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, make_columns
 
+from drapes_hep.config import load_config
 from drapes_hep.errors import InputError
 from drapes_hep.events.chunks import file_key
 from drapes_hep.events.loading import load_processor
@@ -22,7 +24,11 @@ from drapes_hep.events.readers import expand, scan
 from drapes_hep.events.running import run
 from drapes_hep.events.skims import write_skim
 from drapes_hep.events.writers import write_feature_root
+from drapes_hep.files import read_json
 from drapes_hep.remote import fingerprint, is_url, one_line
+from drapes_hep.rundir import open_run
+from drapes_hep.stages.context import Context
+from drapes_hep.stages.skim import skim
 
 SETTINGS = {"leading_pt": 1200, "mass_range": (2000, 8000)}
 
@@ -34,6 +40,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+    def handle(self):
+        # a client may leave in the middle of an answer that is longer than it asked for
+        with contextlib.suppress(ConnectionError):
+            super().handle()
 
     def do_HEAD(self):
         self.answer(body=False)
@@ -169,6 +180,42 @@ def test_small_files_have_fingerprints(server, tmp_path):
     assert fingerprint(serve(server, tmp_path / "a.bin")) != fingerprint(serve(server, tmp_path / "b.bin"))
 
 
+SEARCH = """
+name: urls
+data: {path: [URL]}
+selection: {leading_pt: 1200}
+mass: {range: [2000, 8000]}
+"""
+
+
+def skim_of(server, folder, *urls):
+    """The stage, and its record in the manifest."""
+    (folder / "a.yaml").write_text(SEARCH.replace("URL", ", ".join(urls)))
+    config = load_config(folder / "a.yaml")
+    context = Context.of(config, open_run(folder / "run", config.model_dump(mode="json")), device="cpu", workers=1)
+    skim(context)
+    return read_json(context.run.manifest), (folder / "run" / "stages" / "skim.json").stat().st_mtime_ns
+
+
+def test_the_stage_is_done_once_unless_the_file_changes(server, samples, tmp_path):
+    url = serve(server, samples["ttree"])
+    manifest, first = skim_of(server, tmp_path, url)
+    assert manifest["inputs"] == {url: fingerprint(url)}
+    assert skim_of(server, tmp_path, url)[1] == first
+    write_feature_root(server.folder / "events.root", make_columns(2500))
+    fsspec.filesystem("http").invalidate_cache()
+    manifest, second = skim_of(server, tmp_path, url)
+    assert second != first
+    assert manifest["inputs"] == {url: fingerprint(url)}
+
+
+def test_one_file_under_two_addresses(server, samples, tmp_path):
+    first = serve(server, samples["ttree"])
+    (server.folder / "other.root").write_bytes(samples["ttree"].read_bytes())
+    with pytest.raises(InputError, match="holds the same bytes as"):
+        skim_of(server, tmp_path, first, f"{server.url}/other.root")
+
+
 # ---- patterns --------------------------------------------------------------------------------------------------------
 
 
@@ -246,13 +293,7 @@ def test_no_parts(server, samples, kind):
     """A server that ignores ranges must not pass for one that serves another file."""
     url = serve(server, samples[kind])
     server.ranges = False
-    try:
-        _, report = run({"a": url}, count)
-    except InputError as error:
-        assert str(error).startswith(url)
-        assert "\n" not in str(error)
-    else:
-        assert report.processed == 3000
+    assert "the server does not serve parts of files" in complaint(url)
 
 
 @pytest.mark.parametrize("kind", ["ttree", "rntuple", "hdf5", "skim"])
@@ -273,14 +314,10 @@ def test_dies_midway(server, samples, kind):
 
 
 def test_causes_are_looked_at():
-    try:
-        try:
-            raise ConnectionResetError
-        except ConnectionResetError as error:
-            raise ValueError("wrapped") from error
-    except ValueError as error:
-        assert "broke off (ConnectionResetError)" in str(one_line("http://x.org/a.root", error))
-        assert one_line("/a.root", error) is None
+    wrapped = ValueError("wrapped")
+    wrapped.__cause__ = ConnectionResetError()
+    assert "broke off (ConnectionResetError)" in str(one_line("http://x.org/a.root", wrapped))
+    assert one_line("/a.root", wrapped) is None
     assert one_line("http://x.org/a.root", ValueError("of ours")) is None
     assert is_url("root://x//y")
     assert not is_url("/x//y")
