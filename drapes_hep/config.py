@@ -42,7 +42,7 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Where the events are."""
 
-    path: str | tuple[str, ...] = Field(description="File, glob or list of them; relative to the configuration file.")
+    path: str | tuple[str, ...] = Field(description="File, glob, URL or list of them; relative to this file.")
     labels: bool = Field(False, description="Whether the events carry a truth label (a column, or the sidecar below).")
     truth: str | None = Field(None, description="Sidecar of truth labels, keyed by event id.")
     chunksize: int = Field(50_000, ge=1, description="Events a chunk.")

@@ -17,6 +17,7 @@ __all__ = ["expand_url", "fingerprint", "is_url", "one_line", "open_url", "url_s
 
 _ENDS = 1 << 16
 _BLOCK = 1 << 20
+_NO_RANGES = ("range requests", "not support seeking", "Cannot seek streaming")
 
 
 def is_url(path: object) -> bool:
@@ -65,25 +66,27 @@ def one_line(url: str, error: BaseException) -> InputError | None:
     """
     if not is_url(url):
         return None
+    chain: list[BaseException] = []
     one: BaseException | None = error
-    seen: set[int] = set()
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
+    while one is not None and one not in chain:
+        chain.append(one)
+        one = one.__cause__ or one.__context__
+    # the innermost says most: fsspec calls whatever happens while it opens a file "not found"
+    for one in reversed(chain):
         status = getattr(one, "status", None)
         if isinstance(one, InputError):
             return one
+        if status in (401, 403) or isinstance(one, PermissionError):
+            return InputError(url, "the server refuses it", "it needs a login or a token: download it yourself")
         if isinstance(one, FileNotFoundError) or status in (404, 410):
             return InputError(url, "no such file on the server", "check the address")
-        if isinstance(one, PermissionError) or status in (401, 403):
-            return InputError(url, "the server refuses it", "it needs a login or a token: download it yourself")
-        if status is not None and type(one).__module__.startswith("aiohttp"):
-            return InputError(url, f"the server answers with status {status}", "try again later")
-        if "range requests" in str(one) or "not support seeking" in str(one) or "Cannot seek streaming" in str(one):
+        if any(words in str(one) for words in _NO_RANGES):
             return InputError(url, "the server does not serve parts of files", "download it first")
+        if type(one).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:
+            return InputError(url, f"the server answers with status {status}", "try again later")
         if isinstance(one, (ConnectionError, TimeoutError)) or type(one).__module__.startswith("aiohttp"):
             problem = f"the server cannot be reached or broke off ({type(one).__name__})"
             return InputError(url, problem, "try again, or download it first")
-        one = one.__cause__ or one.__context__
     return None
 
 

@@ -65,11 +65,22 @@ J1 is the heavier, J2 the lighter of the two jets with the largest pT. m_JJ cann
 
 LAYOUTS_TEXT = """## File layouts
 
-The content of a file decides how it is read, never its name. ROOT files (TTree, RNTuple), HDF5 files as pandas writes
-them and Parquet files can hold the layout `features`; Parquet files also `skim`, HDF5 files also `lhco_raw` (a table of
-numbered columns) and `simulated` (plain arrays). All values in GeV where they have a unit. `event_id` is an integer
-that is unique in the search; without it, the file's name (without folder and last suffix) and the row make one.
-`weight` is 1 where it is missing, `label` is 1 for signal and 0 for background.
+The content of a file decides how it is read, never its name. ROOT files (TTree, RNTuple) can hold `features` and the
+layouts of CMS and Delphes, HDF5 files `features`, `lhco_raw` and `simulated`, Parquet files `skim` and `features`.
+Where several fit, the first in this table is taken, and `data.layout` takes another. All values in GeV where they have
+a unit. `weight` is 1 where it is missing, `label` is 1 for signal and 0 for background.
+
+**Identity.** `event_id` is an integer that is unique in the search. Files of CMS have `run`, `luminosityBlock` and
+`event` instead: the identity is then the upper 63 bits of Philox4x32-10 with key 0 and the counter (low and high word
+of the event number, luminosity section, run), whatever the file, and the three numbers stand in the skim, so that a
+selected event can be found again. Without either, the file's name (without folder and last suffix) and the row make
+the identity. Two events of one identity are an error, and so are simulated samples that number their events alike:
+search them apart.
+
+**URLs.** Every path may be a URL: `https://`, `root://` (with `pip install 'drapes-hep[xrootd]'`) and whatever else
+fsspec opens. Servers must serve parts of files. `*` in a URL is a pattern where the server can list files, which http
+cannot. A file behind a URL is not hashed as a whole: its `ends:` hash in the manifest is that of its size, its first
+and its last 64 KiB.
 """
 
 

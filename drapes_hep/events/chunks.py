@@ -67,6 +67,8 @@ class FileInfo:
         The columns that the layout reads from this file, in the layout's order.
     beside : tuple of str
         Other files that are read with it, such as labels.
+    tree : bool
+        Whether the events are a TTree.
     """
 
     path: str
@@ -78,6 +80,7 @@ class FileInfo:
     has_labels: bool
     columns: tuple[str, ...]
     beside: tuple[str, ...] = ()
+    tree: bool = False
 
     @property
     def has_event_ids(self) -> bool:
@@ -108,7 +111,7 @@ class EventChunk:
     ----------
     dataset : str
         Name in the fileset.
-    path, container, layout, object_path, file_id, columns
+    path, container, layout, object_path, file_id, columns, tree
         As in :class:`FileInfo` (``file_id`` is its ``id``).
     start, stop : int
         Rows, ``start`` inclusive and ``stop`` exclusive.
@@ -129,6 +132,7 @@ class EventChunk:
     columns: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
     reading: Reading = DEFAULT_READING
+    tree: bool = False
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -213,6 +217,7 @@ def split(
             columns=info.columns,
             metadata=dict(metadata or {}),
             reading=reading,
+            tree=info.tree,
         )
         for start in range(0, info.entries, chunksize)
     ]

@@ -260,7 +260,16 @@ def _head(path: str) -> bytes:
 
 def _remote_head(url: str) -> bytes:
     with open_url(url, 512) as stream:
-        return bytes(stream.read(_HEAD))
+        head = bytes(stream.read(_HEAD))
+        if head and not _is_page(head):
+            # a server that ignores what part is asked for would pass for one whose file is corrupt
+            stream.seek(max(0, (stream.size or 0) - 1))
+            stream.read(1)
+        return head
+
+
+def _is_page(head: bytes) -> bool:
+    return head.lstrip().startswith(b"<")
 
 
 def reader_for(path: str | Path) -> EventReader:
@@ -287,7 +296,7 @@ def reader_for(path: str | Path) -> EventReader:
     for reader in _readers():
         if reader.sniff(head):
             return reader
-    if is_url(text) and head.lstrip().startswith(b"<"):
+    if is_url(text) and _is_page(head):
         raise InputError(text, "is a web page, not a file of events", "give the address of the file itself")
     raise InputError(text, "is not a ROOT, HDF5 or Parquet file", "the content decides, whatever the name says")
 

@@ -130,8 +130,9 @@ class RootReader:
                     raise InputError(path, f"column '{column}' is {kind}, not a list of numbers", "write it as one")
                 if column not in LAYOUTS[layout].lists and depth != 0:
                     raise InputError(path, f"column '{column}' is {kind}, not one number an event", "flatten it")
-            entries = int(file[name].num_entries)
-        return FileInfo(path, self.container, layout, name, entries, file_key(path), "label" in columns, columns)
+            entries, tree = int(file[name].num_entries), "RNTuple" not in classes[name]
+        labelled = "label" in columns
+        return FileInfo(path, self.container, layout, name, entries, file_key(path), labelled, columns, tree=tree)
 
     def present(self, info: FileInfo) -> tuple[str, ...]:
         """Top-level branches or fields."""
