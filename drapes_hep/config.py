@@ -67,6 +67,12 @@ class SelectionConfig(_Section):
 
     leading_pt: NonNegative = Field(1200.0, description="Least transverse momentum of the leading jet, GeV.")
     abs_eta_max: Positive = Field(2.5, description="Largest |eta| of either jet.")
+    max_constituents: int | None = Field(
+        None,
+        ge=1,
+        description="Constituents that a jet keeps in the skim, the leading ones in pT; null keeps all. For processors"
+        " that read constituents; the others refuse a number.",
+    )
     undefined: Literal["drop"] | float = Field(
         "drop", description="A derived feature that is undefined (tau21 where tau1 = 0): drop the event, or this value."
     )

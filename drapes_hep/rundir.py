@@ -234,7 +234,7 @@ def run_stage(
     sizes = {str(path.relative_to(run.path)): path.stat().st_size for path in written}
     write_json(stamp, {"key": key, "files": sizes, "finished": datetime.now(UTC).isoformat(timespec="seconds")})
     stages = read_json(run.manifest)["stages"]
-    stages[name] = {"seconds": round(cost.seconds, 3), "peak_memory_mb": round(cost.peak_memory / 2**20, 1)}
+    stages[name] = {"seconds": round(cost.seconds, 3), "peak_memory_mib": round(cost.peak_memory / 2**20, 1)}
     note(run, stages=stages)
     reporter.say(f"{name}: {cost.seconds:.1f} s, {cost.peak_memory / 2**20:.0f} MiB")
     return True

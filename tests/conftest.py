@@ -34,6 +34,18 @@ def data_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def few_trees():
+    """Small ensembles, for modules that test no classifier's strength."""
+    from drapes_hep.cwola.classifiers import Trees
+    from drapes_hep.stages import classify
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(Trees.__init__.__kwdefaults__, "iterations", 8)
+        patch.setattr(classify, "_QUALITY_ENSEMBLE", 1)
+        yield
+
+
 def make_columns(n: int = 3000, seed: int = 1, labels: bool = True) -> dict[str, np.ndarray]:
     """Dijet events in the feature layout: a falling spectrum, back to back, some with tau1 = 0."""
     rng = np.random.default_rng(seed)

@@ -110,6 +110,14 @@ def test_spellings_of_labels(tmp_path, table, labels, spelling):
     assert events_of(path).label.tolist() == labels.tolist()
 
 
+def test_both_kinds_of_signal_are_signal(tmp_path, table, labels):
+    """The published labels of the third black box hold 2 as well."""
+    path = write_raw(tmp_path / "a.h5", table)
+    np.savetxt(tmp_path / "a.masterkey", labels * (1 + np.arange(60) % 2), fmt="%.1f")
+    assert "2.0" in (tmp_path / "a.masterkey").read_text()
+    assert events_of(path).label.tolist() == labels.tolist()
+
+
 def test_without_labels(tmp_path, table):
     path = write_raw(tmp_path / "events.h5", table)
     assert not scan(path).has_labels
@@ -258,10 +266,10 @@ LABEL_FILES = {
     "short": (b"0.0\n" * 59, "holds 59 labels for the 60 events of a.h5"),
     "long": (b"0.0\n" * 61, "holds 61 labels for the 60 events of a.h5"),
     "empty": (b"", "holds 0 labels for the 60 events of a.h5"),
-    "other value": (b"0.0\n" * 30 + b"2.0\n" + b"1\n" * 29, "holds '2.0' in line 31"),
+    "other value": (b"0.0\n" * 30 + b"3.0\n" + b"1\n" * 29, "holds '3.0' in line 31"),
     "NaN": (b"0.0\n" * 58 + b"nan\n0\n", "holds 'nan' in line 59"),
     "text": (b"0.0\n" * 10 + b"signal\n" + b"1.0\n" * 49, "holds 'signal' in line 11"),
-    "binary": (b"\xff\xfe\n" * 60, "in line 1; a label is 0 (background) or 1 (signal)"),
+    "binary": (b"\xff\xfe\n" * 60, "in line 1; a label is 0 (background), 1 or 2 (signal)"),
 }
 
 

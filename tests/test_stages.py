@@ -24,7 +24,6 @@ from conftest import ROOT, make_columns
 from jsonschema import Draft202012Validator
 
 from drapes_hep.config import load_config
-from drapes_hep.cwola.classifiers import Trees
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.errors import ConfigError, InputError, LeakError, RunDirectoryError
 from drapes_hep.events.chunks import split
@@ -37,7 +36,6 @@ from drapes_hep.files import read_json, write_json
 from drapes_hep.regions import Window, blinded
 from drapes_hep.results import results_schema
 from drapes_hep.rundir import open_run
-from drapes_hep.stages import classify as classify_stage
 from drapes_hep.stages import model as model_stage
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.context import Context, feature_matrix
@@ -45,6 +43,8 @@ from drapes_hep.stages.hunt import hunt
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.skim import skim
 from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, fit_model, load_background_model
+
+pytestmark = pytest.mark.usefixtures("few_trees")
 
 WINDOWS = ("3300-3700", "3600-4000")
 STAGES = {"skim", "hunt"} | {f"{stage}.{name}" for stage in ("train", "generate", "classify") for name in WINDOWS}
@@ -73,16 +73,6 @@ def cut_sample(events: int = 2500, signal_events: int = LABELS) -> dict[str, np.
     rows = np.random.default_rng(1).permutation(rows)
     cut = {name: values[rows] for name, values in columns.items() if name != "event_id"}
     return {**cut, "label": label[rows]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_trees():
-    """Small ensembles: what is tested here is no classifier's strength."""
-    patch = pytest.MonkeyPatch()
-    patch.setitem(Trees.__init__.__kwdefaults__, "iterations", 8)
-    patch.setattr(classify_stage, "_QUALITY_ENSEMBLE", 1)
-    yield
-    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +165,45 @@ def test_every_promised_file_is_there(done):
     assert [str(path) for path in promised if not path.is_file()] == []
 
 
+def names_in(value: object) -> set[str]:
+    """Give all keys of a JSON value, whose keys are names of fields."""
+    if isinstance(value, list):
+        return set().union(*map(names_in, value)) if value else set()
+    return set(value) | set().union(*map(names_in, value.values())) if isinstance(value, dict) else set()
+
+
+@pytest.mark.parametrize("name", ["skim/skim.json", "hunt.json", "training.json", "quality.json", "results.json"])
+def test_every_field_is_documented(done, name):
+    text = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
+    path = next(p for p in (done / name, done / "windows" / WINDOWS[1] / name) if p.is_file())
+    part = text.partition(f"\n## {path.name}\n")[2].partition("\n## ")[0]
+    assert part
+    record = read_json(path)
+    for window in record.get("windows", []):
+        window.get("fit", {}).pop("parameters", None)  # named by the shape
+    assert {key for key in names_in(record) if not re.search(rf"\b{key}\b", part)} == set()
+
+
+def test_every_field_of_the_results_has_a_meaning():
+    def check(schema: dict, path: str) -> None:
+        for name, prop in schema.get("properties", {}).items():
+            assert len(prop.get("description", "")) > 5, f"{path}.{name}"
+            for one in [*prop.get("anyOf", [prop])]:
+                check(one.get("items", one), f"{path}.{name}")
+
+    check(results_schema(), "results")
+
+
+def test_fitted_events_are_those_that_the_fits_use(done):
+    for record, window in zip(read_json(done / "results.json")["windows"], WINDOWS, strict=True):
+        scores = table(done / "windows" / window / "scores.parquet")
+        outside = scores["region"] == 0
+        for point in record["working_points"]:
+            cut = point["background_efficiency"]
+            used = outside if cut == 1 else outside & (scores["part"] == CLOSURE) & (scores["tail"] <= cut)
+            assert point["fitted_events"] == int(used.sum())
+
+
 def test_nothing_half_written_and_no_pickle_is_left(done):
     kinds = {path.suffix for path in done.rglob("*") if path.is_file()}
     assert kinds == {".json", ".parquet", ".safetensors", ".root"}
@@ -197,7 +226,7 @@ def test_the_manifest_names_what_made_the_run(done, project):
     manifest = read_json(done / "manifest.json")
     assert set(manifest["stages"]) == STAGES
     assert list(manifest["inputs"]) == [str(project / "events.root")]
-    assert all(cost["seconds"] >= 0 and cost["peak_memory_mb"] > 0 for cost in manifest["stages"].values())
+    assert all(cost["seconds"] >= 0 and cost["peak_memory_mib"] > 0 for cost in manifest["stages"].values())
 
 
 def test_observed_is_the_number_of_events_in_the_window(done):

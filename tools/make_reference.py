@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from drapes_hep.cli import app  # noqa: E402
 from drapes_hep.config import Config, schema  # noqa: E402
 from drapes_hep.events.features import FEATURES  # noqa: E402
+from drapes_hep.events.inspection import inspection_schema  # noqa: E402
 from drapes_hep.events.layouts import LAYOUTS  # noqa: E402
 from drapes_hep.results import results_schema  # noqa: E402
 
@@ -37,7 +38,8 @@ This page is written by `tools/make_reference.py` from the code.
 - [File layouts](#file-layouts)
 
 What a run leaves behind stands in [run-directory.md](run-directory.md); the schema of `results.json` is
-[results.schema.json](results.schema.json), that of a configuration [config.schema.json](config.schema.json).
+[results.schema.json](results.schema.json), that of a configuration [config.schema.json](config.schema.json), that of
+what `drapes inspect --json` says of a file [inspection.schema.json](inspection.schema.json).
 """
 
 COMMANDS = """## Command line
@@ -64,9 +66,10 @@ J1 is the heavier, J2 the lighter of the two jets with the largest pT. m_JJ cann
 LAYOUTS_TEXT = """## File layouts
 
 The content of a file decides how it is read, never its name. ROOT files (TTree, RNTuple) can hold `features` and the
-layouts of CMS and Delphes, HDF5 files `features`, `lhco_raw` and `simulated`, Parquet files `skim` and `features`.
-Where several fit, the first in this table is taken, and `data.layout` takes another. All values in GeV where they have
-a unit. `weight` is 1 where it is missing, `label` is 1 for signal and 0 for background.
+layouts of CMS and Delphes, HDF5 files `features` (as pandas writes them), `lhco_raw` (a table of numbered columns) and
+`simulated` (plain arrays), Parquet files `skim` and `features`. Where several fit, the first in this table is taken,
+and `data.layout` takes another. All values in GeV where they have a unit. `weight` is 1 where it is missing, `label`
+is 1 for signal and 0 for background.
 
 **Identity.** `event_id` is an integer that is unique in the search. Files of CMS have `run`, `luminosityBlock` and
 `event` instead: the identity is then the upper 63 bits of Philox4x32-10 with key 0 and the counter (low and high word
@@ -80,6 +83,10 @@ fsspec opens. Servers must serve parts of files. `*` in a URL is a pattern where
 cannot. A file behind a URL is not hashed as a whole: its `ends:` hash in the manifest is that of its size, its first
 and its last 64 KiB.
 """
+
+
+RESULTS_BEGIN = "<!-- written by tools/make_reference.py from here -->"
+RESULTS_END = "<!-- to here -->"
 
 
 def _cell(text: str) -> str:
@@ -122,7 +129,14 @@ def _options(command: Any) -> list[Any]:  # noqa: ANN401
 
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-_PLAIN = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}
+_PLAIN = {
+    "string": "text",
+    "integer": "integer",
+    "number": "number",
+    "boolean": "true or false",
+    "null": "null",
+    "object": "record",
+}
 
 
 def type_text(prop: Mapping[str, Any]) -> str:
@@ -136,6 +150,8 @@ def type_text(prop: Mapping[str, Any]) -> str:
     if prop.get("type") == "array":
         if "prefixItems" in prop:
             return "[" + ", ".join(type_text(one) for one in prop["prefixItems"]) + "]"
+        if prop.get("minItems", 0) == prop.get("maxItems", math.inf):
+            return "[" + ", ".join([type_text(prop["items"])] * prop["minItems"]) + "]"
         return f"list of {type_text(prop['items'])}"
     words = _PLAIN[prop["type"]]
     bounds = [f"{sign} {prop[name]:g}" for name, sign in _BOUNDS.items() if name in prop]
@@ -189,9 +205,42 @@ def layouts() -> str:
         (f"`{one.name}`", ", ".join(f"`{c}`" for c in one.required), ", ".join(f"`{c}`" for c in one.optional))
         for one in LAYOUTS.values()
     ]
-    about = (f"`{one.name}`: {' '.join((type(one).__doc__ or '').split())}" for one in LAYOUTS.values())
-    details = "\n\n".join(textwrap.fill(one, 120) for one in about)
+    about: dict[str, list[str]] = {}
+    for one in LAYOUTS.values():
+        # layouts of one class are told of once, without the class's parameters
+        text = " ".join((type(one).__doc__ or "").partition("Parameters\n")[0].split())
+        about.setdefault(text, []).append(f"`{one.name}`")
+    details = "\n\n".join(textwrap.fill(f"{', '.join(names)}: {text}", 120) for text, names in about.items())
     return LAYOUTS_TEXT + "\n" + _table(("layout", "required columns", "optional columns"), rows) + "\n\n" + details
+
+
+def _fields(schema: Mapping[str, Any], seen: dict[str, str], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Give every field of a JSON schema, those of records within after the first record of their kind."""
+    for name, prop in schema["properties"].items():
+        inner = next((one for one in prop.get("anyOf", [prop]) if one.get("type") != "null"), prop)
+        path = f"{prefix}{name}."
+        if inner.get("type") == "array":
+            inner, path = inner["items"], f"{prefix}{name}[]."
+        fields = json.dumps(inner.get("properties"), sort_keys=True)
+        words = type_text(prop)
+        known = seen.get(fields) if "properties" in inner else None
+        yield (
+            f"`{prefix}{name}`",
+            words if known is None else words.replace("record", f"as `{known}`"),
+            prop["description"],
+        )
+        if "properties" in inner and known is None:
+            seen[fields] = name
+            yield from _fields(inner, seen, path)
+
+
+def run_directory() -> str:
+    """Fill in the table of ``results.json``."""
+    text = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
+    before, rest = text.split(RESULTS_BEGIN)
+    _, after = rest.split(RESULTS_END)
+    rows = list(_fields(results_schema(), {}))
+    return f"{before}{RESULTS_BEGIN}\n\n{_table(('field', 'type', 'meaning'), rows)}\n\n{RESULTS_END}{after}"
 
 
 def files() -> dict[str, str]:
@@ -199,7 +248,9 @@ def files() -> dict[str, str]:
     reference = "\n\n".join(part.strip() for part in (HEAD, command_line(), configuration(), features(), layouts()))
     return {
         "docs/reference.md": reference + "\n",
+        "docs/run-directory.md": run_directory(),
         "docs/config.schema.json": json.dumps(schema(), indent=1) + "\n",
+        "docs/inspection.schema.json": json.dumps(inspection_schema(), indent=1) + "\n",
         "docs/results.schema.json": json.dumps(results_schema(), indent=1) + "\n",
     }
 

@@ -196,8 +196,7 @@ def _cluster(
     begin, end = int(offsets[0]), int(offsets[-1])
     pt, eta, phi, mass = (flat[field][begin:end].astype(np.float64) for field in CONSTITUENT_FIELDS)
     pz = pt * np.sinh(eta)
-    # a massless particle's energy has one rounding this way, and no cancellation in any other
-    energy = np.where(mass == 0, pt * np.cosh(eta), np.sqrt(pt**2 + pz**2 + mass**2))
+    energy = np.hypot(pt * np.cosh(eta), mass) if mass.any() else pt * np.cosh(eta)
     momenta = np.stack([pt * np.cos(phi), pt * np.sin(phi), pz, energy])
     starts = offsets - begin
     definition = fastjet.JetDefinition(fastjet.antikt_algorithm, reading.radius)

@@ -184,6 +184,8 @@ def compute_features(names: Sequence[str], jets: AwkwardArray) -> dict[str, Floa
         NaN where a feature is undefined (tau21 where tau1 = 0).
     """
     features = check_features(names)
+    # no feature reads constituents, which would be copied with their jets
+    jets = jets[[name for name in jets.fields if name != "constituents"]]
     heavier, lighter = order_by_mass(jets)
     return {feature.name: feature.function(heavier, lighter) for feature in features}
 

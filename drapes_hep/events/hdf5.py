@@ -15,7 +15,7 @@ from drapes_hep.events.checks import Columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.raw import label_file, raw_columns, read_label_file, read_last_column, read_particles
 from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
-from drapes_hep.events.simulated import read_simulated, scan_simulated
+from drapes_hep.events.simulated import CONSTITUENT_DATASETS, read_simulated, scan_simulated
 from drapes_hep.events.types import Events, Foreign
 from drapes_hep.remote import is_url, one_line, open_url
 
@@ -144,6 +144,24 @@ class Hdf5Reader:
                 read_label_file(path, rows)
                 beside = (str(label_file(path)),)
         return FileInfo(path, self.container, layout, name, rows, file_key(path), "label" in columns, columns, beside)
+
+    def present(self, info: FileInfo) -> tuple[str, ...]:
+        """Columns of a frame, those of text included; datasets of any other group."""
+        with _open(info.path) as file:
+            group = file[info.object_path or "/"]
+            if "pandas_type" in group.attrs:
+                if info.layout == "lhco_raw":
+                    # numbered columns are what the layout says of them, not two thousand names
+                    return tuple(_column_names(info.path, group))
+                items = (group.get(f"block{i}_items") for i in range(int(group.attrs.get("nblocks", 0))))
+                return tuple(
+                    _text(name) for one in items if one is not None and one.dtype.kind != "O" for name in one[:]
+                )
+            found: list[str] = []
+            group.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+            # those that are read together under another name are not left over
+            together = CONSTITUENT_DATASETS if "constituents" in info.columns else ()
+            return tuple(name for name in found if name not in together)
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read the rows of every block that holds a wanted column."""

@@ -136,7 +136,13 @@ class SkimLayout:
 
 
 class RawLayout:
-    """Raw LHC Olympics events: massless particles, clustered here; see :mod:`drapes_hep.events.raw`."""
+    """Raw LHC Olympics events: particles in HDF5 as pandas writes it, clustered here.
+
+    A table of 3k numbered columns, pT, eta, phi of k massless particles, zeros after the last one. One column more is
+    the label; else labels are read from the file ``<stem>.masterkey`` beside it, if there is one: a number a line, 0
+    for background, 1 or 2 for signal (the third black box has two kinds). Jets are anti-kT of ``data.radius``, all
+    above 20 GeV, each with its N-subjettiness about the axes ``data.axes``.
+    """
 
     name = "lhco_raw"
     required = ("particles",)
@@ -158,7 +164,11 @@ class RawLayout:
 
 
 class SimulatedLayout:
-    """Arrays of jets with their constituents relative to them; see :mod:`drapes_hep.events.simulated`."""
+    """Plain HDF5 arrays of jets: ``jets`` (n, k, 4: pt, eta, phi, mass) and ``tau`` (n, k, 3).
+
+    With constituents there are ``const_offset`` (n k + 1), where each jet's begin in ``const_pt``, ``const_deta`` and
+    ``const_dphi``, the last two relative to the jet; constituents are massless. A jet of zeros only is padding.
+    """
 
     name = "simulated"
     required = ("jets", "tau")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copyreg
+import dataclasses
 import difflib
 import hashlib
 import importlib
@@ -19,6 +21,10 @@ from drapes_hep.errors import ConfigError
 from drapes_hep.events.types import Foreign
 
 __all__ = ["load_processor", "starter_folder"]
+
+# A class that travels by value is set up anew where it is unpickled, which may be this process. Its dataclass fields
+# must then hold the one MISSING that dataclasses compares with, not a copy: a subclass would take it for a default.
+copyreg.pickle(type(dataclasses.MISSING), lambda _: "MISSING")
 
 
 def starter_folder() -> Path:

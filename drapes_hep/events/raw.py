@@ -84,7 +84,9 @@ def label_file(path: str) -> Path:
 
 
 def read_label_file(path: str, rows: int) -> npt.NDArray[np.int64]:
-    """Read the labels beside a raw file: 0 or 1 (``0.0`` or ``1.0``) a line.
+    """Read the labels beside a raw file: a number a line, 0 for background, 1 or 2 for signal.
+
+    The published labels of the third black box tell its two kinds of signal apart; here both are signal.
 
     Parameters
     ----------
@@ -96,6 +98,7 @@ def read_label_file(path: str, rows: int) -> npt.NDArray[np.int64]:
     Returns
     -------
     array of int64, shape (rows,)
+        0 or 1.
 
     Raises
     ------
@@ -114,17 +117,17 @@ def read_label_file(path: str, rows: int) -> npt.NDArray[np.int64]:
     text = np.array(lines, dtype=np.bytes_)
     try:
         labels = text.astype(np.float64)
-        wrong = (labels != 0) & (labels != 1)
+        wrong = ~np.isin(labels, (0, 1, 2))
     except ValueError:
-        wrong = ~np.isin(text, [b"0", b"1", b"0.0", b"1.0"])
+        wrong = ~np.isin(text, [b"0", b"1", b"2", b"0.0", b"1.0", b"2.0"])
     if wrong.any():
         line = int(np.argmax(wrong))
         raise InputError(
             place,
             f"holds '{lines[line].decode('utf-8', 'replace')[:20]}' in line {line + 1}",
-            "a label is 0 (background) or 1 (signal)",
+            "a label is 0 (background), 1 or 2 (signal)",
         )
-    return labels.astype(np.int64)
+    return (labels > 0).astype(np.int64)
 
 
 def _dense(blocks: Sequence[Block], width: int, start: int, stop: int) -> npt.NDArray[np.float64]:

@@ -19,7 +19,7 @@ from drapes_hep.events.schema import build_events
 from drapes_hep.events.types import AwkwardArray, Column, Events
 from drapes_hep.remote import expand_url, is_url, open_url
 
-__all__ = ["EventReader", "expand", "read", "read_columns", "reader_for", "scan"]
+__all__ = ["EventReader", "expand", "present", "read", "read_columns", "reader_for", "scan"]
 
 _HEAD = 8
 
@@ -38,6 +38,10 @@ class EventReader(Protocol):
 
     def scan(self, path: str, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
         """Describe the file from its metadata; every defect is an :class:`~drapes_hep.errors.InputError`."""
+        ...
+
+    def present(self, info: FileInfo) -> tuple[str, ...]:
+        """List all columns of the scanned object, also those that the layout does not read."""
         ...
 
     def columns(self, chunk: EventChunk) -> Columns:
@@ -368,6 +372,22 @@ def expand(paths: str | Path | Iterable[str | Path]) -> list[str]:
             raise InputError(text, "no file matches this pattern", "check the folder and the suffix")
         found.update(matches)
     return sorted(found)
+
+
+def present(info: FileInfo) -> tuple[str, ...]:
+    """List all columns of a scanned object, also those that its layout does not read.
+
+    Parameters
+    ----------
+    info : FileInfo
+        From :func:`scan`.
+
+    Returns
+    -------
+    tuple of str
+        In the file's order.
+    """
+    return next(r for r in _readers() if r.container == info.container).present(info)
 
 
 def read(chunk: EventChunk) -> Events:

@@ -134,6 +134,13 @@ class RootReader:
         labelled = "label" in columns
         return FileInfo(path, self.container, layout, name, entries, file_key(path), labelled, columns, tree=tree)
 
+    def present(self, info: FileInfo) -> tuple[str, ...]:
+        """Top-level branches or fields."""
+        with _open(info.path) as file:
+            # a branch that holds read ones, such as Delphes' collections, is not left over
+            holders = {name.rpartition(".")[0] for name in info.columns}
+            return tuple(name for name in file[info.object_path].keys(recursive=False) if name not in holders)
+
     def columns(self, chunk: EventChunk) -> Columns:
         """Read with uproot."""
         with _open(chunk.path) as file:

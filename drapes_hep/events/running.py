@@ -180,7 +180,9 @@ def _executor(executor: str | ExecutorBase, workers: int, progress: bool) -> For
     if executor == "iterative":
         return IterativeExecutor(status=progress, retries=0)
     if executor == "futures":
-        return FuturesExecutor(status=progress, retries=0, workers=workers)
+        # no compression: coffea packs results in the worker, and unpacks and packs them in the parent for each merge,
+        # which costs more than the work where results are columns; between processes of one machine it buys nothing
+        return FuturesExecutor(status=progress, retries=0, workers=workers, compression=None)
     raise ConfigError(f"unknown executor '{executor}'; expected 'iterative', 'futures' or a coffea executor")
 
 

@@ -26,9 +26,10 @@ from drapes_hep.errors import InputError
 from drapes_hep.events.layouts import LAYOUTS
 from drapes_hep.events.types import AwkwardArray, Foreign
 
-__all__ = ["read_simulated", "scan_simulated"]
+__all__ = ["CONSTITUENT_DATASETS", "read_simulated", "scan_simulated"]
 
-_CONSTITUENTS = ("const_offset", "const_pt", "const_deta", "const_dphi")
+CONSTITUENT_DATASETS = ("const_offset", "const_pt", "const_deta", "const_dphi")
+"""Datasets that are read together, as the column ``constituents``."""
 
 
 def scan_simulated(path: str, file: Foreign, constituents: bool) -> tuple[int, tuple[str, ...]] | None:
@@ -67,19 +68,19 @@ def scan_simulated(path: str, file: Foreign, constituents: bool) -> tuple[int, t
             raise InputError(path, f"'{name}' has shape {sets[name].shape}, not {wanted}", "write it again")
     names = [name for name in (*layout.required, *layout.optional) if name in sets]
     if constituents:
-        absent = [name for name in _CONSTITUENTS if name not in sets]
+        absent = [name for name in CONSTITUENT_DATASETS if name not in sets]
         if absent:
             raise InputError(path, f"holds no constituents of jets (no '{absent[0]}')", "name a file that has them")
         _check_offsets(path, sets, n * k)
         names.append("constituents")
-    for name in (*names[:-1], *_CONSTITUENTS) if constituents else names:
+    for name in (*names[:-1], *CONSTITUENT_DATASETS) if constituents else names:
         if sets[name].dtype.kind not in "fiub":
             raise InputError(path, f"'{name}' holds {sets[name].dtype}, not numbers", "write it again")
     return n, tuple(names)
 
 
 def _check_offsets(path: str, sets: Mapping[str, Any], jets: int) -> None:
-    lengths = {name: sets[name].shape for name in _CONSTITUENTS[1:]}
+    lengths = {name: sets[name].shape for name in CONSTITUENT_DATASETS[1:]}
     if len(set(lengths.values())) != 1 or len(lengths["const_pt"]) != 1:
         stated = ", ".join(f"{name} {shape}" for name, shape in lengths.items())
         raise InputError(path, f"its columns of constituents differ in length ({stated})", "write it again")
@@ -128,7 +129,7 @@ def _constituents(file: Foreign, start: int, stop: int) -> AwkwardArray:
     k = file["jets"].shape[1]
     offsets: npt.NDArray[np.int64] = file["const_offset"][k * start : k * stop + 1].astype(np.int64)
     begin, end = int(offsets[0]), int(offsets[-1])
-    parts = [ak.contents.NumpyArray(file[name][begin:end].astype(np.float64)) for name in _CONSTITUENTS[1:]]
+    parts = [ak.contents.NumpyArray(file[name][begin:end].astype(np.float64)) for name in CONSTITUENT_DATASETS[1:]]
     record = ak.contents.RecordArray(parts, ["pt", "eta", "phi"])
     jets = ak.contents.ListOffsetArray(ak.index.Index64(offsets - begin), record)
     return ak.Array(ak.contents.RegularArray(jets, k, zeros_length=stop - start))

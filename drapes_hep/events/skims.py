@@ -44,7 +44,7 @@ SKIM_VERSION = 1
 """Version of the skim's columns; a reader refuses newer ones."""
 
 _KEY = b"drapes_hep"
-_ROW_GROUP = 1 << 16
+_ROW_GROUP, _GROUP_BYTES = 1 << 16, 16 << 20
 _LAYOUTS = ("skim", "features")
 _TRUTH = {"event_id", "label"}
 
@@ -72,6 +72,8 @@ def _write(path: str | Path, columns: Mapping[str, Any], metadata: Mapping[str, 
         metadata={_KEY: json.dumps(metadata, sort_keys=True).encode()},
     )
     table = pa.Table.from_arrays(list(arrays.values()), schema=schema)
+    # a reader decodes whole row groups: events with constituents are large, and go into smaller ones
+    rows = max(1, min(_ROW_GROUP, _GROUP_BYTES * len(table) // max(table.nbytes, 1)))
     with atomic_path(path) as temporary:
         # every choice is stated: the bytes must not follow a library's changing defaults
         pq.write_table(
@@ -79,7 +81,7 @@ def _write(path: str | Path, columns: Mapping[str, Any], metadata: Mapping[str, 
             temporary,
             compression="zstd",
             compression_level=9,
-            row_group_size=_ROW_GROUP,
+            row_group_size=rows,
             version="2.6",
             data_page_version="1.0",
             use_dictionary=False,
@@ -240,6 +242,11 @@ class ParquetReader:
             entries = int(file.metadata.num_rows)
         columns = columns_of(layout, names)
         return FileInfo(path, self.container, layout, "", entries, file_key(path), "label" in columns, columns)
+
+    def present(self, info: FileInfo) -> tuple[str, ...]:
+        """Top-level columns."""
+        with _open(info.path) as file:
+            return tuple(file.schema_arrow.names)
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read the row groups that hold the chunk, and cut."""

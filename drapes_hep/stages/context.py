@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +12,15 @@ import numpy as np
 import torch
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, InputError, RunDirectoryError
+from drapes_hep.errors import ConfigError, RunDirectoryError
 from drapes_hep.events.features import check_features
 from drapes_hep.events.skims import Skim, read_skim
 from drapes_hep.files import read_json
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, sliding_windows
-from drapes_hep.remote import expand_url, is_url
 from drapes_hep.rundir import RunDirectory
 
-__all__ = ["Context", "choose_device", "domain", "feature_matrix", "input_files", "load_events", "read_record"]
+__all__ = ["Context", "choose_device", "domain", "feature_matrix", "load_events", "read_record"]
 
 
 @dataclass(frozen=True)
@@ -96,28 +94,6 @@ def choose_device(name: str) -> str:
     if name not in {"cpu", "cuda"}:
         raise ConfigError(f"--device {name}: choose auto, cpu or cuda")
     return name
-
-
-def input_files(config: Config) -> list[str]:
-    """Expand ``data.path`` to files and URLs.
-
-    Raises
-    ------
-    InputError
-        If a pattern matches nothing.
-    """
-    patterns = [config.data.path] if isinstance(config.data.path, str) else list(config.data.path)
-    found: list[str] = []
-    for pattern in patterns:
-        if is_url(pattern):
-            found += expand_url(pattern)
-            continue
-        # a plain path is kept even if it is missing: the reader says what is near it
-        matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
-        if not matches:
-            raise InputError(pattern, "no file matches this pattern", "check data.path")
-        found += matches
-    return found
 
 
 def load_events(path: Path, features: Sequence[str]) -> Skim:

@@ -16,13 +16,14 @@ from drapes_hep.errors import ConfigError, DrapesError, InputError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
 from drapes_hep.events.loading import load_processor
+from drapes_hep.events.readers import expand
 from drapes_hep.events.running import run, scan_fileset
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path, file_hash
 from drapes_hep.remote import fingerprint, is_url
 from drapes_hep.rundir import note, run_stage
-from drapes_hep.stages.context import Context, input_files
+from drapes_hep.stages.context import Context
 
 __all__ = ["skim"]
 
@@ -36,7 +37,7 @@ def skim(context: Context) -> None:
         If an input is bad, or not every requested event was processed.
     """
     config, directory = context.config, context.run
-    paths = input_files(config)
+    paths = expand(config.data.path)
     fileset = {config.name: {"files": paths}}
     processor_class = load_processor(config.processor)
     reading = Reading(
@@ -63,13 +64,12 @@ def skim(context: Context) -> None:
     reads = [*paths, *(one for info in infos for one in info.beside)]
     if config.data.truth is not None:
         reads.append(config.data.truth)
-    source = inspect.getsourcefile(processor_class)
     needs = {
         **config.model_dump(mode="json", include={"name", "signal", "processor", "selection", "features"}),
         "range": config.mass.range,
         "labels": config.data.labels,
         "reading": dataclasses.asdict(reading),
-        "source": file_hash(source) if source else None,
+        "source": _sources(processor_class),
     }
     if not config.data.truth or is_url(config.data.truth) or Path(config.data.truth).is_file():
         run_stage(
@@ -77,6 +77,13 @@ def skim(context: Context) -> None:
         )
     else:
         raise InputError(config.data.truth, "no such file", "check data.truth")
+
+
+def _sources(processor_class: Foreign) -> list[str]:
+    """Hashes of the files that a processor is written in: its own and those of the classes that it builds on."""
+    own = [one for one in processor_class.__mro__ if one.__module__.split(".")[0] not in {"builtins", "abc", "coffea"}]
+    files = [inspect.getsourcefile(one) for one in own]
+    return [file_hash(file) for file in dict.fromkeys(files) if file]
 
 
 def _all_truth(context: Context, fileset: Mapping[str, Any], reading: Reading) -> Truth | None:
@@ -110,6 +117,9 @@ def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign
         "features": config.features,
         "mass_range": config.mass.range,
     }
+    if config.selection.max_constituents is not None:
+        # only if given: a processor without constituents knows no such setting, and says so
+        settings["max_constituents"] = config.selection.max_constituents
     truth = _all_truth(context, fileset, reading)
     dropped = np.empty(0, dtype=np.int64)
     if truth is not None and config.signal.inject is not None:

@@ -1,0 +1,12 @@
+"""The page a reviewer opens: figures, tables and ``report/index.html`` from the files of a run directory.
+
+Nothing is computed here that a result holds: numbers come from ``results.json``, ``hunt.json`` and the windows' files,
+and the page names the file. The same files give the same bytes. In a blinded run nothing in any window is drawn.
+
+A module imports only from those before it: ``inputs``, ``words``, ``values``, ``album``, ``figures``, ``checks``,
+``sections``, ``tables``, ``page``.
+"""
+
+from drapes_hep.report.page import write_report
+
+__all__ = ["write_report"]

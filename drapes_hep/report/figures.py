@@ -1,0 +1,263 @@
+"""Which figures the page has, and what stands below them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import hist
+import uhi.io.json
+from markupsafe import Markup
+
+from drapes_hep import plots
+from drapes_hep.files import read_json
+from drapes_hep.metrics import Roc
+from drapes_hep.report.album import Album, Picture
+from drapes_hep.report.inputs import RunFiles, WindowFiles, optional_array, read_columns, reading
+from drapes_hep.report.values import closures, foremost, overall, spectra, split_counts
+
+__all__ = [
+    "control_figures",
+    "metric_figures",
+    "quality_figures",
+    "scan_figures",
+    "split_figures",
+    "window_figures",
+]
+
+
+def scan_figures(run: RunFiles, album: Album) -> list[Picture]:
+    """Draw the local p-values of all windows, and the pseudo-experiments."""
+    figures = []
+    points = [
+        plots.LocalP(w.sr, float(p["background_efficiency"]), p.get("p_local")) for w in run.windows for p in w.points
+    ]
+    if any(p.p_local is not None for p in points):
+        figures.append(
+            album.add(
+                "local_p",
+                plots.local_p_scan(points, run.stamp, overall=overall(run)),
+                "Local p-values",
+                "Bars are the windows; neighbouring ones share events. Open marks above p = 1: not quoted.",
+                ("results.json",),
+            )
+        )
+    with reading(run.directory.hunt):
+        toys = run.hunt.get("toys") or {}
+        smallest = optional_array(toys.get("smallest_p"))
+        if smallest is not None and len(smallest):
+            figures.append(
+                album.add(
+                    "toys",
+                    plots.toy_distribution(smallest, toys.get("observed"), run.stamp),
+                    "Pseudo-experiments",
+                    "The whole search repeated under background alone: smallest local p-value of each.",
+                    ("hunt.json",),
+                )
+            )
+    return figures
+
+
+def control_figures(run: RunFiles, album: Album) -> list[Picture]:
+    """Draw the control histograms."""
+    path = run.directory.skim_hists
+    read_json(path)  # for its clear errors
+    with reading(path):
+        raw = json.loads(path.read_text(encoding="utf-8"), object_hook=uhi.io.json.object_hook)
+        found = {str(name): hist.Hist(h) for name, h in raw.items()}
+        drawable = {n: h for n, h in found.items() if sum(a.traits.continuous for a in h.axes) == 1}
+        extra = {"dataset", "selection"}
+        hidden = {n: [w.sr for w in run.windows] for n, h in drawable.items() if run.blind and "mjj" in h.axes.name}
+        plain = {n: h for n, h in drawable.items() if {a.name for a in h.axes if not a.traits.continuous} <= extra}
+        jets = {n: h for n, h in drawable.items() if n not in plain}
+        figures = []
+        words = "All events with two jets, and the selected ones." + (" Hatched: blinded." if hidden else "")
+        for slug, title, group in (
+            ("control_events", "Control histograms of events", plain),
+            ("control_jets", "Control histograms of jets", jets),
+        ):
+            if group:
+                figure = plots.control_grid(group, run.stamp, hidden=hidden)
+                figures.append(album.add(slug, figure, title, words, ("skim/hists.json",), wide=True))
+    return figures
+
+
+def window_figures(run: RunFiles, files: WindowFiles, album: Album) -> tuple[list[Picture], list[str]]:
+    """Draw the figures of a window, and give the reasons of those that are not there."""
+    found = [
+        *_spectrum_figures(run, files, album),
+        _score_figure(run, files, album),
+        _training_figure(run, files, album),
+        _closure_figure(run, files, album),
+    ]
+    return [f for f in found if isinstance(f, Picture)], [f for f in found if isinstance(f, str)]
+
+
+def _spectrum_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[Picture]:
+    name, figures = files.window.name, []
+    with reading(run.directory.hunt):
+        found = spectra(run, files)
+    inclusive = [s for s in found if s.background_efficiency >= 1]
+    quoted = [s for s in found if s.background_efficiency < 1 and s.z_local is not None]
+    tight = max(
+        quoted, key=lambda s: s.z_local or 0.0, default=next((s for s in found if s.background_efficiency < 1), None)
+    )
+    pull_words = (
+        "Thin grey lines: bins without an event, up to the upper end of their 68% interval. Pulls are signed square"
+        " roots of the bins' deviances; the band is the fit's uncertainty."
+    )
+    sources = ("hunt.json", "results.json")
+    if inclusive:
+        figures.append(
+            album.add(
+                f"spectrum_{name}",
+                plots.spectrum(inclusive[0], run.stamp),
+                "Inclusive spectrum",
+                f"All selected events; the fit leaves the window out. {pull_words}",
+                sources,
+            )
+        )
+    if tight is not None:
+        which = "most significant" if quoted else "loosest"
+        figures.append(
+            album.add(
+                f"spectrum_selected_{name}",
+                plots.spectrum(tight, run.stamp),
+                "Spectrum after a cut",
+                Markup(
+                    "The window's {} cut, ε<sub>B</sub> = {}. All events are drawn; of the sidebands, the fit uses the"
+                    " closure part alone. {}"
+                ).format(which, f"{tight.background_efficiency:g}", pull_words),
+                sources,
+            )
+        )
+    if len(found) > 1:
+        figures.append(
+            album.add(
+                f"spectra_{name}",
+                plots.selected_spectra(found, run.stamp),
+                "All working points",
+                "Every cut with its expectation, per the same bin width; empty bins are not drawn.",
+                sources,
+            )
+        )
+    return figures
+
+
+def _score_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | str:
+    if run.blind:
+        return "The tail of the score in the window is not drawn: blinded."
+    name, s = files.window.name, files.scores
+    template = read_columns(files.folder / "template_scores.parquet", ("weight", "tail"))
+    inside = s["region"] == 1
+    figure = plots.score_distribution(
+        s["tail"][inside],
+        template["tail"],
+        run.stamp,
+        data_weight=s["weight"][inside],
+        template_weight=template["weight"],
+        title=f"window {files.title} GeV",
+        working_points=[float(p["background_efficiency"]) for p in files.points],
+    )
+    return album.add(
+        f"score_{name}",
+        figure,
+        "Tail of the score",
+        "Data in the window against the template; background alone, with a perfect template, is flat at 1.",
+        (f"windows/{name}/scores.parquet", f"windows/{name}/template_scores.parquet"),
+    )
+
+
+def _training_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | str:
+    if files.training is None:
+        return "No training.json: this template was not trained in this run."
+    name, t = files.window.name, files.training
+    with reading(files.folder / "training.json"):
+        curve = plots.TrainingCurve(t["train"], t["validation"], t["rate"], t.get("best_epoch"))
+        figure = plots.training_loss(curve, run.stamp, title=f"window {files.title} GeV")
+    return album.add(
+        f"training_{name}",
+        figure,
+        "Training of the background model",
+        "Loss on the events it is fitted to and on those that stop it; the first epochs may lie above the range.",
+        (f"windows/{name}/training.json",),
+    )
+
+
+def _closure_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | str:
+    name = files.window.name
+    if not all((files.folder / needed).exists() for needed in ("closure.parquet", "split.parquet")):
+        return "No closure sample in this run."
+    found = closures(run, files)
+    if not found:
+        return "Too few held-out events for the closure of the features."
+    return album.add(
+        f"closure_{name}",
+        plots.feature_grid(found, run.stamp, title=f"sidebands of {files.title} GeV"),
+        "Closure of the features",
+        "Held-out sideband events against the template made at their masses, as densities of area 1 in the range that"
+        " is drawn; band and bars are statistical. χ² is Pearson's, of the bins that both fill. Red triangles lie"
+        " beyond the panel." + (" Masses in any window are left out." if run.blind else ""),
+        ("skim/events.parquet", f"windows/{name}/split.parquet", f"windows/{name}/closure.parquet"),
+        wide=True,
+    )
+
+
+def quality_figures(
+    run: RunFiles, points: Sequence[plots.QualityPoint], passed: Sequence[plots.Passing], album: Album
+) -> list[Picture]:
+    """Draw the quality of all templates, and who passes the cuts."""
+    figures = []
+    if any(q.truth or q.sidebands or q.pseudo for q in points):
+        figures.append(
+            album.add(
+                "template_quality",
+                plots.template_quality(points, run.stamp),
+                "Template AUC",
+                "How well a classifier tells the template from background in each window, and in the pseudo-window at"
+                " its own masses.",
+                ("results.json", "windows/*/quality.json"),
+            )
+        )
+    if passed:
+        words = "Windows are left out: blinded." if run.blind else "Signal shows as an excess in the window alone."
+        figures.append(
+            album.add(
+                "passing_fraction",
+                plots.passing_fraction(passed, run.stamp),
+                "Who passes the cuts",
+                Markup(
+                    "Fraction of data that passes (of sidebands: the held-out part), over the cut's background"
+                    " efficiency ε<sub>B</sub>. A difference between the sidebands is sculpting. {}"
+                ).format(words),
+                ("windows/*/scores.parquet",),
+            )
+        )
+    return figures
+
+
+def metric_figures(run: RunFiles, curves: Mapping[str, Roc], album: Album) -> list[Picture]:
+    """Draw SIC and ROC curves, where there are labels."""
+    if not curves:
+        return []
+    words, sources = "Dotted: fewer than 10 background events pass.", ("windows/*/quality.json",)
+    return [
+        album.add("sic", plots.sic_curve(curves, run.stamp), "Significance improvement", words, sources),
+        album.add("roc", plots.roc_curve(curves, run.stamp), "ROC curves", words, sources),
+    ]
+
+
+def split_figures(run: RunFiles, album: Album) -> list[Picture]:
+    """Draw which events do what, for one window."""
+    files = foremost(run)
+    if files is None:
+        return []
+    return [
+        album.add(
+            "data_split",
+            plots.data_split(split_counts(run, files)),
+            "Data split",
+            f"Which events do what, for the window {files.title} GeV.",
+            ("windows/*/training.json", "results.json"),
+        )
+    ]

@@ -1,0 +1,151 @@
+"""The page, put together and written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+import drapes_hep
+from drapes_hep import plots
+from drapes_hep.files import atomic_path
+from drapes_hep.metrics import Roc
+from drapes_hep.report.album import Album
+from drapes_hep.report.checks import checks
+from drapes_hep.report.figures import (
+    control_figures,
+    metric_figures,
+    quality_figures,
+    scan_figures,
+    split_figures,
+    window_figures,
+)
+from drapes_hep.report.inputs import RunFiles, load_run, reading
+from drapes_hep.report.sections import (
+    accounting_cards,
+    cost_rows,
+    cutflow_rows,
+    headline,
+    metric_rows,
+    provenance,
+    quality_rows,
+    split_rows,
+    window_summary,
+    working_point_rows,
+)
+from drapes_hep.report.tables import write_tables
+from drapes_hep.report.values import foremost, passing, quality_points, roc
+
+__all__ = ["write_report"]
+
+
+def write_report(run: Path) -> Path:
+    """Write figures, tables and the page of a run.
+
+    Parameters
+    ----------
+    run : Path
+        Run directory, as docs/run-directory.md describes it; needs its hunt stage done.
+
+    Returns
+    -------
+    Path
+        ``run/report/index.html``, self-contained. Beside it are ``figures/*.png``, ``figures/*.pdf``, ``tables/*.csv``.
+
+    Raises
+    ------
+    RunDirectoryError
+        If a file is missing, damaged, or not as the contract says.
+    """
+    loaded = load_run(Path(run))
+    folder = loaded.directory.path / "report"
+    album = Album(folder / "figures")
+    content = _content(loaded, album)
+    with reading(loaded.directory.results):
+        write_tables(loaded, folder / "tables")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    html = environment.get_template("page.html").render(content)
+    index = folder / "index.html"
+    with atomic_path(index) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    album.prune()
+    return index
+
+
+def _content(run: RunFiles, album: Album) -> dict[str, Any]:
+    """Make all figures and gather what the page shows."""
+    with reading(run.directory.results):
+        cards, lines = headline(run)
+        content: dict[str, Any] = {
+            "blind": run.blind,
+            "cards": cards,
+            "headline": lines,
+            "rows": working_point_rows(run),
+            "cross": any(p.get("expected_template") is not None for w in run.windows for p in w.points),
+            "window_note": "Expected from the mass fit outside the window. The inclusive search stands beside every"
+            " cut; the most significant working point is tinted. Template × inclusive, where it is given, is a"
+            " cross-check: the cut's efficiency on the template times the inclusive expectation.",
+            "quality": quality_rows(run),
+            "metrics": metric_rows(run),
+            "split": split_rows(run),
+            "scan_figures": scan_figures(run, album),
+        }
+        points = quality_points(run)
+    with reading(run.directory.skim_info):
+        content |= {"cutflow": cutflow_rows(run), "accounting": accounting_cards(run)}
+    content["control_figures"] = control_figures(run, album)
+    content["windows"], passed, curves = _windows(run, album)
+    content["quality_figures"] = quality_figures(run, points, passed, album)
+    content["metric_figures"] = metric_figures(run, curves, album)
+    content["split_figures"] = split_figures(run, album)
+    stamp = " ".join(w for w in (run.stamp.label, run.stamp.text) if w)
+    versions = run.manifest.get("versions") or {}
+    with reading(run.directory.manifest):
+        return content | {
+            "name": str(run.manifest.get("name") or run.config.get("name") or run.directory.path.name),
+            "subtitle": Markup("{}: bump hunt in {} of m<sub>JJ</sub> with generated background templates").format(
+                stamp, "1 window" if len(run.windows) == 1 else f"{len(run.windows)} windows"
+            ),
+            "version": versions.get("drapes-hep", drapes_hep.__version__),
+            "checks": checks(run, passed),
+            "provenance": provenance(run),
+            "inputs": sorted((run.manifest.get("inputs") or {}).items()),
+            "costs": cost_rows(run),
+            "versions": sorted(versions.items()),
+            "config": yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
+        }
+
+
+def _windows(run: RunFiles, album: Album) -> tuple[list[dict[str, Any]], list[plots.Passing], dict[str, Roc]]:
+    """Go through the windows' event files: what the page shows of each, who passes the cuts, and ROC curves."""
+    shown: list[dict[str, Any]] = []
+    passed: list[plots.Passing] = []
+    curves: dict[str, Roc] = {}
+    first = foremost(run)
+    for files in run.windows:
+        figures, notes = window_figures(run, files, album)
+        passed += passing(run, files)
+        with reading(files.folder / "quality.json"):
+            curve = roc(run, files)
+        # labelled events of the windows: nothing of them is drawn while the run is blinded
+        if curve is not None and not run.blind:
+            curves[f"{files.title} GeV"] = curve
+        files.forget()
+        shown.append(
+            {
+                "window": files.title,
+                "summary": window_summary(files),
+                "notes": notes,
+                "figures": figures,
+                "open": files is first,
+            }
+        )
+    return shown, passed, curves

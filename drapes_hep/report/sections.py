@@ -1,0 +1,289 @@
+"""The page's cards and the rows of its tables, in the words of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from drapes_hep.report.inputs import Point, RunFiles, WindowFiles
+from drapes_hep.report.values import best, cutflow, fit_p, overall, split_counts
+from drapes_hep.report.words import cut, integer, null, optional_integer, plus_minus, power, sic, signed, step, why
+
+__all__ = [
+    "accounting_cards",
+    "cost_rows",
+    "cutflow_rows",
+    "headline",
+    "metric_rows",
+    "provenance",
+    "quality_rows",
+    "split_rows",
+    "window_summary",
+    "working_point_rows",
+]
+
+Row = dict[str, Any]
+
+
+def _card(what: str, value: Markup | str, more: Markup | str) -> Row:
+    return {"what": what, "value": value, "more": more}
+
+
+def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
+    """Give the cards at the top, and the sentences below them."""
+    found, inclusive, whole = best(run), best(run, inclusive=True), overall(run)
+    reason = "the run is blinded" if run.blind else "no working point has a p-value"
+    lines = []
+    local: Markup | str = reason
+    if found is not None:
+        files, point = found
+        local = Markup("{} GeV at ε<sub>B</sub> = {}; p<sub>local</sub> = {}").format(
+            files.title, cut(point), power(float(point["p_local"]))
+        )
+        several = len(run.windows) > 1
+        lines.append(
+            f"{len(run.windows)} window{'s' if several else ''} with {max(len(w.points) for w in run.windows)} working"
+            f" points {'each were' if several else 'was'} searched; the local numbers do not account for having chosen"
+            f" the largest{'' if whole.p is None else ', the global one does'}."
+        )
+    cards = [_card("largest local significance", _significance(found), local)]
+    if whole.p is None:
+        why_not = reason if found is None else "no pseudo-experiments" if whole.toys == 0 else "not computed"
+        cards.append(_card("global p-value", null(), why_not))
+    else:
+        sign, zsign = ("<", ">") if whole.bound else ("=", "=")
+        z_text = Markup("") if whole.z is None else Markup("z {} {}; ").format(zsign, signed(whole.z))
+        how: Markup | str = ""
+        value = Markup("p {} {}").format(sign, power(whole.p))
+        if whole.bound:
+            how = "only a bound"
+            # two digits: it says how many pseudo-experiments there are, not more
+            limit = power(whole.p) if whole.p < 1e-3 else Markup(escape(f"{whole.p:.2g}"))
+            value = Markup("p &lt; {} <small>at 95% CL</small>").format(limit)
+            lines.append(
+                f"The global p-value is only a bound: none of {integer(whole.toys)} pseudo-experiments was as"
+                " extreme as the data. More of them would be needed to quote a number."
+            )
+        elif whole.interval is not None:
+            how = Markup("95% interval [{}, {}]").format(power(whole.interval[0]), power(whole.interval[1]))
+        cards.append(_card("global p-value, all windows and cuts", value, z_text + how))
+    untrained = reason if inclusive is None else f"largest, {inclusive[0].title} GeV"
+    if found is not None and inclusive is not None and found[0] is not inclusive[0]:
+        here = next((p for p in found[0].points if float(p["background_efficiency"]) >= 1), None)
+        here_z = None if here is None else here.get("z_local")
+        untrained += f"; {found[0].title} GeV: " + ("–" if here_z is None else f"{signed(float(here_z))} σ")
+    cards.append(_card("inclusive search, no classifier", _significance(inclusive), untrained))
+    lost = (run.results.get("accounting") or {}).get("lost")
+    cards.append(_card("events lost", optional_integer(lost), "requested minus processed"))
+    return cards, lines
+
+
+def _significance(found: tuple[WindowFiles, Point] | None) -> Markup:
+    if found is None:
+        return null()
+    z = found[1].get("z_local")
+    return null("p is 1") if z is None else Markup("{} σ").format(signed(float(z)))
+
+
+def accounting_cards(run: RunFiles) -> list[Row]:
+    """Give how many events were asked for, processed and lost."""
+    accounting = run.results.get("accounting") or {}
+    files = run.skim.get("files") or []
+    return [
+        _card(key, optional_integer(accounting.get(key)), more)
+        for key, more in (
+            ("requested", f"events in {len(files)} file{'' if len(files) == 1 else 's'}"),
+            ("processed", "events"),
+            ("lost", "must be 0"),
+        )
+    ]
+
+
+def cutflow_rows(run: RunFiles) -> list[Row]:
+    """Give the steps of the selection."""
+    rows: list[Row] = []
+    flow = cutflow(run)
+    # without an injection all that is in the files is read
+    whole = any(s.name == "in_files" for s in flow)
+    first: float | None = None
+    before: float | None = None
+    for s in flow:
+        if s.aside and s.events == 0:
+            continue
+        # fractions are the selection's: of what it was given
+        counts = not s.aside and s.name != "in_files"
+        if counts and first is None:
+            first = s.events
+        name = "in_files" if s.name == "read" and not whole else s.name
+        rows.append(
+            {
+                "name": step(name, run.config),
+                "events": integer(s.events),
+                "weight": f"{s.weight:.6g}",
+                "aside": s.aside,
+                "step": f"{100 * s.events / before:.2f}%" if counts and before else null(),
+                "all": f"{100 * s.events / first:.2f}%" if counts and first else null(),
+            }
+        )
+        if counts:
+            before = s.events
+    return rows
+
+
+def working_point_rows(run: RunFiles) -> list[Row]:
+    """Give every working point of every window."""
+    found = best(run)
+    rows = []
+    for files in run.windows:
+        fit_text = _fit(run, files)
+        for i, point in enumerate(files.points):
+            p_local, z_local = point.get("p_local"), point.get("z_local")
+            rows.append(
+                {
+                    "first": i == 0,
+                    "best": found is not None and found[0] is files and found[1] is point,
+                    "window": files.title,
+                    "cut": cut(point),
+                    "observed": optional_integer(point.get("observed"), why(point, "observed", run.blind)),
+                    "expected": _expected(point, run.blind),
+                    "cross": _cross_check(point),
+                    "p": null(why(point, "p_local", run.blind)) if p_local is None else power(float(p_local)),
+                    "z": null(why(point, "z_local", run.blind)) if z_local is None else signed(float(z_local)),
+                    "fit": fit_text,
+                }
+            )
+    return rows
+
+
+def _fit(run: RunFiles, files: WindowFiles) -> Markup:
+    fit, p = files.result.get("fit") or {}, fit_p(run, files)
+    if fit.get("chi2") is None or fit.get("ndof") is None:
+        return null("no fit")
+    tail = Markup("") if p is None else Markup(" (p = {})").format(power(p, 1))
+    return Markup("{} / {}{}").format(f"{float(fit['chi2']):.1f}", str(int(fit["ndof"])), tail)
+
+
+def _expected(point: Point, blind: bool) -> Markup:
+    expected, error = point.get("expected"), point.get("expected_error")
+    if expected is None:
+        return null(why(point, "expected", blind))
+    digits = 1 if float(expected) < 1000 else 0
+    plus = "" if error is None else f" ± {float(error):.{digits}f}"
+    return Markup(escape(f"{float(expected):.{digits}f}{plus}"))
+
+
+def _cross_check(point: Point) -> Markup:
+    """Write the template's efficiency times the inclusive expectation."""
+    value, error = point.get("expected_template"), point.get("expected_template_error")
+    if value is None or float(point["background_efficiency"]) >= 1:
+        return null()
+    plus = "" if error is None else f" ± {float(error):.1f}"
+    return Markup(escape(f"{float(value):.1f}{plus}"))
+
+
+def quality_rows(run: RunFiles) -> list[Row]:
+    """Give the quality of each window's template."""
+    return [
+        {
+            "window": w.title,
+            "name": w.template.get("name") or "–",
+            "n": optional_integer(w.template.get("n")),
+            "truth": plus_minus(w.template.get("auc_vs_truth"), 3, "no labels"),
+            "sidebands": plus_minus(w.template.get("auc_vs_sideband_closure"), 3, "not measured"),
+            "pseudo": _pseudo(w),
+        }
+        for w in run.windows
+    ]
+
+
+def _pseudo(files: WindowFiles) -> Markup:
+    """Write the AUC in the pseudo-window, and where that lies."""
+    text = plus_minus((files.quality.get("template") or {}).get("auc_vs_pseudo_window"), 3, "one window only")
+    if files.pseudo_window is None:
+        return text
+    low, high = (f"{edge:g}" for edge in files.pseudo_window)
+    return Markup("{} <small class=soft>in {}–{} GeV</small>").format(text, low, high)
+
+
+def metric_rows(run: RunFiles) -> list[Row]:
+    """Give what labels tell of each window; nothing where no window has metrics."""
+    metrics = [w.result.get("metrics") or {} for w in run.windows]
+    if not any(metrics):
+        return []
+    return [
+        {
+            "window": w.title,
+            "signal": optional_integer(w.result.get("n_signal_truth"), "no labels"),
+            "auc": plus_minus(m.get("auc"), 3, "no signal"),
+            **{k: sic(m.get(k)) for k in ("sic_100", "sic_1000", "sic_max")},
+        }
+        for w, m in zip(run.windows, metrics, strict=True)
+    ]
+
+
+def window_summary(files: WindowFiles) -> Markup | str:
+    """Say in a line what a window's figures show."""
+    quoted = [p for p in files.points if p.get("p_local") is not None]
+    if not quoted:
+        return "no working point is quoted"
+    top = min(quoted, key=lambda p: float(p["p_local"]))
+    z = top.get("z_local")
+    return Markup("smallest p<sub>local</sub> at ε<sub>B</sub> = {}, z<sub>local</sub> = {}").format(
+        cut(top), "–" if z is None else signed(float(z))
+    )
+
+
+def split_rows(run: RunFiles) -> list[Row]:
+    """Give which events of each window's search do what."""
+    rows = []
+    for files in run.windows:
+        counts = split_counts(run, files)
+        rows.append(
+            {
+                "window": files.title,
+                "train": optional_integer(counts.train),
+                "validation": optional_integer(counts.validation),
+                "closure": optional_integer(counts.closure),
+                "template": optional_integer(counts.template),
+                "data": optional_integer(counts.in_window, "blinded" if run.blind else ""),
+            }
+        )
+    return rows
+
+
+def provenance(run: RunFiles) -> list[tuple[str, Any]]:
+    """Give where the numbers come from: date, seeds, code, machine."""
+    m = run.manifest
+    git = m.get("git")
+    state: Any = null("not run from a checkout")
+    if isinstance(git, Mapping):
+        state = f"{git.get('commit')}, {'clean' if git.get('clean') else 'with uncommitted changes'}"
+    seeds = f"run {run.config.get('seed')}"
+    injected = run.config.get("signal") or {}
+    if injected.get("inject") is not None:
+        seeds += f"; signal injection {injected.get('seed')} ({injected['inject']} events before the selection)"
+    return [
+        ("created", m.get("created") or null()),
+        ("seeds", seeds),
+        ("blind", "yes" if run.blind else "no"),
+        ("git", state),
+        ("code hash", m.get("code") or null()),
+        ("platform", m.get("platform") or null()),
+    ]
+
+
+def cost_rows(run: RunFiles) -> list[Row]:
+    """Give wall time and memory of each stage and of all."""
+    costs = [
+        (name, float(s.get("seconds") or 0), s.get("peak_memory_mib"))
+        for name, s in (run.manifest.get("stages") or {}).items()
+    ]
+    if costs:
+        _, seconds, memory = zip(*costs, strict=True)
+        costs.append(("all (sum; largest)", sum(seconds), max((m for m in memory if m is not None), default=None)))
+    return [
+        {"stage": name, "seconds": f"{s:.1f}", "memory": null() if m is None else f"{float(m):.0f}"}
+        for name, s, m in costs
+    ]
