@@ -66,9 +66,10 @@ J1 is the heavier, J2 the lighter of the two jets with the largest pT. m_JJ cann
 LAYOUTS_TEXT = """## File layouts
 
 The content of a file decides how it is read, never its name. ROOT files (TTree, RNTuple) can hold `features` and the
-layouts of CMS and Delphes, HDF5 files `features`, `lhco_raw` and `simulated`, Parquet files `skim` and `features`.
-Where several fit, the first in this table is taken, and `data.layout` takes another. All values in GeV where they have
-a unit. `weight` is 1 where it is missing, `label` is 1 for signal and 0 for background.
+layouts of CMS and Delphes, HDF5 files `features` (as pandas writes them), `lhco_raw` (a table of numbered columns) and
+`simulated` (plain arrays), Parquet files `skim` and `features`. Where several fit, the first in this table is taken,
+and `data.layout` takes another. All values in GeV where they have a unit. `weight` is 1 where it is missing, `label`
+is 1 for signal and 0 for background.
 
 **Identity.** `event_id` is an integer that is unique in the search. Files of CMS have `run`, `luminosityBlock` and
 `event` instead: the identity is then the upper 63 bits of Philox4x32-10 with key 0 and the counter (low and high word
