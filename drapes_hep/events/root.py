@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,12 @@ class RootReader:
                 best = max(trees, key=lambda name: len(set(found[name]) & wanted_columns))
                 raise lacks(path, f"tree '{best}'", found[best])
             if len(fits) > 1:
-                raise InputError(path, f"several trees fit: {', '.join(fits)}", "say which: {path: tree}")
+                name = PurePath(path).name
+                raise InputError(
+                    path,
+                    f"several trees fit: {', '.join(fits)}",
+                    f"say which, as data.path: {{{name}: {next(iter(fits))}}}, or with inspect --tree",
+                )
             ((name, layout),) = fits.items()
             columns = columns_of(layout, found[name])
             for column in columns:
