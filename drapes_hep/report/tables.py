@@ -55,11 +55,10 @@ def write_tables(run: RunFiles, folder: Path) -> None:
         ("step", "events", "weight"),
         [(s["name"], s["events"], s["weight"]) for s in run.skim["cutflow"]],
     )
-    stages = run.manifest.get("stages") or {}
     _write_csv(
         folder / "stages.csv",
         ("stage", "seconds", "peak_memory_mb"),
-        [(name, s.get("seconds"), s.get("peak_memory_mb")) for name, s in stages.items()],
+        [(name, s.get("seconds"), s.get("peak_memory_mb")) for name, s in run.stages.items()],
     )
 
 

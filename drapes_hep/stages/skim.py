@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import uhi.io.json
 
+from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, DrapesError, InputError
+from drapes_hep.events.chunks import FileInfo
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
-from drapes_hep.events.loading import load_processor
-from drapes_hep.events.readers import expand
+from drapes_hep.events.loading import class_sources, load_processor, processor_folders
+from drapes_hep.events.readers import expand_trees
 from drapes_hep.events.running import run, scan_fileset
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
 from drapes_hep.events.types import Foreign
-from drapes_hep.files import atomic_path, file_hash
-from drapes_hep.rundir import note, run_stage
-from drapes_hep.stages.context import Context
+from drapes_hep.files import atomic_path, file_hash, read_json
+from drapes_hep.rundir import note
+from drapes_hep.stages.context import Context, unweighted
+from drapes_hep.stamps import Stage, read_stamp, run_stage
 
-__all__ = ["skim"]
+__all__ = ["check_files", "check_labels", "load_selection", "skim", "skim_stage"]
+
+
+def load_selection(config: Config) -> Foreign:
+    """Load the processor's class that the configuration names."""
+    return load_processor(config.processor, processor_folders(config.folder))
+
+
+def skim_stage(context: Context) -> Stage:
+    """Describe the stage: what decides the selected events."""
+    config = context.config
+    truth = [] if config.data.truth is None else [config.data.truth]
+    trees = config.data.path if isinstance(config.data.path, dict) else {}
+    return Stage(
+        "skim",
+        config.model_dump(mode="json"),
+        ("name", "signal", "processor", "selection", "features", "mass.range", "data.labels"),
+        lambda: [Path(path) for path in (*expand_trees(config.data.path), *truth)],
+        other={
+            "trees": sorted(trees.values()),
+            "processor's source": [file_hash(path) for path in class_sources(load_selection(config))],
+        },
+        noted=("data",),
+    )
 
 
 def skim(context: Context) -> None:
@@ -34,8 +60,43 @@ def skim(context: Context) -> None:
         If an input is bad, or not every requested event was processed.
     """
     config, directory = context.config, context.run
-    paths = [Path(path) for path in expand(config.data.path)]
-    fileset = {config.name: {"files": [str(path) for path in paths]}}
+    processor_class = load_selection(config)
+    sources = class_sources(processor_class)
+    check_files(config)
+    run_stage(directory, skim_stage(context), lambda: _work(context, processor_class), context.reporter)
+    context.reporter.say(f"processor: {sources[0] if sources else config.processor}")
+    reads = (read_stamp(directory, "skim") or {}).get("reads", {})
+    found = {
+        "processor": {"class": config.processor, "files": {str(path): file_hash(path) for path in sources}},
+        "inputs": {path: reads[path] for path in expand_trees(config.data.path) if path in reads},
+    }
+    manifest = read_json(directory.manifest)
+    if any(manifest.get(name) != value for name, value in found.items()):
+        note(directory, **found)
+
+
+def _fileset(config: Config) -> dict[str, Any]:
+    return {config.name: {"files": expand_trees(config.data.path)}}
+
+
+def check_files(config: Config) -> list[FileInfo]:
+    """Open the data files without reading an event.
+
+    Parameters
+    ----------
+    config : Config
+
+    Returns
+    -------
+    list of FileInfo
+
+    Raises
+    ------
+    DrapesError
+        If one cannot be read, is there twice, or lacks the labels that are promised.
+    """
+    fileset = _fileset(config)
+    paths = [Path(path) for path in fileset[config.name]["files"]]
     infos = scan_fileset(fileset)
     hashes: dict[str, Path] = {}
     for path in paths if len(paths) > 1 else []:
@@ -50,28 +111,42 @@ def skim(context: Context) -> None:
                 raise InputError(
                     info.path, "carries no column 'label'", "set data.labels to false, or name a sidecar in data.truth"
                 )
-    reads = paths if config.data.truth is None else [*paths, Path(config.data.truth)]
-    processor_class = load_processor(config.processor)
-    source = inspect.getsourcefile(processor_class)
-    needs = {
-        **config.model_dump(mode="json", include={"name", "signal", "processor", "selection", "features"}),
-        "range": config.mass.range,
-        "labels": config.data.labels,
-        "source": file_hash(source) if source else None,
-    }
-    if not config.data.truth or Path(config.data.truth).is_file():
-        run_stage(directory, "skim", needs, reads, lambda: _work(context, fileset, processor_class), context.reporter)
-    else:
+    if config.data.truth and not Path(config.data.truth).is_file():
         raise InputError(config.data.truth, "no such file", "check data.truth")
+    return infos
 
 
-def _all_truth(context: Context, fileset: Mapping[str, Any]) -> Truth | None:
-    """Labels of all events, before any selection."""
-    config = context.config
+def check_labels(config: Config) -> tuple[int, int] | None:
+    """Read identities and labels of all events, and see whether the signal can be injected.
+
+    Parameters
+    ----------
+    config : Config
+
+    Returns
+    -------
+    tuple of int or None
+        Background and signal events; None if the configuration promises no labels.
+
+    Raises
+    ------
+    DrapesError
+        If there is less signal than wanted, or a truth sidecar is not of these events.
+    """
+    truth = _all_truth(config, _fileset(config), whole=True)
+    if truth is None:
+        return None
+    _dropped(config, truth)
+    signal = int((truth.label == 1).sum())
+    return len(truth) - signal, signal
+
+
+def _all_truth(config: Config, fileset: Mapping[str, Any], whole: bool = False) -> Truth | None:
+    """Labels of all events, before any selection; with no signal to choose, a sidecar as it is unless ``whole``."""
     if not config.data.labels:
         return None
     sidecar = None if config.data.truth is None else read_truth(config.data.truth)
-    if sidecar is not None and config.signal.inject is None:
+    if sidecar is not None and config.signal.inject is None and not whole:
         return sidecar
     out, _ = run(fileset, collect_truth if sidecar is None else collect_ids, chunksize=config.data.chunksize)
     columns = out["truth"].columns()
@@ -82,8 +157,17 @@ def _all_truth(context: Context, fileset: Mapping[str, Any]) -> Truth | None:
     return Truth(config.data.truth or "data.path", ids, label)
 
 
-def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign) -> list[Path]:
+def _dropped(config: Config, truth: Truth) -> npt.NDArray[np.int64]:
+    """Choose the signal events that are not injected."""
+    if config.signal.inject is None:
+        return np.empty(0, dtype=np.int64)
+    signal = truth.event_id[truth.label == 1]
+    return np.setdiff1d(signal, choose_signal(signal, config.signal.inject, config.signal.seed))
+
+
+def _work(context: Context, processor_class: Foreign) -> list[Path]:
     config, directory = context.config, context.run
+    fileset = _fileset(config)
     settings = {
         "leading_pt": config.selection.leading_pt,
         "abs_eta_max": config.selection.abs_eta_max,
@@ -91,11 +175,8 @@ def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign
         "features": config.features,
         "mass_range": config.mass.range,
     }
-    truth = _all_truth(context, fileset)
-    dropped = np.empty(0, dtype=np.int64)
-    if truth is not None and config.signal.inject is not None:
-        signal = truth.event_id[truth.label == 1]
-        dropped = np.setdiff1d(signal, choose_signal(signal, config.signal.inject, config.signal.seed))
+    truth = _all_truth(config, fileset)
+    dropped = np.empty(0, dtype=np.int64) if truth is None else _dropped(config, truth)
     try:
         processor = processor_class(settings)
     except DrapesError:
@@ -116,6 +197,7 @@ def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
+    unweighted(columns["weight"], "the selected events")
     label = None if truth is None else truth.truth_for(columns["event_id"])
     inputs = {str(one.path): file_hash(one.path) for one in report.files}
     # the account is about what the files hold; events that were not injected were read and set aside, and say so
@@ -142,5 +224,4 @@ def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign
     }
     with atomic_path(directory.skim_info) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    note(directory, inputs=inputs)
     return [*written, directory.skim_hists, directory.skim_info]
