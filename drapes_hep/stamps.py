@@ -269,7 +269,9 @@ def check_current(run: RunDirectory, name: str) -> None:
             raise RunDirectoryError(f"{run.path}: {stage} is not done; run `drapes {verb}` first")
         for path, then in _inside(run, stamp):
             if path.is_file() and _hash(path) != then:
-                raise RunDirectoryError(f"{path}: changed since {stage} read it; run `drapes {verb}` again")
+                raise RunDirectoryError(
+                    f"{path}: changed since {stage} read it; repeat what follows from it (`drapes run` does all)"
+                )
             earlier = maker.get(path)
             if earlier is not None and earlier not in seen:
                 seen.add(earlier)

@@ -632,7 +632,7 @@ def test_a_blinded_run_cannot_be_drawn_otherwise(finished, complaint):
 def test_a_report_of_results_that_are_out_of_date_is_refused(finished, complaint):
     assert drapes("skim", "tiny.yaml", "-o", "run", "--quiet", "--set", "signal.inject=0") == 0
     line = complaint("report", "tiny.yaml", "-o", "run", "--set", "signal.inject=0")
-    assert re.search(r"events.parquet: changed since .* read it; run `drapes \w+` again", line)
+    assert re.search(r"events.parquet: changed since .* read it; repeat what follows from it", line)
 
 
 def test_a_report_says_what_it_lacks(project, complaint):

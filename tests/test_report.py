@@ -458,7 +458,10 @@ def test_a_page_can_be_drawn_blinded_and_in_other_words(small, no_pictures):
     before = {name: (small / name).read_bytes() for name in ("manifest.json", "results.json", "hunt.json")}
     results = json.loads(before["results.json"])
     words = {"label": "Elsewhere", "text": "", "lumi": None}
+    write_report(small)
+    assert (small / "report" / "tables" / "metrics.csv").is_file()
     html = write_report(small, words, blind=True).read_text(encoding="utf-8")
+    assert not (small / "report" / "tables" / "metrics.csv").exists()
     assert "Blinded run" in html
     assert "Elsewhere: bump hunt" in html
     with (small / "report" / "tables" / "working_points.csv").open() as stream:

@@ -36,6 +36,8 @@ def write_tables(run: RunFiles, folder: Path) -> None:
         [(*q.window, *(x for n in names for x in (getattr(q, n) or (None, None)))) for q in quality_points(run)],
     )
     measures = ("auc", "sic_100", "sic_1000", "sic_max")
+    # what an earlier page showed and this one does not, for it is blinded
+    (folder / "metrics.csv").unlink(missing_ok=True)
     labelled = [w for w in run.windows if w.result.get("metrics")]
     if labelled:
         _write_csv(
