@@ -10,12 +10,12 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 import drapes_hep
-from drapes_hep.config import Config, load_config
+from drapes_hep.config import Config, assign, check_config, load_config
 from drapes_hep.errors import ConfigError, DrapesError
 
 if TYPE_CHECKING:
@@ -66,23 +66,23 @@ def _configured(path: Path, assignments: list[str] | None, unblind: bool) -> Con
 def _context(
     config: Config, output: Path | None, *, device: str, executor: str, workers: int | None, reporter: Reporter
 ) -> Context:
-    from drapes_hep.rundir import RunDirectory, open_run
+    from drapes_hep.rundir import open_run
     from drapes_hep.stages.context import Context
 
-    run = RunDirectory(output or Path("runs") / config.name)
-    # the directory is made last: a mistake in what was typed leaves nothing behind
-    context = Context.of(config, run, device=device, executor=executor, workers=workers, reporter=reporter)
-    open_run(run.path, config.model_dump(mode="json"))
-    return context
+    # the first stage makes the directory, when it has its inputs: a mistake in what was typed leaves nothing behind
+    run = open_run(output or Path("runs") / config.name)
+    return Context.of(config, run, device=device, executor=executor, workers=workers, reporter=reporter)
 
 
-def _check_plugins(config: Config) -> None:
-    """Load what the configuration names: better now than after an hour of training."""
+def _check_plugins(config: Config) -> str:
+    """Load what the configuration names: better now than after an hour of training; gives the processor's place."""
     from drapes_hep.cwola.classifiers import load_classifier
-    from drapes_hep.events.loading import load_processor
+    from drapes_hep.events.loading import class_sources
+    from drapes_hep.stages.skim import load_selection
 
-    load_processor(config.processor)
+    sources = class_sources(load_selection(config))
     load_classifier(config.cwola.classifier)
+    return str(sources[0]) if sources else config.processor
 
 
 def _stage(work: Work) -> Callable[..., None]:
@@ -148,10 +148,10 @@ def _hunt(context: Context, windows: Windows) -> None:
     hunt(context, windows)
 
 
-def _report(context: Context, _: Windows) -> None:
-    from drapes_hep.report import write_report
+def _report(context: Context) -> None:
+    from drapes_hep.stages.report import report
 
-    context.reporter.say(f"report: {write_report(context.run.path)}")
+    context.reporter.say(f"report: {report(context.run, context.config.model_dump(mode='json'))}")
 
 
 def _run(context: Context, windows: Windows) -> None:
@@ -161,7 +161,7 @@ def _run(context: Context, windows: Windows) -> None:
         _generate(context, (window,))
         _classify(context, (window,))
     _hunt(context, windows)
-    _report(context, windows)
+    _report(context)
 
 
 for _name, _work, _help in (
@@ -171,9 +171,39 @@ for _name, _work, _help in (
     ("generate", _generate, "Generate each window's background template."),
     ("classify", _classify, "Train data against template and score every event out of fold."),
     ("hunt", _hunt, "Count, fit and quote local and global significances."),
-    ("report", _report, "Draw the figures and write the report."),
 ):
     app.command(_name, help=_help)(_stage(_work))
+
+
+@app.command("report")
+def draw(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="The run's configuration; may be left out with -o.")
+    ] = None,
+    output: Output = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override plots.* or blind; repeatable.")
+    ] = None,
+    unblind: Unblind = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw the figures and write the report of a finished run, from its own configuration."""
+    given: dict[str, Any] | None = None
+    if config is not None:
+        checked = _configured(config, assignments, unblind)
+        given, output = checked.model_dump(mode="json"), output or Path("runs") / checked.name
+    if output is None:
+        raise ConfigError("report: name a run directory with -o, or its configuration")
+    from drapes_hep.progress import Reporter
+    from drapes_hep.rundir import open_run
+    from drapes_hep.stages.report import own_configuration, report
+
+    run = open_run(output)
+    if config is None and (assignments or unblind):
+        tree = own_configuration(run)
+        assign(tree, [*(assignments or []), *(["blind=false"] if unblind else [])])
+        given = check_config(tree, run.manifest).model_dump(mode="json")
+    Reporter(quiet=quiet).say(f"report: {report(run, given)}")
 
 
 @app.command()
@@ -198,6 +228,9 @@ def inspect(
     layout: Annotated[
         str | None, typer.Option(metavar="NAME", help="Read the file in this layout, where several fit.")
     ] = None,
+    tree: Annotated[
+        str | None, typer.Option("--tree", metavar="NAME", help="Tree or HDF5 key, where several fit.")
+    ] = None,
 ) -> None:
     """Say what a file is: layout, events, jets, constituents, columns, labels, m_JJ, and problems."""
     from drapes_hep.events.chunks import Reading
@@ -212,7 +245,7 @@ def inspect(
     records, failed = [], 0
     for path in paths:
         try:
-            found = inspect_file(path, sys.maxsize if every else limit, Reading(layout=layout))
+            found = inspect_file(path, sys.maxsize if every else limit, Reading(layout=layout), tree)
         except DrapesError as error:
             if len(paths) == 1:
                 raise
@@ -274,21 +307,29 @@ def validate(
 ) -> None:
     """Check a configuration, and with --files the data that it names."""
     checked = _configured(config, assignments, False)
-    from drapes_hep.events.features import check_features
-    from drapes_hep.events.readers import expand, scan
-    from drapes_hep.events.skims import read_truth
+    from drapes_hep.events.features import check_classifier_features
     from drapes_hep.regions import sliding_windows
+    from drapes_hep.stages.skim import check_files, check_labels
 
-    check_features(checked.features)
-    _check_plugins(checked)
+    check_classifier_features(checked.features, checked.classifier_features)
+    place = _check_plugins(checked)
     windows = sliding_windows(checked)
-    typer.echo(f"{config}: valid; {len(windows)} windows from {windows[0].name} to {windows[-1].name} GeV")
+    found = []
     if files:
-        for path in expand(checked.data.path):
-            info = scan(path)
-            typer.echo(f"{path}: {info.layout}, {info.entries} events")
-        if checked.data.truth is not None:
-            typer.echo(f"{checked.data.truth}: {len(read_truth(checked.data.truth))} labels")
+        found = [f"{info.path}: {info.layout}, {info.entries} events" for info in check_files(checked)]
+        labels = check_labels(checked)
+        if labels is not None:
+            kept = "" if checked.signal.inject is None else f", of which signal.inject keeps {checked.signal.inject}"
+            found.append(f"labels: {labels[0]} background and {labels[1]} signal events{kept}")
+    typer.echo(f"{config}: valid; {len(windows)} windows from {windows[0].name} to {windows[-1].name} GeV")
+    if windows[-1].lo != checked.windows.last:
+        typer.echo(
+            f"windows.last {checked.windows.last:g} is not a whole number of steps of {checked.windows.step:g} above"
+            f" {checked.windows.first:g}: the last window starts at {windows[-1].lo:g}"
+        )
+    typer.echo(f"processor: {place}")
+    for line in found:
+        typer.echo(line)
 
 
 @app.command()
@@ -338,6 +379,7 @@ def init(
     except OSError as error:
         raise DrapesError(f"{folder}: cannot be written ({error.strerror or error})") from error
     typer.echo(f"{folder}: written; next: cd {folder} && drapes run configs/quickstart.yaml")
+    typer.echo("for events of your own: edit configs/own_data.yaml")
 
 
 @app.command()

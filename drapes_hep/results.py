@@ -13,7 +13,7 @@ import numpy as np
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint
 from drapes_hep.bumphunt.toys import GlobalSignificance
 
-__all__ = ["SCHEMA_VERSION", "global_record", "results_record", "results_schema", "window_record"]
+__all__ = ["SCHEMA_VERSION", "blinded_results", "global_record", "results_record", "results_schema", "window_record"]
 
 SCHEMA_VERSION = 1
 
@@ -100,6 +100,33 @@ def results_record(
         "windows": list(windows),
         "global": dict(whole),
     }
+
+
+def blinded_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out of results what blinding hides: counts in the windows, and all that follows from them.
+
+    Parameters
+    ----------
+    results : mapping
+        As :func:`results_record` gives it.
+
+    Returns
+    -------
+    dict
+        Of the same schema.
+    """
+    hidden = dict.fromkeys(("observed", "p_local", "z_local"))
+    windows = [
+        {
+            **window,
+            **dict.fromkeys(("n_observed", "n_signal_truth", "metrics")),
+            "template": {**window["template"], "n": None},
+            "working_points": [{**point, **hidden} for point in window["working_points"]],
+        }
+        for window in results["windows"]
+    ]
+    whole = {**dict.fromkeys(results["global"]), "toys": results["global"]["toys"]}
+    return {**results, "blind": True, "windows": windows, "global": whole}
 
 
 def results_schema() -> dict[str, Any]:

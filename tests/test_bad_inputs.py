@@ -167,7 +167,7 @@ def test_wrong_and_several_trees(tmp_path, columns):
     with uproot.recreate(path) as file:
         for name in ("first", "second"):
             file.mktree(name, {key: values.dtype for key, values in columns.items()}).extend(columns)
-    assert "several trees fit: first, second; say which: {path: tree}" in complaint(path)
+    assert "several trees fit: first, second; say which, as data.path: {a.root: first}" in complaint(path)
     assert "no tree 'frist' in it; did you mean 'first'?" in complaint({"a": {path: "frist"}})
     _, report = run({"a": {path: "second"}}, count)
     assert report.processed == 3000

@@ -99,6 +99,14 @@ def build_run(
         for k, stage in enumerate(("train", "generate", "classify")):
             stages[f"{stage}.{a:g}-{b:g}"] = {"seconds": 31.5 - 9 * k, "peak_memory_mib": 800.0 + k}
     stages["hunt"] = {"seconds": 12.0, "peak_memory_mib": 420.0}
+    made = {
+        "finished": "2026-01-02T03:05:05+00:00",
+        "versions": {"python": "3.11.2", "drapes-hep": "0.1.0", "torch": "2.13.0"},
+        "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "clean": True},
+        "code": "ab" * 32,
+        "platform": "Linux",
+    }
+    stages = {name: {**cost, **made} for name, cost in stages.items()}
     _json(
         folder / "manifest.json",
         {
@@ -106,10 +114,7 @@ def build_run(
             "name": "synthetic",
             "created": "2026-01-02T03:04:05+00:00",
             "config": config.model_dump(mode="json"),
-            "versions": {"python": "3.11.2", "drapes-hep": "0.1.0", "torch": "2.13.0"},
-            "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "clean": True},
-            "code": "ab" * 32,
-            "platform": "Linux",
+            "processor": {"class": "mine.py:Mine", "files": {"/project/mine.py": "ef" * 32}},
             "inputs": {"/data/<events>.h5": "cd" * 32},
             "stages": stages,
         },
@@ -511,6 +516,47 @@ def test_memory_that_was_not_recorded_is_a_dash(small, no_pictures):
         cost["peak_memory_mb"] = cost.pop("peak_memory_mib")
     _json(small / "manifest.json", manifest)
     assert {row[2] for row in rows_of(write_report(small).read_text(encoding="utf-8"), "wall time [s]")} == {"–"}
+
+
+def test_provenance_names_what_made_the_stages(page):
+    for words in ("0123456789abcdef0123456789abcdef01234567, clean", "ab" * 32, "torch 2.13.0", "/project/mine.py"):
+        assert words in page
+
+
+def test_provenance_tells_stages_of_different_code_apart(small, no_pictures):
+    manifest = json.loads((small / "manifest.json").read_text())
+    manifest["stages"]["hunt"] |= {"code": "cd" * 32, "git": {"commit": "fedc", "clean": False}}
+    manifest["stages"]["train.9000-9400"] = {"seconds": 1.0, "peak_memory_mib": 1.0, "code": "ef" * 32}
+    _json(small / "manifest.json", manifest)
+    html = write_report(small).read_text(encoding="utf-8")
+    assert f"{'cd' * 32} (hunt)" in html
+    assert f"{'ab' * 32} (skim, train.3300-3700, generate.3300-3700, classify.3300-3700)" in html
+    assert "The code had uncommitted changes when hunt was run." in html
+    assert "Not all stages were run by the same code" in html
+    # of a window that is not among the results
+    assert "9000-9400" not in html
+    assert "ef" * 32 not in html.replace("/project/mine.py (SHA-256 " + "ef" * 32, "")
+
+
+def test_a_page_can_be_drawn_blinded_and_in_other_words(small, no_pictures):
+    before = {name: (small / name).read_bytes() for name in ("manifest.json", "results.json", "hunt.json")}
+    results = json.loads(before["results.json"])
+    words = {"label": "Elsewhere", "text": "", "lumi": None}
+    write_report(small)
+    assert (small / "report" / "tables" / "metrics.csv").is_file()
+    html = write_report(small, words, blind=True).read_text(encoding="utf-8")
+    assert not (small / "report" / "tables" / "metrics.csv").exists()
+    assert "Blinded run" in html
+    assert "Elsewhere: bump hunt" in html
+    with (small / "report" / "tables" / "working_points.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row[key] for row in rows for key in ("observed", "p_local", "z_local")} == {""}
+    shown = re.sub(r'data:image/png;base64,[^"]*', "", html)
+    for point in results["windows"][0]["working_points"][:2]:
+        # larger than anything that the cut flow counts by chance
+        assert point["observed"] > 50
+        assert f"<td>{point['observed']}</td>" not in shown
+    assert {name: (small / name).read_bytes() for name in before} == before
 
 
 def test_nulls_are_dashes_with_a_reason(page):

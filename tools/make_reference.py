@@ -44,8 +44,8 @@ what `drapes inspect --json` says of a file [inspection.schema.json](inspection.
 
 COMMANDS = """## Command line
 
-`run` does all stages, `skim` to `report` one each, in this order. Stages take the same options; those that a stage has
-no use for change nothing.
+`run` does all stages, `skim` to `report` one each, in this order. Stages but `report` take the same options; those that
+a stage has no use for change nothing. A single stage stops where an earlier one was run with another configuration.
 
 Exit status: 0 if all went well; 2 for a user's mistake, with one line on standard error that says what and where; 130
 if interrupted. Messages and progress bars go to standard error; bars only to a terminal. `python -m drapes_hep` is the
@@ -55,7 +55,9 @@ same as `drapes`.
 CONFIGURATION = """## Configuration
 
 A YAML file. Masses and momenta are in GeV. Unknown keys are errors. `data.path` and `data.truth` are relative to the
-file, with `--set` to the working directory. `--set section.key=value` takes the value in YAML and may be repeated.
+file, with `--set` to the working directory. A relative `processor` is looked for in the working directory, beside the
+file, in the folder above it, and last in the package. `--set section.key=value` takes the value in YAML and may be
+repeated.
 """
 
 FEATURES_TEXT = """## Features
@@ -147,6 +149,8 @@ def type_text(prop: Mapping[str, Any]) -> str:
         return " or ".join(f"`{value}`" for value in prop["enum"])
     if "const" in prop:
         return f"`{prop['const']}`"
+    if prop.get("type") == "object":
+        return f"{{text: {type_text(prop['additionalProperties'])}}}"
     if prop.get("type") == "array":
         if "prefixItems" in prop:
             return "[" + ", ".join(type_text(one) for one in prop["prefixItems"]) + "]"

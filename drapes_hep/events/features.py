@@ -19,7 +19,16 @@ import numpy.typing as npt
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.types import AwkwardArray, Column
 
-__all__ = ["FEATURES", "HLV", "Feature", "check_features", "compute_features", "invariant_mass", "order_by_mass"]
+__all__ = [
+    "FEATURES",
+    "HLV",
+    "Feature",
+    "check_classifier_features",
+    "check_features",
+    "compute_features",
+    "invariant_mass",
+    "order_by_mass",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -148,6 +157,30 @@ def check_features(names: Sequence[str]) -> tuple[Feature, ...]:
     if repeated:
         raise ConfigError(f"feature '{repeated[0]}' is listed twice")
     return tuple(FEATURES[name] for name in names)
+
+
+def check_classifier_features(features: Sequence[str], seen: Sequence[str]) -> None:
+    """Check all names of features, then that the classifier sees none that the diffusion model does not make.
+
+    Parameters
+    ----------
+    features : sequence of str
+        ``features`` of the configuration.
+    seen : sequence of str
+        ``cwola.features``, or what stands for it.
+
+    Raises
+    ------
+    ConfigError
+        With the name at fault.
+    """
+    check_features(features)
+    check_features(seen)
+    for name in seen:
+        if name not in features:
+            close = difflib.get_close_matches(name, features, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"it may name some of {', '.join(features)}"
+            raise ConfigError(f"cwola.features: '{name}' is not among features; {hint}")
 
 
 def order_by_mass(jets: AwkwardArray) -> tuple[Any, Any]:

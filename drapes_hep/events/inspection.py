@@ -307,7 +307,9 @@ def spread_runs(entries: int, limit: int) -> list[tuple[int, int]]:
     return [(start, start + size) for start, size in zip(starts, sizes, strict=True)]
 
 
-def inspect_file(path: str | Path, limit: int | None = None, reading: Reading | None = None) -> Inspection:
+def inspect_file(
+    path: str | Path, limit: int | None = None, reading: Reading | None = None, object_path: str | None = None
+) -> Inspection:
     """Say what a file of events is.
 
     Parameters
@@ -319,6 +321,8 @@ def inspect_file(path: str | Path, limit: int | None = None, reading: Reading | 
         be made of them first.
     reading : Reading, optional
         Layout and jets; constituents are read where there are some.
+    object_path : str, optional
+        Tree or HDF5 key; found by its columns where there is only one.
 
     Returns
     -------
@@ -329,7 +333,7 @@ def inspect_file(path: str | Path, limit: int | None = None, reading: Reading | 
     InputError
         Not a file of events, or none of the events looked at can be read.
     """
-    info, reading = _scan(path, reading or Reading())
+    info, reading = _scan(path, reading or Reading(), object_path)
     (whole,) = split(info, chunksize=info.entries, reading=reading)
     reader = _ChunkReader(whole)
     runs = spread_runs(info.entries, limit or (_FEW if reader.constituents else _MANY))
@@ -365,15 +369,15 @@ def inspect_file(path: str | Path, limit: int | None = None, reading: Reading | 
     )
 
 
-def _scan(path: str | Path, reading: Reading) -> tuple[FileInfo, Reading]:
+def _scan(path: str | Path, reading: Reading, object_path: str | None) -> tuple[FileInfo, Reading]:
     """Scan with constituents where the file has some: a scan may name other columns then."""
     plain = dataclasses.replace(reading, constituents=False, jets=True)
     rich = dataclasses.replace(plain, constituents=True)
-    info = scan(path, reading=plain)
+    info = scan(path, object_path, plain)
     if not LAYOUTS[info.layout].constituents:
         return info, plain
     try:
-        return scan(path, reading=rich), rich
+        return scan(path, object_path, rich), rich
     except InputError:
         return info, plain
 

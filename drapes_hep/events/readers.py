@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from drapes_hep.events.schema import build_events
 from drapes_hep.events.types import AwkwardArray, Column, Events
 from drapes_hep.remote import expand_url, is_url, open_url
 
-__all__ = ["EventReader", "expand", "present", "read", "read_columns", "reader_for", "scan"]
+__all__ = ["EventReader", "expand", "expand_trees", "present", "read", "read_columns", "reader_for", "scan"]
 
 _HEAD = 8
 
@@ -388,6 +388,34 @@ def present(info: FileInfo) -> tuple[str, ...]:
         In the file's order.
     """
     return next(r for r in _readers() if r.container == info.container).present(info)
+
+
+def expand_trees(paths: str | Path | Iterable[str | Path] | Mapping[str, str]) -> dict[str, str | None]:
+    """Turn paths and patterns into the files that they name, each with the tree to read.
+
+    Parameters
+    ----------
+    paths : str, Path, iterable of them, or mapping of str to str
+        As for :func:`expand`; a mapping names the tree or HDF5 key of each.
+
+    Returns
+    -------
+    dict of str to str or None
+        Sorted; None where the columns shall tell the tree.
+
+    Raises
+    ------
+    InputError
+        A pattern that matches nothing, or a file that two patterns give two trees.
+    """
+    if not isinstance(paths, Mapping):
+        return dict.fromkeys(expand(paths))
+    found: dict[str, str | None] = {}
+    for pattern, tree in paths.items():
+        for path in expand(pattern):
+            if found.setdefault(path, tree) != tree:
+                raise InputError(path, f"is given two trees, {found[path]} and {tree}", "name one")
+    return dict(sorted(found.items()))
 
 
 def read(chunk: EventChunk) -> Events:

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Any
 
 import uproot
@@ -121,7 +122,12 @@ class RootReader:
                 others = [one for one in _LAYOUTS if match_layout(found[best], (one,))]
                 raise lacks(path, f"tree '{best}'", found[best], likely, others)
             if len(fits) > 1:
-                raise InputError(path, f"several trees fit: {', '.join(fits)}", "say which: {path: tree}")
+                name = PurePath(path).name
+                raise InputError(
+                    path,
+                    f"several trees fit: {', '.join(fits)}",
+                    f"say which, as data.path: {{{name}: {next(iter(fits))}}}, or with inspect --tree",
+                )
             ((name, layout),) = fits.items()
             columns = columns_of(layout, found[name], reading)
             for column in columns:

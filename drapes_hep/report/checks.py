@@ -65,9 +65,14 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     ):
         if found:
             out.append(Markup("{}: {}.").format(words, Markup("; ").join(found)))
-    git = run.manifest.get("git")
-    if isinstance(git, Mapping) and git.get("clean") is False:
-        out.append("The code had uncommitted changes when this was run.")
+    dirty = [
+        name for git, names in run.made_by("git") if isinstance(git, Mapping) and not git.get("clean") for name in names
+    ]
+    if dirty:
+        which = "this" if len(dirty) == len(run.stages) else ", ".join(dirty)
+        out.append(f"The code had uncommitted changes when {which} {'were' if ',' in which else 'was'} run.")
+    if len(run.made_by("code")) > 1:
+        out.append("Not all stages were run by the same code; see the provenance.")
     return out
 
 

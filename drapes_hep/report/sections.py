@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -20,6 +20,7 @@ __all__ = [
     "provenance",
     "quality_rows",
     "split_rows",
+    "version_lines",
     "window_summary",
     "working_point_rows",
 ]
@@ -255,31 +256,53 @@ def split_rows(run: RunFiles) -> list[Row]:
 
 def provenance(run: RunFiles) -> list[tuple[str, Any]]:
     """Give where the numbers come from: date, seeds, code, machine."""
-    m = run.manifest
-    git = m.get("git")
-    state: Any = null("not run from a checkout")
-    if isinstance(git, Mapping):
-        state = f"{git.get('commit')}, {'clean' if git.get('clean') else 'with uncommitted changes'}"
     seeds = f"run {run.config.get('seed')}"
     injected = run.config.get("signal") or {}
     if injected.get("inject") is not None:
         seeds += f"; signal injection {injected.get('seed')} ({injected['inject']} events before the selection)"
     return [
-        ("created", m.get("created") or null()),
+        ("created", run.manifest.get("created") or null()),
         ("seeds", seeds),
         ("blind", "yes" if run.blind else "no"),
-        ("git", state),
-        ("code hash", m.get("code") or null()),
-        ("platform", m.get("platform") or null()),
+        ("processor", _processor(run.manifest.get("processor") or {})),
+        ("git", _by_stage(run, "git", _git, "not run from a checkout")),
+        ("code hash", _by_stage(run, "code", str)),
+        ("platform", _by_stage(run, "platform", str)),
     ]
+
+
+def _git(state: Mapping[str, Any]) -> str:
+    return f"{state.get('commit')}, {'clean' if state.get('clean') else 'with uncommitted changes'}"
+
+
+def _processor(named: Mapping[str, Any]) -> Markup:
+    files = [f"{path} (SHA-256 {digest})" for path, digest in (named.get("files") or {}).items()]
+    return escape("; ".join([str(named["class"]), *files])) if "class" in named else null()
+
+
+def _by_stage(run: RunFiles, what: str, text: Callable[[Any], str], absent: str = "") -> Markup:
+    """Say what made the stages; where it is not the same for all, with the stages."""
+    found = run.made_by(what)
+    texts = [null(absent) if value is None else escape(text(value)) for value, _ in found]
+    if len(found) < 2:
+        return texts[0] if texts else null(absent)
+    return Markup("; ").join(
+        Markup("{} ({})").format(one, ", ".join(stages)) for one, (_, stages) in zip(texts, found, strict=True)
+    )
+
+
+def version_lines(run: RunFiles) -> list[str]:
+    """Give the versions that the stages ran with, a line for each environment."""
+    found = [(value, stages) for value, stages in run.made_by("versions") if value]
+    lines = [", ".join(f"{name} {version}" for name, version in sorted(value.items())) for value, _ in found]
+    if len(found) < 2:
+        return lines
+    return [f"{', '.join(stages)}: {line}" for line, (_, stages) in zip(lines, found, strict=True)]
 
 
 def cost_rows(run: RunFiles) -> list[Row]:
     """Give wall time and memory of each stage and of all."""
-    costs = [
-        (name, float(s.get("seconds") or 0), s.get("peak_memory_mib"))
-        for name, s in (run.manifest.get("stages") or {}).items()
-    ]
+    costs = [(name, float(s.get("seconds") or 0), s.get("peak_memory_mib")) for name, s in run.stages.items()]
     if costs:
         _, seconds, memory = zip(*costs, strict=True)
         costs.append(("all (sum; largest)", sum(seconds), max((m for m in memory if m is not None), default=None)))

@@ -49,6 +49,8 @@ def write_tables(run: RunFiles, folder: Path) -> None:
         ],
     )
     measures = ("auc", "sic_100", "sic_1000", "sic_max")
+    # what an earlier page showed and this one does not, for it is blinded
+    (folder / "metrics.csv").unlink(missing_ok=True)
     labelled = [w for w in run.windows if w.result.get("metrics")]
     if labelled:
         _write_csv(
@@ -68,11 +70,10 @@ def write_tables(run: RunFiles, folder: Path) -> None:
         ("step", "events", "weight"),
         [(s.name, int(s.events), s.weight) for s in cutflow(run)],
     )
-    stages = run.manifest.get("stages") or {}
     _write_csv(
         folder / "stages.csv",
         ("stage", "seconds", "peak_memory_mib"),
-        [(name, s.get("seconds"), s.get("peak_memory_mib")) for name, s in stages.items()],
+        [(name, s.get("seconds"), s.get("peak_memory_mib")) for name, s in run.stages.items()],
     )
 
 

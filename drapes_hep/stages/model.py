@@ -16,8 +16,9 @@ from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.mass import SpectrumFit, draw, fit_spectrum, spectrum_edges
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_uniforms, stage_seed
-from drapes_hep.rundir import code_hash, run_stage
-from drapes_hep.stages.context import Context, domain, feature_matrix, load_events
+from drapes_hep.stages.context import Context, domain, feature_matrix, load_events, unweighted
+from drapes_hep.stages.skim import skim_stage
+from drapes_hep.stamps import Stage, code_hash, run_stage
 from drapes_hep.templates.model import (
     CLOSURE,
     TRAIN,
@@ -30,7 +31,7 @@ from drapes_hep.templates.model import (
     training_record,
 )
 
-__all__ = ["CLOSURE_COPIES", "generate", "mass_edges", "pseudo_window", "train"]
+__all__ = ["CLOSURE_COPIES", "generate", "generate_stage", "mass_edges", "pseudo_window", "train", "train_stage"]
 
 CLOSURE_COPIES = 1
 """Template events a held-out closure event: the two are compared at equal size."""
@@ -60,6 +61,18 @@ def pseudo_window(context: Context, window: Window) -> tuple[float, float] | Non
     return below if below[0] - 0.5 * width >= window.range_lo else None
 
 
+def train_stage(context: Context, window: Window) -> Stage:
+    """Describe the stage: what decides a window's model."""
+    return Stage(
+        f"train.{window.name}",
+        context.config.model_dump(mode="json"),
+        ("training", "features", "seed", "template.scaling", "mass.range"),
+        lambda: [context.run.events],
+        other={"pseudo-window": pseudo_window(context, window)},
+        after=(skim_stage(context),),
+    )
+
+
 def train(context: Context, window: Window) -> None:
     """Train the model of a window on its sidebands, unless it is done.
 
@@ -68,26 +81,14 @@ def train(context: Context, window: Window) -> None:
     DrapesError
         If the skim is missing or the sidebands hold too few events.
     """
-    config = context.config
-    needs = {
-        **config.model_dump(mode="json", include={"training", "features", "seed"}),
-        "scaling": config.template.scaling,
-        "window": [window.lo, window.hi, window.range_lo, window.range_hi],
-        "pseudo": pseudo_window(context, window),
-    }
-    run_stage(
-        context.run,
-        f"train.{window.name}",
-        needs,
-        [context.run.events],
-        lambda: _train(context, window),
-        context.reporter,
-    )
+    run_stage(context.run, train_stage(context, window), lambda: _train(context, window), context.reporter)
 
 
 def _train(context: Context, window: Window) -> list[Path]:
     config, folder = context.config, context.run.window(window)
     events = load_events(context.run.events, config.features)
+    # a skim may be weighted: it can serve others. Better refused before a training than after it
+    unweighted(events["weight"], "the selected events")
     chosen = window.in_sidebands(events["mjj"])
     if not chosen.any():
         raise DrapesError(f"window {window.name}: its sidebands hold no event; see mass.range and the selection")
@@ -157,6 +158,22 @@ def _fit(
 _PARTS = {"train": TRAIN, "validation": VALIDATION, "closure": CLOSURE}
 
 
+def generate_stage(context: Context, window: Window) -> Stage:
+    """Describe the stage: what decides a window's template."""
+    folder, pseudo = context.run.window(window), pseudo_window(context, window)
+    models = ["model"] if pseudo is None else ["model", "pseudo_model"]
+    reads = [context.run.events, folder / "split.parquet"]
+    reads += [folder / model / name for model in models for name in ("card.json", "model.safetensors")]
+    return Stage(
+        f"generate.{window.name}",
+        context.config.model_dump(mode="json"),
+        ("template", "features", "mass", "seed"),
+        lambda: reads,
+        other={"pseudo-window": pseudo, "mass bins": mass_edges(context).tolist()},
+        after=(train_stage(context, window),),
+    )
+
+
 def generate(context: Context, window: Window) -> None:
     """Generate a window's template, and the closure samples, unless it is done.
 
@@ -165,18 +182,7 @@ def generate(context: Context, window: Window) -> None:
     DrapesError
         If the model is missing, or the mass fit cannot be done.
     """
-    config, folder = context.config, context.run.window(window)
-    needs = {
-        **config.model_dump(mode="json", include={"template", "features", "mass", "seed"}),
-        "edges": mass_edges(context).tolist(),
-        "pseudo": pseudo_window(context, window),
-    }
-    models = ["model"] if needs["pseudo"] is None else ["model", "pseudo_model"]
-    reads = [context.run.events, folder / "split.parquet"]
-    reads += [folder / model / name for model in models for name in ("card.json", "model.safetensors")]
-    run_stage(
-        context.run, f"generate.{window.name}", needs, reads, lambda: _generate(context, window), context.reporter
-    )
+    run_stage(context.run, generate_stage(context, window), lambda: _generate(context, window), context.reporter)
 
 
 def _new_ids(name: str, count: int) -> IntArray:
