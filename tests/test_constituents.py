@@ -233,7 +233,7 @@ def project(tmp_path_factory):
 
 def stage(project, run, *changes):
     config = load_config(project / "search.yaml", changes)
-    context = Context.of(config, open_run(run, config.model_dump(mode="json")), device="cpu", workers=1)
+    context = Context.of(config, open_run(run), device="cpu", workers=1)
     skim(context)
     return context.run
 

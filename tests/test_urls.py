@@ -192,7 +192,7 @@ def skim_of(server, folder, *urls):
     """The stage, and its record in the manifest."""
     (folder / "a.yaml").write_text(SEARCH.replace("URL", ", ".join(urls)))
     config = load_config(folder / "a.yaml")
-    context = Context.of(config, open_run(folder / "run", config.model_dump(mode="json")), device="cpu", workers=1)
+    context = Context.of(config, open_run(folder / "run"), device="cpu", workers=1)
     skim(context)
     return read_json(context.run.manifest), (folder / "run" / "stages" / "skim.json").stat().st_mtime_ns
 

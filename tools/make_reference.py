@@ -149,7 +149,7 @@ def type_text(prop: Mapping[str, Any]) -> str:
         return " or ".join(f"`{value}`" for value in prop["enum"])
     if "const" in prop:
         return f"`{prop['const']}`"
-    if prop.get("type") == "object":
+    if isinstance(prop.get("additionalProperties"), dict):
         return f"{{text: {type_text(prop['additionalProperties'])}}}"
     if prop.get("type") == "array":
         if "prefixItems" in prop:

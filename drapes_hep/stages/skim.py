@@ -41,9 +41,14 @@ def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None) -> Sta
     truth = [] if config.data.truth is None else [config.data.truth]
 
     def reads() -> list[str | Path]:
-        found = scan_fileset(_fileset(config), reading_of(config)) if infos is None else infos
+        paths = expand_trees(config.data.path)
+        found = infos
+        if found is None:
+            # files that are gone are the caller's to complain of
+            there = all(is_url(path) or Path(path).is_file() for path in paths)
+            found = scan_fileset(_fileset(config), reading_of(config)) if there else []
         # labels may lie in a file beside one of these
-        return [*expand_trees(config.data.path), *(one for info in found for one in info.beside), *truth]
+        return [*paths, *(one for info in found for one in info.beside), *truth]
 
     trees = config.data.path if isinstance(config.data.path, dict) else {}
     return Stage(
