@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     config = load_config(arguments.config, [*arguments.assignments, "signal.inject=0"])
-    run = open_run(arguments.output / "events", config.model_dump(mode="json"))
+    run = open_run(arguments.output / "events")
     context = Context.of(config, run, workers=arguments.workers, reporter=Reporter())
     skim(context)
     events = load_events(run.events, config.features)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 import drapes_hep
-from drapes_hep.config import Config, load_config
+from drapes_hep.config import Config, assign, check_config, load_config
 from drapes_hep.errors import ConfigError, DrapesError
 
 if TYPE_CHECKING:
     # these load torch and more: at run time only by the verbs that need them
+    from drapes_hep.events.inspection import Inspection
     from drapes_hep.progress import Reporter
     from drapes_hep.regions import Window
     from drapes_hep.stages.context import Context
@@ -64,23 +66,23 @@ def _configured(path: Path, assignments: list[str] | None, unblind: bool) -> Con
 def _context(
     config: Config, output: Path | None, *, device: str, executor: str, workers: int | None, reporter: Reporter
 ) -> Context:
-    from drapes_hep.rundir import RunDirectory, open_run
+    from drapes_hep.rundir import open_run
     from drapes_hep.stages.context import Context
 
-    run = RunDirectory(output or Path("runs") / config.name)
-    # the directory is made last: a mistake in what was typed leaves nothing behind
-    context = Context.of(config, run, device=device, executor=executor, workers=workers, reporter=reporter)
-    open_run(run.path, config.model_dump(mode="json"))
-    return context
+    # the first stage makes the directory, when it has its inputs: a mistake in what was typed leaves nothing behind
+    run = open_run(output or Path("runs") / config.name)
+    return Context.of(config, run, device=device, executor=executor, workers=workers, reporter=reporter)
 
 
-def _check_plugins(config: Config) -> None:
-    """Load what the configuration names: better now than after an hour of training."""
+def _check_plugins(config: Config) -> str:
+    """Load what the configuration names: better now than after an hour of training; gives the processor's place."""
     from drapes_hep.cwola.classifiers import load_classifier
-    from drapes_hep.events.loading import load_processor
+    from drapes_hep.events.loading import class_sources
+    from drapes_hep.stages.skim import load_selection
 
-    load_processor(config.processor)
+    sources = class_sources(load_selection(config))
     load_classifier(config.cwola.classifier)
+    return str(sources[0]) if sources else config.processor
 
 
 def _stage(work: Work) -> Callable[..., None]:
@@ -114,9 +116,12 @@ def _stage(work: Work) -> Callable[..., None]:
 
 
 def _skim(context: Context, _: Windows) -> None:
+    from drapes_hep.stages.simulation import needs_simulation, skim_simulation
     from drapes_hep.stages.skim import skim
 
     skim(context)
+    if needs_simulation(context):
+        skim_simulation(context)
 
 
 def _train(context: Context, windows: Windows) -> None:
@@ -146,10 +151,10 @@ def _hunt(context: Context, windows: Windows) -> None:
     hunt(context, windows)
 
 
-def _report(context: Context, _: Windows) -> None:
-    from drapes_hep.report import write_report
+def _report(context: Context) -> None:
+    from drapes_hep.stages.report import report
 
-    context.reporter.say(f"report: {write_report(context.run.path)}")
+    context.reporter.say(f"report: {report(context.run, context.config.model_dump(mode='json'))}")
 
 
 def _run(context: Context, windows: Windows) -> None:
@@ -159,7 +164,7 @@ def _run(context: Context, windows: Windows) -> None:
         _generate(context, (window,))
         _classify(context, (window,))
     _hunt(context, windows)
-    _report(context, windows)
+    _report(context)
 
 
 for _name, _work, _help in (
@@ -169,36 +174,132 @@ for _name, _work, _help in (
     ("generate", _generate, "Generate each window's background template."),
     ("classify", _classify, "Train data against template and score every event out of fold."),
     ("hunt", _hunt, "Count, fit and quote local and global significances."),
-    ("report", _report, "Draw the figures and write the report."),
 ):
     app.command(_name, help=_help)(_stage(_work))
 
 
+@app.command("report")
+def draw(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="The run's configuration; may be left out with -o.")
+    ] = None,
+    output: Output = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override plots.* or blind; repeatable.")
+    ] = None,
+    unblind: Unblind = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw the figures and write the report of a finished run, from its own configuration."""
+    given: dict[str, Any] | None = None
+    if config is not None:
+        checked = _configured(config, assignments, unblind)
+        given, output = checked.model_dump(mode="json"), output or Path("runs") / checked.name
+    if output is None:
+        raise ConfigError("report: name a run directory with -o, or its configuration")
+    from drapes_hep.progress import Reporter
+    from drapes_hep.rundir import open_run
+    from drapes_hep.stages.report import own_configuration, report
+
+    run = open_run(output)
+    if config is None and (assignments or unblind):
+        tree = own_configuration(run)
+        assign(tree, [*(assignments or []), *(["blind=false"] if unblind else [])])
+        given = check_config(tree, run.manifest).model_dump(mode="json")
+    Reporter(quiet=quiet).say(f"report: {report(run, given)}")
+
+
 @app.command()
 def inspect(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="ROOT, HDF5 or parquet.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files, patterns or URLs.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Machine-readable: one record, or a list for several files.")
+    ] = False,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="Draw m_JJ of the one file: .png, .pdf or .svg.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--events",
+            min=1,
+            metavar="N",
+            help="Look at N events, spread over the file (default: 200000; 2000 where jets have constituents).",
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Look at every event.")] = False,
+    layout: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Read the file in this layout, where several fit.")
+    ] = None,
+    tree: Annotated[
+        str | None, typer.Option("--tree", metavar="NAME", help="Tree or HDF5 key, where several fit.")
+    ] = None,
 ) -> None:
-    """Say what a file is: layout, events, columns, labels."""
-    from drapes_hep.events.readers import scan
+    """Say what a file is: layout, events, jets, constituents, columns, labels, m_JJ, and problems."""
+    from drapes_hep.events.chunks import Reading
+    from drapes_hep.events.inspection import inspect_file
+    from drapes_hep.events.readers import expand
 
-    info = scan(file)
-    record = {
-        "path": info.path,
-        "layout": info.layout,
-        "events": info.entries,
-        "object": info.object_path,
-        "labels": info.has_labels,
-        "event_ids": info.has_event_ids,
-        "columns": list(info.columns),
-    }
+    paths = expand(files)
+    if figure is not None and (len(paths) > 1 or figure.suffix not in {".png", ".pdf", ".svg"}):
+        raise DrapesError(f"{figure}: --figure draws one file, as .png, .pdf or .svg")
+    if every and limit is not None:
+        raise DrapesError("--all and --events exclude each other")
+    records, failed = [], 0
+    for path in paths:
+        try:
+            found = inspect_file(path, sys.maxsize if every else limit, Reading(layout=layout), tree)
+        except DrapesError as error:
+            if len(paths) == 1:
+                raise
+            # the others are worth looking at all the same
+            failed += 1
+            typer.echo(f"drapes: {' '.join(str(error).split())}", err=True)
+            continue
+        records.append(found.to_json())
+        if not as_json:
+            _print_inspection(found, blank=len(records) > 1)
+        if figure is not None:
+            _draw_inspection(found, figure)
     if as_json:
-        typer.echo(json.dumps(record, indent=1))
-        return
-    for name, value in record.items():
-        # a count of 1 equals True: what is no bool keeps its own spelling
-        text = ("no", "yes")[value] if isinstance(value, bool) else value
-        typer.echo(f"{name:10} {', '.join(value) if isinstance(value, list) else text}")
+        typer.echo(json.dumps(records[0] if len(paths) == 1 else records, indent=1, allow_nan=False))
+    if failed:
+        raise typer.Exit(2)
+
+
+def _print_inspection(found: Inspection, blank: bool) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from drapes_hep.events.inspection import text_lines
+
+    colours = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+    # plain and unbroken lines where this is no terminal: rich sees to the first, soft_wrap to the second
+    console = Console(highlight=False)
+    if blank:
+        console.print()
+    for name, value in text_lines(found):
+        line = Text(f"{name:13}", style=colours.get(name, "bold")).append(f" {value}", style="not bold default")
+        console.print(line, soft_wrap=not console.is_terminal)
+
+
+def _draw_inspection(found: Inspection, target: Path) -> None:
+    import numpy as np
+
+    from drapes_hep import plots
+    from drapes_hep.files import atomic_path
+
+    if not found.mjj.edges:
+        raise DrapesError(f"{found.path}: no event has two jets, so there is no m_JJ to draw")
+    edges, counts, variances = (np.asarray(x) for x in (found.mjj.edges, found.mjj.counts, found.mjj.variances))
+    signal = None if found.mjj.signal is None else np.asarray(found.mjj.signal)
+    shown = "all" if found.looked_at == found.events else f"{found.looked_at:,} of"
+    note = f"layout {found.layout}\n{shown} {found.events:,} events\n{found.mjj.events:,} with two jets, no selection"
+    name = Path(found.path).name
+    stamp = plots.Stamp(name if len(name) <= 44 else f"{name[:20]}...{name[-21:]}", sqrt_s=None)
+    preview = plots.MassPreview(edges, counts, variances, signal, note, not found.weights.all_one)
+    with atomic_path(target) as temporary:
+        plots.mass_preview(preview, stamp).savefig(temporary, format=target.suffix[1:])
 
 
 @app.command()
@@ -209,21 +310,60 @@ def validate(
 ) -> None:
     """Check a configuration, and with --files the data that it names."""
     checked = _configured(config, assignments, False)
-    from drapes_hep.events.features import check_features
-    from drapes_hep.events.readers import expand, scan
-    from drapes_hep.events.skims import read_truth
+    from drapes_hep.events.features import check_classifier_features
     from drapes_hep.regions import sliding_windows
+    from drapes_hep.stages.skim import check_files, check_labels
 
-    check_features(checked.features)
-    _check_plugins(checked)
+    check_classifier_features(checked.features, checked.classifier_features)
+    place = _check_plugins(checked)
     windows = sliding_windows(checked)
-    typer.echo(f"{config}: valid; {len(windows)} windows from {windows[0].name} to {windows[-1].name} GeV")
+    found = []
     if files:
-        for path in expand(checked.data.path):
-            info = scan(path)
-            typer.echo(f"{path}: {info.layout}, {info.entries} events")
-        if checked.data.truth is not None:
-            typer.echo(f"{checked.data.truth}: {len(read_truth(checked.data.truth))} labels")
+        found = [f"{info.path}: {info.layout}, {info.entries} events" for info in check_files(checked)]
+        labels = check_labels(checked)
+        if labels is not None:
+            kept = "" if checked.signal.inject is None else f", of which signal.inject keeps {checked.signal.inject}"
+            found.append(f"labels: {labels[0]} background and {labels[1]} signal events{kept}")
+    typer.echo(f"{config}: valid; {len(windows)} windows from {windows[0].name} to {windows[-1].name} GeV")
+    if windows[-1].lo != checked.windows.last:
+        typer.echo(
+            f"windows.last {checked.windows.last:g} is not a whole number of steps of {checked.windows.step:g} above"
+            f" {checked.windows.first:g}: the last window starts at {windows[-1].lo:g}"
+        )
+    typer.echo(f"processor: {place}")
+    for line in found:
+        typer.echo(line)
+
+
+@app.command()
+def download(
+    sample: Annotated[str, typer.Argument(metavar="SAMPLE", help="lhco-rd, lhco-blackboxes or lhco-extra-qcd.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Where to put the files; made if missing.")
+    ] = Path(),
+    files: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHICH", help="features, raw, labels, all, a name or a pattern; repeatable.  [features]"),
+    ] = None,
+    only_list: Annotated[bool, typer.Option("--list", help="Print what the record holds, and stop.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download a public sample from Zenodo: verified, and resumed where it was interrupted."""
+    from drapes_hep.events import download as remote
+    from drapes_hep.progress import Reporter
+
+    known = remote.SAMPLES.get(sample)
+    if known is None:
+        raise DrapesError(f"no sample '{sample}'; known are {', '.join(remote.SAMPLES)}")
+    found = remote.list_files(known)
+    if only_list:
+        typer.echo(f"{known.title}; doi:{known.doi}")
+        width = max(len(one.name) for one in found)
+        for one in found:
+            typer.echo(f"{one.name:{width}}  {remote.size_text(one.size):>8}  {one.kind:8}  {one.checksum}")
+        return
+    for path in remote.fetch(remote.choose(known, found, files or ["features"]), output, Reporter(quiet=quiet)):
+        typer.echo(path)
 
 
 @app.command()
@@ -242,6 +382,43 @@ def init(
     except OSError as error:
         raise DrapesError(f"{folder}: cannot be written ({error.strerror or error})") from error
     typer.echo(f"{folder}: written; next: cd {folder} && drapes run configs/quickstart.yaml")
+    typer.echo("for events of your own: edit configs/own_data.yaml")
+
+
+@app.command()
+def simulate(
+    process: Annotated[str, typer.Argument(metavar="PROCESS", help="qcd or resonance.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")],
+    events: Annotated[int, typer.Option(metavar="N", help="Events to write.")] = 10_000,
+    masses: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(metavar="A B C", help="Masses of the resonance A and its daughters B and C, GeV."),
+    ] = None,
+    prongs: Annotated[
+        int | None, typer.Option(metavar="N", help="Partons that B and C decay to each: 2 (default) or 3.")
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option(metavar="GEV", help="Width of A, GeV (default: 1% of its mass).")
+    ] = None,
+    shower: Annotated[
+        str, typer.Option(metavar="NAME", help="default, or alternative: another shower and detector.")
+    ] = "default",
+    leading_pt: Annotated[float, typer.Option(metavar="GEV", help="Least pT of the leading jet, GeV.")] = 1200.0,
+    format: Annotated[
+        str, typer.Option(metavar="NAME", help="raw: LHC Olympics HDF5; skim: parquet with jets and constituents.")
+    ] = "raw",
+    seed: Annotated[int, typer.Option(metavar="N", help="Other seeds give other events.")] = 1,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes (default: all cores).")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Simulate dijet events: QCD, or a resonance A -> B C. Needs the extra 'sim'."""
+    from drapes_hep.progress import Reporter
+    from drapes_hep.simulation import generate
+    from drapes_hep.simulation.processes import Process
+
+    order = generate.Order(Process(process, masses, prongs, width, shower, leading_pt), events, seed, format)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    generate.simulate(order, output, cores if workers is None else workers, Reporter(quiet=quiet))
 
 
 def _version(value: bool) -> None:

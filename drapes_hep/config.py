@@ -6,12 +6,12 @@ Masses and momenta are in GeV. An unknown key, a wrong type or an inverted windo
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from drapes_hep.errors import ConfigError
 
@@ -27,6 +27,8 @@ __all__ = [
     "TemplateConfig",
     "TrainingConfig",
     "WindowsConfig",
+    "assign",
+    "check_config",
     "load_config",
 ]
 
@@ -42,7 +44,10 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Where the events are."""
 
-    path: str | tuple[str, ...] = Field(description="File, glob or list of them; relative to the configuration file.")
+    path: str | tuple[str, ...] | dict[str, str] = Field(
+        description="File, glob, URL, list of them, or {file: tree} where a file holds several trees that fit; relative"
+        " to the configuration file."
+    )
     labels: bool = Field(False, description="Whether the events carry a truth label (a column, or the sidecar below).")
     truth: str | None = Field(None, description="Sidecar of truth labels, keyed by event id.")
     chunksize: int = Field(50_000, ge=1, description="Events a chunk.")
@@ -67,6 +72,12 @@ class SelectionConfig(_Section):
 
     leading_pt: NonNegative = Field(1200.0, description="Least transverse momentum of the leading jet, GeV.")
     abs_eta_max: Positive = Field(2.5, description="Largest |eta| of either jet.")
+    max_constituents: int | None = Field(
+        None,
+        ge=1,
+        description="Constituents that a jet keeps in the skim, the leading ones in pT; null keeps all. For processors"
+        " that read constituents; the others refuse a number.",
+    )
     undefined: Literal["drop"] | float = Field(
         "drop", description="A derived feature that is undefined (tau21 where tau1 = 0): drop the event, or this value."
     )
@@ -94,7 +105,7 @@ class WindowsConfig(_Section):
     width: Positive = Field(400.0, description="Width of a signal region, GeV.")
     step: Positive = Field(200.0, description="Distance between neighbouring signal regions, GeV.")
     first: Positive = Field(3100.0, description="Lower edge of the first signal region, GeV.")
-    last: Positive = Field(4700.0, description="Lower edge of the last signal region, GeV.")
+    last: Positive = Field(4700.0, description="Largest lower edge allowed of a signal region, GeV.")
 
     @model_validator(mode="after")
     def _ordered(self) -> WindowsConfig:
@@ -188,6 +199,7 @@ class CwolaConfig(_Section):
     classifier: str = Field("trees", description="'trees', 'mlp', or 'package.module:Class'.")
     features: tuple[str, ...] | None = Field(
         None,
+        min_length=1,
         description="What the classifier sees; null is all features but delta_r, which follows m_JJ: a cut on it"
         " sculpts the spectrum.",
     )
@@ -235,7 +247,9 @@ class Config(_Section):
     processor: str = Field("processors/dijets.py:Dijets", description="'file.py:Class' or 'package.module:Class'.")
     selection: SelectionConfig = SelectionConfig()
     features: tuple[str, ...] = Field(
-        ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r"), min_length=1, description="What the models see."
+        ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r"),
+        min_length=1,
+        description="What the diffusion model makes; the classifier sees cwola.features.",
     )
     mass: MassConfig = MassConfig()
     windows: WindowsConfig = WindowsConfig()
@@ -246,6 +260,13 @@ class Config(_Section):
     plots: PlotConfig = PlotConfig()
     blind: bool = Field(True, description="Whether data inside the windows are left uncounted and undrawn.")
     seed: int = Field(1, ge=0, description="The run's seed.")
+
+    _folder: Path | None = PrivateAttr(None)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the file lies that it was read from; no part of the configuration itself."""
+        return self._folder
 
     @property
     def classifier_features(self) -> tuple[str, ...]:
@@ -268,9 +289,6 @@ class Config(_Section):
             )
         if len(set(self.features)) != len(self.features):
             raise ValueError("a feature is listed twice")
-        unknown = [name for name in self.cwola.features or () if name not in self.features]
-        if unknown or self.cwola.features == ():
-            raise ValueError(f"cwola.features must be some of features: {', '.join(self.features)}")
         return self
 
 
@@ -307,13 +325,39 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
         value = text  # a pattern such as *.root
     if is_path and value is not None:
         # what is typed on the command line is relative to where it is typed
-        value = [_typed(v) for v in value] if isinstance(value, list) else _typed(value)
+        value = _each(_typed, value)
     *parents, last = key.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {assignment}: '{parent}' is not a section")
     tree[last] = value
+
+
+def assign(tree: dict[str, Any], assignments: Sequence[str]) -> None:
+    """Override keys of a configuration that is not checked yet.
+
+    Parameters
+    ----------
+    tree : dict
+        As YAML or JSON gave it; changed in place.
+    assignments : sequence of str
+        ``section.key=value``, the value in YAML.
+
+    Raises
+    ------
+    ConfigError
+        If one is malformed.
+    """
+    for assignment in assignments:
+        _set(tree, assignment)
+
+
+def _each(function: Callable[[Any], str], paths: Any) -> Any:  # noqa: ANN401
+    """Change every path of ``data.path``, whatever its form."""
+    if isinstance(paths, dict):
+        return {function(path): tree for path, tree in paths.items()}
+    return [function(path) for path in paths] if isinstance(paths, (list, tuple)) else function(paths)
 
 
 def _typed(path: object) -> str:
@@ -355,13 +399,33 @@ def load_config(path: str | Path, assignments: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: not valid YAML{where}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of keys, this is {type(tree).__name__}")
-    for assignment in assignments:
-        _set(tree, assignment)
+    assign(tree, assignments)
+    return _absolute(check_config(tree, path), path.resolve().parent)
+
+
+def check_config(tree: Mapping[str, Any], path: str | Path) -> Config:
+    """Check a configuration that was read.
+
+    Parameters
+    ----------
+    tree : mapping
+        As YAML or JSON gave it.
+    path : str or Path
+        Where it comes from, for the message.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    ConfigError
+        With the file, the key and what is wrong.
+    """
     try:
-        config = Config.model_validate(tree)
+        return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from None
-    return _absolute(config, path.resolve().parent)
 
 
 def _absolute(config: Config, folder: Path) -> Config:
@@ -369,17 +433,20 @@ def _absolute(config: Config, folder: Path) -> Config:
         return text if "://" in text else str(folder / text)
 
     data = config.data
-    paths = place(data.path) if isinstance(data.path, str) else tuple(place(one) for one in data.path)
+    paths = _each(place, data.path)
+    paths = tuple(paths) if isinstance(paths, list) else paths
     truth = None if data.truth is None else place(data.truth)
     source = config.template.source
     if source is not None:
         source = place(source) if isinstance(source, str) else tuple(place(one) for one in source)
-    return config.model_copy(
+    placed = config.model_copy(
         update={
             "data": data.model_copy(update={"path": paths, "truth": truth}),
             "template": config.template.model_copy(update={"source": source}),
         }
     )
+    placed._folder = folder
+    return placed
 
 
 def schema() -> Mapping[str, Any]:

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 
 import psutil
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 __all__ = ["Cost", "Reporter", "measured"]
 
@@ -43,15 +52,15 @@ class Reporter:
             print(message, file=sys.stderr, flush=True)  # noqa: T201
 
     @contextmanager
-    def bar(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar for work of ``total`` steps; gives a function that sets how many are done."""
+    def bar(self, description: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+        """Show a bar for ``total`` steps (or ``unit="bytes"``); gives a function that sets how many are done."""
         if not self.draws:
             yield lambda _: None
             return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            *((DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )

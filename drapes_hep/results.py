@@ -13,7 +13,7 @@ import numpy as np
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint
 from drapes_hep.bumphunt.toys import GlobalSignificance
 
-__all__ = ["SCHEMA_VERSION", "global_record", "results_record", "results_schema", "window_record"]
+__all__ = ["SCHEMA_VERSION", "blinded_results", "global_record", "results_record", "results_schema", "window_record"]
 
 SCHEMA_VERSION = 1
 
@@ -33,7 +33,7 @@ def _point(point: WorkingPoint) -> dict[str, Any]:
         "expected_template": _number(point.expected_template),
         "expected_template_error": _number(point.expected_template_error),
         "degree": point.degree,
-        "sideband_events": point.sideband_events,
+        "fitted_events": point.fitted_events,
     }
 
 
@@ -102,8 +102,35 @@ def results_record(
     }
 
 
+def blinded_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out of results what blinding hides: counts in the windows, and all that follows from them.
+
+    Parameters
+    ----------
+    results : mapping
+        As :func:`results_record` gives it.
+
+    Returns
+    -------
+    dict
+        Of the same schema.
+    """
+    hidden = dict.fromkeys(("observed", "p_local", "z_local"))
+    windows = [
+        {
+            **window,
+            **dict.fromkeys(("n_observed", "n_signal_truth", "metrics")),
+            "template": {**window["template"], "n": None},
+            "working_points": [{**point, **hidden} for point in window["working_points"]],
+        }
+        for window in results["windows"]
+    ]
+    whole = {**dict.fromkeys(results["global"]), "toys": results["global"]["toys"]}
+    return {**results, "blind": True, "windows": windows, "global": whole}
+
+
 def results_schema() -> dict[str, Any]:
-    """Give the JSON schema (draft 2020-12) of ``results.json``."""
+    """Give the JSON schema (draft 2020-12) of ``results.json``, every field with its meaning."""
 
     def record(**properties: object) -> dict[str, Any]:
         return {
@@ -116,48 +143,117 @@ def results_schema() -> dict[str, Any]:
     def nullable(schema: Mapping[str, Any]) -> dict[str, Any]:
         return {"anyOf": [schema, {"type": "null"}]}
 
+    def field(meaning: str, schema: Mapping[str, Any], null: bool = False) -> dict[str, Any]:
+        return {"description": meaning, **(nullable(schema) if null else schema)}
+
     number, count = {"type": "number"}, {"type": "integer", "minimum": 0}
     probability = {"type": "number", "minimum": 0, "maximum": 1}
     efficiency = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
     interval = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
-    estimate = nullable(record(value=number, error={"type": "number", "minimum": 0}))
-    sic = nullable(
-        record(value=number, error={"type": "number", "minimum": 0}, signal_efficiency=probability,
-               background_efficiency=probability)
-    )  # fmt: skip
-    pseudo = nullable(record(value=number, error={"type": "number", "minimum": 0}, window=interval))
+    boolean = {"type": "boolean"}
+    error = field("Its standard error.", {"type": "number", "minimum": 0})
+    value = {"value": field("The number.", number), "error": error}
+    estimate = record(**value)
+    pseudo = record(**value, window=field("The pseudo-window, GeV.", interval))
+    sic = record(
+        **value,
+        signal_efficiency=field("Of the cut, true signal of the window.", probability),
+        background_efficiency=field("Of the cut, true background of the window.", probability),
+    )
     point = record(
-        background_efficiency=efficiency, observed=nullable(count), expected=nullable(number),
-        expected_error=nullable(number), p_local=nullable(probability), z_local=nullable(number),
-        expected_template=nullable(number), expected_template_error=nullable(number), degree=nullable(count),
-        sideband_events=count,
-    )  # fmt: skip
+        background_efficiency=field("The cut: the part of the template that passes; 1 is no cut.", efficiency),
+        observed=field("Events in the window that pass; null if blind.", count, null=True),
+        expected=field(
+            "Background expected among them; null with too few fitted events or a poor fit.", number, null=True
+        ),
+        expected_error=field(
+            "Standard error of the expectation alone, without Poisson fluctuation.", number, null=True
+        ),
+        p_local=field(
+            "Probability of at least as many events under background alone, the expectation's error included.",
+            probability,
+            null=True,
+        ),
+        z_local=field("The same in one-sided standard deviations; null where nothing is observed.", number, null=True),
+        expected_template=field(
+            "Cross-check, no part of the result: the expectation if the template were perfect, its efficiency times the"
+            " inclusive expectation.",
+            number,
+            null=True,
+        ),
+        expected_template_error=field("Its standard error.", number, null=True),
+        degree=field("Degree of the polynomial in the efficiency; null for the inclusive point.", count, null=True),
+        fitted_events=field(
+            "Events outside the window that pass and that this point's fit uses: all for the inclusive point, those of"
+            " the sidebands' closure part after a cut. hunt.min_events is a limit on it.",
+            count,
+        ),
+    )
+    fit = record(
+        chi2=field("Likelihood ratio 2NLLR (sum of the bins' Poisson deviances), no Pearson chi2.", number, null=True),
+        ndof=field("Degrees of freedom.", {"type": "integer"}),
+        p_value=field("Of the 2NLLR, bins with few events allowed for.", probability, null=True),
+        good=field("Whether p_value is at least 0.001; a window of which it is not carries no expectation.", boolean),
+        parameters=field(
+            "Of the shape: ln_p1 is the logarithm of p_1 in docs/method.md, the others p_2, ...",
+            {"type": "object", "additionalProperties": number},
+        ),
+    )
+    template = record(
+        name=field("How it was made: template.method.", {"type": "string"}),
+        n=field("Its events; null if blind.", count, null=True),
+        auc_vs_truth=field("AUC against true background in the window; null without labels.", estimate, null=True),
+        auc_vs_sideband_closure=field(
+            "AUC, made at their masses, against held-out sideband events.", estimate, null=True
+        ),
+        auc_vs_pseudo_window=field(
+            "AUC against data in the pseudo-window; null where there is none.", pseudo, null=True
+        ),
+    )
+    metrics = record(
+        auc=field("Of true signal against true background in the window.", estimate, null=True),
+        sic_100=field("Signal efficiency over the root of background efficiency, at rejection 100.", sic, null=True),
+        sic_1000=field("The same at rejection 1000.", sic, null=True),
+        sic_max=field("The largest of cuts that enough background events pass.", sic, null=True),
+    )
     window = record(
-        sr=interval,
-        n_observed=nullable(count),
-        n_signal_truth=nullable(count),
-        fit=record(
-            chi2=nullable(number), ndof={"type": "integer"}, p_value=nullable(probability), good={"type": "boolean"},
-            parameters={"type": "object", "additionalProperties": number},
+        sr=field("The window, GeV.", interval),
+        n_observed=field("Selected events in it; null if blind.", count, null=True),
+        n_signal_truth=field("True signal among them; null without labels or if blind.", count, null=True),
+        fit=field("The inclusive fit outside the window (outside all windows if blind).", fit),
+        template=field("Its background template.", template),
+        working_points=field(
+            "From loose to tight; the first is inclusive.", {"type": "array", "items": point, "minItems": 1}
         ),
-        template=record(
-            name={"type": "string"}, n=nullable(count), auc_vs_truth=estimate, auc_vs_sideband_closure=estimate,
-            auc_vs_pseudo_window=pseudo,
-        ),
-        working_points={"type": "array", "items": point, "minItems": 1},
-        metrics=nullable(record(auc=estimate, sic_100=sic, sic_1000=sic, sic_max=sic)),
-    )  # fmt: skip
+        metrics=field("From labels; null without them or if blind.", metrics, null=True),
+    )
     whole = record(
-        p_global=nullable(probability), z_global=nullable(number), p_global_interval=nullable(interval),
-        bound=nullable({"type": "boolean"}), best_window=nullable(interval),
-        best_background_efficiency=nullable(efficiency), toys=count,
-    )  # fmt: skip
+        p_global=field(
+            "(k + 1)/(n + 1), if k of n pseudo-experiments are as extreme as the data; null without them, if blind, or"
+            " for a part of the search.",
+            probability,
+            null=True,
+        ),
+        z_global=field(
+            "One-sided standard deviations of p_global; if bound, of p_global_interval[1].", number, null=True
+        ),
+        p_global_interval=field("95% interval of k/n (Clopper and Pearson).", interval, null=True),
+        bound=field("Whether k is 0. Then quote p_global_interval[1]: z_global belongs to it.", boolean, null=True),
+        best_window=field("The window of the smallest p_local, GeV.", interval, null=True),
+        best_background_efficiency=field("Its cut.", efficiency, null=True),
+        toys=field("n, the pseudo-experiments.", count),
+    )
+    accounting = record(
+        requested=field("Events in the files.", count),
+        processed=field("Events that the selection was given or that were set aside as not injected.", count),
+        lost=field("The difference: 0, or the skim stops.", count),
+    )
     top = record(
-        schema_version={"const": SCHEMA_VERSION},
-        blind={"type": "boolean"},
-        accounting=record(requested=count, processed=count, lost=count),
-        windows={"type": "array", "items": window, "minItems": 1},
-        **{"global": whole},
+        schema_version=field("Of this layout.", {"const": SCHEMA_VERSION}),
+        blind=field("Whether data inside the windows were left uncounted.", boolean),
+        accounting=field("Where the events went.", accounting),
+        windows=field("From low to high mass.", {"type": "array", "items": window, "minItems": 1}),
+        **{"global": field("The search as a whole.", whole)},
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

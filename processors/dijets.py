@@ -19,7 +19,7 @@ from coffea import processor
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts, chunk_key, fill_checked
 from drapes_hep.events.features import FEATURES, HLV, check_features, compute_features, invariant_mass
-from drapes_hep.events.schema import JET_FIELDS
+from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.types import AwkwardArray, Column, Events, Foreign
 
 __all__ = ["DijetSettings", "Dijets"]
@@ -122,6 +122,56 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
         """Give a ragged mask of jets that pass identification and pile-up rejection. Here: all."""
         return ak.ones_like(jets.pt, dtype=bool)
 
+    # ---- what comes out: extend these -------------------------------------------------------------------------------
+
+    def skim_jets(self, pair: AwkwardArray) -> AwkwardArray:
+        """Give the selected pairs of jets as the skim shall hold them."""
+        return _plain(pair)
+
+    def aside(
+        self,
+        pair: AwkwardArray,  # noqa: ARG002
+        weight: np.ndarray[Any, Any],  # noqa: ARG002
+        passed: np.ndarray[Any, Any],  # noqa: ARG002
+    ) -> dict[str, dict[str, float]]:
+        """Count what is no step of the cut flow, given all pairs (n,) and which of them are selected. Here: nothing."""
+        return {}
+
+    def histograms(
+        self,
+        dataset: str,
+        pair: AwkwardArray,
+        mjj: np.ndarray[Any, Any],
+        features: Mapping[str, np.ndarray[Any, Any]],
+        weight: np.ndarray[Any, Any],
+        passed: np.ndarray[Any, Any],
+    ) -> dict[str, hist.Hist]:
+        """Fill the control histograms, of all pairs (n,) and of those that are selected."""
+        axes = {"mjj": hist.axis.Regular(160, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]")}
+        values = {"mjj": mjj, **features}
+        for name in features:
+            known = FEATURES[name]
+            axes[name] = hist.axis.Regular(known.bins, *known.range, name=name, label=known.axis_label)
+        out = {name: hist.Hist(*_categories(dataset), axis, storage="weight") for name, axis in axes.items()}
+        out |= {
+            f"jet_{name}": hist.Hist(
+                *_categories(dataset),
+                hist.axis.StrCategory(["leading", "subleading"], name="jet"),
+                axis,
+                storage="weight",
+            )
+            for name, axis in JETS.items()
+        }
+        for selection, mask in (("before", np.ones(len(mjj), dtype=bool)), ("after", passed)):
+            names = {"dataset": dataset, "selection": selection}
+            for name, array in values.items():
+                fill_checked(out[name], weight=weight[mask], **names, **{name: array[mask]})
+            for i, jet in enumerate(("leading", "subleading")):
+                for name in JETS:
+                    array = ak.to_numpy(pair[name][:, i])[mask]
+                    fill_checked(out[f"jet_{name}"], weight=weight[mask], **names, jet=jet, **{name: array})
+        return out
+
     # ---- the selection --------------------------------------------------------------------------------------------
 
     def process(self, events: Events) -> dict[str, Any]:
@@ -175,18 +225,21 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
             features = {name: np.where(undefined[name], settings.undefined, array) for name, array in features.items()}
             cut("defined", np.ones(len(passed), dtype=bool))
 
+        flow |= self.aside(pair, pair_weight, passed)
         columns: dict[str, Any] = {
             "event_id": ak.to_numpy(events.event_id)[index][passed].astype(np.int64),
             "weight": pair_weight[passed],
             "mjj": mjj[passed],
             **{name: values[passed] for name, values in features.items()},
-            "jets": _plain(pair[passed]),
+            "jets": self.skim_jets(pair[passed]),
         }
-        if "parent_id" in events.fields:
-            columns["parent_id"] = ak.to_numpy(events.parent_id)[index][passed].astype(np.int64)
+        # whose event it was: the parent of a template's, or the experiment's own numbers to trace a result back
+        for name in ("parent_id", *IDENTITY_FIELDS):
+            if name in events.fields:
+                columns[name] = ak.to_numpy(events[name])[index][passed].astype(np.int64)
         key = chunk_key(events.metadata)
         out: dict[str, Any] = {
-            "hists": self._histograms(dataset, pair, mjj, features, pair_weight, passed),
+            "hists": self.histograms(dataset, pair, mjj, features, pair_weight, passed),
             "cutflow": {dataset: flow},
             "skim": ColumnParts({key: columns}),
         }
@@ -198,41 +251,6 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
     def postprocess(self, accumulator: Foreign) -> Foreign:
         """Nothing is left to do."""
         return accumulator
-
-    def _histograms(
-        self,
-        dataset: str,
-        pair: AwkwardArray,
-        mjj: np.ndarray[Any, Any],
-        features: Mapping[str, np.ndarray[Any, Any]],
-        weight: np.ndarray[Any, Any],
-        passed: np.ndarray[Any, Any],
-    ) -> dict[str, hist.Hist]:
-        """Fill the control histograms, of all events with two jets and of the selected ones."""
-        axes = {"mjj": hist.axis.Regular(160, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]")}
-        values = {"mjj": mjj, **features}
-        for name in features:
-            known = FEATURES[name]
-            axes[name] = hist.axis.Regular(known.bins, *known.range, name=name, label=known.axis_label)
-        out = {name: hist.Hist(*_categories(dataset), axis, storage="weight") for name, axis in axes.items()}
-        out |= {
-            f"jet_{name}": hist.Hist(
-                *_categories(dataset),
-                hist.axis.StrCategory(["leading", "subleading"], name="jet"),
-                axis,
-                storage="weight",
-            )
-            for name, axis in JETS.items()
-        }
-        for selection, mask in (("before", np.ones(len(mjj), dtype=bool)), ("after", passed)):
-            names = {"dataset": dataset, "selection": selection}
-            for name, array in values.items():
-                fill_checked(out[name], weight=weight[mask], **names, **{name: array[mask]})
-            for i, jet in enumerate(("leading", "subleading")):
-                for name in JETS:
-                    array = ak.to_numpy(pair[name][:, i])[mask]
-                    fill_checked(out[f"jet_{name}"], weight=weight[mask], **names, jet=jet, **{name: array})
-        return out
 
 
 def _categories(dataset: str) -> tuple[Any, Any]:

@@ -134,15 +134,6 @@ def test_other_hdf5(tmp_path):
     assert "is HDF5, but not a table written by pandas (it holds jets)" in complaint(tmp_path / "a.h5")
 
 
-def test_raw_hdf5(data_dir):
-    text = complaint(data_dir / "lhco" / "events_anomalydetection_tiny.h5")
-    assert "table 'df' has none of the dijet columns (it has 0, 1, 2, 3, 4 and others)" in text
-
-
-def test_simulated_hdf5(data_dir):
-    assert "not a table written by pandas" in complaint(data_dir / "simulated" / "qcd_alt.h5")
-
-
 def test_pandas_table_format(tmp_path, samples):
     path = tmp_path / "a.h5"
     path.write_bytes(samples["hdf5"].read_bytes())
@@ -176,7 +167,7 @@ def test_wrong_and_several_trees(tmp_path, columns):
     with uproot.recreate(path) as file:
         for name in ("first", "second"):
             file.mktree(name, {key: values.dtype for key, values in columns.items()}).extend(columns)
-    assert "several trees fit: first, second; say which: {path: tree}" in complaint(path)
+    assert "several trees fit: first, second; say which, as data.path: {a.root: first}" in complaint(path)
     assert "no tree 'frist' in it; did you mean 'first'?" in complaint({"a": {path: "frist"}})
     _, report = run({"a": {path: "second"}}, count)
     assert report.processed == 3000

@@ -197,7 +197,7 @@ def test_hunt(background):
     for point, cut in zip(hunt.working_points, POINTS, strict=True):
         assert point.background_efficiency == cut
         assert point.observed == int(((tails[1] <= cut) & window.in_signal_region(m)).sum())
-        assert point.sideband_events == int(((tails[1] <= cut) & window.in_sidebands(m)).sum())
+        assert point.fitted_events == int(((tails[1] <= cut) & window.in_sidebands(m)).sum())
         assert (point.degree is None) == (cut == 1)
         assert abs(point.z_local) < 4
         assert point.expected_template_error is not None
@@ -210,7 +210,7 @@ def test_few_events_and_poor_fits_say_nothing(background):
     m, tails = dataset(np.random.default_rng(4), mean=3000)
     hunt = bh.hunt_window(bh.count_selected(m, tails[0], EDGES, POINTS), WINDOWS[0])
     tight = hunt.working_points[-1]
-    assert tight.sideband_events < 10
+    assert tight.fitted_events < 10
     assert (tight.expected, tight.expected_error, tight.p_local, tight.z_local, tight.degree) == (None,) * 5
     assert tight.observed is not None
     assert hunt.working_points[0].p_local is not None

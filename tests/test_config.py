@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from drapes_hep.config import Config, load_config
 from drapes_hep.errors import ConfigError
@@ -23,6 +24,30 @@ def test_defaults_are_filled_in_and_paths_are_relative_to_the_file(tmp_path):
     assert config.data.path == str(tmp_path / "a.root")
     assert config.blind
     assert config.hunt.background_efficiencies == (1.0, 0.1, 0.01, 0.001)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_bundled_configuration_is_valid(path):
+    config = load_config(path)
+    assert sliding_windows(config)[-1].lo == config.windows.last
+    assert config.blind == (path.stem == "own_data")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("a.root", "{}/a.root"),
+        (["a.root", "b"], ("{}/a.root", "{}/b")),
+        ({"*.root": "Events"}, {"{}/*.root": "Events"}),
+    ],
+)
+def test_every_form_of_a_path_is_made_absolute(tmp_path, path, expected):
+    def placed(value):
+        if isinstance(value, dict):
+            return {placed(key): tree for key, tree in value.items()}
+        return value.format(tmp_path) if isinstance(value, str) else tuple(map(placed, value))
+
+    assert load_config(write(tmp_path, {**MINIMAL, "data": {"path": path}})).data.path == placed(expected)
 
 
 def test_an_assignment_is_relative_to_the_working_directory(tmp_path, monkeypatch):
@@ -53,7 +78,7 @@ def test_the_inclusive_point_is_always_there(tmp_path):
         ({"template": {"sigma_min": 100}}, "must lie below sigma_max"),
         ({"cwola": {"classifier": "forest"}}, "neither 'trees' nor 'mlp'"),
         ({"features": ["m_j1", "m_j1"]}, "a feature is listed twice"),
-        ({"cwola": {"features": ["m_j2"]}}, "cwola.features must be some of features"),
+        ({"cwola": {"features": []}}, "'cwola.features': tuple should have at least 1 item"),
         ({"training": {"validation": 0.6, "closure": 0.5}}, "leave less than a tenth"),
     ],
 )

@@ -10,7 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
-from matplotlib.patches import StepPatch
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle, StepPatch
+from matplotlib.text import Text
 from scipy.stats import norm, poisson
 
 from drapes_hep import plots
@@ -246,6 +248,80 @@ def test_poisson_interval_is_garwoods():
     assert np.isnan(high[3])
 
 
+def _lab(colours, sight):
+    """CIELAB of colours as seen with the linear-RGB matrix ``sight``."""
+    rgb = np.array([to_rgb(c) for c in colours])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.array(sight).T, 0, 1)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear @ to_xyz.T / [0.9505, 1, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize(
+    "sight",
+    [
+        np.eye(3),
+        # no red, green, blue cones: Machado, Oliveira and Fernandes, IEEE TVCG 15 (2009) 1291
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    ],
+)
+def test_colours_are_told_apart(sight):
+    lab = _lab(plots.PALETTE, sight)
+    distance = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(len(lab), 1)]
+    assert distance.min() > 25
+
+
+def words_of(figure):
+    return [t.get_text() for t in figure.findobj(Text)]
+
+
+def test_the_diagram_says_which_sideband_events_measure_a_cut(figures):
+    words = " ".join(words_of(figures["split"]))
+    assert "the fit after a cut uses the closure part alone" in words
+    assert "efficiency of each cut" in words
+
+
+def test_densities_have_units_and_factors(figures):
+    labels = [ax.get_ylabel() for ax in figures["closure_grid"].axes if "templ." not in ax.get_ylabel()]
+    assert labels == [
+        r"Normalised [$\mathrm{10^{-3}}$ / GeV]",
+        r"Normalised [$\mathrm{10^{-3}}$ / GeV]",
+        *["Normalised density"] * 3,
+    ]
+    coarse = plots.make_closure("x [GeV]", np.linspace(0, 3, 300), np.linspace(0, 3, 300))
+    assert plots.feature_closure(coarse, STAMP).axes[0].get_ylabel() == "Normalised [1 / GeV]"
+    assert [ax.get_ylabel() for ax in figures["training"].axes] == [
+        "Loss per event",
+        "Learning rate\n" + r"[$\mathrm{10^{-3}}$]",
+    ]
+
+
+def test_the_pseudo_window_is_drawn_at_its_own_mass():
+    point = plots.QualityPoint((3600, 4000), (0.52, 0.004), (0.505, 0.004), (0.523, 0.004), (4200, 4600))
+    fig = plots.template_quality([point], STAMP)
+    (at,) = [line.get_xdata()[0] for line in fig.axes[0].lines if 0.523 in np.asarray(line.get_ydata())]
+    assert 4380 < at < 4440
+    assert fig.axes[0].get_xlim()[1] > 4600
+
+
+def test_dots_alone_say_where_background_is_scarce(figures):
+    for name in ("sic", "roc"):
+        (ax,) = figures[name].axes
+        assert "under 10 background events" in [t.get_text() for t in ax.get_legend().get_texts()]
+    assert not [p for p in figures["sic"].axes[0].patches if isinstance(p, Rectangle)]
+
+
+def test_a_fit_is_judged_by_its_likelihood_ratio(figures):
+    words = " ".join(words_of(figures["spectrum"]))
+    assert "2NLLR/ndof" in words
+    assert "chi" not in words
+    assert "chi" in " ".join(words_of(figures["closure"]))
+
+
 def test_nulls_are_marked_as_not_quoted(figures):
     (legend,) = figures["scan"].legends
     assert "not quoted" in [t.get_text() for t in legend.get_texts()]
@@ -259,6 +335,7 @@ def test_nulls_are_marked_as_not_quoted(figures):
 
 def test_global_p_says_when_it_is_a_bound():
     assert "<" in GLOBAL.text
+    assert "95% CL" in GLOBAL.text
     assert ">" in GLOBAL.text
     measured = plots.GlobalP(0.02, 2.05, (0.015, 0.026), False, 2000).text
     assert "<" not in measured
@@ -279,7 +356,7 @@ def test_closure_of_equal_samples_is_one():
     assert closure.outside[0] == pytest.approx(closure.outside[1])
 
 
-def test_curve_without_known_background_has_no_grey_region():
+def test_curve_without_known_background_has_no_dots():
     curve = make_roc()
     unknown = type(curve)(curve.signal_efficiency, curve.background_efficiency, float("nan"), float("nan"))
     fig = plots.sic_curve({"x": unknown}, STAMP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import re
 
@@ -93,11 +94,19 @@ def build_run(
             "plots": {"label": "LHC Olympics", "text": "R&D dataset"},
         }
     )
-    stages = {"skim": {"seconds": 3.2, "peak_memory_mb": 512.0}}
+    stages = {"skim": {"seconds": 3.2, "peak_memory_mib": 512.0}}
     for a, b in windows:
         for k, stage in enumerate(("train", "generate", "classify")):
-            stages[f"{stage}.{a:g}-{b:g}"] = {"seconds": 31.5 - 9 * k, "peak_memory_mb": 800.0 + k}
-    stages["hunt"] = {"seconds": 12.0, "peak_memory_mb": 420.0}
+            stages[f"{stage}.{a:g}-{b:g}"] = {"seconds": 31.5 - 9 * k, "peak_memory_mib": 800.0 + k}
+    stages["hunt"] = {"seconds": 12.0, "peak_memory_mib": 420.0}
+    made = {
+        "finished": "2026-01-02T03:05:05+00:00",
+        "versions": {"python": "3.11.2", "drapes-hep": "0.1.0", "torch": "2.13.0"},
+        "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "clean": True},
+        "code": "ab" * 32,
+        "platform": "Linux",
+    }
+    stages = {name: {**cost, **made} for name, cost in stages.items()}
     _json(
         folder / "manifest.json",
         {
@@ -105,10 +114,7 @@ def build_run(
             "name": "synthetic",
             "created": "2026-01-02T03:04:05+00:00",
             "config": config.model_dump(mode="json"),
-            "versions": {"python": "3.11.2", "drapes-hep": "0.1.0", "torch": "2.13.0"},
-            "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "clean": True},
-            "code": "ab" * 32,
-            "platform": "Linux",
+            "processor": {"class": "mine.py:Mine", "files": {"/project/mine.py": "ef" * 32}},
             "inputs": {"/data/<events>.h5": "cd" * 32},
             "stages": stages,
         },
@@ -123,14 +129,16 @@ def build_run(
         "leading_pt": 2 * n,
         "abs_eta": 2 * n - 90,
         "mass_range": n + 25,
+        "undefined_m_j1": 0,
         "undefined_tau21_j1": 20,
         "undefined_tau21_j2": 5,
         "defined": n,
+        "not_injected": 1100,
     }
     _json(
         folder / "skim" / "skim.json",
         {
-            "accounting": {"requested": 3 * n, "processed": 3 * n, "lost": 0},
+            "accounting": {"requested": 3 * n + 1100, "processed": 3 * n + 1100, "lost": 0},
             "cutflow": [{"name": k, "events": v, "weight": float(v)} for k, v in flow.items()],
             "files": ["/data/<events>.h5"],
         },
@@ -326,7 +334,7 @@ def build_run(
                 "fit": {"chi2": hunted[0]["chi2"], "ndof": hunted[0]["ndof"]},
                 "template": quality,
                 "working_points": points,
-                "metrics": metrics if with_truth else None,
+                "metrics": metrics if with_truth and not blind else None,
             }
         )
     quoted = [(p["p_local"], r["sr"]) for r in results for p in r["working_points"] if p["p_local"] is not None]
@@ -355,7 +363,7 @@ def build_run(
         folder / "results.json",
         {
             "schema_version": 1,
-            "accounting": {"requested": 3 * n, "processed": 3 * n, "lost": 0},
+            "accounting": {"requested": 3 * n + 1100, "processed": 3 * n + 1100, "lost": 0},
             "windows": results,
             "global": overall,
         },
@@ -429,6 +437,128 @@ def test_page_quotes_the_results(run, page):
     assert "p &lt; " in page
 
 
+def rows_of(page, heading):
+    """Cells of the table whose first header this is, without markup."""
+    (table,) = [t for t in re.findall(r"<table>.*?</table>", page, re.DOTALL) if f"<th>{heading}</th>" in t]
+    return [
+        [html.unescape(re.sub("<[^>]+>", "", cell)) for cell in re.findall(r"<td.*?</td>", row)]
+        for row in re.findall(r"<tr.*?</tr>", table)[1:]
+    ]
+
+
+def test_a_bound_is_quoted_with_its_level(run, page):
+    upper = json.loads((run / "results.json").read_text())["global"]["p_global_interval"][1]
+    assert f"p &lt; {upper:.2g} <small>at 95% CL</small>" in page
+    assert "upper end of the 95% interval" in page
+
+
+def test_the_cut_flow_follows_the_events(run, page):
+    rows = rows_of(page, "step")
+    names = [row[0] for row in rows]
+    assert names == [
+        "in the files",
+        "signal not injected",
+        "given to the selection",
+        "golden JSON",
+        "trigger",
+        "two jets",
+        "leading jet pT > 1200 GeV",
+        "both jets |η| < 2.5",
+        "2700 ≤ mJJ < 6000 GeV",
+        "tau21_j1 undefined",
+        "tau21_j2 undefined",
+        "all features defined",
+    ]
+    events = [int(row[1].replace("\u202f", "")) for row in rows]
+    assert events[0] - events[1] == events[2]
+    assert events[0] == json.loads((run / "results.json").read_text())["accounting"]["processed"]
+    assert rows[2][3:] == ["–", "100.00%"]
+    with (run / "report" / "tables" / "cutflow.csv").open() as stream:
+        assert [row["step"] for row in csv.DictReader(stream)][:3] == ["in_files", "not_injected", "read"]
+
+
+def test_a_cut_flow_without_injection_starts_in_the_files(small, no_pictures):
+    record = json.loads((small / "skim" / "skim.json").read_text())
+    flow = [{"name": "my_step", "events": 5, "weight": 5.0} if s["name"] == "trigger" else s for s in record["cutflow"]]
+    _json(small / "skim" / "skim.json", record | {"cutflow": [s for s in flow if s["name"] != "not_injected"]})
+    names = [row[0] for row in rows_of(write_report(small).read_text(encoding="utf-8"), "step")]
+    assert names[:3] == ["in the files", "golden JSON", "my step"]
+    assert "given to the selection" not in names
+
+
+def test_the_pseudo_window_says_where_it_lies(run, page):
+    assert "0.510 ± 0.005 in 3700–4100 GeV" in [row[-1] for row in rows_of(page, "AUC in a pseudo-window")]
+    with (run / "report" / "tables" / "template_quality.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(r["pseudo_window_lo_gev"], r["pseudo_window_hi_gev"]) for r in rows] == [("3700.0", "4100.0"), ("", "")]
+
+
+def test_symbols_are_typeset(page):
+    text = re.sub(r"<pre>.*?</pre>", "", page, flags=re.DOTALL)
+    assert "m_JJ" not in text
+    assert "ε_B" not in text
+    assert not [alt for alt in re.findall(r'alt="([^"]*)"', text) if "&lt;sub" in alt]
+
+
+def test_the_glossary_has_the_words_of_the_page(page):
+    glossary = page.partition('id="glossary"')[2]
+    terms = " ".join(re.sub("<[^>]+>", "", term) for term in re.findall(r"<dt>.*?</dt>", glossary))
+    for word in (
+        "pseudo-window", "held-out", "closure", "fold", "AUC", "pull", "pseudo-experiment", "εS", "εB", "inclusive",
+        "sculpting", "2NLLR", "SIC", "template", "tail",
+    ):  # fmt: skip
+        assert word in terms
+
+
+def test_memory_that_was_not_recorded_is_a_dash(small, no_pictures):
+    manifest = json.loads((small / "manifest.json").read_text())
+    for cost in manifest["stages"].values():
+        cost["peak_memory_mb"] = cost.pop("peak_memory_mib")
+    _json(small / "manifest.json", manifest)
+    assert {row[2] for row in rows_of(write_report(small).read_text(encoding="utf-8"), "wall time [s]")} == {"–"}
+
+
+def test_provenance_names_what_made_the_stages(page):
+    for words in ("0123456789abcdef0123456789abcdef01234567, clean", "ab" * 32, "torch 2.13.0", "/project/mine.py"):
+        assert words in page
+
+
+def test_provenance_tells_stages_of_different_code_apart(small, no_pictures):
+    manifest = json.loads((small / "manifest.json").read_text())
+    manifest["stages"]["hunt"] |= {"code": "cd" * 32, "git": {"commit": "fedc", "clean": False}}
+    manifest["stages"]["train.9000-9400"] = {"seconds": 1.0, "peak_memory_mib": 1.0, "code": "ef" * 32}
+    _json(small / "manifest.json", manifest)
+    html = write_report(small).read_text(encoding="utf-8")
+    assert f"{'cd' * 32} (hunt)" in html
+    assert f"{'ab' * 32} (skim, train.3300-3700, generate.3300-3700, classify.3300-3700)" in html
+    assert "The code had uncommitted changes when hunt was run." in html
+    assert "Not all stages were run by the same code" in html
+    # of a window that is not among the results
+    assert "9000-9400" not in html
+    assert "ef" * 32 not in html.replace("/project/mine.py (SHA-256 " + "ef" * 32, "")
+
+
+def test_a_page_can_be_drawn_blinded_and_in_other_words(small, no_pictures):
+    before = {name: (small / name).read_bytes() for name in ("manifest.json", "results.json", "hunt.json")}
+    results = json.loads(before["results.json"])
+    words = {"label": "Elsewhere", "text": "", "lumi": None}
+    write_report(small)
+    assert (small / "report" / "tables" / "metrics.csv").is_file()
+    html = write_report(small, words, blind=True).read_text(encoding="utf-8")
+    assert not (small / "report" / "tables" / "metrics.csv").exists()
+    assert "Blinded run" in html
+    assert "Elsewhere: bump hunt" in html
+    with (small / "report" / "tables" / "working_points.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row[key] for row in rows for key in ("observed", "p_local", "z_local")} == {""}
+    shown = re.sub(r'data:image/png;base64,[^"]*', "", html)
+    for point in results["windows"][0]["working_points"][:2]:
+        # larger than anything that the cut flow counts by chance
+        assert point["observed"] > 50
+        assert f"<td>{point['observed']}</td>" not in shown
+    assert {name: (small / name).read_bytes() for name in before} == before
+
+
 def test_nulls_are_dashes_with_a_reason(page):
     assert "too few events outside the window" in page
     assert "one window only" in page
@@ -477,18 +607,18 @@ def _bytes(run):
 
 
 def test_blinded_report_is_deterministic_and_independent_of_data_in_windows(tmp_path):
-    run = build_run(tmp_path / "run", starts=(3300,), events=4000, signal=30, labels=False, blind=True, names=NAMES[:2])
+    run = build_run(tmp_path / "run", starts=(3300,), events=4000, signal=30, blind=True, names=NAMES[:2])
     (run / "report" / "figures").mkdir(parents=True)
     (run / "report" / "figures" / "stale.png").write_bytes(b"")
-    html = write_report(run).read_text(encoding="utf-8")
+    page = write_report(run).read_text(encoding="utf-8")
     first = _bytes(run)
     assert not [name for name in first if "stale" in name]
-    assert "Blinded run" in html
-    assert "blinded</small>" in html
+    assert "Blinded run" in page
+    assert "blinded</small>" in page
     assert not [
         name
         for name in first
-        if name.startswith(("report/figures/score", "report/figures/local_p", "report/figures/toys"))
+        if name.removeprefix("report/figures/").startswith(("score", "local_p", "toys", "roc", "sic"))
     ]
 
     rng = np.random.default_rng(9)
@@ -564,8 +694,10 @@ def test_run_without_toys_labels_or_training(small, no_pictures):
     _json(folder / "quality.json", quality | {"roc": None, "metrics": None, "n_signal_truth": None})
     for name in ("training.json", "split.parquet", "closure.parquet"):
         (folder / name).unlink()
-    html = write_report(small).read_text(encoding="utf-8")
-    assert 'id="metrics"' not in html
-    assert "no pseudo-experiments" in html
-    assert "was not trained in this run" in html
-    assert "No closure sample" in html
+    page = write_report(small).read_text(encoding="utf-8")
+    assert 'id="metrics"' not in page
+    assert "no pseudo-experiments" in page
+    assert "1 window with 4 working points was searched" in page
+    assert "the global one does" not in page
+    assert "was not trained in this run" in page
+    assert "No closure sample" in page

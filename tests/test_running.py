@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import numpy as np
@@ -294,6 +295,23 @@ def test_a_processor_by_path_reaches_workers(samples, tmp_path):
     mine = load_processor("mine.py:Mine", [tmp_path / "nowhere", tmp_path])
     out, _ = run({"a": samples["rntuple"]}, mine({"factor": 5}), executor="futures", workers=2, chunksize=2000)
     assert out == {"total": 15000}
+
+
+def test_settings_can_be_extended_after_a_run(samples, tmp_path):
+    """A run sends the class by value through this very process: its dataclass must stay what it was."""
+    (tmp_path / "mine.py").write_text(SOURCE.replace("class Settings:", "class Settings:\n    name: str"))
+    mine = load_processor("mine.py:Mine", [tmp_path])
+    for kind in ("ttree", "hdf5"):
+        run({"a": samples[kind]}, mine({"name": "x", "factor": 2}))
+    settings = type(mine({"name": "x"}).settings)
+
+    @dataclasses.dataclass(frozen=True)
+    class More(settings):
+        extra: int = 1
+
+    assert More("y") == More(name="y", factor=3, extra=1)
+    with pytest.raises(TypeError, match="name"):
+        More()
 
 
 def test_an_edited_processor_is_loaded_anew(tmp_path):

@@ -23,19 +23,20 @@ import yaml
 from conftest import ROOT, make_columns
 from jsonschema import Draft202012Validator
 
+from drapes_hep import stamps as stamp_module
 from drapes_hep.config import load_config
 from drapes_hep.cwola.folds import assign_folds
-from drapes_hep.errors import ConfigError, InputError, LeakError, RunDirectoryError
+from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError, RunDirectoryError
 from drapes_hep.events.chunks import split
 from drapes_hep.events.features import FEATURES, compute_features, invariant_mass
 from drapes_hep.events.injection import choose_signal
-from drapes_hep.events.readers import read, scan
+from drapes_hep.events.readers import expand_trees, read, scan
 from drapes_hep.events.skims import read_skim, read_truth, write_truth
 from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
-from drapes_hep.files import read_json, write_json
+from drapes_hep.files import file_hash, read_json, write_json
 from drapes_hep.regions import Window, blinded
 from drapes_hep.results import results_schema
-from drapes_hep.rundir import open_run
+from drapes_hep.rundir import RunDirectory, open_run
 from drapes_hep.stages import model as model_stage
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.context import Context, feature_matrix
@@ -91,12 +92,14 @@ def project(sample, tmp_path_factory) -> Path:
 
 def context_of(project: Path, run: Path, *changes: str, workers: int = 2) -> Context:
     config = load_config(project / "tiny.yaml", changes)
-    return Context.of(config, open_run(run, config.model_dump(mode="json")), device="cpu", workers=workers)
+    return Context.of(config, open_run(run), device="cpu", workers=workers)
 
 
-def stamps(run: Path) -> dict[str, int]:
-    """When each stage was last done; a stage that runs again gets another time."""
-    return {path.stem: path.stat().st_mtime_ns for path in (run / "stages").iterdir()}
+def stamps(run: Path) -> dict[str, tuple]:
+    """When each stage was last done and what it cost; a stage that runs again gets other numbers."""
+    found = {path.stem: stamp_module.read_stamp(RunDirectory(run), path.stem) for path in (run / "stages").iterdir()}
+    costs = ("key", "finished", "seconds", "peak_memory_mb")
+    return {name: tuple((stamp or {}).get(cost) for cost in costs) for name, stamp in found.items()}
 
 
 def search(project: Path, run: Path, *changes: str, workers: int = 2) -> set[str]:
@@ -165,6 +168,45 @@ def test_every_promised_file_is_there(done):
     assert [str(path) for path in promised if not path.is_file()] == []
 
 
+def names_in(value: object) -> set[str]:
+    """Give all keys of a JSON value, whose keys are names of fields."""
+    if isinstance(value, list):
+        return set().union(*map(names_in, value)) if value else set()
+    return set(value) | set().union(*map(names_in, value.values())) if isinstance(value, dict) else set()
+
+
+@pytest.mark.parametrize("name", ["skim/skim.json", "hunt.json", "training.json", "quality.json", "results.json"])
+def test_every_field_is_documented(done, name):
+    text = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
+    path = next(p for p in (done / name, done / "windows" / WINDOWS[1] / name) if p.is_file())
+    part = text.partition(f"\n## {path.name}\n")[2].partition("\n## ")[0]
+    assert part
+    record = read_json(path)
+    for window in record.get("windows", []):
+        window.get("fit", {}).pop("parameters", None)  # named by the shape
+    assert {key for key in names_in(record) if not re.search(rf"\b{key}\b", part)} == set()
+
+
+def test_every_field_of_the_results_has_a_meaning():
+    def check(schema: dict, path: str) -> None:
+        for name, prop in schema.get("properties", {}).items():
+            assert len(prop.get("description", "")) > 5, f"{path}.{name}"
+            for one in [*prop.get("anyOf", [prop])]:
+                check(one.get("items", one), f"{path}.{name}")
+
+    check(results_schema(), "results")
+
+
+def test_fitted_events_are_those_that_the_fits_use(done):
+    for record, window in zip(read_json(done / "results.json")["windows"], WINDOWS, strict=True):
+        scores = table(done / "windows" / window / "scores.parquet")
+        outside = scores["region"] == 0
+        for point in record["working_points"]:
+            cut = point["background_efficiency"]
+            used = outside if cut == 1 else outside & (scores["part"] == CLOSURE) & (scores["tail"] <= cut)
+            assert point["fitted_events"] == int(used.sum())
+
+
 def test_nothing_half_written_and_no_pickle_is_left(done):
     kinds = {path.suffix for path in done.rglob("*") if path.is_file()}
     assert kinds == {".json", ".parquet", ".safetensors", ".root"}
@@ -187,7 +229,7 @@ def test_the_manifest_names_what_made_the_run(done, project):
     manifest = read_json(done / "manifest.json")
     assert set(manifest["stages"]) == STAGES
     assert list(manifest["inputs"]) == [str(project / "events.root")]
-    assert all(cost["seconds"] >= 0 and cost["peak_memory_mb"] > 0 for cost in manifest["stages"].values())
+    assert all(cost["seconds"] >= 0 and cost["peak_memory_mib"] > 0 for cost in manifest["stages"].values())
 
 
 def test_observed_is_the_number_of_events_in_the_window(done):
@@ -321,10 +363,191 @@ def test_a_killed_training_goes_on_and_ends_alike(project, done, tmp_path, monke
     assert list(run.rglob("*.checkpoint")) == []
 
 
-def test_a_run_killed_in_its_first_write_can_start_again(tmp_path):
+def test_a_run_killed_in_its_first_write_can_start_again(project, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".manifest.json.x1y2.part").touch()
-    assert open_run(tmp_path / "run", {"name": "x"}).manifest.is_file()
+    skim(context_of(project, tmp_path / "run"))
+    assert read_json(tmp_path / "run" / "manifest.json")["name"] == "tiny"
+
+
+# ---- a single stage ------------------------------------------------------------------------------------------------
+
+
+def one_stage(stage, context: Context) -> None:
+    stage(context) if stage in (skim, hunt) else stage(context, context.windows[0])
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "said"),
+    [
+        (train, "signal.inject=100", "skim was made with signal.inject 120, the configuration says 100; run `drapes s"),
+        (hunt, "selection.leading_pt=1500", "skim was made with selection.leading_pt 1200.0, the configuration says"),
+        (hunt, "training.ema=0.9", "train.3300-3700 was made with training.ema 0.999, the configuration says 0.9;"),
+        (classify, "template.steps=4", "generate.3300-3700 was made with template.steps 6, the configuration says 4;"),
+        (hunt, "cwola.ensemble=2", "classify.3300-3700 was made with cwola.ensemble 1, the configuration says 2;"),
+        (generate, "mass.range=[2700, 5900]", "skim was made with mass.range [2700.0, 6000.0], the configuration says"),
+        (train, "data.path=other.root", "skim was made with data.path "),
+    ],
+)  # fmt: skip
+def test_a_stage_refuses_what_another_configuration_made(copy, project, stage, change, said):
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    with pytest.raises(RunDirectoryError) as caught:
+        one_stage(stage, context_of(project, copy, change))
+    assert said in str(caught.value)
+    assert "again, or use another -o" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_a_stage_refuses_what_other_code_made(copy, project, monkeypatch):
+    monkeypatch.setattr(stamp_module, "code_hash", lambda: "f" * 64)
+    with pytest.raises(RunDirectoryError, match=r"skim was made by other code \(hash \w{12}, now f{12}\)"):
+        hunt(context_of(project, copy))
+
+
+def test_a_stage_refuses_a_model_of_events_that_were_selected_anew(copy, project):
+    skim(context_of(project, copy, "signal.inject=100"))
+    with pytest.raises(RunDirectoryError, match=r"events.parquet: missing or changed since train.3300-3700 read it"):
+        generate(context_of(project, copy, "signal.inject=100"), Window(3300, 3700, 2700, 6000))
+
+
+def test_a_stage_refuses_an_unfinished_one(copy, project):
+    (copy / "stages" / f"classify.{WINDOWS[1]}.json").unlink()
+    with pytest.raises(
+        RunDirectoryError, match=r"classify.3600-4000 is not done, hunt needs it; run `drapes classify`"
+    ):
+        hunt(context_of(project, copy))
+
+
+def test_a_stage_of_one_window_asks_for_that_window_alone(copy, project):
+    for path in (copy / "stages").glob(f"*{WINDOWS[1]}.json"):
+        path.unlink()
+    window = Window(3300, 3700, 2700, 6000)
+    context = context_of(project, copy)
+    generate(context, window)
+    classify(context, window)
+    hunt(context, [window])
+    assert len(read_json(copy / "results.json")["windows"]) == 1
+
+
+def test_a_stage_goes_on_with_data_that_have_moved(copy, tmp_path, project):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
+    shutil.copy(project / "events.root", tmp_path)
+    before = stamps(copy)
+    hunt(context_of(tmp_path, copy))
+    assert stamps(copy) == before
+
+
+def test_a_stage_that_is_done_changes_nothing_in_the_manifest(copy, project):
+    before = (copy / "manifest.json").read_bytes()
+    skim(context_of(project, copy, "hunt.toys=7", "seed=9"))
+    assert (copy / "manifest.json").read_bytes() == before
+
+
+def test_the_manifest_holds_the_configuration_of_the_results(copy, project):
+    hunt(context_of(project, copy, "hunt.toys=7", "plots.text=other"))
+    manifest = read_json(copy / "manifest.json")
+    expected = load_config(project / "tiny.yaml", ["hunt.toys=7", "plots.text=other"])
+    assert manifest["config"] == expected.model_dump(mode="json")
+    assert all(one["code"] and one["versions"]["python"] for one in manifest["stages"].values())
+
+
+def test_a_line_that_a_job_missed_comes_back(copy, project):
+    manifest = read_json(copy / "manifest.json")
+    lost = manifest["stages"].pop(f"train.{WINDOWS[0]}")
+    write_json(copy / "manifest.json", manifest)
+    hunt(context_of(project, copy))
+    assert read_json(copy / "manifest.json")["stages"][f"train.{WINDOWS[0]}"] == lost
+
+
+# ---- processors ------------------------------------------------------------------------------------------------------
+
+
+SUBCLASS = """
+from drapes_hep.events.loading import load_processor
+
+class Mine(load_processor("dijets.py:Dijets")):
+    pass
+"""
+
+
+@pytest.fixture
+def own(project, tmp_path) -> Path:
+    """A project with a processor that inherits from a file of its own."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "processors").mkdir()
+    shutil.copy(project / "events.root", tmp_path / "configs")
+    shutil.copy(ROOT / "processors" / "dijets.py", tmp_path / "dijets.py")
+    (tmp_path / "processors" / "mine.py").write_text(SUBCLASS)
+    (tmp_path / "configs" / "tiny.yaml").write_text(yaml.safe_dump({**SEARCH, "processor": "processors/mine.py:Mine"}))
+    return tmp_path
+
+
+def test_a_processor_lies_beside_the_configuration_or_above_it(own):
+    run = own / "run"
+    skim(context_of(own / "configs", run))
+    assert read_json(run / "manifest.json")["processor"] == {
+        "class": "processors/mine.py:Mine",
+        "files": {str(own / name): file_hash(own / name) for name in ("processors/mine.py", "dijets.py")},
+    }
+
+
+@pytest.mark.parametrize("name", ["processors/mine.py", "dijets.py"])
+def test_an_edited_class_or_base_class_reruns_the_skim(own, name):
+    skim(context_of(own / "configs", own / "run"))
+    before = read_json(own / "run" / "skim" / "skim.json")["cutflow"]
+    source = (own / name).read_text()
+    if name == "dijets.py":
+        source = source.replace("return np.ones(len(events), dtype=bool)", "return np.arange(len(events)) % 2 == 0")
+    (own / name).write_text(source + "\n# edited\n")
+    old = stamps(own / "run")
+    skim(context_of(own / "configs", own / "run"))
+    assert stamps(own / "run") != old
+    assert (read_json(own / "run" / "skim" / "skim.json")["cutflow"] != before) == (name == "dijets.py")
+
+
+def test_weighted_events_are_refused_before_any_training(sample, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
+    write_feature_root(tmp_path / "events.root", {**sample, "weight": np.full(len(sample["mj1"]), 0.5)})
+    context = context_of(tmp_path, tmp_path / "run")
+    skim(context)  # a skim may serve others
+    with pytest.raises(DrapesError, match=r"the selected events: the hunt counts events, and these are weighted"):
+        train(context, context.windows[0])
+    assert not (tmp_path / "run" / "windows").exists()
+
+
+# ---- several trees ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_trees(sample, tmp_path) -> Path:
+    with uproot.recreate(tmp_path / "events.root") as file:
+        file.mktree("Events", {name: values.dtype for name, values in sample.items()})
+        file["Events"].extend(sample)
+        few = {name: values[:-300] for name, values in sample.items()}
+        file.mktree("Sys", {name: values.dtype for name, values in few.items()})
+        file["Sys"].extend(few)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**SEARCH, "signal": {}}))
+    return tmp_path
+
+
+def test_a_tree_can_be_chosen(two_trees, sample):
+    with pytest.raises(
+        InputError, match=r"several trees fit: Events, Sys; say which, as data.path: {events.root: Even"
+    ):
+        skim(context_of(two_trees, two_trees / "run"))
+    for tree, lost in (("Events", 0), ("Sys", 300)):
+        (two_trees / "tiny.yaml").write_text(
+            yaml.safe_dump({**SEARCH, "signal": {}, "data": {"path": {"event?.root": tree}, "labels": True}})
+        )
+        skim(context_of(two_trees, two_trees / "run"))
+        accounting = read_json(two_trees / "run" / "skim" / "skim.json")["accounting"]
+        assert accounting["requested"] == len(sample["mj1"]) - lost
+
+
+def test_a_file_has_one_tree(two_trees):
+    with pytest.raises(InputError, match="is given two trees, Sys and Events; name one"):
+        expand_trees({str(two_trees / "*.root"): "Sys", str(two_trees / "events.root"): "Events"})
 
 
 # ---- the same result, however it is run ------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from drapes_hep.cli import app  # noqa: E402
 from drapes_hep.config import Config, schema  # noqa: E402
 from drapes_hep.events.features import FEATURES  # noqa: E402
+from drapes_hep.events.inspection import inspection_schema  # noqa: E402
 from drapes_hep.events.layouts import LAYOUTS  # noqa: E402
 from drapes_hep.results import results_schema  # noqa: E402
 
@@ -37,13 +38,14 @@ This page is written by `tools/make_reference.py` from the code.
 - [File layouts](#file-layouts)
 
 What a run leaves behind stands in [run-directory.md](run-directory.md); the schema of `results.json` is
-[results.schema.json](results.schema.json), that of a configuration [config.schema.json](config.schema.json).
+[results.schema.json](results.schema.json), that of a configuration [config.schema.json](config.schema.json), that of
+what `drapes inspect --json` says of a file [inspection.schema.json](inspection.schema.json).
 """
 
 COMMANDS = """## Command line
 
-`run` does all stages, `skim` to `report` one each, in this order. Stages take the same options; those that a stage has
-no use for change nothing.
+`run` does all stages, `skim` to `report` one each, in this order. Stages but `report` take the same options; those that
+a stage has no use for change nothing. A single stage stops where an earlier one was run with another configuration.
 
 Exit status: 0 if all went well; 2 for a user's mistake, with one line on standard error that says what and where; 130
 if interrupted. Messages and progress bars go to standard error; bars only to a terminal. `python -m drapes_hep` is the
@@ -53,7 +55,9 @@ same as `drapes`.
 CONFIGURATION = """## Configuration
 
 A YAML file. Masses and momenta are in GeV. Unknown keys are errors. `data.path` and `data.truth` are relative to the
-file, with `--set` to the working directory. `--set section.key=value` takes the value in YAML and may be repeated.
+file, with `--set` to the working directory. A relative `processor` is looked for in the working directory, beside the
+file, in the folder above it, and last in the package. `--set section.key=value` takes the value in YAML and may be
+repeated.
 """
 
 FEATURES_TEXT = """## Features
@@ -63,11 +67,28 @@ J1 is the heavier, J2 the lighter of the two jets with the largest pT. m_JJ cann
 
 LAYOUTS_TEXT = """## File layouts
 
-The content of a file decides how it is read, never its name. ROOT files (TTree, RNTuple), HDF5 files as pandas writes
-them and Parquet files can hold the layout `features`; Parquet files also `skim`. All values in GeV where they have a
-unit. `event_id` is an integer that is unique in the search; without it, the file's name (without folder and last
-suffix) and the row make one. `weight` is 1 where it is missing, `label` is 1 for signal and 0 for background.
+The content of a file decides how it is read, never its name. ROOT files (TTree, RNTuple) can hold `features` and the
+layouts of CMS and Delphes, HDF5 files `features` (as pandas writes them), `lhco_raw` (a table of numbered columns) and
+`simulated` (plain arrays), Parquet files `skim` and `features`. Where several fit, the first in this table is taken,
+and `data.layout` takes another. All values in GeV where they have a unit. `weight` is 1 where it is missing, `label`
+is 1 for signal and 0 for background.
+
+**Identity.** `event_id` is an integer that is unique in the search. Files of CMS have `run`, `luminosityBlock` and
+`event` instead: the identity is then the upper 63 bits of Philox4x32-10 with key 0 and the counter (low and high word
+of the event number, luminosity section, run), whatever the file, and the three numbers stand in the skim, so that a
+selected event can be found again. Without either, the file's name (without folder and last suffix) and the row make
+the identity. Two events of one identity are an error, and so are simulated samples that number their events alike:
+search them apart.
+
+**URLs.** Every path may be a URL: `https://`, `root://` (with `pip install 'drapes-hep[xrootd]'`) and whatever else
+fsspec opens. Servers must serve parts of files. `*` in a URL is a pattern where the server can list files, which http
+cannot. A file behind a URL is not hashed as a whole: its `ends:` hash in the manifest is that of its size, its first
+and its last 64 KiB.
 """
+
+
+RESULTS_BEGIN = "<!-- written by tools/make_reference.py from here -->"
+RESULTS_END = "<!-- to here -->"
 
 
 def _cell(text: str) -> str:
@@ -110,7 +131,14 @@ def _options(command: Any) -> list[Any]:  # noqa: ANN401
 
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-_PLAIN = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}
+_PLAIN = {
+    "string": "text",
+    "integer": "integer",
+    "number": "number",
+    "boolean": "true or false",
+    "null": "null",
+    "object": "record",
+}
 
 
 def type_text(prop: Mapping[str, Any]) -> str:
@@ -121,9 +149,13 @@ def type_text(prop: Mapping[str, Any]) -> str:
         return " or ".join(f"`{value}`" for value in prop["enum"])
     if "const" in prop:
         return f"`{prop['const']}`"
+    if isinstance(prop.get("additionalProperties"), dict):
+        return f"{{text: {type_text(prop['additionalProperties'])}}}"
     if prop.get("type") == "array":
         if "prefixItems" in prop:
             return "[" + ", ".join(type_text(one) for one in prop["prefixItems"]) + "]"
+        if prop.get("minItems", 0) == prop.get("maxItems", math.inf):
+            return "[" + ", ".join([type_text(prop["items"])] * prop["minItems"]) + "]"
         return f"list of {type_text(prop['items'])}"
     words = _PLAIN[prop["type"]]
     bounds = [f"{sign} {prop[name]:g}" for name, sign in _BOUNDS.items() if name in prop]
@@ -177,9 +209,42 @@ def layouts() -> str:
         (f"`{one.name}`", ", ".join(f"`{c}`" for c in one.required), ", ".join(f"`{c}`" for c in one.optional))
         for one in LAYOUTS.values()
     ]
-    about = (f"`{one.name}`: {' '.join((type(one).__doc__ or '').split())}" for one in LAYOUTS.values())
-    details = "\n\n".join(textwrap.fill(one, 120) for one in about)
+    about: dict[str, list[str]] = {}
+    for one in LAYOUTS.values():
+        # layouts of one class are told of once, without the class's parameters
+        text = " ".join((type(one).__doc__ or "").partition("Parameters\n")[0].split())
+        about.setdefault(text, []).append(f"`{one.name}`")
+    details = "\n\n".join(textwrap.fill(f"{', '.join(names)}: {text}", 120) for text, names in about.items())
     return LAYOUTS_TEXT + "\n" + _table(("layout", "required columns", "optional columns"), rows) + "\n\n" + details
+
+
+def _fields(schema: Mapping[str, Any], seen: dict[str, str], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Give every field of a JSON schema, those of records within after the first record of their kind."""
+    for name, prop in schema["properties"].items():
+        inner = next((one for one in prop.get("anyOf", [prop]) if one.get("type") != "null"), prop)
+        path = f"{prefix}{name}."
+        if inner.get("type") == "array":
+            inner, path = inner["items"], f"{prefix}{name}[]."
+        fields = json.dumps(inner.get("properties"), sort_keys=True)
+        words = type_text(prop)
+        known = seen.get(fields) if "properties" in inner else None
+        yield (
+            f"`{prefix}{name}`",
+            words if known is None else words.replace("record", f"as `{known}`"),
+            prop["description"],
+        )
+        if "properties" in inner and known is None:
+            seen[fields] = name
+            yield from _fields(inner, seen, path)
+
+
+def run_directory() -> str:
+    """Fill in the table of ``results.json``."""
+    text = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
+    before, rest = text.split(RESULTS_BEGIN)
+    _, after = rest.split(RESULTS_END)
+    rows = list(_fields(results_schema(), {}))
+    return f"{before}{RESULTS_BEGIN}\n\n{_table(('field', 'type', 'meaning'), rows)}\n\n{RESULTS_END}{after}"
 
 
 def files() -> dict[str, str]:
@@ -187,7 +252,9 @@ def files() -> dict[str, str]:
     reference = "\n\n".join(part.strip() for part in (HEAD, command_line(), configuration(), features(), layouts()))
     return {
         "docs/reference.md": reference + "\n",
+        "docs/run-directory.md": run_directory(),
         "docs/config.schema.json": json.dumps(schema(), indent=1) + "\n",
+        "docs/inspection.schema.json": json.dumps(inspection_schema(), indent=1) + "\n",
         "docs/results.schema.json": json.dumps(results_schema(), indent=1) + "\n",
     }
 

@@ -94,8 +94,9 @@ class WorkingPoint:
         Cross-check: the template's efficiency times the inclusive expectation.
     degree : int or None
         Of the efficiency's polynomial; None for the inclusive point.
-    sideband_events : int
-        Events that pass outside the window.
+    fitted_events : int
+        Events outside the window that pass and that the expectation is fitted to: all for the inclusive point, after a
+        cut those of the part that ``counts`` counts.
     spectrum, spectrum_error : array, shape (bins,), or None
         The expectation bin by bin over the whole range, window included, and its standard deviation.
     chi2, ndof : float and int, or None
@@ -111,7 +112,7 @@ class WorkingPoint:
     expected_template: float | None
     expected_template_error: float | None
     degree: int | None
-    sideband_events: int
+    fitted_events: int
     spectrum: FloatArray | None = field(default=None, compare=False)
     spectrum_error: FloatArray | None = field(default=None, compare=False)
     chi2: float | None = None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-__all__ = ["DEFAULT_READING", "EventChunk", "FileInfo", "Reading", "file_key", "split"]
+from drapes_hep.events.schema import IDENTITY_FIELDS
+from drapes_hep.remote import is_url, url_stem
+
+__all__ = ["DEFAULT_READING", "EventChunk", "FileInfo", "Reading", "file_key", "split", "states_ids"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,10 @@ class FileInfo:
         Whether a truth label is among the columns.
     columns : tuple of str
         The columns that the layout reads from this file, in the layout's order.
+    beside : tuple of str
+        Other files that are read with it, such as labels.
+    tree : bool
+        Whether the events are a TTree.
     """
 
     path: str
@@ -72,11 +79,28 @@ class FileInfo:
     id: int
     has_labels: bool
     columns: tuple[str, ...]
+    beside: tuple[str, ...] = ()
+    tree: bool = False
 
     @property
     def has_event_ids(self) -> bool:
         """Whether the file states its events' identities."""
-        return "event_id" in self.columns
+        return states_ids(self.columns)
+
+
+def states_ids(columns: Collection[str]) -> bool:
+    """Tell whether the columns of a file identify its events: by ``event_id``, or as an experiment numbers them.
+
+    Parameters
+    ----------
+    columns : collection of str
+        What is read.
+
+    Returns
+    -------
+    bool
+    """
+    return "event_id" in columns or set(IDENTITY_FIELDS) <= set(columns)
 
 
 @dataclass(frozen=True)
@@ -87,7 +111,7 @@ class EventChunk:
     ----------
     dataset : str
         Name in the fileset.
-    path, container, layout, object_path, file_id, columns
+    path, container, layout, object_path, file_id, columns, tree
         As in :class:`FileInfo` (``file_id`` is its ``id``).
     start, stop : int
         Rows, ``start`` inclusive and ``stop`` exclusive.
@@ -108,6 +132,7 @@ class EventChunk:
     columns: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
     reading: Reading = DEFAULT_READING
+    tree: bool = False
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -146,7 +171,8 @@ def file_key(path: str) -> int:
     int
         In [0, 2**31).
     """
-    return int.from_bytes(hashlib.sha256(PurePath(path).stem.encode()).digest()[:4], "big") >> 1
+    stem = url_stem(path) if is_url(path) else PurePath(path).stem
+    return int.from_bytes(hashlib.sha256(stem.encode()).digest()[:4], "big") >> 1
 
 
 def split(
@@ -191,6 +217,7 @@ def split(
             columns=info.columns,
             metadata=dict(metadata or {}),
             reading=reading,
+            tree=info.tree,
         )
         for start in range(0, info.entries, chunksize)
     ]

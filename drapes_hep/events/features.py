@@ -19,7 +19,16 @@ import numpy.typing as npt
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.types import AwkwardArray, Column
 
-__all__ = ["FEATURES", "HLV", "Feature", "check_features", "compute_features", "invariant_mass", "order_by_mass"]
+__all__ = [
+    "FEATURES",
+    "HLV",
+    "Feature",
+    "check_classifier_features",
+    "check_features",
+    "compute_features",
+    "invariant_mass",
+    "order_by_mass",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -150,6 +159,30 @@ def check_features(names: Sequence[str]) -> tuple[Feature, ...]:
     return tuple(FEATURES[name] for name in names)
 
 
+def check_classifier_features(features: Sequence[str], seen: Sequence[str]) -> None:
+    """Check all names of features, then that the classifier sees none that the diffusion model does not make.
+
+    Parameters
+    ----------
+    features : sequence of str
+        ``features`` of the configuration.
+    seen : sequence of str
+        ``cwola.features``, or what stands for it.
+
+    Raises
+    ------
+    ConfigError
+        With the name at fault.
+    """
+    check_features(features)
+    check_features(seen)
+    for name in seen:
+        if name not in features:
+            close = difflib.get_close_matches(name, features, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"it may name some of {', '.join(features)}"
+            raise ConfigError(f"cwola.features: '{name}' is not among features; {hint}")
+
+
 def order_by_mass(jets: AwkwardArray) -> tuple[Any, Any]:
     """Split pairs of jets into the heavier and the lighter.
 
@@ -184,6 +217,8 @@ def compute_features(names: Sequence[str], jets: AwkwardArray) -> dict[str, Floa
         NaN where a feature is undefined (tau21 where tau1 = 0).
     """
     features = check_features(names)
+    # no feature reads constituents, which would be copied with their jets
+    jets = jets[[name for name in jets.fields if name != "constituents"]]
     heavier, lighter = order_by_mass(jets)
     return {feature.name: feature.function(heavier, lighter) for feature in features}
 

@@ -1,9 +1,9 @@
-"""HDF5 as pandas writes it (fixed format): tables of named columns, in blocks of one type each."""
+"""HDF5: tables as pandas writes them (fixed format, in blocks of one type each), and plain arrays of jets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import h5py
@@ -11,14 +11,17 @@ import hdf5plugin  # noqa: F401  importing it registers the compression filters:
 import numpy as np
 
 from drapes_hep.errors import InputError
+from drapes_hep.events.checks import Columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
-from drapes_hep.events.layouts import Columns
+from drapes_hep.events.raw import label_file, raw_columns, read_label_file, read_last_column, read_particles
 from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
+from drapes_hep.events.simulated import CONSTITUENT_DATASETS, read_simulated, scan_simulated
 from drapes_hep.events.types import Events, Foreign
+from drapes_hep.remote import is_url, one_line, open_url
 
 __all__ = ["Hdf5Reader"]
 
-_LAYOUTS = ("features",)
+_LAYOUTS = ("features", "lhco_raw")
 
 
 def _text(value: Foreign) -> str:
@@ -29,11 +32,14 @@ def _text(value: Foreign) -> str:
 def _open(path: str) -> Iterator[Any]:
     """Open for reading; whatever HDF5 finds wrong with the file is one line."""
     try:
-        with h5py.File(path, "r") as file:
+        with open_url(path) if is_url(path) else nullcontext(path) as source, h5py.File(source, "r") as file:
             yield file
     except InputError:
         raise
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError or ValueError for a damaged file
+        told = one_line(path, error)
+        if told is not None:
+            raise told from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         cut = "truncated" in reason
         problem = "is truncated" if cut else f"cannot be read as HDF5 ({reason})"
@@ -56,11 +62,21 @@ def _rows(group: Foreign) -> int:
     return 0 if "value_type" in axis.attrs else int(axis.shape[0])
 
 
+def _column_names(path: str, group: Foreign) -> list[str]:
+    """Names of a table's columns, or what a table of numbered columns stands for."""
+    blocks = list(_blocks(group))
+    return raw_columns(path, blocks) or [name for _, names in blocks for name in names]
+
+
+def _labels_beside(group: Foreign) -> bool:
+    """Whether a raw table has no column for the label (it may still have a file of labels beside it)."""
+    return sum(len(names) for _, names in _blocks(group)) % 3 == 0
+
+
 class Hdf5Reader:
-    """Reads pandas' fixed format with h5py; see :class:`~drapes_hep.events.readers.EventReader`."""
+    """Reads pandas' fixed format and arrays of jets; see :class:`~drapes_hep.events.readers.EventReader`."""
 
     container = "hdf5"
-    remote = False
 
     def sniff(self, head: bytes) -> bool:
         """HDF5's signature."""
@@ -81,17 +97,20 @@ class Hdf5Reader:
                 if object_path.strip("/") not in frames:
                     raise InputError(path, f"no frame '{object_path}' in it", f"it holds {', '.join(frames) or 'none'}")
                 frames = {object_path.strip("/"): frames[object_path.strip("/")]}
+            if not frames and (arrays := scan_simulated(path, file, reading.constituents)) is not None:
+                if reading.layout not in (None, "simulated"):
+                    raise InputError(path, f"is not of layout '{reading.layout}' but 'simulated'", "set data.layout")
+                rows, columns = arrays
+                return FileInfo(
+                    path, self.container, "simulated", "/", rows, file_key(path), "label" in columns, columns
+                )
             if not frames:
                 raise InputError(
                     path,
                     f"is HDF5, but not a table written by pandas (it holds {', '.join(list(file)[:5]) or 'nothing'})",
                     "write the feature columns with DataFrame.to_hdf(..., key='df', format='fixed')",
                 )
-            found = {
-                name: [column for _, names in _blocks(group) for column in names]
-                for name, (kind, group) in frames.items()
-                if kind == "frame"
-            }
+            found = {name: _column_names(path, group) for name, (kind, group) in frames.items() if kind == "frame"}
             if not found:
                 raise InputError(
                     path,
@@ -106,7 +125,7 @@ class Hdf5Reader:
                 # an empty frame has no blocks at all, and zero events are the clearer complaint
                 if _rows(frames[name][1]) == 0:
                     raise InputError(path, "holds zero events", "take it out of the list of files")
-                raise lacks(path, f"table '{name}'", found[name])
+                raise lacks(path, f"table '{name}'", found[name], reading.layout or "features")
             if len(fits) > 1:
                 raise InputError(path, f"several tables fit: {', '.join(fits)}", "say which: {path: table}")
             ((name, layout),) = fits.items()
@@ -120,10 +139,37 @@ class Hdf5Reader:
                         "write it again",
                     )
             columns = columns_of(layout, found[name])
-        return FileInfo(path, self.container, layout, name, rows, file_key(path), "label" in columns, columns)
+            beside: tuple[str, ...] = ()
+            if layout == "lhco_raw" and "label" in columns and _labels_beside(group):
+                read_label_file(path, rows)
+                beside = (str(label_file(path)),)
+        return FileInfo(path, self.container, layout, name, rows, file_key(path), "label" in columns, columns, beside)
+
+    def present(self, info: FileInfo) -> tuple[str, ...]:
+        """Columns of a frame, those of text included; datasets of any other group."""
+        with _open(info.path) as file:
+            group = file[info.object_path or "/"]
+            if "pandas_type" in group.attrs:
+                if info.layout == "lhco_raw":
+                    # numbered columns are what the layout says of them, not two thousand names
+                    return tuple(_column_names(info.path, group))
+                items = (group.get(f"block{i}_items") for i in range(int(group.attrs.get("nblocks", 0))))
+                return tuple(
+                    _text(name) for one in items if one is not None and one.dtype.kind != "O" for name in one[:]
+                )
+            found: list[str] = []
+            group.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+            # those that are read together under another name are not left over
+            together = CONSTITUENT_DATASETS if "constituents" in info.columns else ()
+            return tuple(name for name in found if name not in together)
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read the rows of every block that holds a wanted column."""
+        if chunk.layout == "lhco_raw":
+            return self._raw(chunk)
+        if chunk.layout == "simulated":
+            with _open(chunk.path) as file:
+                return read_simulated(file[chunk.object_path], chunk.columns, chunk.start, chunk.stop)
         out: dict[str, Any] = {}
         wanted = set(chunk.columns)
         with _open(chunk.path) as file:
@@ -133,6 +179,21 @@ class Hdf5Reader:
                     out.update(
                         {name: np.ascontiguousarray(part[:, i]) for i, name in enumerate(names) if name in wanted}
                     )
+        return out
+
+    def _raw(self, chunk: EventChunk) -> Columns:
+        """Read particles and labels; only labels where no jets are wanted."""
+        out: dict[str, Any] = {}
+        with _open(chunk.path) as file:
+            group = file[chunk.object_path]
+            blocks = list(_blocks(group))
+            if chunk.reading.jets:
+                out["particles"] = read_particles(blocks, chunk.start, chunk.stop)
+            if "label" in chunk.columns:
+                if _labels_beside(group):
+                    out["label"] = read_label_file(chunk.path, _rows(group))[chunk.start : chunk.stop]
+                else:
+                    out["label"] = read_last_column(blocks, chunk.start, chunk.stop)
         return out
 
     def read(self, chunk: EventChunk) -> Events:

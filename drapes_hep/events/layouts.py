@@ -1,4 +1,4 @@
-"""How the columns of a file spell an event, and the checks that every value passes.
+"""How the columns of a file spell an event.
 
 A layout knows column names, not files: the same one serves HDF5 and ROOT. What a layout makes are the flat columns of
 :func:`drapes_hep.events.schema.build_events`.
@@ -6,217 +6,36 @@ A layout knows column names, not files: the same one serves HDF5 and ROOT. What 
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.errors import InputError
+from drapes_hep.events.checks import (
+    COMMON,
+    MASS_TOLERANCE,
+    MAX_ABS_ETA,
+    MAX_ENERGY,
+    Checks,
+    Columns,
+    Converted,
+    Layout,
+    check_particles,
+    missing_columns,
+)
 from drapes_hep.events.chunks import EventChunk
-from drapes_hep.events.schema import CONSTITUENT_FIELDS, JET_FIELDS, nested, ragged
-from drapes_hep.events.types import Column
+from drapes_hep.events.clustering import cluster_events, falling_pt, no_jets
+from drapes_hep.events.delphes import delphes_layouts
+from drapes_hep.events.nanoaod import NanoAODLayout, NanoAODPFLayout, OldPFNanoLayout, PFNanoLayout
+from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, nested, ragged
+from drapes_hep.events.types import AwkwardArray, Column
 
-__all__ = [
-    "LAYOUTS",
-    "BadValues",
-    "BadValuesError",
-    "Converted",
-    "FeatureLayout",
-    "Layout",
-    "SkimLayout",
-    "missing_columns",
-    "row_ids",
-]
+__all__ = ["LAYOUTS", "FeatureLayout", "RawLayout", "SimulatedLayout", "SkimLayout"]
 
-Columns = Mapping[str, Any]
 FloatArray = npt.NDArray[np.float64]
-
-MASS_TOLERANCE = 1e-3
-"""GeV. A mass this little below zero is rounding (E**2 - p**2 in single precision) and is set to zero."""
-
-
-@dataclass(frozen=True, order=True)
-class BadValues:
-    """Rows of one column that no event can have.
-
-    Parameters
-    ----------
-    position : int
-        Place of the column in its layout, for a stable order of complaints.
-    column : str
-        Its name.
-    kind : str
-        What is wrong.
-    first : int
-        First such row of the file, from 0.
-    count : int
-        Such rows.
-    """
-
-    position: int
-    column: str
-    kind: str
-    first: int
-    count: int
-
-
-class BadValuesError(InputError):
-    """Values that no event can have; those of several chunks of a file can be merged.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    bad : sequence of BadValues
-        At least one.
-    """
-
-    def __init__(self, path: str | Path, bad: Sequence[BadValues]) -> None:
-        merged: dict[tuple[int, str, str], BadValues] = {}
-        for one in bad:
-            key = (one.position, one.column, one.kind)
-            seen = merged.get(key)
-            first = one.first if seen is None else min(one.first, seen.first)
-            merged[key] = BadValues(*key, first, one.count + (0 if seen is None else seen.count))
-        self.bad = tuple(sorted(merged.values()))
-        worst = self.bad[0]
-        others = sorted({one.column for one in self.bad[1:]} - {worst.column})
-        more = f" (and so do {', '.join(others[:3])}{' and others' if len(others) > 3 else ''})" if others else ""
-        rows = "1 row" if worst.count == 1 else f"{worst.count} rows"
-        super().__init__(
-            path,
-            f"column '{worst.column}' holds {worst.kind} in {rows}, first in row {worst.first} (counted from 0){more}",
-            "correct or remove these events",
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.bad)
-
-
-@dataclass(frozen=True)
-class Converted:
-    """Columns in the schema's spelling.
-
-    Parameters
-    ----------
-    columns : mapping
-        For :func:`drapes_hep.events.schema.build_events`.
-    clipped_masses : int
-        Jets whose mass was a rounding error below zero and is now zero.
-    """
-
-    columns: Columns
-    clipped_masses: int
-
-
-class Layout(Protocol):
-    """How columns spell an event."""
-
-    @property
-    def name(self) -> str:
-        """What files and chunks call it."""
-        ...
-
-    @property
-    def required(self) -> tuple[str, ...]:
-        """Columns that a file must have."""
-        ...
-
-    @property
-    def optional(self) -> tuple[str, ...]:
-        """Columns that are read where a file has them."""
-        ...
-
-    @property
-    def constituents(self) -> bool:
-        """Whether its files can hold the constituents of jets."""
-        ...
-
-    def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
-        """Turn the chunk's columns into the schema's; :class:`BadValuesError` where a value is impossible."""
-        ...
-
-
-def row_ids(file_id: int, start: int, stop: int) -> npt.NDArray[np.int64]:
-    """Give the identities of rows: the file's key in the upper half, the row in the lower.
-
-    Parameters
-    ----------
-    file_id : int
-        31 bits.
-    start, stop : int
-        Rows.
-
-    Returns
-    -------
-    array of int64, shape (stop - start,)
-        Non-negative.
-    """
-    return (np.int64(file_id) << np.int64(32)) | np.arange(start, stop, dtype=np.int64)
-
-
-class _Checks:
-    """Gathers what is wrong with a chunk's columns, so that one error can name all of it."""
-
-    def __init__(self, layout: Layout, chunk: EventChunk) -> None:
-        self.order = {name: i for i, name in enumerate((*layout.required, *layout.optional))}
-        self.chunk, self.bad = chunk, list[BadValues]()
-
-    def flag(self, column: str, wrong: npt.NDArray[np.bool_], kind: str) -> None:
-        count = int(np.count_nonzero(wrong))
-        if count:
-            first = self.chunk.start + int(np.argmax(wrong))
-            self.bad.append(BadValues(self.order.get(column, len(self.order)), column, kind, first, count))
-
-    def finish(self) -> None:
-        if self.bad:
-            raise BadValuesError(self.chunk.path, self.bad)
-
-    def real(self, column: str, values: Column) -> FloatArray:
-        """Finite float64. Contiguous: numpy's vector loops may round differently on strided input."""
-        array = np.ascontiguousarray(values, dtype=np.float64)
-        self.flag(column, ~np.isfinite(array), "NaN or infinity")
-        return array
-
-    def whole(self, column: str, values: Column, kind: str, largest: int) -> npt.NDArray[np.int64]:
-        """Integers from 0 to ``largest``, also where a file stores them as floating point."""
-        array = np.asarray(values)
-        with np.errstate(invalid="ignore"):
-            wrong = ~((array >= 0) & (array <= largest))
-            if array.dtype.kind == "f":
-                # beyond 2**53 neighbouring integers share one double: identities would collide silently
-                wrong |= (array != np.floor(array)) | (array >= 2.0**53)
-            self.flag(column, wrong, kind)
-            return np.where(wrong, 0, array).astype(np.int64)
-
-    def common(self, columns: Columns) -> dict[str, Any]:
-        """Identity, weight, label and parent, which every layout spells alike."""
-        chunk, identity = self.chunk, "an identity that is not an integer from 0 to 2**63 - 1"
-        out: dict[str, Any] = {}
-        if "event_id" in columns:
-            out["event_id"] = self.whole("event_id", columns["event_id"], identity, 2**63 - 1)
-        else:
-            out["event_id"] = row_ids(chunk.file_id, chunk.start, chunk.stop)
-        out["weight"] = self.real("weight", columns["weight"]) if "weight" in columns else np.ones(len(chunk))
-        if "label" in columns:
-            out["label"] = self.whole("label", columns["label"], "a label that is neither 0 nor 1", 1)
-        if "parent_id" in columns:
-            out["parent_id"] = self.whole("parent_id", columns["parent_id"], identity, 2**63 - 1)
-        return out
-
-    def masses(self, column: str, mass: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-        with np.errstate(invalid="ignore"):
-            self.flag(column, mass <= -MASS_TOLERANCE, "a negative mass")
-            negative = mass < 0
-        return np.where(negative, 0.0, mass), negative
-
-
-_COMMON = ("event_id", "weight", "label", "parent_id")
 
 
 class FeatureLayout:
@@ -227,12 +46,14 @@ class FeatureLayout:
 
     name = "features"
     required = tuple(f"{q}j{jet}" for jet in (1, 2) for q in ("px", "py", "pz", "m", "tau1", "tau2", "tau3"))
-    optional = _COMMON
+    optional = COMMON
     constituents = False
+    lists: frozenset[str] = frozenset()
+    constituent_columns: frozenset[str] = frozenset()
 
     def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
         """See :class:`Layout`."""
-        checks = _Checks(self, chunk)
+        checks = Checks(self, chunk)
         out = checks.common(columns)
         values = {name: checks.real(name, columns[name]) for name in self.required}
         jets: dict[str, list[FloatArray]] = {field: [] for field in JET_FIELDS}
@@ -264,12 +85,14 @@ class SkimLayout:
 
     name = "skim"
     required = ("event_id", "jets")
-    optional = ("weight", "label", "parent_id")
+    optional = ("weight", "label", "parent_id", *IDENTITY_FIELDS)
     constituents = True
+    lists = frozenset({"jets"})
+    constituent_columns: frozenset[str] = frozenset()
 
     def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
         """See :class:`Layout`."""
-        checks = _Checks(self, chunk)
+        checks = Checks(self, chunk)
         out = checks.common(columns)
         jets = columns["jets"]
         absent = missing_columns(JET_FIELDS, ak.fields(jets))
@@ -293,7 +116,7 @@ class SkimLayout:
         checks.finish()
         return Converted(out, clipped)
 
-    def _constituents(self, jets: Column, offsets: npt.NDArray[np.int64], checks: _Checks) -> dict[str, Any]:
+    def _constituents(self, jets: Column, offsets: npt.NDArray[np.int64], checks: Checks) -> dict[str, Any]:
         path = checks.chunk.path
         if "constituents" not in ak.fields(jets):
             raise InputError(path, "its jets have no constituents", "skim the raw events with them")
@@ -312,29 +135,116 @@ class SkimLayout:
         return out
 
 
-LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in (FeatureLayout(), SkimLayout())}
-"""Known layouts by name. A new one is a class and a line here."""
+class RawLayout:
+    """Raw LHC Olympics events: particles in HDF5 as pandas writes it, clustered here.
 
-
-def missing_columns(required: Iterable[str], present: Iterable[str]) -> str:
-    """Say which columns are missing and what comes closest, or nothing.
-
-    Parameters
-    ----------
-    required, present : iterables of str
-        Names.
-
-    Returns
-    -------
-    str
-        Empty where nothing is missing.
+    A table of 3k numbered columns, pT, eta, phi of k massless particles, zeros after the last one. One column more is
+    the label; else labels are read from the file ``<stem>.masterkey`` beside it, if there is one: a number a line, 0
+    for background, 1 or 2 for signal (the third black box has two kinds). Jets are anti-kT of ``data.radius``, all
+    above 20 GeV, each with its N-subjettiness about the axes ``data.axes``.
     """
-    have = list(present)
-    absent = [name for name in required if name not in have]
-    if not absent:
-        return ""
-    text = f"column '{absent[0]}'" if len(absent) == 1 else f"columns {', '.join(repr(a) for a in absent[:4])}"
-    if len(absent) > 4:
-        text += f" and {len(absent) - 4} more"
-    close = difflib.get_close_matches(absent[0], [name for name in have if name not in set(required)], n=1, cutoff=0.4)
-    return text + (f" (closest present: '{close[0]}')" if close else "")
+
+    name = "lhco_raw"
+    required = ("particles",)
+    optional = ("label",)
+    constituents = True
+    lists = frozenset({"particles"})
+    constituent_columns: frozenset[str] = frozenset()
+
+    def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
+        """See :class:`Layout`."""
+        checks = Checks(self, chunk)
+        out = checks.common(columns)
+        if not chunk.reading.jets:
+            checks.finish()
+            return Converted(out | no_jets(len(chunk), chunk.reading), 0)
+        check_particles(checks, columns["particles"])
+        checks.finish()
+        return Converted(out | cluster_events(columns["particles"], chunk.reading), 0)
+
+
+class SimulatedLayout:
+    """Plain HDF5 arrays of jets: ``jets`` (n, k, 4: pt, eta, phi, mass) and ``tau`` (n, k, 3).
+
+    With constituents there are ``const_offset`` (n k + 1), where each jet's begin in ``const_pt``, ``const_deta`` and
+    ``const_dphi``, the last two relative to the jet; constituents are massless. A jet of zeros only is padding.
+    """
+
+    name = "simulated"
+    required = ("jets", "tau")
+    optional = COMMON
+    constituents = True
+    lists = frozenset({"jets", "tau"})
+    constituent_columns: frozenset[str] = frozenset()
+
+    def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
+        """See :class:`Layout`."""
+        checks = Checks(self, chunk)
+        out = checks.common(columns)
+        kinematics, taus = (np.asarray(columns[name], dtype=np.float64) for name in self.required)
+        present = (kinematics != 0).any(axis=2)
+        for name, values in (("jets", kinematics), ("tau", taus)):
+            checks.flag(name, np.any(~np.isfinite(values), axis=(1, 2)), "NaN or infinity")
+        with np.errstate(invalid="ignore"):
+            pt, mass = kinematics[..., 0], kinematics[..., 3]
+            checks.flag("jets", np.any(present & (pt <= 0), axis=1), "a jet without transverse momentum")
+            checks.flag("jets", np.any(np.abs(kinematics[..., 1]) > MAX_ABS_ETA, axis=1), "an absurd pseudorapidity")
+            checks.flag("jets", np.any(pt > MAX_ENERGY, axis=1), f"a jet of more than {MAX_ENERGY:g} GeV")
+            checks.flag("jets", np.any(mass <= -MASS_TOLERANCE, axis=1), "a negative mass")
+            checks.flag("tau", np.any(taus < 0, axis=(1, 2)), "a negative value")
+        clipped = int(np.count_nonzero(mass < 0))
+        offsets = np.concatenate([[0], np.cumsum(present.sum(axis=1))]).astype(np.int64)
+        jets = np.concatenate([kinematics, taus], axis=2)[present]
+        jets[:, 3] = np.maximum(jets[:, 3], 0)
+        for i, field in enumerate(JET_FIELDS):
+            out[f"jets_{field}"] = ragged(np.ascontiguousarray(jets[:, i]), offsets)
+        if chunk.reading.constituents:
+            out |= self._constituents(columns["constituents"], present, jets, offsets, checks)
+        checks.finish()
+        return Converted(out, clipped)
+
+    def _constituents(
+        self,
+        inside: AwkwardArray,
+        present: npt.NDArray[np.bool_],
+        jets: FloatArray,
+        offsets: npt.NDArray[np.int64],
+        checks: Checks,
+    ) -> dict[str, Any]:
+        counts = ak.to_numpy(ak.num(inside, axis=2)).reshape(present.shape)
+        checks.flag("constituents", (~present & (counts > 0)).any(axis=1), "particles of an absent jet")
+        sizes = counts[present]
+        inner = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        flat = {name: ak.to_numpy(ak.flatten(inside[name], axis=None)) for name in ("pt", "eta", "phi")}
+        row = np.repeat(np.arange(len(present)), counts.sum(axis=1))
+        for name, values in flat.items():
+            wrong = np.zeros(len(present), dtype=bool)
+            wrong[row[~np.isfinite(values) | ((name == "pt") & (values <= 0))]] = True
+            checks.flag("constituents", wrong, "NaN, infinity or no transverse momentum")
+        if checks.bad:
+            return {}
+        jet = np.repeat(np.arange(len(jets)), sizes)
+        phi = np.remainder(flat["phi"] + jets[jet, 2] + np.pi, 2 * np.pi) - np.pi
+        values = (flat["pt"], flat["eta"] + jets[jet, 1], phi, np.zeros_like(phi))
+        order = falling_pt(flat["pt"], inner)
+        return {
+            f"constituents_{field}": nested(array[order], inner, offsets)
+            for field, array in zip(CONSTITUENT_FIELDS, values, strict=True)
+        }
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        FeatureLayout(),
+        SkimLayout(),
+        RawLayout(),
+        SimulatedLayout(),
+        PFNanoLayout(),
+        OldPFNanoLayout(),
+        NanoAODPFLayout(),
+        NanoAODLayout(),
+        *delphes_layouts(),
+    )
+}
+"""Known layouts by name. A new one is a class and a line here."""

@@ -1,14 +1,24 @@
-"""Processors by name: ``processors/dijets.py:Dijets`` (a file that the user edits) or ``package.module:Class``."""
+"""Processors by name: ``processors/dijets.py:Dijets`` (a file that the user edits) or ``package.module:Class``.
+
+A relative path is looked for in the working directory, then beside the configuration, then in the folder above it (the
+project's), then in the package's own starter. A processor file that loads another one looks in the same places.
+"""
 
 from __future__ import annotations
 
+import copyreg
+import dataclasses
 import difflib
 import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import inspect
 import sys
-from collections.abc import Sequence
+import sysconfig
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -18,7 +28,15 @@ from coffea.processor import ProcessorABC
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.types import Foreign
 
-__all__ = ["load_processor", "starter_folder"]
+__all__ = ["class_sources", "load_processor", "processor_folders", "starter_folder"]
+
+_MODULE = "_drapes_processor_"
+_SEARCHED: ContextVar[tuple[Path, ...] | None] = ContextVar("_SEARCHED", default=None)
+"""Where the processor file that runs just now was looked for."""
+
+# A class that travels by value is set up anew where it is unpickled, which may be this process. Its dataclass fields
+# must then hold the one MISSING that dataclasses compares with, not a copy: a subclass would take it for a default.
+copyreg.pickle(type(dataclasses.MISSING), lambda _: "MISSING")
 
 
 def starter_folder() -> Path:
@@ -26,6 +44,55 @@ def starter_folder() -> Path:
     package = Path(__file__).resolve().parents[1]
     starter = package / "starter"
     return starter if starter.is_dir() else package.parent
+
+
+def processor_folders(config_folder: Path | None = None) -> tuple[Path, ...]:
+    """Give the folders where a processor's relative path is looked for, in this order.
+
+    Parameters
+    ----------
+    config_folder : Path, optional
+        Where the configuration lies.
+
+    Returns
+    -------
+    tuple of Path
+    """
+    project = () if config_folder is None else (config_folder, config_folder.parent)
+    return tuple(dict.fromkeys((Path.cwd(), *project, starter_folder())))
+
+
+def class_sources(found: type) -> tuple[Path, ...]:
+    """List the files that define a class and the classes that it is made of.
+
+    Parameters
+    ----------
+    found : type
+        A user's class, or one of this package.
+
+    Returns
+    -------
+    tuple of Path
+        In the order of the classes; the package itself, whose hash is another matter, and, behind the class itself,
+        what is installed are left out.
+    """
+    package, library = Path(__file__).resolve().parents[1], Path(sysconfig.get_path("stdlib")).resolve()
+    out: dict[Path, None] = {}
+    for one in found.__mro__:
+        try:
+            source = inspect.getsourcefile(one)
+        except TypeError:  # built in, or made where no file is
+            continue
+        if source is None:
+            continue
+        path = Path(source).resolve()
+        own = one.__module__.startswith(_MODULE) or one is found
+        installed = {"site-packages", "dist-packages"} & set(path.parts) or path.is_relative_to(library)
+        if path.is_relative_to(package) and not path.is_relative_to(package / "starter"):
+            continue
+        if path.is_file() and (own or not installed):
+            out[path] = None
+    return tuple(out)
 
 
 def load_processor(name: str, search: Sequence[str | Path] | None = None) -> Foreign:
@@ -39,7 +106,8 @@ def load_processor(name: str, search: Sequence[str | Path] | None = None) -> For
     name : str
         ``path/to/file.py:Class`` or ``package.module:Class``.
     search : sequence of path, optional
-        Where a relative path is looked for, in this order; the working directory, then the starter, by default.
+        Where a relative path is looked for, in this order; :func:`processor_folders` by default, or where the file
+        that asks for it was looked for itself.
 
     Returns
     -------
@@ -93,8 +161,31 @@ class _SourceLoader(importlib.machinery.SourceFileLoader):
         return self.source_to_code(self.get_data(path), path)  # type: ignore[no-any-return, unused-ignore]
 
 
+def _module_name(path: Path) -> str:
+    """Name a file by its content: an edited file is a new module, the same file is loaded once."""
+    digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
+    return f"{_MODULE}{path.stem.replace('-', '_')}_{digest}"
+
+
+def _current(module: ModuleType) -> bool:
+    """Say whether the files that a module's classes inherit from are still as they were loaded."""
+    bases = {base for one in vars(module).values() if isinstance(one, type) for base in one.__mro__}
+    used = {base.__module__ for base in bases if base.__module__.startswith(_MODULE)}
+    files = {name: Path(str(sys.modules[name].__file__)) for name in used if name in sys.modules}
+    return all(path.is_file() and _module_name(path) == name for name, path in files.items())
+
+
+@contextmanager
+def _searching(folders: tuple[Path, ...]) -> Iterator[None]:
+    token = _SEARCHED.set(folders)
+    try:
+        yield
+    finally:
+        _SEARCHED.reset(token)
+
+
 def _from_file(name: str, place: str, search: Sequence[str | Path] | None) -> ModuleType:
-    folders = [Path.cwd(), starter_folder()] if search is None else [Path(folder) for folder in search]
+    folders = tuple(map(Path, search)) if search is not None else _SEARCHED.get() or processor_folders()
     candidates = [folder / place for folder in folders]  # an absolute place replaces the folder
     path = next((candidate.resolve() for candidate in candidates if candidate.is_file()), None)
     if path is None:
@@ -102,10 +193,8 @@ def _from_file(name: str, place: str, search: Sequence[str | Path] | None) -> Mo
         close = difflib.get_close_matches(Path(place).name, near, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"looked in {', '.join(str(f) for f in folders)}"
         raise ConfigError(f"processor '{name}': no file {place}; {hint}")
-    # named by content: an edited file is a new module, the same file is loaded once
-    digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
-    key = f"_drapes_processor_{path.stem.replace('-', '_')}_{digest}"
-    if key in sys.modules:
+    key = _module_name(path)
+    if key in sys.modules and _current(sys.modules[key]):
         return sys.modules[key]
     spec = importlib.util.spec_from_file_location(key, path, loader=_SourceLoader(key, str(path)))
     if spec is None or spec.loader is None:
@@ -113,7 +202,8 @@ def _from_file(name: str, place: str, search: Sequence[str | Path] | None) -> Mo
     module = importlib.util.module_from_spec(spec)
     sys.modules[key] = module  # dataclasses look their module up while they are made
     try:
-        spec.loader.exec_module(module)
+        with _searching(folders):
+            spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[key]
         if not isinstance(error, Exception):

@@ -5,19 +5,21 @@ from __future__ import annotations
 import difflib
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import awkward as ak
 
 from drapes_hep.errors import ConfigError, InputError
+from drapes_hep.events.checks import Columns, missing_columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading
-from drapes_hep.events.layouts import LAYOUTS, Columns, missing_columns
+from drapes_hep.events.layouts import LAYOUTS
 from drapes_hep.events.schema import build_events
 from drapes_hep.events.types import AwkwardArray, Column, Events
+from drapes_hep.remote import expand_url, is_url, open_url
 
-__all__ = ["EventReader", "expand", "read", "reader_for", "scan"]
+__all__ = ["EventReader", "expand", "expand_trees", "present", "read", "read_columns", "reader_for", "scan"]
 
 _HEAD = 8
 
@@ -29,8 +31,6 @@ class EventReader(Protocol):
     """
 
     container: str
-    remote: bool
-    """Whether it opens URLs."""
 
     def sniff(self, head: bytes) -> bool:
         """Tell from a file's first bytes whether it is of this kind."""
@@ -38,6 +38,10 @@ class EventReader(Protocol):
 
     def scan(self, path: str, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
         """Describe the file from its metadata; every defect is an :class:`~drapes_hep.errors.InputError`."""
+        ...
+
+    def present(self, info: FileInfo) -> tuple[str, ...]:
+        """List all columns of the scanned object, also those that the layout does not read."""
         ...
 
     def columns(self, chunk: EventChunk) -> Columns:
@@ -143,7 +147,7 @@ def match_layout(present: Iterable[str], layouts: Iterable[str], wanted: str | N
     return next((name for name in fits if wanted in (None, name)), None)
 
 
-def columns_of(layout: str, present: Iterable[str]) -> tuple[str, ...]:
+def columns_of(layout: str, present: Iterable[str], reading: Reading = DEFAULT_READING) -> tuple[str, ...]:
     """List the columns that a layout reads from a file that has these.
 
     Parameters
@@ -152,16 +156,24 @@ def columns_of(layout: str, present: Iterable[str]) -> tuple[str, ...]:
         Name of the layout.
     present : iterable of str
         Columns of the file.
+    reading : Reading
+        Choices of the reader: what it does not ask for is not read.
 
     Returns
     -------
     tuple of str
     """
-    have = set(present)
-    return tuple(name for name in (*LAYOUTS[layout].required, *LAYOUTS[layout].optional) if name in have)
+    have, known = set(present), LAYOUTS[layout]
+    if not reading.jets:
+        have -= known.lists
+    if not reading.constituents:
+        have -= known.constituent_columns
+    return tuple(name for name in (*known.required, *known.optional) if name in have)
 
 
-def lacks(path: str, where: str, present: Iterable[str], layout: str = "features") -> InputError:
+def lacks(
+    path: str, where: str, present: Iterable[str], layout: str = "features", others: Iterable[str] = ()
+) -> InputError:
     """Say that no layout fits, by what the likeliest one misses.
 
     Parameters
@@ -174,13 +186,19 @@ def lacks(path: str, where: str, present: Iterable[str], layout: str = "features
         Its columns.
     layout : str
         The layout to compare with.
+    others : iterable of str
+        Layouts that were not asked for, but fit.
 
     Returns
     -------
     InputError
         To raise.
     """
-    have = list(present)
+    have, fits = list(present), ", ".join(others)
+    if fits:
+        absent = missing_columns(LAYOUTS[layout].required, have)
+        problem = f"{where} does not fit layout '{layout}': it lacks {absent}"
+        return InputError(path, problem, f"data.layout can be {fits}")
     if not set(have) & set(LAYOUTS[layout].required):
         shown = ", ".join(have[:5]) + (" and others" if len(have) > 5 else "")
         return InputError(
@@ -240,13 +258,27 @@ def _head(path: str) -> bytes:
         raise InputError(path, f"cannot be opened ({error.strerror or error})", "check the path and the disk") from None
 
 
+def _remote_head(url: str) -> bytes:
+    with open_url(url, 512) as stream:
+        head = bytes(stream.read(_HEAD))
+        if head and not _is_page(head):
+            # a server that ignores what part is asked for would pass for one whose file is corrupt
+            stream.seek(max(0, (stream.size or 0) - 1))
+            stream.read(1)
+        return head
+
+
+def _is_page(head: bytes) -> bool:
+    return head.lstrip().startswith(b"<")
+
+
 def reader_for(path: str | Path) -> EventReader:
     """Find the reader of a file, by its first bytes.
 
     Parameters
     ----------
     path : str or Path
-        Path, or a URL (ROOT only).
+        Path or URL.
 
     Returns
     -------
@@ -258,14 +290,14 @@ def reader_for(path: str | Path) -> EventReader:
         Missing, unreadable, empty, a folder, or of no known kind.
     """
     text = str(path)
-    if "://" in text:
-        return next(reader for reader in _readers() if reader.remote)
-    head = _head(text)
+    head = _remote_head(text) if is_url(text) else _head(text)
     if not head:
         raise InputError(text, "is empty", "copy or make it again")
     for reader in _readers():
         if reader.sniff(head):
             return reader
+    if is_url(text) and _is_page(head):
+        raise InputError(text, "is a web page, not a file of events", "give the address of the file itself")
     raise InputError(text, "is not a ROOT, HDF5 or Parquet file", "the content decides, whatever the name says")
 
 
@@ -275,7 +307,7 @@ def scan(path: str | Path, object_path: str | None = None, reading: Reading = DE
     Parameters
     ----------
     path : str or Path
-        Path, or a URL (ROOT only).
+        Path or URL.
     object_path : str, optional
         Tree or HDF5 key; found by its columns where there is only one.
     reading : Reading
@@ -297,7 +329,7 @@ def scan(path: str | Path, object_path: str | None = None, reading: Reading = DE
         close = difflib.get_close_matches(reading.layout, LAYOUTS, n=1, cutoff=0.4)
         hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(LAYOUTS)}"
         raise ConfigError(f"data.layout: unknown layout '{reading.layout}'; {hint}")
-    info = checked(reader.scan(text if "://" in text else str(Path(text).absolute()), object_path, reading))
+    info = checked(reader.scan(text if is_url(text) else str(Path(text).absolute()), object_path, reading))
     if reading.constituents and not LAYOUTS[info.layout].constituents:
         raise InputError(
             text,
@@ -313,7 +345,8 @@ def expand(paths: str | Path | Iterable[str | Path]) -> list[str]:
     Parameters
     ----------
     paths : str, Path or iterable of them
-        ``*``, ``?`` and ``[...]`` are patterns where no file has literally that name; URLs are taken as they are.
+        ``*``, ``?`` and ``[...]`` are patterns where no file has literally that name; in a URL only ``*``, and not over
+        http(s), which cannot list files.
 
     Returns
     -------
@@ -328,7 +361,10 @@ def expand(paths: str | Path | Iterable[str | Path]) -> list[str]:
     found: set[str] = set()
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         text = str(path)
-        if "://" in text or not glob.has_magic(text) or Path(text).exists():
+        if is_url(text):
+            found.update(expand_url(text))
+            continue
+        if not glob.has_magic(text) or Path(text).exists():
             found.add(text)
             continue
         matches = glob.glob(text, recursive=True)  # noqa: PTH207  Path.glob refuses absolute patterns
@@ -336,6 +372,50 @@ def expand(paths: str | Path | Iterable[str | Path]) -> list[str]:
             raise InputError(text, "no file matches this pattern", "check the folder and the suffix")
         found.update(matches)
     return sorted(found)
+
+
+def present(info: FileInfo) -> tuple[str, ...]:
+    """List all columns of a scanned object, also those that its layout does not read.
+
+    Parameters
+    ----------
+    info : FileInfo
+        From :func:`scan`.
+
+    Returns
+    -------
+    tuple of str
+        In the file's order.
+    """
+    return next(r for r in _readers() if r.container == info.container).present(info)
+
+
+def expand_trees(paths: str | Path | Iterable[str | Path] | Mapping[str, str]) -> dict[str, str | None]:
+    """Turn paths and patterns into the files that they name, each with the tree to read.
+
+    Parameters
+    ----------
+    paths : str, Path, iterable of them, or mapping of str to str
+        As for :func:`expand`; a mapping names the tree or HDF5 key of each.
+
+    Returns
+    -------
+    dict of str to str or None
+        Sorted; None where the columns shall tell the tree.
+
+    Raises
+    ------
+    InputError
+        A pattern that matches nothing, or a file that two patterns give two trees.
+    """
+    if not isinstance(paths, Mapping):
+        return dict.fromkeys(expand(paths))
+    found: dict[str, str | None] = {}
+    for pattern, tree in paths.items():
+        for path in expand(pattern):
+            if found.setdefault(path, tree) != tree:
+                raise InputError(path, f"is given two trees, {found[path]} and {tree}", "name one")
+    return dict(sorted(found.items()))
 
 
 def read(chunk: EventChunk) -> Events:
@@ -351,3 +431,18 @@ def read(chunk: EventChunk) -> Events:
     NanoEvents
     """
     return next(r for r in _readers() if r.container == chunk.container).read(chunk)
+
+
+def read_columns(chunk: EventChunk) -> Columns:
+    """Read a chunk's columns as the file spells them.
+
+    Parameters
+    ----------
+    chunk : EventChunk
+        Its ``columns`` are what is read.
+
+    Returns
+    -------
+    mapping of str to array
+    """
+    return next(r for r in _readers() if r.container == chunk.container).columns(chunk)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import uproot
 
 from drapes_hep.errors import InputError
+from drapes_hep.events.checks import Columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
-from drapes_hep.events.layouts import LAYOUTS, Columns
+from drapes_hep.events.delphes import delphes_layouts
+from drapes_hep.events.layouts import LAYOUTS
 from drapes_hep.events.readers import columns_of, lacks, match_layout, plain_column, read_with
 from drapes_hep.events.types import Events, Foreign
+from drapes_hep.remote import one_line
 
 __all__ = ["RootReader"]
 
-_LAYOUTS = ("features",)
+_LAYOUTS = ("features", "pfnano", "pfnano_old", "nanoaod_pf", "nanoaod", *(one.name for one in delphes_layouts()))
+"""The preferred first: with constituents before without."""
 
 
 @contextmanager
@@ -26,13 +31,16 @@ def _open(path: str) -> Iterator[Any]:
     """Open for reading; whatever uproot finds wrong with the file is one line."""
     try:
         with uproot.open({path: None}) as file:
-            size = Path(path).stat().st_size if "://" not in path else file.file.fEND
+            size = file.file.source.num_bytes
             if file.file.fEND > size:
                 raise InputError(path, f"is truncated ({size} of {file.file.fEND} bytes)", "copy or download it again")
             yield file
     except InputError:
         raise
     except Exception as error:  # uproot raises OSError, ValueError, KeyError, struct.error, ... for a damaged file
+        told = one_line(path, error)
+        if told is not None:
+            raise told from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # a file cut short cannot be told from a corrupt one before its header is read
         reason = lines[0][:120] if lines else type(error).__name__
@@ -41,12 +49,16 @@ def _open(path: str) -> Iterator[Any]:
         ) from error
 
 
-def _is_flat_number(branch: Foreign) -> bool:
-    """One number an entry: a jagged or class-typed branch cannot be a column of the layout."""
-    return str(getattr(branch, "typename", "")).removeprefix("std::") in _NUMBERS
+def _depth(branch: Foreign) -> int | None:
+    """How many lists a number lies in: 0 for one number an entry, None for what is no number."""
+    kind = str(getattr(branch, "typename", "")).replace("std::", "")
+    kind = re.sub(r"^ROOT::RNTupleCardinality<(.*)>$", r"\1", kind)
+    listed = re.fullmatch(r"(?:vector|ROOT::VecOps::RVec)<(.*)>|(.*?)\[\](?:\[\d+\])?", kind)
+    if listed is not None:
+        return 1 if (listed[1] or listed[2]) in _NUMBERS else None
+    return 0 if kind in _NUMBERS else None
 
 
-_NUMBERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _NUMBERS = {
     *("float", "double", "bool", "char", "short", "int", "long", "long long", "Long64_t", "ULong64_t"),
     *("int8_t", "int16_t", "int32_t", "int64_t", "uint8_t", "uint16_t", "uint32_t", "uint64_t"),
@@ -54,11 +66,27 @@ _NUMBERS = {
 }
 
 
+def _branches(tree: Foreign) -> dict[str, Any]:
+    """Give what can be a column by its name alone: branches and their parts, or the fields of an RNTuple.
+
+    An RNTuple that was made of a tree holds each list twice: as ``FatJet_pt``, and inside a nameless collection.
+    """
+    if "RNTuple" in type(tree).__name__:
+        return {name: tree[name] for name in tree.keys(recursive=False)}
+    branches = dict(tree.items(recursive=True, full_paths=False))
+    return {**branches, **dict(tree.items(recursive=False))}
+
+
+def _part(present: Iterable[str], layout: str) -> float:
+    """Say which part of a layout's columns is there."""
+    required = set(LAYOUTS[layout].required)
+    return len(required & set(present)) / len(required)
+
+
 class RootReader:
     """Reads TTrees and RNTuples; see :class:`~drapes_hep.events.readers.EventReader`."""
 
     container = "root"
-    remote = True
 
     def sniff(self, head: bytes) -> bool:
         """ROOT's signature."""
@@ -81,32 +109,52 @@ class RootReader:
             if not trees:
                 held = ", ".join(list(classes)[:5]) or "nothing"
                 raise InputError(path, f"holds no TTree or RNTuple (it holds {held})", "name a file of events")
-            found = {name: {key: file[name][key] for key in file[name].keys(recursive=False)} for name in trees}
+            found = {name: _branches(file[name]) for name in trees}
             fits = {
                 name: layout for name, have in found.items() if (layout := match_layout(have, _LAYOUTS, reading.layout))
             }
             if not fits:
-                wanted_columns = set(LAYOUTS[_LAYOUTS[0]].required)
-                best = max(trees, key=lambda name: len(set(found[name]) & wanted_columns))
-                raise lacks(path, f"tree '{best}'", found[best])
+                candidates = _LAYOUTS if reading.layout is None else (reading.layout,)
+                best, likely = max(
+                    ((tree, layout) for tree in trees for layout in candidates),
+                    key=lambda pair: _part(found[pair[0]], pair[1]),
+                )
+                others = [one for one in _LAYOUTS if match_layout(found[best], (one,))]
+                raise lacks(path, f"tree '{best}'", found[best], likely, others)
             if len(fits) > 1:
-                raise InputError(path, f"several trees fit: {', '.join(fits)}", "say which: {path: tree}")
+                name = PurePath(path).name
+                raise InputError(
+                    path,
+                    f"several trees fit: {', '.join(fits)}",
+                    f"say which, as data.path: {{{name}: {next(iter(fits))}}}, or with inspect --tree",
+                )
             ((name, layout),) = fits.items()
-            columns = columns_of(layout, found[name])
+            columns = columns_of(layout, found[name], reading)
             for column in columns:
-                if not _is_flat_number(found[name][column]):
-                    kind = found[name][column].typename
+                kind, depth = found[name][column].typename, _depth(found[name][column])
+                if column in LAYOUTS[layout].lists and depth != 1:
+                    raise InputError(path, f"column '{column}' is {kind}, not a list of numbers", "write it as one")
+                if column not in LAYOUTS[layout].lists and depth != 0:
                     raise InputError(path, f"column '{column}' is {kind}, not one number an event", "flatten it")
-            entries = int(file[name].num_entries)
-        return FileInfo(path, self.container, layout, name, entries, file_key(path), "label" in columns, columns)
+            entries, tree = int(file[name].num_entries), "RNTuple" not in classes[name]
+        labelled = "label" in columns
+        return FileInfo(path, self.container, layout, name, entries, file_key(path), labelled, columns, tree=tree)
+
+    def present(self, info: FileInfo) -> tuple[str, ...]:
+        """Top-level branches or fields."""
+        with _open(info.path) as file:
+            # a branch that holds read ones, such as Delphes' collections, is not left over
+            holders = {name.rpartition(".")[0] for name in info.columns}
+            return tuple(name for name in file[info.object_path].keys(recursive=False) if name not in holders)
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read with uproot."""
         with _open(chunk.path) as file:
-            arrays = file[chunk.object_path].arrays(
-                list(chunk.columns), entry_start=chunk.start, entry_stop=chunk.stop, library="ak"
-            )
-            return {name: plain_column(arrays[name]) for name in chunk.columns}
+            branches = _branches(file[chunk.object_path])
+            return {
+                name: plain_column(branches[name].array(entry_start=chunk.start, entry_stop=chunk.stop, library="ak"))
+                for name in chunk.columns
+            }
 
     def read(self, chunk: EventChunk) -> Events:
         """Read events."""

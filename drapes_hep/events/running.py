@@ -1,14 +1,15 @@
 """Run a processor over files, with coffea's executors, and account for every event.
 
-ROOT goes through coffea's ``Runner``; HDF5 and Parquet go through the same executors with our chunk readers. Either
-way a processor gets events in one schema, results are merged in one order (dataset, file, row) whatever the executor,
-and the run fails unless exactly the requested events were processed.
+TTrees go through coffea's ``Runner``; RNTuples, HDF5 and Parquet go through the same executors with our chunk readers.
+Either way a processor gets events in one schema, results are merged in one order (dataset, file, row) whatever the
+executor, and the run fails unless exactly the requested events were processed.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import glob
 import pickle
 import time
 from collections import defaultdict
@@ -28,11 +29,12 @@ from coffea.processor.executor import ExecutorBase, WorkItem
 from coffea.util import coffea_console
 
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LostEventsError
-from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, split
-from drapes_hep.events.layouts import LAYOUTS, BadValuesError, row_ids
-from drapes_hep.events.readers import convert, plain_column, read, scan
-from drapes_hep.events.schema import DijetSchema
+from drapes_hep.events.checks import BadValuesError, row_ids
+from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, split, states_ids
+from drapes_hep.events.readers import convert, plain_column, read, read_columns, scan
+from drapes_hep.events.schema import IDENTITY_FIELDS, DijetSchema
 from drapes_hep.events.types import AwkwardArray, Events, Foreign
+from drapes_hep.remote import one_line
 
 __all__ = ["FileReport", "RunReport", "run", "scan_fileset"]
 
@@ -178,7 +180,9 @@ def _executor(executor: str | ExecutorBase, workers: int, progress: bool) -> For
     if executor == "iterative":
         return IterativeExecutor(status=progress, retries=0)
     if executor == "futures":
-        return FuturesExecutor(status=progress, retries=0, workers=workers)
+        # no compression: coffea packs results in the worker, and unpacks and packs them in the parent for each merge,
+        # which costs more than the work where results are columns; between processes of one machine it buys nothing
+        return FuturesExecutor(status=progress, retries=0, workers=workers, compression=None)
     raise ConfigError(f"unknown executor '{executor}'; expected 'iterative', 'futures' or a coffea executor")
 
 
@@ -187,7 +191,7 @@ def _process(events: Events, processor: Foreign, chunk: EventChunk) -> _Result:
     if out is None:
         raise ConfigError(f"processor {type(processor).__name__} returned nothing for {chunk.path}")
     # identities made of file and row are unique already: only those that files state have to be compared
-    stated = np.asarray(ak.to_numpy(events.event_id)) if "event_id" in chunk.columns else None
+    stated = np.asarray(ak.to_numpy(events.event_id)) if states_ids(chunk.columns) else None
     return _Result(len(events), out, None, stated, int(events.metadata["clipped_masses"]))
 
 
@@ -210,6 +214,9 @@ def _readable(function: Foreign, chunk: EventChunk, *arguments: Foreign) -> Fore
     except (DrapesError, MemoryError):
         raise
     except Exception as error:  # libraries raise anything from zlib.error to IndexError for damaged data
+        told = one_line(chunk.path, error)
+        if told is not None:
+            raise told from error
         line = (str(error).splitlines() or [""])[0][:120]
         raise InputError(
             chunk.path,
@@ -223,12 +230,9 @@ def _work(pickled: bytes, chunk: EventChunk) -> dict[Key, _Result]:
     return {chunk.key: _guarded(_read_and_process, pickle.loads(pickled), chunk)}
 
 
-_TREE_COLUMNS = sorted({name for layout in LAYOUTS.values() for name in (*layout.required, *layout.optional)})
-
-
 @dataclass(frozen=True)
 class _RunnerWork:
-    """What coffea's Runner calls with the columns of a ROOT chunk, still in the file's spelling."""
+    """What coffea's Runner calls with the columns of a chunk of a TTree, still in the file's spelling."""
 
     processor: Any
 
@@ -246,15 +250,18 @@ class _RunnerWork:
             columns=tuple(meta["columns"]),
             metadata=meta["user"],
             reading=Reading(**meta["reading"]),
+            tree=True,
         )
         return {chunk.key: _guarded(self._convert_and_process, raw, chunk)}
 
     def _convert_and_process(self, raw: AwkwardArray, chunk: EventChunk) -> _Result:
-        columns = _readable(lambda: {name: plain_column(raw[name]) for name in chunk.columns}, chunk)
+        # a part of a branch is called by its path, as EFlowTrack/EFlowTrack.PT; layouts name it without
+        paths = {path.rpartition("/")[2]: path for path in raw.fields}
+        columns = _readable(lambda: {name: plain_column(raw[paths[name]]) for name in chunk.columns}, chunk)
         return _process(convert(columns, chunk), self.processor, chunk)
 
 
-def _run_root(chunks: Sequence[EventChunk], processor: Foreign, executor: Foreign) -> dict[Key, _Result]:
+def _run_trees(chunks: Sequence[EventChunk], processor: Foreign, executor: Foreign) -> dict[Key, _Result]:
     # work items of our own making: Runner.preprocess would count the events by itself, drop files that do not open
     # where it is told to skip, and remember files that have changed since
     items = [
@@ -276,7 +283,9 @@ def _run_root(chunks: Sequence[EventChunk], processor: Foreign, executor: Foreig
         for chunk in chunks
     ]
     runner = Runner(executor=executor, schema=DijetSchema, savemetrics=False, metadata_cache={})
-    result = runner.run(items, _RunnerWork(processor), iteritems_options={"filter_name": _TREE_COLUMNS})
+    # escaped, because uproot takes names for patterns: Tau[5] would match Tau5 alone
+    names = sorted({glob.escape(name) for chunk in chunks for name in chunk.columns})
+    result = runner.run(items, _RunnerWork(processor), iteritems_options={"filter_name": names})
     out: dict[Key, _Result] = result["out"]
     return out
 
@@ -303,9 +312,11 @@ def _quiet(progress: bool) -> Iterator[None]:
 
 def _execute(chunks: Sequence[EventChunk], processor: Foreign, executor: Foreign) -> dict[Key, _Result]:
     results: dict[Key, _Result] = {}
-    root = [chunk for chunk in chunks if chunk.container == "root"]
-    rest = [chunk for chunk in chunks if chunk.container != "root"]
-    for function, part in ((_run_root, root), (_run_chunks, rest)):
+    # the Runner lists the types of all fields for every chunk, which for an RNTuple of 2451 fields (PFNano) took uproot
+    # 5.7 half a minute: RNTuples are read by our own reader, on the same executor
+    trees = [chunk for chunk in chunks if chunk.tree]
+    rest = [chunk for chunk in chunks if not chunk.tree]
+    for function, part in ((_run_trees, trees), (_run_chunks, rest)):
         if not part:
             continue
         try:
@@ -319,6 +330,9 @@ def _execute(chunks: Sequence[EventChunk], processor: Foreign, executor: Foreign
             text = str(error)
             if text.startswith("Failed to open file"):  # coffea's wrapping loses the type
                 path = next((chunk.path for chunk in part if repr(chunk.path) in text), "a file")
+                told = one_line(path, error)
+                if told is not None:
+                    raise told from error
                 raise InputError(path, "could not be opened by a worker", "do not move files during a run") from error
             if text.startswith("Failed processing file") and isinstance(error.__cause__, Exception):
                 # what the processor raised itself, as with chunks that do not go through the Runner
@@ -367,9 +381,21 @@ def _check_unique(
         path = next((chunk.path for chunk, ids in stated if (ids == first).any()), requested[0].info.path)
         raise InputError(
             path,
-            f"event_id {first} stands for more than one event ({len(repeated)} repeated in all files)",
+            f"event_id {first}{_numbers(stated, first)} stands for more than one event"
+            f" ({len(repeated)} repeated in all files)",
             "give every event an identity of its own, and list no event twice",
         )
+
+
+def _numbers(stated: Iterable[tuple[EventChunk, npt.NDArray[np.int64]]], event_id: int) -> str:
+    """Say which run, luminosity section and event an identity was made of, by reading its columns once more."""
+    for chunk, ids in stated:
+        rows = np.flatnonzero(ids == event_id)
+        if len(rows) and set(IDENTITY_FIELDS) <= set(chunk.columns):
+            only = dataclasses.replace(chunk, columns=IDENTITY_FIELDS)
+            columns = read_columns(only)
+            return f" (run:lumi:event {':'.join(str(int(columns[name][rows[0]])) for name in IDENTITY_FIELDS)})"
+    return ""
 
 
 def run(

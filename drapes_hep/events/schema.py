@@ -7,6 +7,8 @@
                           in the file's order; ``constituents``, a ragged list of Lorentz vectors by falling
                           pt, where they were asked for
 ``events.label``          int64, 1 for signal; only in labelled files
+``events.run``            int64, with ``events.luminosityBlock`` and ``events.event``: the experiment's own numbers,
+                          where a file carries them (NanoAOD, PFNano, skims of them)
 ``events.parent_id``      int64, the data event that a template event was made from; only in templates
 ``events.metadata``       dataset, filename, treename, entrystart, entrystop, file_id, and the fileset's own metadata
 ========================  =======================================================================================
@@ -27,7 +29,16 @@ from coffea.nanoevents.schemas.base import BaseSchema, zip_forms
 
 from drapes_hep.events.types import Events, Foreign
 
-__all__ = ["CONSTITUENT_FIELDS", "JET_FIELDS", "NO_PARENT", "DijetSchema", "build_events", "nested", "ragged"]
+__all__ = [
+    "CONSTITUENT_FIELDS",
+    "IDENTITY_FIELDS",
+    "JET_FIELDS",
+    "NO_PARENT",
+    "DijetSchema",
+    "build_events",
+    "nested",
+    "ragged",
+]
 
 JET_FIELDS = ("pt", "eta", "phi", "mass", "tau1", "tau2", "tau3")
 """Fields of a jet."""
@@ -37,6 +48,9 @@ CONSTITUENT_FIELDS = ("pt", "eta", "phi", "mass")
 
 NO_PARENT = -1
 """``parent_id`` of a template event that was made from noise."""
+
+IDENTITY_FIELDS = ("run", "luminosityBlock", "event")
+"""By which an experiment numbers its events."""
 
 _PREFIX, _INNER = "jets_", "constituents_"
 
@@ -117,7 +131,8 @@ def build_events(columns: Mapping[str, Any], metadata: Mapping[str, Any]) -> Eve
     Parameters
     ----------
     columns : mapping of str to array
-        ``event_id``, ``weight`` (n,), ragged ``jets_*`` of one set of offsets, optionally ``label``, ``parent_id``,
+        ``event_id``, ``weight`` (n,), ragged ``jets_*`` of one set of offsets, optionally ``label``, ``parent_id``, the
+        three of :data:`IDENTITY_FIELDS`,
         and doubly ragged ``constituents_*`` whose outer offsets are the jets'.
     metadata : mapping
         Becomes ``events.metadata``; plain JSON values.

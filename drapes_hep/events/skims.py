@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drapes_hep.errors import InputError
+from drapes_hep.events.checks import Columns, missing_columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
-from drapes_hep.events.layouts import LAYOUTS, Columns, missing_columns
+from drapes_hep.events.layouts import LAYOUTS
 from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
 from drapes_hep.events.types import Column, Events
 from drapes_hep.files import atomic_path
+from drapes_hep.remote import is_url, one_line, open_url
 
 __all__ = [
     "SKIM_VERSION",
@@ -42,7 +44,7 @@ SKIM_VERSION = 1
 """Version of the skim's columns; a reader refuses newer ones."""
 
 _KEY = b"drapes_hep"
-_ROW_GROUP = 1 << 16
+_ROW_GROUP, _GROUP_BYTES = 1 << 16, 16 << 20
 _LAYOUTS = ("skim", "features")
 _TRUTH = {"event_id", "label"}
 
@@ -70,6 +72,8 @@ def _write(path: str | Path, columns: Mapping[str, Any], metadata: Mapping[str, 
         metadata={_KEY: json.dumps(metadata, sort_keys=True).encode()},
     )
     table = pa.Table.from_arrays(list(arrays.values()), schema=schema)
+    # a reader decodes whole row groups: events with constituents are large, and go into smaller ones
+    rows = max(1, min(_ROW_GROUP, _GROUP_BYTES * len(table) // max(table.nbytes, 1)))
     with atomic_path(path) as temporary:
         # every choice is stated: the bytes must not follow a library's changing defaults
         pq.write_table(
@@ -77,7 +81,7 @@ def _write(path: str | Path, columns: Mapping[str, Any], metadata: Mapping[str, 
             temporary,
             compression="zstd",
             compression_level=9,
-            row_group_size=_ROW_GROUP,
+            row_group_size=rows,
             version="2.6",
             data_page_version="1.0",
             use_dictionary=False,
@@ -88,13 +92,16 @@ def _write(path: str | Path, columns: Mapping[str, Any], metadata: Mapping[str, 
 @contextmanager
 def _open(path: str | Path) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_url(str(path)) if is_url(path) else nullcontext(path) as source, pq.ParquetFile(source) as file:
             yield file
     except (InputError, MemoryError):
         raise
     except FileNotFoundError:
         raise InputError(path, "no such file", "check the path") from None
     except (pa.ArrowException, OSError, ValueError) as error:
+        told = one_line(str(path), error)
+        if told is not None:
+            raise told from error
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(
             path, f"cannot be read as Parquet: truncated or corrupt ({reason})", "make it again"
@@ -214,7 +221,6 @@ class ParquetReader:
     """Reads skims, templates, and feature tables in Parquet; see :class:`~drapes_hep.events.readers.EventReader`."""
 
     container = "parquet"
-    remote = False
 
     def sniff(self, head: bytes) -> bool:
         """Parquet's signature."""
@@ -236,6 +242,11 @@ class ParquetReader:
             entries = int(file.metadata.num_rows)
         columns = columns_of(layout, names)
         return FileInfo(path, self.container, layout, "", entries, file_key(path), "label" in columns, columns)
+
+    def present(self, info: FileInfo) -> tuple[str, ...]:
+        """Top-level columns."""
+        with _open(info.path) as file:
+            return tuple(file.schema_arrow.names)
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read the row groups that hold the chunk, and cut."""

@@ -1,8 +1,9 @@
-"""Writers of the feature layout, for samples and tests: ROOT (TTree, RNTuple) and pandas' HDF5."""
+"""Writers of the feature layout (ROOT as TTree or RNTuple, pandas' HDF5) and of the raw LHC Olympics layout."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,10 @@ import uproot
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path
 
-__all__ = ["write_feature_hdf5", "write_feature_root"]
+__all__ = ["read_raw_metadata", "write_feature_hdf5", "write_feature_root", "write_raw_hdf5"]
+
+_METADATA = "drapes_hep"
+"""Attribute of the file that carries what a writer was told, as JSON."""
 
 
 def _arrays(columns: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
@@ -77,28 +81,112 @@ def write_feature_hdf5(path: str | Path, columns: Mapping[str, npt.ArrayLike], k
     for name, array in arrays.items():
         blocks.setdefault(array.dtype, []).append(name)
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        _mark(file, "GROUP", "1.0", PYTABLES_FORMAT_VERSION="2.1")
-        frame = file.create_group(key)
-        _mark(
-            frame,
-            "GROUP",
-            "1.0",
-            pandas_type="frame",
-            pandas_version="0.15.2",
-            encoding="UTF-8",
-            errors="strict",
-            ndim=np.int64(2),
-            nblocks=np.int64(len(blocks)),
-            axis0_variety="regular",
-            axis1_variety="regular",
-            **{f"block{i}_items_variety": "regular" for i in range(len(blocks))},
-        )
+        frame = _frame(file, key, len(blocks))
         _index(frame, "axis0", np.array(names, dtype="S"), "string")
         _index(frame, "axis1", np.arange(entries), "integer")
         for i, members in enumerate(blocks.values()):
             _index(frame, f"block{i}_items", np.array(members, dtype="S"), "string")
             values = np.stack([arrays[name] for name in members], axis=1)
             _array(frame, f"block{i}_values", values)
+
+
+def write_raw_hdf5(
+    path: str | Path,
+    parts: Iterable[npt.NDArray[np.float64]],
+    entries: int,
+    columns: int,
+    metadata: Mapping[str, Any] | None = None,
+    key: str = "df",
+) -> None:
+    """Write a wide table of numbered columns, such as raw LHC Olympics events, part after part and atomically.
+
+    The layout is that of ``pandas.DataFrame.to_hdf(..., format="fixed")``, written without pandas: never more than one
+    part is in memory.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    parts : iterable of array of float64, shape (k, columns)
+        Rows, in order.
+    entries : int
+        Rows of all parts together, at least 1.
+    columns : int
+        2101 for events of 700 particles (pt, eta, phi, zero padded) and a label.
+    metadata : mapping, optional
+        JSON values, kept as an attribute of the file; see :func:`read_raw_metadata`.
+    key : str
+        Name of the frame.
+
+    Raises
+    ------
+    ValueError
+        Parts of another width, or more or fewer rows than promised.
+    """
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        frame = _frame(file, key, 1)
+        file.attrs[_METADATA] = json.dumps(metadata or {}, sort_keys=True)
+        for place, length in (("axis0", columns), ("axis1", entries), ("block0_items", columns)):
+            _index(frame, place, np.arange(length), "integer")
+        # rows an HDF5 chunk: as in the official files, about 128 kB before compression
+        data = frame.create_dataset(
+            "block0_values",
+            (entries, columns),
+            "<f8",
+            chunks=(min(entries, 7), columns),
+            compression="gzip",
+            compression_opts=4,
+            shuffle=True,
+        )
+        _mark(data, "CARRAY", "1.1", transposed=np.uint8(1))
+        row = 0
+        for part in parts:
+            if part.ndim != 2 or part.shape[1] != columns or row + len(part) > entries:
+                raise ValueError(f"a part of shape {part.shape} at row {row} does not fit {(entries, columns)}")
+            data[row : row + len(part)] = part
+            row += len(part)
+        if row != entries:
+            raise ValueError(f"{row} rows instead of {entries}")
+
+
+def read_raw_metadata(path: str | Path) -> dict[str, Any]:
+    """Read what :func:`write_raw_hdf5` was told beside the events.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Empty for a file of other origin.
+    """
+    with h5py.File(path, "r") as file:
+        text = file.attrs.get(_METADATA, "{}")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def _frame(file: Foreign, key: str, blocks: int) -> Foreign:
+    """Begin a pandas frame of so many blocks."""
+    _mark(file, "GROUP", "1.0", PYTABLES_FORMAT_VERSION="2.1")
+    frame = file.create_group(key)
+    _mark(
+        frame,
+        "GROUP",
+        "1.0",
+        pandas_type="frame",
+        pandas_version="0.15.2",
+        encoding="UTF-8",
+        errors="strict",
+        ndim=np.int64(2),
+        nblocks=np.int64(blocks),
+        axis0_variety="regular",
+        axis1_variety="regular",
+        **{f"block{i}_items_variety": "regular" for i in range(blocks)},
+    )
+    return frame
 
 
 def _mark(item: Foreign, class_: str, version: str, /, **attributes: Foreign) -> None:

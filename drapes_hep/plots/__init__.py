@@ -5,6 +5,7 @@ left alone: ``figure.savefig(path)`` is the caller's.
 """
 
 from drapes_hep.plots.control import SplitCounts, control_grid, control_histogram, data_split
+from drapes_hep.plots.preview import MassPreview, mass_preview
 from drapes_hep.plots.scan import GlobalP, LocalP, local_p_scan, toy_distribution
 from drapes_hep.plots.scores import Passing, passing_fraction, roc_curve, score_distribution, sic_curve
 from drapes_hep.plots.spectra import Spectrum, merge_bins, selected_spectra, spectrum
@@ -26,6 +27,7 @@ __all__ = [
     "GlobalP",
     "HepFigure",
     "LocalP",
+    "MassPreview",
     "Passing",
     "QualityPoint",
     "Spectrum",
@@ -40,6 +42,7 @@ __all__ = [
     "figure_style",
     "local_p_scan",
     "make_closure",
+    "mass_preview",
     "merge_bins",
     "passing_fraction",
     "poisson_interval",

@@ -114,7 +114,7 @@ def _draw(ax: Axes, histogram: Any, hidden: Sequence[tuple[float, float]], *, le
     ax.set_xlabel(axis.label or name)
     width = float(np.diff(edges)[0])
     unit = (axis.label or "").rpartition("[")[2].rstrip("]") if "[" in (axis.label or "") else ""
-    ax.set_ylabel(f"Events / {width:.3g} {unit}".rstrip(), fontsize=None if legend else 14)
+    ax.set_ylabel(f"{histogram.label or 'Events'} / {width:.3g} {unit}".rstrip(), fontsize=None if legend else 14)
     if legend:
         handles, names = ax.get_legend_handles_labels()
         if hidden:
@@ -238,7 +238,7 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
         ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.2, **extra}, zorder=1)
 
     # the spectrum with the window cut out
-    x = np.linspace(low, high, 200)
+    x = np.union1d(np.linspace(low, high, 200), counts.window)
     y = 76 + 19 * np.exp(-3.2 * (x - low) / (high - low))
     at = np.array([place(float(m)) for m in x])
     inside = (x >= counts.window[0]) & (x <= counts.window[1])
@@ -274,13 +274,18 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
     arrow((12.5, 46), (12.5, 37.2))
     arrow((31.5, 46), (31.5, 37.2), ls="--")
     arrow((34, 28.5), (39.8, 28.5))
-    arrow((74, 46), (62, 37.2))
+    arrow((66.5, 46), (66.5, 37.2))
     arrow((71, 28.5), (76.8, 28.5))
-    arrow((44, 46), (34.2, 37.4), ls="--")
-    ax.text(41.5, 40.5, "closure test", ha="left", va="center", fontsize=11)
+    arrow((43, 46), (34.2, 37.4), ls="--")
+    ax.text(40.6, 40.6, "closure test", ha="left", va="center", fontsize=11)
+    # of the sidebands, the closure part alone says how often a cut passes
+    efficiency = "#2f5fc4"
+    ax.plot([56, 60, 60, 87], [51, 51, 41.6, 41.6], color=efficiency, lw=1.2, zorder=1)
+    arrow((87, 41.9), (87, 37.2), color=efficiency)
+    ax.text(77, 42.3, "efficiency of each cut", ha="center", va="bottom", fontsize=11, color=efficiency)
     ax.text(
         50, 9,
-        "All sideband events get a fold and a score too: the mass fit after each cut uses them.\n"
+        "All sideband events get a score; the fit after a cut uses the closure part alone.\n"
         "Truth labels, where they exist, are read by the signal injection and the metrics alone.",
         ha="center", va="center", fontsize=11.5,
     )  # fmt: skip

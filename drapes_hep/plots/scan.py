@@ -51,9 +51,9 @@ class GlobalP:
     p, z : float or None
         None without pseudo-experiments.
     interval : tuple of float or None
-        Of p.
+        Of p, 95%.
     bound : bool
-        No pseudo-experiment was as extreme: p is smaller, z larger, than this.
+        No pseudo-experiment was as extreme: p is smaller, z larger, than this at 95% confidence.
     toys : int
         Pseudo-experiments.
     """
@@ -74,8 +74,9 @@ class GlobalP:
         interval = ""
         if self.interval is not None and not self.bound:
             interval = rf" [${number(self.interval[0], 2)}$, ${number(self.interval[1], 2)}$]"
-        toys = f"none of {self.toys} toys is as extreme" if self.bound else f"{self.toys} toys"
-        return rf"global $p {sign} {number(self.p, 2)}${interval}{z} ({toys})"
+        level = " at 95% CL" if self.bound else ""
+        none = "none of " if self.bound else ""
+        return rf"global $p {sign} {number(self.p, 2)}${level}{interval}{z} ({none}{self.toys} pseudo-experiments)"
 
 
 @styled

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from drapes_hep.metrics import Roc
@@ -19,7 +21,6 @@ from drapes_hep.plots.style import (
     MARKERS,
     PALETTE,
     RED,
-    SHADE,
     Stamp,
     canvas,
     efficiency_label,
@@ -38,7 +39,7 @@ __all__ = ["Passing", "passing_fraction", "roc_curve", "score_distribution", "si
 FloatArray = npt.NDArray[np.float64]
 
 LEAST_BACKGROUND = 10.0
-"""Background events below which a curve is greyed: there it is a fluctuation."""
+"""Background events below which a curve is dotted: there it is a fluctuation."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,19 @@ def _limit(curve: Roc) -> float:
 
 def _curve(ax: Axes, x: FloatArray, y: FloatArray, good: npt.NDArray[np.bool_], colour: object, label: str) -> None:
     ax.plot(x[good], y[good], color=colour, label=label, zorder=4)
-    ax.plot(x[~good], y[~good], color=colour, alpha=0.8, lw=1.2, ls=":", zorder=3)
+    dots = ~good
+    dots[1:] |= ~good[:-1]
+    dots[:-1] |= ~good[1:]  # from the last good cut on, or the curve has a gap
+    ax.plot(x[dots], y[dots], color=colour, alpha=0.8, lw=1.2, ls=":", zorder=3)
+
+
+def _legend(ax: Axes, curves: Mapping[str, Roc], **options: Any) -> None:  # noqa: ANN401
+    """Make the legend, with an entry for what dots mean if a curve has any."""
+    handles, names = ax.get_legend_handles_labels()
+    if any(bool((_cuts(curve)[1] < _limit(curve)).any()) for curve in curves.values()):
+        handles.append(Line2D([], [], color=INK, lw=1.2, ls=":"))
+        names.append(f"under {LEAST_BACKGROUND:g} background events")
+    ax.legend(handles, names, fontsize=11.5 if len(curves) > 4 else None, **options)
 
 
 @styled
@@ -129,7 +142,7 @@ def roc_curve(curves: Mapping[str, Roc], stamp: Stamp) -> Figure:
     ax.set_ylim(1, 3 * top)
     ax.set_xlabel(r"Signal efficiency $\epsilon_S$")
     ax.set_ylabel(r"Background rejection $1/\epsilon_B$")
-    ax.legend(loc="upper right", fontsize=11.5 if len(curves) > 4 else None)
+    _legend(ax, curves, loc="upper right")
     stamp_axes(ax, stamp)
     return fig
 
@@ -147,11 +160,11 @@ def sic_curve(curves: Mapping[str, Roc], stamp: Stamp) -> Figure:
     Returns
     -------
     Figure
-        Each curve is dotted, and the region where all are is grey, where fewer than 10 background events pass.
+        Dotted where fewer than 10 background events pass.
     """
     fig, axes = canvas(8.0, 6.0)
     ax = axes[0, 0]
-    highest, limits, most = 2.0, [], 10.0
+    highest, most = 2.0, 10.0
     for (name, curve), colour in zip(curves.items(), _colours(len(curves)), strict=True):
         s, b, error_s, error_b = _cuts(curve)
         good = b >= _limit(curve)
@@ -163,18 +176,15 @@ def sic_curve(curves: Mapping[str, Roc], stamp: Stamp) -> Figure:
             highest = max(highest, float((sic + error)[good].max(initial=0.0)))
         highest = max(highest, float(sic[good].max(initial=0.0)))
         most = max(most, float((1 / b).max(initial=1.0)))
-        limits.append(_limit(curve))
     x = np.geomspace(1, most, 200)
     ax.plot(x, 1 / np.sqrt(x), color=INK, ls="--", lw=1, label="random")
-    if limits and min(limits) > 0 and most > 1 / min(limits):
-        ax.axvspan(1 / min(limits), most, color=SHADE, lw=0, zorder=0, label="under 10 background events")
     ax.set_xscale("log")
     ax.set_xlim(1, most)
     # one row of headroom for each two entries of the legend
     ax.set_ylim(0, highest * (1.12 + 0.075 * ((len(curves) + 3) // 2)))
     ax.set_xlabel(r"Background rejection $1/\epsilon_B$")
     ax.set_ylabel(r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$")
-    ax.legend(loc="upper left", ncols=2, fontsize=11.5 if len(curves) > 4 else None)
+    _legend(ax, curves, loc="upper left", ncols=2)
     stamp_axes(ax, stamp)
     return fig
 

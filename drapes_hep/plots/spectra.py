@@ -2,7 +2,7 @@
 
 Points are counts with Garwood's 68% intervals. Pulls are signed square roots of the bins' deviances, which stay
 sensible for few counts (a Pearson pull of one event where 0.01 are expected is 10) and whose squares, unmerged and
-outside the window, sum to the chi2 of the fit.
+outside the window, sum to the fit's 2NLLR.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from drapes_hep.plots.style import (
     SHADE,
     Stamp,
     canvas,
-    chi2_label,
+    deviance_label,
     efficiency_label,
     inner_ticks,
     log_y,
@@ -64,8 +64,8 @@ class Spectrum:
     background_efficiency : float
         Of the selection on the template; 1 is no selection.
     chi2, fit_p : float or None
+        Of the fit: the likelihood ratio 2NLLR (the sum of the bins' deviances) and its p-value.
     ndof : int or None
-        Of the fit.
     observed, total, total_error, z_local : float or None
         In the window: data, expectation and its uncertainty, local significance.
     """
@@ -264,7 +264,7 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
         top.plot(x, y, color=BLUE, zorder=3)
         quality = []
         if data.chi2 is not None and data.ndof is not None:
-            quality.append(chi2_label(data.chi2, data.ndof))
+            quality.append(deviance_label(data.chi2, data.ndof))
         if data.fit_p is not None:
             quality.append(rf"$p = {number(data.fit_p, 2)}$")
         fit_label = "fit outside the window" if data.window is not None else "fit"

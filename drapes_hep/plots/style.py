@@ -34,8 +34,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # Petroff's colours, told apart with every kind of colour blindness (arXiv:2107.02270)
-BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
-PALETTE = (BLUE, RED, ORANGE, PURPLE, VIOLET, "#717581")
+BLUE, ORANGE, RED, PURPLE, GREY, OLIVE = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#adad7d"
+# the fifth of his six is a second purple, as a thin line hardly another colour: one of his eight, and a dark blue
+PALETTE = (BLUE, RED, ORANGE, PURPLE, OLIVE, "#1111cc")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, SHADE = "#1a1a1a", "#e9ecf1"
 
@@ -290,8 +291,13 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def chi2_label(chi2: float, ndof: int) -> str:
-    """Write chi2 / ndof as mathtext."""
+    """Write Pearson's chi2 / ndof as mathtext."""
     return rf"$\chi^\mathrm{{2}}/\mathrm{{ndof}} = \mathrm{{{chi2:.1f}/{ndof}}}$"
+
+
+def deviance_label(deviance: float, ndof: int) -> str:
+    """Write a likelihood ratio 2NLLR / ndof as mathtext."""
+    return rf"$\mathrm{{2NLLR/ndof}} = \mathrm{{{deviance:.1f}/{ndof}}}$"
 
 
 def efficiency_label(efficiency: float) -> str:

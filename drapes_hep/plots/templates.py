@@ -79,12 +79,23 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class QualityPoint:
-    """The AUCs of one window's template, each (value, error or None), or None where it was not measured."""
+    """The AUCs of one window's template, each (value, error or None), or None where it was not measured.
+
+    Attributes
+    ----------
+    window : tuple of float
+        GeV.
+    truth, sidebands, pseudo : tuple of float or None
+        Against true background in the window, held-out sidebands, data in the pseudo-window.
+    pseudo_window : tuple of float or None
+        Where the last was measured, GeV.
+    """
 
     window: tuple[float, float]
     truth: tuple[float, float | None] | None = None
     sidebands: tuple[float, float | None] | None = None
     pseudo: tuple[float, float | None] | None = None
+    pseudo_window: tuple[float, float] | None = None
 
 
 def make_closure(
@@ -174,10 +185,7 @@ def _closure_panels(top: Axes, low_panel: Axes, data: Closure, *, legend: bool) 
         # the common factor is written into the label instead of above the axes, where the stamp stands
         top.yaxis.offsetText.set_visible(False)
         top.yaxis.get_major_formatter().set_powerlimits((power, power))  # type: ignore[attr-defined]
-    unit = data.axis_label.rpartition("[")[2].rstrip("]") if "[" in data.axis_label else ""
-    per = f" / {unit}" if unit else ""
-    factor = rf" $\times\mathrm{{10^{{{-power}}}}}$" if power < -1 else ""
-    top.set_ylabel(f"Normalised{per}{factor}", fontsize=None if legend else 13)
+    top.set_ylabel(_density_label(data.axis_label, power if power < -1 else 0), fontsize=None if legend else 13)
     top.yaxis.set_major_locator(MaxNLocator(5, prune="lower"))
     good = tem > 0
     ratio = np.divide(ref, tem, out=np.full_like(ref, np.nan), where=good)
@@ -195,9 +203,18 @@ def _closure_panels(top: Axes, low_panel: Axes, data: Closure, *, legend: bool) 
     top.set_xlim(data.edges[0], data.edges[-1])
 
 
+def _density_label(axis_label: str, power: int) -> str:
+    """Name a density whose ticks are to be multiplied by 10**power, with its unit: per that of the axis."""
+    unit = axis_label.rpartition("[")[2].rstrip("]") if "[" in axis_label else ""
+    factor = rf"$\mathrm{{10^{{{power}}}}}$" if power else "1" if unit else ""
+    inverse = f"{factor} / {unit}" if unit else factor
+    # a feature without a unit has a density without one
+    return f"Normalised [{inverse}]" if unit else f"Normalised density [{inverse}]" if inverse else "Normalised density"
+
+
 @styled
 def feature_closure(data: Closure, stamp: Stamp) -> Figure:
-    """Draw one feature of held-out data and of the template, each normalised, and their ratio.
+    """Draw one feature of held-out data and of the template, each a density of area 1 in the range, and their ratio.
 
     Parameters
     ----------
@@ -276,13 +293,13 @@ def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "") -> Fig
     -------
     Figure
     """
-    fig, axes = canvas(7.4, 6.0, rows=(3.0, 1.0), left=1.15)
+    fig, axes = canvas(7.4, 6.2, rows=(2.8, 1.0), left=1.15)
     top, low_panel = axes[:, 0]
     share_x(top, low_panel)
     epoch = np.arange(1, len(curve.train) + 1)
     train, held = np.asarray(curve.train, dtype=np.float64), np.asarray(curve.validation, dtype=np.float64)
     top.plot(epoch, train, color=BLUE, label="training")
-    top.plot(epoch[: len(held)], held, color=RED, ls="--", label="validation (held out)")
+    top.plot(epoch[: len(held)], held, color=RED, ls="--", label="validation (early stopping)")
     if curve.best_epoch is not None:
         for ax in (top, low_panel):
             ax.axvline(curve.best_epoch, 0, 0.6 if ax is top else 1.0, color=INK, lw=1, ls=":")  # under the legend
@@ -300,12 +317,13 @@ def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "") -> Fig
     rate = np.asarray(curve.rate, dtype=np.float64)
     low_panel.plot(epoch[: len(rate)], 1e3 * rate, color=PALETTE[3])
     low_panel.set_ylim(0, 1.15e3 * float(rate.max(initial=1e-9)))
-    low_panel.set_ylabel(r"Rate $\times\mathrm{10^3}$", loc="center", fontsize=14)
+    low_panel.set_ylabel("Learning rate\n" + r"[$\mathrm{10^{-3}}$]", loc="center", fontsize=13)
     low_panel.yaxis.set_major_locator(MaxNLocator(3, prune="upper"))
     low_panel.set_xlabel("Epoch")
     low_panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     stamp_axes(top, stamp)
-    place_y_labels(top, low_panel, inches=0.78)
+    place_y_labels(top, inches=0.78)
+    place_y_labels(low_panel, inches=0.55)  # of two lines
     return fig
 
 
@@ -321,21 +339,28 @@ def template_quality(points: Sequence[QualityPoint], stamp: Stamp) -> Figure:
     Returns
     -------
     Figure
-        Horizontal bars are the windows' widths, vertical ones statistical uncertainties.
+        Horizontal bars are the widths of the windows, vertical ones statistical uncertainties. The pseudo-window's
+        point lies at its own mass.
     """
     fig, axes = canvas(8.0, 5.6, bottom=1.35)
     ax = axes[0, 0]
     series = (
         ("truth", "against true background in the window", RED),
         ("sidebands", "against held-out sidebands", BLUE),
-        ("pseudo", "in the pseudo-window", PALETTE[2]),
+        ("pseudo", "in a pseudo-window", PALETTE[2]),
     )
     seen: list[float] = []
+    edges = [e for p in points for e in p.window]
     ax.axhline(0.5, color=INK, lw=1, ls="--")
     for i, (name, label, colour) in enumerate(series):
-        rows = [(p.window, getattr(p, name)) for p in points if getattr(p, name) is not None]
+        rows = [
+            ((p.pseudo_window or p.window) if name == "pseudo" else p.window, getattr(p, name))
+            for p in points
+            if getattr(p, name) is not None
+        ]
         if not rows:
             continue
+        edges += [edge for window, _ in rows for edge in window]
         width = np.array([0.5 * (w[1] - w[0]) for w, _ in rows])
         # the series are moved apart a little, or their points hide each other
         middle = np.array([0.5 * (w[0] + w[1]) for w, _ in rows])
@@ -351,9 +376,8 @@ def template_quality(points: Sequence[QualityPoint], stamp: Stamp) -> Figure:
     ax.set_ylim(low - 0.15 * max(reach, 0.01), 0.5 + 1.25 * max(reach, 0.01))
     if not seen:
         ax.text(0.5, 0.7, "not measured in this run", transform=ax.transAxes, ha="center")
-    edges = [e for p in points for e in p.window]
     ax.set_xlim(min(edges, default=0) - 50, max(edges, default=1) + 50)
-    ax.set_xlabel(r"$m_{JJ}$ of the window [GeV]")
+    ax.set_xlabel(r"$m_{JJ}$ of the window or pseudo-window [GeV]")
     ax.set_ylabel("Template AUC")
     fig.legend(loc="lower center", ncols=2, bbox_to_anchor=(0.55, 0.005))
     stamp_axes(ax, stamp)

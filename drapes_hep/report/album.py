@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from drapes_hep.files import atomic_path
@@ -25,7 +26,9 @@ class Picture:
     ----------
     slug : str
         Its name in ``report/figures``.
-    title, caption : str
+    title : str
+    caption : str or Markup
+        Markup where it holds symbols.
     sources : tuple of str
         The files that it shows.
     png : str
@@ -44,7 +47,8 @@ class Picture:
     @property
     def alt(self) -> str:
         """What stands for the image where it is not seen."""
-        return f"{self.title}. {self.caption}"
+        words = self.caption.striptags() if isinstance(self.caption, Markup) else self.caption
+        return f"{self.title}. {words}"
 
 
 class Album:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from markupsafe import Markup
+
 from drapes_hep import plots
 from drapes_hep.report.inputs import RunFiles
 from drapes_hep.report.values import fit_p, quality_points
@@ -19,7 +21,7 @@ SCULPTING = 3.0
 """Standard deviations between the two sidebands' passing fractions that are pointed out."""
 
 
-def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str]:
+def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]:
     """Give one sentence for each rule that something breaks.
 
     Parameters
@@ -30,13 +32,16 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str]:
 
     Returns
     -------
-    list of str
+    list of str or Markup
     """
-    out = []
+    out: list[str | Markup] = []
     accounting = run.results.get("accounting") or {}
     if accounting.get("lost"):
         out.append(f"{accounting['lost']} events were requested and not processed.")
-    differ, poor, missing, sculpted = [], [], [], []
+    differ: list[str | Markup] = []
+    poor: list[str | Markup] = []
+    missing: list[str | Markup] = []
+    sculpted: list[str | Markup] = []
     for files, quality in zip(run.windows, quality_points(run), strict=True):
         differ += [f"{files.title} GeV from {words}" for words in _differences(quality)]
         p = fit_p(run, files)
@@ -44,7 +49,7 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str]:
             poor.append(f"{files.title} GeV, p = {p:.2g}")
         null = [cut(q) for q in files.points if q.get("p_local") is None]
         if null and not run.blind:
-            missing.append(f"{files.title} GeV at ε_B = {', '.join(null)}")
+            missing.append(Markup("{} GeV at ε<sub>B</sub> = {}").format(files.title, ", ".join(null)))
         apart = _sculpting([q for q in passed if q.window == files.sr and q.region != "window"])
         if apart:
             sculpted.append(f"{files.title} GeV, {', '.join(apart)}")
@@ -59,10 +64,15 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str]:
         ),
     ):
         if found:
-            out.append(f"{words}: {'; '.join(found)}.")
-    git = run.manifest.get("git")
-    if isinstance(git, Mapping) and git.get("clean") is False:
-        out.append("The code had uncommitted changes when this was run.")
+            out.append(Markup("{}: {}.").format(words, Markup("; ").join(found)))
+    dirty = [
+        name for git, names in run.made_by("git") if isinstance(git, Mapping) and not git.get("clean") for name in names
+    ]
+    if dirty:
+        which = "this" if len(dirty) == len(run.stages) else ", ".join(dirty)
+        out.append(f"The code had uncommitted changes when {which} {'were' if ',' in which else 'was'} run.")
+    if len(run.made_by("code")) > 1:
+        out.append("Not all stages were run by the same code; see the provenance.")
     return out
 
 

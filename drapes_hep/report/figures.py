@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import hist
 import uhi.io.json
+from markupsafe import Markup
 
 from drapes_hep import plots
 from drapes_hep.files import read_json
@@ -101,7 +102,10 @@ def _spectrum_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[P
     tight = max(
         quoted, key=lambda s: s.z_local or 0.0, default=next((s for s in found if s.background_efficiency < 1), None)
     )
-    pull_words = "Pulls are signed square roots of the bins' deviances; the band is the fit's uncertainty."
+    pull_words = (
+        "Thin grey lines: bins without an event, up to the upper end of their 68% interval. Pulls are signed square"
+        " roots of the bins' deviances; the band is the fit's uncertainty."
+    )
     sources = ("hunt.json", "results.json")
     if inclusive:
         figures.append(
@@ -120,7 +124,10 @@ def _spectrum_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[P
                 f"spectrum_selected_{name}",
                 plots.spectrum(tight, run.stamp),
                 "Spectrum after a cut",
-                f"The window's {which} cut, ε_B = {tight.background_efficiency:g}. {pull_words}",
+                Markup(
+                    "The window's {} cut, ε<sub>B</sub> = {}. All events are drawn; of the sidebands, the fit uses the"
+                    " closure part alone. {}"
+                ).format(which, f"{tight.background_efficiency:g}", pull_words),
                 sources,
             )
         )
@@ -172,7 +179,7 @@ def _training_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture
         f"training_{name}",
         figure,
         "Training of the background model",
-        "Loss on the events it is fitted to and on held-out ones; the first epochs may lie above the range.",
+        "Loss on the events it is fitted to and on those that stop it; the first epochs may lie above the range.",
         (f"windows/{name}/training.json",),
     )
 
@@ -188,9 +195,9 @@ def _closure_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture 
         f"closure_{name}",
         plots.feature_grid(found, run.stamp, title=f"sidebands of {files.title} GeV"),
         "Closure of the features",
-        "Held-out sideband events against the template made at their masses, both normalised; band and"
-        " bars are statistical. Red triangles lie beyond the panel."
-        + (" Masses in any window are left out." if run.blind else ""),
+        "Held-out sideband events against the template made at their masses, as densities of area 1 in the range that"
+        " is drawn; band and bars are statistical. χ² is Pearson's, of the bins that both fill. Red triangles lie"
+        " beyond the panel." + (" Masses in any window are left out." if run.blind else ""),
         ("skim/events.parquet", f"windows/{name}/split.parquet", f"windows/{name}/closure.parquet"),
         wide=True,
     )
@@ -207,7 +214,8 @@ def quality_figures(
                 "template_quality",
                 plots.template_quality(points, run.stamp),
                 "Template AUC",
-                "How well a classifier tells the template from background in each window.",
+                "How well a classifier tells the template from background in each window, and in the pseudo-window at"
+                " its own masses.",
                 ("results.json", "windows/*/quality.json"),
             )
         )
@@ -218,8 +226,10 @@ def quality_figures(
                 "passing_fraction",
                 plots.passing_fraction(passed, run.stamp),
                 "Who passes the cuts",
-                "Fraction of data that passes (of sidebands: the held-out part), over the cut's background efficiency."
-                f" A difference between the sidebands is sculpting. {words}",
+                Markup(
+                    "Fraction of data that passes (of sidebands: the held-out part), over the cut's background"
+                    " efficiency ε<sub>B</sub>. A difference between the sidebands is sculpting. {}"
+                ).format(words),
                 ("windows/*/scores.parquet",),
             )
         )

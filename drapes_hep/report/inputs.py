@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from drapes_hep.config import PlotConfig
 from drapes_hep.errors import ConfigError, RunDirectoryError
 from drapes_hep.files import read_json
 from drapes_hep.regions import Window, blinded
+from drapes_hep.results import blinded_results
 from drapes_hep.rundir import RunDirectory
 
 __all__ = [
@@ -145,6 +147,12 @@ class WindowFiles:
         return self.result.get("template") or {}
 
     @property
+    def pseudo_window(self) -> tuple[float, float] | None:
+        """Where the interpolation of its template was tested, GeV."""
+        found = ((self.quality.get("template") or {}).get("auc_vs_pseudo_window") or {}).get("window")
+        return None if found is None else (float(found[0]), float(found[1]))
+
+    @property
     def points(self) -> list[Point]:
         """Its working points, from loose to tight."""
         return sorted(self.result["working_points"], key=lambda p: -float(p["background_efficiency"]))
@@ -167,9 +175,10 @@ class RunFiles:
     ----------
     directory : RunDirectory
     manifest, results, hunt, skim : mapping
-        ``manifest.json``, ``results.json``, ``hunt.json``, ``skim/skim.json``.
+        ``manifest.json``, ``results.json``, ``hunt.json``, ``skim/skim.json``; on a blinded page
+        without what that hides.
     config : mapping
-        The configuration, as the manifest holds it.
+        The configuration, as the manifest holds it; the figures' words and the blinding are those of the page.
     windows : tuple of WindowFiles
         From low to high mass.
     stamp : Stamp
@@ -205,13 +214,56 @@ class RunFiles:
         """Bins of the spectrum, GeV."""
         return np.asarray(self.hunt["edges"], dtype=np.float64)
 
+    @property
+    def stages(self) -> dict[str, Mapping[str, Any]]:
+        """What the manifest says of the stages that these results come from."""
+        windows = {files.window.name for files in self.windows}
+        every = self.manifest.get("stages") or {}
+        return {name: one for name, one in every.items() if name.partition(".")[2] in {"", *windows}}
+
+    def made_by(self, what: str) -> list[tuple[Any, list[str]]]:
+        """Give the different values of what made the stages (``code``, ``git``, ...), each with its stages."""
+        out: list[tuple[Any, list[str]]] = []
+        for name, one in self.stages.items():
+            same = next((stages for value, stages in out if value == one.get(what)), None)
+            if same is None:
+                out.append((one.get(what), [name]))
+            else:
+                same.append(name)
+        return out
+
     def covered(self, mjj: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Say what a blinded run may not draw: masses in any window."""
         return blinded(mjj, [files.window for files in self.windows])
 
 
-def load_run(path: Path) -> RunFiles:
+def _blinded_hunt(hunt: Mapping[str, Any], windows: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Take every bin that a window touches out of the counts."""
+    edges = hunt["edges"]
+    touched = [any(hi > a and lo < b for a, b in windows) for lo, hi in itertools.pairwise(edges)]
+
+    def kept(counts: Sequence[float | None]) -> list[float | None]:
+        return [None if hidden else count for count, hidden in zip(counts, touched, strict=True)]
+
+    shown = [
+        {**w, "working_points": [{**p, "counts": kept(p["counts"])} for p in w["working_points"]]}
+        for w in hunt["windows"]
+    ]
+    # the fit of the whole spectrum follows its counts
+    return {**hunt, "counts": kept(hunt["counts"]), "windows": shown, "toys": None, "global_background": None}
+
+
+def load_run(path: Path, words: Mapping[str, Any] | None = None, blind: bool = False) -> RunFiles:
     """Read a run directory whose hunt is done.
+
+    Parameters
+    ----------
+    path : Path
+        The run directory.
+    words : mapping, optional
+        ``plots`` of a configuration, in place of the run's own.
+    blind : bool
+        Hide what blinding hides, although the run is not blinded.
 
     Raises
     ------
@@ -226,9 +278,17 @@ def load_run(path: Path) -> RunFiles:
     skim = _mapping(directory.skim_info)
     with reading(directory.manifest):
         config = dict(manifest["config"])
+        if words is not None:
+            config["plots"] = dict(words)
         plot_words = PlotConfig.model_validate(config.get("plots") or {})
         sqrt_s = (config.get("mass") or {}).get("sqrt_s")
         stamp = plots.Stamp.from_config(plot_words, None if sqrt_s is None else float(sqrt_s))
+    if blind and not results.get("blind"):
+        with reading(directory.results):
+            results = blinded_results(results)
+            covered = [(float(w["sr"][0]), float(w["sr"][1])) for w in results["windows"]]
+        with reading(directory.hunt):
+            hunt = _blinded_hunt(hunt, covered)
     with reading(directory.hunt):
         by_window = {(float(w["sr"][0]), float(w["sr"][1])): w for w in hunt["windows"]}
         counts = [c for w in hunt["windows"] for p in w["working_points"] for c in p["counts"]]
@@ -254,5 +314,6 @@ def load_run(path: Path) -> RunFiles:
             )
     # counts that were hidden say more than a setting that may have been overridden
     blind = bool(results.get("blind", config.get("blind", True))) or any(c is None for c in counts)
+    config["blind"] = blind
     windows.sort(key=lambda files: files.window)
     return RunFiles(directory, manifest, config, results, hunt, skim, tuple(windows), stamp, blind)

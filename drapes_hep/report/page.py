@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
+from markupsafe import Markup
 
 import drapes_hep
 from drapes_hep import plots
@@ -32,6 +34,7 @@ from drapes_hep.report.sections import (
     provenance,
     quality_rows,
     split_rows,
+    version_lines,
     window_summary,
     working_point_rows,
 )
@@ -41,13 +44,18 @@ from drapes_hep.report.values import foremost, passing, quality_points, roc
 __all__ = ["write_report"]
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, words: Mapping[str, Any] | None = None, blind: bool = False) -> Path:
     """Write figures, tables and the page of a run.
 
     Parameters
     ----------
     run : Path
-        Run directory, as docs/run-directory.md describes it; needs its hunt stage done.
+        Run directory, as docs/run-directory.md describes it; needs its hunt stage done. Nothing in it but the folder
+        ``report`` is written.
+    words : mapping, optional
+        ``plots`` of a configuration, in place of the run's own.
+    blind : bool
+        Draw the page blinded, although the run is not.
 
     Returns
     -------
@@ -59,7 +67,7 @@ def write_report(run: Path) -> Path:
     RunDirectoryError
         If a file is missing, damaged, or not as the contract says.
     """
-    loaded = load_run(Path(run))
+    loaded = load_run(Path(run), words, blind)
     folder = loaded.directory.path / "report"
     album = Album(folder / "figures")
     content = _content(loaded, album)
@@ -106,17 +114,18 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
     content["metric_figures"] = metric_figures(run, curves, album)
     content["split_figures"] = split_figures(run, album)
     stamp = " ".join(w for w in (run.stamp.label, run.stamp.text) if w)
-    versions = run.manifest.get("versions") or {}
     with reading(run.directory.manifest):
         return content | {
             "name": str(run.manifest.get("name") or run.config.get("name") or run.directory.path.name),
-            "subtitle": f"{stamp}: bump hunt in {len(run.windows)} windows of m_JJ with generated background templates",
-            "version": versions.get("drapes-hep", drapes_hep.__version__),
+            "subtitle": Markup("{}: bump hunt in {} of m<sub>JJ</sub> with generated background templates").format(
+                stamp, "1 window" if len(run.windows) == 1 else f"{len(run.windows)} windows"
+            ),
+            "version": drapes_hep.__version__,
             "checks": checks(run, passed),
             "provenance": provenance(run),
             "inputs": sorted((run.manifest.get("inputs") or {}).items()),
             "costs": cost_rows(run),
-            "versions": sorted(versions.items()),
+            "versions": version_lines(run),
             "config": yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
         }
 
@@ -132,7 +141,8 @@ def _windows(run: RunFiles, album: Album) -> tuple[list[dict[str, Any]], list[pl
         passed += passing(run, files)
         with reading(files.folder / "quality.json"):
             curve = roc(run, files)
-        if curve is not None:
+        # labelled events of the windows: nothing of them is drawn while the run is blinded
+        if curve is not None and not run.blind:
             curves[f"{files.title} GeV"] = curve
         files.forget()
         shown.append(

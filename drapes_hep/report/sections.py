@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from markupsafe import Markup, escape
 
 from drapes_hep.report.inputs import Point, RunFiles, WindowFiles
-from drapes_hep.report.values import best, fit_p, overall, split_counts
-from drapes_hep.report.words import cut, integer, null, optional_integer, plus_minus, power, sic, signed, why
+from drapes_hep.report.values import best, cutflow, fit_p, overall, split_counts
+from drapes_hep.report.words import cut, integer, null, optional_integer, plus_minus, power, sic, signed, step, why
 
 __all__ = [
     "accounting_cards",
@@ -20,6 +20,7 @@ __all__ = [
     "provenance",
     "quality_rows",
     "split_rows",
+    "version_lines",
     "window_summary",
     "working_point_rows",
 ]
@@ -42,9 +43,11 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
         local = Markup("{} GeV at ε<sub>B</sub> = {}; p<sub>local</sub> = {}").format(
             files.title, cut(point), power(float(point["p_local"]))
         )
+        several = len(run.windows) > 1
         lines.append(
-            f"{len(run.windows)} windows with {max(len(w.points) for w in run.windows)} working points each were"
-            " searched; the local numbers do not account for having chosen the largest, the global one does."
+            f"{len(run.windows)} window{'s' if several else ''} with {max(len(w.points) for w in run.windows)} working"
+            f" points {'each were' if several else 'was'} searched; the local numbers do not account for having chosen"
+            f" the largest{'' if whole.p is None else ', the global one does'}."
         )
     cards = [_card("largest local significance", _significance(found), local)]
     if whole.p is None:
@@ -54,15 +57,18 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
         sign, zsign = ("<", ">") if whole.bound else ("=", "=")
         z_text = Markup("") if whole.z is None else Markup("z {} {}; ").format(zsign, signed(whole.z))
         how: Markup | str = ""
+        value = Markup("p {} {}").format(sign, power(whole.p))
         if whole.bound:
             how = "only a bound"
+            # two digits: it says how many pseudo-experiments there are, not more
+            limit = power(whole.p) if whole.p < 1e-3 else Markup(escape(f"{whole.p:.2g}"))
+            value = Markup("p &lt; {} <small>at 95% CL</small>").format(limit)
             lines.append(
                 f"The global p-value is only a bound: none of {integer(whole.toys)} pseudo-experiments was as"
                 " extreme as the data. More of them would be needed to quote a number."
             )
         elif whole.interval is not None:
-            how = Markup("interval [{}, {}]").format(power(whole.interval[0]), power(whole.interval[1]))
-        value = Markup("p {} {}").format(sign, power(whole.p))
+            how = Markup("95% interval [{}, {}]").format(power(whole.interval[0]), power(whole.interval[1]))
         cards.append(_card("global p-value, all windows and cuts", value, z_text + how))
     untrained = reason if inclusive is None else f"largest, {inclusive[0].title} GeV"
     if found is not None and inclusive is not None and found[0] is not inclusive[0]:
@@ -99,20 +105,31 @@ def accounting_cards(run: RunFiles) -> list[Row]:
 def cutflow_rows(run: RunFiles) -> list[Row]:
     """Give the steps of the selection."""
     rows: list[Row] = []
+    flow = cutflow(run)
+    # without an injection all that is in the files is read
+    whole = any(s.name == "in_files" for s in flow)
     first: float | None = None
     before: float | None = None
-    for step in run.skim["cutflow"]:
-        name, events, weight = str(step["name"]), float(step["events"]), float(step["weight"])
-        # these count events, they are no step: another step drops undefined values, or gives them one, and signal that
-        # is not injected is dropped before everything else
-        aside = "undefined_" in name or name == "not_injected"
-        row = {"name": name.replace("_", " "), "events": integer(events), "weight": f"{weight:.6g}", "aside": aside}
-        row["step"] = null() if aside or not before else f"{100 * events / before:.2f}%"
-        row["all"] = null() if aside or not first else f"{100 * events / first:.2f}%"
-        if not aside:
-            before = events
-            first = events if first is None else first
-        rows.append(row)
+    for s in flow:
+        if s.aside and s.events == 0:
+            continue
+        # fractions are the selection's: of what it was given
+        counts = not s.aside and s.name != "in_files"
+        if counts and first is None:
+            first = s.events
+        name = "in_files" if s.name == "read" and not whole else s.name
+        rows.append(
+            {
+                "name": step(name, run.config),
+                "events": integer(s.events),
+                "weight": f"{s.weight:.6g}",
+                "aside": s.aside,
+                "step": f"{100 * s.events / before:.2f}%" if counts and before else null(),
+                "all": f"{100 * s.events / first:.2f}%" if counts and first else null(),
+            }
+        )
+        if counts:
+            before = s.events
     return rows
 
 
@@ -176,10 +193,19 @@ def quality_rows(run: RunFiles) -> list[Row]:
             "n": optional_integer(w.template.get("n")),
             "truth": plus_minus(w.template.get("auc_vs_truth"), 3, "no labels"),
             "sidebands": plus_minus(w.template.get("auc_vs_sideband_closure"), 3, "not measured"),
-            "pseudo": plus_minus((w.quality.get("template") or {}).get("auc_vs_pseudo_window"), 3, "one window only"),
+            "pseudo": _pseudo(w),
         }
         for w in run.windows
     ]
+
+
+def _pseudo(files: WindowFiles) -> Markup:
+    """Write the AUC in the pseudo-window, and where that lies."""
+    text = plus_minus((files.quality.get("template") or {}).get("auc_vs_pseudo_window"), 3, "one window only")
+    if files.pseudo_window is None:
+        return text
+    low, high = (f"{edge:g}" for edge in files.pseudo_window)
+    return Markup("{} <small class=soft>in {}–{} GeV</small>").format(text, low, high)
 
 
 def metric_rows(run: RunFiles) -> list[Row]:
@@ -198,14 +224,16 @@ def metric_rows(run: RunFiles) -> list[Row]:
     ]
 
 
-def window_summary(files: WindowFiles) -> str:
+def window_summary(files: WindowFiles) -> Markup | str:
     """Say in a line what a window's figures show."""
     quoted = [p for p in files.points if p.get("p_local") is not None]
     if not quoted:
         return "no working point is quoted"
     top = min(quoted, key=lambda p: float(p["p_local"]))
     z = top.get("z_local")
-    return f"smallest p at ε_B = {cut(top)}, z = " + ("–" if z is None else signed(float(z)))
+    return Markup("smallest p<sub>local</sub> at ε<sub>B</sub> = {}, z<sub>local</sub> = {}").format(
+        cut(top), "–" if z is None else signed(float(z))
+    )
 
 
 def split_rows(run: RunFiles) -> list[Row]:
@@ -228,32 +256,57 @@ def split_rows(run: RunFiles) -> list[Row]:
 
 def provenance(run: RunFiles) -> list[tuple[str, Any]]:
     """Give where the numbers come from: date, seeds, code, machine."""
-    m = run.manifest
-    git = m.get("git")
-    state: Any = null("not run from a checkout")
-    if isinstance(git, Mapping):
-        state = f"{git.get('commit')}, {'clean' if git.get('clean') else 'with uncommitted changes'}"
     seeds = f"run {run.config.get('seed')}"
     injected = run.config.get("signal") or {}
     if injected.get("inject") is not None:
         seeds += f"; signal injection {injected.get('seed')} ({injected['inject']} events before the selection)"
     return [
-        ("created", m.get("created") or null()),
+        ("created", run.manifest.get("created") or null()),
         ("seeds", seeds),
         ("blind", "yes" if run.blind else "no"),
-        ("git", state),
-        ("code hash", m.get("code") or null()),
-        ("platform", m.get("platform") or null()),
+        ("processor", _processor(run.manifest.get("processor") or {})),
+        ("git", _by_stage(run, "git", _git, "not run from a checkout")),
+        ("code hash", _by_stage(run, "code", str)),
+        ("platform", _by_stage(run, "platform", str)),
     ]
+
+
+def _git(state: Mapping[str, Any]) -> str:
+    return f"{state.get('commit')}, {'clean' if state.get('clean') else 'with uncommitted changes'}"
+
+
+def _processor(named: Mapping[str, Any]) -> Markup:
+    files = [f"{path} (SHA-256 {digest})" for path, digest in (named.get("files") or {}).items()]
+    return escape("; ".join([str(named["class"]), *files])) if "class" in named else null()
+
+
+def _by_stage(run: RunFiles, what: str, text: Callable[[Any], str], absent: str = "") -> Markup:
+    """Say what made the stages; where it is not the same for all, with the stages."""
+    found = run.made_by(what)
+    texts = [null(absent) if value is None else escape(text(value)) for value, _ in found]
+    if len(found) < 2:
+        return texts[0] if texts else null(absent)
+    return Markup("; ").join(
+        Markup("{} ({})").format(one, ", ".join(stages)) for one, (_, stages) in zip(texts, found, strict=True)
+    )
+
+
+def version_lines(run: RunFiles) -> list[str]:
+    """Give the versions that the stages ran with, a line for each environment."""
+    found = [(value, stages) for value, stages in run.made_by("versions") if value]
+    lines = [", ".join(f"{name} {version}" for name, version in sorted(value.items())) for value, _ in found]
+    if len(found) < 2:
+        return lines
+    return [f"{', '.join(stages)}: {line}" for line, (_, stages) in zip(lines, found, strict=True)]
 
 
 def cost_rows(run: RunFiles) -> list[Row]:
     """Give wall time and memory of each stage and of all."""
-    costs = [
-        (name, float(s.get("seconds") or 0), float(s.get("peak_memory_mb") or 0))
-        for name, s in (run.manifest.get("stages") or {}).items()
-    ]
+    costs = [(name, float(s.get("seconds") or 0), s.get("peak_memory_mib")) for name, s in run.stages.items()]
     if costs:
         _, seconds, memory = zip(*costs, strict=True)
-        costs.append(("all (sum; largest)", sum(seconds), max(memory)))
-    return [{"stage": name, "seconds": f"{s:.1f}", "memory": f"{m:.0f}"} for name, s, m in costs]
+        costs.append(("all (sum; largest)", sum(seconds), max((m for m in memory if m is not None), default=None)))
+    return [
+        {"stage": name, "seconds": f"{s:.1f}", "memory": null() if m is None else f"{float(m):.0f}"}
+        for name, s, m in costs
+    ]

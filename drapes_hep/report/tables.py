@@ -10,7 +10,7 @@ from typing import Any
 
 from drapes_hep.files import atomic_path
 from drapes_hep.report.inputs import RunFiles, estimate
-from drapes_hep.report.values import quality_points
+from drapes_hep.report.values import cutflow, quality_points
 
 __all__ = ["write_tables"]
 
@@ -32,10 +32,25 @@ def write_tables(run: RunFiles, folder: Path) -> None:
     names = ("truth", "sidebands", "pseudo")
     _write_csv(
         folder / "template_quality.csv",
-        ("window_lo_gev", "window_hi_gev", *_with_errors(f"auc_{n}" for n in names)),
-        [(*q.window, *(x for n in names for x in (getattr(q, n) or (None, None)))) for q in quality_points(run)],
+        (
+            "window_lo_gev",
+            "window_hi_gev",
+            *_with_errors(f"auc_{n}" for n in names),
+            "pseudo_window_lo_gev",
+            "pseudo_window_hi_gev",
+        ),
+        [
+            (
+                *q.window,
+                *(x for n in names for x in (getattr(q, n) or (None, None))),
+                *(q.pseudo_window or (None, None)),
+            )
+            for q in quality_points(run)
+        ],
     )
     measures = ("auc", "sic_100", "sic_1000", "sic_max")
+    # what an earlier page showed and this one does not, for it is blinded
+    (folder / "metrics.csv").unlink(missing_ok=True)
     labelled = [w for w in run.windows if w.result.get("metrics")]
     if labelled:
         _write_csv(
@@ -53,13 +68,12 @@ def write_tables(run: RunFiles, folder: Path) -> None:
     _write_csv(
         folder / "cutflow.csv",
         ("step", "events", "weight"),
-        [(s["name"], s["events"], s["weight"]) for s in run.skim["cutflow"]],
+        [(s.name, int(s.events), s.weight) for s in cutflow(run)],
     )
-    stages = run.manifest.get("stages") or {}
     _write_csv(
         folder / "stages.csv",
-        ("stage", "seconds", "peak_memory_mb"),
-        [(name, s.get("seconds"), s.get("peak_memory_mb")) for name, s in stages.items()],
+        ("stage", "seconds", "peak_memory_mib"),
+        [(name, s.get("seconds"), s.get("peak_memory_mib")) for name, s in run.stages.items()],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from drapes_hep.poisson import deviance_p_value
 from drapes_hep.report.inputs import Point, RunFiles, WindowFiles, estimate, optional_array, read_columns
 
 __all__ = [
+    "Step",
     "best",
     "closures",
+    "cutflow",
     "fit_p",
     "foremost",
     "overall",
@@ -28,6 +31,45 @@ __all__ = [
 
 CLOSURE = 2
 """``part`` of the sideband events that no model met."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A line of the cut flow.
+
+    Attributes
+    ----------
+    name : str
+        As ``skim.json`` spells it; ``in_files`` is all that was processed.
+    events, weight : float
+        That are left after it; of an ``aside``, that it is about.
+    aside : bool
+        It counts events and is no step: values that are undefined are dropped, or replaced, by a step of their own, and
+        signal that is not injected is dropped before all steps.
+    """
+
+    name: str
+    events: float
+    weight: float
+    aside: bool = False
+
+
+def cutflow(run: RunFiles) -> list[Step]:
+    """Give the cut flow in the order in which events go: what lies in the files and is not injected comes first."""
+    # these count events and are no step: another step drops undefined values, or gives them one, and events whose jets
+    # lose constituents stay events
+    aside = {"not_injected", "cut_off_constituents"}
+    steps = [
+        Step(name, float(s["events"]), float(s["weight"]), name in aside or "undefined_" in name)
+        for s in run.skim["cutflow"]
+        for name in (str(s["name"]),)
+    ]
+    kept = [s for s in steps if s.name != "not_injected"]
+    set_aside = [s for s in steps if s.name == "not_injected" and s.events > 0]
+    if not set_aside or not kept:
+        return kept
+    processed = float(run.skim["accounting"]["processed"])
+    return [Step("in_files", processed, kept[0].weight + sum(s.weight for s in set_aside)), *set_aside, *kept]
 
 
 def best(run: RunFiles, inclusive: bool = False) -> tuple[WindowFiles, Point] | None:
@@ -92,6 +134,7 @@ def quality_points(run: RunFiles) -> list[plots.QualityPoint]:
             estimate(w.template.get("auc_vs_truth")),
             estimate(w.template.get("auc_vs_sideband_closure")),
             estimate((w.quality.get("template") or {}).get("auc_vs_pseudo_window")),
+            w.pseudo_window,
         )
         for w in run.windows
     ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from markupsafe import Markup, escape
 
 from drapes_hep.report.inputs import Estimate, Point, estimate
 
-__all__ = ["cut", "integer", "null", "optional_integer", "plus_minus", "power", "sic", "signed", "why"]
+__all__ = ["cut", "integer", "null", "optional_integer", "plus_minus", "power", "sic", "signed", "step", "why"]
 
 
 def null(reason: str = "") -> Markup:
@@ -62,6 +63,41 @@ def cut(point: Point) -> str:
     """Name a working point by its background efficiency."""
     efficiency = float(point["background_efficiency"])
     return "1 (inclusive)" if efficiency >= 1 else f"{efficiency:g}"
+
+
+def step(name: str, config: Mapping[str, Any]) -> Markup | str:
+    """Name a step of the cut flow, those of ``processors/dijets.py`` with their thresholds.
+
+    Parameters
+    ----------
+    name : str
+        As ``skim.json`` spells it; one that is not known (a user's own) is given as it is.
+    config : mapping
+        The run's configuration.
+    """
+    selection, mass = config.get("selection") or {}, (config.get("mass") or {}).get("range")
+    pt, eta, undefined = (selection.get(key) for key in ("leading_pt", "abs_eta_max", "undefined"))
+    known: dict[str, Markup | str] = {
+        "in_files": "in the files",
+        "not_injected": "signal not injected",
+        "read": "given to the selection",
+        "golden_json": "golden JSON",
+        "trigger": "trigger",
+        "two_jets": "two jets",
+        "defined": "all features defined",
+    }
+    if pt is not None:
+        known["leading_pt"] = Markup("leading jet p<sub>T</sub> &gt; {} GeV").format(f"{float(pt):g}")
+    if eta is not None:
+        known["abs_eta"] = f"both jets |η| < {float(eta):g}"
+    if mass is not None:
+        low, high = (f"{float(edge):g}" for edge in mass)
+        known["mass_range"] = Markup("{} ≤ m<sub>JJ</sub> &lt; {} GeV").format(low, high)
+    if isinstance(undefined, int | float):
+        known["defined"] = f"undefined features set to {undefined:g}"
+    if name.startswith("undefined_"):
+        return Markup("<code>{}</code> undefined").format(name.removeprefix("undefined_"))
+    return known.get(name, name.replace("_", " "))
 
 
 def why(point: Point, key: str, blind: bool) -> str:

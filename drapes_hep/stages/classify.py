@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,18 @@ from drapes_hep.cwola.classifiers import Trees, load_classifier
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fold_scores
 from drapes_hep.errors import FitError, RunDirectoryError
+from drapes_hep.events.loading import class_sources
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
 from drapes_hep.files import file_hash, write_json
 from drapes_hep.metrics import Estimate, Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
-from drapes_hep.rundir import run_stage
 from drapes_hep.stages.context import Context, feature_matrix, load_events
-from drapes_hep.stages.model import pseudo_window
+from drapes_hep.stages.model import generate_stage, pseudo_window
+from drapes_hep.stamps import Stage, run_stage
 from drapes_hep.templates.model import CLOSURE
 
-__all__ = ["classify", "sample_of", "truth_metrics"]
+__all__ = ["classify", "classify_stage", "sample_of", "truth_metrics"]
 
 _QUALITY_ENSEMBLE = 3
 """Trees a fold where two samples are compared: more change the AUC by less than its uncertainty."""
@@ -63,13 +63,28 @@ def sample_of(
     return Sample(x, np.asarray(events["weight"])[keep], assign_folds(ids, folds, seed, parent), root)
 
 
-def _source_hash(name: str) -> str | None:
-    """Hash of the file that defines a classifier: editing one's own makes old scores stale."""
-    try:
-        source = inspect.getsourcefile(load_classifier(name))
-    except TypeError:  # a class that is written in C
-        return None
-    return file_hash(source) if source else None
+def classify_stage(context: Context, window: Window) -> Stage:
+    """Describe the stage: what decides a window's scores."""
+    config, folder, pseudo = context.config, context.run.window(window), pseudo_window(context, window)
+    reads = [context.run.events, folder / "template.parquet", folder / "closure.parquet", folder / "split.parquet"]
+    if pseudo is not None:
+        reads.append(folder / "pseudo.parquet")
+    if config.data.labels:
+        reads.append(context.run.truth)
+    # editing a classifier of one's own makes old scores stale
+    sources = [file_hash(path) for path in class_sources(load_classifier(config.cwola.classifier))]
+    return Stage(
+        f"classify.{window.name}",
+        config.model_dump(mode="json"),
+        ("cwola", "features", "seed", "mass.range", "template.method"),
+        lambda: reads,
+        other={
+            "classifier's source": sources,
+            "classifier's features": config.classifier_features,
+            "pseudo-window": pseudo,
+        },
+        after=(generate_stage(context, window),),
+    )
 
 
 def classify(context: Context, window: Window) -> None:
@@ -80,23 +95,7 @@ def classify(context: Context, window: Window) -> None:
     DrapesError
         If a file of an earlier stage is missing or a fold stays empty.
     """
-    config, folder = context.config, context.run.window(window)
-    needs = {
-        **config.model_dump(mode="json", include={"cwola", "features", "seed"}),
-        "seen": config.classifier_features,
-        "source": _source_hash(config.cwola.classifier),
-        "window": [window.lo, window.hi, window.range_lo, window.range_hi],
-        "name": config.template.method,
-        "pseudo": pseudo_window(context, window),
-    }
-    reads = [context.run.events, folder / "template.parquet", folder / "closure.parquet", folder / "split.parquet"]
-    if needs["pseudo"] is not None:
-        reads.append(folder / "pseudo.parquet")
-    if config.data.labels:
-        reads.append(context.run.truth)
-    run_stage(
-        context.run, f"classify.{window.name}", needs, reads, lambda: _classify(context, window), context.reporter
-    )
+    run_stage(context.run, classify_stage(context, window), lambda: _classify(context, window), context.reporter)
 
 
 def _classify(context: Context, window: Window) -> list[Path]:
@@ -216,6 +215,8 @@ def _quality(
         "template": {
             "name": config.template.method,
             "n": len(template),
+            "strength": template.metadata.get("strength"),
+            "steps_left": template.metadata.get("steps_left"),
             "auc_vs_truth": None,
             "auc_vs_sideband_closure": _two_sample_auc(
                 context, window, "closure", sample(events, held), sample(closure)

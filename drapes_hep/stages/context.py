@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, RunDirectoryError
-from drapes_hep.events.features import check_features
+from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError
+from drapes_hep.events.features import check_classifier_features, check_features
 from drapes_hep.events.skims import Skim, read_skim
 from drapes_hep.files import read_json
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, sliding_windows
 from drapes_hep.rundir import RunDirectory
 
-__all__ = ["Context", "choose_device", "domain", "feature_matrix", "load_events", "read_record"]
+__all__ = ["Context", "choose_device", "domain", "feature_matrix", "load_events", "read_record", "unweighted"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Context:
         count = cores if workers is None else workers
         if count < 1:
             raise ConfigError(f"--workers {count}: at least 1")
-        check_features(config.features)
+        check_classifier_features(config.features, config.classifier_features)
         return cls(
             config,
             run,
@@ -120,6 +121,26 @@ def feature_matrix(events: Skim, features: Sequence[str]) -> np.ndarray[Any, np.
     """Stack features to shape (n, d); the resonant mass can never be among them."""
     check_features(features)
     return np.stack([np.asarray(events[name], dtype=np.float64) for name in features], axis=1)
+
+
+def unweighted(weights: npt.ArrayLike, where: str) -> None:
+    """Refuse weighted events, for the hunt counts: better before a training than after it.
+
+    Parameters
+    ----------
+    weights : array_like, shape (n,)
+    where : str
+        What they are, for the message.
+
+    Raises
+    ------
+    DrapesError
+        If a weight is not 1.
+    """
+    if not np.all(np.asarray(weights) == 1.0):
+        raise DrapesError(
+            f"{where}: the hunt counts events, and these are weighted; take data, or simulation with weights of 1"
+        )
 
 
 def domain(features: Sequence[str]) -> list[tuple[float, float]]:

@@ -24,14 +24,40 @@ from drapes_hep.mass import fit_spectrum
 from drapes_hep.regions import Window
 from drapes_hep.results import global_record, results_record, window_record
 from drapes_hep.rng import stage_seed
-from drapes_hep.rundir import run_stage
-from drapes_hep.stages.context import Context, load_events, read_record
+from drapes_hep.stages.classify import classify_stage
+from drapes_hep.stages.context import Context, load_events, read_record, unweighted
 from drapes_hep.stages.model import mass_edges
+from drapes_hep.stamps import Stage, run_stage
 from drapes_hep.templates.model import CLOSURE
 
-__all__ = ["hunt"]
+__all__ = ["hunt", "hunt_stage"]
 
 FloatArray = npt.NDArray[np.float64]
+
+
+def hunt_stage(context: Context, windows: Sequence[Window]) -> Stage:
+    """Describe the stage: what decides the results."""
+    directory = context.run
+    reads = [directory.events, directory.skim_info, directory.skim_hists]
+    for window in windows:
+        folder = directory.window(window)
+        reads += [folder / name for name in ("scores.parquet", "template_scores.parquet", "quality.json")]
+        reads.append(folder / "template.parquet")
+    config = context.config.model_dump(mode="json")
+    return Stage(
+        "hunt",
+        config,
+        ("hunt", "mass", "blind", "seed", "features", "template", "training"),
+        lambda: reads,
+        other={
+            "windows": [[window.lo, window.hi] for window in windows],
+            "search": [[window.lo, window.hi] for window in context.windows],
+            "mass bins": mass_edges(context).tolist(),
+        },
+        # all that stands before it was checked against this configuration; where the data lie is the skim's to say
+        noted=tuple(name for name in config if name != "data"),
+        after=tuple(classify_stage(context, window) for window in windows),
+    )
 
 
 def hunt(context: Context, windows: Sequence[Window] | None = None) -> None:
@@ -48,20 +74,8 @@ def hunt(context: Context, windows: Sequence[Window] | None = None) -> None:
     DrapesError
         If a window was not classified, or the data are weighted.
     """
-    config, directory = context.config, context.run
     chosen = tuple(windows or context.windows)
-    reads = [directory.events, directory.skim_info, directory.skim_hists]
-    for window in chosen:
-        folder = directory.window(window)
-        reads += [folder / name for name in ("scores.parquet", "template_scores.parquet", "quality.json")]
-        reads.append(folder / "template.parquet")
-    needs = {
-        **config.model_dump(mode="json", include={"hunt", "mass", "blind", "seed", "features", "template", "training"}),
-        "windows": [[window.lo, window.hi] for window in chosen],
-        "search": [[window.lo, window.hi] for window in context.windows],
-        "edges": mass_edges(context).tolist(),
-    }
-    run_stage(directory, "hunt", needs, reads, lambda: _hunt(context, chosen), context.reporter)
+    run_stage(context.run, hunt_stage(context, chosen), lambda: _hunt(context, chosen), context.reporter)
 
 
 def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
@@ -78,11 +92,7 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
     hunts: list[WindowHunt] = []
     for window in windows:
         scores = read_skim(directory.window(window) / "scores.parquet", ("event_id", "mjj", "weight", "tail", "part"))
-        if not np.all(np.asarray(scores["weight"]) == 1.0):
-            raise DrapesError(
-                f"window {window.name}: the hunt counts events, and these are weighted; take data, or simulation with"
-                " weights of 1"
-            )
+        unweighted(scores["weight"], f"window {window.name}")
         mjj, tail = np.asarray(scores["mjj"]), np.asarray(scores["tail"])
         template = read_skim(directory.window(window) / "template_scores.parquet", ("event_id", "fold"))
         # every window's table holds the same events in the same order: those in the range

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.mass import SpectrumFit, draw, fit_spectrum, spectrum_edges
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
-from drapes_hep.rundir import code_hash, run_stage
-from drapes_hep.stages.context import Context, domain, feature_matrix, load_events
+from drapes_hep.stages.context import Context, domain, feature_matrix, load_events, unweighted
+from drapes_hep.stages.simulation import needs_simulation, simulation_stage
+from drapes_hep.stages.skim import skim_stage
+from drapes_hep.stamps import Stage, code_hash, run_stage
 from drapes_hep.templates.model import (
     CLOSURE,
     TRAIN,
@@ -30,7 +33,7 @@ from drapes_hep.templates.model import (
 )
 from drapes_hep.templates.recipes import RECIPES, Parents, Recipe, Starts, levels, make_template, starts
 
-__all__ = ["generate", "mass_edges", "pseudo_window", "train"]
+__all__ = ["generate", "generate_stage", "mass_edges", "pseudo_window", "train", "train_stage"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -57,6 +60,18 @@ def pseudo_window(context: Context, window: Window) -> tuple[float, float] | Non
     return below if below[0] - 0.5 * width >= window.range_lo else None
 
 
+def train_stage(context: Context, window: Window) -> Stage:
+    """Describe the stage: what decides a window's model."""
+    return Stage(
+        f"train.{window.name}",
+        context.config.model_dump(mode="json"),
+        ("training", "features", "seed", "template.scaling", "mass.range"),
+        lambda: [context.run.events],
+        other={"pseudo-window": pseudo_window(context, window)},
+        after=(skim_stage(context),),
+    )
+
+
 def train(context: Context, window: Window) -> None:
     """Train the model of a window on its sidebands, unless it is done.
 
@@ -65,26 +80,14 @@ def train(context: Context, window: Window) -> None:
     DrapesError
         If the skim is missing or the sidebands hold too few events.
     """
-    config = context.config
-    needs = {
-        **config.model_dump(mode="json", include={"training", "features", "seed"}),
-        "scaling": config.template.scaling,
-        "window": [window.lo, window.hi, window.range_lo, window.range_hi],
-        "pseudo": pseudo_window(context, window),
-    }
-    run_stage(
-        context.run,
-        f"train.{window.name}",
-        needs,
-        [context.run.events],
-        lambda: _train(context, window),
-        context.reporter,
-    )
+    run_stage(context.run, train_stage(context, window), lambda: _train(context, window), context.reporter)
 
 
 def _train(context: Context, window: Window) -> list[Path]:
     config, folder = context.config, context.run.window(window)
     events = load_events(context.run.events, config.features)
+    # a skim may be weighted: it can serve others. Better refused before a training than after it
+    unweighted(events["weight"], "the selected events")
     chosen = window.in_sidebands(events["mjj"])
     if not chosen.any():
         raise DrapesError(f"window {window.name}: its sidebands hold no event; see mass.range and the selection")
@@ -154,6 +157,26 @@ def _fit(
 _PARTS = {"train": TRAIN, "validation": VALIDATION, "closure": CLOSURE}
 
 
+def generate_stage(context: Context, window: Window) -> Stage:
+    """Describe the stage: what decides a window's template."""
+    folder, pseudo = context.run.window(window), pseudo_window(context, window)
+    models = ["model"] if pseudo is None else ["model", "pseudo_model"]
+    reads = [context.run.events, folder / "split.parquet"]
+    reads += [folder / model / name for model in models for name in ("card.json", "model.safetensors")]
+    after = [train_stage(context, window)]
+    if needs_simulation(context):
+        reads.append(context.run.simulation)
+        after.append(simulation_stage(context))
+    return Stage(
+        f"generate.{window.name}",
+        context.config.model_dump(mode="json"),
+        ("template", "features", "mass", "seed"),
+        lambda: reads,
+        other={"pseudo-window": pseudo, "mass bins": mass_edges(context).tolist()},
+        after=tuple(after),
+    )
+
+
 def generate(context: Context, window: Window) -> None:
     """Generate a window's template, and the closure samples, unless it is done.
 
@@ -162,20 +185,7 @@ def generate(context: Context, window: Window) -> None:
     DrapesError
         If the model is missing, or the mass fit cannot be done.
     """
-    config, folder = context.config, context.run.window(window)
-    needs = {
-        **config.model_dump(mode="json", include={"template", "features", "mass", "seed"}),
-        "edges": mass_edges(context).tolist(),
-        "pseudo": pseudo_window(context, window),
-    }
-    models = ["model"] if needs["pseudo"] is None else ["model", "pseudo_model"]
-    reads = [context.run.events, folder / "split.parquet"]
-    if RECIPES[config.template.method].source == "simulation":
-        reads.append(context.run.simulation)
-    reads += [folder / model / name for model in models for name in ("card.json", "model.safetensors")]
-    run_stage(
-        context.run, f"generate.{window.name}", needs, reads, lambda: _generate(context, window), context.reporter
-    )
+    run_stage(context.run, generate_stage(context, window), lambda: _generate(context, window), context.reporter)
 
 
 def _generate(context: Context, window: Window) -> list[Path]:
@@ -196,9 +206,11 @@ def _generate(context: Context, window: Window) -> list[Path]:
         )
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
     model = load_background_model(folder / "model", window, context.device)
+    made: dict[str, Any] = {"template": config.template.method, "strength": None, "steps_left": None}
     if recipe.partial:
         times = levels(config.template, model.denoiser.schedule)
         alpha, sigma = (float(part) for part in model.denoiser.schedule(times[0]))
+        made |= {"strength": sigma / alpha, "steps_left": len(times) - 1}
         context.reporter.say(f"window {window.name}: strength {sigma / alpha:.4g}, {len(times) - 1} steps left")
     written = [folder / "template.parquet", folder / "closure.parquet"]
     inside = window.in_signal_region(mjj)
@@ -217,10 +229,10 @@ def _generate(context: Context, window: Window) -> list[Path]:
         rate = size if parents is None else size / len(parents.event_id)
         seed = stage_seed(config.seed, path.stem, window.name)
         plan = starts(recipe, parents, rate, seed, draw_mass)
-        _write_sample(context, window, model, path, plan, parents, seed)
+        _write_sample(context, window, model, path, plan, parents, seed, made)
 
     sample(model, written[0], fit, (window.lo, window.hi), size)
-    _write_closure(context, window, model, written[1], recipe, events, simulation, (closing, used))
+    _write_closure(context, window, model, written[1], recipe, events, simulation, (closing, used), made)
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
         second = load_background_model(folder / "pseudo_model", window, context.device)
@@ -274,6 +286,7 @@ def _write_closure(
     events: Skim,
     simulation: Skim | None,
     parts: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]],
+    made: Mapping[str, Any],
 ) -> None:
     """Make the recipe's template of the sideband events that the model never met: as many, at their masses."""
     closing, used = parts
@@ -293,7 +306,7 @@ def _write_closure(
         plan = starts(recipe, parents, len(mjj) if parents is None else 1.0, seed, lambda _: mjj)
     else:
         plan = starts(recipe, parents, len(mjj) / len(parents.event_id), seed, lambda u: np.quantile(mjj, u))
-    _write_sample(context, window, model, path, plan, parents, seed)
+    _write_sample(context, window, model, path, plan, parents, seed, made)
 
 
 def _write_sample(
@@ -304,10 +317,11 @@ def _write_sample(
     plan: Starts,
     parents: Parents | None,
     seed: int,
+    made: Mapping[str, Any],
 ) -> None:
     config = context.config
     with context.reporter.bar(f"{path.stem} {window.name}", 100) as bar:
-        made = make_template(
+        found = make_template(
             model,
             config.template,
             plan,
@@ -318,7 +332,7 @@ def _write_sample(
             progress=lambda done, total: bar(100 * done // total),
         )
     columns: dict[str, Any] = {
-        "event_id": made.event_id, "parent_id": made.parent_id, "mjj": made.mjj, "weight": made.weight
+        "event_id": found.event_id, "parent_id": found.parent_id, "mjj": found.mjj, "weight": found.weight
     }  # fmt: skip
-    columns |= {name: made.x[:, j] for j, name in enumerate(config.features)}
-    write_skim(path, columns, {"template": config.template.method, "window": [window.lo, window.hi]})
+    columns |= {name: found.x[:, j] for j, name in enumerate(config.features)}
+    write_skim(path, columns, {**made, "window": [window.lo, window.hi]})

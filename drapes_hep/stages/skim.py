@@ -3,28 +3,76 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import uhi.io.json
 
+from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, DrapesError, InputError
-from drapes_hep.events.chunks import Reading
+from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
-from drapes_hep.events.loading import load_processor
-from drapes_hep.events.readers import expand
+from drapes_hep.events.loading import class_sources, load_processor, processor_folders
+from drapes_hep.events.readers import expand_trees
 from drapes_hep.events.running import run, scan_fileset
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
 from drapes_hep.events.types import Foreign
-from drapes_hep.files import atomic_path, file_hash
-from drapes_hep.rundir import note, run_stage
+from drapes_hep.files import atomic_path, file_hash, read_json
+from drapes_hep.remote import fingerprint, is_url
+from drapes_hep.rundir import note
 from drapes_hep.stages.context import Context
+from drapes_hep.stamps import Stage, read_stamp, run_stage
 
-__all__ = ["skim"]
+__all__ = [
+    "check_files",
+    "check_labels",
+    "load_selection",
+    "make_processor",
+    "reading_of",
+    "skim",
+    "skim_stage",
+]
+
+
+def load_selection(config: Config) -> Foreign:
+    """Load the processor's class that the configuration names."""
+    return load_processor(config.processor, processor_folders(config.folder))
+
+
+def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None) -> Stage:
+    """Describe the stage: what decides the selected events; ``infos`` are the files' if they were opened already."""
+    config = context.config
+    truth = [] if config.data.truth is None else [config.data.truth]
+
+    def reads() -> list[str | Path]:
+        paths = expand_trees(config.data.path)
+        found = infos
+        if found is None:
+            # files that are gone are the caller's to complain of
+            there = all(is_url(path) or Path(path).is_file() for path in paths)
+            found = scan_fileset(_fileset(config), reading_of(config)) if there else []
+        # labels may lie in a file beside one of these
+        return [*paths, *(one for info in found for one in info.beside), *truth]
+
+    trees = config.data.path if isinstance(config.data.path, dict) else {}
+    return Stage(
+        "skim",
+        config.model_dump(mode="json"),
+        (
+            *("name", "signal", "processor", "selection", "features", "mass.range"),
+            *("data.labels", "data.layout", "data.radius", "data.axes"),
+        ),
+        reads,
+        other={
+            "trees": sorted(trees.values()),
+            "processor's source": [file_hash(path) for path in class_sources(load_selection(config))],
+        },
+        noted=("data",),
+    )
 
 
 def skim(context: Context) -> None:
@@ -36,20 +84,54 @@ def skim(context: Context) -> None:
         If an input is bad, or not every requested event was processed.
     """
     config, directory = context.config, context.run
-    paths = [Path(path) for path in expand(config.data.path)]
-    fileset = {config.name: {"files": [str(path) for path in paths]}}
-    processor_class = load_processor(config.processor)
-    reading = Reading(
-        config.data.layout,
-        config.data.radius,
-        config.data.axes,
-        constituents=bool(getattr(processor_class, "reads_constituents", False)),
-    )
-    infos = scan_fileset(fileset, reading)
-    hashes: dict[str, Path] = {}
+    processor_class = load_selection(config)
+    sources = class_sources(processor_class)
+    infos = check_files(config)
+    run_stage(directory, skim_stage(context, infos), lambda: _work(context, processor_class), context.reporter)
+    context.reporter.say(f"processor: {sources[0] if sources else config.processor}")
+    reads = (read_stamp(directory, "skim") or {}).get("reads", {})
+    found = {
+        "processor": {"class": config.processor, "files": {str(path): file_hash(path) for path in sources}},
+        "inputs": {path: reads[path] for path in expand_trees(config.data.path) if path in reads},
+    }
+    manifest = read_json(directory.manifest)
+    if any(manifest.get(name) != value for name, value in found.items()):
+        note(directory, **found)
+
+
+def reading_of(config: Config) -> Reading:
+    """Say how the configuration's files are read."""
+    wants = getattr(load_selection(config), "reads_constituents", False)
+    return Reading(config.data.layout, config.data.radius, config.data.axes, constituents=bool(wants))
+
+
+def _fileset(config: Config) -> dict[str, Any]:
+    return {config.name: {"files": expand_trees(config.data.path)}}
+
+
+def check_files(config: Config) -> list[FileInfo]:
+    """Open the data files without reading an event.
+
+    Parameters
+    ----------
+    config : Config
+
+    Returns
+    -------
+    list of FileInfo
+
+    Raises
+    ------
+    DrapesError
+        If one cannot be read, is there twice, or lacks the labels that are promised.
+    """
+    fileset = _fileset(config)
+    paths = list(fileset[config.name]["files"])
+    infos = scan_fileset(fileset, reading_of(config))
+    hashes: dict[str, str] = {}
     for path in paths if len(paths) > 1 else []:
-        twin = hashes.setdefault(file_hash(path), path)
-        if twin is not path:
+        twin = hashes.setdefault(fingerprint(path), path)
+        if twin != path:
             raise InputError(path, f"holds the same bytes as {twin}", "list a file once: its events would count twice")
     if sum(info.entries for info in infos) == 0:
         raise InputError(paths[0], "holds no events", "check data.path")
@@ -59,36 +141,48 @@ def skim(context: Context) -> None:
                 raise InputError(
                     info.path, "carries no column 'label'", "set data.labels to false, or name a sidecar in data.truth"
                 )
-    reads = paths if config.data.truth is None else [*paths, Path(config.data.truth)]
-    source = inspect.getsourcefile(processor_class)
-    needs = {
-        **config.model_dump(mode="json", include={"name", "signal", "processor", "selection", "features"}),
-        "range": config.mass.range,
-        "labels": config.data.labels,
-        "reading": dataclasses.asdict(reading),
-        "source": file_hash(source) if source else None,
-    }
-    if not config.data.truth or Path(config.data.truth).is_file():
-        run_stage(
-            directory, "skim", needs, reads, lambda: _work(context, fileset, processor_class, reading), context.reporter
-        )
-    else:
+    if config.data.truth and not is_url(config.data.truth) and not Path(config.data.truth).is_file():
         raise InputError(config.data.truth, "no such file", "check data.truth")
+    return infos
 
 
-def _all_truth(context: Context, fileset: Mapping[str, Any], reading: Reading) -> Truth | None:
-    """Labels of all events, before any selection."""
-    config = context.config
+def check_labels(config: Config) -> tuple[int, int] | None:
+    """Read identities and labels of all events, and see whether the signal can be injected.
+
+    Parameters
+    ----------
+    config : Config
+
+    Returns
+    -------
+    tuple of int or None
+        Background and signal events; None if the configuration promises no labels.
+
+    Raises
+    ------
+    DrapesError
+        If there is less signal than wanted, or a truth sidecar is not of these events.
+    """
+    truth = _all_truth(config, _fileset(config), whole=True)
+    if truth is None:
+        return None
+    _dropped(config, truth)
+    signal = int((truth.label == 1).sum())
+    return len(truth) - signal, signal
+
+
+def _all_truth(config: Config, fileset: Mapping[str, Any], whole: bool = False) -> Truth | None:
+    """Labels of all events, before any selection; with no signal to choose, a sidecar as it is unless ``whole``."""
     if not config.data.labels:
         return None
     sidecar = None if config.data.truth is None else read_truth(config.data.truth)
-    if sidecar is not None and config.signal.inject is None:
+    if sidecar is not None and config.signal.inject is None and not whole:
         return sidecar
     out, _ = run(
         fileset,
         collect_truth if sidecar is None else collect_ids,
         chunksize=config.data.chunksize,
-        reading=dataclasses.replace(reading, constituents=False, jets=False),
+        reading=dataclasses.replace(reading_of(config), constituents=False, jets=False),
     )
     columns = out["truth"].columns()
     order = np.argsort(columns["event_id"], kind="stable")
@@ -98,8 +192,22 @@ def _all_truth(context: Context, fileset: Mapping[str, Any], reading: Reading) -
     return Truth(config.data.truth or "data.path", ids, label)
 
 
-def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign, reading: Reading) -> list[Path]:
-    config, directory = context.config, context.run
+def _dropped(config: Config, truth: Truth) -> npt.NDArray[np.int64]:
+    """Choose the signal events that are not injected."""
+    if config.signal.inject is None:
+        return np.empty(0, dtype=np.int64)
+    signal = truth.event_id[truth.label == 1]
+    return np.setdiff1d(signal, choose_signal(signal, config.signal.inject, config.signal.seed))
+
+
+def make_processor(config: Config, processor_class: Foreign) -> Foreign:
+    """Make the processor with the configuration's settings.
+
+    Raises
+    ------
+    ConfigError
+        If its class refuses them.
+    """
     settings = {
         "leading_pt": config.selection.leading_pt,
         "abs_eta_max": config.selection.abs_eta_max,
@@ -107,13 +215,11 @@ def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign
         "features": config.features,
         "mass_range": config.mass.range,
     }
-    truth = _all_truth(context, fileset, reading)
-    dropped = np.empty(0, dtype=np.int64)
-    if truth is not None and config.signal.inject is not None:
-        signal = truth.event_id[truth.label == 1]
-        dropped = np.setdiff1d(signal, choose_signal(signal, config.signal.inject, config.signal.seed))
+    if config.selection.max_constituents is not None:
+        # only if given: a processor without constituents knows no such setting, and says so
+        settings["max_constituents"] = config.selection.max_constituents
     try:
-        processor = processor_class(settings)
+        return processor_class(settings)
     except DrapesError:
         raise
     except Exception as error:  # a user's class may take anything else
@@ -121,20 +227,27 @@ def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign
         raise ConfigError(
             f"processor '{config.processor}': cannot be made with the settings ({type(error).__name__}: {reason})"
         ) from error
+
+
+def _work(context: Context, processor_class: Foreign) -> list[Path]:
+    config, directory = context.config, context.run
+    fileset = _fileset(config)
+    truth = _all_truth(config, fileset)
+    dropped = np.empty(0, dtype=np.int64) if truth is None else _dropped(config, truth)
     output, report = run(
         fileset,
-        SignalInjection(processor, dropped),
+        SignalInjection(make_processor(config, processor_class), dropped),
         executor=context.executor,
         workers=context.workers,
         chunksize=config.data.chunksize,
         progress=context.reporter.draws,
-        reading=reading,
+        reading=reading_of(config),
     )
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
     label = None if truth is None else truth.truth_for(columns["event_id"])
-    inputs = {str(one.path): file_hash(one.path) for one in report.files}
+    inputs = {str(one.path): fingerprint(one.path) for one in report.files}
     # the account is about what the files hold; events that were not injected were read and set aside, and say so
     write_skim(directory.events, columns, {"inputs": inputs, "name": config.name})
     written = [directory.events]
@@ -159,5 +272,4 @@ def _work(context: Context, fileset: Mapping[str, Any], processor_class: Foreign
     }
     with atomic_path(directory.skim_info) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    note(directory, inputs=inputs)
     return [*written, directory.skim_hists, directory.skim_info]

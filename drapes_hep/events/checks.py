@@ -1,0 +1,417 @@
+"""What every layout is made of: the protocol, the checks that every value passes, and how a bad value is said."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import awkward as ak
+import numpy as np
+import numpy.typing as npt
+
+from drapes_hep.errors import InputError
+from drapes_hep.events.chunks import EventChunk
+from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS
+from drapes_hep.events.types import AwkwardArray, Column
+from drapes_hep.rng import philox4x32
+
+__all__ = [
+    "COMMON",
+    "MASS_TOLERANCE",
+    "MAX_ABS_ETA",
+    "MAX_ENERGY",
+    "BadValues",
+    "BadValuesError",
+    "Checks",
+    "Columns",
+    "Converted",
+    "Layout",
+    "check_particles",
+    "collision_ids",
+    "missing_columns",
+    "row_ids",
+]
+
+COMMON = ("event_id", "weight", "label", "parent_id")
+"""What any table of ours may carry beside its jets."""
+
+Columns = Mapping[str, Any]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+MAX_ABS_ETA = 20.0
+"""No collider's particle is more forward: 9.5 is the most that a proton's mass leaves at 13 TeV."""
+
+MAX_ENERGY = 1e6
+"""GeV. A particle of more is no event of any collider, but a wrong column or unit, or a flipped bit."""
+
+MASS_TOLERANCE = 1e-3
+"""GeV. A mass this little below zero is rounding (E**2 - p**2 in single precision) and is set to zero."""
+
+
+@dataclass(frozen=True, order=True)
+class BadValues:
+    """Rows of one column that no event can have.
+
+    Parameters
+    ----------
+    position : int
+        Place of the column in its layout, for a stable order of complaints.
+    column : str
+        Its name.
+    kind : str
+        What is wrong.
+    first : int
+        First such row of the file, from 0.
+    count : int
+        Such rows.
+    """
+
+    position: int
+    column: str
+    kind: str
+    first: int
+    count: int
+
+
+class BadValuesError(InputError):
+    """Values that no event can have; those of several chunks of a file can be merged.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    bad : sequence of BadValues
+        At least one.
+    """
+
+    def __init__(self, path: str | Path, bad: Sequence[BadValues]) -> None:
+        merged: dict[tuple[int, str, str], BadValues] = {}
+        for one in bad:
+            key = (one.position, one.column, one.kind)
+            seen = merged.get(key)
+            first = one.first if seen is None else min(one.first, seen.first)
+            merged[key] = BadValues(*key, first, one.count + (0 if seen is None else seen.count))
+        self.bad = tuple(sorted(merged.values()))
+        worst = self.bad[0]
+        others = sorted({one.column for one in self.bad[1:]} - {worst.column})
+        more = f" (and so do {', '.join(others[:3])}{' and others' if len(others) > 3 else ''})" if others else ""
+        rows = "1 row" if worst.count == 1 else f"{worst.count} rows"
+        super().__init__(
+            path,
+            f"column '{worst.column}' holds {worst.kind} in {rows}, first in row {worst.first} (counted from 0){more}",
+            "correct or remove these events",
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.bad)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Columns in the schema's spelling.
+
+    Parameters
+    ----------
+    columns : mapping
+        For :func:`drapes_hep.events.schema.build_events`.
+    clipped_masses : int
+        Jets whose mass was a rounding error below zero and is now zero.
+    """
+
+    columns: Columns
+    clipped_masses: int
+
+
+class Layout(Protocol):
+    """How columns spell an event."""
+
+    @property
+    def name(self) -> str:
+        """What files and chunks call it."""
+        ...
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Columns that a file must have."""
+        ...
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Columns that are read where a file has them."""
+        ...
+
+    @property
+    def constituents(self) -> bool:
+        """Whether its files can hold the constituents of jets."""
+        ...
+
+    @property
+    def lists(self) -> frozenset[str]:
+        """Columns of lists, one list an event; the others hold one value an event."""
+        ...
+
+    @property
+    def constituent_columns(self) -> frozenset[str]:
+        """Columns that are read only where constituents are asked for."""
+        ...
+
+    def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
+        """Turn the chunk's columns into the schema's; :class:`BadValuesError` where a value is impossible."""
+        ...
+
+
+def row_ids(file_id: int, start: int, stop: int) -> npt.NDArray[np.int64]:
+    """Give the identities of rows: the file's key in the upper half, the row in the lower.
+
+    Parameters
+    ----------
+    file_id : int
+        31 bits.
+    start, stop : int
+        Rows.
+
+    Returns
+    -------
+    array of int64, shape (stop - start,)
+        Non-negative.
+    """
+    return (np.int64(file_id) << np.int64(32)) | np.arange(start, stop, dtype=np.int64)
+
+
+def collision_ids(run: IntArray, lumi: IntArray, event: IntArray) -> IntArray:
+    """Give the identities of collisions that an experiment has numbered.
+
+    Parameters
+    ----------
+    run, lumi, event : array of int64, shape (n,)
+        Non-negative; run and luminosity section below 2**32.
+
+    Returns
+    -------
+    array of int64, shape (n,)
+        The upper 63 bits of Philox4x32-10 with key 0 and the counter (event's low word, event's high word, luminosity
+        section, run). It does not depend on the file. Two of n different events share one with probability
+        n**2 / 2**64 (5e-4 for 10**8 events); a run refuses such events, it does not mix them up.
+    """
+    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    words = event.astype(np.uint64)
+    counter = np.stack([words & low, words >> shift, lumi.astype(np.uint64), run.astype(np.uint64)])
+    first, second, *_ = philox4x32(counter, (0, 0))
+    ids: IntArray = ((first << shift | second) >> np.uint64(1)).astype(np.int64)
+    return ids
+
+
+class Checks:
+    """Gathers what is wrong with a chunk's columns, so that one error can name all of it."""
+
+    def __init__(self, layout: Layout, chunk: EventChunk) -> None:
+        self.order = {name: i for i, name in enumerate((*layout.required, *layout.optional))}
+        self.chunk, self.bad = chunk, list[BadValues]()
+
+    def flag(self, column: str, wrong: npt.NDArray[np.bool_], kind: str) -> None:
+        """Note which events (n,) of a column are wrong, and how."""
+        count = int(np.count_nonzero(wrong))
+        if count:
+            first = self.chunk.start + int(np.argmax(wrong))
+            self.bad.append(BadValues(self.order.get(column, len(self.order)), column, kind, first, count))
+
+    def finish(self) -> None:
+        """Raise :class:`BadValuesError` if anything was wrong."""
+        if self.bad:
+            raise BadValuesError(self.chunk.path, self.bad)
+
+    def real(self, column: str, values: Column) -> FloatArray:
+        """Finite float64. Contiguous: numpy's vector loops may round differently on strided input."""
+        array = np.ascontiguousarray(values, dtype=np.float64)
+        self.flag(column, ~np.isfinite(array), "NaN or infinity")
+        return array
+
+    def whole(self, column: str, values: Column, kind: str, largest: int) -> npt.NDArray[np.int64]:
+        """Integers from 0 to ``largest``, also where a file stores them as floating point."""
+        array = np.asarray(values)
+        with np.errstate(invalid="ignore"):
+            wrong = ~((array >= 0) & (array <= largest))
+            if array.dtype.kind == "f":
+                # beyond 2**53 neighbouring integers share one double: identities would collide silently
+                wrong |= (array != np.floor(array)) | (array >= 2.0**53)
+            self.flag(column, wrong, kind)
+            return np.where(wrong, 0, array).astype(np.int64)
+
+    def common(self, columns: Columns) -> dict[str, Any]:
+        """Identity, weight, label and parent, which every layout spells alike."""
+        chunk, identity = self.chunk, "an identity that is not an integer from 0 to 2**63 - 1"
+        out: dict[str, Any] = {}
+        if "event_id" in columns:
+            out["event_id"] = self.whole("event_id", columns["event_id"], identity, 2**63 - 1)
+        else:
+            out["event_id"] = row_ids(chunk.file_id, chunk.start, chunk.stop)
+        out["weight"] = self.real("weight", columns["weight"]) if "weight" in columns else np.ones(len(chunk))
+        if "label" in columns:
+            out["label"] = self.whole("label", columns["label"], "a label that is neither 0 nor 1", 1)
+        if "parent_id" in columns:
+            out["parent_id"] = self.whole("parent_id", columns["parent_id"], identity, 2**63 - 1)
+        out.update(self.numbering(columns))
+        return out
+
+    def numbering(self, columns: Columns) -> dict[str, IntArray]:
+        """Run, luminosity section and event number, where all three are there."""
+        if not set(IDENTITY_FIELDS) <= columns.keys():
+            return {}
+        kind = "a number that is not an integer from 0 to {}"
+        return {
+            name: self.whole(name, columns[name], kind.format(f"2**{bits} - 1"), 2**bits - 1)
+            for name, bits in zip(IDENTITY_FIELDS, (32, 32, 63), strict=True)
+        }
+
+    def collection(
+        self, columns: Columns, names: Sequence[str], counter: str | None = None
+    ) -> tuple[dict[str, Any], IntArray]:
+        """Take the columns of one collection apart.
+
+        Parameters
+        ----------
+        columns : mapping
+            Of the chunk.
+        names : sequence of str
+            Columns of lists; those that are absent are left out.
+        counter : str, optional
+            The column that says how many there are, compared where it is present.
+
+        Returns
+        -------
+        flat : dict of str to array, shape (m,) or (m, k)
+            Values of all events, one after the other.
+        offsets : array of int64, shape (n + 1,)
+            Where each event starts.
+
+        Raises
+        ------
+        BadValuesError
+            Lists of different lengths: nothing else can be said of such a collection.
+        """
+        present = [name for name in names if name in columns]
+        counts = {name: ak.to_numpy(ak.num(columns[name], axis=1)).astype(np.int64) for name in present}
+        first = counts[present[0]]
+        for name in present[1:]:
+            self.flag(name, counts[name] != first, f"lists of another length than column '{present[0]}'")
+        if counter is not None and counter in columns:
+            self.flag(counter, np.asarray(columns[counter]) != first, f"a number other than column '{present[0]}' has")
+        self.finish()
+        flat = {name: ak.to_numpy(ak.flatten(columns[name], axis=1)) for name in present}
+        return flat, np.concatenate([[0], np.cumsum(first)]).astype(np.int64)
+
+    def flag_flat(self, column: str, wrong: npt.NDArray[np.bool_], offsets: IntArray, kind: str) -> None:
+        """Flag the events that hold a wrong value, given one flag a value."""
+        if wrong.any():
+            rows = np.zeros(len(offsets) - 1, dtype=bool)
+            rows[np.searchsorted(offsets, np.flatnonzero(wrong), side="right") - 1] = True
+            self.flag(column, rows, kind)
+
+    def real_flat(self, column: str, values: Column, offsets: IntArray) -> FloatArray:
+        """As :meth:`real`, for the flat values of lists."""
+        array = np.ascontiguousarray(values, dtype=np.float64)
+        self.flag_flat(column, ~np.isfinite(array), offsets, "NaN or infinity")
+        return array
+
+    def vectors(
+        self, flat: Mapping[str, Any], names: Sequence[str], offsets: IntArray
+    ) -> tuple[dict[str, FloatArray], int]:
+        """Check the pt, eta, phi and mass of jets.
+
+        Parameters
+        ----------
+        flat : mapping
+            From :meth:`collection`.
+        names : sequence of str
+            The columns of pt, eta, phi and mass.
+        offsets : array of int64, shape (n + 1,)
+            From :meth:`collection`.
+
+        Returns
+        -------
+        vectors : dict of str to array, shape (m,)
+            ``pt``, ``eta``, ``phi``, ``mass``.
+        clipped : int
+            Masses that were rounding errors below zero.
+        """
+        pt, eta, phi, mass = (self.real_flat(name, flat[name], offsets) for name in names)
+        with np.errstate(invalid="ignore"):
+            self.flag_flat(names[0], pt <= 0, offsets, "a transverse momentum that is not positive")
+            # no detector reaches there, and cosh of it overflows: a corrupt value
+            self.flag_flat(names[1], np.abs(eta) > MAX_ABS_ETA, offsets, f"a pseudorapidity beyond {MAX_ABS_ETA:g}")
+            self.flag_flat(names[3], mass <= -MASS_TOLERANCE, offsets, "a negative mass")
+            negative = mass < 0
+        vectors = {"pt": pt, "eta": eta, "phi": phi, "mass": np.where(negative, 0.0, mass)}
+        return vectors, int(np.count_nonzero(negative))
+
+    def masses(self, column: str, mass: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+        """Give masses that are not negative, and which were rounding errors below zero."""
+        with np.errstate(invalid="ignore"):
+            self.flag(column, mass <= -MASS_TOLERANCE, "a negative mass")
+            negative = mass < 0
+        return np.where(negative, 0.0, mass), negative
+
+
+def check_particles(checks: Checks, particles: AwkwardArray, column: str = "particles") -> None:
+    """Flag what no particle can have, before it reaches fastjet, which would take it without a word.
+
+    Parameters
+    ----------
+    checks : Checks
+        Where complaints are gathered.
+    particles : awkward.Array
+        n lists of records with ``pt, eta, phi, mass``.
+    column : str
+        What complaints call it.
+    """
+    counts = ak.to_numpy(ak.num(particles))
+    event = np.repeat(np.arange(len(counts)), counts)
+
+    def flag(field: str, wrong: npt.NDArray[np.bool_], kind: str) -> None:
+        if wrong.any():
+            rows = np.zeros(len(counts), dtype=bool)
+            rows[event[wrong]] = True
+            checks.flag(f"{column}.{field}", rows, kind)
+
+    pt, eta, phi, mass = (
+        np.asarray(ak.to_numpy(ak.flatten(particles[field])), dtype=np.float64) for field in CONSTITUENT_FIELDS
+    )
+    for field, values in zip(CONSTITUENT_FIELDS, (pt, eta, phi, mass), strict=True):
+        flag(field, ~np.isfinite(values), "NaN or infinity")
+    with np.errstate(invalid="ignore", over="ignore"):
+        flag("pt", pt < 0, "a negative transverse momentum")
+        flag("pt", pt == 0, "no transverse momentum between particles that have some")
+        forward = np.abs(eta) > MAX_ABS_ETA
+        flag("eta", forward & np.isfinite(eta), f"a pseudorapidity beyond {MAX_ABS_ETA:g}")
+        flag("phi", (np.abs(phi) > 2 * np.pi + 1e-4) & np.isfinite(phi), "an azimuth beyond 2 pi (degrees?)")
+        energy = np.hypot(pt * np.cosh(np.where(forward, 0, eta)), mass)
+        flag("pt", (energy > MAX_ENERGY) & np.isfinite(energy), f"a particle of more than {MAX_ENERGY:g} GeV")
+        flag("mass", mass <= -MASS_TOLERANCE, "a negative mass")
+
+
+def missing_columns(required: Iterable[str], present: Iterable[str]) -> str:
+    """Say which columns are missing and what comes closest, or nothing.
+
+    Parameters
+    ----------
+    required, present : iterables of str
+        Names.
+
+    Returns
+    -------
+    str
+        Empty where nothing is missing.
+    """
+    have = list(present)
+    absent = [name for name in required if name not in have]
+    if not absent:
+        return ""
+    text = f"column '{absent[0]}'" if len(absent) == 1 else f"columns {', '.join(repr(a) for a in absent[:4])}"
+    if len(absent) > 4:
+        text += f" and {len(absent) - 4} more"
+    close = difflib.get_close_matches(absent[0], [name for name in have if name not in set(required)], n=1, cutoff=0.4)
+    return text + (f" (closest present: '{close[0]}')" if close else "")

@@ -1,0 +1,381 @@
+"""Ragged arrays to torch and back, without padding: packed values and the offsets of the sets in them.
+
+A set is one list of a ragged array, such as the constituents of one jet. All sets lie one after the other in one tensor
+``values`` of shape (total, d); ``offsets`` of shape (n + 1,) says where each begins. What is copied is copied bit by
+bit, in both directions. Jets of events are doubly ragged: they become sets, and the jets' own offsets tell the events.
+
+The low-level variables of a jet's constituents (:data:`LLV`) are those of arXiv:2312.10130: momenta as fractions of
+the jet's, directions relative to the jet's axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import awkward as ak
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from drapes_hep.events.schema import nested, ragged
+from drapes_hep.events.types import AwkwardArray
+
+__all__ = [
+    "KINEMATICS",
+    "LLV",
+    "Sets",
+    "from_low_level",
+    "leading",
+    "low_level",
+    "pack",
+    "pack_nested",
+    "take",
+    "unpack",
+    "unpack_nested",
+]
+
+KINEMATICS = ("pt", "eta", "phi")
+"""Fields that the low-level variables are made of; a constituent's mass is no part of them."""
+
+LLV = ("pt_fraction", "delta_eta", "delta_phi")
+"""Columns of :func:`low_level`: pt_i / pt_jet, eta_i - eta_jet, phi_i - phi_jet in [-pi, pi]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sets:
+    """Sets of varying length, one after the other.
+
+    Parameters
+    ----------
+    values : Tensor, shape (total, d)
+        Elements of all sets.
+    offsets : Tensor of int64, shape (n + 1,)
+        Where each set begins; starts at 0, never falls, ends at ``total``.
+
+    Raises
+    ------
+    ValueError
+        Shapes or offsets that do not fit each other.
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+    def __post_init__(self) -> None:
+        values, offsets = self.values, self.offsets
+        if values.ndim != 2:
+            raise ValueError(f"values must have shape (total, d), got {tuple(values.shape)}")
+        if offsets.ndim != 1 or len(offsets) < 1 or offsets.dtype != torch.int64:
+            raise ValueError(f"offsets must be int64 of shape (n + 1,), got {offsets.dtype} {tuple(offsets.shape)}")
+        if int(offsets[0]) != 0 or int(offsets[-1]) != len(values) or bool((offsets[1:] < offsets[:-1]).any()):
+            raise ValueError(f"offsets must rise from 0 to the {len(values)} rows of values")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """Elements of each set, int64 of shape (n,)."""
+        return self.offsets.diff()
+
+    @property
+    def index(self) -> Tensor:
+        """Which set each element belongs to, int64 of shape (total,)."""
+        return torch.repeat_interleave(self.lengths, output_size=len(self.values))
+
+    def to(self, device: str | torch.device) -> Sets:
+        """Move to a device."""
+        return Sets(self.values.to(device), self.offsets.to(device))
+
+
+IntArray = npt.NDArray[np.int64]
+
+
+def _lists(array: AwkwardArray, depth: int) -> tuple[list[IntArray], npt.NDArray[np.generic]]:
+    """Offsets from the outside in, each from 0, and the flat content."""
+    layout = ak.to_packed(ak.from_regular(ak.without_parameters(ak.materialize(array)), axis=None)).layout
+    offsets = []
+    for _ in range(depth):
+        if not isinstance(layout, ak.contents.ListOffsetArray):
+            break
+        offsets.append(np.asarray(layout.offsets.data).astype(np.int64))
+        layout = layout.content
+    if len(offsets) != depth or not isinstance(layout, (ak.contents.NumpyArray, ak.contents.EmptyArray)):
+        raise ValueError(f"expected {depth} levels of lists of numbers with no value missing, got {ak.type(array)}")
+    content = layout.to_NumpyArray(np.float64) if isinstance(layout, ak.contents.EmptyArray) else layout
+    return offsets, np.asarray(content.data)
+
+
+def _pack(array: AwkwardArray, fields: Sequence[str], depth: int) -> tuple[list[IntArray], Tensor]:
+    if isinstance(fields, str) or not fields:
+        raise ValueError("name the fields to pack, e.g. ('pt', 'eta', 'phi')")
+    values: npt.NDArray[np.generic] | None = None
+    offsets: list[IntArray] = []
+    for i, field in enumerate(fields):
+        found, content = _lists(array[field], depth)
+        if values is None:
+            offsets, values = found, np.empty((len(content), len(fields)), dtype=content.dtype)
+        elif not all(np.array_equal(a, b) for a, b in zip(found, offsets, strict=True)):
+            raise ValueError(f"field '{field}' has lists of other lengths than '{fields[0]}'")
+        elif content.dtype != values.dtype:
+            raise ValueError(f"field '{field}' is {content.dtype}, '{fields[0]}' is {values.dtype}: make them alike")
+        values[:, i] = content
+    return offsets, torch.from_numpy(values)
+
+
+def pack(array: AwkwardArray, fields: Sequence[str]) -> Sets:
+    """Give a singly ragged array of records as sets.
+
+    Parameters
+    ----------
+    array : awkward.Array
+        n lists of records; views, slices and lazily read arrays too.
+    fields : sequence of str
+        Fields that become columns, in this order; all of one type of number.
+
+    Returns
+    -------
+    Sets
+        n sets in the array's order, values in the fields' type.
+
+    Raises
+    ------
+    ValueError
+        Missing values, fields of unlike types or lengths, another depth.
+    """
+    (offsets,), values = _pack(array, fields, 1)
+    return Sets(values, torch.from_numpy(offsets))
+
+
+def pack_nested(array: AwkwardArray, fields: Sequence[str]) -> tuple[Sets, Tensor]:
+    """Give a doubly ragged array of records, such as the constituents of jets of events, as sets.
+
+    Parameters
+    ----------
+    array : awkward.Array
+        n lists (events) of lists (jets) of records.
+    fields : sequence of str
+        As for :func:`pack`.
+
+    Returns
+    -------
+    sets : Sets
+        One a jet.
+    events : Tensor of int64, shape (n + 1,)
+        Event i has the sets ``events[i]`` to ``events[i + 1]``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`pack`.
+    """
+    (events, offsets), values = _pack(array, fields, 2)
+    return Sets(values, torch.from_numpy(offsets)), torch.from_numpy(events)
+
+
+def _columns(sets: Sets, fields: Sequence[str]) -> tuple[dict[str, npt.NDArray[np.generic]], IntArray]:
+    if isinstance(fields, str) or len(fields) != sets.values.shape[1]:
+        raise ValueError(f"{sets.values.shape[1]} columns need as many names, got {fields!r}")
+    values = sets.values.detach().cpu().numpy()
+    columns = {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(fields)}
+    return columns, sets.offsets.cpu().numpy()
+
+
+def unpack(sets: Sets, fields: Sequence[str]) -> ak.Array:
+    """Give sets as a singly ragged array of records, exactly.
+
+    Parameters
+    ----------
+    sets : Sets
+        From any device.
+    fields : sequence of str
+        A name for each column.
+
+    Returns
+    -------
+    awkward.Array
+        n lists of records.
+    """
+    columns, offsets = _columns(sets, fields)
+    return ak.zip({name: ragged(content, offsets) for name, content in columns.items()})
+
+
+def unpack_nested(sets: Sets, events: Tensor, fields: Sequence[str]) -> ak.Array:
+    """Give sets as a doubly ragged array of records, exactly.
+
+    Parameters
+    ----------
+    sets : Sets
+        One a jet.
+    events : Tensor of int64, shape (n + 1,)
+        As :func:`pack_nested` gives it.
+    fields : sequence of str
+        A name for each column.
+
+    Returns
+    -------
+    awkward.Array
+        n lists of lists of records.
+    """
+    columns, offsets = _columns(sets, fields)
+    outer = events.cpu().numpy()
+    return ak.zip({name: nested(content, offsets, outer) for name, content in columns.items()})
+
+
+def _rows(first: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of runs that begin at ``first``, and the runs' offsets in the result."""
+    offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=lengths.device)
+    torch.cumsum(lengths, 0, out=offsets[1:])
+    total = int(offsets[-1])
+    rows = torch.repeat_interleave(first - offsets[:-1], lengths, output_size=total)
+    return rows.add_(torch.arange(total, device=rows.device)), offsets
+
+
+def take(sets: Sets, index: Tensor) -> Sets:
+    """Choose sets, as a batch of a training does.
+
+    Parameters
+    ----------
+    sets : Sets
+        n sets.
+    index : Tensor of int64, shape (m,), or of bool, shape (n,)
+        Which, in this order; repeats are allowed, negative ones count from the end.
+
+    Returns
+    -------
+    Sets
+        m sets; the elements of each in their order.
+
+    Raises
+    ------
+    IndexError
+        An index beyond the sets, or a mask of another length.
+    """
+    count = len(sets)
+    if index.dtype == torch.bool:
+        if index.shape != (count,):
+            raise IndexError(f"a mask of shape {tuple(index.shape)} for {count} sets")
+        index = torch.nonzero(index)[:, 0]
+    index = index.to(device=sets.offsets.device, dtype=torch.int64)
+    if bool(((index < -count) | (index >= count)).any()):
+        raise IndexError(f"an index lies beyond {count} sets")
+    index = torch.where(index < 0, index + count, index)
+    rows, offsets = _rows(sets.offsets[index], sets.lengths[index])
+    return Sets(sets.values[rows], offsets)
+
+
+def leading(sets: Sets, most: int | None = None) -> Sets:
+    """Order each set by falling first column and keep the leading elements.
+
+    Parameters
+    ----------
+    sets : Sets
+        First column: transverse momentum, or its fraction.
+    most : int, optional
+        Elements that a set keeps at most; all by default.
+
+    Returns
+    -------
+    Sets
+        Elements of equal momentum stay in their order; sets that are ordered already are not copied.
+
+    Raises
+    ------
+    ValueError
+        ``most`` below 1.
+    """
+    if most is not None and most < 1:
+        raise ValueError(f"most must be at least 1, got {most}")
+    pt = sets.values[:, 0]
+    rises = pt[1:] > pt[:-1]
+    first = sets.offsets[(sets.offsets > 0) & (sets.offsets < len(pt))]
+    rises[first - 1] = False  # from one set to the next
+    if bool(rises.any()):
+        index = sets.index
+        order = torch.argsort(pt, descending=True, stable=True)
+        order = order[torch.argsort(index[order], stable=True)]
+        sets = Sets(sets.values[order], sets.offsets)
+    if most is None or bool((sets.lengths <= most).all()):
+        return sets
+    rows, offsets = _rows(sets.offsets[:-1], sets.lengths.clamp(max=most))
+    return Sets(sets.values[rows], offsets)
+
+
+def _wrapped(angle: Tensor) -> Tensor:
+    """Angle in [-pi, pi]; one that is there already keeps every bit."""
+    return angle - 2 * math.pi * torch.round(angle / (2 * math.pi))
+
+
+def _shifted(sets: Sets, jets: Tensor, sign: int, in_place: bool = False) -> Sets:
+    """Divide by the jets' pt and subtract their direction, or (``sign`` -1) the reverse; a column at a time."""
+    if sets.values.shape[1] != 3:
+        raise ValueError(f"expected three columns, got {sets.values.shape[1]}")
+    if jets.ndim != 2 or len(jets) != len(sets) or jets.shape[1] < 3:
+        raise ValueError(f"jets must have shape ({len(sets)}, 3), got {tuple(jets.shape)}")
+    if not bool((jets[:, 0] > 0).all()):
+        raise ValueError("every jet needs a transverse momentum above 0")
+    lengths, total = sets.lengths, len(sets.values)
+    out = sets.values if in_place else torch.empty_like(sets.values)
+    for i in range(3):
+        column = sets.values[:, i].to(torch.float64, copy=True)
+        jet = torch.repeat_interleave(jets[:, i].double(), lengths, output_size=total)
+        if i > 0:
+            column.sub_(jet, alpha=sign)
+        elif sign > 0:
+            column.div_(jet)
+        else:
+            column.mul_(jet)
+        out[:, i] = _wrapped(column) if i == 2 else column
+    return Sets(out, sets.offsets)
+
+
+def low_level(constituents: Sets, jets: Tensor, most: int | None = None) -> Sets:
+    """Compute the low-level variables of jets' constituents.
+
+    Parameters
+    ----------
+    constituents : Sets
+        One set a jet, columns :data:`KINEMATICS`: pt (GeV), eta, phi (rad).
+    jets : Tensor, shape (n, 3) or more columns
+        The jets' pt (GeV, above 0), eta, phi; further columns are not read.
+    most : int, optional
+        Constituents that a jet keeps at most, the leading ones in pt; all by default.
+
+    Returns
+    -------
+    Sets
+        Columns :data:`LLV`, by falling pt; in the constituents' type, computed in double precision.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, a jet without transverse momentum, ``most`` below 1.
+    """
+    kept = leading(constituents, most)
+    return _shifted(kept, jets, 1, in_place=kept is not constituents)
+
+
+def from_low_level(sets: Sets, jets: Tensor) -> Sets:
+    """Give constituents back from their low-level variables: the inverse of :func:`low_level`.
+
+    Parameters
+    ----------
+    sets : Sets
+        Columns :data:`LLV`.
+    jets : Tensor, shape (n, 3) or more columns
+        As for :func:`low_level`.
+
+    Returns
+    -------
+    Sets
+        Columns :data:`KINEMATICS`, phi in [-pi, pi]; exact but for rounding in the sets' type.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, a jet without transverse momentum.
+    """
+    return _shifted(sets, jets, -1)

@@ -1,0 +1,204 @@
+"""Files behind URLs: opened through fsspec, in parts, with one line for whatever the network does."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from drapes_hep.errors import InputError
+from drapes_hep.files import file_hash
+
+__all__ = ["expand_url", "fingerprint", "is_url", "one_line", "open_url", "url_stem"]
+
+_ENDS = 1 << 16
+_BLOCK = 1 << 20
+_NO_RANGES = ("range requests", "not support seeking", "Cannot seek streaming")
+
+
+def is_url(path: object) -> bool:
+    """Tell a URL from a path.
+
+    Parameters
+    ----------
+    path : object
+        Compared by its text.
+
+    Returns
+    -------
+    bool
+    """
+    return "://" in str(path)
+
+
+def url_stem(url: str) -> str:
+    """Give the name of what a URL names, without folder, last suffix and query.
+
+    Parameters
+    ----------
+    url : str
+        The URL.
+
+    Returns
+    -------
+    str
+    """
+    return PurePosixPath(urlsplit(url).path).stem
+
+
+def one_line(url: str, error: BaseException) -> InputError | None:
+    """Word what the network did; None where it was not the network.
+
+    Parameters
+    ----------
+    url : str
+        What was read.
+    error : BaseException
+        As any library raised it; its causes are looked at, too.
+
+    Returns
+    -------
+    InputError or None
+    """
+    if not is_url(url):
+        return None
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in chain:
+        chain.append(one)
+        one = one.__cause__ or one.__context__
+    # the innermost says most: fsspec calls whatever happens while it opens a file "not found"
+    for one in reversed(chain):
+        status = getattr(one, "status", None)
+        if isinstance(one, InputError):
+            return one
+        if status in (401, 403) or isinstance(one, PermissionError):
+            return InputError(url, "the server refuses it", "it needs a login or a token: download it yourself")
+        if isinstance(one, FileNotFoundError) or status in (404, 410):
+            return InputError(url, "no such file on the server", "check the address")
+        if any(words in str(one) for words in _NO_RANGES):
+            return InputError(url, "the server does not serve parts of files", "download it first")
+        if type(one).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:
+            return InputError(url, f"the server answers with status {status}", "try again later")
+        if isinstance(one, (ConnectionError, TimeoutError)) or type(one).__module__.startswith("aiohttp"):
+            problem = f"the server cannot be reached or broke off ({type(one).__name__})"
+            return InputError(url, problem, "try again, or download it first")
+    return None
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    scheme = urlsplit(url).scheme
+    if scheme in {"root", "roots", "xroot"} and importlib.util.find_spec("fsspec_xrootd") is None:
+        raise InputError(url, "needs XRootD, which is not installed", "pip install 'drapes-hep[xrootd]'")
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(url, f"'{scheme}://' cannot be opened ({reason})", "use root://, https:// or a path") from None
+    return filesystem, path
+
+
+@contextmanager
+def open_url(url: str, block: int = _BLOCK) -> Iterator[Any]:
+    """Open what a URL names, as a file that can be read anywhere.
+
+    Parameters
+    ----------
+    url : str
+        Of any scheme that fsspec knows.
+    block : int
+        Bytes that are asked for at a time, at least.
+
+    Yields
+    ------
+    file object
+        Binary.
+
+    Raises
+    ------
+    InputError
+        Missing, refused, unreachable, or served only from its beginning.
+    """
+    try:
+        filesystem, path = _filesystem(url)
+        with filesystem.open(path, "rb", block_size=block) as file:
+            yield file
+    except InputError:
+        raise
+    except Exception as error:  # each kind of server has its own
+        told = one_line(url, error)
+        if told is not None:
+            raise told from error
+        raise
+
+
+def fingerprint(path: str | Path) -> str:
+    """Tell whether a file is the one that was read before.
+
+    Parameters
+    ----------
+    path : str or Path
+        Path or URL.
+
+    Returns
+    -------
+    str
+        SHA-256 of a file's bytes. Of a URL, ``ends:`` and the SHA-256 of its size, first and last 64 KiB, since nobody
+        wants to download a file in order to see that it is the same: the first hold the identifier that ROOT gives each
+        file it writes, the last the footer of Parquet.
+
+    Raises
+    ------
+    InputError
+        A URL that cannot be read, or whose size the server does not tell.
+    """
+    if not is_url(path):
+        return file_hash(path)
+    with open_url(str(path), _ENDS) as file:
+        size = getattr(file, "size", None)
+        if size is None:
+            raise InputError(path, "the server does not say how large it is", "download it first")
+        digest = hashlib.sha256(str(size).encode())
+        digest.update(file.read(_ENDS))
+        if size > _ENDS:
+            file.seek(max(_ENDS, size - _ENDS))
+            digest.update(file.read())
+    return f"ends:{digest.hexdigest()}"
+
+
+def expand_url(url: str) -> list[str]:
+    """Turn a URL with ``*`` into those that it names, where its kind of server can list files.
+
+    Parameters
+    ----------
+    url : str
+        The URL. ``http://`` and ``https://`` list nothing and are taken as they are.
+
+    Returns
+    -------
+    list of str
+        Sorted.
+
+    Raises
+    ------
+    InputError
+        A pattern that matches nothing, or a server that cannot be asked.
+    """
+    if "*" not in url or urlsplit(url).scheme in {"http", "https"}:
+        return [url]
+    filesystem, path = _filesystem(url)
+    try:
+        found = sorted(filesystem.unstrip_protocol(one) for one in filesystem.glob(path))
+    except Exception as error:  # as above
+        raise one_line(url, error) or InputError(
+            url, f"cannot be listed ({type(error).__name__})", "name the files one by one"
+        ) from error
+    if not found:
+        raise InputError(url, "no file matches this pattern", "check the folder and the suffix")
+    return found

@@ -1,0 +1,104 @@
+"""Stage report: the page of a finished run, drawn from what the run says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from drapes_hep.errors import DrapesError, RunDirectoryError
+from drapes_hep.events.readers import expand_trees
+from drapes_hep.files import file_hash, read_json
+from drapes_hep.report import write_report
+from drapes_hep.rundir import RunDirectory
+from drapes_hep.stamps import check_current, first_difference, read_stamp, shown
+
+__all__ = ["own_configuration", "report"]
+
+_OF_THE_PAGE = {"plots", "blind"}
+"""What a page may show otherwise than the run was made."""
+
+
+def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
+    """Write the page of a run; nothing but the folder ``report`` is written.
+
+    Parameters
+    ----------
+    run : RunDirectory
+        Its hunt is done.
+    config : mapping, optional
+        A configuration as JSON values, for its ``plots`` and ``blind``; it must be the run's in everything else.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the configuration is another search's, the run is blinded and the page shall not be, or a stage was run
+        again since the hunt.
+    """
+    check_current(run, "hunt")
+    if config is None:
+        return write_report(run.path)
+    _check_same_search(run, own_configuration(run), config)
+    results = read_json(run.results)
+    blinded = isinstance(results, dict) and bool(results.get("blind"))
+    if blinded and not config.get("blind"):
+        raise RunDirectoryError(
+            f"{run.path}: the hunt was blinded, so there is nothing to show; run `drapes hunt --unblind` first, or draw"
+            " the page with --set blind=true"
+        )
+    return write_report(run.path, config.get("plots"), bool(config.get("blind")))
+
+
+def own_configuration(run: RunDirectory) -> dict[str, Any]:
+    """Give the configuration of a run, as its manifest holds it.
+
+    Raises
+    ------
+    RunDirectoryError
+        If there is none.
+    """
+    manifest = read_json(run.manifest)
+    own = manifest.get("config") if isinstance(manifest, dict) else None
+    if not isinstance(own, dict):
+        raise RunDirectoryError(f"{run.manifest}: holds no configuration; run the search again")
+    return own
+
+
+def _check_same_search(run: RunDirectory, own: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    was = {key: value for key, value in own.items() if key not in _OF_THE_PAGE}
+    # a key that the run does not know is a newer release's
+    now = {key: _known(config[key], value) for key, value in was.items() if key in config}
+    if _moved(run, was, now):
+        now["data"] = {**now["data"], "path": was["data"]["path"], "truth": was["data"].get("truth")}
+    found = first_difference(was, now)
+    if found is not None:
+        key, then, given = found
+        raise RunDirectoryError(
+            f"{run.path}: was made with {key} {shown(then)}, the configuration says {shown(given)}; a report shows what"
+            f" was done: leave the configuration out (drapes report -o {run.path}), or search again with another -o"
+        )
+
+
+def _known(value: object, own: object) -> Any:  # noqa: ANN401
+    if isinstance(value, dict) and isinstance(own, dict):
+        return {key: one for key, one in value.items() if key in own}
+    return value
+
+
+def _moved(run: RunDirectory, was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Say whether the configuration names the same data in another place."""
+    then, given = (tree.get("data") or {} for tree in (was, now))
+    if all(then.get(name) == given.get(name) for name in ("path", "truth")):
+        return False
+    try:
+        found = sorted(file_hash(path) for path in expand_trees(given["path"]))
+        known = ((read_stamp(run, "skim") or {}).get("reads") or {}).values()
+        same_truth = given.get("truth") is None or file_hash(given["truth"]) in known
+    except (DrapesError, OSError, KeyError):
+        return False
+    return found == sorted((read_json(run.manifest).get("inputs") or {}).values()) and same_truth

@@ -1,0 +1,80 @@
+"""Stage skim.simulation: events of another simulation, selected as the data are, for templates that start from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from drapes_hep.errors import ConfigError, InputError
+from drapes_hep.events.injection import SignalInjection
+from drapes_hep.events.loading import class_sources
+from drapes_hep.events.readers import expand, expand_trees
+from drapes_hep.events.running import run
+from drapes_hep.events.skims import write_skim
+from drapes_hep.files import file_hash
+from drapes_hep.remote import fingerprint
+from drapes_hep.stages.context import Context
+from drapes_hep.stages.skim import load_selection, make_processor, reading_of
+from drapes_hep.stamps import Stage, run_stage
+from drapes_hep.templates.recipes import RECIPES
+
+__all__ = ["needs_simulation", "simulation_stage", "skim_simulation"]
+
+
+def needs_simulation(context: Context) -> bool:
+    """Say whether the template starts from another simulation."""
+    return RECIPES[context.config.template.method].source == "simulation"
+
+
+def simulation_stage(context: Context) -> Stage:
+    """Describe the stage: what decides the simulated events."""
+    config = context.config
+    source = config.template.source or ()
+    return Stage(
+        "skim.simulation",
+        config.model_dump(mode="json"),
+        ("processor", "selection", "features", "mass.range", "data.radius", "data.axes"),
+        lambda: [*expand(source)],
+        other={"processor's source": [file_hash(path) for path in class_sources(load_selection(config))]},
+    )
+
+
+def skim_simulation(context: Context) -> None:
+    """Select the events of ``template.source``, unless it is done.
+
+    Raises
+    ------
+    DrapesError
+        If an input is bad, is data as well, or no event passes.
+    """
+    run_stage(context.run, simulation_stage(context), lambda: _work(context), context.reporter)
+
+
+def _work(context: Context) -> list[Path]:
+    config, directory = context.config, context.run
+    paths = expand(config.template.source or ())
+    data = {fingerprint(path): path for path in expand_trees(config.data.path)}
+    for path in paths:
+        twin = data.get(fingerprint(path))
+        if twin is not None:
+            raise InputError(path, f"is the data itself ({twin})", "name another simulation in template.source")
+    processor = make_processor(config, load_selection(config))
+    output, report = run(
+        {"simulation": {"files": paths}},
+        SignalInjection(processor, np.empty(0, dtype=np.int64)),
+        executor=context.executor,
+        workers=context.workers,
+        chunksize=config.data.chunksize,
+        progress=context.reporter.draws,
+        # the simulation may lie in another layout than the data, and templates need no constituents yet
+        reading=dataclasses.replace(reading_of(config), layout=None),
+    )
+    columns = output["skim"].columns()
+    if not len(columns["event_id"]):
+        raise ConfigError("template.source: the selection keeps no event of the simulation")
+    inputs = {one.path: fingerprint(one.path) for one in report.files}
+    account = {"requested": report.requested, "processed": report.processed}
+    write_skim(directory.simulation, columns, {"inputs": inputs, "name": config.name, "accounting": account})
+    return [directory.simulation]

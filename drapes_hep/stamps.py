@@ -1,0 +1,360 @@
+"""Stamps: which stage is done, what decided its result, and whether what it stands on is still what it stood on.
+
+A stage is done if its stamp holds the key that would be computed now, from its part of the configuration, the hashes of
+what it reads and of the code, and if everything it wrote is still there. A stage that was killed left no stamp. The
+manifest's configuration and costs are written by the stages that stand for them, never by a stage that was not run.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import drapes_hep
+from drapes_hep.errors import RunDirectoryError
+from drapes_hep.files import content_hash, file_hash, read_json, write_json
+from drapes_hep.progress import Cost, Reporter, measured
+from drapes_hep.remote import fingerprint, is_url
+from drapes_hep.rundir import RunDirectory, begin_manifest, note
+
+__all__ = ["Stage", "check_current", "code_hash", "first_difference", "read_stamp", "run_stage", "shown"]
+
+_NOT_PHYSICS = {"plots", "report", "cli", "progress", "starter", "stages/report"}
+"""Modules whose change cannot change a number."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: what decides its result, and what it stands on.
+
+    Attributes
+    ----------
+    name : str
+        E.g. ``train.3300-3700``; the verb that runs it comes first.
+    config : mapping
+        The whole configuration, as JSON values.
+    keys : tuple of str
+        Sections and keys of it that decide the result.
+    other : mapping
+        What else decides it, by the name that a message gives it: the hash of a user's source and the like.
+    noted : tuple of str
+        Sections and keys that it stands for in the manifest although they change no number.
+    reads : callable
+        Finds the files and URLs that it reads: made by earlier stages, or the user's.
+    after : tuple of Stage
+        The stages that it stands on.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    keys: tuple[str, ...]
+    reads: Callable[[], Sequence[str | Path]]
+    other: Mapping[str, Any] = field(default_factory=dict)
+    noted: tuple[str, ...] = ()
+    after: tuple[Stage, ...] = ()
+
+    @property
+    def verb(self) -> str:
+        """What a user types to run it."""
+        return self.name.partition(".")[0]
+
+    def part(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Give a part of the configuration by section or ``section.key``."""
+        return {key: functools.reduce(lambda tree, name: tree[name], key.split("."), self.config) for key in keys}
+
+
+@functools.cache
+def code_hash() -> str:
+    """Hash of the package's source, without the modules that cannot change a number."""
+    root = Path(drapes_hep.__file__).parent
+    files = sorted(path.relative_to(root) for path in root.rglob("*.py"))
+    kept = [
+        path for path in files if not {path.with_suffix("").as_posix(), path.with_suffix("").parts[0]} & _NOT_PHYSICS
+    ]
+    return content_hash([(str(path), file_hash(root / path)) for path in kept])
+
+
+@functools.cache
+def _git_state() -> dict[str, Any] | None:
+    root = Path(drapes_hep.__file__).resolve().parent
+    if not (root.parent / ".git").exists():
+        return None  # installed: whatever repository surrounds the environment is not this code's
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "clean": git("status", "--porcelain") == ""}
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git
+
+
+def _versions() -> dict[str, str]:
+    names = ("drapes-hep", "awkward", "coffea", "hist", "iminuit", "mplhep", "numpy", "scikit-learn", "torch", "uproot")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+_COSTS = ("finished", "seconds", "peak_memory_mib")
+_MAKERS = ("code", "git", "versions", "platform")
+
+
+def _made(cost: Cost) -> dict[str, Any]:
+    """Say when and by what a stage was run, and what it took."""
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(cost.seconds, 3),
+        "peak_memory_mib": round(cost.peak_memory / 2**20, 1),
+        "code": code_hash(),
+        "git": _git_state(),
+        "versions": _versions(),
+        "platform": platform.platform(),
+    }
+
+
+def read_stamp(run: RunDirectory, name: str) -> dict[str, Any] | None:
+    """Read a stage's stamp; None where there is none, for a damaged stamp is no stamp."""
+    if not run.stamp(name).is_file():
+        return None
+    try:
+        found = read_json(run.stamp(name))
+    except RunDirectoryError:
+        return None
+    kinds = {"key": str, **dict.fromkeys(("config", "other", "noted", "reads", "files"), dict)}
+    whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
+    return found if whole else None
+
+
+def _broken(run: RunDirectory, stamp: Mapping[str, Any]) -> Path | None:
+    """Name a file that is gone, or of another size than the stage left it."""
+    sizes: Mapping[str, int] = stamp["files"]
+    return next((p for n, s in sizes.items() if not (p := run.path / n).is_file() or p.stat().st_size != s), None)
+
+
+@functools.lru_cache(4096)
+def _hash_of(path: Path, *_: int) -> str:
+    return file_hash(path)
+
+
+def _hash(path: str | Path) -> str:
+    if is_url(path):
+        return fingerprint(path)
+    path = Path(path)
+    # a run asks for the same files again and again, stage by stage
+    state = path.stat()
+    return _hash_of(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+def _place(run: RunDirectory, path: str | Path) -> str:
+    if is_url(path):
+        return str(path)
+    path = Path(path)
+    return str(path.relative_to(run.path)) if path.is_relative_to(run.path) else str(path)
+
+
+def _outside(place: str) -> bool:
+    """Tell a user's file from one of the run directory, by how a stamp names it."""
+    return is_url(place) or Path(place).is_absolute()
+
+
+def _inside(run: RunDirectory, stamp: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    """Give the files of the run directory that a stage read, with their hashes then."""
+    return ((run.path / place, then) for place, then in stamp["reads"].items() if not _outside(place))
+
+
+def _leaves(part: Mapping[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in part.items():
+        # a configuration has two levels: what lies deeper is a value
+        section = isinstance(value, dict) and "." not in key
+        out |= {f"{key}.{name}": one for name, one in value.items()} if section else {key: value}
+    return out
+
+
+def first_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Give the first key, dotted, that two parts of configurations do not share, with both values."""
+    then, present = _leaves(was), _leaves(now)
+    return next(((key, then.get(key), value) for key, value in present.items() if then.get(key) != value), None)
+
+
+def shown(value: object) -> str:
+    """Write a configuration's value into a line of text."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:40]}...{text[-37:]}"
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401
+    return json.loads(json.dumps(value))
+
+
+def _check_earlier(run: RunDirectory, stage: Stage) -> None:
+    """Refuse to build on anything but what the earlier stages would make of the present configuration.
+
+    Raises
+    ------
+    RunDirectoryError
+        With the stage, the first difference, and what to do.
+    """
+    seen: set[str] = set()
+
+    def check(later: Stage) -> None:
+        for one in later.after:
+            if one.name not in seen:
+                seen.add(one.name)
+                check(one)
+                _check_done(run, one, stage.name)
+
+    check(stage)
+
+
+def _check_done(run: RunDirectory, stage: Stage, wanted_by: str) -> None:
+    stamp = read_stamp(run, stage.name)
+    if stamp is None:
+        raise RunDirectoryError(
+            f"{run.path}: {stage.name} is not done, {wanted_by} needs it; run `drapes {stage.verb}` first"
+        )
+    again = f"run `drapes {stage.verb}` again, or use another -o"
+    found = first_difference(stamp["config"], stage.part(stage.keys))
+    found = found or first_difference(stamp["other"], _plain(stage.other))
+    noted = first_difference(stamp["noted"], stage.part(stage.noted))
+    if found is None and noted is not None and not _same_inputs(run, stage, stamp):
+        found = noted
+    if found is not None:
+        key, was, now = found
+        raise RunDirectoryError(
+            f"{run.path}: {stage.name} was made with {key} {shown(was)}, the configuration says {shown(now)}; {again}"
+        )
+    if stamp.get("code") != code_hash():
+        was, now = str(stamp.get("code"))[:12], code_hash()[:12]
+        raise RunDirectoryError(f"{run.path}: {stage.name} was made by other code (hash {was}, now {now}); {again}")
+    broken = _broken(run, stamp)
+    if broken is not None:
+        raise RunDirectoryError(f"{broken}: missing or changed since {stage.name} was run; {again}")
+    for path, then in _inside(run, stamp):
+        if not path.is_file() or _hash(path) != then:
+            raise RunDirectoryError(f"{path}: missing or changed since {stage.name} read it; {again}")
+
+
+def _same_inputs(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> bool:
+    """Say whether the user's files hold the same bytes, whatever their new places."""
+    then = sorted(one for place, one in stamp["reads"].items() if _outside(place))
+    outside = [path for path in stage.reads() if is_url(path) or not Path(path).is_relative_to(run.path)]
+    return all(is_url(path) or Path(path).is_file() for path in outside) and sorted(map(_hash, outside)) == then
+
+
+def check_current(run: RunDirectory, name: str) -> None:
+    """Refuse results that no longer belong to what lies beside them, for a stage before them was run again since.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    name : str
+        The stage whose results are wanted.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the stage, or one that it stands on, read another file than the one that is there now. Files that were
+        removed to save room are no reason.
+    """
+    stamps = {path.stem: read_stamp(run, path.stem) for path in sorted((run.path / "stages").glob("*.json"))}
+    maker = {run.path / file: stage for stage, stamp in stamps.items() if stamp for file in stamp["files"]}
+    left, seen = [name], {name}
+    while left:
+        stage = left.pop()
+        verb, stamp = stage.partition(".")[0], stamps.get(stage)
+        if stamp is None:
+            raise RunDirectoryError(f"{run.path}: {stage} is not done; run `drapes {verb}` first")
+        for path, then in _inside(run, stamp):
+            if path.is_file() and _hash(path) != then:
+                raise RunDirectoryError(
+                    f"{path}: changed since {stage} read it; repeat what follows from it (`drapes run` does all)"
+                )
+            earlier = maker.get(path)
+            if earlier is not None and earlier not in seen:
+                seen.add(earlier)
+                left.append(earlier)
+
+
+def run_stage(run: RunDirectory, stage: Stage, work: Callable[[], Sequence[Path]], reporter: Reporter) -> bool:
+    """Run a stage unless it is done.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    stage : Stage
+    work : callable
+        Does it and gives the files that it wrote.
+    reporter : Reporter
+
+    Returns
+    -------
+    bool
+        Whether it had to run.
+
+    Raises
+    ------
+    RunDirectoryError
+        If an earlier stage is not done, or was done with another configuration.
+    """
+    _check_earlier(run, stage)
+    reads = list(stage.reads())
+    for path in reads:
+        if not is_url(path) and not Path(path).exists():
+            raise RunDirectoryError(f"{path}: missing, {stage.name} needs it")
+    hashes = {_place(run, path): _hash(path) for path in reads}
+    decides = {"config": stage.part(stage.keys), "other": _plain(stage.other)}
+    key = content_hash([stage.name, decides, code_hash(), list(hashes.values())])
+    record = {"key": key, **decides, "noted": stage.part(stage.noted), "reads": hashes}
+    found = read_stamp(run, stage.name)
+    if found is not None and found["key"] == key and _broken(run, found) is None:
+        if found != found | record:  # the user's files have moved
+            write_json(run.stamp(stage.name), found | record)
+        _stand_for(run, stage)
+        reporter.say(f"{stage.name}: done before")
+        return False
+    begin_manifest(run, stage.config)
+    run.stamp(stage.name).unlink(missing_ok=True)
+    with measured() as cost:
+        written = work()
+    sizes = {str(path.relative_to(run.path)): path.stat().st_size for path in written}
+    write_json(run.stamp(stage.name), {**record, "files": sizes, **_made(cost)})
+    _stand_for(run, stage)
+    reporter.say(f"{stage.name}: {cost.seconds:.1f} s, {cost.peak_memory / 2**20:.0f} MiB")
+    return True
+
+
+def _stand_for(run: RunDirectory, stage: Stage) -> None:
+    """Put a finished stage's part of the configuration, and all stages' costs and makers, into the manifest."""
+    manifest = read_json(run.manifest)
+    config = json.loads(json.dumps(manifest.get("config") or {}))
+    for key, value in stage.part((*stage.noted, *stage.keys)).items():
+        *parents, last = key.split(".")
+        tree = config
+        for parent in parents:
+            tree = tree.setdefault(parent, {})
+        tree[last] = value
+    # from the stamps of all stages: jobs that end at the same moment may miss each other's line, the next one mends it
+    stamps = sorted((run.path / "stages").glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.stem))
+    stages = dict(manifest.get("stages") or {})
+    for path in stamps:
+        stamp = read_stamp(run, path.stem)
+        if stamp is not None:
+            stages[path.stem] = {name: stamp.get(name) for name in (*_COSTS, *_MAKERS)}
+    changed = {"name": config.get("name"), "config": config, "stages": stages}
+    if any(manifest.get(name) != value for name, value in changed.items()):
+        note(run, **changed)

@@ -1,0 +1,323 @@
+"""Files behind URLs: every kind in parts over HTTP, and one line for whatever a server does."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from conftest import ROOT, make_columns
+
+from drapes_hep.config import load_config
+from drapes_hep.errors import InputError
+from drapes_hep.events.chunks import file_key
+from drapes_hep.events.loading import load_processor
+from drapes_hep.events.readers import expand, scan
+from drapes_hep.events.running import run
+from drapes_hep.events.skims import write_skim
+from drapes_hep.events.writers import write_feature_root
+from drapes_hep.files import read_json
+from drapes_hep.remote import fingerprint, is_url, one_line
+from drapes_hep.rundir import open_run
+from drapes_hep.stages.context import Context
+from drapes_hep.stages.skim import skim
+
+SETTINGS = {"leading_pt": 1200, "mass_range": (2000, 8000)}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves a folder in parts; the server's attributes say how it misbehaves."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def handle(self):
+        # a client may leave in the middle of an answer that is longer than it asked for
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        server = self.server
+        name = self.path.partition("?")[0].lstrip("/")
+        file = server.folder / name
+        if server.status:
+            self.send_error(server.status)
+            return
+        if not file.is_file():
+            self.send_error(404)
+            return
+        content = file.read_bytes()
+        first, last, status = 0, len(content) - 1, 200
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted and server.ranges:
+            first, last, status = int(wanted[1]), min(int(wanted[2] or last), last), 206
+        self.send_response(status)
+        if server.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.end_headers()
+        if not body:
+            return
+        part = content[first : last + 1]
+        server.sent += len(part)
+        if server.dies_after is not None and server.sent > server.dies_after:
+            self.wfile.write(part[: len(part) // 2])
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        self.wfile.write(part)
+
+
+@pytest.fixture
+def server(tmp_path) -> Iterator[http.server.ThreadingHTTPServer]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as one:
+        one.daemon_threads = True
+        one.folder, one.status, one.ranges, one.dies_after, one.sent = tmp_path / "served", 0, True, None, 0
+        one.folder.mkdir()
+        one.url = f"http://127.0.0.1:{one.server_address[1]}"
+        thread = threading.Thread(target=functools.partial(one.serve_forever, poll_interval=0.02))
+        thread.start()
+        # fsspec remembers its connections by their options, not by the server that is gone
+        fsspec.filesystem("http").clear_instance_cache()
+        yield one
+        one.shutdown()
+        thread.join()
+
+
+def count(events):
+    return {"n": len(events)}
+
+
+def serve(server, path: Path) -> str:
+    (server.folder / path.name).write_bytes(path.read_bytes())
+    return f"{server.url}/{path.name}"
+
+
+def complaint(url, **kwargs) -> str:
+    with pytest.raises(InputError) as caught:
+        run({"a": url}, count, **kwargs)
+    text = str(caught.value)
+    assert text.startswith(url)
+    assert "\n" not in text
+    return text
+
+
+# ---- what is read ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["ttree", "rntuple", "hdf5", "skim"])
+def test_every_kind_gives_the_same_bytes_as_from_disk(server, samples, tmp_path, kind):
+    dijets = load_processor("processors/dijets.py:Dijets", [ROOT])
+    found = []
+    for source in (samples[kind], serve(server, samples[kind])):
+        out, report = run({"a": source}, dijets(SETTINGS), chunksize=1000)
+        write_skim(tmp_path / "a.parquet", out["skim"].columns())
+        found.append((out["hists"], out["cutflow"], (tmp_path / "a.parquet").read_bytes(), report.processed))
+    assert found[1][1:] == found[0][1:]
+    assert all(found[1][0][name] == one for name, one in found[0][0].items())
+
+
+def test_workers_read_urls(server, samples):
+    _, report = run({"a": serve(server, samples["rntuple"])}, count, executor="futures", workers=2, chunksize=1500)
+    assert report.processed == 3000
+
+
+def test_only_what_is_needed_is_read(server, tmp_path):
+    """A scan of a large file asks for its header and its directory."""
+    write_feature_root(tmp_path / "big.root", make_columns(100_000), compression=None, step=5000)
+    url = serve(server, tmp_path / "big.root")
+    scan(url)
+    assert 0 < server.sent < (tmp_path / "big.root").stat().st_size / 10
+
+
+def test_a_query_is_no_part_of_the_name(server, samples):
+    url = serve(server, samples["ttree"])
+    assert file_key(url + "?token=a.b/c") == file_key(url) == file_key(str(samples["ttree"]))
+    _, report = run({"a": url + "?token=abc"}, count)
+    assert report.processed == 3000
+
+
+def test_fingerprints(server, tmp_path):
+    path = tmp_path / "a.bin"
+    content = np.random.default_rng(1).integers(0, 256, 300_000).astype(np.uint8)
+    prints = []
+    for place in (None, 10, len(content) - 10):
+        changed = content.copy()
+        if place is not None:
+            changed[place] ^= 1
+        path.write_bytes(changed.tobytes())
+        prints.append(fingerprint(serve(server, path)))
+    path.write_bytes(content.tobytes())
+    assert len(set(prints)) == 3
+    assert fingerprint(serve(server, path)) == prints[0]
+    assert prints[0].startswith("ends:")
+    path.write_bytes(content.tobytes()[:100_000] + content.tobytes()[100_001:])
+    assert fingerprint(serve(server, path)) not in prints
+
+
+def test_small_files_have_fingerprints(server, tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"few")
+    (tmp_path / "b.bin").write_bytes(b"fee")
+    assert fingerprint(serve(server, tmp_path / "a.bin")) != fingerprint(serve(server, tmp_path / "b.bin"))
+
+
+SEARCH = """
+name: urls
+data: {path: [URL]}
+selection: {leading_pt: 1200}
+mass: {range: [2000, 8000]}
+"""
+
+
+def skim_of(server, folder, *urls):
+    """The stage, and its record in the manifest."""
+    (folder / "a.yaml").write_text(SEARCH.replace("URL", ", ".join(urls)))
+    config = load_config(folder / "a.yaml")
+    context = Context.of(config, open_run(folder / "run"), device="cpu", workers=1)
+    skim(context)
+    return read_json(context.run.manifest), (folder / "run" / "stages" / "skim.json").stat().st_mtime_ns
+
+
+def test_the_stage_is_done_once_unless_the_file_changes(server, samples, tmp_path):
+    url = serve(server, samples["ttree"])
+    manifest, first = skim_of(server, tmp_path, url)
+    assert manifest["inputs"] == {url: fingerprint(url)}
+    assert skim_of(server, tmp_path, url)[1] == first
+    write_feature_root(server.folder / "events.root", make_columns(2500))
+    fsspec.filesystem("http").invalidate_cache()
+    manifest, second = skim_of(server, tmp_path, url)
+    assert second != first
+    assert manifest["inputs"] == {url: fingerprint(url)}
+
+
+def test_one_file_under_two_addresses(server, samples, tmp_path):
+    first = serve(server, samples["ttree"])
+    (server.folder / "other.root").write_bytes(samples["ttree"].read_bytes())
+    with pytest.raises(InputError, match="holds the same bytes as"):
+        skim_of(server, tmp_path, first, f"{server.url}/other.root")
+
+
+# ---- patterns --------------------------------------------------------------------------------------------------------
+
+
+def test_web_addresses_are_no_patterns():
+    assert expand("https://x.org/a*.root?b=[1]") == ["https://x.org/a*.root?b=[1]"]
+
+
+def test_patterns_where_files_can_be_listed(samples):
+    files = fsspec.filesystem("memory")
+    for name in ("b.root", "a.root", "c.h5"):
+        files.pipe(f"/events/{name}", samples["ttree"].read_bytes())
+    try:
+        found = expand("memory://events/*.root")
+        assert [Path(one).name for one in found] == ["a.root", "b.root"]
+        assert scan(found[0]).entries == 3000
+        with pytest.raises(InputError, match="no file matches this pattern"):
+            expand("memory://events/*.parquet")
+    finally:
+        files.rm("/events", recursive=True)
+
+
+def test_xrootd_names_its_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    for ask in (lambda: expand("root://x.org//a/*.root"), lambda: scan("root://x.org//a/b.root")):
+        with pytest.raises(
+            InputError, match=r"needs XRootD, which is not installed; pip install 'drapes-hep\[xrootd\]'"
+        ):
+            ask()
+
+
+def test_unknown_scheme():
+    assert "'nope://' cannot be opened" in complaint("nope://x.org/a.root")
+
+
+# ---- servers ---------------------------------------------------------------------------------------------------------
+
+
+def test_missing(server):
+    assert "no such file on the server; check the address" in complaint(f"{server.url}/nothing.root")
+
+
+@pytest.mark.parametrize(("status", "words"), [(403, "the server refuses it"), (401, "the server refuses it")])
+def test_refused(server, samples, status, words):
+    url = serve(server, samples["ttree"])
+    server.status = status
+    assert words in complaint(url)
+
+
+def test_server_error(server, samples):
+    url = serve(server, samples["ttree"])
+    server.status = 503
+    assert "the server answers with status 503" in complaint(url)
+
+
+def test_nobody_listens():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert "the server cannot be reached" in complaint(f"http://127.0.0.1:{port}/a.root")
+
+
+@pytest.mark.parametrize("name", ["a.root", "a.h5", "a.parquet"])
+def test_a_web_page(server, tmp_path, name):
+    (tmp_path / name).write_text("<!DOCTYPE html><html><body>Please log in</body></html>")
+    assert "is a web page, not a file of events" in complaint(serve(server, tmp_path / name))
+
+
+def test_an_empty_file(server, tmp_path):
+    (tmp_path / "a.root").write_bytes(b"")
+    assert "is empty" in complaint(serve(server, tmp_path / "a.root"))
+
+
+@pytest.mark.parametrize("kind", ["ttree", "rntuple", "hdf5", "skim"])
+def test_no_parts(server, samples, kind):
+    """A server that ignores ranges must not pass for one that serves another file."""
+    url = serve(server, samples[kind])
+    server.ranges = False
+    assert "the server does not serve parts of files" in complaint(url)
+
+
+@pytest.mark.parametrize("kind", ["ttree", "rntuple", "hdf5", "skim"])
+def test_truncated(server, samples, tmp_path, kind):
+    path = tmp_path / samples[kind].name
+    path.write_bytes(samples[kind].read_bytes()[: samples[kind].stat().st_size * 7 // 10])
+    text = complaint(serve(server, path))
+    assert any(words in text for words in ("truncated", "cannot be read"))
+
+
+@pytest.mark.parametrize("kind", ["ttree", "rntuple", "hdf5", "skim"])
+def test_dies_midway(server, samples, kind):
+    url = serve(server, samples[kind])
+    scan(url)
+    server.dies_after = server.sent + samples[kind].stat().st_size // 4
+    text = complaint(url, chunksize=200)
+    assert "the server cannot be reached or broke off" in text
+
+
+def test_causes_are_looked_at():
+    wrapped = ValueError("wrapped")
+    wrapped.__cause__ = ConnectionResetError()
+    assert "broke off (ConnectionResetError)" in str(one_line("http://x.org/a.root", wrapped))
+    assert one_line("/a.root", wrapped) is None
+    assert one_line("http://x.org/a.root", ValueError("of ours")) is None
+    assert is_url("root://x//y")
+    assert not is_url("/x//y")
