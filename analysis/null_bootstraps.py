@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,11 +36,12 @@ from drapes_hep.events.skims import Skim, read_truth
 from drapes_hep.mass import draw, fit_spectrum, spectrum_edges
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window, sliding_windows
-from drapes_hep.rng import event_uniforms, stage_seed
+from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.context import Context, domain, feature_matrix, load_events
 from drapes_hep.stages.skim import skim
 from drapes_hep.templates.model import CLOSURE, fit_model, split_sidebands
+from drapes_hep.templates.recipes import RECIPES, make_template, starts
 
 COLUMNS = ("bootstrap", "background_efficiency", "observed", "expected", "expected_error", "pull")
 
@@ -110,12 +112,11 @@ def diffusion_template(data: Events, window: Window, edges: np.ndarray, config: 
     )
     counts = np.histogram(data.mjj, edges)[0].astype(float)
     fit = fit_spectrum(counts, edges, (window.lo, window.hi), config.mass.fit, config.mass.sqrt_s)
-    size = round(config.template.oversample * int(window.in_signal_region(data.mjj).sum()))
-    # identities of their own, below those of files
-    ids = -2 - np.arange(size, dtype=np.int64)
-    mjj = draw(fit, window.lo, window.hi, event_uniforms(stage_seed(config.seed, "mass"), ids)[:, 0])
-    x = model.from_noise(mjj, ids, config.seed, config.template, workers=workers)
-    return Events(x, mjj, ids)
+    size = config.template.oversample * int(window.in_signal_region(data.mjj).sum())
+    draw_mass = functools.partial(draw, fit, window.lo, window.hi)
+    plan = starts(RECIPES[config.template.method], None, size, config.seed, draw_mass)
+    made = make_template(model, config.template, plan, None, config.seed, workers=workers)
+    return Events(made.x, made.mjj, made.event_id)
 
 
 def working_points(
@@ -194,6 +195,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     config = load_config(arguments.config, [*arguments.assignments, "signal.inject=0"])
+    if RECIPES[config.template.method].source != "noise":
+        # a bootstrap repeats events, and copies of a parent would be made of the same noise
+        raise SystemExit(f"template.method {config.template.method}: only templates from noise can be bootstrapped")
     run = open_run(arguments.output / "events")
     context = Context.of(config, run, workers=arguments.workers, reporter=Reporter())
     skim(context)

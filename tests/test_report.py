@@ -274,6 +274,8 @@ def build_run(
             "name": "from_noise",
             "n": t,
             "auc_vs_truth": {"value": 0.515 + 0.004 * w, "error": 0.004} if labels else None,
+            "strength": None,
+            "steps_left": None,
             "auc_vs_sideband_closure": {"value": 0.505, "error": 0.004},
             "auc_vs_pseudo_window": {"value": 0.51, "error": 0.005, "window": [3700, 4100]} if w == 0 else None,
         }

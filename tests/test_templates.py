@@ -1,0 +1,288 @@
+"""The family of templates: where each starts, that chunks do not matter, and what truth says of each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import few_trees, make_columns  # noqa: F401
+from test_cli import falling_columns
+from test_stages import SEARCH, context_of, cut_sample
+
+from drapes_hep.config import Config, TemplateConfig, load_config
+from drapes_hep.cwola.folds import assign_folds
+from drapes_hep.diffusion.denoisers import FlowDenoiser
+from drapes_hep.diffusion.oracles import GaussianDenoiser
+from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, karras_steps
+from drapes_hep.errors import ConfigError, InputError
+from drapes_hep.events.scaling import fit_scaling
+from drapes_hep.events.schema import NO_PARENT
+from drapes_hep.events.skims import read_skim
+from drapes_hep.events.writers import write_feature_root
+from drapes_hep.files import read_json
+from drapes_hep.stages.classify import classify
+from drapes_hep.stages.model import generate, train
+from drapes_hep.stages.simulation import skim_simulation
+from drapes_hep.stages.skim import skim
+from drapes_hep.templates.model import CLOSURE, BackgroundModel
+from drapes_hep.templates.recipes import RECIPES, Parents, copies_of, levels, make_template, starts
+
+pytestmark = pytest.mark.usefixtures("few_trees")
+PARTIAL = [name for name, recipe in RECIPES.items() if recipe.partial]
+
+
+def settings(method: str, **more: object) -> TemplateConfig:
+    given = {"strength": 2.24} if RECIPES[method].partial and "steps_left" not in more else {}
+    source = {"source": "simulation.root"} if method == "from_simulation" else {}
+    return TemplateConfig(method=method, **(given | source | more))
+
+
+def gaussian_model(d: int = 2) -> BackgroundModel:
+    """An exact model: independent normal features, whatever the mass."""
+    rng = np.random.default_rng(1)
+    x, mjj = rng.normal(size=(4000, d)), rng.uniform(2700, 6000, 4000)
+    scaling = fit_scaling("standard", x, mjj, np.ones(4000), [(-np.inf, np.inf)] * d)
+    oracle = GaussianDenoiser(torch.zeros(d), torch.eye(d, dtype=torch.float64))
+    return BackgroundModel(oracle, scaling, tuple("ab")[:d], ((3300.0, 3700.0),))
+
+
+def parents(n: int = 300, seed: int = 2) -> Parents:
+    rng = np.random.default_rng(seed)
+    ids = rng.choice(10**12, n, replace=False)
+    return Parents(rng.normal(size=(n, 2)), rng.uniform(3300, 3700, n), rng.uniform(0.5, 2, n), ids)
+
+
+def drawn(u: np.ndarray) -> np.ndarray:
+    return 3300 + 400 * u
+
+
+def made(method: str, source: Parents, size: float = 2.5, model: BackgroundModel | None = None, **more: object):
+    recipe, config = RECIPES[method], settings(method, **({"steps": 12} | more))
+    given = None if recipe.source == "noise" else source
+    plan = starts(recipe, given, size, 7, None if recipe.own_mass else drawn)
+    return plan, make_template(model or gaussian_model(), config, plan, given, 7)
+
+
+# ---- strength --------------------------------------------------------------------------------------------------------
+
+
+def test_the_strengths_of_the_paper_are_those_of_200_steps():
+    config = settings("from_window", steps=200, strength=2.24)
+    assert len(levels(config, EDMSchedule())) - 1 == 98
+    assert float(levels(config, EDMSchedule())[0]) == pytest.approx(2.246, abs=1e-3)
+
+
+@pytest.mark.parametrize("schedule", [EDMSchedule(), FlowSchedule()])
+def test_steps_left_and_the_strength_that_they_have_are_one_choice(schedule):
+    by_steps = levels(settings("from_window", steps=40, strength=None, steps_left=17), schedule)
+    alpha, sigma = schedule(by_steps[0])
+    by_strength = levels(settings("from_window", steps=40, strength=float(sigma / alpha)), schedule)
+    assert torch.equal(by_steps, by_strength)
+
+
+def test_full_noise_takes_every_step():
+    assert torch.equal(levels(settings("from_noise", steps=9), EDMSchedule()), karras_steps(9))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"method": "from_window"}, "needs either strength or steps_left"),
+        ({"method": "from_window", "strength": 1.0, "steps_left": 3}, "needs either"),
+        ({"strength": 1.0}, "from_noise starts at sigma_max"),
+        ({"method": "from_window", "strength": 100.0}, "not within"),
+        ({"method": "from_window", "steps": 10, "steps_left": 11}, "exceeds the 10 steps"),
+        ({"method": "from_simulation", "strength": 1.0}, "source names the simulation"),
+        ({"method": "from_window", "strength": 1.0, "source": "x.root"}, "source names the simulation"),
+    ],
+)
+def test_a_template_that_cannot_be_is_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        TemplateConfig(**given)
+
+
+# ---- starts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.3, 1.0, 2.5])
+def test_copies_average_to_the_rate(rate):
+    ids = np.arange(20_000)
+    counts = copies_of(ids, rate, 1)
+    assert set(counts) <= {int(rate), int(rate) + 1}
+    assert counts.mean() == pytest.approx(rate, abs=5 * 0.5 / np.sqrt(20_000))
+
+
+@pytest.mark.parametrize("method", [name for name, recipe in RECIPES.items() if recipe.source != "noise"])
+def test_a_chunk_of_parents_gives_the_events_of_the_whole(method):
+    whole = parents()
+    _, every = made(method, whole)
+    parts = []
+    for chunk in (slice(0, 100), slice(100, 130), slice(130, 300)):
+        some = Parents(whole.x[chunk], whole.mjj[chunk], whole.weight[chunk], whole.event_id[chunk])
+        parts.append(made(method, some)[1])
+    for name in ("event_id", "parent_id", "mjj", "weight"):
+        np.testing.assert_array_equal(np.concatenate([getattr(p, name) for p in parts]), getattr(every, name))
+    np.testing.assert_allclose(np.concatenate([p.x for p in parts]), every.x, rtol=1e-5, atol=1e-5)
+
+
+def test_a_chunk_of_noise_goes_on_where_the_last_ended():
+    recipe = RECIPES["from_noise"]
+    every = starts(recipe, None, 50, 3, drawn)
+    later = starts(recipe, None, 20, 3, drawn, first=30)
+    for name in ("event_id", "root", "mjj"):
+        np.testing.assert_array_equal(getattr(later, name), getattr(every, name)[30:])
+
+
+def test_identities_are_new_and_distinct():
+    source = parents()
+    plan, _ = made("from_window", source)
+    assert len(np.unique(plan.event_id)) == len(plan.event_id)
+    assert not np.isin(plan.event_id, source.event_id).any()
+    assert (plan.event_id >= 0).all()
+
+
+@pytest.mark.parametrize("method", sorted(RECIPES))
+def test_masses_and_parents_are_the_recipe_s(method):
+    source = parents()
+    plan, found = made(method, source, 60 if RECIPES[method].source == "noise" else 2.5)
+    if RECIPES[method].source == "noise":
+        assert set(found.parent_id) == {NO_PARENT}
+        assert len(found.x) == 60
+    else:
+        np.testing.assert_array_equal(found.parent_id, source.event_id[plan.row])
+        np.testing.assert_array_equal(found.weight, source.weight[plan.row])
+    if RECIPES[method].own_mass:
+        np.testing.assert_array_equal(found.mjj, source.mjj[plan.row])
+    else:
+        assert ((found.mjj >= 3300) & (found.mjj < 3700)).all()
+        # another mass for every copy
+        assert len(np.unique(found.mjj)) == len(found.mjj)
+
+
+def test_copies_of_a_parent_have_its_fold():
+    source = parents()
+    _, found = made("from_window", source)
+    fold = dict(zip(source.event_id, assign_folds(source.event_id, 5, 1), strict=True))
+    assert assign_folds(found.event_id, 5, 1, found.parent_id).tolist() == [fold[i] for i in found.parent_id]
+
+
+# ---- partial diffusion against the exact flow ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strength", [0.3, 2.24])
+def test_partial_diffusion_of_normal_events_has_the_correlation_of_theory(strength):
+    # x' = (x0 + s n) / sqrt(1 + s^2) under the exact flow of a unit normal: correlation 1 / sqrt(1 + s^2)
+    source = parents(20_000)
+    plan, found = made("from_window", source, 1.0, strength=strength, steps=60)
+    config = settings("from_window", steps=60, strength=strength)
+    exists = float(levels(config, EDMSchedule())[0])
+    x0 = source.x[plan.row]
+    expected = 1 / np.sqrt(1 + exists**2)
+    for j in range(2):
+        assert np.corrcoef(x0[:, j], found.x[:, j])[0, 1] == pytest.approx(expected, abs=0.02)
+    assert found.x.std(axis=0) == pytest.approx([1, 1], abs=0.03)
+
+
+def test_partial_diffusion_on_the_straight_path_keeps_a_normal_distribution():
+    d = 2
+
+    class Velocity(torch.nn.Module):
+        def forward(self, x, noise, _condition=None):
+            # E[x0 - n | x_t] for unit normal data
+            t = noise[:, None]
+            return x * (1 - 2 * t) / ((1 - t) ** 2 + t**2)
+
+    model = gaussian_model(d)
+    flow = BackgroundModel(FlowDenoiser(Velocity()), model.scaling, model.features, model.hidden)
+    source = parents(20_000)
+    recipe, config = RECIPES["from_window"], settings("from_window", steps=60, strength=1.0)
+    plan = starts(recipe, source, 1.0, 7, None)
+    found = make_template(flow, config, plan, source, 7)
+    assert found.x.mean(axis=0) == pytest.approx([0, 0], abs=0.03)
+    assert found.x.std(axis=0) == pytest.approx([1, 1], abs=0.03)
+
+
+# ---- through the stages ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A project with data and another simulation, skimmed and trained."""
+    path = tmp_path_factory.mktemp("templates")
+    write_feature_root(path / "events.root", cut_sample())
+    simulated = falling_columns(1500, seed=5)
+    simulated["weight"] = np.random.default_rng(3).uniform(0.5, 1.5, 1500)
+    del simulated["label"]
+    write_feature_root(path / "simulation.root", simulated)
+    (path / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
+    context = context_of(path, path / "run")
+    skim(context)
+    train(context, context.windows[0])
+    return path
+
+
+def partial_context(folder, method, *more):
+    changes = [f"template.method={method}"]
+    if RECIPES[method].partial:
+        changes.append("template.strength=2.24")
+    if method == "from_simulation":
+        changes.append(f"template.source={folder / 'simulation.root'}")
+    return context_of(folder, folder / "run", *changes, *more)
+
+
+@pytest.mark.parametrize("method", PARTIAL)
+def test_every_method_goes_through_generate_and_classify(folder, method):
+    context = partial_context(folder, method)
+    window = context.windows[0]
+    if method == "from_simulation":
+        skim_simulation(context)
+    generate(context, window)
+    classify(context, window)
+    template = read_skim(context.run.window(window) / "template.parquet")
+    events = read_skim(context.run.events)
+    mjj = np.asarray(events["mjj"])
+    inside = window.in_signal_region(mjj)
+    wanted = context.config.template.oversample * inside.sum()
+    assert len(template) == pytest.approx(wanted, abs=4 * np.sqrt(wanted))
+    assert window.in_signal_region(np.asarray(template["mjj"])).all()
+    quality = read_json(context.run.window(window) / "quality.json")["template"]
+    assert quality["name"] == method
+    assert quality["steps_left"] >= 1
+    parent = np.asarray(template["parent_id"])
+    if method == "from_window":
+        assert np.isin(parent, np.asarray(events["event_id"])[inside]).all()
+    if method == "from_sidebands":
+        split = read_skim(context.run.window(window) / "split.parquet")
+        closing = np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE]
+        assert np.isin(parent, np.asarray(events["event_id"])[~inside]).all()
+        assert not np.isin(parent, closing).any()
+    if method == "from_simulation":
+        simulation = read_skim(context.run.simulation)
+        weight = dict(zip(np.asarray(simulation["event_id"]), np.asarray(simulation["weight"]), strict=True))
+        assert [weight[i] for i in parent] == np.asarray(template["weight"]).tolist()
+
+
+def test_another_strength_generates_again_and_trains_not(folder):
+    context = partial_context(folder, "from_window", "template.strength=0.6")
+    before = {p.name: p.stat().st_mtime_ns for p in (folder / "run" / "stages").glob("train*")}
+    generate(context, context.windows[0])
+    assert {p.name: p.stat().st_mtime_ns for p in (folder / "run" / "stages").glob("train*")} == before
+
+
+def test_data_as_their_own_simulation_are_refused(folder):
+    context = partial_context(folder, "from_simulation", f"template.source={folder / 'events.root'}")
+    with pytest.raises(InputError, match="is the data itself"):
+        skim_simulation(context)
+
+
+def test_the_source_is_relative_to_the_configuration(folder):
+    tree = {**SEARCH, "template": {"method": "from_simulation", "strength": 1.0, "source": "simulation.root"}}
+    (folder / "other.yaml").write_text(yaml.safe_dump(tree))
+    config: Config = load_config(folder / "other.yaml")
+    assert config.template.source == str(folder / "simulation.root")
+
+
+def test_a_strength_without_its_step_is_the_nearest(folder):
+    with pytest.raises(ConfigError, match="not within"):
+        load_config(folder / "tiny.yaml", ["template.method=from_window", "template.strength=1e-9"])
