@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,11 +14,34 @@ from urllib.parse import urlsplit
 from drapes_hep.errors import InputError
 from drapes_hep.files import file_hash
 
-__all__ = ["expand_url", "fingerprint", "is_url", "one_line", "open_url", "url_stem"]
+__all__ = [
+    "NotThereError",
+    "expand_url",
+    "fingerprint",
+    "is_url",
+    "one_line",
+    "open_url",
+    "sampled_hash",
+    "sibling",
+    "url_stem",
+]
 
 _ENDS = 1 << 16
+_SAMPLES = 32
+"""Blocks of 64 KiB, evenly spread between the two at the ends: 2 MiB of a file, or all of a smaller one."""
+_LOCAL = {"file", "local", "memory"}
+"""Schemes whose bytes cost nothing to read."""
+_VALIDATORS = {
+    *("etag", "content-md5", "md5hash", "digest", "checksum"),
+    *("last-modified", "last_modified", "lastmodified", "modified", "updated", "mtime"),
+}
+"""What servers, in fsspec's words, say of a file's content without sending it."""
 _BLOCK = 1 << 20
 _NO_RANGES = ("range requests", "not support seeking", "Cannot seek streaming")
+
+
+class NotThereError(InputError):
+    """The server answers, and has no such file."""
 
 
 def is_url(path: object) -> bool:
@@ -50,6 +74,26 @@ def url_stem(url: str) -> str:
     return PurePosixPath(urlsplit(url).path).stem
 
 
+def sibling(url: str, suffix: str) -> str:
+    """Give the URL of a file beside another, of the same name but for the last suffix.
+
+    Parameters
+    ----------
+    url : str
+        The other's; its query (a token, say) is kept.
+    suffix : str
+        With the dot.
+
+    Returns
+    -------
+    str
+    """
+    # by text: what urlunsplit makes of schemes that it does not know loses slashes
+    end = min((place for mark in "?#" if (place := url.find(mark)) >= 0), default=len(url))
+    folder, slash, name = url[:end].rpartition("/")
+    return f"{folder}{slash}{PurePosixPath(name).stem}{suffix}{url[end:]}"
+
+
 def one_line(url: str, error: BaseException) -> InputError | None:
     """Word what the network did; None where it was not the network.
 
@@ -79,7 +123,7 @@ def one_line(url: str, error: BaseException) -> InputError | None:
         if status in (401, 403) or isinstance(one, PermissionError):
             return InputError(url, "the server refuses it", "it needs a login or a token: download it yourself")
         if isinstance(one, FileNotFoundError) or status in (404, 410):
-            return InputError(url, "no such file on the server", "check the address")
+            return NotThereError(url, "no such file on the server", "check the address")
         if any(words in str(one) for words in _NO_RANGES):
             return InputError(url, "the server does not serve parts of files", "download it first")
         if type(one).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:
@@ -149,27 +193,82 @@ def fingerprint(path: str | Path) -> str:
     Returns
     -------
     str
-        SHA-256 of a file's bytes. Of a URL, ``ends:`` and the SHA-256 of its size, first and last 64 KiB, since nobody
-        wants to download a file in order to see that it is the same: the first hold the identifier that ROOT gives each
-        file it writes, the last the footer of Parquet.
+        SHA-256 of a file's bytes, also of ``file://`` and ``memory://``. Nobody wants to download other files in order
+        to see that they are the same: where the server tells an ETag, a checksum or the time of the last change,
+        ``ends:`` and the SHA-256 of these, the size, and the first and last 64 KiB (the first hold the identifier that
+        ROOT gives each file it writes, the last the footer of Parquet). Where it tells nothing, :func:`sampled_hash`.
 
     Raises
     ------
     InputError
         A URL that cannot be read, or whose size the server does not tell.
     """
+    if not is_url(path) or urlsplit(str(path)).scheme in _LOCAL:
+        return sampled_hash(path)
+    told = _validators(str(path))
+    return f"ends:{_blocks_hash(str(path), 0, told)}" if told else sampled_hash(path)
+
+
+def sampled_hash(path: str | Path) -> str:
+    """Hash what a file holds, whatever its server says of it: two copies of one file have the same.
+
+    Parameters
+    ----------
+    path : str or Path
+        Path or URL.
+
+    Returns
+    -------
+    str
+        SHA-256 of a file's bytes, also of ``file://`` and ``memory://``. Of another URL, ``blocks:`` and the SHA-256 of
+        its size, its first and last 64 KiB and 32 blocks of 64 KiB that are evenly spread between these: of files up to
+        2.1 MiB that is every byte. A change that keeps the size and falls between the blocks of a larger one is not
+        seen.
+
+    Raises
+    ------
+    InputError
+        As for :func:`fingerprint`.
+    """
     if not is_url(path):
         return file_hash(path)
-    with open_url(str(path), _ENDS) as file:
+    if urlsplit(str(path)).scheme in _LOCAL:
+        with open_url(str(path)) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return f"blocks:{_blocks_hash(str(path), _SAMPLES)}"
+
+
+def _validators(url: str) -> list[tuple[str, str]]:
+    try:
+        filesystem, path = _filesystem(url)
+        info = filesystem.info(path)
+    except InputError:
+        raise
+    except Exception as error:  # each kind of server has its own
+        told = one_line(url, error)
+        if told is not None:
+            raise told from error
+        raise
+    return sorted((name, str(value)) for name, value in info.items() if name.lower() in _VALIDATORS and value)
+
+
+def _blocks_hash(url: str, between: int, told: Sequence[tuple[str, str]] = ()) -> str:
+    """Hash the size, what the server told, both ends and some blocks between."""
+    with open_url(url, _ENDS) as file:
         size = getattr(file, "size", None)
         if size is None:
-            raise InputError(path, "the server does not say how large it is", "download it first")
-        digest = hashlib.sha256(str(size).encode())
-        digest.update(file.read(_ENDS))
-        if size > _ENDS:
-            file.seek(max(_ENDS, size - _ENDS))
-            digest.update(file.read())
-    return f"ends:{digest.hexdigest()}"
+            raise InputError(url, "the server does not say how large it is", "download it first")
+        digest = hashlib.sha256(json.dumps([size, *told]).encode())
+        last = max(0, size - _ENDS)
+        position = 0
+        for i in range(between + 2):
+            # never back: blocks of a small file touch or overlap
+            position = max(position, last * i // (between + 1))
+            file.seek(position)
+            block = file.read(min(last * i // (between + 1) + _ENDS, size) - position)
+            digest.update(block)
+            position += len(block)
+    return digest.hexdigest()
 
 
 def expand_url(url: str) -> list[str]:

@@ -99,6 +99,9 @@ def test_real_files_are_recognised(data_dir, name, layout, events, jets):
 
 def test_tree_and_ntuple_hold_the_same_events(data_dir):
     tree, ntuple = (seen(data_dir / "cms" / name) for name in PFNANO)
+    # simulation: identities follow from the names of the files, too
+    assert not set(tree["event_id"]) & set(ntuple["event_id"])
+    tree, ntuple = ({key: one[key] for key in one if key != "event_id"} for one in (tree, ntuple))
     assert_same(ntuple, tree)
 
 
@@ -188,12 +191,13 @@ def test_skims_of_every_way_are_the_same_bytes(data_dir, tmp_path):
     """Tree and RNTuple, chunks and workers; the experiment's numbers travel with the selected events."""
     dijets = load_processor("processors/dijets.py:Dijets", [ROOT])
     skims = []
+    named_alike(data_dir, tmp_path)
     for name, how in (
         ("pfnano_rntuple.root", {}),
         ("pfnano_rntuple.root", {"chunksize": 4}),
         ("pfnano.root", {"executor": "futures", "workers": 2, "chunksize": 5}),
     ):
-        out, report = run({"a": data_dir / "cms" / name}, dijets(SETTINGS), **how)
+        out, report = run({"a": tmp_path / name / "events.root"}, dijets(SETTINGS), **how)
         assert report.processed == 10
         columns = out["skim"].columns()
         write_skim(tmp_path / "a.parquet", columns)
@@ -207,9 +211,17 @@ def test_skims_of_every_way_are_the_same_bytes(data_dir, tmp_path):
     np.testing.assert_array_equal(again.event, columns["event"])
 
 
-def test_an_event_in_two_files_is_named(data_dir):
+def named_alike(data_dir, folder):
+    """Link the files under one name, which identities of simulated events follow from."""
+    for name in PFNANO:
+        (folder / name).mkdir()
+        (folder / name / "events.root").symlink_to(data_dir / "cms" / name)
+
+
+def test_an_event_in_two_files_is_named(data_dir, tmp_path):
+    named_alike(data_dir, tmp_path)
     with pytest.raises(InputError) as caught:
-        run({"a": [data_dir / "cms" / name for name in PFNANO]}, everything)
+        run({"a": [tmp_path / name / "events.root" for name in PFNANO]}, everything)
     assert "(run:lumi:event 1:17359:17358" in str(caught.value)
     assert "stands for more than one event (10 repeated in all files)" in str(caught.value)
 
@@ -335,7 +347,34 @@ def test_order_of_candidates_does_not_matter(tmp_path):
         ), field
 
 
-def test_the_file_names_of_one_sample_do_not_matter(tmp_path):
+def test_simulated_samples_that_number_their_events_alike_are_read_together(tmp_path):
+    """QCD in bins of HT: run 1, and the same luminosity sections and events in each."""
+    for name in ("HT500", "HT700"):
+        write(tmp_path / f"{name}.root", {**make_pfnano(), "genWeight": np.ones(30, np.float32)})
+    paths = [tmp_path / "HT500.root", tmp_path / "HT700.root"]
+    out, report = run({"a": paths}, everything, reading=WITH)
+    columns = out.columns()
+    assert report.processed == len(np.unique(columns["event_id"])) == 60
+    assert len(np.unique(columns["event"])) == 30
+    (jets,), (bare,) = events_of(paths[0]), events_of(paths[0], Reading(jets=False))
+    np.testing.assert_array_equal(jets.event_id, bare.event_id)
+
+
+def test_a_repeated_number_in_one_simulated_file_is_an_error(tmp_path):
+    columns = {**make_pfnano(), "genWeight": np.ones(30, np.float32)}
+    columns["event"][4], columns["luminosityBlock"][4] = columns["event"][3], columns["luminosityBlock"][3]
+    path = write(tmp_path / "a.root", columns)
+    with pytest.raises(InputError, match="stands for more than one event"):
+        run({"a": path}, everything, reading=WITH)
+
+
+def test_data_that_is_in_two_files_is_an_error(tmp_path):
+    paths = [write(tmp_path / f"{name}.root", make_pfnano()) for name in "ab"]
+    with pytest.raises(InputError, match="30 repeated in all files"):
+        run({"a": paths}, everything, reading=WITH)
+
+
+def test_the_file_names_of_data_do_not_matter(tmp_path):
     columns = make_pfnano()
     (one,), (other,) = (events_of(write(tmp_path / f"{name}.root", columns)) for name in "ab")
     np.testing.assert_array_equal(one.event_id, other.event_id)

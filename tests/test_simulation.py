@@ -18,10 +18,11 @@ from scipy.stats import norm
 
 from analysis.simulation_fidelity import load, separability
 from drapes_hep.cli import main
-from drapes_hep.errors import ConfigError, DrapesError, LostEventsError
+from drapes_hep.config import load_config
+from drapes_hep.errors import ConfigError, DrapesError, InputError, LostEventsError
 from drapes_hep.events.chunks import Reading, split
 from drapes_hep.events.features import compute_features, invariant_mass
-from drapes_hep.events.readers import read, scan
+from drapes_hep.events.readers import read, scan, simulation_order
 from drapes_hep.events.skims import read_skim, read_truth
 from drapes_hep.events.writers import read_raw_metadata, write_raw_hdf5
 from drapes_hep.simulation import blocks, generate
@@ -30,6 +31,7 @@ from drapes_hep.simulation.detector import DETECTORS, Objects, propagate, respon
 from drapes_hep.simulation.generate import Order, sidecar, simulate, truth_file
 from drapes_hep.simulation.generator import Generator, Particles
 from drapes_hep.simulation.processes import Process, pythia_settings
+from drapes_hep.stages.skim import check_files
 
 SIGNAL = Process("resonance", masses=(3500, 500, 100))
 QCD = Process("qcd")
@@ -337,6 +339,49 @@ def test_an_account_that_does_not_add_up_is_an_error():
             bad.check()
 
 
+@pytest.mark.parametrize("process", [replace(QCD, leading_pt=600), SIGNAL], ids=["qcd", "signal"])
+def test_pythia_counts_what_was_counted(process, pythia):
+    generator = Generator(process, 3)
+    returned = sum(len(generator.batch(30)) for _ in range(2))
+    selected, accepted = generator.pythias_counts()
+    assert accepted == returned == generator.returned == 60
+    assert selected == generator.showered == generator.vetoed + 60
+    assert generator.vetoed > 0
+    generator.check()
+
+
+@pytest.mark.parametrize(
+    ("selected", "accepted", "says"),
+    [
+        (0, 1, r"Pythia accepted \d+ events, \d+ of them arrived"),
+        (0, -1, r"Pythia accepted \d+ events, \d+ of them arrived"),
+        (1, 0, r"Pythia selected \d+ hard processes, but"),
+        (-1, 0, r"Pythia selected \d+ hard processes, but"),
+    ],
+)
+def test_a_block_that_differs_from_pythias_counts_is_an_error(selected, accepted, says, pythia, monkeypatch):
+    counts = Generator.pythias_counts
+
+    def others(generator):
+        found = counts(generator)
+        return found[0] + selected, found[1] + accepted
+
+    monkeypatch.setattr(Generator, "pythias_counts", others)
+    with pytest.raises(LostEventsError, match=says):
+        blocks.make_block(SIGNAL, 1, 0, 3)
+
+
+def test_an_event_that_the_detector_loses_is_an_error(pythia, monkeypatch):
+    def lossy(particles, *words):
+        objects = respond(particles, *words)
+        end = objects.offsets[-2]
+        return Objects(objects.offsets[:-1], objects.pt[:end], objects.eta[:end], objects.phi[:end])
+
+    monkeypatch.setattr(blocks, "respond", lossy)
+    with pytest.raises(LostEventsError, match="are accounted for"):
+        blocks.make_block(SIGNAL, 1, 0, 3)
+
+
 def test_cross_sections_of_blocks_are_averaged_by_their_events():
     account = Account.total(
         Account(tried=n, written=n // 2, filtered=n - n // 2, weighted_sigma=s * n, weighted_variance=(e * n) ** 2)
@@ -462,6 +507,50 @@ def test_raw_and_skim_hold_the_same_events(pythia, tmp_path):
         assert ak.all(raw.jets[name] == skim.jets[name]), name
     for name in ("pt", "eta", "phi", "mass"):
         assert ak.all(raw.jets.constituents[name] == skim.jets.constituents[name]), name
+
+
+def search(folder, *paths):
+    """A configuration that reads these files."""
+    (folder / "a.yaml").write_text(
+        f"name: a\ndata: {{path: {json.dumps([str(path) for path in paths])}}}\nmass: {{range: [2000, 8000]}}\n"
+    )
+    return load_config(folder / "a.yaml")
+
+
+def like_simulated(path, **order):
+    """A small file with the record of a simulation; none where there is no order."""
+    rng = np.random.default_rng(len(path.name) + len(order))
+    table = np.tile([1500.0, 0.1, 0.2, 1400.0, -0.1, -3.0, 0.0], (3, 1))
+    table[:, 0] += rng.uniform(0, 9, 3)
+    write_raw_hdf5(path, [table], 3, 7, {"order": {**SMALL.record(), **order}} if order else None)
+    return path
+
+
+@pytest.mark.parametrize("other", [{"events": 9}, {"block": 7}, {"format": "skim"}, {"versions": {}}], ids=str)
+def test_two_files_of_one_process_and_seed_are_refused(tmp_path, other):
+    one = like_simulated(tmp_path / "one.h5", seed=7)
+    other = like_simulated(tmp_path / "other.h5", seed=7, **other)
+    with pytest.raises(
+        InputError, match=r"other\.h5: was simulated with the process and the seed 7 of .*one\.h5.*"
+    ) as e:
+        check_files(search(tmp_path, one, other))
+    assert str(e.value).endswith("make more events with another --seed")
+
+
+def test_other_seeds_and_processes_and_origins_are_read_together(tmp_path):
+    paths = [
+        like_simulated(tmp_path / "a.h5", seed=7),
+        like_simulated(tmp_path / "bb.h5", seed=8),
+        like_simulated(tmp_path / "ccc.h5", seed=7, shower="alternative"),
+        like_simulated(tmp_path / "dddd.h5"),
+        like_simulated(tmp_path / "eeeee.h5"),
+    ]
+    assert len(check_files(search(tmp_path, *paths))) == 5
+
+
+def test_raw_files_and_skims_say_how_they_were_ordered(samples):
+    assert simulation_order(scan(samples["two"]))["masses"] == [3500, 500, 100]
+    assert simulation_order(scan(samples["qcd"]))["kind"] == "qcd"
 
 
 # ---- seeds, workers, kills ------------------------------------------------------------------------------------------

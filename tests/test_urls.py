@@ -18,14 +18,14 @@ from conftest import ROOT, make_columns
 
 from drapes_hep.config import load_config
 from drapes_hep.errors import InputError
-from drapes_hep.events.chunks import file_key
+from drapes_hep.events.chunks import file_key, split
 from drapes_hep.events.loading import load_processor
-from drapes_hep.events.readers import expand, scan
+from drapes_hep.events.readers import expand, read, scan
 from drapes_hep.events.running import run
 from drapes_hep.events.skims import write_skim
-from drapes_hep.events.writers import write_feature_root
+from drapes_hep.events.writers import write_feature_root, write_raw_hdf5
 from drapes_hep.files import read_json
-from drapes_hep.remote import fingerprint, is_url, one_line
+from drapes_hep.remote import fingerprint, is_url, one_line, sibling
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.skim import skim
@@ -56,8 +56,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         name = self.path.partition("?")[0].lstrip("/")
         file = server.folder / name
-        if server.status:
-            self.send_error(server.status)
+        if status := server.statuses.get(name, server.status):
+            self.send_error(status)
             return
         if not file.is_file():
             self.send_error(404)
@@ -70,6 +70,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         if server.ranges:
             self.send_header("Accept-Ranges", "bytes")
+        for header, value in server.says.items():
+            self.send_header(header, value)
         if status == 206:
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
         self.send_header("Content-Length", str(last - first + 1))
@@ -92,6 +94,7 @@ def server(tmp_path) -> Iterator[http.server.ThreadingHTTPServer]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as one:
         one.daemon_threads = True
         one.folder, one.status, one.ranges, one.dies_after, one.sent = tmp_path / "served", 0, True, None, 0
+        one.says, one.statuses = {}, {}
         one.folder.mkdir()
         one.url = f"http://127.0.0.1:{one.server_address[1]}"
         thread = threading.Thread(target=functools.partial(one.serve_forever, poll_interval=0.02))
@@ -169,9 +172,89 @@ def test_fingerprints(server, tmp_path):
     path.write_bytes(content.tobytes())
     assert len(set(prints)) == 3
     assert fingerprint(serve(server, path)) == prints[0]
-    assert prints[0].startswith("ends:")
+    assert prints[0].startswith("blocks:")
     path.write_bytes(content.tobytes()[:100_000] + content.tobytes()[100_001:])
     assert fingerprint(serve(server, path)) not in prints
+
+
+LARGE = 16 << 20
+"""Bytes; blocks of the sample are 0.5 MiB apart."""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    """Zeros: sparse, and hashed in no time."""
+    path = tmp_path_factory.mktemp("large") / "a.bin"
+    with path.open("wb") as stream:
+        stream.truncate(LARGE)
+    return path
+
+
+def change(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def assert_noticed(url, path, place):
+    fsspec.filesystem("http").invalidate_cache()
+    before = fingerprint(url)
+    change(path, place)
+    assert fingerprint(url) != before
+
+
+@pytest.mark.parametrize(
+    ("header", "first", "second"),
+    [
+        ("ETag", '"a"', '"b"'),
+        ("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT", "Thu, 01 Jan 2026 00:00:01 GMT"),
+        ("Content-MD5", "YQ==", "Yg=="),
+    ],
+)
+def test_what_the_server_says_of_the_content_counts(server, tmp_path, header, first, second):
+    """The middle of a contiguous HDF5 file can change without its ends."""
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(300_000))
+    url = serve(server, path)
+    server.says = {header: first}
+    before = fingerprint(url)
+    assert before.startswith("ends:")
+    assert fingerprint(url) == before
+    change(server.folder / "a.bin", 150_000)
+    server.says = {header: second}
+    assert fingerprint(url) != before
+
+
+def test_blocks_through_the_file_count_where_the_server_says_nothing(server, large):
+    url = serve(server, large)
+    server.sent = 0
+    fingerprint(url)
+    assert server.sent < 34 * (3 << 16)
+    assert_noticed(url, server.folder / "a.bin", (LARGE - (1 << 16)) * 17 // 33 + 5)
+
+
+@pytest.mark.parametrize("size", [1, 65_536, 65_537, 131_073, 1_000_000, 34 << 16])
+def test_all_of_a_small_file_counts(server, tmp_path, size):
+    (tmp_path / "a.bin").write_bytes(bytes(size))
+    url = serve(server, tmp_path / "a.bin")
+    for place in {0, size // 3, size // 2, size - 1}:
+        assert_noticed(url, server.folder / "a.bin", place)
+
+
+def test_files_that_cost_nothing_are_hashed_in_full(large, tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(large.read_bytes())
+    before = fingerprint(path.as_uri())
+    assert before == fingerprint(path)
+    files = fsspec.filesystem("memory")
+    files.pipe("/fingerprints/a.bin", path.read_bytes())
+    try:
+        assert fingerprint("memory://fingerprints/a.bin") == before
+        change(path, 1 << 20)
+        files.pipe("/fingerprints/a.bin", path.read_bytes())
+        assert fingerprint("memory://fingerprints/a.bin") == fingerprint(path.as_uri()) == fingerprint(path) != before
+    finally:
+        files.rm("/fingerprints", recursive=True)
 
 
 def test_small_files_have_fingerprints(server, tmp_path):
@@ -214,6 +297,55 @@ def test_one_file_under_two_addresses(server, samples, tmp_path):
     (server.folder / "other.root").write_bytes(samples["ttree"].read_bytes())
     with pytest.raises(InputError, match="holds the same bytes as"):
         skim_of(server, tmp_path, first, f"{server.url}/other.root")
+
+
+# ---- labels beside raw files -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def raw(server, tmp_path) -> str:
+    """URL of four raw events, and of their labels: 0, 1, 2, 0."""
+    table = np.tile([1500.0, 0.1, 0.2, 1400.0, -0.1, -3.0], (4, 1))
+    write_raw_hdf5(tmp_path / "box.h5", [table], 4, 6)
+    (tmp_path / "box.masterkey").write_text("0\n1\n2\n0\n")
+    serve(server, tmp_path / "box.masterkey")
+    return serve(server, tmp_path / "box.h5")
+
+
+@pytest.mark.parametrize("query", ["", "?token=a/b.c"])
+def test_labels_beside_a_url(server, raw, query):
+    info = scan(raw + query)
+    assert info.has_labels
+    assert info.beside == (f"{server.url}/box.masterkey{query}",)
+    (chunk,) = split(info)
+    assert read(chunk).label.tolist() == [0, 1, 1, 0]
+
+
+def test_without_labels_beside_a_url(server, raw):
+    (server.folder / "box.masterkey").unlink()
+    assert not scan(raw).has_labels
+
+
+@pytest.mark.parametrize(("status", "words"), [(403, "the server refuses it"), (503, "answers with status 503")])
+def test_labels_that_the_server_keeps_are_an_error(server, raw, status, words):
+    """Not an unlabelled file: labels must not come and go with the network."""
+    server.statuses["box.masterkey"] = status
+    with pytest.raises(InputError, match=rf"box\.masterkey: .*{words}"):
+        scan(raw)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://x.org/a/b.c.h5?d=e/f.g#h", "https://x.org/a/b.c.masterkey?d=e/f.g#h"),
+        ("root://x.org//store/b.h5", "root://x.org//store/b.masterkey"),
+        ("memory://b.h5", "memory://b.masterkey"),
+        ("memory:///b", "memory:///b.masterkey"),
+        ("simplecache::https://x.org/b.h5", "simplecache::https://x.org/b.masterkey"),
+    ],
+)
+def test_siblings_of_urls(url, expected):
+    assert sibling(url, ".masterkey") == expected
 
 
 # ---- patterns --------------------------------------------------------------------------------------------------------

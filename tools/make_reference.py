@@ -74,16 +74,22 @@ and `data.layout` takes another. All values in GeV where they have a unit. `weig
 is 1 for signal and 0 for background.
 
 **Identity.** `event_id` is an integer that is unique in the search. Files of CMS have `run`, `luminosityBlock` and
-`event` instead: the identity is then the upper 63 bits of Philox4x32-10 with key 0 and the counter (low and high word
-of the event number, luminosity section, run), whatever the file, and the three numbers stand in the skim, so that a
-selected event can be found again. Without either, the file's name (without folder and last suffix) and the row make
-the identity. Two events of one identity are an error, and so are simulated samples that number their events alike:
-search them apart.
+`event` instead: the identity is then the upper 63 bits of Philox4x32-10 with the counter (low and high word of the
+event number, luminosity section, run), and the three numbers stand in the skim, so that a selected event can be found
+again. For data the key is (0, 0), whatever the file: an event in two files is found. Simulated samples number their
+events alike, so where there is `genWeight` the key is (first 31 bits of the SHA-256 of the file's name without folder
+and last suffix, 1): the numbers must be unique in a file, the identity changes with the file's name, and the same
+simulated events in two files of different names count twice unless the files are the same byte by byte. Without
+either, that name and the row make the identity. Two events of one identity are an error.
 
 **URLs.** Every path may be a URL: `https://`, `root://` (with `pip install 'drapes-hep[xrootd]'`) and whatever else
 fsspec opens. Servers must serve parts of files. `*` in a URL is a pattern where the server can list files, which http
-cannot. A file behind a URL is not hashed as a whole: its `ends:` hash in the manifest is that of its size, its first
-and its last 64 KiB.
+cannot. A file behind a URL is not hashed as a whole, unless it is `file://` or `memory://`: its `ends:` hash in the
+manifest is that of what the server says of the content (ETag, checksum, time of the last change), its size, its first
+and its last 64 KiB. Of a server that says nothing, the hash is `blocks:`, of the size, both ends and 32 blocks of
+64 KiB spread evenly between them, which is all of a file up to 2.1 MiB; a change of a larger file that keeps its size
+and falls between the blocks is not noticed. Labels of raw files (`.masterkey`) are looked for beside a URL, too;
+where the server says that there is no such file, there are no labels, and whatever else it says is an error.
 """
 
 

@@ -182,25 +182,29 @@ def row_ids(file_id: int, start: int, stop: int) -> npt.NDArray[np.int64]:
     return (np.int64(file_id) << np.int64(32)) | np.arange(start, stop, dtype=np.int64)
 
 
-def collision_ids(run: IntArray, lumi: IntArray, event: IntArray) -> IntArray:
-    """Give the identities of collisions that an experiment has numbered.
+def collision_ids(run: IntArray, lumi: IntArray, event: IntArray, sample: int | None = None) -> IntArray:
+    """Give the identities of collisions that an experiment has numbered, or its simulation.
 
     Parameters
     ----------
     run, lumi, event : array of int64, shape (n,)
         Non-negative; run and luminosity section below 2**32.
+    sample : int, optional
+        Of simulation, whose samples number their events alike: what tells them apart, below 2**32. None for data, whose
+        numbers are unique.
 
     Returns
     -------
     array of int64, shape (n,)
-        The upper 63 bits of Philox4x32-10 with key 0 and the counter (event's low word, event's high word, luminosity
-        section, run). It does not depend on the file. Two of n different events share one with probability
-        n**2 / 2**64 (5e-4 for 10**8 events); a run refuses such events, it does not mix them up.
+        The upper 63 bits of Philox4x32-10 with the key (0, 0), of simulation (sample, 1), and the counter (event's low
+        word, event's high word, luminosity section, run). Of data it does not depend on the file. Two of n different
+        events share one with probability n**2 / 2**64 (5e-4 for 10**8 events); a run refuses such events, it does not
+        mix them up.
     """
     low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
     words = event.astype(np.uint64)
     counter = np.stack([words & low, words >> shift, lumi.astype(np.uint64), run.astype(np.uint64)])
-    first, second, *_ = philox4x32(counter, (0, 0))
+    first, second, *_ = philox4x32(counter, (0, 0) if sample is None else (sample, 1))
     ids: IntArray = ((first << shift | second) >> np.uint64(1)).astype(np.int64)
     return ids
 

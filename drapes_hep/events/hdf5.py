@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -17,6 +17,7 @@ from drapes_hep.events.raw import label_file, raw_columns, read_label_file, read
 from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
 from drapes_hep.events.simulated import CONSTITUENT_DATASETS, read_simulated, scan_simulated
 from drapes_hep.events.types import Events, Foreign
+from drapes_hep.events.writers import raw_metadata
 from drapes_hep.remote import is_url, one_line, open_url
 
 __all__ = ["Hdf5Reader"]
@@ -142,8 +143,13 @@ class Hdf5Reader:
             beside: tuple[str, ...] = ()
             if layout == "lhco_raw" and "label" in columns and _labels_beside(group):
                 read_label_file(path, rows)
-                beside = (str(label_file(path)),)
+                beside = (label_file(path),)
         return FileInfo(path, self.container, layout, name, rows, file_key(path), "label" in columns, columns, beside)
+
+    def simulation(self, path: str) -> Mapping[str, Any]:
+        """Attribute of the file."""
+        with _open(path) as file:
+            return raw_metadata(file)
 
     def present(self, info: FileInfo) -> tuple[str, ...]:
         """Columns of a frame, those of text included; datasets of any other group."""

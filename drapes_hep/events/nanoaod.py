@@ -47,7 +47,8 @@ class _Links:
 class NanoAODLayout:
     """CMS NanoAOD: AK8 jets (`FatJet`) as stored, with N-subjettiness as stored; no constituents.
 
-    `run`, `luminosityBlock` and `event` make the identity, `genWeight` the weight. A negative N-subjettiness is CMS's
+    `run`, `luminosityBlock` and `event` make the identity, in simulation (where there is `genWeight`) together with the
+    file's name. `genWeight` is the weight. A negative N-subjettiness is CMS's
     mark that it was not computed: all of that jet's are set to zero, and what is derived from them is undefined.
     """
 
@@ -66,7 +67,10 @@ class NanoAODLayout:
         weight = columns.get("genWeight")
         out["weight"] = np.ones(len(chunk)) if weight is None else checks.real("genWeight", weight)
         if IDENTITY_FIELDS[0] in out:
-            out["event_id"] = collision_ids(*(out[name] for name in IDENTITY_FIELDS))
+            # simulated samples number their events alike (run 1): there the numbers tell them apart in a file only
+            sample = None if weight is None else chunk.file_id
+            run, lumi, event = (out[name] for name in IDENTITY_FIELDS)
+            out["event_id"] = collision_ids(run, lumi, event, sample)
         else:
             out["event_id"] = row_ids(chunk.file_id, chunk.start, chunk.stop)
         if not chunk.reading.jets:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from drapes_hep.errors import InputError
 from drapes_hep.events.clustering import make_particles
 from drapes_hep.events.types import AwkwardArray, Foreign
+from drapes_hep.remote import NotThereError, is_url, open_url, sibling
 
 __all__ = ["label_file", "raw_columns", "read_label_file", "read_last_column", "read_particles"]
 
@@ -63,24 +64,43 @@ def raw_columns(path: str, blocks: Sequence[Block]) -> list[str] | None:
     for values, names in blocks:
         if values.dtype.kind != "f" and particles.intersection(names):
             raise InputError(path, f"stores particles as {values.dtype}, not as real numbers", "write them as float32")
-    labelled = width % 3 == 1 or label_file(path).exists()
+    labelled = width % 3 == 1 or _has_label_file(path)
     return ["particles", "label"] if labelled else ["particles"]
 
 
-def label_file(path: str) -> Path:
+def label_file(path: str) -> str:
     """Give the place of a raw file's labels where they are no column of it: ``<stem>.masterkey``, as published.
 
     Parameters
     ----------
     path : str
-        The raw file.
+        Path or URL of the raw file.
 
     Returns
     -------
-    Path
-        It need not exist.
+    str
+        Path or URL. It need not exist.
     """
-    return Path(path).with_suffix(".masterkey")
+    return sibling(path, ".masterkey") if is_url(path) else str(Path(path).with_suffix(".masterkey"))
+
+
+def _has_label_file(path: str) -> bool:
+    """Whether it exists; a server that does not say is an error, for labels must not come and go."""
+    place = label_file(path)
+    if not is_url(place):
+        return Path(place).exists()
+    try:
+        with open_url(place):
+            return True
+    except NotThereError:
+        return False
+
+
+def _read_whole(place: str) -> bytes:
+    if not is_url(place):
+        return Path(place).read_bytes()
+    with open_url(place) as stream:
+        return bytes(stream.read())
 
 
 def read_label_file(path: str, rows: int) -> npt.NDArray[np.int64]:
@@ -91,7 +111,7 @@ def read_label_file(path: str, rows: int) -> npt.NDArray[np.int64]:
     Parameters
     ----------
     path : str
-        The raw file.
+        Path or URL of the raw file.
     rows : int
         Its events.
 
@@ -107,7 +127,7 @@ def read_label_file(path: str, rows: int) -> npt.NDArray[np.int64]:
     """
     place = label_file(path)
     try:
-        lines = place.read_bytes().split()
+        lines = _read_whole(place).split()
     except OSError as error:
         raise InputError(place, f"cannot be read ({error.strerror or error})", "check the file of labels") from None
     if len(lines) != rows:

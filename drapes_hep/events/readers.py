@@ -7,7 +7,7 @@ import glob
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import awkward as ak
 
@@ -19,7 +19,17 @@ from drapes_hep.events.schema import build_events
 from drapes_hep.events.types import AwkwardArray, Column, Events
 from drapes_hep.remote import expand_url, is_url, open_url
 
-__all__ = ["EventReader", "expand", "expand_trees", "present", "read", "read_columns", "reader_for", "scan"]
+__all__ = [
+    "EventReader",
+    "expand",
+    "expand_trees",
+    "present",
+    "read",
+    "read_columns",
+    "reader_for",
+    "scan",
+    "simulation_order",
+]
 
 _HEAD = 8
 
@@ -38,6 +48,10 @@ class EventReader(Protocol):
 
     def scan(self, path: str, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
         """Describe the file from its metadata; every defect is an :class:`~drapes_hep.errors.InputError`."""
+        ...
+
+    def simulation(self, path: str) -> Mapping[str, Any]:
+        """Give the record that ``drapes simulate`` left in the file; empty for a file of other origin."""
         ...
 
     def present(self, info: FileInfo) -> tuple[str, ...]:
@@ -388,6 +402,25 @@ def present(info: FileInfo) -> tuple[str, ...]:
         In the file's order.
     """
     return next(r for r in _readers() if r.container == info.container).present(info)
+
+
+def simulation_order(info: FileInfo) -> dict[str, Any] | None:
+    """Give what a simulated file was ordered as.
+
+    Parameters
+    ----------
+    info : FileInfo
+        From :func:`scan`.
+
+    Returns
+    -------
+    dict or None
+        The process with its settings, ``seed``, ``events``, ``block``, ``format``, ``versions``; None for a file that
+        ``drapes simulate`` did not write.
+    """
+    record = next(r for r in _readers() if r.container == info.container).simulation(info.path)
+    order = record.get("order") if isinstance(record, dict) else None
+    return order if isinstance(order, dict) else None
 
 
 def expand_trees(paths: str | Path | Iterable[str | Path] | Mapping[str, str]) -> dict[str, str | None]:

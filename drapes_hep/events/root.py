@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
@@ -139,6 +139,10 @@ class RootReader:
             entries, tree = int(file[name].num_entries), "RNTuple" not in classes[name]
         labelled = "label" in columns
         return FileInfo(path, self.container, layout, name, entries, file_key(path), labelled, columns, tree=tree)
+
+    def simulation(self, path: str) -> Mapping[str, Any]:  # noqa: ARG002  as the protocol has it
+        """Nothing: the project's own simulation writes no ROOT files."""
+        return {}
 
     def present(self, info: FileInfo) -> tuple[str, ...]:
         """Top-level branches or fields."""

@@ -243,6 +243,12 @@ class ParquetReader:
         columns = columns_of(layout, names)
         return FileInfo(path, self.container, layout, "", entries, file_key(path), "label" in columns, columns)
 
+    def simulation(self, path: str) -> Mapping[str, Any]:
+        """Part of the file's metadata."""
+        with _open(path) as file:
+            record = _metadata(file).get("simulation")
+        return record if isinstance(record, dict) else {}
+
     def present(self, info: FileInfo) -> tuple[str, ...]:
         """Top-level columns."""
         with _open(info.path) as file:

@@ -15,7 +15,7 @@ import uproot
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path
 
-__all__ = ["read_raw_metadata", "write_feature_hdf5", "write_feature_root", "write_raw_hdf5"]
+__all__ = ["raw_metadata", "read_raw_metadata", "write_feature_hdf5", "write_feature_root", "write_raw_hdf5"]
 
 _METADATA = "drapes_hep"
 """Attribute of the file that carries what a writer was told, as JSON."""
@@ -163,9 +163,27 @@ def read_raw_metadata(path: str | Path) -> dict[str, Any]:
         Empty for a file of other origin.
     """
     with h5py.File(path, "r") as file:
-        text = file.attrs.get(_METADATA, "{}")
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
+        return raw_metadata(file)
+
+
+def raw_metadata(file: Foreign) -> dict[str, Any]:
+    """As :func:`read_raw_metadata`, of an opened file.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Opened.
+
+    Returns
+    -------
+    dict
+        Empty for a file of other origin.
+    """
+    try:
+        loaded = json.loads(file.attrs.get(_METADATA, "{}"))
+    except (TypeError, ValueError):  # an attribute of this name, but not ours
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
 
 
 def _frame(file: Foreign, key: str, blocks: int) -> Foreign:

@@ -36,6 +36,9 @@ _BELOW_PI = float(np.nextafter(np.float32(np.pi), np.float32(0)))
 class Account:
     """What became of every event; sums of blocks are accounts, too.
 
+    Each number is counted where it happens, but for ``failed``, which is what the generator is left with; that no more
+    is lost there, Pythia's own counts tell (:meth:`~drapes_hep.simulation.generator.Generator.check`).
+
     Parameters
     ----------
     tried : int
@@ -248,12 +251,14 @@ def make_block(
     ------
     DrapesError
         No event passes.
+    LostEventsError
+        The account does not add up, or differs from Pythia's own.
     """
     generator_seed, detector_seed = block_seeds(seed, process, index)
     generator, rng = Generator(process, generator_seed), np.random.default_rng(detector_seed)
     detector, reading = DETECTORS[process.shower], Reading()
     kept: list[Objects] = []
-    simulated = passed = written = truncated = dropped = 0
+    simulated = passed = filtered = surplus = written = truncated = dropped = 0
     while written < events:
         # just enough for what is missing, as the block's own events foretell it
         share = passed / simulated if passed else 1.0
@@ -261,9 +266,12 @@ def make_block(
         objects, lost = leading_objects(respond(particles, detector, rng))
         simulated += len(objects)
         jets = cluster_events(make_particles(objects.offsets, objects.pt, objects.eta, objects.phi), reading)
-        good = np.flatnonzero(passes(jets, process.leading_pt))
+        selected = passes(jets, process.leading_pt)
+        good = np.flatnonzero(selected)
         passed += len(good)
-        chosen = good[: events - written]
+        filtered += int(np.count_nonzero(~selected))
+        chosen, spare = np.split(good, [events - written])
+        surplus += len(spare)
         written += len(chosen)
         truncated += int(np.count_nonzero(lost[chosen]))
         dropped += int(lost[chosen].sum())
@@ -274,13 +282,14 @@ def make_block(
                 f"hardly any of {generator.showered} simulated events has a jet above {process.leading_pt:g} GeV;"
                 " lower --leading-pt or choose a heavier A"
             )
+    generator.check()
     sigma, error = generator.cross_section
     account = Account(
         tried=generator.showered,
         vetoed=generator.vetoed,
-        failed=generator.showered - generator.vetoed - simulated,
-        filtered=simulated - passed,
-        surplus=passed - written,
+        failed=generator.showered - generator.vetoed - generator.returned,
+        filtered=filtered,
+        surplus=surplus,
         written=written,
         truncated=truncated,
         dropped_objects=dropped,

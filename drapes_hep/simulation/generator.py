@@ -14,7 +14,7 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.errors import DrapesError
+from drapes_hep.errors import DrapesError, LostEventsError
 from drapes_hep.events.types import Foreign
 from drapes_hep.simulation.processes import Process, pythia_settings
 
@@ -102,6 +102,8 @@ class Generator:
         Events that came out of the parton shower so far.
     vetoed : int
         Of these, events given up there since no jet of partons was hard enough.
+    asked, returned : int
+        Events that :meth:`batch` was asked for, and gave, so far.
     hopeless : bool
         Whether more events in a row than :data:`PATIENCE` were given up; no more are then, so that a batch ends.
 
@@ -113,6 +115,7 @@ class Generator:
 
     def __init__(self, process: Process, seed: int) -> None:
         pythia8 = import_pythia()
+        self.asked = self.returned = 0
         lines = [*pythia_settings(process), "Random:setSeed = on", f"Random:seed = {seed % _SEEDS + 1}"]
         with _captured_output(1, 2) as said:
             self._pythia = pythia8.Pythia("", False)
@@ -156,8 +159,35 @@ class Generator:
         """
         # the hook's jet finder prints its banner with the first event; descriptor 2 stays open to progress bars
         with _captured_output(1):
-            particles = self._pythia.nextBatch(events).prt
-        return _final(particles)
+            particles = _final(self._pythia.nextBatch(events).prt)
+        self.asked += events
+        self.returned += len(particles)
+        return particles
+
+    def pythias_counts(self) -> tuple[int, int]:
+        """Give Pythia's own counts: hard processes that it selected, and events that it accepted."""
+        info = self._pythia.infoPython()
+        return int(info.nSelected()), int(info.nAccepted())
+
+    def check(self) -> None:
+        """Compare what was counted here with what Pythia counted.
+
+        Every event that Pythia accepted was returned. Every hard process that it selected was vetoed or returned, or is
+        one of those that were asked for and failed.
+
+        Raises
+        ------
+        LostEventsError
+            The counts differ.
+        """
+        selected, accepted = self.pythias_counts()
+        if accepted != self.returned:
+            raise LostEventsError(f"Pythia accepted {accepted} events, {self.returned} of them arrived")
+        if not self.vetoed + self.returned <= selected <= self.vetoed + self.asked:
+            raise LostEventsError(
+                f"Pythia selected {selected} hard processes, but {self.vetoed} were given up after the shower and"
+                f" {self.returned} of {self.asked} simulated"
+            )
 
 
 def _final(particles: Foreign) -> Particles:

@@ -17,12 +17,12 @@ from drapes_hep.errors import ConfigError, DrapesError, InputError
 from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
 from drapes_hep.events.loading import class_sources, load_processor, processor_folders
-from drapes_hep.events.readers import expand_trees
+from drapes_hep.events.readers import expand_trees, simulation_order
 from drapes_hep.events.running import run, scan_fileset
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path, file_hash, read_json
-from drapes_hep.remote import fingerprint, is_url
+from drapes_hep.remote import fingerprint, is_url, sampled_hash
 from drapes_hep.rundir import note
 from drapes_hep.stages.context import Context
 from drapes_hep.stamps import Stage, read_stamp, run_stage
@@ -123,16 +123,18 @@ def check_files(config: Config) -> list[FileInfo]:
     Raises
     ------
     DrapesError
-        If one cannot be read, is there twice, or lacks the labels that are promised.
+        If one cannot be read, is there twice, holds the simulated events of another, or lacks the labels that are
+        promised.
     """
     fileset = _fileset(config)
     paths = list(fileset[config.name]["files"])
     infos = scan_fileset(fileset, reading_of(config))
     hashes: dict[str, str] = {}
     for path in paths if len(paths) > 1 else []:
-        twin = hashes.setdefault(fingerprint(path), path)
+        twin = hashes.setdefault(sampled_hash(path), path)
         if twin != path:
             raise InputError(path, f"holds the same bytes as {twin}", "list a file once: its events would count twice")
+    _check_seeds(infos)
     if sum(info.entries for info in infos) == 0:
         raise InputError(paths[0], "holds no events", "check data.path")
     if config.data.labels and config.data.truth is None:
@@ -144,6 +146,27 @@ def check_files(config: Config) -> list[FileInfo]:
     if config.data.truth and not is_url(config.data.truth) and not Path(config.data.truth).is_file():
         raise InputError(config.data.truth, "no such file", "check data.truth")
     return infos
+
+
+_SAME_EVENTS = {"events", "block", "format", "versions"}
+"""Entries of a simulation's order that may differ between two files of the same events."""
+
+
+def _check_seeds(infos: Sequence[FileInfo]) -> None:
+    """Refuse simulated files of one process and seed: the shorter one's events are those of the longer one again."""
+    seen: dict[str, str] = {}
+    for info in infos if len(infos) > 1 else []:
+        order = simulation_order(info)
+        if order is None:
+            continue
+        made = {name: value for name, value in order.items() if name not in _SAME_EVENTS}
+        other = seen.setdefault(json.dumps(made, sort_keys=True), info.path)
+        if other != info.path:
+            raise InputError(
+                info.path,
+                f"was simulated with the process and the seed {order.get('seed')} of {other}: it holds the same events",
+                "make more events with another --seed",
+            )
 
 
 def check_labels(config: Config) -> tuple[int, int] | None:
