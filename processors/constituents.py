@@ -96,9 +96,10 @@ class Constituents(Dijets):  # type: ignore[misc, valid-type]
     -----
     The output is that of ``Dijets``; in the skim, ``jets`` have a field ``constituents``, a list of pt, eta, phi, mass
     (GeV, rad) by falling pt. If a jet has more than ``max_constituents``, its event is counted in the cut flow under
-    ``cut_off_constituents``, and how many were cut off is in the histogram ``jet_cut_off``. Histograms of constituents
-    hold all of them before the selection, and those that the skim keeps after it; ``jet_constituents`` counts them
-    before any is cut off.
+    ``cut_off_constituents``, and how many were cut off is in the histogram ``jet_cut_off``. A selected event in which
+    one of the two jets, or both, has no constituents stays in, and is counted under ``no_constituents``. Histograms
+    of constituents hold all of them before the selection, and those that the skim keeps after it; ``jet_constituents``
+    counts them before any is cut off.
     """
 
     reads_constituents = True
@@ -125,12 +126,16 @@ class Constituents(Dijets):  # type: ignore[misc, valid-type]
     def aside(
         self, pair: AwkwardArray, weight: np.ndarray[Any, Any], passed: np.ndarray[Any, Any]
     ) -> dict[str, dict[str, float]]:
-        """Count the selected events in which a jet loses constituents."""
+        """Count the selected events in which a jet loses constituents, and those in which one has none at all."""
         most = self.settings.max_constituents
         counts = ak.to_numpy(ak.num(pair["constituents"], axis=2))
         lost = passed & (np.zeros(len(passed), dtype=bool) if most is None else (counts > most).any(axis=1))
-        count = {"events": int(lost.sum()), "weight": float(weight[lost].sum())}
-        return {**super().aside(pair, weight, passed), "cut_off_constituents": count}
+        without = passed & (counts == 0).any(axis=1)
+        found = {
+            name: {"events": int(mask.sum()), "weight": float(weight[mask].sum())}
+            for name, mask in (("no_constituents", without), ("cut_off_constituents", lost))
+        }
+        return {**super().aside(pair, weight, passed), **found}
 
     def histograms(
         self,

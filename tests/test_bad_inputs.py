@@ -235,6 +235,9 @@ def test_several_bad_columns(tmp_path, columns):
     ("column", "value", "message"),
     [
         ("mj2", -5.0, "column 'mj2' holds a negative mass in 1 row, first in row 4"),
+        ("tau2j1", -0.1, "column 'tau2j1' holds a negative value in 1 row, first in row 4"),
+        ("pyj1", 1e8, "column 'pxj1' holds an energy of more than 1e+06 GeV in 1 row, first in row 4"),
+        ("mj2", 2e6, "column 'pxj2' holds an energy of more than 1e+06 GeV in 1 row, first in row 4"),
         ("label", 2, "column 'label' holds a label that is neither 0 nor 1 in 1 row, first in row 4"),
         ("weight", np.nan, "column 'weight' holds NaN or infinity in 1 row, first in row 4"),
         ("event_id", -1, "column 'event_id' holds an identity that is not an integer from 0 to 2**63 - 1 in 1 row"),
@@ -256,6 +259,34 @@ def test_jet_along_the_beam(tmp_path, columns):
     bad = {name: values.copy() for name, values in columns.items()}
     bad["pxj1"][3] = bad["pyj1"][3] = 0
     assert "column 'pxj1' holds no transverse momentum in 1 row" in complaint(write(tmp_path / "a.h5", bad, "hdf5"))
+
+
+def test_jet_almost_along_the_beam(tmp_path, columns):
+    bad = {name: values.copy() for name, values in columns.items()}
+    bad["pxj1"][3], bad["pyj1"][3], bad["pzj1"][3] = 1e-8, 0, 5000
+    assert "column 'pzj1' holds a pseudorapidity beyond 20 in 1 row" in complaint(write(tmp_path / "a.h5", bad, "hdf5"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("pt", -900.0, "a transverse momentum that is not positive"),
+        ("pt", 0.0, "a transverse momentum that is not positive"),
+        ("pt", 1e8, "an energy of more than 1e+06 GeV"),
+        ("eta", 25.0, "a pseudorapidity beyond 20"),
+        ("phi", 170.0, "an azimuth beyond 2 pi (degrees?)"),
+        ("mass", -80.0, "a negative mass"),
+        ("tau3", -0.1, "a negative value"),
+    ],
+)
+def test_impossible_jets_in_a_skim(tmp_path, samples, field, value, message):
+    skim = read_skim(samples["skim"])
+    jets = skim["jets"]
+    flat = ak.to_numpy(ak.flatten(jets[field])).copy()
+    flat[21] = value
+    jets[field] = ak.unflatten(flat, ak.num(jets))
+    write_skim(tmp_path / "a.parquet", {**skim.columns, "jets": jets})
+    assert f"column 'jets.{field}' holds {message} in 1 row, first in row 10" in complaint(tmp_path / "a.parquet")
 
 
 def test_bad_values_in_a_skim(tmp_path, samples):

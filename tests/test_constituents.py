@@ -152,6 +152,51 @@ def test_what_is_cut_off_is_counted(sample, reference):
         assert numbers.sum(flow=True).value == len(counts)
 
 
+def test_jets_without_constituents_are_counted(sample, reference):
+    """Their events stay selected."""
+    counts = ak.to_numpy(ak.num(expected_constituents(sample, reference[3]["skim"].columns()), axis=2))
+    flow = reference[1]["qcd"]["no_constituents"]
+    assert flow["events"] == flow["weight"] == (counts == 0).any(axis=1).sum() > 0
+    assert reference[1]["qcd"]["defined"]["events"] == len(counts)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("pt", -1.0, "a transverse momentum that is not positive"),
+        ("pt", 1e8, "an energy of more than 1e+06 GeV"),
+        ("eta", 25.0, "a pseudorapidity beyond 20"),
+        ("phi", 170.0, "an azimuth beyond 2 pi (degrees?)"),
+        ("mass", -80.0, "a negative mass"),
+    ],
+)
+def test_impossible_constituents_in_a_skim(sample, tmp_path, field, value, message):
+    path, row = spoiled(sample, tmp_path, field, value)
+    with pytest.raises(InputError) as caught:
+        run({"qcd": path}, len, reading=READING)
+    assert f"column 'jets.constituents.{field}' holds {message} in 1 row, first in row {row} (" in str(caught.value)
+
+
+def test_rounded_masses_of_constituents_in_a_skim_are_counted(sample, tmp_path):
+    path, _ = spoiled(sample, tmp_path, "mass", -1e-4)
+    _, report = run({"qcd": path}, lambda events: {"n": len(events)}, reading=READING)
+    assert report.clipped_masses == 1
+
+
+def spoiled(sample, folder, field, value):
+    """The sample with another value of its 1000th constituent, and the row of it."""
+    skim, jets = read_skim(sample[0]), sample[1]
+    counts = ak.num(jets.constituents, axis=2)
+    inner = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.flatten(counts)))]).astype(np.int64)
+    outer = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(jets)))]).astype(np.int64)
+    flat = {name: ak.to_numpy(ak.flatten(jets.constituents[name], axis=None)).copy() for name in CONSTITUENT_FIELDS}
+    flat[field][1000] = value
+    lists = ak.zip({name: nested(values, inner, outer) for name, values in flat.items()})
+    table = ak.zip({**{name: jets[name] for name in JET_FIELDS}, "constituents": lists}, depth_limit=2)
+    write_skim(folder / "a.parquet", {**skim.columns, "jets": table})
+    return folder / "a.parquet", int(np.searchsorted(inner[outer], 1000, side="right") - 1)
+
+
 def test_histograms_hold_every_constituent(sample, reference, constituents):
     skim = reference[3]["skim"].columns()
     kept = ak.sum(ak.num(skim["jets"].constituents, axis=2))

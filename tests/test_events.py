@@ -151,6 +151,20 @@ def test_tiny_negative_masses_are_clipped_and_counted(tmp_path, columns):
     assert ak.min(events_of(tmp_path / "a.h5").jets.mass) == 0
 
 
+def test_rounding_of_a_mass_grows_with_the_energy(tmp_path, columns):
+    """E**2 - p**2 of massless jets in single precision: what comes out below zero is no error of the file."""
+    odd = {name: values.copy() for name, values in columns.items()}
+    momentum = [odd[f"{q}j1"].astype(np.float32) for q in ("px", "py", "pz")]
+    squares = [p * p for p in momentum]
+    energy = np.sqrt(squares[0] + squares[1] + squares[2])
+    rounded = energy * energy - squares[2] - squares[1] - squares[0]
+    odd["mj1"] = (np.sign(rounded) * np.sqrt(np.abs(rounded))).astype(np.float64)
+    assert odd["mj1"].min() < -0.1
+    write_feature_hdf5(tmp_path / "a.h5", odd)
+    _, report = run({"a": tmp_path / "a.h5"}, lambda events: {"n": len(events)})
+    assert report.clipped_masses == np.sum(odd["mj1"] < 0) > 0
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_pandas_reads_what_we_write_and_we_read_pandas(tmp_path, columns, labelled):
     pytest.importorskip("tables")

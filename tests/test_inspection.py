@@ -299,7 +299,7 @@ def test_jets_out_of_order_are_a_note(clean, written):
 
 def test_rounded_masses_are_a_note(clean, written):
     found = problems(inspect_file(written(changed(clean, mj1={3: -1e-6}, mj2={3: -1e-6}))))
-    assert found["jet masses just below 0 by rounding"] == ("note", 2, None)
+    assert found["masses just below 0 by rounding"] == ("note", 2, None)
 
 
 def test_mev_are_suspected(clean, written):

@@ -110,6 +110,14 @@ def test_spellings_of_labels(tmp_path, table, labels, spelling):
     assert events_of(path).label.tolist() == labels.tolist()
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n \n"])
+def test_blank_lines_at_the_end_of_labels(tmp_path, table, labels, end):
+    path = write_raw(tmp_path / "a.h5", table)
+    text = "\n".join(str(label) for label in labels) + end
+    path.with_suffix(".masterkey").write_bytes(text.encode())
+    np.testing.assert_array_equal(events_of(path).label, labels)
+
+
 def test_both_kinds_of_signal_are_signal(tmp_path, table, labels):
     """The published labels of the third black box hold 2 as well."""
     path = write_raw(tmp_path / "a.h5", table)
@@ -194,8 +202,8 @@ BAD_PARTICLES = {
     "zero pt": (1, 0, 0.0, "column 'particles.pt' holds no transverse momentum between particles that have some"),
     "forward": (4, 1, 1e4, "column 'particles.eta' holds a pseudorapidity beyond 20"),
     "degrees": (4, 2, 170.0, "column 'particles.phi' holds an azimuth beyond 2 pi (degrees?)"),
-    "flipped bit": (0, 0, 1e300, "column 'particles.pt' holds a particle of more than 1e+06 GeV"),
-    "MeV": (0, 0, 1.2e6, "column 'particles.pt' holds a particle of more than 1e+06 GeV"),
+    "flipped bit": (0, 0, 1e300, "column 'particles.pt' holds an energy of more than 1e+06 GeV"),
+    "MeV": (0, 0, 1.2e6, "column 'particles.pt' holds an energy of more than 1e+06 GeV"),
 }
 
 
@@ -268,6 +276,9 @@ LABEL_FILES = {
     "empty": (b"", "holds 0 labels for the 60 events of a.h5"),
     "other value": (b"0.0\n" * 30 + b"3.0\n" + b"1\n" * 29, "holds '3.0' in line 31"),
     "NaN": (b"0.0\n" * 58 + b"nan\n0\n", "holds 'nan' in line 59"),
+    "two a line": (b"0.0 1.0\n" * 30, "holds 2 values in line 1; write one label a line"),
+    "two in a later line": (b"0.0\n" * 10 + b"0.0\t1.0\n" + b"1.0\n" * 48, "holds 2 values in line 11"),
+    "blank between": (b"0.0\n" * 10 + b" \n" + b"1.0\n" * 50, "holds nothing in line 11"),
     "text": (b"0.0\n" * 10 + b"signal\n" + b"1.0\n" * 49, "holds 'signal' in line 11"),
     "binary": (b"\xff\xfe\n" * 60, "in line 1; a label is 0 (background), 1 or 2 (signal)"),
 }
@@ -441,10 +452,15 @@ BAD_VALUES = {
     "infinite tau": ("tau", (8, 0, 1), np.inf, "column 'tau' holds NaN or infinity in 1 row, first in row 8"),
     "negative tau": ("tau", (8, 0, 1), -0.1, "column 'tau' holds a negative value in 1 row, first in row 8"),
     "negative mass": ("jets", (8, 1, 3), -80, "column 'jets' holds a negative mass in 1 row, first in row 8"),
-    "negative pt": ("jets", (8, 1, 0), -80, "column 'jets' holds a jet without transverse momentum in 1 row"),
-    "no pt": ("jets", (8, 1, 0), 0, "column 'jets' holds a jet without transverse momentum in 1 row"),
-    "forward": ("jets", (8, 1, 1), 1e3, "column 'jets' holds an absurd pseudorapidity in 1 row"),
-    "energy": ("jets", (8, 1, 0), 1e30, "column 'jets' holds a jet of more than 1e+06 GeV in 1 row"),
+    "negative pt": ("jets", (8, 1, 0), -80, "column 'jets' holds a transverse momentum that is not positive in 1 row"),
+    "no pt": ("jets", (8, 1, 0), 0, "column 'jets' holds a transverse momentum that is not positive in 1 row"),
+    "forward": ("jets", (8, 1, 1), 1e3, "column 'jets' holds a pseudorapidity beyond 20 in 1 row"),
+    "energy": ("jets", (8, 1, 0), 1e30, "column 'jets' holds an energy of more than 1e+06 GeV in 1 row"),
+    "degrees": ("jets", (8, 1, 2), 170, "column 'jets' holds an azimuth beyond 2 pi (degrees?) in 1 row"),
+    "mass of an energy": ("jets", (8, 1, 3), 5e6, "column 'jets' holds an energy of more than 1e+06 GeV in 1 row"),
+    "constituent's energy": ("const_pt", 5, 1e30, "column 'constituents' holds an energy of more than 1e+06 GeV"),
+    "constituent in degrees": ("const_dphi", 5, 170, "column 'constituents' holds an azimuth beyond 2 pi"),
+    "forward constituent": ("const_deta", 5, 60, "column 'constituents' holds a pseudorapidity beyond 20"),
     "NaN constituent": ("const_deta", 5, np.nan, "column 'constituents' holds NaN, infinity or no transverse"),
     "negative constituent": ("const_pt", 5, -1, "column 'constituents' holds NaN, infinity or no transverse"),
 }

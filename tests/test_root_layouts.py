@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.accumulate import ColumnParts, chunk_key
-from drapes_hep.events.checks import collision_ids
+from drapes_hep.events.checks import collision_ids, negative_masses
 from drapes_hep.events.chunks import Reading, split
 from drapes_hep.events.loading import load_processor
 from drapes_hep.events.readers import read, scan
@@ -525,6 +525,9 @@ BAD_LISTS = [
     ("FatJet_mass", spoil(-5.0), "a negative mass"),
     ("FatJet_pt", spoil(-5.0), "a transverse momentum that is not positive"),
     ("FatJet_eta", spoil(1e30), "a pseudorapidity beyond 20"),
+    ("FatJet_phi", spoil(170.0), "an azimuth beyond 2 pi (degrees?)"),
+    ("FatJet_pt", spoil(1e30), "an energy of more than 1e+06 GeV"),
+    ("PFCands_phi", spoil(170.0), "an azimuth beyond 2 pi (degrees?)"),
     ("FatJet_tau2", spoil(float("inf")), "NaN or infinity"),
     ("FatJet_eta", lambda values: values[:1], "lists of another length than column 'FatJet_pt'"),
     ("FatJetPFCands_jetIdx", spoil(2), "an index outside the jets of its event"),
@@ -547,6 +550,48 @@ def test_bad_values(tmp_path, name, values, message):
     text = complaint(write(tmp_path / "a.root", columns), chunksize=9)
     assert f"column '{name}' holds {message}" in text
     assert "in 1 row, first in row 11 (counted from 0)" in text
+
+
+def light(old, mass, weight=1.0):
+    """One candidate as a real file has it, its mass below zero by rounding: 1.9 MeV at an energy of 11.6 GeV."""
+    columns, table = make_pfnano(old=old, puppi=True), "FatJetPFCands" if old else "PFCands"
+    for name, value in {"pt": 5.14, "eta": 1.4485, "mass": mass, "puppiWeight": weight}.items():
+        columns = changed(columns, f"{table}_{name}", 11, spoil(value))
+    return columns
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize(("weight", "clipped"), [(1.0, 1), (0.0, 0)])
+def test_rounded_masses_of_candidates_are_clipped_and_counted(tmp_path, old, weight, clipped):
+    path = write(tmp_path / "a.root", light(old, -1.8615723e-3, weight))
+    out, report = run({"a": path}, everything, reading=WITH, chunksize=9)
+    assert report.clipped_masses == clipped
+    assert ak.min(out.columns()["constituents"].mass, axis=None) == 0
+
+
+def test_masses_beyond_rounding_are_refused(tmp_path):
+    """Half a permille of 11.6 GeV is 5.8 MeV."""
+    run({"a": write(tmp_path / "a.root", light(False, -5.7e-3))}, everything, reading=WITH)
+    assert "a negative mass in 1 row" in complaint(write(tmp_path / "b.root", light(False, -5.9e-3)))
+
+
+def test_real_candidates_of_negative_mass_are_rounding(data_dir):
+    """Whether or not a jet holds them: no candidate of the real file is refused."""
+    tree = stored(data_dir / "cms" / "pfnano.root")
+    pt, eta, mass = (
+        ak.to_numpy(ak.flatten(tree[f"PFCands_{name}"].array())).astype(float) for name in ("pt", "eta", "mass")
+    )
+    assert mass.min() < -1e-3
+    assert not negative_masses(mass, pt * np.cosh(eta)).any()
+
+
+def test_rounded_masses_of_tracks_are_clipped_and_counted(tmp_path):
+    columns = make_delphes()
+    columns["EFlowTrack.Mass"] = ak.full_like(columns["EFlowTrack.PT"], 0.14)
+    columns = changed(columns, "EFlowTrack.Mass", 4, spoil(-5e-4))
+    out, report = run({"a": write(tmp_path / "a.root", columns, name="Delphes")}, everything, reading=WITH)
+    assert report.clipped_masses == 1
+    assert ak.min(out.columns()["constituents"].mass, axis=None) == 0
 
 
 @pytest.mark.parametrize("name", ["nFatJet", "nPFCands", "nFatJetPFCands"])

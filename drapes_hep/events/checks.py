@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,9 @@ from drapes_hep.rng import philox4x32
 __all__ = [
     "COMMON",
     "MASS_TOLERANCE",
+    "MASS_TOLERANCE_OF_ENERGY",
     "MAX_ABS_ETA",
+    "MAX_ABS_PHI",
     "MAX_ENERGY",
     "BadValues",
     "BadValuesError",
@@ -31,7 +33,9 @@ __all__ = [
     "Layout",
     "check_particles",
     "collision_ids",
+    "impossible",
     "missing_columns",
+    "negative_masses",
     "row_ids",
 ]
 
@@ -50,6 +54,16 @@ MAX_ENERGY = 1e6
 
 MASS_TOLERANCE = 1e-3
 """GeV. A mass this little below zero is rounding (E**2 - p**2 in single precision) and is set to zero."""
+
+MASS_TOLERANCE_OF_ENERGY = 5e-4
+"""The same as a fraction of the energy E, whichever is more.
+
+Rounding E**2 in single precision moves it by up to E**2 * 2**-24, and so a mass of zero to -2.4e-4 E; four such
+roundings, as a sum of four squares has, to -4.9e-4 E.
+"""
+
+MAX_ABS_PHI = 2 * np.pi + 1e-4
+"""rad. Files count from -pi or from 0; what is beyond both is in degrees, or no azimuth."""
 
 
 @dataclass(frozen=True, order=True)
@@ -119,7 +133,7 @@ class Converted:
     columns : mapping
         For :func:`drapes_hep.events.schema.build_events`.
     clipped_masses : int
-        Jets whose mass was a rounding error below zero and is now zero.
+        Jets and constituents whose mass was a rounding error below zero and is now zero.
     """
 
     columns: Columns
@@ -322,9 +336,9 @@ class Checks:
         return array
 
     def vectors(
-        self, flat: Mapping[str, Any], names: Sequence[str], offsets: IntArray
+        self, flat: Mapping[str, Any], names: Sequence[str], offsets: IntArray, column: str | None = None
     ) -> tuple[dict[str, FloatArray], int]:
-        """Check the pt, eta, phi and mass of jets.
+        """Check the pt, eta, phi and mass of jets or of particles.
 
         Parameters
         ----------
@@ -334,6 +348,8 @@ class Checks:
             The columns of pt, eta, phi and mass.
         offsets : array of int64, shape (n + 1,)
             From :meth:`collection`.
+        column : str, optional
+            What complaints name where all four stand in one column of the file.
 
         Returns
         -------
@@ -342,22 +358,65 @@ class Checks:
         clipped : int
             Masses that were rounding errors below zero.
         """
-        pt, eta, phi, mass = (self.real_flat(name, flat[name], offsets) for name in names)
+        columns = tuple(column or name for name in names)
+        pt, eta, phi, mass = (
+            self.real_flat(said, flat[name], offsets) for said, name in zip(columns, names, strict=True)
+        )
         with np.errstate(invalid="ignore"):
-            self.flag_flat(names[0], pt <= 0, offsets, "a transverse momentum that is not positive")
-            # no detector reaches there, and cosh of it overflows: a corrupt value
-            self.flag_flat(names[1], np.abs(eta) > MAX_ABS_ETA, offsets, f"a pseudorapidity beyond {MAX_ABS_ETA:g}")
-            self.flag_flat(names[3], mass <= -MASS_TOLERANCE, offsets, "a negative mass")
+            self.flag_flat(columns[0], pt <= 0, offsets, "a transverse momentum that is not positive")
             negative = mass < 0
+        by_field = dict(zip(CONSTITUENT_FIELDS, columns, strict=True))
+        for field, wrong, kind in impossible(pt, eta, phi, mass):
+            self.flag_flat(by_field[field], wrong, offsets, kind)
         vectors = {"pt": pt, "eta": eta, "phi": phi, "mass": np.where(negative, 0.0, mass)}
         return vectors, int(np.count_nonzero(negative))
 
-    def masses(self, column: str, mass: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-        """Give masses that are not negative, and which were rounding errors below zero."""
-        with np.errstate(invalid="ignore"):
-            self.flag(column, mass <= -MASS_TOLERANCE, "a negative mass")
-            negative = mass < 0
-        return np.where(negative, 0.0, mass), negative
+
+def negative_masses(mass: FloatArray, energy: FloatArray) -> npt.NDArray[np.bool_]:
+    """Tell which masses are below zero by more than rounding.
+
+    Parameters
+    ----------
+    mass, energy : array, shape (m,)
+        GeV; the energy of a massless particle of the same momentum will do.
+
+    Returns
+    -------
+    array of bool, shape (m,)
+        False for NaN.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        return mass <= -np.maximum(MASS_TOLERANCE, MASS_TOLERANCE_OF_ENERGY * energy)
+
+
+def impossible(
+    pt: FloatArray, eta: FloatArray, phi: FloatArray, mass: FloatArray
+) -> Iterator[tuple[str, npt.NDArray[np.bool_], str]]:
+    """Tell what no jet and no particle can have, whatever its transverse momentum must be.
+
+    Parameters
+    ----------
+    pt, eta, phi, mass : array, shape (m,)
+        GeV, rad; values that are not finite are another check's.
+
+    Yields
+    ------
+    field : str
+        ``eta``, ``phi``, ``pt`` or ``mass``.
+    wrong : array of bool, shape (m,)
+        Where.
+    kind : str
+        What is wrong.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        # no detector reaches there, and cosh of it overflows: a corrupt value
+        forward = np.abs(eta) > MAX_ABS_ETA
+        yield "eta", forward & np.isfinite(eta), f"a pseudorapidity beyond {MAX_ABS_ETA:g}"
+        yield "phi", (np.abs(phi) > MAX_ABS_PHI) & np.isfinite(phi), "an azimuth beyond 2 pi (degrees?)"
+        momentum = np.abs(pt) * np.cosh(np.where(forward, 0, eta))
+        finite = np.isfinite(pt) & np.isfinite(eta) & np.isfinite(mass)
+        yield "pt", finite & (np.hypot(momentum, mass) > MAX_ENERGY), f"an energy of more than {MAX_ENERGY:g} GeV"
+        yield "mass", finite & negative_masses(mass, momentum), "a negative mass"
 
 
 def check_particles(checks: Checks, particles: AwkwardArray, column: str = "particles") -> None:
@@ -386,15 +445,11 @@ def check_particles(checks: Checks, particles: AwkwardArray, column: str = "part
     )
     for field, values in zip(CONSTITUENT_FIELDS, (pt, eta, phi, mass), strict=True):
         flag(field, ~np.isfinite(values), "NaN or infinity")
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore"):
         flag("pt", pt < 0, "a negative transverse momentum")
         flag("pt", pt == 0, "no transverse momentum between particles that have some")
-        forward = np.abs(eta) > MAX_ABS_ETA
-        flag("eta", forward & np.isfinite(eta), f"a pseudorapidity beyond {MAX_ABS_ETA:g}")
-        flag("phi", (np.abs(phi) > 2 * np.pi + 1e-4) & np.isfinite(phi), "an azimuth beyond 2 pi (degrees?)")
-        energy = np.hypot(pt * np.cosh(np.where(forward, 0, eta)), mass)
-        flag("pt", (energy > MAX_ENERGY) & np.isfinite(energy), f"a particle of more than {MAX_ENERGY:g} GeV")
-        flag("mass", mass <= -MASS_TOLERANCE, "a negative mass")
+    for field, wrong, kind in impossible(pt, eta, phi, mass):
+        flag(field, wrong, kind)
 
 
 def missing_columns(required: Iterable[str], present: Iterable[str]) -> str:

@@ -55,7 +55,7 @@ class _ClusteredLayout:
             checks.finish()
             return Converted(out | no_jets(len(chunk), chunk.reading), 0)
         fields: list[tuple[npt.NDArray[Any], ...]] = []
-        events = []
+        events, clipped = [], 0
         for collection, momentum in self.collections:
             names = tuple(f"{collection}.{field}" for field in (momentum, "Eta", "Phi", "Mass"))
             flat, offsets = checks.collection(columns, names, f"{collection}_size")
@@ -65,7 +65,8 @@ class _ClusteredLayout:
             pt, eta, phi = (flat[name][real] for name in names[:3])
             mass = flat[names[3]][real] if names[3] in flat else np.zeros_like(pt)
             check_particles(checks, make_particles(offsets, pt, eta, phi, mass), collection)
-            fields.append((pt, eta, phi, mass))
+            clipped += int(np.count_nonzero(mass < 0))
+            fields.append((pt, eta, phi, np.maximum(mass, 0)))
             events.append(np.repeat(np.arange(len(chunk)), np.diff(offsets)))
         checks.finish()
         event = np.concatenate(events)
@@ -73,7 +74,7 @@ class _ClusteredLayout:
         order = np.argsort(event, kind="stable")
         offsets = np.concatenate([[0], np.cumsum(np.bincount(event, minlength=len(chunk)))]).astype(np.int64)
         merged = (np.concatenate(parts).astype(np.float64)[order] for parts in zip(*fields, strict=True))
-        return Converted(out | cluster_events(make_particles(offsets, *merged), chunk.reading), 0)
+        return Converted(out | cluster_events(make_particles(offsets, *merged), chunk.reading), clipped)
 
 
 def _columns(collection: str, *fields: str) -> tuple[str, ...]:

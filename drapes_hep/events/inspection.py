@@ -525,7 +525,7 @@ class _Gathered:
         for (severity, what), found in self.flags.items():
             yield Problem(severity, what, len(found), found[0])
         if self.clipped:
-            what = "jet masses just below 0 by rounding: set to 0; counted in jets"
+            what = "masses just below 0 by rounding: set to 0; counted in jets and constituents"
             yield Problem("note", what, self.clipped, None)
         ids, rows = self._column("event_id"), self._column("row")
         yield from _repeats(ids[:, None], rows, "error", "an event_id that an earlier event has")

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from drapes_hep.errors import InputError
 from drapes_hep.events.checks import (
     COMMON,
-    MASS_TOLERANCE,
     MAX_ABS_ETA,
     MAX_ENERGY,
     Checks,
@@ -24,7 +23,9 @@ from drapes_hep.events.checks import (
     Converted,
     Layout,
     check_particles,
+    impossible,
     missing_columns,
+    negative_masses,
 )
 from drapes_hep.events.chunks import EventChunk
 from drapes_hep.events.clustering import cluster_events, falling_pt, no_jets
@@ -60,12 +61,26 @@ class FeatureLayout:
         present, clipped = [], 0
         for jet in ("j1", "j2"):
             px, py, pz = (values[q + jet] for q in ("px", "py", "pz"))
-            mass, negative = checks.masses("m" + jet, values["m" + jet])
-            clipped += int(np.count_nonzero(negative))
+            mass = values["m" + jet]
             with np.errstate(invalid="ignore", over="ignore"):  # bad values are flagged, and raised below
                 pt = np.hypot(px, py)
                 # arcsinh keeps every digit at any rapidity, unlike the logarithm of (p + pz) / (p - pz)
                 eta = np.arcsinh(np.divide(pz, pt, out=np.zeros_like(pz), where=pt > 0))
+                momentum = np.hypot(pt, pz)
+                energy = np.hypot(momentum, mass)
+                checks.flag("m" + jet, negative_masses(mass, momentum), "a negative mass")
+                too_much = (energy > MAX_ENERGY) & np.isfinite(px + py + pz + mass)
+                checks.flag("px" + jet, too_much, f"an energy of more than {MAX_ENERGY:g} GeV")
+                # a large momentum along the beam and next to none across it, which the energy may allow
+                checks.flag(
+                    "pz" + jet,
+                    (np.abs(eta) > MAX_ABS_ETA) & np.isfinite(eta),
+                    f"a pseudorapidity beyond {MAX_ABS_ETA:g}",
+                )
+                clipped += int(np.count_nonzero(mass < 0))
+                mass = np.where(mass < 0, 0.0, mass)
+                for n in (1, 2, 3):
+                    checks.flag(f"tau{n}{jet}", values[f"tau{n}{jet}"] < 0, "a negative value")
             real = (pt != 0) | (pz != 0) | (mass != 0)
             checks.flag("px" + jet, real & (pt == 0), "no transverse momentum")
             taus = (values[f"tau{n}{jet}"] for n in (1, 2, 3))
@@ -100,23 +115,22 @@ class SkimLayout:
             raise InputError(chunk.path, f"its jets have no {absent}", "write skims with `drapes skim`")
         counts = ak.to_numpy(ak.num(jets))
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        clipped = 0
-        for field in JET_FIELDS:
-            flat = np.ascontiguousarray(ak.to_numpy(ak.flatten(jets[field])), dtype=np.float64)
-            wrong = ragged(~np.isfinite(flat), offsets)
-            checks.flag(f"jets.{field}", ak.to_numpy(ak.any(wrong, axis=1)), "NaN or infinity")
-            if field == "mass":
-                low = ragged(flat <= -MASS_TOLERANCE, offsets)
-                checks.flag("jets.mass", ak.to_numpy(ak.any(low, axis=1)), "a negative mass")
-                clipped = int(np.count_nonzero(flat < 0))
-                flat = np.where(flat < 0, 0.0, flat)
-            out[f"jets_{field}"] = ragged(flat, offsets)
+        names = tuple(f"jets.{field}" for field in JET_FIELDS)
+        flat = {name: ak.to_numpy(ak.flatten(jets[field])) for name, field in zip(names, JET_FIELDS, strict=True)}
+        vectors, clipped = checks.vectors(flat, names[:4], offsets)
+        for name, field in zip(names[4:], JET_FIELDS[4:], strict=True):
+            vectors[field] = checks.real_flat(name, flat[name], offsets)
+            with np.errstate(invalid="ignore"):
+                checks.flag_flat(name, vectors[field] < 0, offsets, "a negative value")
+        out.update({f"jets_{field}": ragged(vectors[field], offsets) for field in JET_FIELDS})
         if chunk.reading.constituents:
-            out.update(self._constituents(jets, offsets, checks))
+            constituents, more = self._constituents(jets, offsets, checks)
+            out.update(constituents)
+            clipped += more
         checks.finish()
         return Converted(out, clipped)
 
-    def _constituents(self, jets: Column, offsets: npt.NDArray[np.int64], checks: Checks) -> dict[str, Any]:
+    def _constituents(self, jets: Column, offsets: npt.NDArray[np.int64], checks: Checks) -> tuple[dict[str, Any], int]:
         path = checks.chunk.path
         if "constituents" not in ak.fields(jets):
             raise InputError(path, "its jets have no constituents", "skim the raw events with them")
@@ -125,14 +139,17 @@ class SkimLayout:
         if absent:
             raise InputError(path, f"its constituents have no {absent}", "write skims with `drapes skim`")
         starts = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(inside)))]).astype(np.int64)
-        out = {}
-        for field in CONSTITUENT_FIELDS:
-            flat = np.ascontiguousarray(ak.to_numpy(ak.flatten(inside[field])))
-            wrong = nested(~np.isfinite(flat), starts, offsets)
-            flags = ak.to_numpy(ak.any(ak.any(wrong, axis=2), axis=1))
-            checks.flag(f"jets.constituents.{field}", flags, "NaN or infinity")
-            out[f"constituents_{field}"] = nested(flat, starts, offsets)
-        return out
+        names = tuple(f"jets.constituents.{field}" for field in CONSTITUENT_FIELDS)
+        flat = {
+            name: ak.to_numpy(ak.flatten(inside[field])) for name, field in zip(names, CONSTITUENT_FIELDS, strict=True)
+        }
+        vectors, clipped = checks.vectors(flat, names, starts[offsets])
+        # in the file's precision: a skim of a skim is the same, byte by byte
+        out = {
+            f"constituents_{field}": nested(vectors[field].astype(flat[name].dtype), starts, offsets)
+            for name, field in zip(names, CONSTITUENT_FIELDS, strict=True)
+        }
+        return out, clipped
 
 
 class RawLayout:
@@ -186,16 +203,14 @@ class SimulatedLayout:
         for name, values in (("jets", kinematics), ("tau", taus)):
             checks.flag(name, np.any(~np.isfinite(values), axis=(1, 2)), "NaN or infinity")
         with np.errstate(invalid="ignore"):
-            pt, mass = kinematics[..., 0], kinematics[..., 3]
-            checks.flag("jets", np.any(present & (pt <= 0), axis=1), "a jet without transverse momentum")
-            checks.flag("jets", np.any(np.abs(kinematics[..., 1]) > MAX_ABS_ETA, axis=1), "an absurd pseudorapidity")
-            checks.flag("jets", np.any(pt > MAX_ENERGY, axis=1), f"a jet of more than {MAX_ENERGY:g} GeV")
-            checks.flag("jets", np.any(mass <= -MASS_TOLERANCE, axis=1), "a negative mass")
             checks.flag("tau", np.any(taus < 0, axis=(1, 2)), "a negative value")
-        clipped = int(np.count_nonzero(mass < 0))
+        # what is not finite can be judged no further, and would be counted a second time
+        checks.finish()
         offsets = np.concatenate([[0], np.cumsum(present.sum(axis=1))]).astype(np.int64)
         jets = np.concatenate([kinematics, taus], axis=2)[present]
-        jets[:, 3] = np.maximum(jets[:, 3], 0)
+        flat = {field: jets[:, i] for i, field in enumerate(JET_FIELDS)}
+        vectors, clipped = checks.vectors(flat, JET_FIELDS[:4], offsets, column="jets")
+        jets[:, 3] = vectors["mass"]
         for i, field in enumerate(JET_FIELDS):
             out[f"jets_{field}"] = ragged(np.ascontiguousarray(jets[:, i]), offsets)
         if chunk.reading.constituents:
@@ -221,11 +236,14 @@ class SimulatedLayout:
             wrong = np.zeros(len(present), dtype=bool)
             wrong[row[~np.isfinite(values) | ((name == "pt") & (values <= 0))]] = True
             checks.flag("constituents", wrong, "NaN, infinity or no transverse momentum")
+        mass = np.zeros_like(flat["pt"])
+        for _, particles, kind in impossible(flat["pt"], flat["eta"], flat["phi"], mass):
+            checks.flag("constituents", np.bincount(row[particles], minlength=len(present)) > 0, kind)
         if checks.bad:
             return {}
         jet = np.repeat(np.arange(len(jets)), sizes)
         phi = np.remainder(flat["phi"] + jets[jet, 2] + np.pi, 2 * np.pi) - np.pi
-        values = (flat["pt"], flat["eta"] + jets[jet, 1], phi, np.zeros_like(phi))
+        values = (flat["pt"], flat["eta"] + jets[jet, 1], phi, mass)
         order = falling_pt(flat["pt"], inner)
         return {
             f"constituents_{field}": nested(array[order], inner, offsets)

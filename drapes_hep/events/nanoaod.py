@@ -83,7 +83,9 @@ class NanoAODLayout:
         jets.update(tau1=tau[0], tau2=tau[1], tau3=tau[2])
         out.update({f"jets_{field}": ragged(jets[field], offsets) for field in JET_FIELDS})
         if chunk.reading.constituents and self.linked is not None:
-            out.update(_constituents(columns, checks, offsets, self.linked))
+            constituents, more = _constituents(columns, checks, offsets, self.linked)
+            out.update(constituents)
+            clipped += more
         checks.finish()
         return Converted(out, clipped)
 
@@ -98,7 +100,8 @@ def _index(
     return np.where(wrong, 0, values).astype(np.int64)
 
 
-def _constituents(columns: Columns, checks: Checks, jet_offsets: IntArray, by: _Links) -> dict[str, Any]:
+def _constituents(columns: Columns, checks: Checks, jet_offsets: IntArray, by: _Links) -> tuple[dict[str, Any], int]:
+    """Give the constituents of the jets, and how many had a mass that was a rounding error below zero."""
     names, puppi, jet_name = _candidates(by.candidates), f"{by.candidates}_puppiWeight", f"{by.links}_jetIdx"
     sizes = np.diff(jet_offsets)
     table, offsets = checks.collection(columns, (*names, puppi), f"n{by.candidates}")
@@ -115,7 +118,7 @@ def _constituents(columns: Columns, checks: Checks, jet_offsets: IntArray, by: _
         place += np.repeat(offsets[:-1], np.diff(link_offsets))
         table = {name: values[place] for name, values in table.items()}
     jet += np.repeat(jet_offsets[:-1], np.diff(link_offsets))
-    vectors, _ = checks.vectors(table, names, link_offsets)
+    vectors, clipped = checks.vectors(table, names, link_offsets)
     if puppi in table:
         weight = checks.real_flat(puppi, table[puppi], link_offsets)
         wrong = ~((weight >= 0) & (weight <= 1)) & np.isfinite(weight)
@@ -124,12 +127,14 @@ def _constituents(columns: Columns, checks: Checks, jet_offsets: IntArray, by: _
         # the whole four-momentum is scaled, so the direction stays
         vectors["pt"], vectors["mass"] = vectors["pt"] * weight, vectors["mass"] * weight
         kept = weight > 0
+        clipped = int(np.count_nonzero(table[names[3]][kept] < 0))
         jet, vectors = jet[kept], {name: values[kept] for name, values in vectors.items()}
     checks.finish()
     # candidates in the order of their jets, then by falling pt; those of equal pt stay in the file's order
     order = np.lexsort((-vectors["pt"], jet))
     inner = np.concatenate([[0], np.cumsum(np.bincount(jet, minlength=int(jet_offsets[-1])))]).astype(np.int64)
-    return {f"constituents_{field}": nested(vectors[field][order], inner, jet_offsets) for field in CONSTITUENT_FIELDS}
+    out = {f"constituents_{field}": nested(vectors[field][order], inner, jet_offsets) for field in CONSTITUENT_FIELDS}
+    return out, clipped
 
 
 class PFNanoLayout(NanoAODLayout):

@@ -123,18 +123,23 @@ def read_label_file(path: str, rows: int) -> npt.NDArray[np.int64]:
     Raises
     ------
     InputError
-        Unreadable, another number of lines, another value.
+        Unreadable, another number of lines, a line that is not one value, another value.
     """
     place = label_file(path)
     try:
-        lines = _read_whole(place).split()
+        lines = _read_whole(place).rstrip().splitlines()
     except OSError as error:
         raise InputError(place, f"cannot be read ({error.strerror or error})", "check the file of labels") from None
+    numbers = [line.split() for line in lines]
+    odd = next((i for i, line in enumerate(numbers) if len(line) != 1), None)
+    if odd is not None:
+        what = f"{len(numbers[odd])} values" if numbers[odd] else "nothing"
+        raise InputError(place, f"holds {what} in line {odd + 1}", "write one label a line")
     if len(lines) != rows:
         raise InputError(
             place, f"holds {len(lines)} labels for the {rows} events of {Path(path).name}", "give the file's own labels"
         )
-    text = np.array(lines, dtype=np.bytes_)
+    text = np.array([line[0] for line in numbers], dtype=np.bytes_)
     try:
         labels = text.astype(np.float64)
         wrong = ~np.isin(labels, (0, 1, 2))

@@ -77,7 +77,7 @@ class RunReport:
     seconds : float
         Wall time, scan included.
     clipped_masses : int
-        Jets whose mass was a rounding error below zero and was set to zero.
+        Jets and constituents whose mass was a rounding error below zero and was set to zero.
     """
 
     requested: int

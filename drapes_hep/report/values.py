@@ -57,8 +57,8 @@ class Step:
 def cutflow(run: RunFiles) -> list[Step]:
     """Give the cut flow in the order in which events go: what lies in the files and is not injected comes first."""
     # these count events and are no step: another step drops undefined values, or gives them one, and events whose jets
-    # lose constituents stay events
-    aside = {"not_injected", "cut_off_constituents"}
+    # lose constituents, or have none, stay events
+    aside = {"not_injected", "no_constituents", "cut_off_constituents"}
     steps = [
         Step(name, float(s["events"]), float(s["weight"]), name in aside or "undefined_" in name)
         for s in run.skim["cutflow"]
