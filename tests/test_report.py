@@ -488,6 +488,16 @@ def test_a_cut_flow_without_injection_starts_in_the_files(small, no_pictures):
     assert "given to the selection" not in names
 
 
+def test_counts_of_constituents_are_no_steps(small, no_pictures):
+    record = json.loads((small / "skim" / "skim.json").read_text())
+    extra = [{"name": name, "events": 3, "weight": 3.0} for name in ("no_constituents", "cut_off_constituents")]
+    _json(small / "skim" / "skim.json", record | {"cutflow": [*record["cutflow"], *extra]})
+    write_report(small)
+    with (small / "report" / "tables" / "cutflow.csv").open() as stream:
+        aside = {row["step"]: row["aside"] for row in csv.DictReader(stream)}
+    assert aside["no_constituents"] == aside["cut_off_constituents"] == aside["not_injected"] != aside["defined"]
+
+
 def test_the_pseudo_window_says_where_it_lies(run, page):
     assert "0.510 ± 0.005 in 3700–4100 GeV" in [row[-1] for row in rows_of(page, "AUC in a pseudo-window")]
     with (run / "report" / "tables" / "template_quality.csv").open() as stream:
