@@ -254,7 +254,7 @@ def test_bad_values_are_problems_and_the_rest_is_described(clean, written):
 
 def test_very_many_bad_values_end_the_search_for_good_events(written):
     columns = make_columns(4000, seed=5)
-    columns["mj1"][::2] = -5.0
+    columns["mj1"][::2] = -50.0
     columns["mj1"][:100] = 80.0
     found = inspect_file(written(columns, "e.h5"))
     assert problems(found)["column 'mj1' holds a negative mass"] == ("error", 1950, 100)
