@@ -236,8 +236,8 @@ def test_several_bad_columns(tmp_path, columns):
     [
         ("mj2", -5.0, "column 'mj2' holds a negative mass in 1 row, first in row 4"),
         ("tau2j1", -0.1, "column 'tau2j1' holds a negative value in 1 row, first in row 4"),
-        ("pyj1", 1e8, "column 'pxj1' holds an energy of more than 1e+06 GeV in 1 row, first in row 4"),
-        ("mj2", 2e6, "column 'pxj2' holds an energy of more than 1e+06 GeV in 1 row, first in row 4"),
+        ("pyj1", 1e8, "column 'pxj1' holds an energy of more than 1e+06 GeV (MeV?) in 1 row, first in row 4"),
+        ("mj2", 2e6, "column 'pxj2' holds an energy of more than 1e+06 GeV (MeV?) in 1 row, first in row 4"),
         ("label", 2, "column 'label' holds a label that is neither 0 nor 1 in 1 row, first in row 4"),
         ("weight", np.nan, "column 'weight' holds NaN or infinity in 1 row, first in row 4"),
         ("event_id", -1, "column 'event_id' holds an identity that is not an integer from 0 to 2**63 - 1 in 1 row"),
@@ -272,7 +272,7 @@ def test_jet_almost_along_the_beam(tmp_path, columns):
     [
         ("pt", -900.0, "a transverse momentum that is not positive"),
         ("pt", 0.0, "a transverse momentum that is not positive"),
-        ("pt", 1e8, "an energy of more than 1e+06 GeV"),
+        ("pt", 1e8, "an energy of more than 1e+06 GeV (MeV?)"),
         ("eta", 25.0, "a pseudorapidity beyond 20"),
         ("phi", 170.0, "an azimuth beyond 2 pi (degrees?)"),
         ("mass", -80.0, "a negative mass"),

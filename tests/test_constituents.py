@@ -164,7 +164,7 @@ def test_jets_without_constituents_are_counted(sample, reference):
     ("field", "value", "message"),
     [
         ("pt", -1.0, "a transverse momentum that is not positive"),
-        ("pt", 1e8, "an energy of more than 1e+06 GeV"),
+        ("pt", 1e8, "an energy of more than 1e+06 GeV (MeV?)"),
         ("eta", 25.0, "a pseudorapidity beyond 20"),
         ("phi", 170.0, "an azimuth beyond 2 pi (degrees?)"),
         ("mass", -80.0, "a negative mass"),

@@ -302,15 +302,16 @@ def test_rounded_masses_are_a_note(clean, written):
     assert found["masses just below 0 by rounding"] == ("note", 2, None)
 
 
-def test_masses_beyond_the_collider_are_suspected(clean, written):
+def test_jets_in_mev_are_refused(clean, written):
+    scaled = {name: array * (1000 if name[0] in "pm" else 1) for name, array in clean.items()}
+    with pytest.raises(InputError, match=r"holds an energy of more than 1e\+06 GeV \(MeV\?\) in 400 rows"):
+        inspect_file(written(scaled))
+
+
+def test_mev_are_suspected(clean, written):
+    """Of jets too soft to be refused for their energy."""
     scaled = {name: array * (20 if name[0] in "pm" else 1) for name, array in clean.items()}
     assert problems(inspect_file(written(scaled)))["m_JJ above 14000 GeV"] == ("warning", 400, 0)
-
-
-def test_mev_are_refused(clean, written):
-    scaled = {name: array * (1000 if name[0] in "pm" else 1) for name, array in clean.items()}
-    with pytest.raises(InputError, match=r"an energy of more than 1e\+06 GeV in 400 rows"):
-        inspect_file(written(scaled))
 
 
 def test_a_repeated_identity_is_an_error(clean, written):

@@ -202,8 +202,8 @@ BAD_PARTICLES = {
     "zero pt": (1, 0, 0.0, "column 'particles.pt' holds no transverse momentum between particles that have some"),
     "forward": (4, 1, 1e4, "column 'particles.eta' holds a pseudorapidity beyond 20"),
     "degrees": (4, 2, 170.0, "column 'particles.phi' holds an azimuth beyond 2 pi (degrees?)"),
-    "flipped bit": (0, 0, 1e300, "column 'particles.pt' holds an energy of more than 1e+06 GeV"),
-    "MeV": (0, 0, 1.2e6, "column 'particles.pt' holds an energy of more than 1e+06 GeV"),
+    "flipped bit": (0, 0, 1e300, "column 'particles.pt' holds an energy of more than 1e+06 GeV (MeV?)"),
+    "MeV": (0, 0, 1.2e6, "column 'particles.pt' holds an energy of more than 1e+06 GeV (MeV?)"),
 }
 
 
@@ -455,10 +455,20 @@ BAD_VALUES = {
     "negative pt": ("jets", (8, 1, 0), -80, "column 'jets' holds a transverse momentum that is not positive in 1 row"),
     "no pt": ("jets", (8, 1, 0), 0, "column 'jets' holds a transverse momentum that is not positive in 1 row"),
     "forward": ("jets", (8, 1, 1), 1e3, "column 'jets' holds a pseudorapidity beyond 20 in 1 row"),
-    "energy": ("jets", (8, 1, 0), 1e30, "column 'jets' holds an energy of more than 1e+06 GeV in 1 row"),
+    "energy": ("jets", (8, 1, 0), 1e30, "column 'jets' holds an energy of more than 1e+06 GeV (MeV?) in 1 row"),
     "degrees": ("jets", (8, 1, 2), 170, "column 'jets' holds an azimuth beyond 2 pi (degrees?) in 1 row"),
-    "mass of an energy": ("jets", (8, 1, 3), 5e6, "column 'jets' holds an energy of more than 1e+06 GeV in 1 row"),
-    "constituent's energy": ("const_pt", 5, 1e30, "column 'constituents' holds an energy of more than 1e+06 GeV"),
+    "mass of an energy": (
+        "jets",
+        (8, 1, 3),
+        5e6,
+        "column 'jets' holds an energy of more than 1e+06 GeV (MeV?) in 1 row",
+    ),
+    "constituent's energy": (
+        "const_pt",
+        5,
+        1e30,
+        "column 'constituents' holds an energy of more than 1e+06 GeV (MeV?)",
+    ),
     "constituent in degrees": ("const_dphi", 5, 170, "column 'constituents' holds an azimuth beyond 2 pi"),
     "forward constituent": ("const_deta", 5, 60, "column 'constituents' holds a pseudorapidity beyond 20"),
     "NaN constituent": ("const_deta", 5, np.nan, "column 'constituents' holds NaN, infinity or no transverse"),

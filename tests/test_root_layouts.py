@@ -526,7 +526,7 @@ BAD_LISTS = [
     ("FatJet_pt", spoil(-5.0), "a transverse momentum that is not positive"),
     ("FatJet_eta", spoil(1e30), "a pseudorapidity beyond 20"),
     ("FatJet_phi", spoil(170.0), "an azimuth beyond 2 pi (degrees?)"),
-    ("FatJet_pt", spoil(1e30), "an energy of more than 1e+06 GeV"),
+    ("FatJet_pt", spoil(1e30), "an energy of more than 1e+06 GeV (MeV?)"),
     ("PFCands_phi", spoil(170.0), "an azimuth beyond 2 pi (degrees?)"),
     ("FatJet_tau2", spoil(float("inf")), "NaN or infinity"),
     ("FatJet_eta", lambda values: values[:1], "lists of another length than column 'FatJet_pt'"),

@@ -415,7 +415,11 @@ def impossible(
         yield "phi", (np.abs(phi) > MAX_ABS_PHI) & np.isfinite(phi), "an azimuth beyond 2 pi (degrees?)"
         momentum = np.abs(pt) * np.cosh(np.where(forward, 0, eta))
         finite = np.isfinite(pt) & np.isfinite(eta) & np.isfinite(mass)
-        yield "pt", finite & (np.hypot(momentum, mass) > MAX_ENERGY), f"an energy of more than {MAX_ENERGY:g} GeV"
+        yield (
+            "pt",
+            finite & (np.hypot(momentum, mass) > MAX_ENERGY),
+            f"an energy of more than {MAX_ENERGY:g} GeV (MeV?)",
+        )
         yield "mass", finite & negative_masses(mass, momentum), "a negative mass"
 
 

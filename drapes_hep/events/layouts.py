@@ -70,7 +70,7 @@ class FeatureLayout:
                 energy = np.hypot(momentum, mass)
                 checks.flag("m" + jet, negative_masses(mass, momentum), "a negative mass")
                 too_much = (energy > MAX_ENERGY) & np.isfinite(px + py + pz + mass)
-                checks.flag("px" + jet, too_much, f"an energy of more than {MAX_ENERGY:g} GeV")
+                checks.flag("px" + jet, too_much, f"an energy of more than {MAX_ENERGY:g} GeV (MeV?)")
                 # a large momentum along the beam and next to none across it, which the energy may allow
                 checks.flag(
                     "pz" + jet,
