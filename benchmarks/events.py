@@ -36,6 +36,7 @@ from drapes_hep.events.clustering import AXES, MIN_JET_PT, cluster_events
 from drapes_hep.events.hdf5 import Hdf5Reader
 from drapes_hep.events.readers import convert, scan
 from drapes_hep.events.running import run
+from drapes_hep.events.schema import offsets_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from processors.dijets import Dijets
@@ -73,7 +74,7 @@ def lists(offsets: np.ndarray, momenta: np.ndarray) -> ak.Array:
 
 def momenta_of(particles: Any) -> ak.Array:  # noqa: ANN401
     """Four-momenta of lists of massless particles."""
-    offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(particles)))]).astype(np.int64)
+    offsets = offsets_of(ak.to_numpy(ak.num(particles)))
     pt, eta, phi = (ak.to_numpy(ak.flatten(particles[name])) for name in ("pt", "eta", "phi"))
     return lists(offsets, np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)]))
 

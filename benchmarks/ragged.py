@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from drapes_hep.events.ragged import KINEMATICS, low_level, pack, pack_nested
-from drapes_hep.events.schema import nested, ragged
+from drapes_hep.events.schema import nested, offsets_of, ragged
 from drapes_hep.events.skims import read_skim, write_skim
 
 MOST = 128
@@ -59,7 +59,7 @@ def synthetic(events: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     eta, phi = rng.normal(0, 0.8, pt.shape), rng.uniform(-math.pi, math.pi, pt.shape)
     jets = np.stack([pt, eta, phi, rng.gamma(2, 60, pt.shape)], axis=2).astype(np.float32)
     lengths = rng.negative_binomial(5, 5 / 61, 2 * events)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    offsets = offsets_of(lengths)
     axis = np.repeat(jets.reshape(-1, 4), lengths, axis=0)
     momenta = rng.exponential(20, offsets[-1])
     order = np.lexsort((-momenta, np.repeat(np.arange(2 * events), lengths)))

@@ -149,6 +149,20 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Turn what the network does inside the block into its one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # each kind of server has its own
+        told = one_line(url, error)
+        if told is not None:
+            raise told from error
+        raise
+
+
+@contextmanager
 def open_url(url: str, block: int = _BLOCK) -> Iterator[Any]:
     """Open what a URL names, as a file that can be read anywhere.
 
@@ -169,17 +183,10 @@ def open_url(url: str, block: int = _BLOCK) -> Iterator[Any]:
     InputError
         Missing, refused, unreachable, or served only from its beginning.
     """
-    try:
+    with _told(url):
         filesystem, path = _filesystem(url)
         with filesystem.open(path, "rb", block_size=block) as file:
             yield file
-    except InputError:
-        raise
-    except Exception as error:  # each kind of server has its own
-        told = one_line(url, error)
-        if told is not None:
-            raise told from error
-        raise
 
 
 def fingerprint(path: str | Path) -> str:
@@ -239,16 +246,9 @@ def sampled_hash(path: str | Path) -> str:
 
 
 def _validators(url: str) -> list[tuple[str, str]]:
-    try:
+    with _told(url):
         filesystem, path = _filesystem(url)
         info = filesystem.info(path)
-    except InputError:
-        raise
-    except Exception as error:  # each kind of server has its own
-        told = one_line(url, error)
-        if told is not None:
-            raise told from error
-        raise
     return sorted((name, str(value)) for name, value in info.items() if name.lower() in _VALIDATORS and value)
 
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import fill_checked
+from drapes_hep.events.clustering import falling_pt
 from drapes_hep.events.loading import load_processor
-from drapes_hep.events.schema import CONSTITUENT_FIELDS, nested
+from drapes_hep.events.schema import CONSTITUENT_FIELDS, nested, offsets_of
 from drapes_hep.events.types import AwkwardArray, Events
 
 __all__ = ["ConstituentSettings", "Constituents"]
@@ -71,7 +72,7 @@ class _Content:
         first = np.cumsum(counts)[:-1]
         rises[first[(first > 0) & (first < len(pt))] - 1] = False  # from one jet to the next
         if rises.any():
-            order = np.lexsort((-pt, np.repeat(np.arange(len(counts)), counts)))
+            order = falling_pt(pt, offsets_of(counts))
             columns = {name: values[order] for name, values in columns.items()}
         return cls(columns, counts)
 
@@ -117,7 +118,7 @@ class Constituents(Dijets):  # type: ignore[misc, valid-type]
     def skim_jets(self, pair: AwkwardArray) -> AwkwardArray:
         """Give the selected pairs with their constituents, as plain records."""
         kept = _Content.of(pair).leading(self.settings.max_constituents)
-        inner = np.concatenate([[0], np.cumsum(kept.counts)]).astype(np.int64)
+        inner = offsets_of(kept.counts)
         outer = 2 * np.arange(len(pair) + 1, dtype=np.int64)
         # copies: views would keep the whole chunk in memory
         lists = {name: nested(values.copy(), inner, outer) for name, values in kept.columns.items()}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.chunks import EventChunk
-from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS
+from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, offsets_of
 from drapes_hep.events.types import AwkwardArray, Column
 from drapes_hep.rng import philox4x32
 
@@ -320,7 +320,7 @@ class Checks:
             self.flag(counter, np.asarray(columns[counter]) != first, f"a number other than column '{present[0]}' has")
         self.finish()
         flat = {name: ak.to_numpy(ak.flatten(columns[name], axis=1)) for name in present}
-        return flat, np.concatenate([[0], np.cumsum(first)]).astype(np.int64)
+        return flat, offsets_of(first)
 
     def flag_flat(self, column: str, wrong: npt.NDArray[np.bool_], offsets: IntArray, kind: str) -> None:
         """Flag the events that hold a wrong value, given one flag a value."""
@@ -435,14 +435,10 @@ def check_particles(checks: Checks, particles: AwkwardArray, column: str = "part
     column : str
         What complaints call it.
     """
-    counts = ak.to_numpy(ak.num(particles))
-    event = np.repeat(np.arange(len(counts)), counts)
+    offsets = offsets_of(ak.to_numpy(ak.num(particles)))
 
     def flag(field: str, wrong: npt.NDArray[np.bool_], kind: str) -> None:
-        if wrong.any():
-            rows = np.zeros(len(counts), dtype=bool)
-            rows[event[wrong]] = True
-            checks.flag(f"{column}.{field}", rows, kind)
+        checks.flag_flat(f"{column}.{field}", wrong, offsets, kind)
 
     pt, eta, phi, mass = (
         np.asarray(ak.to_numpy(ak.flatten(particles[field])), dtype=np.float64) for field in CONSTITUENT_FIELDS

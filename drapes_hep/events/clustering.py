@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.events.chunks import Reading
-from drapes_hep.events.schema import CONSTITUENT_FIELDS, JET_FIELDS, nested, ragged
+from drapes_hep.events.schema import CONSTITUENT_FIELDS, JET_FIELDS, nested, offsets_of, ragged
 from drapes_hep.events.types import AwkwardArray, Foreign
 
 __all__ = ["AXES", "MIN_JET_PT", "cluster_events", "falling_pt", "make_particles", "no_jets"]
@@ -160,12 +160,12 @@ def cluster_events(particles: AwkwardArray, reading: Reading) -> dict[str, Any]:
     if not reading.jets:
         return no_jets(len(particles), reading)
     counts = ak.to_numpy(ak.num(particles, axis=1))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    offsets = offsets_of(counts)
     flat = {field: np.ascontiguousarray(ak.to_numpy(ak.flatten(particles[field]))) for field in CONSTITUENT_FIELDS}
     real = flat["pt"] > 0
     if not real.all():
         # what is left of each list, from the running number of particles kept
-        offsets = np.concatenate([[0], np.cumsum(real)]).astype(np.int64)[offsets]
+        offsets = offsets_of(real)[offsets]
         flat = {field: values[real] for field, values in flat.items()}
     parts = [_cluster(offsets[first : last + 1], flat, reading) for first, last in _blocks(offsets)]
     return _columns(parts, flat, reading)
@@ -206,7 +206,7 @@ def _cluster(
     counts = ak.to_numpy(ak.num(found, axis=1)).astype(np.int64)
     px, py, pz, energy = (ak.to_numpy(ak.flatten(found[name])) for name in ("px", "py", "pz", "E"))
     jet_pt = np.hypot(px, py)
-    jet_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    jet_offsets = offsets_of(counts)
     order = falling_pt(jet_pt, jet_offsets)
     px, py, pz, energy, jet_pt = (values[order] for values in (px, py, pz, energy, jet_pt))
 
@@ -219,7 +219,7 @@ def _cluster(
     # (E - pz)(E + pz) instead of E**2 - pz**2: no cancellation for forward jets. A lone massless particle still comes
     # out a rounding error to either side of zero
     mass = np.sqrt(np.maximum((energy - pz) * (energy + pz) - jet_pt**2, 0.0))
-    tau = _tau(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), momenta[:, place], reading)
+    tau = _tau(offsets_of(sizes), momenta[:, place], reading)
     jets = np.stack([jet_pt, np.arcsinh(pz / jet_pt), np.arctan2(py, px), mass, *tau])
     return counts, jets, sizes, place + begin
 
@@ -252,13 +252,13 @@ def _columns(
     nothing = np.zeros(0, dtype=np.int64)
     parts = parts or [(nothing, np.zeros((len(JET_FIELDS), 0)), nothing, nothing)]
     counts, jets, sizes, place = (np.concatenate([part[i] for part in parts], axis=-1) for i in range(4))
-    outer = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    outer = offsets_of(counts)
     columns = {
         f"jets_{field}": ragged(np.ascontiguousarray(values), outer)
         for field, values in zip(JET_FIELDS, jets, strict=True)
     }
     if reading.constituents:
-        inner = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        inner = offsets_of(sizes)
         place = place[falling_pt(flat["pt"][place], inner)]
         columns |= {f"constituents_{field}": nested(flat[field][place], inner, outer) for field in CONSTITUENT_FIELDS}
     return columns

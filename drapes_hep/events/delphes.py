@@ -15,7 +15,7 @@ import numpy.typing as npt
 from drapes_hep.events.checks import Checks, Columns, Converted, check_particles, row_ids
 from drapes_hep.events.chunks import EventChunk
 from drapes_hep.events.clustering import cluster_events, make_particles, no_jets
-from drapes_hep.events.schema import JET_FIELDS, ragged
+from drapes_hep.events.schema import JET_FIELDS, offsets_of, ragged
 
 __all__ = ["DelphesJetLayout", "DelphesLayout", "DelphesTowerLayout", "delphes_layouts"]
 
@@ -61,7 +61,7 @@ class _ClusteredLayout:
             flat, offsets = checks.collection(columns, names, f"{collection}_size")
             # a track whose smeared momentum was negative is kept by Delphes without any, at an eta of 999.9
             real = flat[names[0]] != 0
-            offsets = np.concatenate([[0], np.cumsum(real)]).astype(np.int64)[offsets]
+            offsets = offsets_of(real)[offsets]
             pt, eta, phi = (flat[name][real] for name in names[:3])
             mass = flat[names[3]][real] if names[3] in flat else np.zeros_like(pt)
             check_particles(checks, make_particles(offsets, pt, eta, phi, mass), collection)
@@ -72,7 +72,7 @@ class _ClusteredLayout:
         event = np.concatenate(events)
         # stable: within an event, the collections one after the other
         order = np.argsort(event, kind="stable")
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(event, minlength=len(chunk)))]).astype(np.int64)
+        offsets = offsets_of(np.bincount(event, minlength=len(chunk)))
         merged = (np.concatenate(parts).astype(np.float64)[order] for parts in zip(*fields, strict=True))
         return Converted(out | cluster_events(make_particles(offsets, *merged), chunk.reading), clipped)
 

@@ -31,7 +31,7 @@ from drapes_hep.events.chunks import EventChunk
 from drapes_hep.events.clustering import cluster_events, falling_pt, no_jets
 from drapes_hep.events.delphes import delphes_layouts
 from drapes_hep.events.nanoaod import NanoAODLayout, NanoAODPFLayout, OldPFNanoLayout, PFNanoLayout
-from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, nested, ragged
+from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, nested, offsets_of, ragged
 from drapes_hep.events.types import AwkwardArray, Column
 
 __all__ = ["LAYOUTS", "FeatureLayout", "RawLayout", "SimulatedLayout", "SkimLayout"]
@@ -89,7 +89,7 @@ class FeatureLayout:
             present.append(real)
         checks.finish()
         keep = np.stack(present, axis=1)
-        offsets = np.concatenate([[0], np.cumsum(keep.sum(axis=1))]).astype(np.int64)
+        offsets = offsets_of(keep.sum(axis=1))
         for field, pair in jets.items():
             out[f"jets_{field}"] = ragged(np.stack(pair, axis=1)[keep], offsets)
         return Converted(out, clipped)
@@ -114,7 +114,7 @@ class SkimLayout:
         if absent:
             raise InputError(chunk.path, f"its jets have no {absent}", "write skims with `drapes skim`")
         counts = ak.to_numpy(ak.num(jets))
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        offsets = offsets_of(counts)
         names = tuple(f"jets.{field}" for field in JET_FIELDS)
         flat = {name: ak.to_numpy(ak.flatten(jets[field])) for name, field in zip(names, JET_FIELDS, strict=True)}
         vectors, clipped = checks.vectors(flat, names[:4], offsets)
@@ -138,7 +138,7 @@ class SkimLayout:
         absent = missing_columns(CONSTITUENT_FIELDS, ak.fields(inside))
         if absent:
             raise InputError(path, f"its constituents have no {absent}", "write skims with `drapes skim`")
-        starts = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(inside)))]).astype(np.int64)
+        starts = offsets_of(ak.to_numpy(ak.num(inside)))
         names = tuple(f"jets.constituents.{field}" for field in CONSTITUENT_FIELDS)
         flat = {
             name: ak.to_numpy(ak.flatten(inside[field])) for name, field in zip(names, CONSTITUENT_FIELDS, strict=True)
@@ -206,7 +206,7 @@ class SimulatedLayout:
             checks.flag("tau", np.any(taus < 0, axis=(1, 2)), "a negative value")
         # what is not finite can be judged no further, and would be counted a second time
         checks.finish()
-        offsets = np.concatenate([[0], np.cumsum(present.sum(axis=1))]).astype(np.int64)
+        offsets = offsets_of(present.sum(axis=1))
         jets = np.concatenate([kinematics, taus], axis=2)[present]
         flat = {field: jets[:, i] for i, field in enumerate(JET_FIELDS)}
         vectors, clipped = checks.vectors(flat, JET_FIELDS[:4], offsets, column="jets")
@@ -229,7 +229,7 @@ class SimulatedLayout:
         counts = ak.to_numpy(ak.num(inside, axis=2)).reshape(present.shape)
         checks.flag("constituents", (~present & (counts > 0)).any(axis=1), "particles of an absent jet")
         sizes = counts[present]
-        inner = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        inner = offsets_of(sizes)
         flat = {name: ak.to_numpy(ak.flatten(inside[name], axis=None)) for name in ("pt", "eta", "phi")}
         row = np.repeat(np.arange(len(present)), counts.sum(axis=1))
         for name, values in flat.items():

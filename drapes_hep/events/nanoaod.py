@@ -11,7 +11,7 @@ import numpy.typing as npt
 from drapes_hep.events.checks import Checks, Columns, Converted, collision_ids, row_ids
 from drapes_hep.events.chunks import EventChunk
 from drapes_hep.events.clustering import no_jets
-from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, nested, ragged
+from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, nested, offsets_of, ragged
 
 __all__ = ["NanoAODLayout", "NanoAODPFLayout", "OldPFNanoLayout", "PFNanoLayout"]
 
@@ -132,7 +132,7 @@ def _constituents(columns: Columns, checks: Checks, jet_offsets: IntArray, by: _
     checks.finish()
     # candidates in the order of their jets, then by falling pt; those of equal pt stay in the file's order
     order = np.lexsort((-vectors["pt"], jet))
-    inner = np.concatenate([[0], np.cumsum(np.bincount(jet, minlength=int(jet_offsets[-1])))]).astype(np.int64)
+    inner = offsets_of(np.bincount(jet, minlength=int(jet_offsets[-1])))
     out = {f"constituents_{field}": nested(vectors[field][order], inner, jet_offsets) for field in CONSTITUENT_FIELDS}
     return out, clipped
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.clustering import make_particles
+from drapes_hep.events.schema import offsets_of
 from drapes_hep.events.types import AwkwardArray, Foreign
 from drapes_hep.remote import NotThereError, is_url, open_url, sibling
 
@@ -197,7 +198,7 @@ def read_particles(blocks: Sequence[Block], start: int, stop: int) -> AwkwardArr
         mask = np.arange(slots) < count[:, None]
         counts.append(count)
         kept.append(dense.reshape(len(dense), slots, 3)[mask].T)
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
+    offsets = offsets_of(np.concatenate(counts))
     return make_particles(offsets, *np.concatenate(kept, axis=1))
 
 

@@ -75,6 +75,10 @@ def _readers() -> tuple[EventReader, ...]:
     return (RootReader(), Hdf5Reader(), ParquetReader())
 
 
+def _named(container: str) -> EventReader:
+    return next(reader for reader in _readers() if reader.container == container)
+
+
 def read_with(reader: EventReader, chunk: EventChunk) -> Events:
     """Read, convert and build: the common part of every reader's ``read``.
 
@@ -401,7 +405,7 @@ def present(info: FileInfo) -> tuple[str, ...]:
     tuple of str
         In the file's order.
     """
-    return next(r for r in _readers() if r.container == info.container).present(info)
+    return _named(info.container).present(info)
 
 
 def simulation_order(info: FileInfo) -> dict[str, Any] | None:
@@ -418,7 +422,7 @@ def simulation_order(info: FileInfo) -> dict[str, Any] | None:
         The process with its settings, ``seed``, ``events``, ``block``, ``format``, ``versions``; None for a file that
         ``drapes simulate`` did not write.
     """
-    record = next(r for r in _readers() if r.container == info.container).simulation(info.path)
+    record = _named(info.container).simulation(info.path)
     order = record.get("order") if isinstance(record, dict) else None
     return order if isinstance(order, dict) else None
 
@@ -463,7 +467,7 @@ def read(chunk: EventChunk) -> Events:
     -------
     NanoEvents
     """
-    return next(r for r in _readers() if r.container == chunk.container).read(chunk)
+    return _named(chunk.container).read(chunk)
 
 
 def read_columns(chunk: EventChunk) -> Columns:
@@ -478,4 +482,4 @@ def read_columns(chunk: EventChunk) -> Columns:
     -------
     mapping of str to array
     """
-    return next(r for r in _readers() if r.container == chunk.container).columns(chunk)
+    return _named(chunk.container).columns(chunk)

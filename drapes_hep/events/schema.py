@@ -22,6 +22,7 @@ from typing import Any
 
 import awkward as ak
 import numpy as np
+import numpy.typing as npt
 from coffea.nanoevents import NanoEventsFactory
 from coffea.nanoevents.mapping import SimplePreloadedColumnSource
 from coffea.nanoevents.methods import base, vector
@@ -37,6 +38,7 @@ __all__ = [
     "DijetSchema",
     "build_events",
     "nested",
+    "offsets_of",
     "ragged",
 ]
 
@@ -84,6 +86,22 @@ class DijetSchema(BaseSchema):  # type: ignore[misc]
     def behavior(cls) -> dict[Any, Any]:
         """Give the behaviours of coffea's base events and of its vectors."""
         return {**base.behavior, **vector.behavior}
+
+
+def offsets_of(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Give where each list starts, from how many values each has.
+
+    Parameters
+    ----------
+    counts : array_like of int or bool, shape (n,)
+        Lengths of the lists; flags count as lengths of 0 and 1.
+
+    Returns
+    -------
+    array of int64, shape (n + 1,)
+        The last is the number of all values.
+    """
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def ragged(content: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> ak.Array:

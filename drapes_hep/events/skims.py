@@ -25,6 +25,7 @@ from drapes_hep.events.checks import Columns, missing_columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.layouts import LAYOUTS
 from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
+from drapes_hep.events.schema import offsets_of
 from drapes_hep.events.types import Column, Events
 from drapes_hep.files import atomic_path
 from drapes_hep.remote import is_url, one_line, open_url
@@ -58,7 +59,7 @@ def _arrow(values: Column) -> pa.Array:
         )
     if isinstance(values, ak.Array) and values.ndim > 1:
         packed = ak.to_packed(ak.without_parameters(values))
-        offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(packed)))]).astype(np.int64)
+        offsets = offsets_of(ak.to_numpy(ak.num(packed)))
         content = _arrow(ak.flatten(packed))
         kind = pa.large_list(pa.field("element", content.type, nullable=False))
         return pa.LargeListArray.from_arrays(pa.array(offsets), content, type=kind)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from drapes_hep.errors import DrapesError, LostEventsError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.clustering import cluster_events, make_particles
+from drapes_hep.events.schema import offsets_of
 from drapes_hep.rng import stage_seed
 from drapes_hep.simulation.detector import DETECTORS, Objects, respond
 from drapes_hep.simulation.generator import PATIENCE, Generator
@@ -174,7 +175,7 @@ def leading_objects(objects: Objects, most: int = MOST_OBJECTS) -> tuple[Objects
     counts = np.diff(objects.offsets)
     rank = np.arange(objects.offsets[-1]) - np.repeat(objects.offsets[:-1], counts)
     keep = rank < most
-    offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, most))]).astype(np.int64)
+    offsets = offsets_of(np.minimum(counts, most))
     pt, eta, phi = (getattr(objects, name)[keep].astype(np.float32).astype(np.float64) for name in ("pt", "eta", "phi"))
     # pi itself is larger in single than in double precision, and no azimuth
     return Objects(offsets, pt, eta, np.clip(phi, -_BELOW_PI, _BELOW_PI)), np.maximum(counts - most, 0)
@@ -202,7 +203,7 @@ def passes(jets: Mapping[str, Any], leading_pt: float) -> npt.NDArray[np.bool_]:
 def _select(objects: Objects, chosen: IntArray) -> Objects:
     """Some events, in the order given."""
     counts = np.diff(objects.offsets)[chosen]
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    offsets = offsets_of(counts)
     place = np.arange(offsets[-1]) + np.repeat(objects.offsets[:-1][chosen] - offsets[:-1], counts)
     return Objects(offsets, objects.pt[place], objects.eta[place], objects.phi[place])
 
@@ -222,7 +223,7 @@ def join(parts: Iterable[Objects]) -> Objects:
     every = list(parts)
     counts = np.concatenate([np.diff(one.offsets) for one in every])
     columns = (np.concatenate([getattr(one, name) for one in every]) for name in ("pt", "eta", "phi"))
-    return Objects(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), *columns)
+    return Objects(offsets_of(counts), *columns)
 
 
 def make_block(

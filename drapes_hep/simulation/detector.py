@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.events.schema import offsets_of
 from drapes_hep.simulation.generator import Particles
 
 __all__ = ["DETECTORS", "Detector", "Objects", "Place", "propagate", "respond"]
@@ -422,5 +423,5 @@ def _gather(events: int, parts: list[tuple[IntArray, FloatArray, FloatArray, Flo
     keep = (pt > 0) & (np.abs(eta) < _ETA_MAX)
     event, pt, eta, phi = event[keep], pt[keep], eta[keep], phi[keep]
     order = np.lexsort((-pt, event))
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(event, minlength=events))]).astype(np.int64)
+    offsets = offsets_of(np.bincount(event, minlength=events))
     return Objects(offsets, pt[order], eta[order], phi[order])

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.errors import DrapesError, LostEventsError
+from drapes_hep.events.schema import offsets_of
 from drapes_hep.events.types import Foreign
 from drapes_hep.simulation.processes import Process, pythia_settings
 
@@ -193,9 +194,9 @@ class Generator:
 def _final(particles: Foreign) -> Particles:
     """Keep the particles that nothing became of."""
     status = particles.status
-    starts = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(status)))]).astype(np.int64)
+    starts = offsets_of(ak.to_numpy(ak.num(status)))
     final = ak.to_numpy(ak.flatten(status)) > 0
-    offsets = np.concatenate([[0], np.cumsum(final)]).astype(np.int64)[starts]
+    offsets = offsets_of(final)[starts]
 
     def column(values: Foreign) -> FloatArray:
         # a vertex that Pythia did not set is the origin
