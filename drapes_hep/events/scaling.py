@@ -6,13 +6,16 @@ sidebands alone:
 ``standard``
     :math:`z = (x - \mu) / s`, the papers'.
 ``quantile``
-    Every feature is mapped to a normal variable by its own quantiles *at its mass*. Feature by feature, the median and
-    the logarithms of the distances between neighbouring quantiles, at 21 levels, are polynomials of up to fourth order
-    in :math:`\ln m`, fitted to their values in bins of mass. Distances stay positive, so the curves cannot cross: where
-    they did, the map would pile events up in spikes that a classifier finds. Piecewise linear interpolation between
-    the curves takes out the drift with mass, such as that of the sharp upper edge of :math:`\Delta R_{JJ}` that the
-    jets' pT threshold moves with m_JJ; a second, finer map that no longer depends on mass makes the result normal.
-    The network is left with the correlations. Both maps are monotone, so nothing is lost.
+    Every feature is mapped to a normal variable by its own quantiles *at its mass*, in three monotone steps, so that
+    nothing is lost. First a map that knows no mass, :math:`y = 0.7\,(x - a) / (b - a) + 0.3\,F(x)` with F the
+    distribution of all masses together and a, b its outer quantiles: it smooths what stays at one place while the mass
+    changes, such as the cusp of :math:`\Delta R_{JJ}` at :math:`\pi`, and leaves what moves with the mass about as
+    straight as it was. Then, feature by feature, the median and the logarithms of the distances between neighbouring
+    quantiles of y, at 31 levels, are polynomials of up to fourth order in :math:`\ln m`, fitted to their values in
+    bins of mass. Distances stay positive, so the curves cannot cross: where they did, the map would pile events up in
+    spikes that a classifier finds. Piecewise linear interpolation between the curves takes out the drift with mass,
+    such as that of the sharp upper edge of :math:`\Delta R_{JJ}` that the jets' pT threshold moves with m_JJ. A last,
+    finer map that no longer depends on mass makes the result normal. The network is left with the correlations.
 
 Shapes: features (n, d), masses (n,) in GeV.
 """
@@ -20,7 +23,7 @@ Shapes: features (n, d), masses (n,) in GeV.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +36,11 @@ __all__ = ["Scaling", "fit_scaling", "scaling_from_dict"]
 
 FloatArray = npt.NDArray[np.float64]
 
-_UNIT = np.linspace(-2.5, 2.5, 21)
+_EVEN = np.linspace(0.0, 1.0, 401)
+_STRAIGHT = 0.7
+"""Share of the straight line in the first map: less bends the edge that moves, more leaves the cusp that stays."""
+_OUTER = (0.001, 0.999)
+_UNIT = np.linspace(-2.5, 2.5, 31)
 _LEVELS = norm.cdf(_UNIT)
 _MEDIAN = len(_UNIT) // 2
 _FINE = np.linspace(-3.6, 3.6, 200)
@@ -58,11 +65,13 @@ class Scaling:
         Natural bounds of the features; what is mapped back is clipped to them.
     mean, scale : array, shape (d,)
         Of ``standard``.
-    curves : array, shape (d, degree + 1, 21)
-        Polynomial coefficients in scaled ln m, of ``quantile``: of the median, then of the logarithms of the 20
+    even : array, shape (d, 2, 401)
+        Knots of the first map, of ``quantile``: values of the feature, and what they are mapped to.
+    curves : array, shape (d, degree + 1, 31)
+        Polynomial coefficients in scaled ln m, of ``quantile``: of the median, then of the logarithms of the 30
         distances between neighbouring quantiles.
     levels : array, shape (d, 200)
-        The finer map's quantiles, of ``quantile``.
+        The last map's quantiles, of ``quantile``.
     """
 
     kind: Literal["standard", "quantile"]
@@ -70,6 +79,7 @@ class Scaling:
     domain: FloatArray
     mean: FloatArray
     scale: FloatArray
+    even: FloatArray
     curves: FloatArray
     levels: FloatArray
 
@@ -91,7 +101,8 @@ class Scaling:
             return (x - self.mean) / self.scale
         out = np.empty_like(x, dtype=np.float64)
         for j in range(x.shape[1]):
-            coarse = _interpolate_rows(x[:, j], self._knots(mjj, j), _UNIT)
+            y = _interpolate(x[:, j], *self.even[j])
+            coarse = _interpolate_rows(y, self._knots(mjj, j), _UNIT)
             out[:, j] = _interpolate(coarse, self.levels[j], _FINE)
         return out
 
@@ -103,7 +114,8 @@ class Scaling:
             out = np.empty_like(z, dtype=np.float64)
             for j in range(z.shape[1]):
                 coarse = _interpolate(z[:, j], _FINE, self.levels[j])
-                out[:, j] = _interpolate_rows(coarse, _UNIT, self._knots(mjj, j))
+                y = _interpolate_rows(coarse, _UNIT, self._knots(mjj, j))
+                out[:, j] = _interpolate(y, *self.even[j, ::-1])
         return np.clip(out, self.domain[:, 0], self.domain[:, 1])
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,16 +126,20 @@ class Scaling:
             "domain": [[None if np.isinf(v) else float(v) for v in row] for row in self.domain],
             "mean": self.mean.tolist(),
             "scale": self.scale.tolist(),
+            "even": self.even.tolist(),
             "curves": self.curves.tolist(),
             "levels": self.levels.tolist(),
         }
+
+
+_ARRAYS = ("mean", "scale", "even", "curves", "levels")
 
 
 def scaling_from_dict(record: Mapping[str, Any]) -> Scaling:
     """Read back what :meth:`Scaling.to_dict` wrote."""
     domain = [[-np.inf if low is None else low, np.inf if high is None else high] for low, high in record["domain"]]
     mean, scale = record["log_mass"]
-    arrays = {name: np.asarray(record[name], dtype=np.float64) for name in ("mean", "scale", "curves", "levels")}
+    arrays = {name: np.asarray(record[name], dtype=np.float64) for name in _ARRAYS}
     return Scaling(record["kind"], (mean, scale), np.asarray(domain, dtype=np.float64), **arrays)
 
 
@@ -171,18 +187,31 @@ def fit_scaling(
     log_mass = (centre, float(np.sqrt(share @ (log - centre) ** 2)))
     d = x.shape[1]
     bounds = np.asarray(domain, dtype=np.float64).reshape(d, 2)
-    empty = Scaling(kind, log_mass, bounds, mean, scale, np.zeros((d, 0, 0)), np.zeros((d, 0)))
+    nothing = np.zeros((d, 0))
+    empty = Scaling(kind, log_mass, bounds, mean, scale, nothing[:, None], nothing[:, None], nothing)
     if kind == "standard":
         return empty
-    curves = _fit_curves(x, empty.condition(mjj)[:, 0], weight)
-    coarse = Scaling(kind, log_mass, bounds, mean, scale, curves, np.zeros((d, 0)))
+    even = np.stack([_fit_even(x[:, j], weight) for j in range(d)])
+    y = np.stack([_interpolate(x[:, j], *even[j]) for j in range(d)], axis=1)
+    coarse = replace(empty, even=even, curves=_fit_curves(y, empty.condition(mjj)[:, 0], weight))
     levels = np.empty((d, len(_FINE)))
     for j in range(d):
-        y = _interpolate_rows(x[:, j], coarse._knots(mjj, j), _UNIT)
-        levels[j] = _weighted_quantiles(y, weight, norm.cdf(_FINE))
-    # repeated values give equal levels; a small slope keeps the map invertible
-    levels = np.maximum.accumulate(levels, axis=1) + np.arange(len(_FINE)) * 1e-9
-    return Scaling(kind, log_mass, bounds, mean, scale, curves, levels)
+        unit = _interpolate_rows(y[:, j], coarse._knots(mjj, j), _UNIT)
+        levels[j] = _rising(_weighted_quantiles(unit, weight, norm.cdf(_FINE)), 1e-9)
+    return replace(coarse, levels=levels)
+
+
+def _rising(values: FloatArray, slope: float) -> FloatArray:
+    # repeated values give equal quantiles; a small slope keeps the map invertible
+    return np.asarray(np.maximum.accumulate(values) + np.arange(len(values)) * slope)
+
+
+def _fit_even(x: FloatArray, weight: FloatArray) -> FloatArray:
+    """Give the knots of the first map: part straight line, part distribution; both rise."""
+    low, high = _weighted_quantiles(x, weight, np.array(_OUTER))
+    width = high - low if high > low else float(np.ptp(x))
+    knots = _rising(_weighted_quantiles(x, weight, _EVEN), 1e-9 * width)
+    return np.stack([knots, _STRAIGHT * (knots - low) / width + (1.0 - _STRAIGHT) * _EVEN])
 
 
 def _mass_basis(u: FloatArray, degree: int) -> FloatArray:
