@@ -386,6 +386,43 @@ def init(
 
 
 @app.command()
+def study(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A study of analysis/; --list names them.")] = None,
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where to write (default: studies/NAME).")
+    ] = None,
+    assignments: Assignments = None,
+    only_list: Annotated[bool, typer.Option("--list", help="Print the studies, and stop.")] = False,
+    executor: Executor = "iterative",
+    workers: Workers = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Compare templates, strengths, injections: a table and a figure; run again, it goes on where it was."""
+    from drapes_hep.studies.study import find_studies, load_study, run_study
+
+    checked = None if config is None else _configured(config, assignments, False)
+    studies = find_studies(None if checked is None else checked.folder)
+    if only_list:
+        width = max(map(len, studies), default=0)
+        for one in studies:
+            typer.echo(f"{one:{width}}  {load_study(one, studies).title}")
+        return
+    if name is None or checked is None:
+        raise ConfigError("study: name a study and a configuration; `drapes study --list` names the studies")
+    found = load_study(name, studies)
+    from drapes_hep.progress import Reporter
+
+    _check_plugins(checked)
+    reporter = Reporter(quiet=quiet)
+    place = output or Path("studies") / checked.name
+    context = _context(checked, place, device=device, executor=executor, workers=workers, reporter=reporter)
+    for path in run_study(name, found, context):
+        typer.echo(path)
+
+
+@app.command()
 def simulate(
     process: Annotated[str, typer.Argument(metavar="PROCESS", help="qcd or resonance.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")],

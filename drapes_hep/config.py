@@ -24,6 +24,7 @@ __all__ = [
     "PlotConfig",
     "SelectionConfig",
     "SignalConfig",
+    "StudyConfig",
     "TemplateConfig",
     "TrainingConfig",
     "WindowsConfig",
@@ -35,6 +36,7 @@ __all__ = [
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Method = Literal["from_noise", "from_low_noise", "from_window", "from_sidebands", "from_simulation"]
 
 
 class _Section(BaseModel):
@@ -117,7 +119,7 @@ class WindowsConfig(_Section):
 class TemplateConfig(_Section):
     """How the background template is made."""
 
-    method: Literal["from_noise", "from_low_noise", "from_window", "from_sidebands", "from_simulation"] = Field(
+    method: Method = Field(
         "from_noise",
         description="Where template events start: noise (Drapes 0), noise of the strength below, or data of the window"
         " (Drapes SR), data of the sidebands (SB), another simulation (MC), each with noise of that strength.",
@@ -230,6 +232,51 @@ class HuntConfig(_Section):
         return tuple(sorted({1.0, *value}, reverse=True))
 
 
+class StudyConfig(_Section):
+    """What `drapes study` compares. Only labelled events can be studied."""
+
+    window: tuple[Positive, Positive] | None = Field(
+        None, description="Edges of the signal region that is studied, GeV; null takes the middle window of the scan."
+    )
+    seeds: int = Field(3, ge=1, description="Repetitions; each draws data, signal, models and noise anew.")
+    data_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="Part of the background that stands as data; the rest is the references' true background."
+    )
+    templates: tuple[Method, ...] = Field(
+        ("from_noise", "from_window", "from_sidebands"), min_length=1, description="Templates that are compared."
+    )
+    strength: Positive = Field(2.24, description="Noise sigma' of the partial templates.")
+    source: str | tuple[str, ...] | None = Field(
+        None, description="Files of the other simulation, for from_simulation: as template.source."
+    )
+    injections: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (250, 500, 1000, 2000, 3000), min_length=1, description="Signal events, before the selection, of `injection`."
+    )
+    examples: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1000, 3000), min_length=1, description="Signal events, before the selection, of the other studies."
+    )
+    strengths: tuple[Positive, ...] = Field(
+        (0.05, 0.15, 0.3, 0.62, 1.2, 2.24, 5.0, 12.0), min_length=1, description="Noise sigma' that is scanned."
+    )
+    oversamples: tuple[Positive, ...] = Field(
+        (1.0, 2.0, 4.0, 8.0, 12.0), min_length=1, description="Template events an event in the signal region."
+    )
+    sidebands: tuple[Positive, ...] = Field(
+        (200.0, 400.0, 800.0),
+        min_length=1,
+        description="Widths of the sidebands on either side, GeV, beside the whole of mass.range.",
+    )
+    evaluations: tuple[Annotated[int, Field(ge=4)], ...] = Field(
+        (8, 16, 35, 64, 100), min_length=1, description="Network evaluations a template event."
+    )
+
+    @model_validator(mode="after")
+    def _sourced(self) -> StudyConfig:
+        if "from_simulation" in self.templates and self.source is None:
+            raise ValueError("from_simulation among the templates needs study.source, the other simulation's files")
+        return self
+
+
 class PlotConfig(_Section):
     """What the figures say of the sample."""
 
@@ -257,6 +304,7 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
     cwola: CwolaConfig = CwolaConfig()
     hunt: HuntConfig = HuntConfig()
+    study: StudyConfig = StudyConfig()
     plots: PlotConfig = PlotConfig()
     blind: bool = Field(True, description="Whether data inside the windows are left uncounted and undrawn.")
     seed: int = Field(1, ge=0, description="The run's seed.")
@@ -287,6 +335,10 @@ class Config(_Section):
                 f"windows from {self.windows.first:g} to {self.windows.last + self.windows.width:g} GeV need a sideband"
                 f" on both sides inside mass.range [{low:g}, {high:g}]"
             )
+        if self.study.window is not None and not low < self.study.window[0] < self.study.window[1] < high:
+            raise ValueError(
+                f"study.window {list(self.study.window)} does not lie inside mass.range [{low:g}, {high:g}]"
+            )
         if len(set(self.features)) != len(self.features):
             raise ValueError("a feature is listed twice")
         return self
@@ -316,7 +368,7 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
     key, separator, text = assignment.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. --set signal.inject=0")
-    is_path = key in {"data.path", "data.truth", "template.source"}
+    is_path = key in {"data.path", "data.truth", "template.source", "study.source"}
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -377,7 +429,7 @@ def load_config(path: str | Path, assignments: Sequence[str] = ()) -> Config:
     Returns
     -------
     Config
-        With ``data.path``, ``data.truth`` and ``template.source`` absolute.
+        With ``data.path``, ``data.truth``, ``template.source`` and ``study.source`` absolute.
 
     Raises
     ------
@@ -432,17 +484,18 @@ def _absolute(config: Config, folder: Path) -> Config:
     def place(text: str) -> str:
         return text if "://" in text else str(folder / text)
 
+    def sources(given: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        return None if given is None else place(given) if isinstance(given, str) else tuple(map(place, given))
+
     data = config.data
     paths = _each(place, data.path)
     paths = tuple(paths) if isinstance(paths, list) else paths
     truth = None if data.truth is None else place(data.truth)
-    source = config.template.source
-    if source is not None:
-        source = place(source) if isinstance(source, str) else tuple(place(one) for one in source)
     placed = config.model_copy(
         update={
             "data": data.model_copy(update={"path": paths, "truth": truth}),
-            "template": config.template.model_copy(update={"source": source}),
+            "template": config.template.model_copy(update={"source": sources(config.template.source)}),
+            "study": config.study.model_copy(update={"source": sources(config.study.source)}),
         }
     )
     placed._folder = folder

@@ -6,9 +6,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import psutil
 from rich.console import Console
@@ -27,6 +28,13 @@ __all__ = ["Cost", "Reporter", "measured"]
 
 _DELAY = 2.0
 """Seconds after which a bar is drawn: what is quicker needs none."""
+
+
+class Progressed(Protocol):
+    """Sets how many steps of a bar are done."""
+
+    def __call__(self, done: int, of: int | None = None, /) -> None:
+        """Set the steps done and, if it has changed, their number in all."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +60,13 @@ class Reporter:
             print(message, file=sys.stderr, flush=True)  # noqa: T201
 
     @contextmanager
-    def bar(self, description: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
-        """Show a bar for ``total`` steps (or ``unit="bytes"``); gives a function that sets how many are done."""
+    def bar(self, description: str, total: int, unit: str = "") -> Iterator[Progressed]:
+        """Show a bar for ``total`` steps (or ``unit="bytes"``); gives a function that sets how many are done.
+
+        A second argument to that function replaces the total, where it becomes known on the way.
+        """
         if not self.draws:
-            yield lambda _: None
+            yield lambda _done, _total=None: None
             return
         columns = (
             TextColumn("{task.description}"),
@@ -69,13 +80,13 @@ class Reporter:
         begin, lock = time.monotonic(), threading.Lock()
         shown = False
 
-        def update(done: int) -> None:
+        def update(done: int, of: int | None = None) -> None:
             nonlocal shown
             with lock:
                 if not shown and time.monotonic() - begin > _DELAY:
                     progress.start()
                     shown = True
-            progress.update(task, completed=done)
+            progress.update(task, completed=done, total=of)
 
         try:
             yield update

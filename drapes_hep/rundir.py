@@ -41,6 +41,11 @@ class RunDirectory:
         return self.path / "skim" / "truth.parquet"
 
     @property
+    def labels(self) -> Path:
+        """Truth labels of all events in the files, selected or not, for studies."""
+        return self.path / "skim" / "labels.parquet"
+
+    @property
     def simulation(self) -> Path:
         """Selected events of the other simulation, for Drapes MC."""
         return self.path / "skim" / "simulation.parquet"

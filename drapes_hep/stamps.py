@@ -25,9 +25,9 @@ from drapes_hep.progress import Cost, Reporter, measured
 from drapes_hep.remote import fingerprint, is_url
 from drapes_hep.rundir import RunDirectory, begin_manifest, note
 
-__all__ = ["Stage", "check_current", "code_hash", "first_difference", "read_stamp", "run_stage", "shown"]
+__all__ = ["Stage", "check_current", "code_hash", "first_difference", "makers", "read_stamp", "run_stage", "shown"]
 
-_NOT_PHYSICS = {"plots", "report", "cli", "progress", "starter", "stages/report"}
+_NOT_PHYSICS = {"plots", "report", "cli", "progress", "starter", "stages/report", "studies/study", "studies/design"}
 """Modules whose change cannot change a number."""
 
 
@@ -119,6 +119,13 @@ def _made(cost: Cost) -> dict[str, Any]:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(cost.seconds, 3),
         "peak_memory_mib": round(cost.peak_memory / 2**20, 1),
+        **makers(),
+    }
+
+
+def makers() -> dict[str, Any]:
+    """Say what makes the numbers: the code's hash, the repository's state, versions and platform."""
+    return {
         "code": code_hash(),
         "git": _git_state(),
         "versions": _versions(),

@@ -44,6 +44,7 @@ __all__ = [
     "Sampler",
     "dpm2m",
     "euler",
+    "evaluations",
     "heun",
     "kernel_threads",
     "midpoint",
@@ -139,6 +140,11 @@ SAMPLERS: dict[str, Sampler] = {"euler": euler, "heun": heun, "midpoint": midpoi
 
 EVALUATIONS = {"euler": 1, "heun": 2, "midpoint": 2, "dpm2m": 1}
 """Network evaluations a step (Heun's last step takes one)."""
+
+
+def evaluations(solver: str, steps: int) -> int:
+    """Give the network evaluations of a number of steps that end without noise."""
+    return EVALUATIONS[solver] * steps - (solver == "heun")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from drapes_hep.plots.preview import MassPreview, mass_preview
 from drapes_hep.plots.scan import GlobalP, LocalP, local_p_scan, toy_distribution
 from drapes_hep.plots.scores import Passing, passing_fraction, roc_curve, score_distribution, sic_curve
 from drapes_hep.plots.spectra import Spectrum, merge_bins, selected_spectra, spectrum
+from drapes_hep.plots.studies import Band, Panel, study_panels
 from drapes_hep.plots.style import PALETTE, HepFigure, Stamp, figure_style, poisson_interval
 from drapes_hep.plots.templates import (
     Closure,
@@ -23,11 +24,13 @@ from drapes_hep.plots.templates import (
 
 __all__ = [
     "PALETTE",
+    "Band",
     "Closure",
     "GlobalP",
     "HepFigure",
     "LocalP",
     "MassPreview",
+    "Panel",
     "Passing",
     "QualityPoint",
     "Spectrum",
@@ -51,6 +54,7 @@ __all__ = [
     "selected_spectra",
     "sic_curve",
     "spectrum",
+    "study_panels",
     "template_quality",
     "toy_distribution",
     "training_loss",

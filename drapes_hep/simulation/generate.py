@@ -9,14 +9,8 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +31,7 @@ from drapes_hep.events.skims import read_skim, write_skim, write_truth
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.events.writers import write_raw_hdf5
 from drapes_hep.files import atomic_path, content_hash, file_hash, read_json, write_json
+from drapes_hep.parallel import in_processes
 from drapes_hep.progress import Reporter
 from drapes_hep.simulation.blocks import MOST_OBJECTS, Account, make_block
 from drapes_hep.simulation.detector import DETECTORS, Objects
@@ -270,50 +265,13 @@ def _make_blocks(order: Order, folder: Path, workers: int, reporter: Reporter) -
                 _make(order, folder, index, functools.partial(_add, update, done))
                 done += order.block_events(index)
             return
-        for index in _in_processes(order, folder, todo, min(workers, len(todo))):
+        for index in in_processes(_make, [(order, folder, index) for index in todo], workers):
             done += order.block_events(index)
             update(done)
 
 
 def _add(update: Callable[[int], None], before: int, inside: int) -> None:
     update(before + inside)
-
-
-def _in_processes(order: Order, folder: Path, todo: list[int], workers: int) -> Iterator[int]:
-    """Make blocks in worker processes; gives each block's index when it is done."""
-    # a fresh interpreter: forking a process that has threads (a progress bar, torch) may hang
-    context = multiprocessing.get_context("spawn")
-    strangers = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
-    try:
-        waiting = [pool.submit(_make, order, folder, index) for index in todo]
-        for future in as_completed(waiting):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise DrapesError(
-            "a worker process died, most likely for lack of memory: use fewer workers; finished blocks are kept, so the"
-            " same command goes on"
-        ) from error
-    except BaseException:
-        # whatever happened, nobody wants to wait for the blocks under way
-        for process in set(multiprocessing.active_children()) - strangers:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it: a killed parent cannot stop its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make(order: Order, folder: Path, index: int, progress: Callable[[int], None] = lambda _: None) -> int:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from drapes_hep.cwola.classifiers import Trees, load_classifier
 from drapes_hep.cwola.folds import assign_folds
-from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fold_scores
+from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fold_scores, ranking
 from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.events.loading import class_sources
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
@@ -243,7 +243,7 @@ def _quality(
     )
     quality["n_signal_truth"] = int(label.sum())
     if 0 < label.sum() < len(label):
-        score, weight = 1.0 - data_scores.tail, np.asarray(events["weight"])[inside]
+        score, weight = ranking(data_scores), np.asarray(events["weight"])[inside]
         curve = roc(score, label == 1, weight)
         quality["metrics"] = truth_metrics(curve, auc(score, label == 1, weight))
         quality["roc"] = _thinned(curve)

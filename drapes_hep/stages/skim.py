@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from drapes_hep.stages.context import Context
 from drapes_hep.stamps import Stage, read_stamp, run_stage
 
 __all__ = [
+    "all_truth",
     "check_files",
     "check_labels",
     "load_selection",
@@ -186,7 +187,7 @@ def check_labels(config: Config) -> tuple[int, int] | None:
     DrapesError
         If there is less signal than wanted, or a truth sidecar is not of these events.
     """
-    truth = _all_truth(config, _fileset(config), whole=True)
+    truth = all_truth(config)
     if truth is None:
         return None
     _dropped(config, truth)
@@ -194,15 +195,23 @@ def check_labels(config: Config) -> tuple[int, int] | None:
     return len(truth) - signal, signal
 
 
-def _all_truth(config: Config, fileset: Mapping[str, Any], whole: bool = False) -> Truth | None:
-    """Labels of all events, before any selection; with no signal to choose, a sidecar as it is unless ``whole``."""
+def all_truth(config: Config) -> Truth | None:
+    """Read identities and labels of all events in the files, before any selection.
+
+    Parameters
+    ----------
+    config : Config
+
+    Returns
+    -------
+    Truth or None
+        None if the configuration promises no labels.
+    """
     if not config.data.labels:
         return None
     sidecar = None if config.data.truth is None else read_truth(config.data.truth)
-    if sidecar is not None and config.signal.inject is None and not whole:
-        return sidecar
     out, _ = run(
-        fileset,
+        _fileset(config),
         collect_truth if sidecar is None else collect_ids,
         chunksize=config.data.chunksize,
         reading=dataclasses.replace(reading_of(config), constituents=False, jets=False),
@@ -255,7 +264,9 @@ def make_processor(config: Config, processor_class: Foreign) -> Foreign:
 def _work(context: Context, processor_class: Foreign) -> list[Path]:
     config, directory = context.config, context.run
     fileset = _fileset(config)
-    truth = _all_truth(config, fileset)
+    # with no signal to choose a sidecar serves as it is
+    whole = config.data.truth is None or config.signal.inject is not None
+    truth = all_truth(config) if whole else read_truth(str(config.data.truth))
     dropped = np.empty(0, dtype=np.int64) if truth is None else _dropped(config, truth)
     output, report = run(
         fileset,

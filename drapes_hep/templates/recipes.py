@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +87,13 @@ class Parents:
     mjj: FloatArray
     weight: FloatArray
     event_id: IntArray
+
+    def __len__(self) -> int:
+        return len(self.event_id)
+
+    def take(self, chosen: npt.NDArray[Any]) -> Parents:
+        """Give some of them, by a mask or by rows."""
+        return Parents(self.x[chosen], self.mjj[chosen], self.weight[chosen], self.event_id[chosen])
 
 
 @dataclass(frozen=True)

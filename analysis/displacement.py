@@ -1,0 +1,72 @@
+"""How far noising and denoising carries signal and background, |x0 - x'|, and what it finds (figures 15 and 16).
+
+drapes study displacement configs/studies.yaml
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from drapes_hep.config import Config
+from drapes_hep.events.features import check_features
+from drapes_hep.plots import Panel
+from drapes_hep.studies.design import Entry, Row, Study, bands, injected, of_template, repetitions, select
+from drapes_hep.studies.trials import Trial
+
+DISTANCE = "distance"
+
+
+def entries(config: Config) -> list[Entry]:
+    """Carry the window's events, at each strength, by a model of data without signal."""
+    return [
+        Entry(
+            Trial("displacement", of_template(injected(one, 0), "from_window", strength=strength), "from_window"),
+            {"wanted_strength": strength, "seed": one.seed},
+        )
+        for one in repetitions(config)
+        for strength in config.study.strengths
+    ]
+
+
+def lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
+    """Give a line a feature and class, and one for the distance as a score."""
+    shared = {**entry.labels, **{name: record[name] for name in ("strength", "steps", "evaluations")}}
+    out: list[Row] = []
+    for feature in (*entry.trial.config.features, DISTANCE):
+        for kind in ("signal", "background"):
+            name = f"{feature}_{kind}"
+            moved = {"shift": record[name], "shift_error": record[f"{name}_error"]}
+            out.append({**shared, "feature": feature, "class": kind.capitalize(), **moved})
+    score = {name: record[name] for name in ("auc_large", "auc_large_error", "sic_100", "sic_max")}
+    return [*out, {**shared, "feature": "score", "class": "Distance as a score", **score}]
+
+
+def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
+    """Draw a panel a feature, the distance in scaled features, and its AUC as an anomaly score."""
+    x = r"Noise $\sigma'$"
+    out = [
+        Panel(
+            x,
+            rf"Mean $|x_0 - x'|$ of {feature.axis_label}",
+            bands(select(rows, feature=feature.name), "strength", "shift", by="class"),
+            log_x=True,
+        )
+        for feature in check_features(config.features)
+    ]
+    distance, score = select(rows, feature=DISTANCE), select(rows, feature="score")
+    return [
+        *out,
+        Panel(x, "Mean distance, all scaled features", bands(distance, "strength", "shift", by="class"), log_x=True),
+        Panel(
+            x,
+            "AUC, larger distance for signal",
+            bands(score, "strength", "auc_large", by="class"),
+            log_x=True,
+            level=0.5,
+            meaning="No separation",
+        ),
+    ]
+
+
+STUDY = Study("Displacement |x0 - x'| of signal and background along sigma'", entries, lines, panels)

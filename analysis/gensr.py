@@ -1,0 +1,64 @@
+"""Does it help to oversample the data as well, by a model that learnt them with the sidebands? (GenSR, figure 14).
+
+drapes study gensr configs/studies.yaml
+
+GenSR's model saw the data, so both are judged by background and signal that no model ever saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drapes_hep.config import Config
+from drapes_hep.plots import Panel
+from drapes_hep.studies.design import (
+    Entry,
+    Row,
+    Study,
+    bands,
+    curve_lines,
+    injected,
+    repetitions,
+    select,
+    title_of,
+    trial_of,
+)
+
+
+def entries(config: Config) -> list[Entry]:
+    """Search with the first template, once with the data themselves and once with GenSR in their place."""
+    if config.study.data_share == 1:
+        return []
+    method = config.study.templates[0]
+    return [
+        Entry(
+            trial_of("search", injected(one, count), method, gensr=gensr, unseen=True),
+            {
+                "injected": count,
+                "template": title_of(method),
+                "data": "GenSR" if gensr else "Data",
+                "seed": one.seed,
+            },
+        )
+        for count in config.study.examples
+        for one in repetitions(config)
+        for gensr in (False, True)
+    ]
+
+
+def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
+    """Draw a panel an injection."""
+    return [
+        Panel(
+            r"Background rejection $1/\epsilon_B$",
+            r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$",
+            bands(select(rows, injected=count), "background_rejection", "sic", by="data", marked=False),
+            f"{title_of(config.study.templates[0])}, {count} injected",
+            log_x=True,
+            random=True,
+        )
+        for count in config.study.examples
+    ]
+
+
+STUDY = Study("SIC with the data class oversampled by GenSR", entries, curve_lines, panels)

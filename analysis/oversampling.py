@@ -1,0 +1,58 @@
+"""Significance improvement against the number of template events for each event in the window (figure 13).
+
+drapes study oversampling configs/studies.yaml
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drapes_hep.config import Config
+from drapes_hep.plots import Panel
+from drapes_hep.studies.design import (
+    Entry,
+    Row,
+    Study,
+    bands,
+    injected,
+    numbers,
+    of_template,
+    repetitions,
+    title_of,
+)
+from drapes_hep.studies.trials import Trial
+
+
+def entries(config: Config) -> list[Entry]:
+    """Search with the first template of the study at each size, at two injections."""
+    method = config.study.templates[0]
+    return [
+        Entry(
+            Trial("search", of_template(injected(one, count), method, oversample=size), method),
+            {"injected": f"{count} injected", "template": title_of(method), "oversample": size, "seed": one.seed},
+        )
+        for count in config.study.examples
+        for one in repetitions(config)
+        for size in config.study.oversamples
+    ]
+
+
+def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
+    """Draw SIC at two rejections and its maximum, a line an injection."""
+    name = title_of(config.study.templates[0])
+    return [
+        Panel(
+            "Template events an event in the window",
+            r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$",
+            bands(rows, "oversample", column, by="injected"),
+            f"{name}, {title}",
+        )
+        for column, title in (
+            ("sic_1000", r"$1/\epsilon_B = 1000$"),
+            ("sic_100", r"$1/\epsilon_B = 100$"),
+            ("sic_max", "maximum"),
+        )
+    ]
+
+
+STUDY = Study("SIC against the oversampling of the template", entries, numbers, panels)

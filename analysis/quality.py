@@ -1,0 +1,53 @@
+"""How far each template is from true background: AUC, without signal.
+
+drapes study quality configs/studies.yaml --set study.data_share=1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drapes_hep.config import Config
+from drapes_hep.plots import Panel
+from drapes_hep.studies.design import (
+    Entry,
+    Row,
+    Study,
+    bands,
+    numbers,
+    of_template,
+    repetitions,
+    title_of,
+    without_signal,
+)
+from drapes_hep.studies.trials import Trial
+
+
+def entries(config: Config) -> list[Entry]:
+    """Compare each template with the truth, at the study's strength."""
+    return [
+        Entry(
+            Trial("quality", of_template(one, method, oversample=1.0), method),
+            {"template": title_of(method), "seed": one.seed},
+        )
+        for one in repetitions(without_signal(config))
+        for method in config.study.templates
+    ]
+
+
+def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
+    """Draw the AUC against the network evaluations that it cost."""
+    return [
+        Panel(
+            "Network evaluations a template event",
+            "AUC, template against true background",
+            bands(rows, "evaluations", column),
+            title,
+            level=0.5,
+            meaning="Perfect template",
+        )
+        for column, title in (("auc", "all features"), ("auc_classifier", "the classifier's features"))
+    ]
+
+
+STUDY = Study("AUC of each template against the truth", entries, numbers, panels)

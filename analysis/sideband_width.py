@@ -1,0 +1,57 @@
+"""Significance improvement against the width of the sidebands that templates are learnt from (figure 12).
+
+drapes study sideband-width configs/studies.yaml
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drapes_hep.config import Config
+from drapes_hep.plots import Panel
+from drapes_hep.studies.design import Entry, Row, Study, bands, injected, numbers, repetitions, title_of, trial_of
+from drapes_hep.studies.sample import study_window
+
+
+def entries(config: Config) -> list[Entry]:
+    """Search with each template from sidebands of each width, at the larger injection."""
+    window, (low, high) = study_window(config), config.mass.range
+    ranges = {(max(low, window.lo - width), min(high, window.hi + width)) for width in config.study.sidebands}
+    out = []
+    for span in sorted({*ranges, (low, high)}):
+        total = (window.lo - span[0]) + (span[1] - window.hi)
+        for one in repetitions(injected(config, max(config.study.examples))):
+            study = one.study.model_copy(update={"window": (window.lo, window.hi)})
+            mass = one.mass.model_copy(update={"range": span})
+            narrow = one.model_copy(update={"mass": mass, "study": study})
+            out += [
+                Entry(
+                    trial_of("search", narrow, method),
+                    {"sidebands": total, "template": title_of(method), "seed": one.seed},
+                )
+                for method in config.study.templates
+            ]
+    return out
+
+
+def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
+    """Draw SIC at two rejections and its maximum."""
+    return [
+        Panel(
+            "Width of both sidebands [GeV]",
+            r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$",
+            bands(rows, "sidebands", column),
+            f"{max(config.study.examples)} injected, {title}",
+            log_x=True,
+            level=1.0,
+            meaning="No improvement",
+        )
+        for column, title in (
+            ("sic_1000", r"$1/\epsilon_B = 1000$"),
+            ("sic_100", r"$1/\epsilon_B = 100$"),
+            ("sic_max", "maximum"),
+        )
+    ]
+
+
+STUDY = Study("SIC against the width of the sidebands", entries, numbers, panels)

@@ -1,0 +1,52 @@
+"""Quality of a template against the network evaluations that it costs, for each solver and path.
+
+drapes study solver-steps configs/studies.yaml --set study.data_share=1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drapes_hep.config import Config
+from drapes_hep.diffusion.samplers import EVALUATIONS
+from drapes_hep.plots import Panel
+from drapes_hep.studies.design import Entry, Row, Study, bands, numbers, of_template, repetitions, without_signal
+from drapes_hep.studies.trials import Trial
+
+SOLVERS = {"euler": "Euler (DDIM)", "heun": "Heun", "midpoint": "Midpoint", "dpm2m": "DPM-Solver++(2M)"}
+PATHS = {"edm": "EDM", "flow": "Flow matching"}
+
+
+def entries(config: Config) -> list[Entry]:
+    """Make the template from noise with each solver on each path, at each cost."""
+    out = []
+    for one in repetitions(without_signal(config)):
+        for path, path_title in PATHS.items():
+            trained = one.model_copy(update={"training": one.training.model_copy(update={"path": path})})
+            for solver, title in SOLVERS.items():
+                for cost in config.study.evaluations:
+                    # Heun's last step takes one evaluation
+                    steps = (cost + (solver == "heun")) // EVALUATIONS[solver]
+                    changed = of_template(trained, "from_noise", solver=solver, steps=steps, oversample=1.0)
+                    labels = {"path": path_title, "solver": title, "seed": one.seed}
+                    out.append(Entry(Trial("quality", changed, "from_noise"), labels))
+    return out
+
+
+def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
+    """Draw a panel a path."""
+    return [
+        Panel(
+            "Network evaluations a template event",
+            "AUC, template against true background",
+            bands([row for row in rows if row["path"] == title], "evaluations", "auc", by="solver"),
+            title,
+            log_x=True,
+            level=0.5,
+            meaning="Perfect template",
+        )
+        for title in PATHS.values()
+    ]
+
+
+STUDY = Study("AUC against network evaluations, of each solver and path", entries, numbers, panels)

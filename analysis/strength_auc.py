@@ -1,0 +1,61 @@
+"""How far templates are from true background, against the noise sigma' that they start from (figure 6).
+
+drapes study strength-auc configs/studies.yaml
+
+Without signal, on the data's share of the background: study.data_share=1 takes all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drapes_hep.config import Config
+from drapes_hep.plots import Panel
+from drapes_hep.studies.design import (
+    Entry,
+    Row,
+    Study,
+    bands,
+    numbers,
+    of_template,
+    repetitions,
+    title_of,
+    without_signal,
+)
+from drapes_hep.studies.trials import Trial
+
+
+def methods(config: Config) -> list[str]:
+    """Give the partial templates of the study, and the one that starts from low noise."""
+    return ["from_low_noise", *(name for name in config.study.templates if not name.startswith("from_noise"))]
+
+
+def entries(config: Config) -> list[Entry]:
+    """Compare each partial template with the truth at each strength."""
+    out = []
+    for one in repetitions(without_signal(config)):
+        for method in methods(config):
+            for strength in config.study.strengths:
+                changed = of_template(one, method, strength=strength, oversample=1.0)
+                trial = Trial("quality", changed, method)
+                out.append(Entry(trial, {"template": title_of(method), "wanted_strength": strength, "seed": one.seed}))
+    return out
+
+
+def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
+    """Draw the AUC, of all features and of those that the classifier sees."""
+    return [
+        Panel(
+            r"Noise $\sigma'$",
+            "AUC, template against true background",
+            bands(rows, "strength", column),
+            title,
+            log_x=True,
+            level=0.5,
+            meaning="Perfect template",
+        )
+        for column, title in (("auc", "all features"), ("auc_classifier", "the classifier's features"))
+    ]
+
+
+STUDY = Study("AUC of partial templates against the truth, along sigma'", entries, numbers, panels)

@@ -1,0 +1,58 @@
+"""Significance improvement of partial templates, against the noise sigma' that they start from (figures 7 and 19).
+
+drapes study strength-sic configs/studies.yaml
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drapes_hep.config import Config
+from drapes_hep.plots import Panel
+from drapes_hep.studies.design import (
+    Entry,
+    Row,
+    Study,
+    bands,
+    injected,
+    numbers,
+    of_template,
+    repetitions,
+    select,
+    title_of,
+)
+from drapes_hep.studies.trials import Trial
+from drapes_hep.templates.recipes import RECIPES
+
+
+def entries(config: Config) -> list[Entry]:
+    """Search with each partial template at each strength, at two injections."""
+    out = []
+    for count in config.study.examples:
+        for one in repetitions(config):
+            for method in config.study.templates:
+                for strength in config.study.strengths if RECIPES[method].partial else ():
+                    trial = Trial("search", of_template(injected(one, count), method, strength=strength), method)
+                    labels = {"injected": count, "template": title_of(method), "strength": strength, "seed": one.seed}
+                    out.append(Entry(trial, labels))
+    return out
+
+
+def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
+    """Draw SIC at 1000 and its maximum, a column an injection."""
+    return [
+        Panel(
+            r"Noise $\sigma'$",
+            r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$",
+            bands(select(rows, injected=count), "strength", column),
+            f"{count} injected, {title}",
+            log_x=True,
+            level=1.0,
+            meaning="No improvement",
+        )
+        for column, title in (("sic_1000", r"$1/\epsilon_B = 1000$"), ("sic_max", "maximum"))
+        for count in config.study.examples
+    ]
+
+
+STUDY = Study("SIC of partial templates along sigma', at two injections", entries, numbers, panels)

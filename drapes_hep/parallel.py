@@ -1,0 +1,79 @@
+"""Work in processes of their own: results as they come, no orphans, one line when memory runs out."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from drapes_hep.errors import DrapesError
+
+__all__ = ["in_processes"]
+
+R = TypeVar("R")
+
+
+def in_processes(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], workers: int) -> Iterator[R]:
+    """Call a function for each of many arguments, in fresh processes.
+
+    Parameters
+    ----------
+    function : callable
+        Of a module that can be imported; what it needs and gives is pickled.
+    arguments : sequence of tuple
+        The arguments of each call.
+    workers : int
+        Processes; with one, or for one call, all is done in this process.
+
+    Yields
+    ------
+    object
+        What each call gives, in the order in which they end.
+
+    Raises
+    ------
+    DrapesError
+        If a process dies.
+    """
+    if workers <= 1 or len(arguments) <= 1:
+        for one in arguments:
+            yield function(*one)
+        return
+    # a fresh interpreter: forking a process that has threads (a progress bar, torch) may hang
+    context = multiprocessing.get_context("spawn")
+    strangers = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(min(workers, len(arguments)), mp_context=context, initializer=_begin_worker)
+    try:
+        waiting = [pool.submit(function, *one) for one in arguments]
+        for future in as_completed(waiting):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise DrapesError(
+            "a worker process died, most likely for lack of memory: use fewer workers; what is finished is kept, so the"
+            " same command goes on"
+        ) from error
+    except BaseException:
+        # whatever happened, nobody wants to wait for the work under way
+        for process in set(multiprocessing.active_children()) - strangers:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it: a killed parent cannot stop its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

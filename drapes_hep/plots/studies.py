@@ -1,0 +1,180 @@
+"""Figures of studies: lines with bands over seeds, in panels; a template has the same colour in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import NullFormatter
+
+from drapes_hep.plots.style import (
+    BLUE,
+    GREY,
+    INK,
+    MARKERS,
+    OLIVE,
+    ORANGE,
+    PALETTE,
+    PURPLE,
+    RED,
+    Stamp,
+    canvas,
+    stamp_figure,
+    styled,
+)
+
+__all__ = ["Band", "Panel", "study_panels"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_LOOKS: dict[str, tuple[str, str]] = {
+    "Drapes 0": (BLUE, "-"),
+    "Drapes SR": (RED, "-"),
+    "Drapes SB": (ORANGE, "-"),
+    "Drapes MC": (PURPLE, "-"),
+    "Drapes 0 at sigma'": (OLIVE, "-"),
+    "Supervised": (INK, ":"),
+    "Over-idealised": (INK, "--"),
+    "Idealised": (GREY, "--"),
+    "CWoLa hunting": (GREY, "-."),
+}
+
+
+@dataclass(frozen=True)
+class Band:
+    """A line with a band; arrays of shape (n,), NaN where there is nothing.
+
+    Attributes
+    ----------
+    label : str
+        For the legend.
+    x, median, low, high : array
+        ``low`` and ``high`` are the central 68% over seeds.
+    marked : bool
+        Whether each point has a marker: for few points.
+    look : str, optional
+        The subject whose colour and line it takes, where that is not the label.
+    """
+
+    label: str
+    x: FloatArray
+    median: FloatArray
+    low: FloatArray
+    high: FloatArray
+    marked: bool = True
+    look: str | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes
+    ----------
+    x_label, y_label : str
+    bands : sequence of Band
+    title : str
+        Inside the axes, above the lines.
+    log_x, log_y : bool
+    level : float, optional
+        Where a thin horizontal line stands, with what it means.
+    meaning : str
+    random : bool
+        Whether the line of a random choice is drawn: SIC against rejection.
+    """
+
+    x_label: str
+    y_label: str
+    bands: Sequence[Band]
+    title: str = ""
+    log_x: bool = False
+    log_y: bool = False
+    level: float | None = None
+    meaning: str = ""
+    random: bool = False
+
+
+def _look(band: Band, index: int) -> tuple[str, str, str]:
+    colour, line = _LOOKS.get(band.look or band.label, (PALETTE[index % len(PALETTE)], "-"))
+    return colour, line, MARKERS[index % len(MARKERS)] if band.marked else ""
+
+
+@styled
+def study_panels(panels: Sequence[Panel], stamp: Stamp, columns: int | None = None) -> Figure:
+    """Draw panels side by side, with one legend.
+
+    Parameters
+    ----------
+    panels : sequence of Panel
+    stamp : Stamp
+    columns : int, optional
+        Panels a row; up to three by default.
+
+    Returns
+    -------
+    Figure
+    """
+    across = min(columns or 3, len(panels))
+    rows = -(-len(panels) // across)
+    labels = list(dict.fromkeys(band.label for panel in panels for band in panel.bands))
+    beside = 2.9
+    width, height = 5.4 * across + 0.5 + beside, 4.9 * rows + 0.6
+    fig, axes = canvas(
+        width,
+        height,
+        rows=(1.0,) * rows,
+        columns=across,
+        left=0.95,
+        right=beside,
+        top=0.55,
+        bottom=0.85,
+        wspace=0.26,
+        hspace=0.28,
+    )
+    handles: dict[str, Line2D | Patch] = {}
+    for panel, ax in zip(panels, axes.flat, strict=False):
+        top = -np.inf
+        for band in panel.bands:
+            colour, line, marker = _look(band, labels.index(band.label))
+            (drawn,) = ax.plot(band.x, band.median, color=colour, ls=line, marker=marker, ms=6, label=band.label)
+            ax.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, lw=0)
+            handles.setdefault(band.label, drawn)
+            if np.isfinite(band.high).any():
+                top = max(top, float(np.nanmax(band.high)))
+        x = np.concatenate([band.x for band in panel.bands]) if panel.bands else np.array([1.0])
+        if panel.random:
+            line_x = np.geomspace(max(float(np.nanmin(x)), 1.0), float(np.nanmax(x)), 100)
+            (handles["Random choice"],) = ax.plot(line_x, 1 / np.sqrt(line_x), color=GREY, ls=(0, (1, 2)), lw=1.2)
+        if panel.level is not None:
+            handles[panel.meaning] = ax.axhline(panel.level, color=GREY, lw=1.0, ls=(0, (4, 3)), zorder=0)
+        if panel.log_x:
+            ax.set_xscale("log")
+            if np.nanmax(x) / max(float(np.nanmin(x)), 1e-12) > 30:
+                ax.xaxis.set_minor_formatter(NullFormatter())
+        if panel.log_y:
+            ax.set_yscale("log")
+            ax.yaxis.set_minor_formatter(NullFormatter())
+        elif np.isfinite(top):
+            low = ax.get_ylim()[0]
+            # room for the title
+            ax.set_ylim(low, low + (max(top, panel.level or -np.inf) - low) * 1.2)
+        ax.set_xlabel(panel.x_label)
+        ax.set_ylabel(panel.y_label)
+        ax.text(0.96, 0.955, panel.title, transform=ax.transAxes, ha="right", va="top", fontsize=13)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    handles["68% over seeds"] = Patch(color=GREY, alpha=0.35, lw=0)
+    fig.legend(
+        list(handles.values()),
+        list(handles),
+        loc="upper left",
+        bbox_to_anchor=(1 - (beside - 0.15) / width, 1 - 0.5 / height),
+        frameon=False,
+    )
+    stamp_figure(fig, stamp, 0.95 / width, 1 - 0.36 / height)
+    return fig

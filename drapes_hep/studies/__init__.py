@@ -1,0 +1,1 @@
+"""Comparisons over seeds, strengths and injections: trials that each measure one template or reference."""

@@ -1,0 +1,186 @@
+"""What a study is made of: entries (trials with their labels), lines of its table, panels of its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from drapes_hep.config import Config
+from drapes_hep.metrics import spread
+from drapes_hep.plots.studies import Band, Panel
+from drapes_hep.studies.measures import REJECTIONS
+from drapes_hep.studies.trials import REFERENCES, Kind, Trial
+from drapes_hep.templates.recipes import RECIPES
+
+__all__ = [
+    "Entry",
+    "Row",
+    "Study",
+    "bands",
+    "curve_lines",
+    "injected",
+    "numbers",
+    "of_template",
+    "repetitions",
+    "select",
+    "subjects",
+    "title_of",
+    "trial_of",
+    "without_signal",
+]
+
+Value = str | float | int | None
+Row = dict[str, Value]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial, and what the table's lines that come from it are called.
+
+    Attributes
+    ----------
+    trial : Trial
+    labels : mapping
+        First columns of its lines; two entries may share a trial.
+    """
+
+    trial: Trial
+    labels: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study; modules of ``analysis/`` define one each, as ``STUDY``.
+
+    Attributes
+    ----------
+    title : str
+        One line for ``drapes study --list``.
+    entries : callable
+        From the configuration to what is to be measured.
+    lines : callable
+        From an entry and its trial's record to lines of the table.
+    panels : callable
+        From the table and the configuration to the figure's panels.
+    """
+
+    title: str
+    entries: Callable[[Config], Sequence[Entry]]
+    lines: Callable[[Entry, Mapping[str, Any]], Sequence[Row]]
+    panels: Callable[[Sequence[Row], Config], Sequence[Panel]]
+
+
+def repetitions(config: Config) -> Iterator[Config]:
+    """Give the configuration once a seed; data, signal, models and noise are all drawn anew."""
+    for i in range(config.study.seeds):
+        signal = config.signal.model_copy(update={"seed": config.signal.seed + i})
+        yield config.model_copy(update={"seed": config.seed + i, "signal": signal})
+
+
+def without_signal(config: Config) -> Config:
+    """Give the configuration with no signal."""
+    return injected(config, 0)
+
+
+def injected(config: Config, count: int) -> Config:
+    """Give the configuration with so many signal events, counted before the selection."""
+    return config.model_copy(update={"signal": config.signal.model_copy(update={"inject": count})})
+
+
+def of_template(config: Config, method: str, **changes: Any) -> Config:  # noqa: ANN401
+    """Give the configuration with one method of template, at ``study.strength``, and other changes of ``template``."""
+    recipe = RECIPES[method]
+    own: dict[str, Any] = {
+        "method": method,
+        "strength": config.study.strength if recipe.partial else None,
+        "steps_left": None,
+        "source": config.study.source if recipe.source == "simulation" else None,
+    }
+    checked = type(config.template).model_validate(config.template.model_dump() | own | changes)
+    return config.model_copy(update={"template": checked})
+
+
+def trial_of(kind: Kind, config: Config, subject: str, **flags: bool) -> Trial:
+    """Make the trial of a template's method or of a reference."""
+    if subject in RECIPES:
+        return Trial(kind, of_template(config, subject), subject, **flags)
+    if subject == "supervised":
+        # what it learns from does not depend on what was injected
+        config = injected(config, 0)
+    return Trial(kind, config, subject, **flags)
+
+
+def subjects(config: Config, *references: str) -> list[str]:
+    """Give the templates of the study and those references that its sample allows."""
+    needs_rest = {"supervised", "over_idealised", "idealised"}
+    allowed = [name for name in references if config.study.data_share < 1 or name not in needs_rest]
+    return [*config.study.templates, *allowed]
+
+
+def title_of(subject: str) -> str:
+    """Give what legends call a template's method or a reference."""
+    return REFERENCES[subject] if subject in REFERENCES else RECIPES[subject].title
+
+
+def numbers(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
+    """Give one line: the labels and all single numbers of the record."""
+    single = {name: value for name, value in record.items() if not isinstance(value, (list, dict))}
+    return [{**entry.labels, **single}]
+
+
+def curve_lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
+    """Give a line for each background rejection of a search's curve."""
+    shared = {name: record[name] for name in ("n_signal_in_window", "n_background_in_window", "auc")}
+    out: list[Row] = []
+    for rejection, efficiency in zip(REJECTIONS.tolist(), record["curve"], strict=True):
+        sic = None if efficiency is None else efficiency * float(np.sqrt(rejection))
+        point: Row = {"background_rejection": rejection, "signal_efficiency": efficiency, "sic": sic}
+        out.append({**entry.labels, **shared, **point})
+    return out
+
+
+def _number(value: Value) -> float:
+    return float("nan") if value is None or isinstance(value, str) else float(value)
+
+
+def bands(
+    rows: Sequence[Row], x: str, y: str, by: str = "template", marked: bool = True, look: str | None = None
+) -> list[Band]:
+    """Give a line with its band for each value of a column: median and central 68% of ``y`` over seeds.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    x, y, by : str
+        Columns.
+    marked : bool
+        Whether points have markers.
+    look : str, optional
+        A column that names whose colour a line takes.
+
+    Returns
+    -------
+    list of Band
+        A point where half of the seeds or fewer have a number is left out.
+    """
+    out = []
+    for name in dict.fromkeys(row[by] for row in rows):
+        mine = [row for row in rows if row[by] == name]
+        places = sorted({_number(row[x]) for row in mine})
+        triples = []
+        for place in places:
+            values = np.array([_number(row[y]) for row in mine if _number(row[x]) == place])
+            there = values[np.isfinite(values)]
+            triples.append(spread(there) if 2 * len(there) > len(values) else (np.nan,) * 3)
+        median, low, high = np.array(triples, dtype=np.float64).reshape(-1, 3).T
+        owner = None if look is None else str(mine[0][look])
+        out.append(Band(str(name), np.array(places), median, low, high, marked, owner))
+    return out
+
+
+def select(rows: Sequence[Row], **wanted: Value) -> list[Row]:
+    """Give the lines that have these values."""
+    return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]

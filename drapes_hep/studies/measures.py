@@ -1,0 +1,259 @@
+"""What a trial measures. Truth is read here and nowhere before: in the references, and in the metrics.
+
+Folds are those of a search: by identity, a template event's by its parent's. Background and signal that are not in the
+data are scored like sideband events, by the one fold that is theirs, so that a cut's efficiencies are counted on more
+events than the data hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from drapes_hep.cwola.classifiers import Trees, load_classifier
+from drapes_hep.cwola.folds import assign_folds
+from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fold_scores, ranking
+from drapes_hep.diffusion.samplers import evaluations
+from drapes_hep.errors import FitError
+from drapes_hep.events.schema import NO_PARENT
+from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
+from drapes_hep.rng import event_uniforms, stage_seed
+from drapes_hep.studies.trials import Bench, Trial
+from drapes_hep.templates.model import CLOSURE
+from drapes_hep.templates.recipes import RECIPES, Parents, Template, levels, make_template, starts
+
+__all__ = ["MEASURES", "REJECTIONS"]
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+Record = dict[str, Any]
+
+_MOST_SIGNAL = 20_000
+"""Signal events that are scored, or that the supervised reference is given: the efficiency's error is below 1%."""
+
+_QUALITY_ENSEMBLE = 2
+
+REJECTIONS = np.geomspace(1.0, 1e4, 81)
+"""Background rejections at which curves are kept."""
+
+
+def _folds(bench: Bench, event_id: IntArray, parent_id: IntArray | None = None) -> tuple[IntArray, IntArray]:
+    """Give folds, and groups that no split may divide."""
+    root = event_id if parent_id is None else np.where(parent_id == NO_PARENT, event_id, parent_id)
+    return assign_folds(event_id, bench.config.cwola.folds, bench.config.seed, parent_id), root
+
+
+def _sample(bench: Bench, events: Parents | Template, features: tuple[str, ...] | None = None) -> Sample:
+    names = bench.config.classifier_features if features is None else features
+    columns = [bench.config.features.index(name) for name in names]
+    parent = events.parent_id if isinstance(events, Template) else None
+    fold, group = _folds(bench, events.event_id, parent)
+    return Sample(events.x[:, columns], events.weight, fold, group)
+
+
+def _thinned(bench: Bench, mask: BoolArray, most: int, purpose: str) -> BoolArray:
+    """Keep at most so many of the masked events, by their identities."""
+    rows = np.flatnonzero(mask)
+    if len(rows) <= most:
+        return mask
+    uniform = event_uniforms(stage_seed(bench.config.seed, purpose), bench.sample.events.event_id[rows])[:, 0]
+    out = np.zeros_like(mask)
+    out[rows[np.argsort(uniform, kind="stable")[:most]]] = True
+    return out
+
+
+def _classes(bench: Bench, trial: Trial) -> tuple[Sample, Sample]:
+    """Give what the classifier is trained on: data (1), and template or reference (0)."""
+    draw, inside = bench.draw, bench.inside
+    data = _sample(bench, bench.oversampled() if trial.gensr else bench.data())
+    if trial.subject == "supervised":
+        signal = _thinned(bench, bench.sample.is_signal & inside, _MOST_SIGNAL, "supervised")
+        return _sample(bench, bench.chosen(signal)), _sample(bench, bench.chosen(draw.background & inside))
+    if trial.subject == "over_idealised":
+        return data, _sample(bench, bench.chosen(draw.background & inside))
+    if trial.subject == "idealised":
+        mask = _thinned(bench, draw.background & inside, int((draw.data & inside).sum()), "idealised")
+        return data, _sample(bench, bench.chosen(mask))
+    if trial.subject == "cwola_hunting":
+        window, mjj = bench.window, bench.sample.events.mjj
+        # as wide as the window together, next to it: there the features have drifted least
+        half = 0.5 * (window.hi - window.lo)
+        beside = bench.outside & (mjj >= window.lo - half) & (mjj < window.hi + half)
+        return data, _sample(bench, bench.chosen(draw.data & beside))
+    return data, _sample(bench, bench.template())
+
+
+def _scored(bench: Bench, classes: tuple[Sample, Sample], others: Mapping[str, Sample]) -> dict[str, Scores]:
+    cwola = bench.config.cwola
+    return out_of_fold_scores(
+        load_classifier(cwola.classifier),
+        *classes,
+        others,
+        folds=cwola.folds,
+        ensemble=cwola.ensemble,
+        seed=stage_seed(bench.config.seed, "study", "cwola", bench.window.name),
+    )
+
+
+def _search(bench: Bench, trial: Trial) -> Record:
+    """Train data against template, and measure how well the scores find the signal."""
+    draw, inside, is_signal = bench.draw, bench.inside, bench.sample.is_signal
+    judged = inside & ~draw.data if trial.unseen else inside
+    signal = _thinned(bench, judged & is_signal, _MOST_SIGNAL, "judged signal")
+    background = judged & ~is_signal
+    if not signal.any() or not background.any():
+        raise FitError(f"window {bench.window.name}: no signal or no background is left to judge the scores with")
+    classes = _classes(bench, trial)
+    judges = {"signal": _sample(bench, bench.chosen(signal)), "background": _sample(bench, bench.chosen(background))}
+    scores = _scored(bench, classes, judges)
+    both = Scores(*(np.concatenate([getattr(scores[name], part) for name in judges]) for part in ("score", "tail")))
+    truth = np.repeat([True, False], [len(judges["signal"].x), len(judges["background"].x)])
+    rank = ranking(both)
+    curve = roc(rank, truth)
+    area = auc(rank, truth)
+    injected, rest = int((draw.data & inside & is_signal).sum()), int((draw.data & inside & ~is_signal).sum())
+    return {
+        "n_data": len(classes[0].x),
+        "n_template": len(classes[1].x),
+        "n_signal_in_window": injected,
+        "n_background_in_window": rest,
+        "significance": injected / np.sqrt(rest),
+        "n_judged_signal": int(signal.sum()),
+        "n_judged_background": int(background.sum()),
+        "auc": area.value,
+        "auc_error": area.error,
+        **_sic("sic_100", sic_at_rejection(curve, 100.0)),
+        **_sic("sic_1000", sic_at_rejection(curve, 1000.0)),
+        **_sic("sic_max", sic_maximum(curve)),
+        "curve": _curve(curve),
+    }
+
+
+def _sic(name: str, point: SicPoint | None) -> Record:
+    if point is None:
+        return {name: None, f"{name}_error": None}
+    return {name: point.sic, f"{name}_error": point.error}
+
+
+def _curve(curve: Roc) -> list[float | None]:
+    """Signal efficiency at each of :data:`REJECTIONS`; None where no background event passes so tight a cut."""
+    points = (sic_at_rejection(curve, rejection) for rejection in REJECTIONS)
+    return [None if point is None else point.signal_efficiency for point in points]
+
+
+def _quality(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
+    """Compare the template with the true background of the data in the window, at equal size, on all events."""
+    config = bench.config
+    truth = bench.chosen(bench.draw.data & bench.inside & ~bench.sample.is_signal)
+    template = bench.template()
+    out: Record = {"n_truth": len(truth), "n_template": len(template.event_id), **_steps(bench)}
+    for name, features in (("auc", config.features), ("auc_classifier", config.classifier_features)):
+        samples = _equal(bench, _sample(bench, truth, features), _sample(bench, template, features))
+        scores = cross_auc_scores(
+            Trees,
+            *samples,
+            folds=config.cwola.folds,
+            ensemble=_QUALITY_ENSEMBLE,
+            seed=stage_seed(config.seed, "study", name),
+        )
+        found = auc(np.concatenate(scores), np.repeat([True, False], [len(scores[0]), len(scores[1])]))
+        out |= {name: found.value, f"{name}_error": found.error}
+        if config.classifier_features == config.features:
+            return out | {"auc_classifier": found.value, "auc_classifier_error": found.error}
+    return out
+
+
+def _steps(bench: Bench) -> Record:
+    """Say how a template is sampled: the strength that exists, and what it costs."""
+    config = bench.config.template
+    times = levels(config, bench.model().denoiser.schedule)
+    alpha, sigma = (float(part) for part in bench.model().denoiser.schedule(times[0]))
+    steps = len(times) - 1
+    strength = sigma / alpha if alpha > 0 else None
+    return {"strength": strength, "steps": steps, "evaluations": evaluations(config.solver, steps)}
+
+
+def _equal(bench: Bench, first: Sample, second: Sample) -> tuple[Sample, Sample]:
+    """Thin the larger of two samples to the other's size, at random."""
+    size = min(len(first.x), len(second.x))
+    rng = np.random.default_rng(stage_seed(bench.config.seed, "study", "equal size"))
+
+    def some(one: Sample) -> Sample:
+        rows = rng.permutation(len(one.x))[:size]
+        return Sample(one.x[rows], one.weight[rows], one.fold[rows], one.group[rows])
+
+    return some(first), some(second)
+
+
+def _displacement(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
+    """Measure how far noising and denoising carries events of the window: |x0 - x'|, signal and background apart."""
+    config, is_signal = bench.config, bench.sample.is_signal
+    chosen = (bench.inside & ~is_signal) | _thinned(bench, bench.inside & is_signal, _MOST_SIGNAL, "displacement")
+    events, signal = bench.chosen(chosen), is_signal[chosen]
+    if not signal.any() or signal.all():
+        raise FitError(f"window {bench.window.name}: the displacement of signal and background needs both")
+    model = bench.model()
+    copies = max(1, round(config.template.oversample))
+    seed = stage_seed(config.seed, "study", "displacement", bench.window.name)
+    plan = starts(RECIPES["from_window"], events, copies, seed, None)
+    made = make_template(model, config.template, plan, events, seed, device=bench.device)
+    shift = np.abs(made.x - events.x[plan.row])
+    here, there = model.scaling.forward(events.x[plan.row], made.mjj), model.scaling.forward(made.x, made.mjj)
+    length = np.linalg.norm(there - here, axis=1)
+    # copies of an event lie one after the other
+    shift, distance = shift.reshape(len(events), copies, -1).mean(axis=1), length.reshape(-1, copies).mean(axis=1)
+    out: Record = {"n_signal": int(signal.sum()), "n_background": int((~signal).sum()), **_steps(bench)}
+    for name, mask in (("signal", signal), ("background", ~signal)):
+        values = {**{f: shift[mask, j] for j, f in enumerate(config.features)}, "distance": distance[mask]}
+        for feature, value in values.items():
+            out[f"{feature}_{name}"] = float(value.mean())
+            out[f"{feature}_{name}_error"] = float(value.std() / np.sqrt(mask.sum()))
+    # whichever side is the signal's: papers expect the larger displacement, and find the smaller
+    area = auc(distance, signal)
+    curve = roc(distance if area.value >= 0.5 else -distance, signal)
+    out |= {"auc_large": area.value, "auc_large_error": area.error}
+    return out | _sic("sic_100", sic_at_rejection(curve, 100.0)) | _sic("sic_max", sic_maximum(curve))
+
+
+_SCULPTING_BINS = 40
+
+
+def _sculpting(bench: Bench, trial: Trial) -> Record:
+    """Count what each cut passes along the spectrum of background: data in the window, held-out data beside it."""
+    config, window = bench.config, bench.window
+    mjj, draw = bench.sample.events.mjj, bench.draw
+    background = draw.data & ~bench.sample.is_signal
+    # sideband events that trained the template bias a cut's efficiency there; references trained nothing on them
+    beside = background & bench.outside
+    if trial.models:
+        beside &= bench.part == CLOSURE
+    classes = _classes(bench, trial)
+    here = background & bench.inside
+    judges = {"window": _sample(bench, bench.chosen(here)), "sidebands": _sample(bench, bench.chosen(beside))}
+    scores = _scored(bench, classes, judges)
+    edges = np.linspace(*config.mass.range, _SCULPTING_BINS + 1)
+    masses = {"window": mjj[here], "sidebands": mjj[beside]}
+    cuts = {}
+    for cut in config.hunt.background_efficiencies:
+        passing = {name: scores[name].tail <= cut for name in judges}
+        bins = {name: np.histogram(masses[name][passing[name]], edges)[0].tolist() for name in judges}
+        cuts[f"{cut:g}"] = {f"{name}_passing": int(passing[name].sum()) for name in judges} | {"bins": bins}
+    return {
+        "edges": edges.tolist(),
+        "window": [window.lo, window.hi],
+        "window_events": int(here.sum()),
+        "sidebands_events": int(beside.sum()),
+        "cuts": cuts,
+    }
+
+
+MEASURES: dict[str, Callable[[Bench, Trial], Record]] = {
+    "search": _search,
+    "quality": _quality,
+    "displacement": _displacement,
+    "sculpting": _sculpting,
+}
+"""What can be measured, by the kinds of :class:`~drapes_hep.studies.trials.Trial`."""

@@ -1,0 +1,190 @@
+"""Run a study's trials over the cores: each trial's record is written when it is done, so a killed study goes on.
+
+Memory: a process holds the selected events (about 100 bytes each), a template, and a classifier's copies of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from drapes_hep.config import Config
+from drapes_hep.diffusion.samplers import kernel_threads
+from drapes_hep.errors import ConfigError, RunDirectoryError
+from drapes_hep.events.skims import write_truth
+from drapes_hep.files import content_hash, file_hash, read_json, write_json
+from drapes_hep.parallel import in_processes
+from drapes_hep.rundir import RunDirectory
+from drapes_hep.stages.context import Context
+from drapes_hep.stages.simulation import skim_simulation
+from drapes_hep.stages.skim import all_truth, skim, skim_stage
+from drapes_hep.stamps import Stage, run_stage
+from drapes_hep.studies.measures import MEASURES
+from drapes_hep.studies.sample import StudySample, load_sample
+from drapes_hep.studies.trials import Bench, Trial, model_key, trial_key
+
+__all__ = ["make_sample", "run_trials"]
+
+Record = dict[str, Any]
+
+
+def make_sample(context: Context) -> None:
+    """Select the events of a study, signal and all, and those of the other simulation, unless it is done.
+
+    Parameters
+    ----------
+    context : Context
+        Of the study's configuration; its run directory is the study's.
+
+    Raises
+    ------
+    ConfigError
+        If the events carry no labels.
+    DrapesError
+        If an input is bad.
+    """
+    config = context.config
+    if not config.data.labels:
+        raise ConfigError("data.labels: a study needs labelled events, to inject signal and to judge by the truth")
+    whole = replace(context, config=_whole(config))
+    skim(whole)
+    selected = skim_stage(whole)
+    stage = Stage("study.labels", selected.config, ("data.labels",), selected.reads, after=(selected,))
+    run_stage(context.run, stage, lambda: _write_labels(whole), context.reporter)
+    if config.study.source is not None:
+        skim_simulation(whole)
+
+
+def _whole(config: Config) -> Config:
+    """Give the configuration that selects all events of a study."""
+    source = {"method": "from_simulation", "strength": config.study.strength, "steps_left": None}
+    template = config.template.model_copy(update={**source, "source": config.study.source})
+    return config.model_copy(
+        update={
+            "signal": config.signal.model_copy(update={"inject": None}),
+            "template": config.template if config.study.source is None else template,
+        }
+    )
+
+
+def _write_labels(context: Context) -> list[Path]:
+    truth = all_truth(context.config)
+    if truth is None:
+        raise ConfigError("data.labels: a study needs labelled events")
+    write_truth(context.run.labels, truth.event_id, truth.label)
+    return [context.run.labels]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a worker needs to find the sample and to leave its results."""
+
+    run: RunDirectory
+    config: Config
+    sample_key: str
+    device: str
+
+    def record(self, trial: Trial) -> Path:
+        return self.run.path / "trials" / f"{trial_key(trial, self.sample_key)[:20]}.json"
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    context: Context,
+    *,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> list[Record]:
+    """Run what is missing of some trials, over ``context.workers`` processes.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+    context : Context
+        After :func:`make_sample`.
+    progress : callable, optional
+        Called with the tasks done, and all of them: first the models, then the trials.
+
+    Returns
+    -------
+    list of dict
+        The record of each trial.
+
+    Raises
+    ------
+    DrapesError
+        If a trial cannot be done; those that are done stay.
+    """
+    place = _Place(context.run, context.config, _sample_key(context), context.device)
+    missing = [trial for trial in _distinct(trials, place) if not _is_done(place.record(trial))]
+    models = {model_key(t.config, place.sample_key, saw): (t.config, saw) for t in missing for saw in t.models}
+    folder = context.run.path / "models"
+    wanted = [one for key, one in models.items() if not (folder / key[:20] / "card.json").is_file()]
+    total, done = len(wanted) + len(missing), 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    for function, arguments in (
+        (_train, [(place, *one) for one in wanted]),
+        (_measure, [(place, trial) for trial in missing]),
+    ):
+        for _ in in_processes(function, arguments, context.workers):
+            advance()
+    return [_read(place.record(trial)) for trial in trials]
+
+
+def _distinct(trials: Iterable[Trial], place: _Place) -> list[Trial]:
+    return list({trial_key(trial, place.sample_key): trial for trial in trials}.values())
+
+
+def _sample_key(context: Context) -> str:
+    """Hash of the selected events with their labels: nothing else of the files reaches a trial."""
+    run = context.run
+    files = [run.events, run.truth, run.labels]
+    if context.config.study.source is not None:
+        files.append(run.simulation)
+    return content_hash([file_hash(path) for path in files])
+
+
+def _is_done(path: Path) -> bool:
+    try:
+        _read(path)
+    except RunDirectoryError:
+        return False
+    return True
+
+
+def _read(path: Path) -> Record:
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise RunDirectoryError(f"{path}: is no record of a trial; delete it and run again")
+    return record
+
+
+# ---- in the workers --------------------------------------------------------------------------------------------------
+
+_LOADED: dict[str, StudySample] = {}
+
+
+def _bench(place: _Place, config: Config) -> Bench:
+    if place.sample_key not in _LOADED:
+        _LOADED.clear()
+        _LOADED[place.sample_key] = load_sample(place.run, place.config)
+    return Bench(_LOADED[place.sample_key], config, place.run.path / "models", place.sample_key, place.device)
+
+
+def _train(place: _Place, config: Config, saw_window: bool) -> None:
+    _bench(place, config).train(saw_window)
+
+
+def _measure(place: _Place, trial: Trial) -> None:
+    # one thread each: the processes share the cores, and small products gain nothing from more
+    with threadpool_limits(limits=1), kernel_threads(1):
+        record = MEASURES[trial.kind](_bench(place, trial.config), trial)
+    write_json(place.record(trial), record)

@@ -1,0 +1,133 @@
+"""The labelled events of a study, and the draw that makes a data sample of them.
+
+Each repetition of a study draws anew which background events stand as data (``study.data_share``), and which signal
+events are hidden among them (``signal.inject``, counted before the selection). The background that is left is the
+references' truth; with the signal that is left it also takes part in the metrics, scored fold by fold like the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from drapes_hep.config import Config
+from drapes_hep.errors import ConfigError
+from drapes_hep.events.injection import choose_signal
+from drapes_hep.events.skims import Skim, read_truth
+from drapes_hep.regions import Window, sliding_windows
+from drapes_hep.rng import event_uniforms, stage_seed
+from drapes_hep.rundir import RunDirectory
+from drapes_hep.stages.context import feature_matrix, load_events, unweighted
+from drapes_hep.templates.recipes import Parents
+
+__all__ = ["Draw", "StudySample", "draw_data", "load_sample", "study_window"]
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StudySample:
+    """All selected events with their truth.
+
+    Attributes
+    ----------
+    events : Parents
+        Background and signal, n events.
+    is_signal : array of bool, shape (n,)
+    signal_id : array of int
+        Identities of all signal events in the files, selected or not.
+    simulation : Parents or None
+        Selected events of the other simulation.
+    """
+
+    events: Parents
+    is_signal: BoolArray
+    signal_id: IntArray
+    simulation: Parents | None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which events stand for what; masks of shape (n,), disjoint.
+
+    Attributes
+    ----------
+    data : array of bool
+        What the search is given: background and the injected signal.
+    background, signal : array of bool
+        What is left of either.
+    """
+
+    data: BoolArray
+    background: BoolArray
+    signal: BoolArray
+
+
+def study_window(config: Config) -> Window:
+    """Give the window that is studied: ``study.window``, or the middle one of the scan."""
+    if config.study.window is not None:
+        return Window(*config.study.window, *config.mass.range)
+    windows = sliding_windows(config)
+    return windows[len(windows) // 2]
+
+
+def _events(table: Skim, config: Config) -> Parents:
+    x = feature_matrix(table, config.features)
+    mjj, weight, ids = (np.asarray(table[name]) for name in ("mjj", "weight", "event_id"))
+    return Parents(x, mjj, weight, ids)
+
+
+def load_sample(run: RunDirectory, config: Config) -> StudySample:
+    """Read the sample that a study's first stages wrote.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    config : Config
+
+    Returns
+    -------
+    StudySample
+
+    Raises
+    ------
+    DrapesError
+        If a file is missing or damaged, or the events are weighted.
+    """
+    events = _events(load_events(run.events, config.features), config)
+    unweighted(events.weight, "the selected events")
+    label = read_truth(run.truth).truth_for(events.event_id)
+    every = read_truth(run.labels)
+    other = None
+    if config.study.source is not None:
+        other = _events(load_events(run.simulation, config.features), config)
+    return StudySample(events, label == 1, every.event_id[every.label == 1], other)
+
+
+def draw_data(sample: StudySample, config: Config) -> Draw:
+    """Draw the data of one repetition: a function of the identities, ``seed``, ``signal`` and ``study.data_share``.
+
+    Raises
+    ------
+    ConfigError
+        If there is less signal than is to be injected.
+    """
+    ids = sample.events.event_id
+    uniform = event_uniforms(stage_seed(config.seed, "study data"), ids)[:, 0]
+    background = ~sample.is_signal
+    taken = background & (uniform < config.study.data_share)
+    inject = config.signal.inject
+    kept = sample.signal_id if inject is None else _chosen(sample.signal_id, inject, config.signal.seed)
+    injected = sample.is_signal & np.isin(ids, kept)
+    return Draw(taken | injected, background & ~taken, sample.is_signal & ~injected)
+
+
+def _chosen(signal_id: IntArray, inject: int, seed: int) -> IntArray:
+    try:
+        return choose_signal(signal_id, inject, seed)
+    except ConfigError as error:
+        reason = str(error).partition(": ")[2]
+        raise ConfigError(f"study: {reason}; lower study.injections and study.examples") from None

@@ -1,0 +1,115 @@
+"""Find a study by its name, run it, and write its table and figure."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import importlib.util
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from drapes_hep.errors import ConfigError
+from drapes_hep.events.loading import processor_folders
+from drapes_hep.files import atomic_path, write_bytes, write_json
+from drapes_hep.plots.studies import study_panels
+from drapes_hep.plots.style import Stamp
+from drapes_hep.stages.context import Context
+from drapes_hep.stamps import makers
+from drapes_hep.studies.design import Row, Study
+from drapes_hep.studies.running import make_sample, run_trials
+
+__all__ = ["find_studies", "load_study", "run_study"]
+
+
+def find_studies(config_folder: Path | None = None) -> dict[str, Path]:
+    """List the studies of ``analysis/``: in the working directory, beside a configuration, then in the starter.
+
+    Parameters
+    ----------
+    config_folder : Path, optional
+        Where the configuration lies.
+
+    Returns
+    -------
+    dict of str to Path
+        Files that define ``STUDY``, by the names that the command line takes.
+    """
+    found: dict[str, Path] = {}
+    for folder in processor_folders(config_folder):
+        for path in sorted((folder / "analysis").glob("*.py")):
+            if "\nSTUDY = " in path.read_text(encoding="utf-8"):
+                found.setdefault(path.stem.replace("_", "-"), path)
+    return dict(sorted(found.items()))
+
+
+def load_study(name: str, studies: dict[str, Path]) -> Study:
+    """Load a study.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of this name, or its file does not run.
+    """
+    path = studies.get(name)
+    if path is None:
+        close = difflib.get_close_matches(name, studies, n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'?" if close else "`drapes study --list` names them"
+        raise ConfigError(f"no study '{name}'; {hint}")
+    spec = importlib.util.spec_from_file_location(f"_drapes_study_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"study '{name}': {path} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's own file may raise anything
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"study '{name}': {path} does not run ({type(error).__name__}: {reason})") from error
+    study = getattr(module, "STUDY", None)
+    if not isinstance(study, Study):
+        raise ConfigError(f"study '{name}': STUDY of {path} is no Study")
+    return study
+
+
+def run_study(name: str, study: Study, context: Context) -> list[Path]:
+    """Run what is missing of a study, and write its table and figure.
+
+    Parameters
+    ----------
+    name : str
+    study : Study
+    context : Context
+        Its run directory holds the sample, models and records of all studies of this configuration, and a folder for
+        each study.
+
+    Returns
+    -------
+    list of Path
+        The table, the figure twice, and the record of what made them.
+    """
+    entries = study.entries(context.config)
+    if not entries:
+        raise ConfigError(f"study '{name}': the configuration leaves nothing to measure")
+    make_sample(context)
+    with context.reporter.bar(f"study {name}", 1) as bar:
+        records = run_trials([one.trial for one in entries], context, progress=lambda done, total: bar(done, total))
+    rows = [row for entry, record in zip(entries, records, strict=True) for row in study.lines(entry, record)]
+    folder = context.run.path / name
+    config = context.config
+    figure = study_panels(study.panels(rows, config), Stamp.from_config(config.plots, config.mass.sqrt_s))
+    written = [folder / f"{name}.csv", folder / f"{name}.png", folder / f"{name}.pdf", folder / f"{name}.json"]
+    write_bytes(written[0], _csv(rows).encode())
+    for path in written[1:3]:
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], dpi=110)
+    write_json(written[3], {"study": name, "config": config.model_dump(mode="json"), **makers()})
+    return written
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

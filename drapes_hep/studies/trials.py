@@ -1,0 +1,271 @@
+"""A trial: one template or reference, in one repetition; and the models and templates that trials share.
+
+Trials that train the same model share it on disk: its place is the hash of all that decides it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from drapes_hep.config import Config
+from drapes_hep.diffusion.cards import CARD
+from drapes_hep.errors import ConfigError, FitError
+from drapes_hep.files import content_hash
+from drapes_hep.mass import draw, fit_spectrum, spectrum_edges
+from drapes_hep.regions import Window
+from drapes_hep.rng import event_keys, stage_seed
+from drapes_hep.stages.context import domain
+from drapes_hep.stamps import code_hash
+from drapes_hep.studies.sample import Draw, StudySample, draw_data, study_window
+from drapes_hep.templates.model import (
+    CLOSURE,
+    BackgroundModel,
+    fit_model,
+    load_background_model,
+    save_background_model,
+    split_sidebands,
+)
+from drapes_hep.templates.recipes import RECIPES, Parents, Template, levels, make_template, starts
+
+__all__ = ["REFERENCES", "Bench", "Trial", "model_key", "trial_key"]
+
+REFERENCES: dict[str, str] = {
+    "supervised": "Supervised",
+    "over_idealised": "Over-idealised",
+    "idealised": "Idealised",
+    "cwola_hunting": "CWoLa hunting",
+}
+"""What a template is held against: labels, true background of the window, neighbouring data."""
+
+Kind = Literal["search", "quality", "displacement", "sculpting"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One measurement.
+
+    Attributes
+    ----------
+    kind : {"search", "quality", "displacement", "sculpting"}
+        A function of :mod:`drapes_hep.studies.measures`.
+    config : Config
+        All that decides it: seeds, injection, template, training, classifier.
+    subject : str
+        A method of :data:`~drapes_hep.templates.recipes.RECIPES`, which is then ``config.template.method``, or a key
+        of :data:`REFERENCES`.
+    gensr : bool
+        Whether the *data* class is oversampled by a second model that saw the window.
+    unseen : bool
+        Whether the metrics use only events that no model of the trial ever saw.
+    """
+
+    kind: Kind
+    config: Config
+    subject: str
+    gensr: bool = False
+    unseen: bool = False
+
+    def __post_init__(self) -> None:
+        if self.subject not in REFERENCES and self.subject != self.config.template.method:
+            raise ValueError(f"a trial of {self.subject} whose configuration makes {self.config.template.method}")
+        if self.gensr and not self.unseen:
+            raise ValueError("GenSR's model saw the data: only events that it never saw may judge it")
+
+    @property
+    def title(self) -> str:
+        """What legends call the subject."""
+        return REFERENCES.get(self.subject) or RECIPES[self.subject].title
+
+    @property
+    def models(self) -> tuple[bool, ...]:
+        """Which models it needs: False for the template's, True for one that saw the window."""
+        template = () if self.subject in REFERENCES else (False,)
+        return (*template, True) if self.gensr else template
+
+
+_DATA = ("seed", "signal", "features")
+
+
+def _part(config: Config, *names: str) -> dict[str, Any]:
+    return config.model_dump(mode="json", include=set(names))
+
+
+def _drawn(config: Config, sample_key: str) -> list[Any]:
+    """What decides which events stand for what."""
+    window = study_window(config)
+    return [[window.lo, window.hi], config.study.data_share, _part(config, *_DATA), sample_key, code_hash()]
+
+
+def model_key(config: Config, sample_key: str, saw_window: bool) -> str:
+    """Name a model by all that decides it."""
+    training = {**_part(config, "training")["training"], "pseudo_window": None}
+    own = [training, config.template.scaling, list(config.mass.range), saw_window]
+    return content_hash([*own, *_drawn(config, sample_key)])
+
+
+def trial_key(trial: Trial, sample_key: str) -> str:
+    """Name a trial by all that decides its numbers."""
+    config = trial.config
+    own = [trial.kind, trial.subject, trial.gensr, trial.unseen, _part(config, "cwola"), config.classifier_features]
+    if trial.kind == "sculpting":
+        own.append(_part(config, "hunt")["hunt"]["background_efficiencies"])
+    if trial.models:
+        own += [_part(config, "template", "mass"), [model_key(config, sample_key, saw) for saw in trial.models]]
+    return content_hash([*own, *_drawn(config, sample_key)])
+
+
+class Bench:
+    """What the trials of one configuration are made of; each product is made once and kept.
+
+    Parameters
+    ----------
+    sample : StudySample
+    config : Config
+        Of the trial.
+    folder : Path
+        Where models lie.
+    sample_key : str
+        What decides the sample.
+    device : str
+    """
+
+    def __init__(self, sample: StudySample, config: Config, folder: Path, sample_key: str, device: str = "cpu") -> None:
+        self.sample, self.config, self.folder = sample, config, folder
+        self.sample_key, self.device = sample_key, device
+        self.window: Window = study_window(config)
+
+    @functools.cached_property
+    def draw(self) -> Draw:
+        """Which events stand for what."""
+        return draw_data(self.sample, self.config)
+
+    @functools.cached_property
+    def inside(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which events lie in the window."""
+        return self.window.in_signal_region(self.sample.events.mjj)
+
+    @functools.cached_property
+    def outside(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which events lie in the sidebands."""
+        return self.window.in_sidebands(self.sample.events.mjj)
+
+    @functools.cached_property
+    def part(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Part of each event, were it a sideband event: train, validation or closure."""
+        return split_sidebands(self.sample.events.event_id, self.config.seed, self.config.training)
+
+    def chosen(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Parents:
+        """Give some of the events; raises FitError if there is none."""
+        found = self.sample.events.take(mask)
+        if not len(found):
+            raise FitError(f"window {self.window.name}: the study's sample has no event left for what it compares")
+        return found
+
+    def data(self) -> Parents:
+        """Give the data in the window."""
+        return self.chosen(self.draw.data & self.inside)
+
+    # ---- models ---------------------------------------------------------------------------------------------------
+
+    def model_folder(self, saw_window: bool) -> Path:
+        """Give the place of a model."""
+        return self.folder / model_key(self.config, self.sample_key, saw_window)[:20]
+
+    def has_model(self, saw_window: bool) -> bool:
+        """Say whether a model is trained."""
+        return (self.model_folder(saw_window) / CARD).is_file()
+
+    def train(self, saw_window: bool, progress: Callable[[int], None] | None = None) -> None:
+        """Train a model unless it is there; a killed training goes on."""
+        folder = self.model_folder(saw_window)
+        if self.has_model(saw_window):
+            return
+        config, window = self.config, self.window
+        region = self.outside | self.inside if saw_window else self.outside
+        rows = np.flatnonzero(self.draw.data & region)
+        events = self.chosen(self.draw.data & region)
+        model, _ = fit_model(
+            events.x,
+            events.mjj,
+            events.weight,
+            self.part[rows],
+            features=config.features,
+            domain=domain(config.features),
+            hidden=[] if saw_window else [(window.lo, window.hi)],
+            training=config.training,
+            scaling=config.template.scaling,
+            seed=stage_seed(config.seed, "study", "gensr" if saw_window else "model", window.name),
+            device=self.device,
+            checkpoint=folder.with_suffix(".checkpoint"),
+            progress=None if progress is None else lambda epoch: progress(epoch.epoch),
+        )
+        save_background_model(folder, model, {"seed": config.seed, "saw_window": saw_window})
+        folder.with_suffix(".checkpoint").unlink(missing_ok=True)
+
+    def model(self, saw_window: bool = False) -> BackgroundModel:
+        """Read a model, trained now if it is not there."""
+        self.train(saw_window)
+        return load_background_model(self.model_folder(saw_window), self.window, self.device, saw_window=saw_window)
+
+    # ---- templates ------------------------------------------------------------------------------------------------
+
+    def masses(self) -> Callable[[np.ndarray[Any, np.dtype[np.float64]]], np.ndarray[Any, np.dtype[np.float64]]]:
+        """Give the drawing of masses inside the window from the fit outside it."""
+        config, window = self.config, self.window
+        mjj = self.sample.events.mjj[self.draw.data]
+        edges = spectrum_edges(config.mass.range, config.mass.bin_width, (window,))
+        counts = np.histogram(mjj, edges)[0]
+        fit = fit_spectrum(counts, edges, (window.lo, window.hi), config.mass.fit, config.mass.sqrt_s)
+        return functools.partial(draw, fit, window.lo, window.hi)
+
+    def parents(self) -> Parents | None:
+        """Give the events that the configured template starts from."""
+        source = RECIPES[self.config.template.method].source
+        if source == "noise":
+            return None
+        if source == "window":
+            return self.data()
+        if source == "sidebands":
+            # those that close measure how often a cut passes, so they parent no template
+            return self.chosen(self.draw.data & self.outside & (self.part != CLOSURE))
+        if self.sample.simulation is None:
+            raise ConfigError("study.source names no other simulation for from_simulation")
+        found = self.sample.simulation.take(self.window.in_signal_region(self.sample.simulation.mjj))
+        if not len(found):
+            raise ConfigError(f"study.source: no event lies in the window {self.window.name}")
+        return found
+
+    def template(self) -> Template:
+        """Make the configured template."""
+        config = self.config
+        recipe = RECIPES[config.template.method]
+        parents = self.parents()
+        size = config.template.oversample * len(self.data())
+        seed = stage_seed(config.seed, "study", "template", self.window.name)
+        plan = starts(
+            recipe,
+            parents,
+            size if parents is None else size / len(parents),
+            seed,
+            None if recipe.own_mass else self.masses(),
+        )
+        return make_template(self.model(), config.template, plan, parents, seed, device=self.device)
+
+    def oversampled(self) -> Parents:
+        """Make GenSR: events like the window's data, at their masses, from the model that saw them."""
+        config, data = self.config, self.data()
+        times = levels(config.template.model_copy(update={"method": "from_noise"}), self.model(True).denoiser.schedule)
+        copies = max(1, round(config.template.oversample))
+        root, copy = np.repeat(data.event_id, copies), np.tile(np.arange(copies), len(data))
+        seed = stage_seed(config.seed, "study", "gensr", self.window.name)
+        mjj = np.repeat(data.mjj, copies)
+        x = self.model(True).generate(
+            mjj, root, seed, times, copy=copy, solver=config.template.solver, device=self.device
+        )
+        return Parents(x, mjj, np.ones(len(mjj)), event_keys(stage_seed(seed, "identity"), root, copy))
