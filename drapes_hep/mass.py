@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ from drapes_hep.regions import Window
 __all__ = [
     "GOOD_FIT_P_VALUE",
     "SHAPES",
+    "Density",
     "SpectrumFit",
     "SpectrumShape",
     "bin_model",
@@ -98,6 +100,24 @@ SHAPES: Mapping[str, SpectrumShape] = {shape.name: shape for shape in (_dijet(3)
 """The shapes that ``mass.fit`` of a configuration can name."""
 
 
+class Density(NamedTuple):
+    """A fitted shape without its fit: all that masses are drawn from.
+
+    Attributes
+    ----------
+    shape : str
+        Key of :data:`SHAPES`.
+    sqrt_s : float
+        GeV.
+    parameters : sequence of float
+        As :class:`SpectrumFit` has them.
+    """
+
+    shape: str
+    sqrt_s: float
+    parameters: Sequence[float]
+
+
 @dataclass(frozen=True)
 class SpectrumFit:
     """A fitted spectrum.
@@ -146,6 +166,11 @@ class SpectrumFit:
     def parameter_names(self) -> tuple[str, ...]:
         """Names of the parameters."""
         return SHAPES[self.shape].parameter_names
+
+    @property
+    def density(self) -> Density:
+        """The shape alone."""
+        return Density(self.shape, self.sqrt_s, [float(p) for p in self.parameters])
 
 
 def _quadrature(edges: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -354,7 +379,7 @@ def _panels(lo: float, hi: float, width: float) -> FloatArray:
     return np.linspace(lo, hi, max(2, int(np.ceil((hi - lo) / width)) + 1))
 
 
-def _check_range(fit: SpectrumFit, lo: float, hi: float) -> None:
+def _check_range(fit: SpectrumFit | Density, lo: float, hi: float) -> None:
     if not 0 < lo < hi < fit.sqrt_s:
         raise FitError(f"the mass range {lo:g}-{hi:g} GeV must rise between 0 and sqrt_s = {fit.sqrt_s:g} GeV")
 
@@ -380,7 +405,7 @@ def expected(fit: SpectrumFit, lo: float, hi: float) -> tuple[float, float]:
     return float(mu.sum()), max(variance, 0.0) ** 0.5
 
 
-def draw(fit: SpectrumFit, lo: float, hi: float, uniforms: npt.ArrayLike) -> FloatArray:
+def draw(fit: SpectrumFit | Density, lo: float, hi: float, uniforms: npt.ArrayLike) -> FloatArray:
     """Turn uniform numbers into masses that follow the fitted density inside a window.
 
     The distribution function is inverted: exactly integrated panels find the place, then Newton steps on the quadrature

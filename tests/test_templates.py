@@ -15,7 +15,9 @@ from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.diffusion.denoisers import FlowDenoiser
 from drapes_hep.diffusion.oracles import GaussianDenoiser
 from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, karras_steps
-from drapes_hep.errors import ConfigError, InputError
+from drapes_hep.errors import ConfigError, DrapesError, InputError
+from drapes_hep.events.loading import load_processor
+from drapes_hep.events.running import run
 from drapes_hep.events.scaling import fit_scaling
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.events.skims import read_skim
@@ -261,6 +263,68 @@ def test_every_method_goes_through_generate_and_classify(folder, method):
         simulation = read_skim(context.run.simulation)
         weight = dict(zip(np.asarray(simulation["event_id"]), np.asarray(simulation["weight"]), strict=True))
         assert [weight[i] for i in parent] == np.asarray(template["weight"]).tolist()
+
+
+# ---- in a processor --------------------------------------------------------------------------------------------------
+
+TEMPLATES = "processors/templates.py:Templates"
+
+
+def in_chunks(folder, source, chunksize, window="3300-3700", executor="iterative"):
+    """Make a run's template in the processor; columns in the order of identities, and the histograms."""
+    processor = load_processor(TEMPLATES)({"run": str(folder / "run"), "window": window})
+    out, report = run({"data": {"files": [str(source)]}}, processor, chunksize=chunksize, executor=executor, workers=2)
+    assert report.processed == report.requested
+    columns = out["skim"].columns()
+    order = np.argsort(columns["event_id"])
+    return {name: np.asarray(values)[order] for name, values in columns.items()}, out["hists"]
+
+
+@pytest.mark.parametrize("method", [name for name in PARTIAL if RECIPES[name].source != "noise"])
+def test_the_processor_makes_the_run_s_template_event_by_event(folder, method):
+    context = partial_context(folder, method)
+    if method == "from_simulation":
+        skim_simulation(context)
+    generate(context, context.windows[0])
+    template = read_skim(context.run.window(context.windows[0]) / "template.parquet")
+    order = np.argsort(np.asarray(template["event_id"]))
+    source = folder / ("simulation.root" if method == "from_simulation" else "events.root")
+    for chunksize in (400, 10_000):
+        made, hists = in_chunks(folder, source, chunksize)
+        for name in ("event_id", "parent_id", "mjj", "weight"):
+            np.testing.assert_array_equal(made[name], np.asarray(template[name])[order], err_msg=name)
+        for name in context.config.features:
+            np.testing.assert_allclose(made[name], np.asarray(template[name])[order], rtol=1e-4, atol=1e-5)
+        filled = hists["m_j1"][{"dataset": sum, "kind": "template"}].values(flow=True).sum()
+        assert filled == pytest.approx(np.asarray(template["weight"]).sum())
+
+
+def test_the_processor_reads_the_run_s_own_skim_in_other_processes(folder):
+    context = partial_context(folder, "from_sidebands")
+    generate(context, context.windows[0])
+    template = read_skim(context.run.window(context.windows[0]) / "template.parquet")
+    made, _ = in_chunks(folder, context.run.events, 700, executor="futures")
+    np.testing.assert_array_equal(made["event_id"], np.sort(np.asarray(template["event_id"])))
+
+
+def test_the_processor_has_no_parents_for_noise(folder):
+    context = partial_context(folder, "from_noise")
+    generate(context, context.windows[0])
+    with pytest.raises(ConfigError, match="starts from noise"):
+        in_chunks(folder, folder / "events.root", 10_000)
+
+
+@pytest.mark.parametrize(
+    ("window", "said"), [("3300-3800", "not a window of this search"), ("3600-4000", "run `drapes generate` first")]
+)
+def test_the_processor_names_what_a_run_lacks(folder, window, said):
+    with pytest.raises(DrapesError, match=said):
+        in_chunks(folder, folder / "events.root", 10_000, window)
+
+
+def test_the_processor_wants_its_settings():
+    with pytest.raises(ConfigError, match="settings run and window"):
+        load_processor(TEMPLATES)({"folder": "run"})
 
 
 def test_another_strength_generates_again_and_trains_not(folder):

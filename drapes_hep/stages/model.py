@@ -226,10 +226,12 @@ def _generate(context: Context, window: Window) -> list[Path]:
         here = (mjj >= region[0]) & (mjj < region[1])
         parents = _parents(context, recipe, events, simulation, here, used, region)
         draw_mass = None if recipe.own_mass else functools.partial(draw, fit, *region)
-        rate = size if parents is None else size / len(parents.event_id)
+        rate = size if parents is None else size / len(parents)
         seed = stage_seed(config.seed, path.stem, window.name)
         plan = starts(recipe, parents, rate, seed, draw_mass)
-        _write_sample(context, window, model, path, plan, parents, seed, made)
+        # all that makes the same events of the same parents again
+        how = {"rate": rate, "seed": seed, "mass_fit": None if recipe.own_mass else fit.density._asdict()}
+        _write_sample(context, window, model, path, plan, parents, seed, made | how)
 
     sample(model, written[0], fit, (window.lo, window.hi), size)
     _write_closure(context, window, model, written[1], recipe, events, simulation, (closing, used), made)
@@ -269,7 +271,7 @@ def _parents(
         found = _rows(context, simulation, (mjj >= region[0]) & (mjj < region[1]))
     else:
         found = _rows(context, events, here if recipe.source == "window" else used)
-    if not len(found.event_id):
+    if not len(found):
         raise DrapesError(
             f"{recipe.title} finds no event to start from between {region[0]:g} and {region[1]:g} GeV; see"
             f" {'template.source' if simulation is not None else 'the skim'}"
@@ -305,7 +307,7 @@ def _write_closure(
     if parents is None or recipe.source == "window":
         plan = starts(recipe, parents, len(mjj) if parents is None else 1.0, seed, lambda _: mjj)
     else:
-        plan = starts(recipe, parents, len(mjj) / len(parents.event_id), seed, lambda u: np.quantile(mjj, u))
+        plan = starts(recipe, parents, len(mjj) / len(parents), seed, lambda u: np.quantile(mjj, u))
     _write_sample(context, window, model, path, plan, parents, seed, made)
 
 

@@ -1,0 +1,124 @@
+"""A finished window's template, made again from any chunk of the events that it starts from.
+
+Everything about a template event follows from its parent's identity, so the chunks together give the template of the
+run, event by event, whatever their size and order.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from drapes_hep.config import Config, check_config
+from drapes_hep.errors import ConfigError, RunDirectoryError
+from drapes_hep.events.skims import read_skim
+from drapes_hep.files import read_json
+from drapes_hep.mass import Density, draw
+from drapes_hep.regions import Window, parse_window, sliding_windows
+from drapes_hep.rundir import RunDirectory, open_run
+from drapes_hep.templates.model import CLOSURE, BackgroundModel, load_background_model, split_sidebands
+from drapes_hep.templates.recipes import RECIPES, Parents, Template, make_template, starts
+
+__all__ = ["ChunkTemplate", "load_chunk_template"]
+
+
+@dataclass(frozen=True)
+class ChunkTemplate:
+    """What makes template events of a chunk.
+
+    Attributes
+    ----------
+    config : Config
+        Of the run.
+    window : Window
+    model : BackgroundModel
+    rate : float
+        Mean number of template events a parent.
+    seed : int
+        Of the template.
+    density : Density or None
+        What masses are drawn from; None where they are the parents' own.
+    """
+
+    config: Config
+    window: Window
+    model: BackgroundModel
+    rate: float
+    seed: int
+    density: Density | None
+
+    def __call__(self, events: Parents) -> tuple[Parents, Template]:
+        """Make the template events that start from a chunk.
+
+        Parameters
+        ----------
+        events : Parents
+            Selected events; those that the template does not start from are left out.
+
+        Returns
+        -------
+        parents : Parents
+            Those that it starts from.
+        template : Template
+        """
+        recipe, window, config = RECIPES[self.config.template.method], self.window, self.config
+        if recipe.source == "sidebands":
+            part = split_sidebands(events.event_id, config.seed, config.training)
+            parents = events.take(window.in_sidebands(events.mjj) & (part != CLOSURE))
+        else:
+            parents = events.take(window.in_signal_region(events.mjj))
+        drawn = None if self.density is None else functools.partial(draw, self.density, window.lo, window.hi)
+        plan = starts(recipe, parents, self.rate, self.seed, drawn)
+        return parents, make_template(self.model, config.template, plan, parents, self.seed)
+
+
+def load_chunk_template(run: str | Path, window: str) -> ChunkTemplate:
+    """Read what a finished run's template was made with.
+
+    Parameters
+    ----------
+    run : str or Path
+        Its directory.
+    window : str
+        ``LO-HI`` in GeV.
+
+    Returns
+    -------
+    ChunkTemplate
+
+    Raises
+    ------
+    ConfigError
+        If there is no such window, or the template starts from noise: no event is its parent.
+    RunDirectoryError
+        If the run is not that far, or damaged.
+    """
+    directory = open_run(run)
+    parsed = parse_window(window, sliding_windows(_config(directory)))
+    template = directory.window(parsed) / "template.parquet"
+    if not template.is_file():
+        raise RunDirectoryError(f"{template}: missing; run `drapes generate` first")
+    return _load(directory, parsed, template.stat().st_mtime_ns)
+
+
+def _config(run: RunDirectory) -> Config:
+    return check_config(read_json(run.manifest)["config"], run.manifest)
+
+
+@functools.lru_cache(8)
+def _load(run: RunDirectory, window: Window, _: int) -> ChunkTemplate:
+    config, folder = _config(run), run.window(window)
+    recipe = RECIPES[config.template.method]
+    if recipe.source == "noise":
+        raise ConfigError(f"{run.path}: {recipe.title} starts from noise, so no chunk of events holds its parents")
+    made = read_skim(folder / "template.parquet", ("event_id",)).metadata
+    try:
+        density = None if recipe.own_mass else Density(**made["mass_fit"])
+        rate, seed = float(made["rate"]), int(made["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunDirectoryError(
+            f"{run.window(window)}: its template does not say how it was made; generate it again"
+        ) from error
+    model = load_background_model(run.window(window) / "model", window)
+    return ChunkTemplate(config, window, model, rate, seed, density)

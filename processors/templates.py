@@ -1,0 +1,104 @@
+"""Template events made where the parents are read: a trained model, and a chunk of data or simulation.
+
+The events are selected as the run selected them. What comes out is, chunk by chunk, the run's own template: the same
+identities, masses and features, event by event. Give the data for a template from the window or the sidebands
+(``from_window``, ``from_sidebands``), the other simulation for ``from_simulation``::
+
+    from drapes_hep.events.running import run
+    output, report = run({"data": {"files": files}}, Templates({"run": "runs/mine", "window": "3300-3700"}))
+    output["hists"]["m_j1"], output["skim"].columns()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import hist
+import numpy as np
+from coffea import processor
+
+from drapes_hep.errors import ConfigError
+from drapes_hep.events.accumulate import ColumnParts, chunk_key, fill_checked
+from drapes_hep.events.features import FEATURES
+from drapes_hep.events.types import Events, Foreign
+from drapes_hep.stages.chunks import load_chunk_template
+from drapes_hep.stages.skim import load_selection, make_processor
+from drapes_hep.templates.recipes import Parents
+
+__all__ = ["TemplateSettings", "Templates"]
+
+
+@dataclass(frozen=True)
+class TemplateSettings:
+    """Whose template is made.
+
+    Parameters
+    ----------
+    run : str
+        Directory of a run that has generated its template.
+    window : str
+        ``LO-HI`` in GeV.
+    """
+
+    run: str
+    window: str
+
+
+class Templates(processor.ProcessorABC):  # type: ignore[misc]
+    """Make template events of each chunk; without state: every process reads the model once.
+
+    Parameters
+    ----------
+    settings : TemplateSettings or mapping
+        The fields of :class:`TemplateSettings`.
+
+    Notes
+    -----
+    The output is ``{"hists", "cutflow", "skim"}``. ``hists`` has a category ``kind`` with the parents and the
+    template made from them.
+    """
+
+    def __init__(self, settings: TemplateSettings | Mapping[str, str]) -> None:
+        try:
+            self.settings = settings if isinstance(settings, TemplateSettings) else TemplateSettings(**settings)
+        except TypeError as error:
+            raise ConfigError(f"Templates: expected the settings run and window ({error})") from None
+
+    def process(self, events: Events) -> dict[str, Any]:
+        """Select one chunk, and make the template events that start from it."""
+        plan = load_chunk_template(self.settings.run, self.settings.window)
+        config, dataset = plan.config, str(events.metadata["dataset"])
+        selected = make_processor(config, load_selection(config)).process(events)
+        columns = selected["skim"].columns()
+        x = np.stack([columns[name] for name in config.features], axis=1)
+        parents, made = plan(Parents(x, columns["mjj"], columns["weight"], columns["event_id"]))
+        out = {"event_id": made.event_id, "parent_id": made.parent_id, "mjj": made.mjj, "weight": made.weight}
+        out |= {name: made.x[:, j] for j, name in enumerate(config.features)}
+        hists = {}
+        for j, name in enumerate(("mjj", *config.features)):
+            axis = _axis(name)
+            filled = hist.Hist(
+                hist.axis.StrCategory([dataset], growth=True, name="dataset"),
+                hist.axis.StrCategory(["parents", "template"], name="kind"),
+                axis,
+                storage="weight",
+            )
+            for kind, one in (("parents", parents), ("template", made)):
+                values = {name: one.mjj if name == "mjj" else one.x[:, j - 1]}
+                fill_checked(filled, weight=one.weight, dataset=dataset, kind=kind, **values)
+            hists[name] = filled
+        key = chunk_key(events.metadata)
+        return {"hists": hists, "cutflow": selected["cutflow"], "skim": ColumnParts({key: out})}
+
+    def postprocess(self, accumulator: Foreign) -> Foreign:
+        """Nothing is left to do."""
+        return accumulator
+
+
+def _axis(name: str) -> Any:  # noqa: ANN401
+    if name == "mjj":
+        return hist.axis.Regular(160, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]")
+    known = FEATURES[name]
+    return hist.axis.Regular(known.bins, *known.range, name=name, label=known.axis_label)
