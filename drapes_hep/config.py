@@ -336,9 +336,7 @@ class Config(_Section):
                 f" on both sides inside mass.range [{low:g}, {high:g}]"
             )
         if self.study.window is not None and not low < self.study.window[0] < self.study.window[1] < high:
-            raise ValueError(
-                f"study.window {list(self.study.window)} does not lie inside mass.range [{low:g}, {high:g}]"
-            )
+            raise ValueError(f"study.window must rise and lie inside mass.range [{low:g}, {high:g}]")
         if len(set(self.features)) != len(self.features):
             raise ValueError("a feature is listed twice")
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,12 @@ def few_trees():
     """Small ensembles, for modules that test no classifier's strength."""
     from drapes_hep.cwola.classifiers import Trees
     from drapes_hep.stages import classify
+    from drapes_hep.studies import measures
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(Trees.__init__.__kwdefaults__, "iterations", 8)
         patch.setattr(classify, "_QUALITY_ENSEMBLE", 1)
+        patch.setattr(measures, "_QUALITY_ENSEMBLE", 1)
         yield
 
 
@@ -68,6 +71,24 @@ def make_columns(n: int = 3000, seed: int = 1, labels: bool = True) -> dict[str,
     if labels:
         columns["label"] = (rng.random(n) < 0.1).astype(np.int64)
     return columns
+
+
+@pytest.fixture
+def drapes(monkeypatch, capsys):
+    """Run the command line in this process; gives status, standard output and error."""
+    from drapes_hep.cli import main
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["drapes", *map(str, words)])
+        try:
+            main()
+            status = 0
+        except SystemExit as done:
+            status = int(done.code or 0)
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

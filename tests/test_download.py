@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import shutil
@@ -20,7 +21,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from drapes_hep.cli import main
 from drapes_hep.errors import ConfigError, DrapesError
 from drapes_hep.events import download
 from drapes_hep.events.download import SAMPLES, choose, fetch, list_files, size_text
@@ -138,21 +138,10 @@ def site(monkeypatch):
 
 
 @pytest.fixture
-def drapes(monkeypatch, capsys, tmp_path):
+def drapes(drapes, monkeypatch, tmp_path):
     """Run ``drapes download`` in an empty folder; gives status, standard output and error."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["drapes", "download", *map(str, words)])
-        try:
-            main()
-            status = 0
-        except SystemExit as done:
-            status = int(done.code or 0)
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
+    return functools.partial(drapes, "download")
 
 
 def get(site: Site, folder: Path, *wanted: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -17,7 +18,6 @@ import uproot
 from conftest import ROOT, make_columns
 
 from drapes_hep import plots
-from drapes_hep.cli import main
 from drapes_hep.errors import InputError
 from drapes_hep.events import inspection
 from drapes_hep.events.inspection import inspect_file, inspection_schema, spread_runs, text_lines
@@ -378,21 +378,10 @@ def test_the_schema_is_stable():
 
 
 @pytest.fixture
-def drapes(monkeypatch, capsys, tmp_path):
+def drapes(drapes, monkeypatch, tmp_path):
     """Run ``drapes inspect`` in a folder of its own; gives status, standard output and error."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["drapes", "inspect", *map(str, words)])
-        try:
-            main()
-            status = 0
-        except SystemExit as done:
-            status = int(done.code or 0)
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
+    return functools.partial(drapes, "inspect")
 
 
 def test_text_has_one_line_a_fact(clean, written, drapes):

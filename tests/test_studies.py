@@ -1,0 +1,468 @@
+"""Studies: what stands for data, what decides a trial, what is shared, and that each study draws its figure."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from test_stages import cut_sample
+
+from drapes_hep.config import load_config
+from drapes_hep.cwola.scores import Scores, ranking
+from drapes_hep.errors import ConfigError, LeakError
+from drapes_hep.events.skims import read_skim
+from drapes_hep.events.writers import write_feature_root
+from drapes_hep.files import read_json
+from drapes_hep.plots.studies import Band, Panel, study_panels
+from drapes_hep.plots.style import Stamp
+from drapes_hep.progress import Reporter
+from drapes_hep.rundir import open_run
+from drapes_hep.stages.context import Context
+from drapes_hep.stages.skim import skim
+from drapes_hep.studies.design import (
+    Entry,
+    bands,
+    injected,
+    of_template,
+    repetitions,
+    subjects,
+    trial_of,
+    without_signal,
+)
+from drapes_hep.studies.measures import MEASURES, REJECTIONS
+from drapes_hep.studies.running import make_sample, run_trials
+from drapes_hep.studies.sample import draw_data, load_sample, study_window
+from drapes_hep.studies.study import find_studies, load_study, run_study
+from drapes_hep.studies.trials import REFERENCES, Bench, Trial, model_key, trial_key
+from drapes_hep.templates.model import load_background_model
+
+pytestmark = pytest.mark.usefixtures("few_trees")
+
+TINY = {
+    "name": "tiny_study",
+    "data": {"path": "events.root", "labels": True},
+    "windows": {"width": 400, "step": 400, "first": 3300, "last": 3300},
+    "template": {"oversample": 1.5, "steps": 6},
+    "training": {"epochs": 2, "batch": 512, "width": 16, "depth": 2, "closure": 0.2},
+    "cwola": {"ensemble": 1, "folds": 2},
+    "hunt": {"background_efficiencies": [0.3, 0.1]},
+    "study": {
+        "seeds": 2,
+        "data_share": 0.5,
+        "templates": ["from_noise", "from_window", "from_sidebands", "from_simulation"],
+        "source": "simulation.root",
+        "injections": [200],
+        "examples": [200],
+        "strengths": [0.5],
+        "oversamples": [1, 2],
+        "sidebands": [500],
+        "evaluations": [5],
+    },
+    "blind": False,
+}
+STUDIES = (
+    *("classifiers", "displacement", "gensr", "injection", "oversampling", "quality", "roc", "sculpting", "sic"),
+    *("sideband-width", "solver-steps", "strength-auc", "strength-sic"),
+)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A configuration, data with signal, and another simulation."""
+    folder = tmp_path_factory.mktemp("studies")
+    write_feature_root(folder / "events.root", cut_sample(5000, 500))
+    simulation = cut_sample(9000, 0)
+    simulation = {name: values[simulation["label"] == 0][-4000:] for name, values in simulation.items()}
+    simulation["mj1"] = simulation["mj1"] * 1.03
+    del simulation["label"]
+    write_feature_root(folder / "simulation.root", simulation)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return folder
+
+
+def context_of(project, *changes, workers=1):
+    config = load_config(project / "tiny.yaml", changes)
+    return Context.of(config, open_run(project / "out"), device="cpu", workers=workers, reporter=Reporter(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def context(project):
+    found = context_of(project)
+    make_sample(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def sample(context):
+    return load_sample(context.run, context.config)
+
+
+def bench_of(context, sample, config):
+    return Bench(sample, config, context.run.path / "models", "key")
+
+
+# ---- what stands for data --------------------------------------------------------------------------------------------
+
+
+def test_every_event_stands_for_one_thing(context, sample):
+    draw = draw_data(sample, injected(context.config, 100))
+    assert (draw.data.astype(int) + draw.background + draw.signal == 1).all()
+    assert not sample.is_signal[draw.background].any()
+    assert sample.is_signal[draw.signal].all()
+
+
+def test_the_data_have_their_share_of_the_background(context, sample):
+    draw = draw_data(sample, injected(context.config, 0))
+    background = (~sample.is_signal).sum()
+    assert draw.data.sum() == pytest.approx(0.5 * background, abs=5 * np.sqrt(0.25 * background))
+
+
+def test_all_background_is_data_where_the_share_is_one(project, sample):
+    draw = draw_data(sample, injected(context_of(project, "study.data_share=1").config, 0))
+    assert not draw.background.any()
+
+
+def test_the_signal_is_what_a_search_would_inject(project, sample, tmp_path):
+    config = load_config(project / "tiny.yaml", ["signal.inject=100", "signal.seed=3"])
+    skim(Context.of(config, open_run(tmp_path / "run"), device="cpu", reporter=Reporter(quiet=True)))
+    searched = np.asarray(read_skim(tmp_path / "run" / "skim" / "events.parquet")["event_id"])
+    mine = sample.events.event_id[draw_data(sample, config).data & sample.is_signal]
+    ids = sample.events.event_id[sample.is_signal]
+    assert sorted(mine) == sorted(ids[np.isin(ids, searched)])
+
+
+def test_repetitions_draw_other_data_and_other_signal(context, sample):
+    first, second = (draw_data(sample, one) for one in repetitions(injected(context.config, 100)))
+    background = ~sample.is_signal
+    assert (first.data[background] != second.data[background]).mean() == pytest.approx(0.5, abs=0.05)
+    assert (first.data != second.data)[sample.is_signal].any()
+
+
+def test_more_signal_than_there_is_says_what_to_lower(context, sample):
+    with pytest.raises(ConfigError, match=r"5000 signal events are wanted.*lower study\.injections"):
+        draw_data(sample, injected(context.config, 5000))
+
+
+def test_the_middle_window_of_the_scan_is_studied(project):
+    config = load_config(project / "tiny.yaml", ["windows.first=3100", "windows.last=3900"])
+    assert study_window(config).name == "3500-3900"
+
+
+def test_events_without_labels_cannot_be_studied(project):
+    with pytest.raises(ConfigError, match="a study needs labelled events"):
+        make_sample(context_of(project, "data.labels=false"))
+
+
+# ---- what decides a trial --------------------------------------------------------------------------------------------
+
+
+def trial(config, subject="from_window", kind="search", **flags):
+    return trial_of(kind, config, subject, **flags)
+
+
+def test_a_reference_is_one_trial_whatever_the_template(context):
+    config = injected(context.config, 100)
+    other = of_template(config, "from_window", strength=0.5, oversample=3)
+    assert trial_key(trial(config, "idealised"), "k") == trial_key(Trial("search", other, "idealised"), "k")
+
+
+@pytest.mark.parametrize(
+    "change", ["template.steps=7", "training.epochs=3", "seed=9", "cwola.folds=3", "mass.range=[2700,5900]"]
+)
+def test_what_decides_a_trial_changes_its_key(project, change):
+    keys = {trial_key(trial(context_of(project, *more).config), "k") for more in ((), (change,))}
+    assert len(keys) == 2
+
+
+def test_templates_of_one_repetition_share_their_model(context):
+    config = injected(context.config, 100)
+    keys = {model_key(of_template(config, method), "k", False) for method in ("from_noise", "from_window")}
+    assert len(keys) == 1
+
+
+def test_the_model_that_saw_the_window_is_another(context):
+    assert model_key(context.config, "k", False) != model_key(context.config, "k", True)
+
+
+def test_supervision_does_not_depend_on_the_injection(context):
+    keys = {trial_key(trial(injected(context.config, n), "supervised"), "k") for n in (100, 200)}
+    assert len(keys) == 1
+
+
+def test_only_unseen_events_may_judge_gensr(context):
+    with pytest.raises(ValueError, match="never saw may judge"):
+        trial(context.config, "from_noise", gensr=True)
+
+
+def test_a_trial_makes_the_template_that_it_names(context):
+    with pytest.raises(ValueError, match="whose configuration makes from_noise"):
+        Trial("search", context.config, "from_window")
+
+
+def test_without_a_rest_of_background_there_are_no_idealised_references(project):
+    config = context_of(project, "study.data_share=1").config
+    assert subjects(config, *REFERENCES) == [*config.study.templates, "cwola_hunting"]
+
+
+# ---- what a trial measures -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subject", [*TINY["study"]["templates"], *REFERENCES])
+def test_a_search_says_how_well_it_finds_the_signal(context, sample, subject):
+    one = trial(injected(context.config, 200), subject)
+    record = MEASURES["search"](bench_of(context, sample, one.config), one)
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert 0 < record["auc"] < 1
+    assert record["sic_100"] is None or record["sic_100"] >= 0
+    assert len(record["curve"]) == len(REJECTIONS)
+    assert record["curve"][0] == 1.0
+    bench = bench_of(context, sample, one.config)
+    inside, signal_events = bench.inside, sample.is_signal
+    assert record["n_judged_background"] == (inside & ~signal_events).sum()
+    assert record["n_judged_signal"] == (inside & signal_events).sum()
+    if subject != "supervised":
+        assert record["n_signal_in_window"] == (bench.draw.data & inside & signal_events).sum()
+
+
+def test_labels_find_signal_better_than_chance(context, sample):
+    one = trial(context.config, "supervised")
+    record = MEASURES["search"](bench_of(context, sample, one.config), one)
+    assert record["auc"] - 0.5 > 5 * record["auc_error"]
+
+
+def test_true_background_as_template_is_of_the_data_s_size_or_all(context, sample):
+    sizes = {}
+    for name in ("idealised", "over_idealised"):
+        one = trial(injected(context.config, 100), name)
+        bench = bench_of(context, sample, one.config)
+        sizes[name] = MEASURES["search"](bench, one)["n_template"]
+        rest = int((bench.draw.background & bench.inside).sum())
+    assert sizes["over_idealised"] == rest
+    assert sizes["idealised"] == min(rest, len(bench.data()))
+
+
+def test_gensr_is_judged_by_events_that_no_model_saw(context, sample):
+    one = trial(injected(context.config, 200), "from_noise", gensr=True, unseen=True)
+    bench = bench_of(context, sample, one.config)
+    record = MEASURES["search"](bench, one)
+    unseen = bench.inside & ~bench.draw.data
+    assert record["n_judged_background"] == (unseen & ~sample.is_signal).sum()
+    # oversampled as the template is: 1.5 rounded
+    assert record["n_data"] == 2 * len(bench.data())
+
+
+def test_a_model_that_saw_the_window_makes_no_template(context, sample):
+    bench = bench_of(context, sample, injected(context.config, 100))
+    bench.train(True)
+    with pytest.raises(LeakError, match="saw the window"):
+        load_background_model(bench.model_folder(True), bench.window)
+
+
+def test_a_template_s_model_is_no_gensr(context, sample):
+    bench = bench_of(context, sample, injected(context.config, 100))
+    bench.train(False)
+    with pytest.raises(LeakError, match="did not see"):
+        load_background_model(bench.model_folder(False), bench.window, saw_window=True)
+
+
+def test_the_displacement_grows_with_the_noise(context, sample):
+    shift = []
+    for strength in (0.05, 2.24):
+        one = Trial(
+            "displacement", of_template(injected(context.config, 0), "from_window", strength=strength), "from_window"
+        )
+        shift.append(MEASURES["displacement"](bench_of(context, sample, one.config), one)["distance_background"])
+    assert shift[0] < shift[1]
+
+
+def test_a_cut_passes_what_its_name_says_of_a_perfect_template(context, sample):
+    one = trial(injected(context.config, 0), "over_idealised", "sculpting")
+    record = MEASURES["sculpting"](bench_of(context, sample, one.config), one)
+    passing, total = record["cuts"]["0.3"]["window_passing"], record["window_events"]
+    assert passing / total == pytest.approx(0.3, abs=5 * np.sqrt(2 * 0.21 / total))
+
+
+def test_the_spectrum_of_a_cut_holds_all_that_passes(context, sample):
+    one = trial(injected(context.config, 0), "from_noise", "sculpting")
+    record = MEASURES["sculpting"](bench_of(context, sample, one.config), one)
+    for found in record["cuts"].values():
+        for region in ("window", "sidebands"):
+            assert sum(found["bins"][region]) == found[f"{region}_passing"]
+
+
+def test_quality_says_what_the_template_costs(context, sample):
+    one = Trial("quality", of_template(without_signal(context.config), "from_noise", oversample=1), "from_noise")
+    record = MEASURES["quality"](bench_of(context, sample, one.config), one)
+    assert record["evaluations"] == 11
+    assert record["strength"] == 80.0
+
+
+# ---- the order of scores ---------------------------------------------------------------------------------------------
+
+
+def test_scores_decide_only_between_equal_tails():
+    scores = Scores(np.array([5.0, 9.0, 1.0, 2.0]), np.array([0.0, 0.0, 0.1, 0.2]))
+    assert np.argsort(-ranking(scores)).tolist() == [1, 0, 2, 3]
+
+
+def test_no_score_outranks_a_smaller_tail():
+    rng = np.random.default_rng(1)
+    scores = Scores(rng.normal(0, 100, 500), rng.integers(0, 20, 500) / 20)
+    order = np.argsort(-ranking(scores), kind="stable")
+    assert (np.diff(scores.tail[order]) >= 0).all()
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_makes_nothing_again(context):
+    trials = [trial(injected(context.config, 100), subject) for subject in ("from_noise", "idealised")]
+    first = run_trials(trials, context)
+    kept = {path: path.stat().st_mtime_ns for path in (context.run.path / "trials").iterdir()}
+    assert run_trials(trials, context) == first
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_damaged_record_is_made_again(context):
+    trials = [trial(injected(context.config, 100), "idealised")]
+    (record,) = run_trials(trials, context)
+    (path,) = (p for p in (context.run.path / "trials").iterdir() if read_json(p) == record)
+    path.write_text('{"auc": 0.')
+    assert run_trials(trials, context) == [record]
+
+
+def test_the_bar_counts_models_and_trials(project):
+    other = context_of(project, "seed=77")
+    seen = []
+    run_trials([trial(injected(other.config, 100), "from_noise")], other, progress=lambda *now: seen.append(now))
+    assert seen == [(1, 2), (2, 2)]
+
+
+KILLED = """
+import sys
+from drapes_hep import cli
+less = ["study.seeds=1", "study.injections=[100]", "study.templates=[from_noise]"]
+sys.argv = ["drapes", "study", "injection", "tiny.yaml", "-o", "killed", "--quiet", "--workers", "2"]
+sys.argv += [word for one in less for word in ("--set", one)]
+cli.main()
+"""
+
+
+def test_a_killed_study_goes_on_with_what_is_done(project):
+    place = project / "killed"
+    process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=project)
+    end = time.monotonic() + 240
+    while time.monotonic() < end and not list(place.glob("trials/*.json")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1.0)  # the workers end with their parent
+    done = {path: path.stat().st_mtime_ns for path in place.glob("trials/*.json")}
+    assert done
+    assert not (place / "injection").exists()
+    subprocess.run([sys.executable, "-c", KILLED], cwd=project, check=True)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    with (place / "injection" / "injection.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["template"] for row in rows] == ["Drapes 0", "Supervised", "Over-idealised", "CWoLa hunting"]
+
+
+# ---- each study ------------------------------------------------------------------------------------------------------
+
+
+def test_the_studies_of_the_analysis_are_these():
+    assert tuple(find_studies()) == STUDIES
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_each_study_writes_its_table_and_figure(project, name):
+    one = context_of(project, "study.seeds=1")
+    written = run_study(name, load_study(name, find_studies()), one)
+    assert [path.suffix for path in written] == [".csv", ".png", ".pdf", ".json"]
+    with written[0].open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows
+    assert "seed" in rows[0]
+    assert written[1].stat().st_size > 10_000
+    assert read_json(written[3])["config"]["name"] == "tiny_study"
+
+
+def test_a_point_that_most_seeds_lack_is_left_out():
+    rows = [{"t": "a", "x": 1.0, "y": y} for y in (1.0, None, None)] + [
+        {"t": "a", "x": 2.0, "y": y} for y in (1.0, 2.0, None)
+    ]
+    (line,) = bands(rows, "x", "y", by="t")
+    assert np.isnan(line.median[0])
+    assert line.median[1] == 1.5
+
+
+def test_a_band_is_the_central_68_per_cent_of_the_seeds():
+    rows = [{"t": "a", "x": 1.0, "y": float(y)} for y in range(101)]
+    (line,) = bands(rows, "x", "y", by="t")
+    assert (line.low[0], line.median[0], line.high[0]) == pytest.approx((15.87, 50, 84.13), abs=0.01)
+
+
+def test_a_figure_has_a_panel_a_quantity():
+    x = np.array([1.0, 10.0, 100.0])
+    band = Band("Drapes 0", x, x, 0.9 * x, 1.1 * x)
+    panels = [Panel("x", "y", [band], "a", log_x=True), Panel("x", "y", [band], "b", level=1.0, meaning="one")]
+    figure = study_panels(panels, Stamp())
+    assert [ax.texts[0].get_text() for ax in figure.axes] == ["a", "b"]
+
+
+def test_a_study_of_one_s_own_is_found_first(project, monkeypatch):
+    folder = project / "analysis"
+    folder.mkdir(exist_ok=True)
+    (folder / "mine.py").write_text(
+        "from drapes_hep.studies.design import Study\n"
+        "STUDY = Study('Mine', lambda c: [], lambda e, r: [], lambda r, c: [])\n"
+    )
+    monkeypatch.chdir(project)
+    assert load_study("mine", find_studies()).title == "Mine"
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_the_list_names_every_study(drapes):
+    status, out, _ = drapes("study", "--list")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == list(STUDIES)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("study",), "name a study and a configuration"),
+        (("study", "injektion", "tiny.yaml"), "did you mean 'injection'?"),
+        (("study", "sic", "tiny.yaml", "--set", "study.seeds=0"), "'study.seeds'"),
+        (("study", "sic", "tiny.yaml", "--set", "study.window=[3700,3300]"), "study.window must rise"),
+        (("study", "sic", "tiny.yaml", "--set", "study.source=null"), "needs study.source"),
+        (("study", "gensr", "tiny.yaml", "--set", "study.data_share=1"), "leaves nothing to measure"),
+        (("study", "sic", "tiny.yaml", "--set", "study.source=events.root"), "is the data itself"),
+    ],
+)
+def test_a_mistake_is_one_line(drapes, project, monkeypatch, tmp_path, words, said):
+    monkeypatch.chdir(project)
+    output = () if words == ("study",) else ("-o", str(tmp_path / "out"), "--quiet")
+    status, _, err = drapes(*words, *output)
+    assert status == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_an_entry_s_labels_come_first(context):
+    one = Entry(trial(injected(context.config, 100), "idealised"), {"template": "Idealised", "seed": 1})
+    from drapes_hep.studies.design import numbers
+
+    (row,) = numbers(one, {"auc": 0.6, "curve": [1.0]})
+    assert list(row) == ["template", "seed", "auc"]
+    assert dataclasses.is_dataclass(one)
