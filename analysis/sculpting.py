@@ -8,11 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from drapes_hep.config import Config
 from drapes_hep.plots import Panel
-from drapes_hep.studies.design import Entry, Row, Study, bands, injected, repetitions, subjects, title_of, trial_of
+from drapes_hep.studies.design import (
+    Entry,
+    Row,
+    Study,
+    bands,
+    injected,
+    repetitions,
+    select,
+    subjects,
+    title_of,
+    trial_of,
+)
 
 
 def entries(config: Config) -> list[Entry]:
@@ -76,32 +85,26 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
 
 
 def _merged(rows: Sequence[Row], least: float) -> list[Row]:
-    """Merge neighbouring bins of a template and seed until each holds enough events."""
-    out: list[Row] = []
-    edges: list[float] = []
+    """Merge neighbouring bins until each holds enough events of a template and seed, on average."""
+    samples = list(dict.fromkeys((row["template"], row["seed"]) for row in rows))
     places = sorted({float(row["mjj"]) for row in rows})
-    repetitions_ = max(len({row["seed"] for row in rows}) * len({row["template"] for row in rows}), 1)
-    held = {place: sum(float(row["events"]) for row in rows if row["mjj"] == place) / repetitions_ for place in places}
-    group: list[float] = []
-    groups: list[list[float]] = []
+    held = {place: sum(float(row["events"]) for row in rows if row["mjj"] == place) / len(samples) for place in places}
+    groups: list[list[float]] = [[]]
     for place in places:
-        group.append(place)
-        if sum(held[one] for one in group) >= least:
-            groups.append(group)
-            group = []
-    if group and groups:
-        groups[-1] += group
-    for template, seed in dict.fromkeys((row["template"], row["seed"]) for row in rows):
-        for places_ in groups:
-            mine = [r for r in rows if r["template"] == template and r["seed"] == seed and r["mjj"] in places_]
+        if groups[-1] and sum(held[one] for one in groups[-1]) >= least:
+            groups.append([])
+        groups[-1].append(place)
+    if len(groups) > 1 and sum(held[one] for one in groups[-1]) < least:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    out: list[Row] = []
+    for template, seed in samples:
+        for group in groups:
+            mine = [row for row in select(rows, template=template, seed=seed) if row["mjj"] in group]
             events, passing = (sum(float(row[name]) for row in mine) for name in ("events", "passing"))
             if events:
-                cut = float(mine[0]["background_efficiency"])
-                middle = float(np.mean(places_))
-                out.append(
-                    {"template": template, "seed": seed, "mjj": middle, "fraction_over_cut": passing / events / cut}
-                )
-    del edges
+                fraction = passing / events / float(mine[0]["background_efficiency"])
+                middle = sum(group) / len(group)
+                out.append({"template": template, "seed": seed, "mjj": middle, "fraction_over_cut": fraction})
     return out
 
 

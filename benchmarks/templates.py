@@ -1,0 +1,116 @@
+"""Template events a second, of each template and solver, against the limit of this machine's matrix product.
+
+``python benchmarks/templates.py [--json FILE] [--workers N]`` makes templates of synthetic events through
+``make_template``, scaling, noise and masses included. The limit is the time that the network's matrix products alone
+would take at the sgemm rate of the same run, on as many threads; the share of it that is reached says what all else
+costs. The weights are random: speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import statistics
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusion import seconds, sgemm
+
+from drapes_hep.config import TemplateConfig
+from drapes_hep.diffusion.denoisers import EDMDenoiser
+from drapes_hep.diffusion.samplers import evaluations, kernel_threads
+from drapes_hep.events.scaling import fit_scaling
+from drapes_hep.networks.mlp import ResidualMLP
+from drapes_hep.templates.model import BackgroundModel
+from drapes_hep.templates.recipes import RECIPES, Parents, Starts, levels, make_template, starts
+
+FEATURES = ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r")
+
+
+def events(n: int, seed: int) -> Parents:
+    """Make smooth features that drift with mass."""
+    rng = np.random.default_rng(seed)
+    mjj = 2700 + 3300 * rng.beta(1, 6, n)
+    x = rng.gamma(4, 1.0, (n, len(FEATURES))) * (mjj / 3500)[:, None]
+    return Parents(x, mjj, np.ones(n), np.arange(n, dtype=np.int64))
+
+
+def model() -> BackgroundModel:
+    """Make a model of the default size."""
+    sidebands = events(60_000, 1)
+    weight = np.ones(len(sidebands))
+    scaling = fit_scaling("quantile", sidebands.x, sidebands.mjj, weight, [(0.0, np.inf)] * len(FEATURES))
+    return BackgroundModel(EDMDenoiser(ResidualMLP(len(FEATURES), 1)), scaling, FEATURES, ((3300.0, 3700.0),))
+
+
+def plan_of(method: str, parents: Parents | None, n: int) -> Starts:
+    """List n template events of a method."""
+    draw = None if RECIPES[method].own_mass else lambda u: 3300 + 400 * u
+    return starts(RECIPES[method], parents, n if parents is None else 1.0, 1, draw)
+
+
+def measure(n: int, steps: int, workers: int, rounds: int) -> list[dict[str, float | str]]:
+    """Time each template and solver; sgemm is measured beside each, as other work on the machine comes and goes."""
+    background, inside = model(), events(n, 2)
+    flops = background.denoiser.backbone.flops(shared_noise=True)
+    table: list[dict[str, float | str]] = []
+    for method, solver in [*((name, "heun") for name in RECIPES), ("from_noise", "dpm2m"), ("from_noise", "euler")]:
+        config = TemplateConfig(
+            method=method,
+            steps=steps,
+            solver=solver,
+            strength=2.24 if RECIPES[method].partial else None,
+            source="-" if method == "from_simulation" else None,
+        )
+        parents = None if RECIPES[method].source == "noise" else inside
+        plan = plan_of(method, parents, n)
+        left = len(levels(config, background.denoiser.schedule)) - 1
+        cost = evaluations(solver, left)
+        make = functools.partial(make_template, background, config, plan, parents, 1, workers=workers)
+        walls, shares = [], []
+        for _ in range(rounds):
+            with kernel_threads(workers):
+                rate = sgemm(torch.device("cpu"), 2048)
+            wall = seconds(make, torch.device("cpu"))
+            walls.append(wall)
+            shares.append(n * cost * flops / rate / wall)
+        wall = statistics.median(walls)
+        table.append(
+            {
+                "template": RECIPES[method].title,
+                "solver": solver,
+                "steps": left,
+                "evaluations": cost,
+                "seconds": wall,
+                "events_per_s": n / wall,
+                "share_of_limit": statistics.median(shares),
+            }
+        )
+    return table
+
+
+def main() -> None:
+    """Measure, print, and write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--events", type=int, default=50_000)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=3, help="the median of these is given")
+    given = parser.parse_args()
+    table = measure(given.events, given.steps, given.workers, given.rounds)
+    print(f"{'template':20}{'solver':8}{'steps':>6}{'evaluations':>13}{'seconds':>9}{'events/s':>10}{'of limit':>10}")
+    for row in table:
+        print(
+            f"{row['template']:20}{row['solver']:8}{row['steps']:6}{row['evaluations']:13}{row['seconds']:9.2f}"
+            f"{row['events_per_s']:10,.0f}{row['share_of_limit']:10.2f}"
+        )
+    if given.json is not None:
+        given.json.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
