@@ -34,6 +34,9 @@ class Schedule(Protocol):
     def training_times(self, u: Tensor) -> Tensor:
         """Give the time at quantile ``u`` in (0, 1) of the distribution that training draws from."""
 
+    def sampling_times(self, steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+        """Give the falling times (steps + 1,) of a sampler; a path that has its own ends ignores the noise levels."""
+
     @property
     def config(self) -> dict[str, Any]:
         """Arguments that build the same schedule again (JSON)."""
@@ -60,6 +63,10 @@ class EDMSchedule:
         """Give the log-normal quantile of ``u``."""
         return torch.exp(self.log_mean + self.log_std * torch.special.ndtri(u))
 
+    def sampling_times(self, steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+        """Give :func:`karras_steps`."""
+        return karras_steps(steps, sigma_min, sigma_max)
+
     @property
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
@@ -77,6 +84,10 @@ class FlowSchedule:
     def training_times(self, u: Tensor) -> Tensor:
         """Give ``u``."""
         return u
+
+    def sampling_times(self, steps: int, sigma_min: float, sigma_max: float) -> Tensor:  # noqa: ARG002
+        """Give :func:`even_steps`."""
+        return even_steps(steps)
 
     @property
     def config(self) -> dict[str, Any]:

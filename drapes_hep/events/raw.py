@@ -6,6 +6,7 @@ than a multiple of three means that the last is the truth label.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -128,9 +129,16 @@ def read_label_file(path: str, rows: int) -> npt.NDArray[np.int64]:
     """
     place = label_file(path)
     try:
-        lines = _read_whole(place).rstrip().splitlines()
+        content = _read_whole(place)
     except OSError as error:
         raise InputError(place, f"cannot be read ({error.strerror or error})", "check the file of labels") from None
+    return _parse_labels(content, place, path, rows)
+
+
+@functools.lru_cache(2)
+def _parse_labels(content: bytes, place: str, path: str, rows: int) -> npt.NDArray[np.int64]:
+    """Turn a label file into labels; kept, since every chunk of a file asks for its own."""
+    lines = content.rstrip().splitlines()
     numbers = [line.split() for line in lines]
     odd = next((i for i, line in enumerate(numbers) if len(line) != 1), None)
     if odd is not None:
@@ -153,7 +161,9 @@ def read_label_file(path: str, rows: int) -> npt.NDArray[np.int64]:
             f"holds '{lines[line].decode('utf-8', 'replace')[:20]}' in line {line + 1}",
             "a label is 0 (background), 1 or 2 (signal)",
         )
-    return (labels > 0).astype(np.int64)
+    found = (labels > 0).astype(np.int64)
+    found.setflags(write=False)  # all who ask share it
+    return found
 
 
 def _dense(blocks: Sequence[Block], width: int, start: int, stop: int) -> npt.NDArray[np.float64]:

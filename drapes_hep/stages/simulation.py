@@ -68,7 +68,7 @@ def _work(context: Context) -> list[Path]:
         workers=context.workers,
         chunksize=config.data.chunksize,
         progress=context.reporter.draws,
-        # the simulation may lie in another layout than the data, and templates need no constituents yet
+        # the simulation may lie in another layout than the data
         reading=dataclasses.replace(reading_of(config), layout=None),
     )
     columns = output["skim"].columns()

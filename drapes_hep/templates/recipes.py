@@ -25,7 +25,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from drapes_hep.config import TemplateConfig
-from drapes_hep.diffusion.schedules import FlowSchedule, Schedule, even_steps, karras_steps, strength_steps
+from drapes_hep.diffusion.schedules import Schedule, strength_steps
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
@@ -153,8 +153,7 @@ def levels(config: TemplateConfig, schedule: Schedule) -> Tensor:
     ConfigError
         A strength outside the levels, or more steps left than there are.
     """
-    straight = isinstance(schedule, FlowSchedule)
-    every = even_steps(config.steps) if straight else karras_steps(config.steps, config.sigma_min, config.sigma_max)
+    every = schedule.sampling_times(config.steps, config.sigma_min, config.sigma_max)
     if not RECIPES[config.method].partial:
         return every
     left = config.steps_left
