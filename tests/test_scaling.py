@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from drapes_hep.errors import FitError
+from drapes_hep.events import scaling as scaling_module
 from drapes_hep.events.scaling import fit_scaling, scaling_from_dict
 
 DOMAIN = [(0, np.inf), (0, np.inf)]
@@ -95,3 +96,28 @@ def test_too_few_events_and_flat_features_are_refused():
     flat = np.column_stack([x[:, 0], np.full(100, 3.0)])
     with pytest.raises(FitError, match="feature number 2 has the same value"):
         fit_scaling("standard", flat, mjj, np.ones(100), DOMAIN)
+
+
+def cusped(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A feature with a cusp at one place, whose sides change their share and whose edge moves with mass, like dR."""
+    rng = np.random.default_rng(seed)
+    mjj = 2700 * np.exp(rng.exponential(0.18, 2 * n))
+    mjj = mjj[mjj < 6000][:n]
+    u = np.log(mjj / 2700)
+    left = rng.random(len(mjj)) < 0.45 - 0.44 * u
+    x = np.where(left, -rng.exponential(0.08, len(mjj)), (0.25 + 1.2 * u) * rng.beta(0.6, 1.0, len(mjj)))
+    return np.pi + x[:, None], mjj
+
+
+def test_a_cusp_that_stays_is_followed_into_the_window(monkeypatch):
+    x, mjj = cusped(150_000, 1)
+    apart = (mjj < 3300) | (mjj >= 3700)
+    other, mass = cusped(300_000, 2)
+    inside = (mass >= 3300) & (mass < 3700)
+    distance = []
+    for straight in (1.0, scaling_module._STRAIGHT):
+        monkeypatch.setattr(scaling_module, "_STRAIGHT", straight)
+        fitted = fit_scaling("quantile", x[apart], mjj[apart], np.ones(apart.sum()), [(-np.inf, np.inf)])
+        distance.append(stats.kstest(fitted.forward(other[inside], mass[inside])[:, 0], "norm").statistic)
+    without, with_map = distance
+    assert with_map < 0.75 * without
