@@ -54,6 +54,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
             log_x=True,
             level=1.0,
             meaning="No improvement",
+            from_zero=True,
         )
         for column, title in (
             ("sic_1000", r"$1/\epsilon_B = 1000$"),

@@ -1,6 +1,8 @@
-"""How far noising and denoising carries signal and background, |x0 - x'|, and what it finds (figures 15 and 16).
+"""How far noising and denoising carries signal and background, |x0 - x'|, and what it finds.
 
-drapes study displacement configs/studies.yaml
+arXiv:2312.10130, figures 15 and 16. To run it::
+
+    drapes study displacement configs/studies.yaml
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
             name = f"{feature}_{kind}"
             moved = {"shift": record[name], "shift_error": record[f"{name}_error"]}
             out.append({**shared, "feature": feature, "class": kind.capitalize(), **moved})
-    score = {name: record[name] for name in ("auc_large", "auc_large_error", "sic_100", "sic_max")}
+    score = {name: value for name, value in record.items() if name.startswith(("auc_", "sic_"))}
     return [*out, {**shared, "feature": "score", "class": "Distance as a score", **score}]
 
 

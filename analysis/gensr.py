@@ -1,6 +1,8 @@
-"""Does it help to oversample the data as well, by a model that learnt them with the sidebands? (GenSR, figure 14).
+"""GenSR: the data oversampled as well, by a model that learnt them with the sidebands.
 
-drapes study gensr configs/studies.yaml
+arXiv:2312.10130, figure 14. To run it::
+
+    drapes study gensr configs/studies.yaml
 
 GenSR's model saw the data, so both are judged by background and signal that no model ever saw.
 """
@@ -56,6 +58,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
             f"{title_of(config.study.templates[0])}, {count} injected",
             log_x=True,
             random=True,
+            from_zero=True,
         )
         for count in config.study.examples
     ]

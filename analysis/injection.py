@@ -1,6 +1,8 @@
-"""Significance improvement against the number of injected signal events (figures 5, 8 and 18).
+"""Significance improvement against the number of injected signal events.
 
-drapes study injection configs/studies.yaml
+arXiv:2312.10130, figures 5, 8 and 18. To run it::
+
+    drapes study injection configs/studies.yaml
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
             log_x=True,
             level=1.0,
             meaning="No improvement",
+            from_zero=True,
         )
         for column, title in (
             ("sic_1000", r"$1/\epsilon_B = 1000$"),

@@ -1,6 +1,8 @@
-"""Significance improvement against the number of template events for each event in the window (figure 13).
+"""Significance improvement against the number of template events for each event in the window.
 
-drapes study oversampling configs/studies.yaml
+arXiv:2312.10130, figure 13. To run it::
+
+    drapes study oversampling configs/studies.yaml
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
             r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$",
             bands(rows, "oversample", column, by="injected"),
             f"{name}, {title}",
+            from_zero=True,
         )
         for column, title in (
             ("sic_1000", r"$1/\epsilon_B = 1000$"),

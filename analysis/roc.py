@@ -1,6 +1,8 @@
-"""Background rejection against signal efficiency, of templates and references (arXiv:2312.10130, figures 4 and 17).
+"""Background rejection against signal efficiency, of templates and references.
 
-drapes study roc configs/studies.yaml
+arXiv:2312.10130, figures 4 and 17. To run it::
+
+    drapes study roc configs/studies.yaml
 """
 
 from __future__ import annotations

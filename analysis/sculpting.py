@@ -65,47 +65,63 @@ def lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
     """Draw, a panel a cut, the passing fraction over what the cut's name says."""
-    cuts = [cut for cut in config.hunt.background_efficiencies if cut < 1]
-    out = []
-    for cut in cuts:
-        mine = [row for row in rows if row["background_efficiency"] == cut]
-        # bins with few expected events say nothing
-        wide = _merged(mine, least=20.0 / cut)
-        out.append(
-            Panel(
-                r"$m_{JJ}$ [GeV]",
-                "Passing fraction over the cut's name",
-                bands(wide, "mjj", "fraction_over_cut"),
-                rf"$\epsilon_B = {cut:g}$",
-                level=1.0,
-                meaning="No sculpting",
-            )
+    return [
+        Panel(
+            r"$m_{JJ}$ [GeV]",
+            "Passing fraction over the cut's name",
+            bands(_merged(select(rows, background_efficiency=cut), least=20.0 / cut), "mjj", "fraction_over_cut"),
+            rf"$\epsilon_B = {cut:g}$",
+            level=1.0,
+            meaning="As the cut's name says",
         )
-    return out
+        for cut in config.hunt.background_efficiencies
+        if cut < 1
+    ]
 
 
 def _merged(rows: Sequence[Row], least: float) -> list[Row]:
-    """Merge neighbouring bins until each holds enough events of a template and seed, on average."""
-    samples = list(dict.fromkeys((row["template"], row["seed"]) for row in rows))
-    places = sorted({float(row["mjj"]) for row in rows})
-    held = {place: sum(float(row["events"]) for row in rows if row["mjj"] == place) / len(samples) for place in places}
-    groups: list[list[float]] = [[]]
-    for place in places:
-        if groups[-1] and sum(held[one] for one in groups[-1]) >= least:
-            groups.append([])
-        groups[-1].append(place)
-    if len(groups) > 1 and sum(held[one] for one in groups[-1]) < least:
-        groups[-2:] = [groups[-2] + groups[-1]]
+    """Merge neighbouring bins until each holds enough events, all seeds together; never window with sidebands."""
     out: list[Row] = []
-    for template, seed in samples:
-        for group in groups:
-            mine = [row for row in select(rows, template=template, seed=seed) if row["mjj"] in group]
-            events, passing = (sum(float(row[name]) for row in mine) for name in ("events", "passing"))
-            if events:
-                fraction = passing / events / float(mine[0]["background_efficiency"])
-                middle = sum(group) / len(group)
-                out.append({"template": template, "seed": seed, "mjj": middle, "fraction_over_cut": fraction})
+    for template in dict.fromkeys(row["template"] for row in rows):
+        mine = select(rows, template=template)
+        seeds = list(dict.fromkeys(row["seed"] for row in mine))
+        low = min((float(row["mjj"]) for row in mine if row["region"] == "window"), default=0.0)
+        parts = {
+            "lower": [row for row in mine if row["region"] == "sidebands" and float(row["mjj"]) < low],
+            "window": select(mine, region="window"),
+            "upper": [row for row in mine if row["region"] == "sidebands" and float(row["mjj"]) > low],
+        }
+        for part in parts.values():
+            for group in _groups(part, least):
+                inside = [row for row in part if row["mjj"] in group]
+                weight = sum(float(row["events"]) for row in inside)
+                middle = sum(float(row["events"]) * float(row["mjj"]) for row in inside) / weight
+                for seed in seeds:
+                    own = select(inside, seed=seed)
+                    events, passing = (sum(float(row[name]) for row in own) for name in ("events", "passing"))
+                    if events:
+                        fraction = passing / events / float(own[0]["background_efficiency"])
+                        line = {"template": template, "seed": seed, "mjj": middle, "fraction_over_cut": fraction}
+                        out.append(line)
     return out
+
+
+def _groups(rows: Sequence[Row], least: float) -> list[set[float]]:
+    """Give neighbouring bins in groups of enough events; what is left at the end joins the last group."""
+    held: dict[float, float] = {}
+    for row in rows:
+        held[float(row["mjj"])] = held.get(float(row["mjj"]), 0.0) + float(row["events"])
+    groups: list[set[float]] = []
+    filled = least
+    for place in sorted(held):
+        if filled >= least:
+            groups.append(set())
+            filled = 0.0
+        groups[-1].add(place)
+        filled += held[place]
+    if len(groups) > 1 and filled < least:
+        groups[-2:] = [groups[-2] | groups[-1]]
+    return groups
 
 
 STUDY = Study("Selected against inclusive m_JJ without signal", entries, lines, panels)

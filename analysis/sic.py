@@ -1,6 +1,8 @@
-"""Significance improvement against background rejection, of templates and references (figures 4 and 17).
+"""Significance improvement against background rejection, of templates and references.
 
-drapes study sic configs/studies.yaml
+arXiv:2312.10130, figures 4 and 17. To run it::
+
+    drapes study sic configs/studies.yaml
 
 The trials are those of the study ``roc``: what one has measured the other need not repeat.
 """
@@ -51,6 +53,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
             f"{count} injected",
             log_x=True,
             random=True,
+            from_zero=True,
         )
         for count in config.study.examples
     ]

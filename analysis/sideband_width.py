@@ -1,6 +1,8 @@
-"""Significance improvement against the width of the sidebands that templates are learnt from (figure 12).
+"""Significance improvement against the width of the sidebands that templates are learnt from.
 
-drapes study sideband-width configs/studies.yaml
+arXiv:2312.10130, figure 12. To run it::
+
+    drapes study sideband-width configs/studies.yaml
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
             log_x=True,
             level=1.0,
             meaning="No improvement",
+            from_zero=True,
         )
         for column, title in (
             ("sic_1000", r"$1/\epsilon_B = 1000$"),

@@ -1,6 +1,8 @@
-"""How far templates are from true background, against the noise sigma' that they start from (figure 6).
+"""How far templates are from true background, against the noise sigma' that they start from.
 
-drapes study strength-auc configs/studies.yaml
+arXiv:2312.10130, figure 6. To run it::
+
+    drapes study strength-auc configs/studies.yaml
 
 Without signal, on the data's share of the background: study.data_share=1 takes all of it.
 """
@@ -23,11 +25,12 @@ from drapes_hep.studies.design import (
     without_signal,
 )
 from drapes_hep.studies.trials import Trial
+from drapes_hep.templates.recipes import RECIPES
 
 
 def methods(config: Config) -> list[str]:
     """Give the partial templates of the study, and the one that starts from low noise."""
-    return ["from_low_noise", *(name for name in config.study.templates if not name.startswith("from_noise"))]
+    return list(dict.fromkeys(["from_low_noise", *(name for name in config.study.templates if RECIPES[name].partial)]))
 
 
 def entries(config: Config) -> list[Entry]:

@@ -1,6 +1,8 @@
-"""Significance improvement of partial templates, against the noise sigma' that they start from (figures 7 and 19).
+"""Significance improvement of partial templates, against the noise sigma' that they start from.
 
-drapes study strength-sic configs/studies.yaml
+arXiv:2312.10130, figures 7 and 19. To run it::
+
+    drapes study strength-sic configs/studies.yaml
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from drapes_hep.studies.design import (
     Row,
     Study,
     bands,
+    existing_strength,
     injected,
     numbers,
     of_template,
@@ -31,10 +34,11 @@ def entries(config: Config) -> list[Entry]:
     for count in config.study.examples:
         for one in repetitions(config):
             for method in config.study.templates:
-                for strength in config.study.strengths if RECIPES[method].partial else ():
-                    trial = Trial("search", of_template(injected(one, count), method, strength=strength), method)
-                    labels = {"injected": count, "template": title_of(method), "strength": strength, "seed": one.seed}
-                    out.append(Entry(trial, labels))
+                for wanted in config.study.strengths if RECIPES[method].partial else ():
+                    changed = of_template(injected(one, count), method, strength=wanted)
+                    labels = {"injected": count, "template": title_of(method), "wanted_strength": wanted}
+                    labels |= {"strength": existing_strength(changed), "seed": one.seed}
+                    out.append(Entry(Trial("search", changed, method), labels))
     return out
 
 
@@ -49,6 +53,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
             log_x=True,
             level=1.0,
             meaning="No improvement",
+            from_zero=True,
         )
         for column, title in (("sic_1000", r"$1/\epsilon_B = 1000$"), ("sic_max", "maximum"))
         for count in config.study.examples

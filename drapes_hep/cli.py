@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -64,13 +64,20 @@ def _configured(path: Path, assignments: list[str] | None, unblind: bool) -> Con
 
 
 def _context(
-    config: Config, output: Path | None, *, device: str, executor: str, workers: int | None, reporter: Reporter
+    config: Config,
+    output: Path | None,
+    *,
+    device: str,
+    executor: str,
+    workers: int | None,
+    reporter: Reporter,
+    kind: Literal["search", "study"] = "search",
 ) -> Context:
     from drapes_hep.rundir import open_run
     from drapes_hep.stages.context import Context
 
     # the first stage makes the directory, when it has its inputs: a mistake in what was typed leaves nothing behind
-    run = open_run(output or Path("runs") / config.name)
+    run = open_run(output or Path("runs" if kind == "search" else "studies") / config.name, kind)
     return Context.of(config, run, device=device, executor=executor, workers=workers, reporter=reporter)
 
 
@@ -387,10 +394,13 @@ def init(
 
 @app.command()
 def study(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A study of analysis/; --list names them.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="A study of analysis/; --list names them.")
+    ] = None,
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where to write (default: studies/NAME).")
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Where to write (default: studies/ and CONFIG's name)."),
     ] = None,
     assignments: Assignments = None,
     only_list: Annotated[bool, typer.Option("--list", help="Print the studies, and stop.")] = False,
@@ -407,7 +417,11 @@ def study(
     if only_list:
         width = max(map(len, studies), default=0)
         for one in studies:
-            typer.echo(f"{one:{width}}  {load_study(one, studies).title}")
+            try:
+                said = load_study(one, studies).title
+            except DrapesError as error:  # a user's own, and no reason to hide the others
+                said = f"({error})"
+            typer.echo(f"{one:{width}}  {said}")
         return
     if name is None or checked is None:
         raise ConfigError("study: name a study and a configuration; `drapes study --list` names the studies")
@@ -416,8 +430,9 @@ def study(
 
     _check_plugins(checked)
     reporter = Reporter(quiet=quiet)
-    place = output or Path("studies") / checked.name
-    context = _context(checked, place, device=device, executor=executor, workers=workers, reporter=reporter)
+    context = _context(
+        checked, output, device=device, executor=executor, workers=workers, reporter=reporter, kind="study"
+    )
     for path in run_study(name, found, context):
         typer.echo(path)
 

@@ -240,7 +240,9 @@ class StudyConfig(_Section):
     )
     seeds: int = Field(3, ge=1, description="Repetitions; each draws data, signal, models and noise anew.")
     data_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5, description="Part of the background that stands as data; the rest is the references' true background."
+        0.3333,
+        description="Part of the background that stands as data; the rest is the references' true background: below a"
+        " half there is enough of it for all of them.",
     )
     templates: tuple[Method, ...] = Field(
         ("from_noise", "from_window", "from_sidebands"), min_length=1, description="Templates that are compared."
@@ -250,24 +252,33 @@ class StudyConfig(_Section):
         None, description="Files of the other simulation, for from_simulation: as template.source."
     )
     injections: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (250, 500, 1000, 2000, 3000), min_length=1, description="Signal events, before the selection, of `injection`."
+        (250, 500, 1000, 2000, 3000),
+        min_length=1,
+        description="Signal events injected, before the selection, in the study injection.",
     )
     examples: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (1000, 3000), min_length=1, description="Signal events, before the selection, of the other studies."
+        (1000, 3000),
+        min_length=1,
+        description="Signal events injected, before the selection, in roc, sic, strength-sic, oversampling, gensr,"
+        " classifiers and, the largest, sideband-width.",
     )
     strengths: tuple[Positive, ...] = Field(
-        (0.05, 0.15, 0.3, 0.62, 1.2, 2.24, 5.0, 12.0), min_length=1, description="Noise sigma' that is scanned."
+        (0.05, 0.15, 0.3, 0.62, 1.2, 2.24, 5.0, 12.0),
+        min_length=1,
+        description="Noise sigma' scanned by strength-auc, strength-sic and displacement.",
     )
     oversamples: tuple[Positive, ...] = Field(
-        (1.0, 2.0, 4.0, 8.0, 12.0), min_length=1, description="Template events an event in the signal region."
+        (1.0, 2.0, 4.0, 8.0, 12.0),
+        min_length=1,
+        description="Template events an event in the signal region, of oversampling.",
     )
     sidebands: tuple[Positive, ...] = Field(
         (200.0, 400.0, 800.0),
         min_length=1,
-        description="Widths of the sidebands on either side, GeV, beside the whole of mass.range.",
+        description="Widths of the sidebands on either side, GeV, that sideband-width takes beside all of mass.range.",
     )
     evaluations: tuple[Annotated[int, Field(ge=4)], ...] = Field(
-        (8, 16, 35, 64, 100), min_length=1, description="Network evaluations a template event."
+        (8, 16, 35, 64, 100), min_length=1, description="Network evaluations a template event, of solver-steps."
     )
 
     @model_validator(mode="after")

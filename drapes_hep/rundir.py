@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.files import read_json, write_json
@@ -26,9 +26,12 @@ class RunDirectory:
     ----------
     path : Path
         The directory.
+    kind : {"search", "study"}
+        What it holds.
     """
 
     path: Path
+    kind: Literal["search", "study"] = "search"
 
     @property
     def events(self) -> Path:
@@ -84,13 +87,15 @@ class RunDirectory:
         return self.path / "stages" / f"{stage}.json"
 
 
-def open_run(path: str | Path) -> RunDirectory:
+def open_run(path: str | Path, kind: Literal["search", "study"] = "search") -> RunDirectory:
     """Name a run directory that can be used; nothing is written before the first stage has its inputs.
 
     Parameters
     ----------
     path : str or Path
         The directory; it need not exist.
+    kind : {"search", "study"}
+        What it holds, or is to hold.
 
     Returns
     -------
@@ -99,9 +104,9 @@ def open_run(path: str | Path) -> RunDirectory:
     Raises
     ------
     RunDirectoryError
-        If it is another version's, no directory, or not empty but no run.
+        If it is another version's, another kind's, no directory, or not empty but no run.
     """
-    run = RunDirectory(Path(path))
+    run = RunDirectory(Path(path), kind)
     if run.path.exists() and not run.path.is_dir():
         raise RunDirectoryError(f"{path}: is a file; name a directory with -o")
     if run.manifest.exists():
@@ -112,6 +117,9 @@ def open_run(path: str | Path) -> RunDirectory:
                 f"{path}: is a run directory of layout version {found}, this release writes {LAYOUT_VERSION};"
                 " choose another directory with -o"
             )
+        held = old.get("kind", "search") if isinstance(old, dict) else None
+        if held != kind:
+            raise RunDirectoryError(f"{path}: holds a {held}, not a {kind}; choose another directory with -o")
     elif run.path.is_dir() and any(path.suffix != ".part" for path in run.path.iterdir()):
         # what a run that was killed while it wrote its first manifest leaves is no reason to refuse
         raise RunDirectoryError(f"{path}: is not empty and holds no run; choose another directory with -o")
@@ -123,6 +131,7 @@ def begin_manifest(run: RunDirectory, config: Mapping[str, Any]) -> None:
     if not run.manifest.exists():
         manifest = {
             "layout_version": LAYOUT_VERSION,
+            "kind": run.kind,
             "name": config.get("name"),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": config,

@@ -1,6 +1,7 @@
 """Template events made where the parents are read: a trained model, and a chunk of data or simulation.
 
-The events are selected as the run selected them. What comes out is, chunk by chunk, the run's own template: the same
+The events go through the run's own selection; the run's skim may be given too, and must be where the run left signal
+out (``signal.inject``) that the files still hold. What comes out is, chunk by chunk, the run's own template: the same
 identities, masses and features, event by event. Give the data for a template from the window or the sidebands
 (``from_window``, ``from_sidebands``), the other simulation for ``from_simulation``::
 

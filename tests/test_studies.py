@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.util
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from test_stages import cut_sample
 
 from drapes_hep.config import load_config
 from drapes_hep.cwola.scores import Scores, ranking
-from drapes_hep.errors import ConfigError, LeakError
+from drapes_hep.errors import ConfigError, DrapesError, FitError, LeakError, RunDirectoryError
 from drapes_hep.events.skims import read_skim
 from drapes_hep.events.writers import write_feature_root
 from drapes_hep.files import read_json
@@ -30,6 +32,7 @@ from drapes_hep.stages.skim import skim
 from drapes_hep.studies.design import (
     Entry,
     bands,
+    curve_lines,
     injected,
     of_template,
     repetitions,
@@ -41,7 +44,7 @@ from drapes_hep.studies.measures import MEASURES, REJECTIONS
 from drapes_hep.studies.running import make_sample, run_trials
 from drapes_hep.studies.sample import draw_data, load_sample, study_window
 from drapes_hep.studies.study import find_studies, load_study, run_study
-from drapes_hep.studies.trials import REFERENCES, Bench, Trial, model_key, trial_key
+from drapes_hep.studies.trials import REFERENCES, Bench, SampleKeys, Trial, model_key, trial_key
 from drapes_hep.templates.model import load_background_model
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -56,7 +59,7 @@ TINY = {
     "hunt": {"background_efficiencies": [0.3, 0.1]},
     "study": {
         "seeds": 2,
-        "data_share": 0.5,
+        "data_share": 0.4,
         "templates": ["from_noise", "from_window", "from_sidebands", "from_simulation"],
         "source": "simulation.root",
         "injections": [200],
@@ -68,6 +71,7 @@ TINY = {
     },
     "blind": False,
 }
+KEYS = SampleKeys("data", "simulation")
 STUDIES = (
     *("classifiers", "displacement", "gensr", "injection", "oversampling", "quality", "roc", "sculpting", "sic"),
     *("sideband-width", "solver-steps", "strength-auc", "strength-sic"),
@@ -90,7 +94,9 @@ def project(tmp_path_factory):
 
 def context_of(project, *changes, workers=1):
     config = load_config(project / "tiny.yaml", changes)
-    return Context.of(config, open_run(project / "out"), device="cpu", workers=workers, reporter=Reporter(quiet=True))
+    return Context.of(
+        config, open_run(project / "out", "study"), device="cpu", workers=workers, reporter=Reporter(quiet=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +112,7 @@ def sample(context):
 
 
 def bench_of(context, sample, config):
-    return Bench(sample, config, context.run.path / "models", "key")
+    return Bench(sample, config, context.run.path / "models", KEYS)
 
 
 # ---- what stands for data --------------------------------------------------------------------------------------------
@@ -122,7 +128,7 @@ def test_every_event_stands_for_one_thing(context, sample):
 def test_the_data_have_their_share_of_the_background(context, sample):
     draw = draw_data(sample, injected(context.config, 0))
     background = (~sample.is_signal).sum()
-    assert draw.data.sum() == pytest.approx(0.5 * background, abs=5 * np.sqrt(0.25 * background))
+    assert draw.data.sum() == pytest.approx(0.4 * background, abs=5 * np.sqrt(0.24 * background))
 
 
 def test_all_background_is_data_where_the_share_is_one(project, sample):
@@ -142,7 +148,7 @@ def test_the_signal_is_what_a_search_would_inject(project, sample, tmp_path):
 def test_repetitions_draw_other_data_and_other_signal(context, sample):
     first, second = (draw_data(sample, one) for one in repetitions(injected(context.config, 100)))
     background = ~sample.is_signal
-    assert (first.data[background] != second.data[background]).mean() == pytest.approx(0.5, abs=0.05)
+    assert (first.data[background] != second.data[background]).mean() == pytest.approx(2 * 0.4 * 0.6, abs=0.05)
     assert (first.data != second.data)[sample.is_signal].any()
 
 
@@ -164,6 +170,13 @@ def test_events_without_labels_cannot_be_studied(project):
 # ---- what decides a trial --------------------------------------------------------------------------------------------
 
 
+def load_module(name):
+    spec = importlib.util.spec_from_file_location(name, find_studies()[name])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def trial(config, subject="from_window", kind="search", **flags):
     return trial_of(kind, config, subject, **flags)
 
@@ -171,29 +184,42 @@ def trial(config, subject="from_window", kind="search", **flags):
 def test_a_reference_is_one_trial_whatever_the_template(context):
     config = injected(context.config, 100)
     other = of_template(config, "from_window", strength=0.5, oversample=3)
-    assert trial_key(trial(config, "idealised"), "k") == trial_key(Trial("search", other, "idealised"), "k")
+    assert trial_key(trial(config, "idealised"), KEYS) == trial_key(Trial("search", other, "idealised"), KEYS)
 
 
 @pytest.mark.parametrize(
     "change", ["template.steps=7", "training.epochs=3", "seed=9", "cwola.folds=3", "mass.range=[2700,5900]"]
 )
 def test_what_decides_a_trial_changes_its_key(project, change):
-    keys = {trial_key(trial(context_of(project, *more).config), "k") for more in ((), (change,))}
+    keys = {trial_key(trial(context_of(project, *more).config), KEYS) for more in ((), (change,))}
     assert len(keys) == 2
+
+
+def test_another_simulation_changes_only_what_starts_from_it(context):
+    config = injected(context.config, 100)
+    for method, change in (("from_simulation", True), ("from_window", False)):
+        one = trial(config, method)
+        assert (trial_key(one, KEYS) != trial_key(one, KEYS._replace(simulation="another"))) == change
+
+
+def test_a_reference_knows_its_range(context):
+    config = injected(context.config, 100)
+    narrow = config.model_copy(update={"mass": config.mass.model_copy(update={"range": (2900.0, 4100.0)})})
+    assert trial_key(trial(config, "cwola_hunting"), KEYS) != trial_key(trial(narrow, "cwola_hunting"), KEYS)
 
 
 def test_templates_of_one_repetition_share_their_model(context):
     config = injected(context.config, 100)
-    keys = {model_key(of_template(config, method), "k", False) for method in ("from_noise", "from_window")}
+    keys = {model_key(of_template(config, method), KEYS, False) for method in ("from_noise", "from_window")}
     assert len(keys) == 1
 
 
 def test_the_model_that_saw_the_window_is_another(context):
-    assert model_key(context.config, "k", False) != model_key(context.config, "k", True)
+    assert model_key(context.config, KEYS, False) != model_key(context.config, KEYS, True)
 
 
 def test_supervision_does_not_depend_on_the_injection(context):
-    keys = {trial_key(trial(injected(context.config, n), "supervised"), "k") for n in (100, 200)}
+    keys = {trial_key(trial(injected(context.config, n), "supervised"), KEYS) for n in (100, 200)}
     assert len(keys) == 1
 
 
@@ -331,6 +357,92 @@ def test_a_second_run_makes_nothing_again(context):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+def test_an_edited_classifier_is_trained_again(project, context, monkeypatch, tmp_path):
+    module = tmp_path / "mine_for_studies.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = []
+    for sign in ("", "-"):
+        module.write_text(
+            "import numpy as np\nclass Mean:\n    def __init__(self, seed): pass\n"
+            "    def fit(self, x, y, weight, group): pass\n"
+            f"    def score(self, x): return {sign}x[:, 0]\n"
+        )
+        monkeypatch.delitem(sys.modules, "mine_for_studies", raising=False)
+        config = context_of(project, "cwola.classifier=mine_for_studies:Mean").config
+        keys.append(trial_key(trial(config, "idealised"), KEYS))
+    assert keys[0] != keys[1]
+
+
+def test_a_search_and_a_study_do_not_share_a_folder(project, context, tmp_path):
+    with pytest.raises(RunDirectoryError, match="holds a study, not a search"):
+        open_run(context.run.path)
+    skim(Context.of(context.config, open_run(tmp_path / "run"), device="cpu", reporter=Reporter(quiet=True)))
+    with pytest.raises(RunDirectoryError, match="holds a search, not a study"):
+        open_run(tmp_path / "run", "study")
+
+
+def test_code_that_changes_on_the_way_stops_the_study(context, monkeypatch):
+    from drapes_hep.studies import running
+
+    codes = iter(["now", "then", "then"])
+    monkeypatch.setattr(running, "code_hash", lambda: next(codes))
+    with pytest.raises(DrapesError, match="code changed while the study ran"):
+        run_trials([trial(injected(context.config, 60), "idealised")], context)
+
+
+def test_too_little_background_for_an_idealised_reference_is_said(context, project, sample):
+    many = context_of(project, "study.data_share=0.7")
+    one = trial(injected(many.config, 100), "idealised")
+    with pytest.raises(FitError, match=r"background events are left for .* data; lower study.data_share"):
+        MEASURES["search"](bench_of(many, sample, one.config), one)
+
+
+def test_too_much_signal_is_said_before_anything_is_trained(context):
+    before = set(context.run.path.glob("models/*"))
+    with pytest.raises(ConfigError, match=r"100000 signal events are wanted, the sample holds 500; lower study"):
+        run_trials([trial(injected(context.config, n), "from_noise") for n in (60, 100_000)], context)
+    assert set(context.run.path.glob("models/*")) == before
+
+
+BROKEN = """from drapes_hep.studies.design import Study, Entry, bands, numbers, trial_of
+STUDY: Study = Study("Broken", {entries}, {lines}, {panels})
+"""
+
+
+@pytest.mark.parametrize(
+    ("parts", "said", "table"),
+    [
+        ({"entries": "lambda c: 1 / 0"}, "ZeroDivisionError: division by zero", False),
+        ({"lines": "lambda e, r: r['ensembles']"}, "KeyError: 'ensembles'", False),
+        ({"panels": "lambda r, c: bands(r, 'x', 'auc')"}, "no column 'x' in the table", True),
+    ],
+)
+def test_an_error_in_one_s_own_study_is_one_line(project, context, monkeypatch, parts, said, table):
+    whole = {
+        "entries": "lambda c: [Entry(trial_of('search', c, 'idealised'), {'template': 'a', 'seed': 1})]",
+        "lines": "numbers",
+        "panels": "lambda r, c: []",
+    }
+    name = f"broken{len(said)}"
+    (project / "analysis").mkdir(exist_ok=True)
+    (project / "analysis" / f"{name}.py").write_text(BROKEN.format(**(whole | parts)))
+    monkeypatch.chdir(project)
+    one = dataclasses.replace(context, config=injected(context.config, 200))
+    with pytest.raises(ConfigError, match=rf"study '{name}': .*{re.escape(said)}.*{name}\.py, line 2"):
+        run_study(name, load_study(name, find_studies()), one)
+    assert (context.run.path / name / f"{name}.csv").exists() == table
+
+
+def test_a_broken_study_does_not_hide_the_others(drapes, tmp_path, monkeypatch):
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis" / "broken.py").write_text("import nothing_of_this_name\nSTUDY = None\n")
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = drapes("study", "--list")
+    assert status == 0
+    assert "ModuleNotFoundError" in out
+    assert "injection" in out
+
+
 def test_a_damaged_record_is_made_again(context):
     trials = [trial(injected(context.config, 100), "idealised")]
     (record,) = run_trials(trials, context)
@@ -408,6 +520,30 @@ def test_a_band_is_the_central_68_per_cent_of_the_seeds():
     rows = [{"t": "a", "x": 1.0, "y": float(y)} for y in range(101)]
     (line,) = bands(rows, "x", "y", by="t")
     assert (line.low[0], line.median[0], line.high[0]) == pytest.approx((15.87, 50, 84.13), abs=0.01)
+
+
+def test_the_band_of_few_seeds_is_their_range():
+    rows = [{"t": "a", "x": 1.0, "y": y, "seed": seed} for seed, y in enumerate((1.0, 2.0, 5.0))]
+    (line,) = bands(rows, "x", "y", by="t")
+    assert (line.low[0], line.median[0], line.high[0], line.seeds) == (1.0, 2.0, 5.0, 3)
+
+
+def test_a_curve_ends_where_ten_background_events_pass():
+    record = {"n_signal_in_window": 1, "n_background_in_window": 1, "auc": 0.6, "n_judged_background": 1000}
+    lines = curve_lines(Entry(None, {}), record | {"curve": [0.5] * len(REJECTIONS)})
+    assert max(line["background_rejection"] for line in lines) <= 100 < REJECTIONS[len(lines)]
+
+
+def test_merged_bins_hold_enough_and_never_mix_window_and_sidebands():
+    merged = load_module("sculpting")._merged
+    rows = [
+        {"template": "a", "seed": 1, "mjj": m, "events": 100, "passing": passing, "background_efficiency": 0.1}
+        | {"region": "window" if 3300 < m < 3700 else "sidebands"}
+        for m, passing in zip(range(3025, 4300, 50), [10] * 6 + [20] * 8 + [10] * 12, strict=False)
+    ]
+    lines = merged(rows, least=250.0)
+    assert {line["fraction_over_cut"] for line in lines} == {1.0, 2.0}
+    assert [line["fraction_over_cut"] for line in lines if 3300 < line["mjj"] < 3700] == [2.0, 2.0]
 
 
 def test_a_figure_has_a_panel_a_quantity():

@@ -28,9 +28,12 @@ from drapes_hep.plots.style import (
     styled,
 )
 
-__all__ = ["Band", "Panel", "study_panels"]
+__all__ = ["FEW_SEEDS", "Band", "Panel", "study_panels"]
 
 FloatArray = npt.NDArray[np.float64]
+
+FEW_SEEDS = 6
+"""Below this many values, quantiles for 68% would lie well inside the values' own scatter (0.57 of it for three)."""
 
 _LOOKS: dict[str, tuple[str, str]] = {
     "Drapes 0": (BLUE, "-"),
@@ -54,11 +57,11 @@ class Band:
     label : str
         For the legend.
     x, median, low, high : array
-        ``low`` and ``high`` are the central 68% over seeds.
+        ``low`` and ``high`` are the central 68% over seeds, or the range of fewer than :data:`FEW_SEEDS`.
     marked : bool
         Whether each point has a marker: for few points.
-    look : str, optional
-        The subject whose colour and line it takes, where that is not the label.
+    seeds : int
+        Repetitions that it stands for.
     """
 
     label: str
@@ -67,7 +70,7 @@ class Band:
     low: FloatArray
     high: FloatArray
     marked: bool = True
-    look: str | None = None
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class Panel:
     meaning : str
     random : bool
         Whether the line of a random choice is drawn: SIC against rejection.
+    from_zero : bool
+        Whether the y axis starts at 0.
     """
 
     x_label: str
@@ -97,10 +102,11 @@ class Panel:
     level: float | None = None
     meaning: str = ""
     random: bool = False
+    from_zero: bool = False
 
 
 def _look(band: Band, index: int) -> tuple[str, str, str]:
-    colour, line = _LOOKS.get(band.look or band.label, (PALETTE[index % len(PALETTE)], "-"))
+    colour, line = _LOOKS.get(band.label, (PALETTE[index % len(PALETTE)], "-"))
     return colour, line, MARKERS[index % len(MARKERS)] if band.marked else ""
 
 
@@ -160,7 +166,7 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp, columns: int | None = No
             ax.set_yscale("log")
             ax.yaxis.set_minor_formatter(NullFormatter())
         elif np.isfinite(top):
-            low = ax.get_ylim()[0]
+            low = min(0.0, ax.get_ylim()[0]) if panel.from_zero else ax.get_ylim()[0]
             # room for the title
             ax.set_ylim(low, low + (max(top, panel.level or -np.inf) - low) * 1.2)
         ax.set_xlabel(panel.x_label)
@@ -168,7 +174,9 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp, columns: int | None = No
         ax.text(0.96, 0.955, panel.title, transform=ax.transAxes, ha="right", va="top", fontsize=13)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
-    handles["68% over seeds"] = Patch(color=GREY, alpha=0.35, lw=0)
+    seeds = max((band.seeds for panel in panels for band in panel.bands), default=1)
+    if seeds > 1:
+        handles[f"{'Range' if seeds < FEW_SEEDS else '68%'} of {seeds} seeds"] = Patch(color=GREY, alpha=0.35, lw=0)
     fig.legend(
         list(handles.values()),
         list(handles),

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drapes_hep.config import Config, check_config
+from drapes_hep.diffusion.cards import CARD, WEIGHTS
 from drapes_hep.errors import ConfigError, RunDirectoryError
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
 from drapes_hep.mass import Density, draw
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rundir import RunDirectory, open_run
+from drapes_hep.stamps import check_current
 from drapes_hep.templates.model import CLOSURE, BackgroundModel, load_background_model, split_sidebands
 from drapes_hep.templates.recipes import RECIPES, Parents, Template, make_template, starts
 
@@ -96,10 +98,10 @@ def load_chunk_template(run: str | Path, window: str) -> ChunkTemplate:
     """
     directory = open_run(run)
     parsed = parse_window(window, sliding_windows(_config(directory)))
-    template = directory.window(parsed) / "template.parquet"
-    if not template.is_file():
-        raise RunDirectoryError(f"{template}: missing; run `drapes generate` first")
-    return _load(directory, parsed, template.stat().st_mtime_ns)
+    folder = directory.window(parsed)
+    # read again once anything was made again, in a process that lives longer than that
+    files = (folder / "template.parquet", folder / "model" / CARD, folder / "model" / WEIGHTS, directory.manifest)
+    return _load(directory, parsed, tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files))
 
 
 def _config(run: RunDirectory) -> Config:
@@ -107,7 +109,9 @@ def _config(run: RunDirectory) -> Config:
 
 
 @functools.lru_cache(8)
-def _load(run: RunDirectory, window: Window, _: int) -> ChunkTemplate:
+def _load(run: RunDirectory, window: Window, _: tuple[int, ...]) -> ChunkTemplate:
+    # a model that was trained again since makes another template than the one whose numbers are read below
+    check_current(run, f"generate.{window.name}")
     config, folder = _config(run), run.window(window)
     recipe = RECIPES[config.template.method]
     if recipe.source == "noise":

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from drapes_hep.config import Config
+from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, Schedule
 from drapes_hep.metrics import spread
-from drapes_hep.plots.studies import Band, Panel
+from drapes_hep.plots.scores import LEAST_BACKGROUND
+from drapes_hep.plots.studies import FEW_SEEDS, Band, Panel
 from drapes_hep.studies.measures import REJECTIONS
 from drapes_hep.studies.trials import REFERENCES, Kind, Trial
-from drapes_hep.templates.recipes import RECIPES
+from drapes_hep.templates.recipes import RECIPES, levels
 
 __all__ = [
     "Entry",
@@ -21,6 +23,7 @@ __all__ = [
     "Study",
     "bands",
     "curve_lines",
+    "existing_strength",
     "injected",
     "numbers",
     "of_template",
@@ -103,6 +106,13 @@ def of_template(config: Config, method: str, **changes: Any) -> Config:  # noqa:
     return config.model_copy(update={"template": checked})
 
 
+def existing_strength(config: Config) -> float:
+    """Give the strength that exists among the sampler's steps, sigma / alpha, of a partial template."""
+    schedule: Schedule = EDMSchedule() if config.training.path == "edm" else FlowSchedule()
+    alpha, sigma = schedule(levels(config.template, schedule)[0])
+    return float(sigma / alpha)
+
+
 def trial_of(kind: Kind, config: Config, subject: str, **flags: bool) -> Trial:
     """Make the trial of a template's method or of a reference."""
     if subject in RECIPES:
@@ -115,8 +125,9 @@ def trial_of(kind: Kind, config: Config, subject: str, **flags: bool) -> Trial:
 
 def subjects(config: Config, *references: str) -> list[str]:
     """Give the templates of the study and those references that its sample allows."""
-    needs_rest = {"supervised", "over_idealised", "idealised"}
-    allowed = [name for name in references if config.study.data_share < 1 or name not in needs_rest]
+    # over-idealised means twice the data at least; idealised as many as the data, signal included
+    largest = {"supervised": 0.999, "over_idealised": 0.334, "idealised": 0.45, "cwola_hunting": 1.0}
+    allowed = [name for name in references if config.study.data_share <= largest[name]]
     return [*config.study.templates, *allowed]
 
 
@@ -132,10 +143,15 @@ def numbers(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
 
 
 def curve_lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
-    """Give a line for each background rejection of a search's curve."""
+    """Give a line for each background rejection of a search's curve, as far as ten judged background events pass.
+
+    The cut is the loosest with at least that rejection; SIC is quoted at the rejection itself, so never too large.
+    """
     shared = {name: record[name] for name in ("n_signal_in_window", "n_background_in_window", "auc")}
     out: list[Row] = []
     for rejection, efficiency in zip(REJECTIONS.tolist(), record["curve"], strict=True):
+        if rejection * LEAST_BACKGROUND > record["n_judged_background"]:
+            break
         sic = None if efficiency is None else efficiency * float(np.sqrt(rejection))
         point: Row = {"background_rejection": rejection, "signal_efficiency": efficiency, "sic": sic}
         out.append({**entry.labels, **shared, **point})
@@ -146,10 +162,15 @@ def _number(value: Value) -> float:
     return float("nan") if value is None or isinstance(value, str) else float(value)
 
 
-def bands(
-    rows: Sequence[Row], x: str, y: str, by: str = "template", marked: bool = True, look: str | None = None
-) -> list[Band]:
-    """Give a line with its band for each value of a column: median and central 68% of ``y`` over seeds.
+def _spread(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float, float]:
+    """Give the median with the central 68%, or with the range of few seeds."""
+    if len(values) < FEW_SEEDS:
+        return float(np.median(values)), float(values.min()), float(values.max())
+    return spread(values)
+
+
+def bands(rows: Sequence[Row], x: str, y: str, by: str = "template", marked: bool = True) -> list[Band]:
+    """Give a line with its band for each value of a column: its median and spread over seeds.
 
     Parameters
     ----------
@@ -158,14 +179,16 @@ def bands(
         Columns.
     marked : bool
         Whether points have markers.
-    look : str, optional
-        A column that names whose colour a line takes.
 
     Returns
     -------
     list of Band
         A point where half of the seeds or fewer have a number is left out.
     """
+    missing = [column for column in (x, y, by) if rows and not any(column in row for row in rows)]
+    if missing:
+        known = ", ".join(dict.fromkeys(column for row in rows for column in row))
+        raise KeyError(f"no column '{missing[0]}' in the table; it has {known}")
     out = []
     for name in dict.fromkeys(row[by] for row in rows):
         mine = [row for row in rows if row[by] == name]
@@ -174,10 +197,10 @@ def bands(
         for place in places:
             values = np.array([_number(row[y]) for row in mine if _number(row[x]) == place])
             there = values[np.isfinite(values)]
-            triples.append(spread(there) if 2 * len(there) > len(values) else (np.nan,) * 3)
+            triples.append(_spread(there) if 2 * len(there) > len(values) else (np.nan,) * 3)
         median, low, high = np.array(triples, dtype=np.float64).reshape(-1, 3).T
-        owner = None if look is None else str(mine[0][look])
-        out.append(Band(str(name), np.array(places), median, low, high, marked, owner))
+        seeds = len({row.get("seed") for row in mine})
+        out.append(Band(str(name), np.array(places), median, low, high, marked, seeds))
     return out
 
 

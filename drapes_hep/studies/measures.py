@@ -19,6 +19,7 @@ from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fol
 from drapes_hep.diffusion.samplers import evaluations
 from drapes_hep.errors import FitError
 from drapes_hep.events.schema import NO_PARENT
+from drapes_hep.mass import spectrum_edges
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.rng import event_uniforms, stage_seed
 from drapes_hep.studies.trials import Bench, Trial
@@ -75,7 +76,12 @@ def _classes(bench: Bench, trial: Trial) -> tuple[Sample, Sample]:
     if trial.subject == "over_idealised":
         return data, _sample(bench, bench.chosen(draw.background & inside))
     if trial.subject == "idealised":
-        mask = _thinned(bench, draw.background & inside, int((draw.data & inside).sum()), "idealised")
+        rest, wanted = draw.background & inside, int((draw.data & inside).sum())
+        if rest.sum() < wanted:
+            raise FitError(
+                f"idealised: {int(rest.sum())} background events are left for {wanted} data; lower study.data_share"
+            )
+        mask = _thinned(bench, rest, wanted, "idealised")
         return data, _sample(bench, bench.chosen(mask))
     if trial.subject == "cwola_hunting":
         window, mjj = bench.window, bench.sample.events.mjj
@@ -114,6 +120,10 @@ def _search(bench: Bench, trial: Trial) -> Record:
     rank = ranking(both)
     curve = roc(rank, truth)
     area = auc(rank, truth)
+    made = _steps(bench) if trial.subject in RECIPES else {}
+    if trial.subject in RECIPES and not RECIPES[trial.subject].own_mass:
+        # a poor fit draws the template's masses from a wrong shape
+        made |= {"mass_fit_p_value": bench.mass_fit.p_value, "mass_fit_good": bench.mass_fit.good}
     injected, rest = int((draw.data & inside & is_signal).sum()), int((draw.data & inside & ~is_signal).sum())
     return {
         "n_data": len(classes[0].x),
@@ -128,6 +138,7 @@ def _search(bench: Bench, trial: Trial) -> Record:
         **_sic("sic_100", sic_at_rejection(curve, 100.0)),
         **_sic("sic_1000", sic_at_rejection(curve, 1000.0)),
         **_sic("sic_max", sic_maximum(curve)),
+        **made,
         "curve": _curve(curve),
     }
 
@@ -159,7 +170,8 @@ def _quality(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
             ensemble=_QUALITY_ENSEMBLE,
             seed=stage_seed(config.seed, "study", name),
         )
-        found = auc(np.concatenate(scores), np.repeat([True, False], [len(scores[0]), len(scores[1])]))
+        weight = np.concatenate([one.weight for one in samples])
+        found = auc(np.concatenate(scores), np.repeat([True, False], [len(scores[0]), len(scores[1])]), weight)
         out |= {name: found.value, f"{name}_error": found.error}
         if config.classifier_features == config.features:
             return out | {"auc_classifier": found.value, "auc_classifier_error": found.error}
@@ -211,14 +223,18 @@ def _displacement(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
         for feature, value in values.items():
             out[f"{feature}_{name}"] = float(value.mean())
             out[f"{feature}_{name}_error"] = float(value.std() / np.sqrt(mask.sum()))
-    # whichever side is the signal's: papers expect the larger displacement, and find the smaller
     area = auc(distance, signal)
-    curve = roc(distance if area.value >= 0.5 else -distance, signal)
     out |= {"auc_large": area.value, "auc_large_error": area.error}
-    return out | _sic("sic_100", sic_at_rejection(curve, 100.0)) | _sic("sic_max", sic_maximum(curve))
+    # one expects the signal to be carried farther, and the papers find the opposite: both directions are given
+    for direction, score in (("large", distance), ("small", -distance)):
+        curve = roc(score, signal)
+        out |= _sic(f"sic_100_{direction}", sic_at_rejection(curve, 100.0))
+        out |= _sic(f"sic_max_{direction}", sic_maximum(curve))
+    return out
 
 
-_SCULPTING_BINS = 40
+_SCULPTING_WIDTH = 50.0
+"""Width of the bins that passing events are counted in, GeV: figures merge them as they need."""
 
 
 def _sculpting(bench: Bench, trial: Trial) -> Record:
@@ -234,7 +250,8 @@ def _sculpting(bench: Bench, trial: Trial) -> Record:
     here = background & bench.inside
     judges = {"window": _sample(bench, bench.chosen(here)), "sidebands": _sample(bench, bench.chosen(beside))}
     scores = _scored(bench, classes, judges)
-    edges = np.linspace(*config.mass.range, _SCULPTING_BINS + 1)
+    # the window's edges are bin edges: no bin mixes the window with its sidebands
+    edges = spectrum_edges(config.mass.range, _SCULPTING_WIDTH, (window,))
     masses = {"window": mjj[here], "sidebands": mjj[beside]}
     cuts = {}
     for cut in config.hunt.background_efficiencies:

@@ -14,20 +14,20 @@ from threadpoolctl import threadpool_limits
 
 from drapes_hep.config import Config
 from drapes_hep.diffusion.samplers import kernel_threads
-from drapes_hep.errors import ConfigError, RunDirectoryError
-from drapes_hep.events.skims import write_truth
+from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError
+from drapes_hep.events.skims import read_truth, write_truth
 from drapes_hep.files import content_hash, file_hash, read_json, write_json
 from drapes_hep.parallel import in_processes
 from drapes_hep.rundir import RunDirectory
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import all_truth, skim, skim_stage
-from drapes_hep.stamps import Stage, run_stage
+from drapes_hep.stamps import Stage, code_hash, run_stage
 from drapes_hep.studies.measures import MEASURES
 from drapes_hep.studies.sample import StudySample, load_sample
-from drapes_hep.studies.trials import Bench, Trial, model_key, trial_key
+from drapes_hep.studies.trials import Bench, SampleKeys, Trial, model_key, trial_key
 
-__all__ = ["make_sample", "run_trials"]
+__all__ = ["make_sample", "run_trials", "sample_keys"]
 
 Record = dict[str, Any]
 
@@ -85,11 +85,12 @@ class _Place:
 
     run: RunDirectory
     config: Config
-    sample_key: str
+    keys: SampleKeys
+    code: str
     device: str
 
     def record(self, trial: Trial) -> Path:
-        return self.run.path / "trials" / f"{trial_key(trial, self.sample_key)[:20]}.json"
+        return self.run.path / "trials" / f"{trial_key(trial, self.keys)[:20]}.json"
 
 
 def run_trials(
@@ -118,17 +119,24 @@ def run_trials(
     DrapesError
         If a trial cannot be done; those that are done stay.
     """
-    place = _Place(context.run, context.config, _sample_key(context), context.device)
+    place = _Place(context.run, context.config, sample_keys(context), code_hash(), context.device)
     missing = [trial for trial in _distinct(trials, place) if not _is_done(place.record(trial))]
-    models = {model_key(t.config, place.sample_key, saw): (t.config, saw) for t in missing for saw in t.models}
+    models = {model_key(t.config, place.keys, saw): (t.config, saw) for t in missing for saw in t.models}
     folder = context.run.path / "models"
     wanted = [one for key, one in models.items() if not (folder / key[:20] / "card.json").is_file()]
+    _check_signal(context.run, [*trials])
     total, done = len(wanted) + len(missing), 0
+    every = len(_distinct(trials, place))
+    say = context.reporter.say
+    say(f"{len(wanted)} models and {len(missing)} trials to do, {every - len(missing)} of {every} trials done before")
 
     def advance() -> None:
         nonlocal done
         done += 1
         progress(done, total)
+        # where no bar is drawn, a line now and then says that it lives
+        if not context.reporter.draws and (10 * done // total) > (10 * (done - 1) // total):
+            say(f"{done} of {total} done")
 
     for function, arguments in (
         (_train, [(place, *one) for one in wanted]),
@@ -139,17 +147,25 @@ def run_trials(
     return [_read(place.record(trial)) for trial in trials]
 
 
+def _check_signal(run: RunDirectory, trials: Sequence[Trial]) -> None:
+    """Refuse, before anything is trained, to inject more signal than there is."""
+    truth = read_truth(run.labels)
+    there, most = int((truth.label == 1).sum()), max((one.config.signal.inject or 0 for one in trials), default=0)
+    if most > there:
+        raise ConfigError(
+            f"{most} signal events are wanted, the sample holds {there}; lower study.injections and study.examples"
+        )
+
+
 def _distinct(trials: Iterable[Trial], place: _Place) -> list[Trial]:
-    return list({trial_key(trial, place.sample_key): trial for trial in trials}.values())
+    return list({trial_key(trial, place.keys): trial for trial in trials}.values())
 
 
-def _sample_key(context: Context) -> str:
-    """Hash of the selected events with their labels: nothing else of the files reaches a trial."""
+def sample_keys(context: Context) -> SampleKeys:
+    """Hash the selected events with their labels, and the other simulation's: no more of the files reaches a trial."""
     run = context.run
-    files = [run.events, run.truth, run.labels]
-    if context.config.study.source is not None:
-        files.append(run.simulation)
-    return content_hash([file_hash(path) for path in files])
+    data = content_hash([file_hash(path) for path in (run.events, run.truth, run.labels)])
+    return SampleKeys(data, None if context.config.study.source is None else file_hash(run.simulation))
 
 
 def _is_done(path: Path) -> bool:
@@ -169,14 +185,17 @@ def _read(path: Path) -> Record:
 
 # ---- in the workers --------------------------------------------------------------------------------------------------
 
-_LOADED: dict[str, StudySample] = {}
+_LOADED: dict[SampleKeys, StudySample] = {}
 
 
 def _bench(place: _Place, config: Config) -> Bench:
-    if place.sample_key not in _LOADED:
+    if place.code != code_hash():
+        # this process would give its models and records other names than those that are waited for
+        raise DrapesError("the package's code changed while the study ran; run the same command again")
+    if place.keys not in _LOADED:
         _LOADED.clear()
-        _LOADED[place.sample_key] = load_sample(place.run, place.config)
-    return Bench(_LOADED[place.sample_key], config, place.run.path / "models", place.sample_key, place.device)
+        _LOADED[place.keys] = load_sample(place.run, place.config)
+    return Bench(_LOADED[place.keys], config, place.run.path / "models", place.keys, place.device)
 
 
 def _train(place: _Place, config: Config, saw_window: bool) -> None:

@@ -6,10 +6,13 @@ import csv
 import difflib
 import importlib.util
 import io
-from collections.abc import Sequence
+import re
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from drapes_hep.errors import ConfigError
+from drapes_hep.errors import ConfigError, DrapesError
 from drapes_hep.events.loading import processor_folders
 from drapes_hep.files import atomic_path, write_bytes, write_json
 from drapes_hep.plots.studies import study_panels
@@ -38,7 +41,7 @@ def find_studies(config_folder: Path | None = None) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in processor_folders(config_folder):
         for path in sorted((folder / "analysis").glob("*.py")):
-            if "\nSTUDY = " in path.read_text(encoding="utf-8"):
+            if re.search(r"^STUDY\b.*=", path.read_text(encoding="utf-8"), re.MULTILINE):
                 found.setdefault(path.stem.replace("_", "-"), path)
     return dict(sorted(found.items()))
 
@@ -87,23 +90,45 @@ def run_study(name: str, study: Study, context: Context) -> list[Path]:
     list of Path
         The table, the figure twice, and the record of what made them.
     """
-    entries = study.entries(context.config)
+    config, reporter = context.config, context.reporter
+    with _own(name):
+        entries = study.entries(config)
     if not entries:
-        raise ConfigError(f"study '{name}': the configuration leaves nothing to measure")
+        raise ConfigError(
+            f"study '{name}': the configuration leaves nothing to measure (templates, data_share, scans: see `study`)"
+        )
     make_sample(context)
-    with context.reporter.bar(f"study {name}", 1) as bar:
+    with reporter.bar(f"study {name}", 1) as bar:
         records = run_trials([one.trial for one in entries], context, progress=lambda done, total: bar(done, total))
-    rows = [row for entry, record in zip(entries, records, strict=True) for row in study.lines(entry, record)]
     folder = context.run.path / name
-    config = context.config
-    figure = study_panels(study.panels(rows, config), Stamp.from_config(config.plots, config.mass.sqrt_s))
     written = [folder / f"{name}.csv", folder / f"{name}.png", folder / f"{name}.pdf", folder / f"{name}.json"]
+    with _own(name):
+        rows = [row for entry, record in zip(entries, records, strict=True) for row in study.lines(entry, record)]
     write_bytes(written[0], _csv(rows).encode())
+    with _own(name):
+        panels = study.panels(rows, config)
+    figure = study_panels(panels, Stamp.from_config(config.plots, config.mass.sqrt_s))
     for path in written[1:3]:
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=path.suffix[1:], dpi=110)
     write_json(written[3], {"study": name, "config": config.model_dump(mode="json"), **makers()})
     return written
+
+
+@contextmanager
+def _own(name: str) -> Iterator[None]:
+    """Turn what goes wrong in a study's file into one line that says where."""
+    try:
+        yield
+    except DrapesError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        frame = ([one for one in frames if Path(one.filename).parent.name == "analysis"] or list(frames))[-1]
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"study '{name}': {type(error).__name__}: {reason} ({frame.filename}, line {frame.lineno})"
+        ) from error
 
 
 def _csv(rows: Sequence[Row]) -> str:

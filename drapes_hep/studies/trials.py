@@ -9,15 +9,17 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from drapes_hep.config import Config
+from drapes_hep.cwola.classifiers import load_classifier
 from drapes_hep.diffusion.cards import CARD
 from drapes_hep.errors import ConfigError, FitError
-from drapes_hep.files import content_hash
-from drapes_hep.mass import draw, fit_spectrum, spectrum_edges
+from drapes_hep.events.loading import class_sources
+from drapes_hep.files import content_hash, file_hash
+from drapes_hep.mass import SpectrumFit, draw, fit_spectrum, spectrum_edges
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, stage_seed
 from drapes_hep.stages.context import domain
@@ -33,7 +35,7 @@ from drapes_hep.templates.model import (
 )
 from drapes_hep.templates.recipes import RECIPES, Parents, Template, levels, make_template, starts
 
-__all__ = ["REFERENCES", "Bench", "Trial", "model_key", "trial_key"]
+__all__ = ["REFERENCES", "Bench", "SampleKeys", "Trial", "model_key", "trial_key"]
 
 REFERENCES: dict[str, str] = {
     "supervised": "Supervised",
@@ -96,28 +98,39 @@ def _part(config: Config, *names: str) -> dict[str, Any]:
     return config.model_dump(mode="json", include=set(names))
 
 
-def _drawn(config: Config, sample_key: str) -> list[Any]:
+class SampleKeys(NamedTuple):
+    """What decides the selected events: of the data, and of the other simulation."""
+
+    data: str
+    simulation: str | None = None
+
+
+def _drawn(config: Config, keys: SampleKeys) -> list[Any]:
     """What decides which events stand for what."""
     window = study_window(config)
-    return [[window.lo, window.hi], config.study.data_share, _part(config, *_DATA), sample_key, code_hash()]
+    regions = [window.lo, window.hi, *config.mass.range]
+    return [regions, config.study.data_share, _part(config, *_DATA), keys.data, code_hash()]
 
 
-def model_key(config: Config, sample_key: str, saw_window: bool) -> str:
+def model_key(config: Config, keys: SampleKeys, saw_window: bool) -> str:
     """Name a model by all that decides it."""
     training = {**_part(config, "training")["training"], "pseudo_window": None}
-    own = [training, config.template.scaling, list(config.mass.range), saw_window]
-    return content_hash([*own, *_drawn(config, sample_key)])
+    return content_hash([training, config.template.scaling, saw_window, *_drawn(config, keys)])
 
 
-def trial_key(trial: Trial, sample_key: str) -> str:
+def trial_key(trial: Trial, keys: SampleKeys) -> str:
     """Name a trial by all that decides its numbers."""
     config = trial.config
     own = [trial.kind, trial.subject, trial.gensr, trial.unseen, _part(config, "cwola"), config.classifier_features]
+    # editing a classifier of one's own makes old records stale
+    own.append([file_hash(path) for path in class_sources(load_classifier(config.cwola.classifier))])
     if trial.kind == "sculpting":
         own.append(_part(config, "hunt")["hunt"]["background_efficiencies"])
     if trial.models:
-        own += [_part(config, "template", "mass"), [model_key(config, sample_key, saw) for saw in trial.models]]
-    return content_hash([*own, *_drawn(config, sample_key)])
+        own += [_part(config, "template", "mass"), [model_key(config, keys, saw) for saw in trial.models]]
+        if trial.config.template.method == "from_simulation":
+            own.append(keys.simulation)
+    return content_hash([*own, *_drawn(config, keys)])
 
 
 class Bench:
@@ -130,14 +143,15 @@ class Bench:
         Of the trial.
     folder : Path
         Where models lie.
-    sample_key : str
-        What decides the sample.
+    keys : SampleKeys
     device : str
     """
 
-    def __init__(self, sample: StudySample, config: Config, folder: Path, sample_key: str, device: str = "cpu") -> None:
+    def __init__(
+        self, sample: StudySample, config: Config, folder: Path, keys: SampleKeys, device: str = "cpu"
+    ) -> None:
         self.sample, self.config, self.folder = sample, config, folder
-        self.sample_key, self.device = sample_key, device
+        self.keys, self.device = keys, device
         self.window: Window = study_window(config)
 
     @functools.cached_property
@@ -175,7 +189,7 @@ class Bench:
 
     def model_folder(self, saw_window: bool) -> Path:
         """Give the place of a model."""
-        return self.folder / model_key(self.config, self.sample_key, saw_window)[:20]
+        return self.folder / model_key(self.config, self.keys, saw_window)[:20]
 
     def has_model(self, saw_window: bool) -> bool:
         """Say whether a model is trained."""
@@ -215,14 +229,14 @@ class Bench:
 
     # ---- templates ------------------------------------------------------------------------------------------------
 
-    def masses(self) -> Callable[[np.ndarray[Any, np.dtype[np.float64]]], np.ndarray[Any, np.dtype[np.float64]]]:
-        """Give the drawing of masses inside the window from the fit outside it."""
+    @functools.cached_property
+    def mass_fit(self) -> SpectrumFit:
+        """The fit of the data's masses outside the window."""
         config, window = self.config, self.window
         mjj = self.sample.events.mjj[self.draw.data]
         edges = spectrum_edges(config.mass.range, config.mass.bin_width, (window,))
         counts = np.histogram(mjj, edges)[0]
-        fit = fit_spectrum(counts, edges, (window.lo, window.hi), config.mass.fit, config.mass.sqrt_s)
-        return functools.partial(draw, fit, window.lo, window.hi)
+        return fit_spectrum(counts, edges, (window.lo, window.hi), config.mass.fit, config.mass.sqrt_s)
 
     def parents(self) -> Parents | None:
         """Give the events that the configured template starts from."""
@@ -253,7 +267,7 @@ class Bench:
             parents,
             size if parents is None else size / len(parents),
             seed,
-            None if recipe.own_mass else self.masses(),
+            None if recipe.own_mass else functools.partial(draw, self.mass_fit, self.window.lo, self.window.hi),
         )
         return make_template(self.model(), config.template, plan, parents, seed, device=self.device)
 
