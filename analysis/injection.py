@@ -54,8 +54,8 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
             from_zero=True,
         )
         for column, title in (
-            ("sic_1000", r"$1/\epsilon_B = 1000$"),
-            ("sic_100", r"$1/\epsilon_B = 100$"),
+            ("sic_1000", r"$1/\epsilon_B = \mathrm{1000}$"),
+            ("sic_100", r"$1/\epsilon_B = \mathrm{100}$"),
             ("sic_max", "maximum"),
         )
     ]

@@ -55,7 +55,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
             meaning="No improvement",
             from_zero=True,
         )
-        for column, title in (("sic_1000", r"$1/\epsilon_B = 1000$"), ("sic_max", "maximum"))
+        for column, title in (("sic_1000", r"$1/\epsilon_B = \mathrm{1000}$"), ("sic_max", "maximum"))
         for count in config.study.examples
     ]
 

@@ -368,6 +368,8 @@ def _one_line(error: ValidationError) -> str:
         return f"unknown key '{place}'" + (f"; did you mean '{close[0]}'?" if close else "")
     if first["type"] == "missing":
         return f"'{place}' is missing"
+    if first["type"] == "tuple_type":
+        return f"'{place}': expected a list in brackets, such as [{first['input']}]"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"'{place}': {message}" if place else message

@@ -66,6 +66,10 @@ def test_the_inclusive_point_is_always_there(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (
+            {"study": {"templates": "from_noise"}},
+            "'study.templates': expected a list in brackets, such as [from_noise]",
+        ),
         ({"trainning": {}}, "unknown key 'trainning'; did you mean 'training'?"),
         ({"training": {"epoch": 3}}, "unknown key 'training.epoch'; did you mean 'training.epochs'?"),
         ({"data": {}}, "'data.path' is missing"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -320,6 +322,17 @@ def test_the_processor_has_no_parents_for_noise(folder):
 def test_the_processor_names_what_a_run_lacks(folder, window, said):
     with pytest.raises(DrapesError, match=said):
         in_chunks(folder, folder / "events.root", 10_000, window)
+
+
+def test_the_processor_refuses_a_model_that_is_newer_than_the_template(folder, tmp_path):
+    place = tmp_path / "project"
+    shutil.copytree(folder, place)
+    context = partial_context(place, "from_window")
+    generate(context, context.windows[0])
+    again = partial_context(place, "from_window", "training.epochs=2")
+    train(again, again.windows[0])
+    with pytest.raises(DrapesError, match=r"changed since generate\.3300-3700 read it"):
+        in_chunks(place, place / "events.root", 10_000)
 
 
 def test_the_processor_wants_its_settings():
