@@ -73,7 +73,18 @@ TINY = {
 }
 KEYS = SampleKeys("data", "simulation")
 STUDIES = (
-    *("classifiers", "displacement", "gensr", "injection", "oversampling", "quality", "roc", "sculpting", "sic"),
+    *(
+        "ablation",
+        "classifiers",
+        "displacement",
+        "gensr",
+        "injection",
+        "oversampling",
+        "quality",
+        "roc",
+        "sculpting",
+        "sic",
+    ),
     *("sideband-width", "solver-steps", "strength-auc", "strength-sic"),
 )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter
 
@@ -91,6 +91,8 @@ class Panel:
         Whether the line of a random choice is drawn: SIC against rejection.
     from_zero : bool
         Whether the y axis starts at 0.
+    names : sequence of str
+        What stands at x = 0, 1, ..., where x counts things; points are then not joined.
     """
 
     x_label: str
@@ -103,6 +105,7 @@ class Panel:
     meaning: str = ""
     random: bool = False
     from_zero: bool = False
+    names: Sequence[str] = ()
 
 
 def _look(band: Band, index: int) -> tuple[str, str, str]:
@@ -129,7 +132,9 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp, columns: int | None = No
     rows = -(-len(panels) // across)
     labels = list(dict.fromkeys(band.label for panel in panels for band in panel.bands))
     beside = 2.9
-    width, height = 5.4 * across + 0.5 + beside, 4.9 * rows + 0.6
+    # upright names take room below the axes
+    deep = 0.085 * max((len(name) for panel in panels for name in panel.names), default=0)
+    width, height = 5.4 * across + 0.5 + beside, 4.9 * rows + 0.6 + deep
     fig, axes = canvas(
         width,
         height,
@@ -138,17 +143,21 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp, columns: int | None = No
         left=0.95,
         right=beside,
         top=0.55,
-        bottom=0.85,
+        bottom=0.85 + deep,
         wspace=0.26,
         hspace=0.28,
     )
-    handles: dict[str, Line2D | Patch] = {}
+    handles: dict[str, Any] = {}
     for panel, ax in zip(panels, axes.flat, strict=False):
         top = -np.inf
         for band in panel.bands:
             colour, line, marker = _look(band, labels.index(band.label))
-            (drawn,) = ax.plot(band.x, band.median, color=colour, ls=line, marker=marker, ms=6, label=band.label)
-            ax.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, lw=0)
+            if panel.names:
+                error = np.abs(np.stack([band.low, band.high]) - band.median)
+                drawn = ax.errorbar(band.x, band.median, error, color=colour, ls="", marker=marker, ms=6)
+            else:
+                (drawn,) = ax.plot(band.x, band.median, color=colour, ls=line, marker=marker, ms=6)
+                ax.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, lw=0)
             handles.setdefault(band.label, drawn)
             if np.isfinite(band.high).any():
                 top = max(top, float(np.nanmax(band.high)))
@@ -169,6 +178,10 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp, columns: int | None = No
             low = min(0.0, ax.get_ylim()[0]) if panel.from_zero else ax.get_ylim()[0]
             # room for the title
             ax.set_ylim(low, low + (max(top, panel.level or -np.inf) - low) * 1.2)
+        if panel.names:
+            ax.set_xticks(range(len(panel.names)), panel.names, rotation=90, fontsize=12)
+            ax.set_xlim(-0.6, len(panel.names) - 0.4)
+            ax.tick_params(axis="x", which="minor", bottom=False, top=False)
         ax.set_xlabel(panel.x_label)
         ax.set_ylabel(panel.y_label)
         ax.text(0.96, 0.955, panel.title, transform=ax.transAxes, ha="right", va="top", fontsize=13)
