@@ -46,18 +46,23 @@ def entries(config: Config) -> list[Entry]:
 
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
-    """Draw the AUC, of all features and of those that the classifier sees."""
+    """Draw the AUC of all templates, and closer of those that start from events."""
+    closer = [row for row in rows if row["template"] != title_of("from_low_noise")]
     return [
         Panel(
             r"Noise $\sigma'$",
             "AUC, template against true background",
-            bands(rows, "strength", column),
+            bands(chosen, "strength", column),
             title,
             log_x=True,
             level=0.5,
             meaning="Perfect template",
         )
-        for column, title in (("auc", "all features"), ("auc_classifier", "the classifier's features"))
+        for chosen, column, title in (
+            (rows, "auc", "all features"),
+            (closer, "auc", "all features"),
+            (closer, "auc_classifier", "the classifier's features"),
+        )
     ]
 
 

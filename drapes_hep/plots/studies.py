@@ -40,7 +40,7 @@ _LOOKS: dict[str, tuple[str, str]] = {
     "Drapes SR": (RED, "-"),
     "Drapes SB": (ORANGE, "-"),
     "Drapes MC": (PURPLE, "-"),
-    "Drapes 0 at sigma'": (OLIVE, "-"),
+    "Drapes 0 at σ′": (OLIVE, "-"),
     "Supervised": (INK, ":"),
     "Over-idealised": (INK, "--"),
     "Idealised": (GREY, "--"),
