@@ -17,6 +17,8 @@ from drapes_hep.studies.design import Entry, Row, Study, bands, injected, of_tem
 from drapes_hep.studies.trials import Trial
 
 DISTANCE = "distance"
+SHOWN = ("m_j1", "tau21_j1")
+"""Features whose distributions are drawn before and after."""
 
 
 def entries(config: Config) -> list[Entry]:
@@ -41,7 +43,14 @@ def lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
             moved = {"shift": record[name], "shift_error": record[f"{name}_error"]}
             out.append({**shared, "feature": feature, "class": kind.capitalize(), **moved})
     score = {name: value for name, value in record.items() if name.startswith(("auc_", "sic_"))}
-    return [*out, {**shared, "feature": "score", "class": "Distance as a score", **score}]
+    out.append({**shared, "feature": "score", "class": "Distance as a score", **score})
+    for feature, shapes in record["shapes"].items():
+        for kind, density in shapes.items():
+            if kind != "x":
+                for x, value in zip(shapes["x"], density, strict=True):
+                    point = {"x": x, "density": value}
+                    out.append({**shared, "feature": f"shape of {feature}", "class": kind, **point})
+    return out
 
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
@@ -57,9 +66,25 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
         for feature in check_features(config.features)
     ]
     distance, score = select(rows, feature=DISTANCE), select(rows, feature="score")
+    # what becomes of the first two features of the jets' masses and shapes, from little noise to much
+    strengths = sorted({float(row["wanted_strength"]) for row in rows})
+    chosen = dict.fromkeys((strengths[0], strengths[len(strengths) // 2], strengths[-1]))
+    carried = [
+        Panel(
+            feature.axis_label,
+            "Density",
+            bands(
+                select(rows, feature=f"shape of {feature.name}", wanted_strength=wanted), "x", "density", "class", False
+            ),
+            rf"$\sigma' = \mathrm{{{wanted:g}}}$",
+        )
+        for feature in check_features([name for name in SHOWN if name in config.features])
+        for wanted in chosen
+    ]
     return [
         *out,
         Panel(x, "Mean distance, all scaled features", bands(distance, "strength", "shift", by="class"), log_x=True),
+        *carried,
         Panel(
             x,
             "AUC, larger distance for signal",
@@ -69,6 +94,11 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
             meaning="No separation",
         ),
     ]
+
+
+def shapes_of(rows: Sequence[Row], feature: str, strength: float) -> list[Row]:
+    """Give the lines of a feature's distributions at a strength."""
+    return select(rows, feature=f"shape of {feature}", wanted_strength=strength)
 
 
 STUDY = Study("Displacement |x0 - x'| of signal and background along sigma'", entries, lines, panels)

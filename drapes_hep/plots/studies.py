@@ -45,6 +45,10 @@ _LOOKS: dict[str, tuple[str, str]] = {
     "Over-idealised": (INK, "--"),
     "Idealised": (GREY, "--"),
     "CWoLa hunting": (GREY, "-."),
+    "Signal": (RED, "-"),
+    "Background": (BLUE, "-"),
+    "Signal, carried": (RED, "--"),
+    "Background, carried": (BLUE, "--"),
 }
 
 

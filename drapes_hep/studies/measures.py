@@ -18,6 +18,7 @@ from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fold_scores, ranking
 from drapes_hep.diffusion.samplers import evaluations
 from drapes_hep.errors import FitError
+from drapes_hep.events.features import check_features
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.mass import spectrum_edges
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
@@ -29,6 +30,7 @@ from drapes_hep.templates.recipes import RECIPES, Parents, Template, levels, mak
 __all__ = ["MEASURES", "REJECTIONS"]
 
 BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Record = dict[str, Any]
 
@@ -223,6 +225,7 @@ def _displacement(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
         for feature, value in values.items():
             out[f"{feature}_{name}"] = float(value.mean())
             out[f"{feature}_{name}_error"] = float(value.std() / np.sqrt(mask.sum()))
+    out["shapes"] = _shapes(bench, events.x, made.x, signal, plan.row)
     area = auc(distance, signal)
     out |= {"auc_large": area.value, "auc_large_error": area.error}
     # one expects the signal to be carried farther, and the papers find the opposite: both directions are given
@@ -230,6 +233,30 @@ def _displacement(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
         curve = roc(score, signal)
         out |= _sic(f"sic_100_{direction}", sic_at_rejection(curve, 100.0))
         out |= _sic(f"sic_max_{direction}", sic_maximum(curve))
+    return out
+
+
+_SHAPE_BINS = 40
+
+
+def _shapes(
+    bench: Bench, before: FloatArray, after: FloatArray, signal: BoolArray, row: IntArray
+) -> dict[str, dict[str, list[float]]]:
+    """Give the distributions of events before and after they were carried, as densities in each feature's range."""
+    out: dict[str, dict[str, list[float]]] = {}
+    for j, feature in enumerate(check_features(bench.config.features)):
+        edges = np.linspace(*feature.range, _SHAPE_BINS + 1)
+        values = {
+            "Signal": before[signal, j],
+            "Background": before[~signal, j],
+            "Signal, carried": after[signal[row], j],
+            "Background, carried": after[~signal[row], j],
+        }
+        # per unit of the feature; what lies outside the range counts in the norm, so no shape is stretched
+        width = np.diff(edges)
+        found = {name: np.histogram(x, edges)[0] / (len(x) * width) for name, x in values.items()}
+        out[feature.name] = {"x": (0.5 * (edges[1:] + edges[:-1])).tolist()}
+        out[feature.name] |= {name: density.tolist() for name, density in found.items()}
     return out
 
 
