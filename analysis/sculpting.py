@@ -69,7 +69,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
         Panel(
             r"$m_{JJ}$ [GeV]",
             "Passing fraction over the cut's name",
-            bands(_merged(select(rows, background_efficiency=cut), least=20.0 / cut), "mjj", "fraction_over_cut"),
+            bands(_merged(select(rows, background_efficiency=cut), least=60.0 / cut), "mjj", "fraction_over_cut"),
             rf"$\epsilon_B = {cut:g}$",
             level=1.0,
             meaning="As the cut's name says",

@@ -132,7 +132,7 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp, columns: int | None = No
     -------
     Figure
     """
-    across = min(columns or 3, len(panels))
+    across = min(columns or (2 if len(panels) == 4 else 3), len(panels))
     rows = -(-len(panels) // across)
     labels = list(dict.fromkeys(band.label for panel in panels for band in panel.bands))
     beside = 2.9
