@@ -72,7 +72,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
     carried = [
         Panel(
             feature.axis_label,
-            "Density",
+            "Density [1/GeV]" if "GeV" in feature.axis_label else "Density",
             bands(
                 select(rows, feature=f"shape of {feature.name}", wanted_strength=wanted), "x", "density", "class", False
             ),

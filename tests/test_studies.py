@@ -495,7 +495,8 @@ def test_a_killed_study_goes_on_with_what_is_done(project):
     assert {path: path.stat().st_mtime_ns for path in done} == done
     with (place / "injection" / "injection.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["template"] for row in rows] == ["Drapes 0", "Supervised", "Over-idealised", "CWoLa hunting"]
+    # at this share there is too little true background for over-idealised
+    assert [row["template"] for row in rows] == ["Drapes 0", "Supervised", "CWoLa hunting"]
 
 
 # ---- each study ------------------------------------------------------------------------------------------------------

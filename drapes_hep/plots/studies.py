@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from drapes_hep.plots.style import (
     BLUE,
@@ -40,7 +40,7 @@ _LOOKS: dict[str, tuple[str, str]] = {
     "Drapes SR": (RED, "-"),
     "Drapes SB": (ORANGE, "-"),
     "Drapes MC": (PURPLE, "-"),
-    "Drapes 0 at σ′": (OLIVE, "-"),
+    "Drapes 0 at sigma'": (OLIVE, "-"),
     "Supervised": (INK, ":"),
     "Over-idealised": (INK, "--"),
     "Idealised": (GREY, "--"),
@@ -173,8 +173,11 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp, columns: int | None = No
             handles[panel.meaning] = ax.axhline(panel.level, color=GREY, lw=1.0, ls=(0, (4, 3)), zorder=0)
         if panel.log_x:
             ax.set_xscale("log")
-            if np.nanmax(x) / max(float(np.nanmin(x)), 1e-12) > 30:
-                ax.xaxis.set_minor_formatter(NullFormatter())
+            if np.nanmax(x) / max(float(np.nanmin(x)), 1e-12) <= 10:
+                # within a decade powers of ten say little
+                ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+                ax.xaxis.set_major_formatter(ScalarFormatter())
+            ax.xaxis.set_minor_formatter(NullFormatter())
         if panel.log_y:
             ax.set_yscale("log")
             ax.yaxis.set_minor_formatter(NullFormatter())

@@ -62,7 +62,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "from_noise": Recipe("noise", partial=False, own_mass=False, title="Drapes 0"),
-    "from_low_noise": Recipe("noise", partial=True, own_mass=False, title="Drapes 0 at σ′"),
+    "from_low_noise": Recipe("noise", partial=True, own_mass=False, title="Drapes 0 at sigma'"),
     "from_window": Recipe("window", partial=True, own_mass=True, title="Drapes SR"),
     "from_sidebands": Recipe("sidebands", partial=True, own_mass=False, title="Drapes SB"),
     "from_simulation": Recipe("simulation", partial=True, own_mass=True, title="Drapes MC"),
