@@ -17,6 +17,7 @@ from drapes_hep.errors import ConfigError
 
 __all__ = [
     "Config",
+    "ConstituentsConfig",
     "CwolaConfig",
     "DataConfig",
     "HuntConfig",
@@ -92,6 +93,12 @@ class MassConfig(_Section):
     sqrt_s: Positive = Field(13_000.0, description="Centre-of-mass energy, GeV.")
     fit: Literal["dijet3", "dijet4", "dijet5"] = Field("dijet4", description="Shape of the spectrum.")
     bin_width: Positive = Field(20.0, description="Largest width of a bin of the fit, GeV.")
+    draw: Literal["fit", "kde"] = Field(
+        "fit",
+        description="Where templates draw m_JJ from: the fit, or a Gaussian kernel density of the data in the window,"
+        " which carries the peak of a signal with it.",
+    )
+    kde_bandwidth: Positive = Field(1.0, description="Standard deviation of the kernels, GeV.")
 
     @model_validator(mode="after")
     def _ordered(self) -> MassConfig:
@@ -192,6 +199,74 @@ class TrainingConfig(_Section):
     def _something_left(self) -> TrainingConfig:
         if self.validation + self.closure >= 0.9:
             raise ValueError("validation and closure leave less than a tenth of the sidebands for training")
+        return self
+
+
+class ConstituentsConfig(_Section):
+    """Templates of jets as sets of constituents; without this section, templates are made of features.
+
+    Two models are trained: the jets' kinematics given m_JJ (its network, training and sampling are those of `training`
+    and `template`), and the constituents of one jet given that jet's kinematics (below).
+    """
+
+    kinematics: Literal["solved", "free"] = Field(
+        "solved",
+        description="The jets' coordinates: solved for m_JJ, which is then kept, or (pT, eta, phi, m, N) of both, with"
+        " m_JJ as right as the network.",
+    )
+    kinematics_network: Literal["mlp", "deepsets"] = Field(
+        "mlp", description="Network of the jets' kinematics; deepsets takes the two jets as a set, and is for free."
+    )
+    kinematics_strength: Positive | None = Field(
+        None,
+        description="Noise sigma' of the kinematics in partial templates; null keeps those of the parents, which"
+        " from_sidebands cannot do.",
+    )
+    network: Literal["transformer", "epic", "deepsets"] = Field(
+        "transformer", description="Network of the constituents: PC-Droid's transformer, EPiC, DeepSets with attention."
+    )
+    width: int = Field(64, ge=1, description="Its width.")
+    depth: int = Field(3, ge=1, description="Its layers.")
+    heads: int = Field(4, ge=1, description="Its attention heads; width is a multiple of it. EPiC has none.")
+    tokens: int = Field(
+        0, ge=0, description="Class tokens of the transformer's faster variant; 0 lets all constituents attend."
+    )
+    condition: tuple[Literal["pt", "eta", "phi", "mass", "n", "mjj"], ...] = Field(
+        ("pt", "eta", "phi", "mass", "n"), min_length=1, description="What the constituents' network is told of a jet."
+    )
+    path: Literal["edm", "flow"] = Field("edm", description="Between data and noise, as training.path.")
+    epochs: int = Field(50, ge=1, description="Passes over the jets of the training part.")
+    batch: int = Field(
+        128,
+        ge=1,
+        description="Jets a step. A step needs about 4 bytes x 16 x depth x width for each of their constituents.",
+    )
+    rate: Positive = Field(1.0e-3, description="Largest learning rate.")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="Part of the steps of linear warm-up.")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="Decay of the weights' moving average a step.")
+    patience: int = Field(50, ge=1, description="Epochs without improvement after which training stops.")
+    steps: int = Field(30, ge=2, description="Steps of the sampler.")
+    solver: Literal["euler", "heun", "midpoint", "dpm2m"] = Field("heun", description="Solver, as template.solver.")
+    members: int = Field(
+        8192, ge=1, description="Constituents a worker generates at once: what bounds the memory of generation."
+    )
+    precision: Literal["float32", "bf16"] = Field("float32", description="Of the network's products on a GPU.")
+    conserve: bool | None = Field(
+        None,
+        description="Bring the constituents to the four-momentum of their jet; null does so if those of the training"
+        " jets add up to theirs within 1% for nine of ten.",
+    )
+
+    @model_validator(mode="after")
+    def _fitting(self) -> ConstituentsConfig:
+        if self.network != "epic" and self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of the {self.heads} heads")
+        if self.tokens and self.network != "transformer":
+            raise ValueError("tokens belong to the transformer")
+        if self.kinematics_network == "deepsets" and self.kinematics != "free":
+            raise ValueError("kinematics_network deepsets takes jets alone: set kinematics: free")
+        if len(set(self.condition)) != len(self.condition):
+            raise ValueError("a part of the condition is listed twice")
         return self
 
 
@@ -313,6 +388,7 @@ class Config(_Section):
     windows: WindowsConfig = WindowsConfig()
     template: TemplateConfig = TemplateConfig()
     training: TrainingConfig = TrainingConfig()
+    constituents: ConstituentsConfig | None = None
     cwola: CwolaConfig = CwolaConfig()
     hunt: HuntConfig = HuntConfig()
     study: StudyConfig = StudyConfig()
@@ -348,6 +424,14 @@ class Config(_Section):
             )
         if self.study.window is not None and not low < self.study.window[0] < self.study.window[1] < high:
             raise ValueError(f"study.window must rise and lie inside mass.range [{low:g}, {high:g}]")
+        partial = self.template.method not in {"from_noise", "from_low_noise"}
+        if self.constituents is not None:
+            if self.template.method == "from_low_noise":
+                raise ValueError("constituents: from_low_noise is a study of features, and makes no constituents")
+            if self.template.method == "from_sidebands" and self.constituents.kinematics_strength is None:
+                raise ValueError("constituents: from_sidebands needs constituents.kinematics_strength")
+            if self.constituents.kinematics_strength is not None and not partial:
+                raise ValueError("constituents.kinematics_strength belongs to the partial methods")
         if len(set(self.features)) != len(self.features):
             raise ValueError("a feature is listed twice")
         return self

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import uproot
 from iminuit import Minuit
+from scipy.special import ndtri
 
 from drapes_hep.errors import FitError, InputError
 from drapes_hep.poisson import deviance_p_value, fit_poisson, poisson_deviance
@@ -42,6 +43,7 @@ __all__ = [
     "SpectrumShape",
     "bin_model",
     "draw",
+    "draw_kernels",
     "expected",
     "fit_spectrum",
     "fit_spectrum_newton",
@@ -452,6 +454,47 @@ def draw(fit: SpectrumFit | Density, lo: float, hi: float, uniforms: npt.ArrayLi
             m = np.clip(m - (inside - rest) / density(m), left, right)
         out[low : low + _BLOCK] = m
     return np.minimum(out, np.nextafter(hi, lo)).reshape(u.shape)
+
+
+def draw_kernels(masses: npt.ArrayLike, bandwidth: float, lo: float, hi: float, uniforms: npt.ArrayLike) -> FloatArray:
+    """Turn uniform numbers into masses that follow a Gaussian kernel density of observed masses, inside a window.
+
+    The full-phase-space generators draw m_JJ so (arXiv:2310.06897, section III). Whatever peak the data have, these
+    masses have too.
+
+    Parameters
+    ----------
+    masses : array_like, shape (n,)
+        Observed, GeV; those outside the window are left out.
+    bandwidth : float
+        Standard deviation of the kernels, GeV.
+    lo, hi : float
+        Window, GeV: what a kernel carries beyond an edge is reflected at it.
+    uniforms : array_like, shape (m,)
+        In [0, 1]: the first digits choose a mass, the others the place in its kernel.
+
+    Returns
+    -------
+    array, shape (m,)
+        GeV.
+
+    Raises
+    ------
+    FitError
+        If no mass lies in the window.
+    """
+    seen = np.sort(np.asarray(masses, dtype=np.float64))
+    seen = seen[(seen >= lo) & (seen < hi)]
+    if not len(seen):
+        raise FitError(f"no event lies between {lo:g} and {hi:g} GeV to draw masses after")
+    place = np.asarray(uniforms, dtype=np.float64) * len(seen)
+    which = np.minimum(place.astype(np.int64), len(seen) - 1)
+    inside = np.clip(place - which, 1e-12, 1 - 1e-12)
+    m = seen[which] + bandwidth * ndtri(inside)
+    # a kernel wider than the window is reflected more than once
+    width = hi - lo
+    folded = np.abs(np.remainder(m - lo + width, 2 * width) - width)
+    return np.asarray(np.clip(lo + folded, lo, np.nextafter(hi, lo)))
 
 
 def spectrum_edges(mass_range: tuple[float, float], width: float, windows: Sequence[Window] = ()) -> FloatArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from drapes_hep.errors import ConfigError
 from drapes_hep.rng import event_uniforms, stage_seed
 
-__all__ = ["Classifier", "Mlp", "Trees", "balanced_weights", "group_holdout", "load_classifier"]
+__all__ = ["Classifier", "Mlp", "Trees", "balanced_weights", "group_holdout", "load_classifier", "reads_of"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -21,7 +21,11 @@ IntArray = npt.NDArray[np.int64]
 
 @runtime_checkable
 class Classifier(Protocol):
-    """What the search asks of a classifier: made with ``(seed)``, trained once, then asked for scores."""
+    """What the search asks of a classifier: made with ``(seed)``, trained once, then asked for scores.
+
+    A class attribute ``reads = "constituents"`` makes ``x`` events with constituents, an awkward array, in the place of
+    features (:func:`reads_of`); it is no member here, as a class may go without.
+    """
 
     def fit(self, x: FloatArray, y: IntArray, weight: FloatArray, group: IntArray) -> None:
         """Train on features (n, d), classes (n,), weights (n,) and groups (n,) that no split may divide."""
@@ -68,6 +72,8 @@ class Trees:
         Leaves a tree.
     """
 
+    reads: ClassVar[str] = "features"
+
     def __init__(self, seed: int, *, iterations: int = 200, rate: float = 0.05, leaves: int = 31) -> None:
         self._seed = seed
         self._model = HistGradientBoostingClassifier(
@@ -110,6 +116,8 @@ class Mlp:
     patience : int
         Epochs without improvement after which training stops.
     """
+
+    reads: ClassVar[str] = "features"
 
     def __init__(
         self, seed: int, *, epochs: int = 40, batch: int = 512, rate: float = 1e-3, patience: int = 10
@@ -171,13 +179,44 @@ class Mlp:
             return np.asarray(self._net(z)[:, 0].double().numpy())
 
 
+_ON_CONSTITUENTS = {
+    "constituents": "drapes_hep.cwola.set_classifiers:ConstituentTransformer",
+    "full_phase_space": "drapes_hep.cwola.set_classifiers:DijetTransformer",
+}
+
+
+def reads_of(classifier: Any) -> Literal["features", "constituents"]:  # noqa: ANN401 - whatever makes a classifier
+    """Tell what a classifier takes as ``x``.
+
+    Parameters
+    ----------
+    classifier : type
+        As :func:`load_classifier` gives it.
+
+    Returns
+    -------
+    {"features", "constituents"}
+        Its attribute ``reads``; features without one.
+
+    Raises
+    ------
+    ConfigError
+        If the attribute is neither.
+    """
+    reads = getattr(classifier, "reads", "features")
+    if reads not in ("features", "constituents"):
+        name = getattr(classifier, "__name__", classifier)
+        raise ConfigError(f"cwola.classifier {name}: reads {reads!r}, which is neither 'features' nor 'constituents'")
+    return cast(Literal["features", "constituents"], reads)
+
+
 def load_classifier(name: str) -> type[Any]:
     """Find a classifier by its name in the configuration.
 
     Parameters
     ----------
     name : str
-        ``trees``, ``mlp`` or ``package.module:Class``.
+        ``trees``, ``mlp``, ``constituents``, ``full_phase_space`` or ``package.module:Class``.
 
     Returns
     -------
@@ -192,6 +231,8 @@ def load_classifier(name: str) -> type[Any]:
     known: dict[str, type[Any]] = {"trees": Trees, "mlp": Mlp}
     if name in known:
         return known[name]
+    # by name, as they import torch, which takes seconds
+    name = _ON_CONSTITUENTS.get(name, name)
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)

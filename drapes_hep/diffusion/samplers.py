@@ -30,7 +30,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ __all__ = [
     "EVALUATIONS",
     "SAMPLERS",
     "Point",
+    "Precision",
     "Sampler",
     "dpm2m",
     "euler",
@@ -48,6 +49,7 @@ __all__ = [
     "heun",
     "kernel_threads",
     "midpoint",
+    "products",
     "sample",
 ]
 
@@ -147,6 +149,17 @@ def evaluations(solver: str, steps: int) -> int:
     return EVALUATIONS[solver] * steps - (solver == "heun")
 
 
+Precision = Literal["float32", "bf16"]
+"""Precision of a network's products on a GPU."""
+
+
+def products(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Give the context in which a network's products are done in this precision: on a GPU, or not at all."""
+    if precision == "float32" or device.type != "cuda":
+        return contextlib.nullcontext()
+    return torch.autocast("cuda", dtype=torch.bfloat16)
+
+
 @contextlib.contextmanager
 def kernel_threads(threads: int) -> Iterator[int]:
     """Run every kernel on this many threads inside the block; gives the number that torch had.
@@ -162,6 +175,18 @@ def kernel_threads(threads: int) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
+def _batches(events: int, batch: int, offsets: Tensor | None, members: int) -> list[int]:
+    """Give the edges of batches: of so many events at most and, for sets, of so many members."""
+    edges = [0]
+    while edges[-1] < events:
+        last = edges[-1] + batch
+        if offsets is not None:
+            fits = int(torch.searchsorted(offsets, offsets[edges[-1]] + members, right=True)) - 1
+            last = min(last, max(fits, edges[-1] + 1))
+        edges.append(min(last, events))
+    return edges
+
+
 def sample(
     denoiser: Denoiser,
     x_start: Tensor,
@@ -171,6 +196,8 @@ def sample(
     offsets: Tensor | None = None,
     solver: str | Sampler = "heun",
     batch: int | None = None,
+    members: int | None = None,
+    precision: Precision = "float32",
     device: str | torch.device = "cpu",
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -197,6 +224,11 @@ def sample(
     batch : int, optional
         Events held on the device at once a worker. Default: 2048 on the CPU (the state of a layer stays in cache),
         262,144 on a GPU.
+    members : int, optional
+        For sets: members of sets held at once, by which memory is bounded (a set with more goes alone). Default: 8192
+        on the CPU, 524,288 on a GPU.
+    precision : {"float32", "bf16"}
+        Of the network's products on a GPU; the state stays float64.
     device : str or torch.device
         Where the network runs.
     workers : int, optional
@@ -225,15 +257,17 @@ def sample(
         raise ValueError(f"{len(condition)} conditions for {events} events")
     if batch is None:
         batch = 2048 if place.type == "cpu" else 1 << 18
-    if batch < 1:
-        raise ValueError("batch must be positive")
+    if members is None:
+        members = 8192 if place.type == "cpu" else 1 << 19
+    if min(batch, members) < 1:
+        raise ValueError("batch and members must be positive")
     grid = times.double().cpu()
     alpha, sigma = denoiser.schedule(grid)
     path = [Point(*p) for p in zip(grid.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
     denoiser = denoiser.to(place)
     result = torch.empty(x_start.shape, dtype=torch.float64)
-    starts = range(0, events, batch)
-    total, done, lock = len(starts) * (len(path) - 1), 0, threading.Lock()
+    starts = _batches(events, batch, None if offsets is None else offsets.cpu(), members)
+    total, done, lock = (len(starts) - 1) * (len(path) - 1), 0, threading.Lock()
 
     def tick() -> None:
         nonlocal done
@@ -242,8 +276,8 @@ def sample(
             if progress is not None:
                 progress(done, total)
 
-    def run(first: int) -> None:
-        last = min(first + batch, events)
+    def run(edges: tuple[int, int]) -> None:
+        first, last = edges
         rows, sets = slice(first, last), None
         if offsets is not None:
             rows = slice(int(offsets[first]), int(offsets[last]))
@@ -255,16 +289,16 @@ def sample(
             return mean
 
         # grad mode belongs to the thread, so it is set here and not around the pool
-        with torch.inference_mode():
+        with torch.inference_mode(), products(precision, place):
             result[rows] = method(predict, x_start[rows].to(place, torch.float64), path, tick).cpu()
 
     if place.type != "cpu":
-        for first in starts:
-            run(first)
+        for edges in itertools.pairwise(starts):
+            run(edges)
         return result
     with kernel_threads(1) as threads, ThreadPoolExecutor(workers or threads) as pool:
         try:
-            for _ in pool.map(run, starts):
+            for _ in pool.map(run, itertools.pairwise(starts)):
                 pass
         except BaseException:
             # an error or Ctrl-C must not wait for all the batches that are still queued

@@ -15,6 +15,10 @@ events are divided by their mean, so a batch of light events counts less than on
 
 All parameters are views of one buffer: the optimiser and the average are then a few kernels and a checkpoint a few
 tensors. Random numbers are drawn on the CPU, so a checkpoint goes on on another device.
+
+Events are rows of a tensor, or sets: then every member of a set counts alike in the loss, with its set's weight.
+
+Memory: the events once, for sets the noise of one step, for rows that of one epoch; beside them a step's activations.
 """
 
 from __future__ import annotations
@@ -35,11 +39,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from drapes_hep.diffusion.denoisers import PreconditionedDenoiser
+from drapes_hep.diffusion.denoisers import PreconditionedDenoiser, expand_sets
 from drapes_hep.diffusion.losses import denoising_loss, stratified
-from drapes_hep.diffusion.samplers import kernel_threads
+from drapes_hep.diffusion.samplers import Precision, kernel_threads, products
 from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.files import write_bytes
+from drapes_hep.sets import Sets, take
 
 __all__ = ["Epoch", "TrainingResult", "TrainingSettings", "ema_weight", "learning_rate", "train", "validation_loss"]
 
@@ -68,6 +73,8 @@ class TrainingSettings:
         Noise levels a validation event is seen at.
     checkpoint_seconds : float
         Least time between two checkpoints; one is always written at the end.
+    precision : {"float32", "bf16"}
+        Of the network's products on a GPU; parameters, averages and losses stay float32. A CPU always takes float32.
 
     Raises
     ------
@@ -83,6 +90,7 @@ class TrainingSettings:
     patience: int | None = 50
     validation_draws: int = 4
     checkpoint_seconds: float = 30.0
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch, self.validation_draws) < 1 or (self.patience is not None and self.patience < 1):
@@ -167,50 +175,48 @@ def _unflatten(module: nn.Module, values: Tensor) -> None:
 class _Validation(NamedTuple):
     """Validation events, repeated, with the noise that they keep."""
 
-    x: Tensor
-    condition: Tensor | None
-    weight: Tensor
+    events: _Events
     t: Tensor
     noise: Tensor
 
 
 def _fixed_draws(
-    denoiser: PreconditionedDenoiser,
-    x: Tensor,
-    condition: Tensor | None,
-    weight: Tensor,
-    draws: int,
-    generator: torch.Generator,
+    denoiser: PreconditionedDenoiser, events: _Events, draws: int, generator: torch.Generator
 ) -> _Validation:
-    n = len(x)
+    n = len(events)
     # row j of u holds the j-th part of the quantiles: every event sees low noise and high
     u = stratified(n * draws, n * draws, generator).view(draws, n)
     u = u[:, torch.randperm(n, generator=generator)].reshape(-1)
-    noise = torch.randn(n * draws, x.shape[1], generator=generator)
-    device = x.device
-    return _Validation(
-        x.repeat(draws, 1),
-        None if condition is None else condition.repeat(draws, 1),
-        weight.repeat(draws),
-        denoiser.schedule.training_times(u.double()).float().to(device),
-        noise.to(device),
-    )
+    device = events.x.device
+    repeated = events.take(torch.arange(n, device=device).repeat(draws))
+    noise = torch.randn(repeated.x.shape, generator=generator)
+    return _Validation(repeated, denoiser.schedule.training_times(u.double()).float().to(device), noise.to(device))
 
 
 @torch.no_grad()
-def _validate(denoiser: PreconditionedDenoiser, v: _Validation) -> float:
-    total = torch.zeros((), dtype=torch.float64, device=v.x.device)
-    for first in range(0, len(v.x), _EVALUATION_ROWS):
-        rows = slice(first, first + _EVALUATION_ROWS)
-        given = None if v.condition is None else v.condition[rows]
-        loss = denoising_loss(denoiser, v.x[rows], v.t[rows], v.noise[rows], given)
-        total += torch.dot(loss.double(), v.weight[rows].double())
-    return float(total / v.weight.double().sum())
+def _validate(denoiser: PreconditionedDenoiser, v: _Validation, precision: Precision = "float32") -> float:
+    device = v.events.x.device
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    weights = torch.zeros((), dtype=torch.float64, device=device)
+    # how many members the sets of a part have is not known beforehand: their starts say
+    starts = torch.arange(len(v.events) + 1) if v.events.offsets is None else v.events.offsets.cpu()
+    first = 0
+    while first < len(v.events):
+        last = int(torch.searchsorted(starts, starts[first] + _EVALUATION_ROWS, right=True)) - 1
+        last = min(max(last, first + 1), len(v.events))
+        part = v.events.take(torch.arange(first, last, device=device))
+        noise = v.noise[int(starts[first]) : int(starts[last])]
+        with products(precision, device):
+            loss = denoising_loss(denoiser, part.x, v.t[first:last], noise, part.condition, part.offsets)
+        total += torch.dot(loss.double(), part.row_weight.double())
+        weights += part.row_weight.double().sum()
+        first = last
+    return float(total / weights)
 
 
 def validation_loss(
     denoiser: PreconditionedDenoiser,
-    x: Tensor,
+    x: Tensor | Sets,
     condition: Tensor | None = None,
     weight: Tensor | None = None,
     *,
@@ -223,7 +229,7 @@ def validation_loss(
     ----------
     denoiser : PreconditionedDenoiser
         On the device of ``x``.
-    x : Tensor, shape (n, d)
+    x : Tensor of shape (n, d), or Sets
         Events.
     condition : Tensor, shape (n, c), optional
         Their condition.
@@ -238,8 +244,9 @@ def validation_loss(
     -------
     float
     """
-    weight = torch.ones(len(x), device=x.device) if weight is None else weight
-    return _validate(denoiser, _fixed_draws(denoiser, x, condition, weight, draws, torch.Generator().manual_seed(seed)))
+    device = x.values.device if isinstance(x, Sets) else x.device
+    events = _Events.of(x, condition, weight, device)
+    return _validate(denoiser, _fixed_draws(denoiser, events, draws, torch.Generator().manual_seed(seed)))
 
 
 def _fingerprint(
@@ -248,6 +255,8 @@ def _fingerprint(
     """Hash of all that a training's result depends on, but the device."""
     # how often a checkpoint is written changes nothing
     fixed = {key: value for key, value in asdict(settings).items() if key != "checkpoint_seconds"}
+    # the precision belongs to the device, and a checkpoint goes on on another
+    fixed.pop("precision")
     model = [str(getattr(denoiser.backbone, "config", "")), str(denoiser.schedule.config)]
     digest = hashlib.sha256(json.dumps([fixed, seed, model], sort_keys=True).encode())
     for tensor in [*data, *denoiser.state_dict().values()]:
@@ -275,10 +284,10 @@ def _read(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, st
 
 def train(
     denoiser: PreconditionedDenoiser,
-    x: Tensor,
+    x: Tensor | Sets,
     condition: Tensor | None,
     weight: Tensor | None,
-    x_val: Tensor,
+    x_val: Tensor | Sets,
     condition_val: Tensor | None,
     weight_val: Tensor | None,
     settings: TrainingSettings | None = None,
@@ -295,8 +304,8 @@ def train(
     ----------
     denoiser : PreconditionedDenoiser
         Trained in place, from the weights that it has.
-    x, x_val : Tensor, shape (n, d)
-        Scaled training and validation events.
+    x, x_val : Tensor of shape (n, d), or Sets
+        Scaled training and validation events; for sets condition and weight belong to a set.
     condition, condition_val : Tensor, shape (n, c), optional
         Their condition, scaled.
     weight, weight_val : Tensor, shape (n,), optional
@@ -333,6 +342,8 @@ def train(
     place = torch.device(device)
     events = _Events.of(x, condition, weight, place)
     held_out = _Events.of(x_val, condition_val, weight_val, place)
+    if (events.offsets is None) != (held_out.offsets is None):
+        raise ValueError("training and validation must both be rows, or both be sets")
     if events.x.shape[1] != held_out.x.shape[1]:
         raise ValueError(f"{events.x.shape[1]} features in training, {held_out.x.shape[1]} in validation")
     limit = threads if place.type == "cpu" else None
@@ -354,24 +365,42 @@ class _Events(NamedTuple):
     x: Tensor
     condition: Tensor | None
     weight: Tensor
+    offsets: Tensor | None = None
 
     @classmethod
-    def of(cls, x: Tensor, condition: Tensor | None, weight: Tensor | None, device: torch.device) -> _Events:
+    def of(
+        cls, x: Tensor | Sets, condition: Tensor | None, weight: Tensor | None, device: str | torch.device
+    ) -> _Events:
         n = len(x)
-        if x.ndim != 2 or n == 0:
-            raise ValueError(f"events must have shape (n, d) with n > 0, not {tuple(x.shape)}")
+        values = x.values if isinstance(x, Sets) else x
+        if values.ndim != 2 or n == 0 or len(values) == 0:
+            raise ValueError(f"events must have shape (n, d) with n > 0, not {tuple(values.shape)}")
         weight = torch.ones(n) if weight is None else weight.double()
         if weight.shape != (n,) or (condition is not None and (condition.ndim != 2 or len(condition) != n)):
             raise ValueError(f"{n} events need a weight of shape ({n},) and a condition of shape ({n}, c)")
-        if not all(bool(torch.isfinite(part).all()) for part in (x, weight, condition) if part is not None):
+        if not all(bool(torch.isfinite(part).all()) for part in (values, weight, condition) if part is not None):
             raise ValueError("events, conditions and weights must be finite")
         if float(weight.sum()) <= 0:
             raise ValueError("the weights must add up to more than 0")
         given = None if condition is None else condition.to(device, torch.float32)
-        return cls(x.to(device, torch.float32), given, (weight / weight.mean()).to(device, torch.float32))
+        scaled = (weight / weight.mean()).to(device, torch.float32)
+        offsets = x.offsets.to(device) if isinstance(x, Sets) else None
+        return cls(values.to(device, torch.float32), given, scaled, offsets)
 
-    def take(self, rows: Tensor) -> _Events:
-        return _Events(self.x[rows], None if self.condition is None else self.condition[rows], self.weight[rows])
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    @property
+    def row_weight(self) -> Tensor:
+        """Weight of each row: of each member, that of its set."""
+        return self.weight if self.offsets is None else expand_sets(self.weight, self.offsets)[:, 0]
+
+    def take(self, chosen: Tensor) -> _Events:
+        condition = None if self.condition is None else self.condition[chosen]
+        if self.offsets is None:
+            return _Events(self.x[chosen], condition, self.weight[chosen])
+        sets = take(Sets(self.x, self.offsets), chosen)
+        return _Events(sets.values, condition, self.weight[chosen], sets.offsets)
 
 
 def _train(
@@ -390,7 +419,7 @@ def _train(
     average = _flatten(averaged).detach()
     # order, noise levels and noise of the two samples come from two streams: neither moves the other
     generator = torch.Generator().manual_seed(seed)
-    fixed = _fixed_draws(denoiser, *held_out, settings.validation_draws, torch.Generator().manual_seed(seed + 1))
+    fixed = _fixed_draws(denoiser, held_out, settings.validation_draws, torch.Generator().manual_seed(seed + 1))
     optimiser = torch.optim.Adam([parameters], lr=settings.rate, fused=True)
     moments = {name: torch.zeros_like(average) for name in ("exp_avg", "exp_avg_sq")}
     moments["step"] = torch.zeros((), dtype=torch.float32, device=device)
@@ -422,24 +451,29 @@ def _train(
             spent = seconds + time.perf_counter() - began
             write_bytes(checkpoint, save(tensors, {"fingerprint": fingerprint, "seconds": repr(spent)}))
 
-    n, batch = len(events.x), min(settings.batch, len(events.x))
+    n, batch = len(events), min(settings.batch, len(events))
     steps = n // batch
     total = steps * settings.epochs
+    sets = events.offsets is not None
     saved = time.perf_counter()
     while len(history) < settings.epochs and not _idle(history, settings.patience):
         epoch = len(history) + 1
-        order = torch.randperm(n, generator=generator)[: steps * batch]
-        shuffled = events.take(order.to(device))
+        order = torch.randperm(n, generator=generator)[: steps * batch].to(device)
         u = stratified(len(order), batch, generator)
         t = denoiser.schedule.training_times(u).to(device)
-        noise = torch.randn(len(order), events.x.shape[1], generator=generator).to(device)
+        # of rows for the whole epoch: one draw instead of thousands of small ones
+        noise = torch.randn(0 if sets else len(order), events.x.shape[1], generator=generator).to(device)
         summed = torch.zeros((), device=device)
         rate = settings.rate
         for i in range(steps):
             rows = slice(i * batch, (i + 1) * batch)
-            given = None if shuffled.condition is None else shuffled.condition[rows]
-            losses = denoising_loss(denoiser, shuffled.x[rows], t[rows], noise[rows], given)
-            loss = torch.dot(losses, shuffled.weight[rows]) / batch
+            part = events.take(order[rows])
+            if len(part.x) == 0:
+                continue
+            drawn = torch.randn(part.x.shape, generator=generator).to(device) if sets else noise[rows]
+            with products(settings.precision, device):
+                losses = denoising_loss(denoiser, part.x, t[rows], drawn, part.condition, part.offsets)
+            loss = torch.dot(losses, part.row_weight) / len(losses)
             loss.backward()  # type: ignore[no-untyped-call] # torch's own annotation is missing
             step = (epoch - 1) * steps + i
             rate = learning_rate(step, total, settings.rate, settings.warmup)
@@ -449,7 +483,7 @@ def _train(
             parameters.grad.zero_()
             average.lerp_(parameters.detach(), ema_weight(step + 1, settings.ema))
             summed += loss.detach()
-        line = Epoch(epoch, float(summed) / steps, _validate(averaged, fixed), rate)
+        line = Epoch(epoch, float(summed) / steps, _validate(averaged, fixed, settings.precision), rate)
         if not math.isfinite(line.train_loss) or not math.isfinite(line.validation_loss):
             raise FitError(f"training diverged in epoch {epoch}: lower training.rate (now {settings.rate:g})")
         if line.validation_loss < min((past.validation_loss for past in history), default=math.inf):

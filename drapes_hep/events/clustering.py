@@ -34,7 +34,7 @@ from drapes_hep.events.chunks import Reading
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, JET_FIELDS, nested, offsets_of, ragged
 from drapes_hep.events.types import AwkwardArray, Foreign
 
-__all__ = ["AXES", "MIN_JET_PT", "cluster_events", "falling_pt", "make_particles", "no_jets"]
+__all__ = ["AXES", "MIN_JET_PT", "cluster_events", "falling_pt", "make_particles", "no_jets", "subjettiness"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -242,6 +242,36 @@ def _tau(offsets: IntArray, momenta: FloatArray, reading: Reading) -> FloatArray
         R0=reading.radius,
     )
     return np.ascontiguousarray(ak.to_numpy(tau).T)
+
+
+def subjettiness(
+    pt: npt.NDArray[Any], eta: npt.NDArray[Any], phi: npt.NDArray[Any], offsets: IntArray, reading: Reading
+) -> FloatArray:
+    """Compute N-subjettiness of jets that are given by their massless constituents; nothing is clustered.
+
+    Parameters
+    ----------
+    pt, eta, phi : array, shape (m,)
+        Of all jets, one after the other; GeV, rad. All finite, pt above 0.
+    offsets : array of int64, shape (j + 1,)
+        Where each jet begins.
+    reading : Reading
+        ``radius`` is R0, and ``axes``.
+
+    Returns
+    -------
+    array, shape (j, 3)
+        tau1, tau2, tau3; 0 for a jet without constituents.
+    """
+    momenta = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)]).astype(np.float64)
+    out = np.zeros((len(offsets) - 1, 3))
+    full = np.flatnonzero(np.diff(offsets) > 0)
+    # empty jets take no rows, so that what is left of the offsets are those of the others
+    kept = np.append(offsets[full], offsets[-1:])
+    parts = [_tau(kept[a : b + 1] - kept[a], momenta[:, kept[a] : kept[b]], reading).T for a, b in _blocks(kept)]
+    if parts:
+        out[full] = np.concatenate(parts)
+    return out
 
 
 def _columns(

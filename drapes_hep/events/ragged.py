@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import awkward as ak
 import numpy as np
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from drapes_hep.events.schema import nested, ragged
 from drapes_hep.events.types import AwkwardArray
+from drapes_hep.sets import Sets, runs, take
 
 __all__ = [
     "KINEMATICS",
@@ -42,53 +42,6 @@ KINEMATICS = ("pt", "eta", "phi")
 
 LLV = ("pt_fraction", "delta_eta", "delta_phi")
 """Columns of :func:`low_level`: pt_i / pt_jet, eta_i - eta_jet, phi_i - phi_jet in [-pi, pi]."""
-
-
-@dataclass(frozen=True, eq=False)
-class Sets:
-    """Sets of varying length, one after the other.
-
-    Parameters
-    ----------
-    values : Tensor, shape (total, d)
-        Elements of all sets.
-    offsets : Tensor of int64, shape (n + 1,)
-        Where each set begins; starts at 0, never falls, ends at ``total``.
-
-    Raises
-    ------
-    ValueError
-        Shapes or offsets that do not fit each other.
-    """
-
-    values: Tensor
-    offsets: Tensor
-
-    def __post_init__(self) -> None:
-        values, offsets = self.values, self.offsets
-        if values.ndim != 2:
-            raise ValueError(f"values must have shape (total, d), got {tuple(values.shape)}")
-        if offsets.ndim != 1 or len(offsets) < 1 or offsets.dtype != torch.int64:
-            raise ValueError(f"offsets must be int64 of shape (n + 1,), got {offsets.dtype} {tuple(offsets.shape)}")
-        if int(offsets[0]) != 0 or int(offsets[-1]) != len(values) or bool((offsets[1:] < offsets[:-1]).any()):
-            raise ValueError(f"offsets must rise from 0 to the {len(values)} rows of values")
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> Tensor:
-        """Elements of each set, int64 of shape (n,)."""
-        return self.offsets.diff()
-
-    @property
-    def index(self) -> Tensor:
-        """Which set each element belongs to, int64 of shape (total,)."""
-        return torch.repeat_interleave(self.lengths, output_size=len(self.values))
-
-    def to(self, device: str | torch.device) -> Sets:
-        """Move to a device."""
-        return Sets(self.values.to(device), self.offsets.to(device))
 
 
 IntArray = npt.NDArray[np.int64]
@@ -225,48 +178,6 @@ def unpack_nested(sets: Sets, events: Tensor, fields: Sequence[str]) -> ak.Array
     return ak.zip({name: nested(content, offsets, outer) for name, content in columns.items()})
 
 
-def _rows(first: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of runs that begin at ``first``, and the runs' offsets in the result."""
-    offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=lengths.device)
-    torch.cumsum(lengths, 0, out=offsets[1:])
-    total = int(offsets[-1])
-    rows = torch.repeat_interleave(first - offsets[:-1], lengths, output_size=total)
-    return rows.add_(torch.arange(total, device=rows.device)), offsets
-
-
-def take(sets: Sets, index: Tensor) -> Sets:
-    """Choose sets, as a batch of a training does.
-
-    Parameters
-    ----------
-    sets : Sets
-        n sets.
-    index : Tensor of int64, shape (m,), or of bool, shape (n,)
-        Which, in this order; repeats are allowed, negative ones count from the end.
-
-    Returns
-    -------
-    Sets
-        m sets; the elements of each in their order.
-
-    Raises
-    ------
-    IndexError
-        An index beyond the sets, or a mask of another length.
-    """
-    count = len(sets)
-    if index.dtype == torch.bool:
-        if index.shape != (count,):
-            raise IndexError(f"a mask of shape {tuple(index.shape)} for {count} sets")
-        index = torch.nonzero(index)[:, 0]
-    index = index.to(device=sets.offsets.device, dtype=torch.int64)
-    if bool(((index < -count) | (index >= count)).any()):
-        raise IndexError(f"an index lies beyond {count} sets")
-    index = torch.where(index < 0, index + count, index)
-    rows, offsets = _rows(sets.offsets[index], sets.lengths[index])
-    return Sets(sets.values[rows], offsets)
-
-
 def leading(sets: Sets, most: int | None = None) -> Sets:
     """Order each set by falling first column and keep the leading elements.
 
@@ -300,7 +211,7 @@ def leading(sets: Sets, most: int | None = None) -> Sets:
         sets = Sets(sets.values[order], sets.offsets)
     if most is None or bool((sets.lengths <= most).all()):
         return sets
-    rows, offsets = _rows(sets.offsets[:-1], sets.lengths.clamp(max=most))
+    rows, offsets = runs(sets.offsets[:-1], sets.lengths.clamp(max=most))
     return Sets(sets.values[rows], offsets)
 
 

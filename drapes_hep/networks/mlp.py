@@ -26,34 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drapes_hep.networks.embeddings import CosineEmbedding
+
 __all__ = ["CosineEmbedding", "ResidualMLP"]
 
 Activation = Literal["silu", "relu", "hardswish"]
 Inject = Literal["input", "blocks"]
-
-
-class CosineEmbedding(nn.Module):
-    r"""Embed a scalar as :math:`\cos(\pi k u)`, ``k = 1 .. size``, ``u`` the scalar mapped from ``span`` to (0, 1).
-
-    Parameters
-    ----------
-    size : int
-        Number of cosines.
-    span : pair of float
-        Range over which the embedding is one-to-one. The default holds ln(sigma)/4 for sigma from 0.0003 to 3000.
-    """
-
-    frequency: Tensor
-
-    def __init__(self, size: int = 16, span: tuple[float, float] = (-2.0, 2.0)) -> None:
-        super().__init__()
-        self.low, self.high = span
-        scale = math.pi / (self.high - self.low)
-        self.register_buffer("frequency", scale * torch.arange(1, size + 1, dtype=torch.float32), persistent=False)
-
-    def forward(self, noise: Tensor) -> Tensor:
-        """Embed ``noise`` of shape (n,) as (n, size)."""
-        return torch.cos((noise - self.low)[:, None] * self.frequency)
 
 
 def _uniform(rows: int, columns: int, generator: torch.Generator, gain: float = 1.0) -> nn.Parameter:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,8 +21,10 @@ from drapes_hep.files import read_json
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, sliding_windows
 from drapes_hep.rundir import RunDirectory
+from drapes_hep.templates.family import needs_jets
+from drapes_hep.templates.recipes import Parents
 
-__all__ = ["Context", "choose_device", "domain", "feature_matrix", "load_events", "read_record", "unweighted"]
+__all__ = ["Context", "choose_device", "feature_matrix", "load_events", "load_parents", "read_record", "unweighted"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,25 @@ def load_events(path: Path, features: Sequence[str]) -> Skim:
     return read_skim(path, ("event_id", "weight", "mjj", *features))
 
 
+def load_parents(path: Path, config: Config) -> Parents:
+    """Read the events of a table as a template's model takes them: with their jets if it makes constituents.
+
+    Raises
+    ------
+    ConfigError
+        If it does, and the events were selected by a processor that keeps no constituents.
+    """
+    jets = ("jets",) if needs_jets(config) else ()
+    table = read_skim(path, ("event_id", "weight", "mjj", *config.features, *jets))
+    mjj, weight, ids = (np.asarray(table[name]) for name in ("mjj", "weight", "event_id"))
+    pairs = table["jets"] if jets else None
+    if pairs is not None and "constituents" not in ak.fields(pairs):
+        raise ConfigError(
+            f"constituents: {path} holds no constituents; set processor: processors/constituents.py:Constituents"
+        )
+    return Parents(feature_matrix(table, config.features), mjj, weight, ids, pairs)
+
+
 def read_record(path: Path, *names: str) -> dict[str, Any]:
     """Read a JSON record that an earlier stage wrote.
 
@@ -141,8 +163,3 @@ def unweighted(weights: npt.ArrayLike, where: str) -> None:
         raise DrapesError(
             f"{where}: the hunt counts events, and these are weighted; take data, or simulation with weights of 1"
         )
-
-
-def domain(features: Sequence[str]) -> list[tuple[float, float]]:
-    """Give the natural bounds of features."""
-    return [feature.domain for feature in check_features(features)]

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import DrapesError
-from drapes_hep.events.skims import Skim, read_skim, write_skim
+from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
-from drapes_hep.mass import SpectrumFit, draw, fit_spectrum, spectrum_edges
+from drapes_hep.mass import SpectrumFit, fit_spectrum, spectrum_edges
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
-from drapes_hep.stages.context import Context, domain, feature_matrix, load_events, unweighted
+from drapes_hep.stages.context import Context, load_parents, unweighted
 from drapes_hep.stages.simulation import needs_simulation, simulation_stage
 from drapes_hep.stages.skim import skim_stage
 from drapes_hep.stamps import Stage, code_hash, run_stage
-from drapes_hep.templates.model import (
-    CLOSURE,
-    TRAIN,
-    VALIDATION,
-    BackgroundModel,
-    fit_model,
-    load_background_model,
-    save_background_model,
-    split_sidebands,
-    training_record,
+from drapes_hep.templates.family import (
+    WindowModel,
+    fit_window_model,
+    load_window_model,
+    make_window_template,
+    mass_source,
+    model_files,
+    save_window_model,
+    start_level,
 )
-from drapes_hep.templates.recipes import RECIPES, Parents, Recipe, Starts, levels, make_template, starts
+from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, split_sidebands, training_record
+from drapes_hep.templates.recipes import RECIPES, Parents, Recipe, Starts, starts
 
 __all__ = ["generate", "generate_stage", "mass_edges", "pseudo_window", "train", "train_stage"]
 
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
@@ -65,7 +67,7 @@ def train_stage(context: Context, window: Window) -> Stage:
     return Stage(
         f"train.{window.name}",
         context.config.model_dump(mode="json"),
-        ("training", "features", "seed", "template.scaling", "mass.range"),
+        ("training", "constituents", "features", "seed", "template.scaling", "mass.range"),
         lambda: [context.run.events],
         other={"pseudo-window": pseudo_window(context, window)},
         after=(skim_stage(context),),
@@ -85,27 +87,23 @@ def train(context: Context, window: Window) -> None:
 
 def _train(context: Context, window: Window) -> list[Path]:
     config, folder = context.config, context.run.window(window)
-    events = load_events(context.run.events, config.features)
+    events = load_parents(context.run.events, config)
     # a skim may be weighted: it can serve others. Better refused before a training than after it
-    unweighted(events["weight"], "the selected events")
-    chosen = window.in_sidebands(events["mjj"])
+    unweighted(events.weight, "the selected events")
+    chosen = window.in_sidebands(events.mjj)
     if not chosen.any():
         raise DrapesError(f"window {window.name}: its sidebands hold no event; see mass.range and the selection")
-    x = feature_matrix(events, config.features)[chosen]
-    ids, mjj, weight = (np.asarray(events[name])[chosen] for name in ("event_id", "mjj", "weight"))
-    part = split_sidebands(ids, config.seed, config.training)
+    beside = events.take(chosen)
+    part = split_sidebands(beside.event_id, config.seed, config.training)
     hidden = [(window.lo, window.hi)]
-    _fit(context, window, folder / "model", "training.json", x, mjj, weight, part, hidden)
-    written = [folder / "model" / "model.safetensors", folder / "model" / "card.json", folder / "training.json"]
-    write_skim(folder / "split.parquet", {"event_id": ids, "part": part.astype(np.int8)})
+    written = _fit(context, window, folder / "model", "training.json", beside, part, hidden)
+    write_skim(folder / "split.parquet", {"event_id": beside.event_id, "part": part.astype(np.int8)})
     written.append(folder / "split.parquet")
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
-        outside = (mjj < pseudo[0]) | (mjj >= pseudo[1])
-        arrays = (x[outside], mjj[outside], weight[outside], part[outside])
-        _fit(context, window, folder / "pseudo_model", "pseudo_training.json", *arrays, [*hidden, pseudo])
-        written += [folder / "pseudo_model" / "model.safetensors", folder / "pseudo_model" / "card.json"]
-        written.append(folder / "pseudo_training.json")
+        outside = (beside.mjj < pseudo[0]) | (beside.mjj >= pseudo[1])
+        fewer = (beside.take(outside), part[outside])
+        written += _fit(context, window, folder / "pseudo_model", "pseudo_training.json", *fewer, [*hidden, pseudo])
     return written
 
 
@@ -114,32 +112,37 @@ def _fit(
     window: Window,
     folder: Path,
     record: str,
-    x: npt.NDArray[np.float64],
-    mjj: npt.NDArray[np.float64],
-    weight: npt.NDArray[np.float64],
+    events: Parents,
     part: IntArray,
     hidden: list[tuple[float, float]],
-) -> None:
+) -> list[Path]:
     config = context.config
     # named by all that the training depends on: a killed run goes on, a changed one starts afresh
-    settings = config.model_dump(mode="json", include={"training", "features", "seed", "template"})
+    settings = config.model_dump(mode="json", include={"training", "constituents", "features", "seed", "template"})
     key = content_hash([settings, hidden, file_hash(context.run.events), code_hash()])
-    checkpoint = folder.parent / f"{folder.name}.{key[:12]}.checkpoint"
+    lengths = {"features": config.training.epochs, "jets": config.training.epochs}
+    if config.constituents is not None:
+        lengths["constituents"] = config.constituents.epochs
     with context.reporter.bar(f"train {window.name}", config.training.epochs) as bar:
-        model, result = fit_model(
-            x,
-            mjj,
-            weight,
+
+        def told(name: str, epoch: Epoch) -> None:
+            bar(epoch.epoch, lengths[name])
+            # where no bar is drawn, a line now and then says that a long training lives
+            if name == "constituents" and not context.reporter.draws and epoch.epoch % max(lengths[name] // 10, 1) == 0:
+                context.reporter.say(
+                    f"window {window.name}: constituents, epoch {epoch.epoch} of {lengths[name]}, losses"
+                    f" {epoch.train_loss:.4f} and {epoch.validation_loss:.4f} (validation)"
+                )
+
+        model, results = fit_window_model(
+            config,
+            events,
             part,
-            features=config.features,
-            domain=domain(config.features),
             hidden=hidden,
-            training=config.training,
-            scaling=config.template.scaling,
             seed=stage_seed(config.seed, folder.name, window.name),
             device=context.device,
-            checkpoint=checkpoint,
-            progress=lambda epoch: bar(epoch.epoch),
+            checkpoint=folder.parent / f"{folder.name}.{key[:12]}",
+            progress=told,
         )
     counts = {name: int((part == value).sum()) for name, value in _PARTS.items()}
     extra = {
@@ -148,10 +151,14 @@ def _fit(
         "events_sha256": file_hash(context.run.events),
         "events": counts,
     }
-    save_background_model(folder, model, extra)
-    write_json(folder.parent / record, {**training_record(result), "events": counts})
+    written = save_window_model(folder, model, extra)
+    # the last training's curve is the one that is drawn: of features, or of constituents
+    *others, last = results
+    records = {name: training_record(results[name]) for name in others}
+    write_json(folder.parent / record, {**training_record(results[last]), **records, "events": counts})
     for old in folder.parent.glob(f"{folder.name}.*.checkpoint"):
         old.unlink()
+    return [*written, folder.parent / record]
 
 
 _PARTS = {"train": TRAIN, "validation": VALIDATION, "closure": CLOSURE}
@@ -162,7 +169,7 @@ def generate_stage(context: Context, window: Window) -> Stage:
     folder, pseudo = context.run.window(window), pseudo_window(context, window)
     models = ["model"] if pseudo is None else ["model", "pseudo_model"]
     reads = [context.run.events, folder / "split.parquet"]
-    reads += [folder / model / name for model in models for name in ("card.json", "model.safetensors")]
+    reads += [path for model in models for path in model_files(context.config, folder / model)]
     after = [train_stage(context, window)]
     if needs_simulation(context):
         reads.append(context.run.simulation)
@@ -170,7 +177,7 @@ def generate_stage(context: Context, window: Window) -> Stage:
     return Stage(
         f"generate.{window.name}",
         context.config.model_dump(mode="json"),
-        ("template", "features", "mass", "seed"),
+        ("template", "constituents", "features", "mass", "seed", "data.radius", "data.axes"),
         lambda: reads,
         other={"pseudo-window": pseudo, "mass bins": mass_edges(context).tolist()},
         after=tuple(after),
@@ -191,9 +198,8 @@ def generate(context: Context, window: Window) -> None:
 def _generate(context: Context, window: Window) -> list[Path]:
     config, folder = context.config, context.run.window(window)
     recipe = RECIPES[config.template.method]
-    events = load_events(context.run.events, config.features)
-    mjj = np.asarray(events["mjj"])
-    weight = np.asarray(events["weight"])
+    events = load_parents(context.run.events, config)
+    mjj, weight = events.mjj, events.weight
     edges = mass_edges(context)
     counts = np.histogram(mjj, edges, weights=weight)[0]
     variance = np.histogram(mjj, edges, weights=weight**2)[0]
@@ -205,39 +211,46 @@ def _generate(context: Context, window: Window) -> list[Path]:
             "its template's masses and significance are not to be trusted"
         )
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
-    model = load_background_model(folder / "model", window, context.device)
+    model = load_window_model(config, folder / "model", window, context.device)
     made: dict[str, Any] = {"template": config.template.method, "strength": None, "steps_left": None}
     if recipe.partial:
-        times = levels(config.template, model.denoiser.schedule)
-        alpha, sigma = (float(part) for part in model.denoiser.schedule(times[0]))
-        made |= {"strength": sigma / alpha, "steps_left": len(times) - 1}
-        context.reporter.say(f"window {window.name}: strength {sigma / alpha:.4g}, {len(times) - 1} steps left")
+        strength, left = start_level(config, model)
+        made |= {"strength": strength, "steps_left": left}
+        context.reporter.say(f"window {window.name}: strength {strength:.4g}, {left} steps left")
+    if config.mass.draw == "kde" and not recipe.own_mass:
+        context.reporter.say(
+            f"window {window.name}: the template's masses follow those of the data in the window, a signal's included"
+        )
     written = [folder / "template.parquet", folder / "closure.parquet"]
     inside = window.in_signal_region(mjj)
     if not inside.any():
         raise DrapesError(f"window {window.name}: holds no event, so there is nothing to compare a template with")
-    closing = np.isin(events["event_id"], np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE])
+    closing = np.isin(events.event_id, np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE])
     # sideband events that close nothing: those that close measure how often a cut passes, and parent no template
     used = ~inside & ~closing
-    simulation = load_events(context.run.simulation, config.features) if recipe.source == "simulation" else None
+    simulation = load_parents(context.run.simulation, config) if recipe.source == "simulation" else None
     size = config.template.oversample * int(inside.sum())
 
-    def sample(model: BackgroundModel, path: Path, fit: SpectrumFit, region: tuple[float, float], size: float) -> None:
+    def sample(model: WindowModel, path: Path, fit: SpectrumFit, region: tuple[float, float], size: float) -> None:
         here = (mjj >= region[0]) & (mjj < region[1])
-        parents = _parents(context, recipe, events, simulation, here, used, region)
-        draw_mass = None if recipe.own_mass else functools.partial(draw, fit, *region)
+        parents = _parents(recipe, events, simulation, here, used, region)
+        draw_mass = None if recipe.own_mass else mass_source(config, fit, mjj[here], region)
         rate = size if parents is None else size / len(parents)
         seed = stage_seed(config.seed, path.stem, window.name)
         plan = starts(recipe, parents, rate, seed, draw_mass)
         # all that makes the same events of the same parents again
         how = {"rate": rate, "seed": seed, "mass_fit": None if recipe.own_mass else fit.density._asdict()}
-        _write_sample(context, window, model, path, plan, parents, seed, made | how)
+
+        def there(masses: FloatArray) -> BoolArray:
+            return np.asarray((masses >= region[0]) & (masses < region[1]))
+
+        _write_sample(context, window, model, path, plan, parents, seed, made | how, there)
 
     sample(model, written[0], fit, (window.lo, window.hi), size)
     _write_closure(context, window, model, written[1], recipe, events, simulation, (closing, used), made)
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
-        second = load_background_model(folder / "pseudo_model", window, context.device)
+        second = load_window_model(config, folder / "pseudo_model", window, context.device)
         there = (mjj >= pseudo[0]) & (mjj < pseudo[1])
         used &= ~there
         # the masses too come from a fit that saw neither region
@@ -248,29 +261,21 @@ def _generate(context: Context, window: Window) -> list[Path]:
     return written
 
 
-def _rows(context: Context, events: Skim, chosen: npt.NDArray[np.bool_]) -> Parents:
-    x = feature_matrix(events, context.config.features)[chosen]
-    mjj, weight, ids = (np.asarray(events[name])[chosen] for name in ("mjj", "weight", "event_id"))
-    return Parents(x, mjj, weight, ids)
-
-
 def _parents(
-    context: Context,
     recipe: Recipe,
-    events: Skim,
-    simulation: Skim | None,
-    here: npt.NDArray[np.bool_],
-    used: npt.NDArray[np.bool_],
+    events: Parents,
+    simulation: Parents | None,
+    here: BoolArray,
+    used: BoolArray,
     region: tuple[float, float],
 ) -> Parents | None:
     """Give the events that a recipe starts from to make a template of a mass region; None from noise."""
     if recipe.source == "noise":
         return None
     if simulation is not None:
-        mjj = np.asarray(simulation["mjj"])
-        found = _rows(context, simulation, (mjj >= region[0]) & (mjj < region[1]))
+        found = simulation.take((simulation.mjj >= region[0]) & (simulation.mjj < region[1]))
     else:
-        found = _rows(context, events, here if recipe.source == "window" else used)
+        found = events.take(here if recipe.source == "window" else used)
     if not len(found):
         raise DrapesError(
             f"{recipe.title} finds no event to start from between {region[0]:g} and {region[1]:g} GeV; see"
@@ -282,53 +287,53 @@ def _parents(
 def _write_closure(
     context: Context,
     window: Window,
-    model: BackgroundModel,
+    model: WindowModel,
     path: Path,
     recipe: Recipe,
-    events: Skim,
-    simulation: Skim | None,
-    parts: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]],
+    events: Parents,
+    simulation: Parents | None,
+    parts: tuple[BoolArray, BoolArray],
     made: Mapping[str, Any],
 ) -> None:
     """Make the recipe's template of the sideband events that the model never met: as many, at their masses."""
     closing, used = parts
     seed = stage_seed(context.config.seed, path.stem, window.name)
-    mjj = np.asarray(events["mjj"])[closing]
+    mjj = events.mjj[closing]
     if recipe.source == "noise":
         parents = None
     elif recipe.source == "window":
-        parents = _rows(context, events, closing)
+        parents = events.take(closing)
     elif simulation is None:
-        parents = _rows(context, events, used)
+        parents = events.take(used)
     else:
-        masses = np.asarray(simulation["mjj"])
-        inside = window.in_signal_region(masses)
-        parents = _rows(context, simulation, ~inside)
+        parents = simulation.take(~window.in_signal_region(simulation.mjj))
     if parents is None or recipe.source == "window":
         plan = starts(recipe, parents, len(mjj) if parents is None else 1.0, seed, lambda _: mjj)
     else:
         plan = starts(recipe, parents, len(mjj) / len(parents), seed, lambda u: np.quantile(mjj, u))
-    _write_sample(context, window, model, path, plan, parents, seed, made)
+    _write_sample(context, window, model, path, plan, parents, seed, made, window.in_sidebands)
 
 
 def _write_sample(
     context: Context,
     window: Window,
-    model: BackgroundModel,
+    model: WindowModel,
     path: Path,
     plan: Starts,
     parents: Parents | None,
     seed: int,
     made: Mapping[str, Any],
+    region: Callable[[FloatArray], BoolArray],
 ) -> None:
     config = context.config
     with context.reporter.bar(f"{path.stem} {window.name}", 100) as bar:
-        found = make_template(
+        found = make_window_template(
             model,
-            config.template,
+            config,
             plan,
             parents,
             seed,
+            region=region,
             device=context.device,
             workers=context.workers,
             progress=lambda done, total: bar(100 * done // total),
@@ -337,4 +342,12 @@ def _write_sample(
         "event_id": found.event_id, "parent_id": found.parent_id, "mjj": found.mjj, "weight": found.weight
     }  # fmt: skip
     columns |= {name: found.x[:, j] for j, name in enumerate(config.features)}
-    write_skim(path, columns, {**made, "window": [window.lo, window.hi]})
+    if found.jets is not None:
+        columns["jets"] = found.jets
+        counted = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.lost.items() if count)
+        context.reporter.say(
+            f"window {window.name}: {path.stem}: {len(found.event_id)} of {len(plan.event_id)} generated events kept"
+            + (f" ({counted})" if counted else "")
+        )
+    account = {"generated": len(plan.event_id), "lost": dict(found.lost)}
+    write_skim(path, columns, {**made, **account, "window": [window.lo, window.hi]})

@@ -135,6 +135,31 @@ def split_sidebands(event_id: IntArray, seed: int, config: TrainingConfig) -> In
     return part
 
 
+def check_hidden(mjj: FloatArray, hidden: Sequence[tuple[float, float]]) -> None:
+    """Refuse events that a model must not see; raises LeakError."""
+    for low, high in hidden:
+        inside = int(((mjj >= low) & (mjj < high)).sum())
+        if inside:
+            raise LeakError(
+                f"{inside} events between {low:g} and {high:g} GeV were given to a model that must not see them"
+            )
+
+
+def check_parts(part: IntArray, weight: FloatArray) -> None:
+    """Refuse sidebands that cannot train or validate a model; raises FitError."""
+    fitted, held = part == TRAIN, part == VALIDATION
+    if not fitted.any() or not held.any():
+        raise FitError(f"the sidebands hold {len(part)} events: too few to train and to validate")
+    if not (weight[fitted].sum() > 0 and weight[held].sum() > 0):
+        raise FitError("the weights of the sideband events do not add up to more than 0: nothing can be trained")
+
+
+def check_window(folder: Path, hidden: Sequence[tuple[float, float]], window: Window) -> None:
+    """Refuse a model that may have seen a window; raises LeakError."""
+    if not any(low <= window.lo and window.hi <= high for low, high in hidden):
+        raise LeakError(f"{folder}: this model saw the window {window.name}")
+
+
 def fit_model(
     x: FloatArray,
     mjj: FloatArray,
@@ -188,17 +213,9 @@ def fit_model(
     FitError
         If a part has no events.
     """
-    for low, high in hidden:
-        inside = int(((mjj >= low) & (mjj < high)).sum())
-        if inside:
-            raise LeakError(
-                f"{inside} events between {low:g} and {high:g} GeV were given to a model that must not see them"
-            )
+    check_hidden(mjj, hidden)
+    check_parts(part, weight)
     fitted, held = part == TRAIN, part == VALIDATION
-    if not fitted.any() or not held.any():
-        raise FitError(f"the sidebands hold {len(x)} events: too few to train and to validate")
-    if not (weight[fitted].sum() > 0 and weight[held].sum() > 0):
-        raise FitError("the weights of the sideband events do not add up to more than 0: nothing can be trained")
     scale = fit_scaling(scaling, x[fitted], mjj[fitted], weight[fitted], domain)  # type: ignore[arg-type]
     if not (np.isfinite(scale.curves).all() and np.isfinite(scale.levels).all()):
         raise FitError(
@@ -278,8 +295,8 @@ def load_background_model(
         ) from error
     if saw_window != bool(extra.get("saw_window", False)):
         raise LeakError(f"{folder}: this model {'did not see' if saw_window else 'saw'} the window {window.name}")
-    if not saw_window and not any(low <= window.lo and window.hi <= high for low, high in hidden):
-        raise LeakError(f"{folder}: this model saw the window {window.name}")
+    if not saw_window:
+        check_window(folder, hidden, window)
     return model
 
 

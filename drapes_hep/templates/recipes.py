@@ -16,8 +16,8 @@ parents at once would have given.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ from drapes_hep.config import TemplateConfig
 from drapes_hep.diffusion.schedules import Schedule, strength_steps
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.schema import NO_PARENT
+from drapes_hep.events.types import AwkwardArray
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
 from drapes_hep.templates.model import BackgroundModel
 
@@ -81,19 +82,23 @@ class Parents:
     mjj, weight : array, shape (n,)
         GeV, and the weight that each copy inherits.
     event_id : array of int, shape (n,)
+    jets : awkward.Array, optional
+        n lists of two jets with constituents, where templates are made of them.
     """
 
     x: FloatArray
     mjj: FloatArray
     weight: FloatArray
     event_id: IntArray
+    jets: AwkwardArray | None = None
 
     def __len__(self) -> int:
         return len(self.event_id)
 
     def take(self, chosen: npt.NDArray[Any]) -> Parents:
         """Give some of them, by a mask or by rows."""
-        return Parents(self.x[chosen], self.mjj[chosen], self.weight[chosen], self.event_id[chosen])
+        jets = None if self.jets is None else self.jets[chosen]
+        return Parents(self.x[chosen], self.mjj[chosen], self.weight[chosen], self.event_id[chosen], jets)
 
 
 @dataclass(frozen=True)
@@ -124,13 +129,19 @@ class Starts:
 
 @dataclass(frozen=True)
 class Template:
-    """Made events; arrays of shape (n,) but ``x``, (n, d). ``parent_id`` decides their folds."""
+    """Made events; arrays of shape (n,) but ``x``, (n, d). ``parent_id`` decides their folds.
+
+    ``jets`` are those of a template of constituents; ``lost`` counts the events of the plan that are not among these,
+    by :data:`drapes_hep.templates.events.LOSSES`.
+    """
 
     event_id: IntArray
     parent_id: IntArray
     x: FloatArray
     mjj: FloatArray
     weight: FloatArray
+    jets: AwkwardArray | None = None
+    lost: Mapping[str, int] = field(default_factory=dict)
 
 
 def levels(config: TemplateConfig, schedule: Schedule) -> Tensor:

@@ -1,0 +1,249 @@
+"""One interface to both kinds of background model: of features, and of jets as sets of constituents.
+
+Which of them a search has is decided by the section ``constituents`` of its configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from drapes_hep.config import Config
+from drapes_hep.diffusion.cards import CARD, WEIGHTS
+from drapes_hep.diffusion.training import Epoch, TrainingResult
+from drapes_hep.errors import ConfigError
+from drapes_hep.events.chunks import Reading
+from drapes_hep.events.features import check_features
+from drapes_hep.mass import SpectrumFit, draw, draw_kernels
+from drapes_hep.regions import Window
+from drapes_hep.templates.constituents import (
+    ConstituentModel,
+    constituent_files,
+    fit_constituents,
+    load_constituent_model,
+    save_constituent_model,
+)
+from drapes_hep.templates.events import make_constituent_template
+from drapes_hep.templates.model import (
+    BackgroundModel,
+    fit_model,
+    load_background_model,
+    save_background_model,
+)
+from drapes_hep.templates.recipes import Parents, Starts, Template, levels, make_template
+
+__all__ = [
+    "WindowModel",
+    "fit_window_model",
+    "load_window_model",
+    "make_window_template",
+    "mass_source",
+    "model_files",
+    "needs_jets",
+    "save_window_model",
+    "start_level",
+]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+WindowModel = BackgroundModel | ConstituentModel
+"""A window's background model, of either kind."""
+
+
+def needs_jets(config: Config) -> bool:
+    """Say whether templates are made of jets with constituents."""
+    return config.constituents is not None
+
+
+def fit_window_model(
+    config: Config,
+    events: Parents,
+    part: IntArray,
+    *,
+    hidden: Sequence[tuple[float, float]],
+    seed: int,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    progress: Callable[[str, Epoch], None] | None = None,
+) -> tuple[WindowModel, dict[str, TrainingResult]]:
+    """Train the model of a window on sideband events.
+
+    Parameters
+    ----------
+    config : Config
+    events : Parents
+        Of the sidebands; with their jets for a model of constituents.
+    part : array of int, shape (n,)
+        From :func:`drapes_hep.templates.model.split_sidebands`.
+    hidden : sequence of (float, float)
+        Mass intervals that the model must not see.
+    seed : int
+    device : str
+    checkpoint : Path, optional
+        Stem of the checkpoints: ``.checkpoint`` and, before it, the training's name are added.
+    progress : callable, optional
+        Called with the training's name and each epoch.
+
+    Returns
+    -------
+    model : BackgroundModel or ConstituentModel
+    results : dict of str to TrainingResult
+        Of "features", or of "jets" and "constituents".
+
+    Raises
+    ------
+    LeakError
+        If an event lies in a hidden interval.
+    FitError
+        If there are too few events.
+    """
+    if config.constituents is not None:
+        return fit_constituents(
+            _jets(events),
+            events.mjj,
+            events.weight,
+            part,
+            hidden=hidden,
+            config=config.constituents,
+            training=config.training,
+            scaling=config.template.scaling,
+            seed=seed,
+            device=device,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+    model, result = fit_model(
+        events.x,
+        events.mjj,
+        events.weight,
+        part,
+        features=config.features,
+        domain=[feature.domain for feature in check_features(config.features)],
+        hidden=hidden,
+        training=config.training,
+        scaling=config.template.scaling,
+        seed=seed,
+        device=device,
+        checkpoint=None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.checkpoint"),
+        progress=None if progress is None else lambda epoch: progress("features", epoch),
+    )
+    return model, {"features": result}
+
+
+def _jets(events: Parents) -> Any:  # noqa: ANN401
+    if events.jets is None:
+        raise ConfigError(
+            "constituents: the selected events hold no constituents; take processors/constituents.py:Constituents"
+        )
+    return events.jets
+
+
+def save_window_model(folder: Path, model: WindowModel, extra: Mapping[str, Any]) -> list[Path]:
+    """Write a model with its cards; gives its files."""
+    if isinstance(model, ConstituentModel):
+        return save_constituent_model(folder, model, extra)
+    save_background_model(folder, model, extra)
+    return [folder / WEIGHTS, folder / CARD]
+
+
+def model_files(config: Config, folder: Path) -> list[Path]:
+    """Give the files of a model; it is whole where all of them are."""
+    return constituent_files(folder) if needs_jets(config) else [folder / CARD, folder / WEIGHTS]
+
+
+def load_window_model(
+    config: Config, folder: Path, window: Window, device: str = "cpu", *, saw_window: bool = False
+) -> WindowModel:
+    """Read a window's model back; raises as :func:`drapes_hep.templates.model.load_background_model`."""
+    if needs_jets(config):
+        return load_constituent_model(folder, window, device)
+    return load_background_model(folder, window, device, saw_window=saw_window)
+
+
+def start_level(config: Config, model: WindowModel) -> tuple[float | None, int]:
+    """Give where the sampler of a template starts: sigma / alpha (None for pure noise of flow matching), steps left."""
+    template = config.template
+    if config.constituents is not None:
+        template = template.model_copy(update={"steps": config.constituents.steps})
+    times = levels(template, model.denoiser.schedule)
+    alpha, sigma = (float(part) for part in model.denoiser.schedule(times[0]))
+    return (sigma / alpha if alpha > 0 else None), len(times) - 1
+
+
+def mass_source(
+    config: Config, fit: SpectrumFit, masses: FloatArray, region: tuple[float, float]
+) -> Callable[[FloatArray], FloatArray]:
+    """Give what turns uniform numbers (n,) into the masses of template events.
+
+    Parameters
+    ----------
+    config : Config
+        Its ``mass.draw``.
+    fit : SpectrumFit
+    masses : array
+        Of the data in the region, GeV: for ``kde``.
+    region : (float, float)
+        GeV.
+    """
+    if config.mass.draw == "kde":
+        return lambda uniform: draw_kernels(masses, config.mass.kde_bandwidth, *region, uniform)
+    return lambda uniform: draw(fit, *region, uniform)
+
+
+def make_window_template(
+    model: WindowModel,
+    config: Config,
+    plan: Starts,
+    parents: Parents | None,
+    seed: int,
+    *,
+    region: Callable[[FloatArray], npt.NDArray[np.bool_]],
+    device: str = "cpu",
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Template:
+    """Make template events of either kind.
+
+    Parameters
+    ----------
+    model : BackgroundModel or ConstituentModel
+    config : Config
+    plan : Starts
+        From :func:`drapes_hep.templates.recipes.starts`.
+    parents : Parents, optional
+        Those that the plan was made for.
+    seed : int
+        Of the noise.
+    region : callable
+        From masses (n,) to whether they lie where the template is wanted: a template of constituents may leave it.
+    device, workers, progress
+        As for :func:`drapes_hep.diffusion.samplers.sample`.
+
+    Returns
+    -------
+    Template
+        In the plan's order, less the events counted in ``lost``.
+    """
+    if isinstance(model, ConstituentModel):
+        if config.constituents is None:
+            raise ValueError("a model of constituents needs their section of the configuration")
+        return make_constituent_template(
+            model,
+            config.template,
+            config.constituents,
+            plan,
+            parents,
+            seed,
+            features=config.features,
+            reading=Reading(radius=config.data.radius, axes=config.data.axes),
+            region=region,
+            device=device,
+            workers=workers,
+            progress=progress,
+        )
+    return make_template(model, config.template, plan, parents, seed, device=device, workers=workers, progress=progress)
