@@ -14,11 +14,11 @@ from drapes_hep.studies.design import (
     Row,
     Study,
     bands,
+    injected,
     numbers,
     of_template,
     repetitions,
     title_of,
-    without_signal,
 )
 from drapes_hep.studies.trials import Trial
 
@@ -30,7 +30,7 @@ def entries(config: Config) -> list[Entry]:
             Trial("quality", of_template(one, method, oversample=1.0), method),
             {"template": title_of(method), "seed": one.seed},
         )
-        for one in repetitions(without_signal(config))
+        for one in repetitions(injected(config, 0))
         for method in config.study.templates
     ]
 

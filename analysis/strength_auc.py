@@ -18,11 +18,11 @@ from drapes_hep.studies.design import (
     Row,
     Study,
     bands,
+    injected,
     numbers,
     of_template,
     repetitions,
     title_of,
-    without_signal,
 )
 from drapes_hep.studies.trials import Trial
 from drapes_hep.templates.recipes import RECIPES
@@ -36,7 +36,7 @@ def methods(config: Config) -> list[str]:
 def entries(config: Config) -> list[Entry]:
     """Compare each partial template with the truth at each strength."""
     out = []
-    for one in repetitions(without_signal(config)):
+    for one in repetitions(injected(config, 0)):
         for method in methods(config):
             for strength in config.study.strengths:
                 changed = of_template(one, method, strength=strength, oversample=1.0)

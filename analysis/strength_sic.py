@@ -16,7 +16,6 @@ from drapes_hep.studies.design import (
     Row,
     Study,
     bands,
-    existing_strength,
     injected,
     numbers,
     of_template,
@@ -36,8 +35,12 @@ def entries(config: Config) -> list[Entry]:
             for method in config.study.templates:
                 for wanted in config.study.strengths if RECIPES[method].partial else ():
                     changed = of_template(injected(one, count), method, strength=wanted)
-                    labels = {"injected": count, "template": title_of(method), "wanted_strength": wanted}
-                    labels |= {"strength": existing_strength(changed), "seed": one.seed}
+                    labels = {
+                        "injected": count,
+                        "template": title_of(method),
+                        "wanted_strength": wanted,
+                        "seed": one.seed,
+                    }
                     out.append(Entry(Trial("search", changed, method), labels))
     return out
 

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from drapes_hep.config import Config
-from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, Schedule
 from drapes_hep.metrics import spread
 from drapes_hep.plots.scores import LEAST_BACKGROUND
 from drapes_hep.plots.studies import FEW_SEEDS, Band, Panel
 from drapes_hep.studies.measures import REJECTIONS
 from drapes_hep.studies.trials import REFERENCES, Kind, Trial
-from drapes_hep.templates.recipes import RECIPES, levels
+from drapes_hep.templates.recipes import RECIPES
 
 __all__ = [
     "Entry",
@@ -23,7 +22,6 @@ __all__ = [
     "Study",
     "bands",
     "curve_lines",
-    "existing_strength",
     "injected",
     "numbers",
     "of_template",
@@ -32,7 +30,6 @@ __all__ = [
     "subjects",
     "title_of",
     "trial_of",
-    "without_signal",
 ]
 
 Value = str | float | int | None
@@ -83,11 +80,6 @@ def repetitions(config: Config) -> Iterator[Config]:
         yield config.model_copy(update={"seed": config.seed + i, "signal": signal})
 
 
-def without_signal(config: Config) -> Config:
-    """Give the configuration with no signal."""
-    return injected(config, 0)
-
-
 def injected(config: Config, count: int) -> Config:
     """Give the configuration with so many signal events, counted before the selection."""
     return config.model_copy(update={"signal": config.signal.model_copy(update={"inject": count})})
@@ -104,13 +96,6 @@ def of_template(config: Config, method: str, **changes: Any) -> Config:  # noqa:
     }
     checked = type(config.template).model_validate(config.template.model_dump() | own | changes)
     return config.model_copy(update={"template": checked})
-
-
-def existing_strength(config: Config) -> float:
-    """Give the strength that exists among the sampler's steps, sigma / alpha, of a partial template."""
-    schedule: Schedule = EDMSchedule() if config.training.path == "edm" else FlowSchedule()
-    alpha, sigma = schedule(levels(config.template, schedule)[0])
-    return float(sigma / alpha)
 
 
 def trial_of(kind: Kind, config: Config, subject: str, **flags: bool) -> Trial:

@@ -80,11 +80,6 @@ class Trial:
             raise ValueError("GenSR's model saw the data: only events that it never saw may judge it")
 
     @property
-    def title(self) -> str:
-        """What legends call the subject."""
-        return REFERENCES.get(self.subject) or RECIPES[self.subject].title
-
-    @property
     def models(self) -> tuple[bool, ...]:
         """Which models it needs: False for the template's, True for one that saw the window."""
         template = () if self.subject in REFERENCES else (False,)
