@@ -13,7 +13,7 @@ from drapes_hep.studies.design import (
     Entry,
     Row,
     Study,
-    bands,
+    auc_panel,
     injected,
     numbers,
     of_template,
@@ -38,14 +38,7 @@ def entries(config: Config) -> list[Entry]:
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
     """Draw the AUC against the network evaluations that it cost."""
     return [
-        Panel(
-            "Network evaluations a template event",
-            "AUC, template against true background",
-            bands(rows, "evaluations", column),
-            title,
-            level=0.5,
-            meaning="Perfect template",
-        )
+        auc_panel(rows, "evaluations", "Network evaluations a template event", title, column=column, log_x=False)
         for column, title in (("auc", "all features"), ("auc_classifier", "the classifier's features"))
     ]
 

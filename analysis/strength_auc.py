@@ -17,7 +17,7 @@ from drapes_hep.studies.design import (
     Entry,
     Row,
     Study,
-    bands,
+    auc_panel,
     injected,
     numbers,
     of_template,
@@ -49,15 +49,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
     """Draw the AUC of all templates, and closer of those that start from events."""
     closer = [row for row in rows if row["template"] != title_of("from_low_noise")]
     return [
-        Panel(
-            r"Noise $\sigma'$",
-            "AUC, template against true background",
-            bands(chosen, "strength", column),
-            title,
-            log_x=True,
-            level=0.5,
-            meaning="Perfect template",
-        )
+        auc_panel(chosen, "strength", r"Noise $\sigma'$", title, column=column)
         for chosen, column, title in (
             (rows, "auc", "all features"),
             (closer, "auc", "all features"),

@@ -15,12 +15,12 @@ from drapes_hep.studies.design import (
     Entry,
     Row,
     Study,
-    bands,
     injected,
     numbers,
     of_template,
     repetitions,
     select,
+    sic_panels,
     title_of,
 )
 from drapes_hep.studies.trials import Trial
@@ -48,18 +48,16 @@ def entries(config: Config) -> list[Entry]:
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
     """Draw SIC at 1000 and its maximum, a column an injection."""
     return [
-        Panel(
-            r"Noise $\sigma'$",
-            r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$",
-            bands(select(rows, injected=count), "strength", column),
-            f"{count} injected, {title}",
-            log_x=True,
-            level=1.0,
-            meaning="No improvement",
-            from_zero=True,
-        )
-        for column, title in (("sic_1000", r"$1/\epsilon_B = \mathrm{1000}$"), ("sic_max", "maximum"))
+        panel
+        for column in ("sic_1000", "sic_max")
         for count in config.study.examples
+        for panel in sic_panels(
+            select(rows, injected=count),
+            "strength",
+            r"Noise $\sigma'$",
+            title=f"{count} injected",
+            columns=[column],
+        )
     ]
 
 

@@ -20,13 +20,17 @@ __all__ = [
     "Entry",
     "Row",
     "Study",
+    "auc_panel",
     "bands",
     "curve_lines",
     "injected",
     "numbers",
     "of_template",
     "repetitions",
+    "searches",
     "select",
+    "sic_curve_panels",
+    "sic_panels",
     "subjects",
     "title_of",
     "trial_of",
@@ -34,6 +38,13 @@ __all__ = [
 
 Value = str | float | int | None
 Row = dict[str, Value]
+
+_SIC = r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$"
+_SIC_COLUMNS = {
+    "sic_1000": r"$1/\epsilon_B = \mathrm{1000}$",
+    "sic_100": r"$1/\epsilon_B = \mathrm{100}$",
+    "sic_max": "maximum",
+}
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,19 @@ def title_of(subject: str) -> str:
     return REFERENCES[subject] if subject in REFERENCES else RECIPES[subject].title
 
 
+def searches(config: Config, counts: Sequence[int], *references: str) -> list[Entry]:
+    """Search each repetition at each injection, with each template and those references that the sample allows."""
+    return [
+        Entry(
+            trial_of("search", injected(one, count), subject),
+            {"injected": count, "template": title_of(subject), "seed": one.seed},
+        )
+        for count in counts
+        for one in repetitions(config)
+        for subject in subjects(config, *references)
+    ]
+
+
 def numbers(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
     """Give one line: the labels and all single numbers of the record."""
     single = {name: value for name, value in record.items() if not isinstance(value, (list, dict))}
@@ -192,3 +216,89 @@ def bands(rows: Sequence[Row], x: str, y: str, by: str = "template", marked: boo
 def select(rows: Sequence[Row], **wanted: Value) -> list[Row]:
     """Give the lines that have these values."""
     return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+
+
+def sic_panels(
+    rows: Sequence[Row],
+    x: str,
+    x_label: str,
+    *,
+    by: str = "template",
+    title: str = "",
+    columns: Sequence[str] = tuple(_SIC_COLUMNS),
+    log_x: bool = True,
+    level: bool = True,
+) -> list[Panel]:
+    """Draw SIC at two rejections and its maximum.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Of :func:`numbers`.
+    x, x_label : str
+        A column, and what it is called.
+    by : str
+        The column that tells lines apart.
+    title : str
+        Stands before each panel's own.
+    columns : sequence of str
+        Which of the three.
+    log_x : bool
+    level : bool
+        Whether a line stands at 1.
+
+    Returns
+    -------
+    list of Panel
+    """
+    return [
+        Panel(
+            x_label,
+            _SIC,
+            bands(rows, x, column, by),
+            ", ".join(part for part in (title, _SIC_COLUMNS[column]) if part),
+            log_x=log_x,
+            level=1.0 if level else None,
+            meaning="No improvement" if level else "",
+            from_zero=True,
+        )
+        for column in columns
+    ]
+
+
+def sic_curve_panels(rows: Sequence[Row], config: Config, *, by: str = "template", title: str = "") -> list[Panel]:
+    """Draw SIC against rejection, a panel an injection of ``study.examples``; rows are of :func:`curve_lines`."""
+    return [
+        Panel(
+            r"Background rejection $1/\epsilon_B$",
+            _SIC,
+            bands(select(rows, injected=count), "background_rejection", "sic", by, marked=False),
+            ", ".join(part for part in (title, f"{count} injected") if part),
+            log_x=True,
+            random=True,
+            from_zero=True,
+        )
+        for count in config.study.examples
+    ]
+
+
+def auc_panel(
+    rows: Sequence[Row],
+    x: str,
+    x_label: str,
+    title: str,
+    *,
+    column: str = "auc",
+    by: str = "template",
+    log_x: bool = True,
+) -> Panel:
+    """Draw how far templates are from true background; rows are of trials of the kind ``quality``."""
+    return Panel(
+        x_label,
+        "AUC, template against true background",
+        bands(rows, x, column, by),
+        title,
+        log_x=log_x,
+        level=0.5,
+        meaning="Perfect template",
+    )
