@@ -71,10 +71,10 @@ def _thinned(bench: Bench, mask: BoolArray, most: int, purpose: str) -> BoolArra
 def _classes(bench: Bench, trial: Trial) -> tuple[Sample, Sample]:
     """Give what the classifier is trained on: data (1), and template or reference (0)."""
     draw, inside = bench.draw, bench.inside
-    data = _sample(bench, bench.oversampled() if trial.gensr else bench.data())
     if trial.subject == "supervised":
         signal = _thinned(bench, bench.sample.is_signal & inside, _MOST_SIGNAL, "supervised")
         return _sample(bench, bench.chosen(signal)), _sample(bench, bench.chosen(draw.background & inside))
+    data = _sample(bench, bench.oversampled() if trial.gensr else bench.data())
     if trial.subject == "over_idealised":
         return data, _sample(bench, bench.chosen(draw.background & inside))
     if trial.subject == "idealised":
