@@ -14,7 +14,7 @@ from typing import Any
 
 from drapes_hep.config import Config
 from drapes_hep.plots import Panel
-from drapes_hep.studies.design import Entry, Row, Study, bands, injected, numbers, repetitions, trial_of, without_signal
+from drapes_hep.studies.design import Entry, Row, Study, bands, injected, numbers, repetitions, trial_of
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "as configured": {},
@@ -57,7 +57,7 @@ def entries(config: Config) -> list[Entry]:
             out.append(Entry(trial_of("search", searched, method), {"measure": "search", **labels}))
             if "cwola" not in changes:
                 # the classifier takes no part in the template's quality
-                quality = trial_of("quality", without_signal(varied), method)
+                quality = trial_of("quality", injected(varied, 0), method)
                 out.append(Entry(quality, {"measure": "quality", **labels}))
     return out
 

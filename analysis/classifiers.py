@@ -13,10 +13,10 @@ from drapes_hep.studies.design import (
     Entry,
     Row,
     Study,
-    bands,
     injected,
     numbers,
     repetitions,
+    sic_panels,
     title_of,
     trial_of,
 )
@@ -45,23 +45,7 @@ def entries(config: Config) -> list[Entry]:
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
     """Draw SIC at two rejections and its maximum."""
-    return [
-        Panel(
-            "Signal events injected",
-            r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$",
-            bands(rows, "injected", column, by="classifier"),
-            title,
-            log_x=True,
-            level=1.0,
-            meaning="No improvement",
-            from_zero=True,
-        )
-        for column, title in (
-            ("sic_1000", r"$1/\epsilon_B = \mathrm{1000}$"),
-            ("sic_100", r"$1/\epsilon_B = \mathrm{100}$"),
-            ("sic_max", "maximum"),
-        )
-    ]
+    return sic_panels(rows, "injected", "Signal events injected", by="classifier")
 
 
 STUDY = Study("SIC of boosted trees and of the small network", entries, numbers, panels)

@@ -17,11 +17,10 @@ from drapes_hep.studies.design import (
     Entry,
     Row,
     Study,
-    bands,
     curve_lines,
     injected,
     repetitions,
-    select,
+    sic_curve_panels,
     title_of,
     trial_of,
 )
@@ -50,18 +49,7 @@ def entries(config: Config) -> list[Entry]:
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
     """Draw a panel an injection."""
-    return [
-        Panel(
-            r"Background rejection $1/\epsilon_B$",
-            r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$",
-            bands(select(rows, injected=count), "background_rejection", "sic", by="data", marked=False),
-            f"{title_of(config.study.templates[0])}, {count} injected",
-            log_x=True,
-            random=True,
-            from_zero=True,
-        )
-        for count in config.study.examples
-    ]
+    return sic_curve_panels(rows, config, by="data", title=title_of(config.study.templates[0]))
 
 
 STUDY = Study("SIC with the data class oversampled by GenSR", entries, curve_lines, panels)

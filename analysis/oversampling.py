@@ -15,11 +15,11 @@ from drapes_hep.studies.design import (
     Entry,
     Row,
     Study,
-    bands,
     injected,
     numbers,
     of_template,
     repetitions,
+    sic_panels,
     title_of,
 )
 from drapes_hep.studies.trials import Trial
@@ -41,21 +41,8 @@ def entries(config: Config) -> list[Entry]:
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
     """Draw SIC at two rejections and its maximum, a line an injection."""
-    name = title_of(config.study.templates[0])
-    return [
-        Panel(
-            "Template events an event in the window",
-            r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$",
-            bands(rows, "oversample", column, by="injected"),
-            f"{name}, {title}",
-            from_zero=True,
-        )
-        for column, title in (
-            ("sic_1000", r"$1/\epsilon_B = \mathrm{1000}$"),
-            ("sic_100", r"$1/\epsilon_B = \mathrm{100}$"),
-            ("sic_max", "maximum"),
-        )
-    ]
+    name, label = title_of(config.study.templates[0]), "Template events an event in the window"
+    return sic_panels(rows, "oversample", label, by="injected", title=name, log_x=False, level=False)
 
 
 STUDY = Study("SIC against the oversampling of the template", entries, numbers, panels)

@@ -13,12 +13,12 @@ from drapes_hep.studies.design import (
     Entry,
     Row,
     Study,
-    bands,
+    auc_panel,
+    injected,
     numbers,
     of_template,
     repetitions,
     title_of,
-    without_signal,
 )
 from drapes_hep.studies.trials import Trial
 
@@ -30,7 +30,7 @@ def entries(config: Config) -> list[Entry]:
             Trial("quality", of_template(one, method, oversample=1.0), method),
             {"template": title_of(method), "seed": one.seed},
         )
-        for one in repetitions(without_signal(config))
+        for one in repetitions(injected(config, 0))
         for method in config.study.templates
     ]
 
@@ -38,14 +38,7 @@ def entries(config: Config) -> list[Entry]:
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
     """Draw the AUC against the network evaluations that it cost."""
     return [
-        Panel(
-            "Network evaluations a template event",
-            "AUC, template against true background",
-            bands(rows, "evaluations", column),
-            title,
-            level=0.5,
-            meaning="Perfect template",
-        )
+        auc_panel(rows, "evaluations", "Network evaluations a template event", title, column=column, log_x=False)
         for column, title in (("auc", "all features"), ("auc_classifier", "the classifier's features"))
     ]
 

@@ -11,34 +11,14 @@ from collections.abc import Sequence
 
 from drapes_hep.config import Config
 from drapes_hep.plots import Panel
-from drapes_hep.studies.design import (
-    Entry,
-    Row,
-    Study,
-    bands,
-    curve_lines,
-    injected,
-    repetitions,
-    select,
-    subjects,
-    title_of,
-    trial_of,
-)
+from drapes_hep.studies.design import Entry, Row, Study, bands, curve_lines, searches, select
 
 REFERENCES = ("supervised", "over_idealised", "idealised", "cwola_hunting")
 
 
 def entries(config: Config) -> list[Entry]:
     """Search each repetition with each template and reference, at two injections."""
-    return [
-        Entry(
-            trial_of("search", injected(one, count), subject),
-            {"injected": count, "template": title_of(subject), "seed": one.seed},
-        )
-        for count in config.study.examples
-        for one in repetitions(config)
-        for subject in subjects(config, *REFERENCES)
-    ]
+    return searches(config, config.study.examples, *REFERENCES)
 
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:

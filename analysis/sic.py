@@ -13,50 +13,19 @@ from collections.abc import Sequence
 
 from drapes_hep.config import Config
 from drapes_hep.plots import Panel
-from drapes_hep.studies.design import (
-    Entry,
-    Row,
-    Study,
-    bands,
-    curve_lines,
-    injected,
-    repetitions,
-    select,
-    subjects,
-    title_of,
-    trial_of,
-)
+from drapes_hep.studies.design import Entry, Row, Study, curve_lines, searches, sic_curve_panels
 
 REFERENCES = ("supervised", "over_idealised", "idealised", "cwola_hunting")
 
 
 def entries(config: Config) -> list[Entry]:
     """Search each repetition with each template and reference, at two injections."""
-    return [
-        Entry(
-            trial_of("search", injected(one, count), subject),
-            {"injected": count, "template": title_of(subject), "seed": one.seed},
-        )
-        for count in config.study.examples
-        for one in repetitions(config)
-        for subject in subjects(config, *REFERENCES)
-    ]
+    return searches(config, config.study.examples, *REFERENCES)
 
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
     """Draw a panel an injection."""
-    return [
-        Panel(
-            r"Background rejection $1/\epsilon_B$",
-            r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$",
-            bands(select(rows, injected=count), "background_rejection", "sic", marked=False),
-            f"{count} injected",
-            log_x=True,
-            random=True,
-            from_zero=True,
-        )
-        for count in config.study.examples
-    ]
+    return sic_curve_panels(rows, config)
 
 
 STUDY = Study("SIC curves of templates and references, at two injections", entries, curve_lines, panels)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from drapes_hep.config import Config
 from drapes_hep.plots import Panel
-from drapes_hep.studies.design import Entry, Row, Study, bands, injected, numbers, repetitions, title_of, trial_of
+from drapes_hep.studies.design import Entry, Row, Study, injected, numbers, repetitions, sic_panels, title_of, trial_of
 from drapes_hep.studies.sample import study_window
 
 
@@ -38,23 +38,8 @@ def entries(config: Config) -> list[Entry]:
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
     """Draw SIC at two rejections and its maximum."""
-    return [
-        Panel(
-            "Width of both sidebands [GeV]",
-            r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$",
-            bands(rows, "sidebands", column),
-            f"{max(config.study.examples)} injected, {title}",
-            log_x=True,
-            level=1.0,
-            meaning="No improvement",
-            from_zero=True,
-        )
-        for column, title in (
-            ("sic_1000", r"$1/\epsilon_B = \mathrm{1000}$"),
-            ("sic_100", r"$1/\epsilon_B = \mathrm{100}$"),
-            ("sic_max", "maximum"),
-        )
-    ]
+    title = f"{max(config.study.examples)} injected"
+    return sic_panels(rows, "sidebands", "Width of both sidebands [GeV]", title=title)
 
 
 STUDY = Study("SIC against the width of the sidebands", entries, numbers, panels)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from drapes_hep.config import Config
 from drapes_hep.diffusion.samplers import EVALUATIONS
 from drapes_hep.plots import Panel
-from drapes_hep.studies.design import Entry, Row, Study, bands, numbers, of_template, repetitions, without_signal
+from drapes_hep.studies.design import Entry, Row, Study, auc_panel, injected, numbers, of_template, repetitions, select
 from drapes_hep.studies.trials import Trial
 
 SOLVERS = {"euler": "Euler (DDIM)", "heun": "Heun", "midpoint": "Midpoint", "dpm2m": "DPM-Solver++(2M)"}
@@ -20,7 +20,7 @@ PATHS = {"edm": "EDM", "flow": "Flow matching"}
 def entries(config: Config) -> list[Entry]:
     """Make the template from noise with each solver on each path, at each cost."""
     out = []
-    for one in repetitions(without_signal(config)):
+    for one in repetitions(injected(config, 0)):
         for path, path_title in PATHS.items():
             trained = one.model_copy(update={"training": one.training.model_copy(update={"path": path})})
             for solver, title in SOLVERS.items():
@@ -35,18 +35,8 @@ def entries(config: Config) -> list[Entry]:
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
     """Draw a panel a path."""
-    return [
-        Panel(
-            "Network evaluations a template event",
-            "AUC, template against true background",
-            bands([row for row in rows if row["path"] == title], "evaluations", "auc", by="solver"),
-            title,
-            log_x=True,
-            level=0.5,
-            meaning="Perfect template",
-        )
-        for title in PATHS.values()
-    ]
+    label = "Network evaluations a template event"
+    return [auc_panel(select(rows, path=title), "evaluations", label, title, by="solver") for title in PATHS.values()]
 
 
 STUDY = Study("AUC against network evaluations, of each solver and path", entries, numbers, panels)

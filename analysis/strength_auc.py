@@ -17,12 +17,12 @@ from drapes_hep.studies.design import (
     Entry,
     Row,
     Study,
-    bands,
+    auc_panel,
+    injected,
     numbers,
     of_template,
     repetitions,
     title_of,
-    without_signal,
 )
 from drapes_hep.studies.trials import Trial
 from drapes_hep.templates.recipes import RECIPES
@@ -36,7 +36,7 @@ def methods(config: Config) -> list[str]:
 def entries(config: Config) -> list[Entry]:
     """Compare each partial template with the truth at each strength."""
     out = []
-    for one in repetitions(without_signal(config)):
+    for one in repetitions(injected(config, 0)):
         for method in methods(config):
             for strength in config.study.strengths:
                 changed = of_template(one, method, strength=strength, oversample=1.0)
@@ -49,15 +49,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
     """Draw the AUC of all templates, and closer of those that start from events."""
     closer = [row for row in rows if row["template"] != title_of("from_low_noise")]
     return [
-        Panel(
-            r"Noise $\sigma'$",
-            "AUC, template against true background",
-            bands(chosen, "strength", column),
-            title,
-            log_x=True,
-            level=0.5,
-            meaning="Perfect template",
-        )
+        auc_panel(chosen, "strength", r"Noise $\sigma'$", title, column=column)
         for chosen, column, title in (
             (rows, "auc", "all features"),
             (closer, "auc", "all features"),

@@ -15,13 +15,12 @@ from drapes_hep.studies.design import (
     Entry,
     Row,
     Study,
-    bands,
-    existing_strength,
     injected,
     numbers,
     of_template,
     repetitions,
     select,
+    sic_panels,
     title_of,
 )
 from drapes_hep.studies.trials import Trial
@@ -36,8 +35,12 @@ def entries(config: Config) -> list[Entry]:
             for method in config.study.templates:
                 for wanted in config.study.strengths if RECIPES[method].partial else ():
                     changed = of_template(injected(one, count), method, strength=wanted)
-                    labels = {"injected": count, "template": title_of(method), "wanted_strength": wanted}
-                    labels |= {"strength": existing_strength(changed), "seed": one.seed}
+                    labels = {
+                        "injected": count,
+                        "template": title_of(method),
+                        "wanted_strength": wanted,
+                        "seed": one.seed,
+                    }
                     out.append(Entry(Trial("search", changed, method), labels))
     return out
 
@@ -45,18 +48,16 @@ def entries(config: Config) -> list[Entry]:
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
     """Draw SIC at 1000 and its maximum, a column an injection."""
     return [
-        Panel(
-            r"Noise $\sigma'$",
-            r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$",
-            bands(select(rows, injected=count), "strength", column),
-            f"{count} injected, {title}",
-            log_x=True,
-            level=1.0,
-            meaning="No improvement",
-            from_zero=True,
-        )
-        for column, title in (("sic_1000", r"$1/\epsilon_B = \mathrm{1000}$"), ("sic_max", "maximum"))
+        panel
+        for column in ("sic_1000", "sic_max")
         for count in config.study.examples
+        for panel in sic_panels(
+            select(rows, injected=count),
+            "strength",
+            r"Noise $\sigma'$",
+            title=f"{count} injected",
+            columns=[column],
+        )
     ]
 
 

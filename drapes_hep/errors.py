@@ -6,6 +6,8 @@ escapes is a defect of this project and keeps its traceback.
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "LeakError",
     "LostEventsError",
     "RunDirectoryError",
+    "told",
 ]
 
 
@@ -63,3 +66,24 @@ class FitError(DrapesError):
 
 class LeakError(DrapesError):
     """A model was given events that it must not see."""
+
+
+def told(error: Exception, own: Callable[[str], bool]) -> str:
+    """Tell in one line what went wrong in a user's file, and where.
+
+    Parameters
+    ----------
+    error : Exception
+        As it was caught.
+    own : callable
+        Says of a file's name whether it is the user's.
+
+    Returns
+    -------
+    str
+        With the innermost line of the user's own: what it calls into is rarely at fault.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = ([one for one in frames if own(one.filename)] or list(frames))[-1]
+    reason = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {reason} ({frame.filename}, line {frame.lineno})"

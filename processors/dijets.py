@@ -17,8 +17,8 @@ import numpy as np
 from coffea import processor
 
 from drapes_hep.errors import ConfigError
-from drapes_hep.events.accumulate import ColumnParts, chunk_key, fill_checked
-from drapes_hep.events.features import FEATURES, HLV, check_features, compute_features, invariant_mass
+from drapes_hep.events.accumulate import ColumnParts, chunk_key, feature_axis, fill_checked
+from drapes_hep.events.features import HLV, check_features, compute_features, invariant_mass
 from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.types import AwkwardArray, Column, Events, Foreign
 
@@ -147,12 +147,8 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
         passed: np.ndarray[Any, Any],
     ) -> dict[str, hist.Hist]:
         """Fill the control histograms, of all pairs (n,) and of those that are selected."""
-        axes = {"mjj": hist.axis.Regular(160, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]")}
         values = {"mjj": mjj, **features}
-        for name in features:
-            known = FEATURES[name]
-            axes[name] = hist.axis.Regular(known.bins, *known.range, name=name, label=known.axis_label)
-        out = {name: hist.Hist(*_categories(dataset), axis, storage="weight") for name, axis in axes.items()}
+        out = {name: hist.Hist(*_categories(dataset), feature_axis(name), storage="weight") for name in values}
         out |= {
             f"jet_{name}": hist.Hist(
                 *_categories(dataset),

@@ -21,8 +21,7 @@ import numpy as np
 from coffea import processor
 
 from drapes_hep.errors import ConfigError
-from drapes_hep.events.accumulate import ColumnParts, chunk_key, fill_checked
-from drapes_hep.events.features import FEATURES
+from drapes_hep.events.accumulate import ColumnParts, chunk_key, feature_axis, fill_checked
 from drapes_hep.events.types import Events, Foreign
 from drapes_hep.stages.chunks import load_chunk_template
 from drapes_hep.stages.skim import load_selection, make_processor
@@ -79,11 +78,10 @@ class Templates(processor.ProcessorABC):  # type: ignore[misc]
         out |= {name: made.x[:, j] for j, name in enumerate(config.features)}
         hists = {}
         for j, name in enumerate(("mjj", *config.features)):
-            axis = _axis(name)
             filled = hist.Hist(
                 hist.axis.StrCategory([dataset], growth=True, name="dataset"),
                 hist.axis.StrCategory(["parents", "template"], name="kind"),
-                axis,
+                feature_axis(name),
                 storage="weight",
             )
             for kind, one in (("parents", parents), ("template", made)):
@@ -96,10 +94,3 @@ class Templates(processor.ProcessorABC):  # type: ignore[misc]
     def postprocess(self, accumulator: Foreign) -> Foreign:
         """Nothing is left to do."""
         return accumulator
-
-
-def _axis(name: str) -> Any:  # noqa: ANN401
-    if name == "mjj":
-        return hist.axis.Regular(160, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]")
-    known = FEATURES[name]
-    return hist.axis.Regular(known.bins, *known.range, name=name, label=known.axis_label)

@@ -38,7 +38,6 @@ from drapes_hep.studies.design import (
     repetitions,
     subjects,
     trial_of,
-    without_signal,
 )
 from drapes_hep.studies.measures import MEASURES, REJECTIONS
 from drapes_hep.studies.running import make_sample, run_trials
@@ -336,7 +335,7 @@ def test_the_spectrum_of_a_cut_holds_all_that_passes(context, sample):
 
 
 def test_quality_says_what_the_template_costs(context, sample):
-    one = Trial("quality", of_template(without_signal(context.config), "from_noise", oversample=1), "from_noise")
+    one = Trial("quality", of_template(injected(context.config, 0), "from_noise", oversample=1), "from_noise")
     record = MEASURES["quality"](bench_of(context, sample, one.config), one)
     assert record["evaluations"] == 11
     assert record["strength"] == 80.0

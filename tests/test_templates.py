@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import few_trees, make_columns  # noqa: F401
 from test_cli import falling_columns
 from test_stages import SEARCH, context_of, cut_sample
 

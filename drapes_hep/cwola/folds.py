@@ -13,7 +13,12 @@ import numpy.typing as npt
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.rng import event_uniforms, stage_seed
 
-__all__ = ["assign_folds"]
+__all__ = ["assign_folds", "root_of"]
+
+
+def root_of(event_id: npt.NDArray[np.int64], parent_id: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
+    """Give the identity that decides an event's fold: its parent's where it has one, else its own."""
+    return event_id if parent_id is None else np.where(parent_id == NO_PARENT, event_id, parent_id)
 
 
 def assign_folds(
@@ -37,6 +42,5 @@ def assign_folds(
     array of int64, shape (n,)
         In ``[0, folds)``.
     """
-    root = event_id if parent_id is None else np.where(parent_id == NO_PARENT, event_id, parent_id)
-    uniform = event_uniforms(stage_seed(seed, "folds"), root)[:, 0]
+    uniform = event_uniforms(stage_seed(seed, "folds"), root_of(event_id, parent_id))[:, 0]
     return np.minimum((uniform * folds).astype(np.int64), folds - 1)

@@ -20,9 +20,18 @@ from threadpoolctl import threadpool_limits
 
 from drapes_hep.cwola.classifiers import Classifier
 from drapes_hep.errors import FitError, LeakError
+from drapes_hep.metrics import Estimate, auc
 from drapes_hep.rng import stage_seed
 
-__all__ = ["Sample", "Scores", "cross_auc_scores", "out_of_fold_scores", "ranking", "tail_probability"]
+__all__ = [
+    "Sample",
+    "Scores",
+    "cross_auc_scores",
+    "equal_size_auc",
+    "out_of_fold_scores",
+    "ranking",
+    "tail_probability",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -50,6 +59,10 @@ class Sample:
     def __post_init__(self) -> None:
         if not len(self.x) == len(self.weight) == len(self.fold) == len(self.group):
             raise ValueError("a sample's columns differ in length")
+
+    def take(self, rows: IntArray) -> Sample:
+        """Give some of the events."""
+        return Sample(self.x[rows], self.weight[rows], self.fold[rows], self.group[rows])
 
 
 @dataclass(frozen=True)
@@ -238,3 +251,38 @@ def cross_auc_scores(
     """
     scores = out_of_fold_scores(make, first, second, {}, folds=folds, ensemble=ensemble, seed=seed, workers=workers)
     return 1.0 - scores["data"].tail, 1.0 - scores["template"].tail
+
+
+def equal_size_auc(
+    make: Callable[[int], Classifier],
+    first: Sample,
+    second: Sample,
+    size: int,
+    *,
+    choice: int,
+    folds: int,
+    ensemble: int,
+    seed: int,
+    workers: int = 1,
+) -> Estimate:
+    """Give the AUC between equally many events of two samples, scored out of fold.
+
+    Parameters
+    ----------
+    make, first, second, folds, ensemble, seed, workers
+        As for :func:`cross_auc_scores`.
+    size : int
+        How many events of each.
+    choice : int
+        Seeds which ones: a random choice, since the order of the events may say something.
+
+    Returns
+    -------
+    Estimate
+        0.5 where nothing tells them apart.
+    """
+    rng = np.random.default_rng(choice)
+    a, b = (one.take(rng.permutation(len(one.x))[:size]) for one in (first, second))
+    scores = cross_auc_scores(make, a, b, folds=folds, ensemble=ensemble, seed=seed, workers=workers)
+    truth = np.repeat([True, False], [len(scores[0]), len(scores[1])])
+    return auc(np.concatenate(scores), truth, np.concatenate([a.weight, b.weight]))

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import awkward as ak
+import hist
 import numpy as np
 
 from drapes_hep.errors import LostEventsError
+from drapes_hep.events.features import FEATURES
 from drapes_hep.events.types import Column, Foreign
 
-__all__ = ["ColumnParts", "chunk_key", "fill_checked"]
+__all__ = ["ColumnParts", "chunk_key", "feature_axis", "fill_checked"]
 
 Key = tuple[str, int, str, int]
 
@@ -87,6 +89,14 @@ class ColumnParts:
             arrays = [part[name] for part in ordered]
             out[name] = ak.concatenate(arrays) if isinstance(first, ak.Array) else np.concatenate(arrays)
         return out
+
+
+def feature_axis(name: str) -> Foreign:
+    """Give the axis of a feature's histograms, or of ``mjj``."""
+    if name == "mjj":
+        return hist.axis.Regular(160, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]")
+    known = FEATURES[name]
+    return hist.axis.Regular(known.bins, *known.range, name=name, label=known.axis_label)
 
 
 def fill_checked(histogram: Foreign, *, weight: Column = None, **values: Column) -> None:

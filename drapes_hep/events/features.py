@@ -28,6 +28,7 @@ __all__ = [
     "compute_features",
     "invariant_mass",
     "order_by_mass",
+    "wrapped",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -79,9 +80,14 @@ def _ratio(numerator: Column, denominator: Column) -> FloatArray:
     return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
 
 
+def wrapped(angle: FloatArray) -> FloatArray:
+    """Give angles in [-pi, pi)."""
+    return np.remainder(angle + np.pi, 2 * np.pi) - np.pi  # type: ignore[no-any-return, unused-ignore]
+
+
 def _delta_r(j1: AwkwardArray, j2: AwkwardArray) -> FloatArray:
     # the azimuth difference wraps: -3.1 and 3.1 are neighbours
-    dphi = np.remainder(_float(j1.phi) - _float(j2.phi) + np.pi, 2 * np.pi) - np.pi
+    dphi = wrapped(_float(j1.phi) - _float(j2.phi))
     return np.hypot(_float(j1.eta) - _float(j2.eta), dphi)
 
 

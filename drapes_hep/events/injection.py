@@ -5,7 +5,6 @@ This and the metrics are the only places where a truth label is read.
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from coffea import processor
 
-from drapes_hep.errors import ConfigError, DrapesError
+from drapes_hep.errors import ConfigError, DrapesError, told
 from drapes_hep.events.accumulate import ColumnParts, chunk_key
 from drapes_hep.events.types import Events, Foreign
 from drapes_hep.rng import event_uniforms, stage_seed
@@ -100,14 +99,8 @@ class SignalInjection(processor.ProcessorABC):  # type: ignore[misc]
         except (DrapesError, MemoryError):
             raise
         except Exception as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            # the innermost line of the user's own: what it calls into is rarely at fault
-            own = [one for one in frames if "site-packages" not in one.filename and _PACKAGE not in one.filename]
-            frame = (own or list(frames))[-1]
-            reason = str(error).partition("\n")[0]
-            raise ConfigError(
-                f"processor {name}: {type(error).__name__}: {reason} ({frame.filename}, line {frame.lineno})"
-            ) from error
+            what = told(error, lambda file: "site-packages" not in file and _PACKAGE not in file)
+            raise ConfigError(f"processor {name}: {what}") from error
         absent = [key for key in ("hists", "cutflow", "skim") if not isinstance(out, dict) or key not in out]
         if absent:
             raise ConfigError(f"processor {name}: process(events) gives no '{absent[0]}'; see processors/dijets.py")

@@ -30,6 +30,7 @@ from drapes_hep.events.checks import (
 from drapes_hep.events.chunks import EventChunk
 from drapes_hep.events.clustering import cluster_events, falling_pt, no_jets
 from drapes_hep.events.delphes import delphes_layouts
+from drapes_hep.events.features import wrapped
 from drapes_hep.events.nanoaod import NanoAODLayout, NanoAODPFLayout, OldPFNanoLayout, PFNanoLayout
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, nested, offsets_of, ragged
 from drapes_hep.events.types import AwkwardArray, Column
@@ -242,7 +243,7 @@ class SimulatedLayout:
         if checks.bad:
             return {}
         jet = np.repeat(np.arange(len(jets)), sizes)
-        phi = np.remainder(flat["phi"] + jets[jet, 2] + np.pi, 2 * np.pi) - np.pi
+        phi = wrapped(flat["phi"] + jets[jet, 2])
         values = (flat["pt"], flat["eta"] + jets[jet, 1], phi, mass)
         order = falling_pt(flat["pt"], inner)
         return {

@@ -28,7 +28,7 @@ from coffea.processor import ProcessorABC
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.types import Foreign
 
-__all__ = ["class_sources", "load_processor", "processor_folders", "starter_folder"]
+__all__ = ["class_sources", "load_processor", "load_source", "processor_folders", "starter_folder"]
 
 _MODULE = "_drapes_processor_"
 _SEARCHED: ContextVar[tuple[Path, ...] | None] = ContextVar("_SEARCHED", default=None)
@@ -161,6 +161,32 @@ class _SourceLoader(importlib.machinery.SourceFileLoader):
         return self.source_to_code(self.get_data(path), path)  # type: ignore[no-any-return, unused-ignore]
 
 
+def load_source(name: str, path: Path) -> ModuleType:
+    """Run a user's file as a module of this name; whatever it raises comes out.
+
+    Parameters
+    ----------
+    name : str
+        A module of this name is replaced.
+    path : Path
+
+    Returns
+    -------
+    module
+    """
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceLoader(name, str(path)))
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while they are made
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
 def _module_name(path: Path) -> str:
     """Name a file by its content: an edited file is a new module, the same file is loaded once."""
     digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
@@ -196,18 +222,10 @@ def _from_file(name: str, place: str, search: Sequence[str | Path] | None) -> Mo
     key = _module_name(path)
     if key in sys.modules and _current(sys.modules[key]):
         return sys.modules[key]
-    spec = importlib.util.spec_from_file_location(key, path, loader=_SourceLoader(key, str(path)))
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"processor '{name}': {path} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[key] = module  # dataclasses look their module up while they are made
     try:
         with _searching(folders):
-            spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[key]
-        if not isinstance(error, Exception):
-            raise
+            module = load_source(key, path)
+    except Exception as error:
         raise ConfigError(f"processor '{name}': {path} does not run ({_reason(error)})") from error
     cloudpickle.register_pickle_by_value(module)
     return module

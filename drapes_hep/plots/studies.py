@@ -87,7 +87,7 @@ class Panel:
     bands : sequence of Band
     title : str
         Inside the axes, above the lines.
-    log_x, log_y : bool
+    log_x : bool
     level : float, optional
         Where a thin horizontal line stands, with what it means.
     meaning : str
@@ -104,7 +104,6 @@ class Panel:
     bands: Sequence[Band]
     title: str = ""
     log_x: bool = False
-    log_y: bool = False
     level: float | None = None
     meaning: str = ""
     random: bool = False
@@ -118,21 +117,19 @@ def _look(band: Band, index: int) -> tuple[str, str, str]:
 
 
 @styled
-def study_panels(panels: Sequence[Panel], stamp: Stamp, columns: int | None = None) -> Figure:
-    """Draw panels side by side, with one legend.
+def study_panels(panels: Sequence[Panel], stamp: Stamp) -> Figure:
+    """Draw panels side by side, up to three a row (four in two rows), with one legend.
 
     Parameters
     ----------
     panels : sequence of Panel
     stamp : Stamp
-    columns : int, optional
-        Panels a row; up to three by default.
 
     Returns
     -------
     Figure
     """
-    across = min(columns or (2 if len(panels) == 4 else 3), len(panels))
+    across = min(2 if len(panels) == 4 else 3, len(panels))
     rows = -(-len(panels) // across)
     labels = list(dict.fromkeys(band.label for panel in panels for band in panel.bands))
     beside = 2.9
@@ -178,10 +175,7 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp, columns: int | None = No
                 ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
                 ax.xaxis.set_major_formatter(ScalarFormatter())
             ax.xaxis.set_minor_formatter(NullFormatter())
-        if panel.log_y:
-            ax.set_yscale("log")
-            ax.yaxis.set_minor_formatter(NullFormatter())
-        elif np.isfinite(top):
+        if np.isfinite(top):
             low = min(0.0, ax.get_ylim()[0]) if panel.from_zero else ax.get_ylim()[0]
             # room for the title
             ax.set_ylim(low, low + (max(top, panel.level or -np.inf) - low) * 1.2)

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.cwola.classifiers import Trees, load_classifier
-from drapes_hep.cwola.folds import assign_folds
-from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fold_scores, ranking
+from drapes_hep.cwola.folds import assign_folds, root_of
+from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.events.loading import class_sources
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
@@ -58,9 +58,9 @@ def sample_of(
     keep = slice(None) if chosen is None else chosen
     ids = np.asarray(events["event_id"])[keep]
     parent = np.asarray(events["parent_id"])[keep] if "parent_id" in events.columns else None
-    root = ids if parent is None else np.where(parent < 0, ids, parent)
+    root = root_of(ids, parent)
     x = feature_matrix(events, features)[keep]
-    return Sample(x, np.asarray(events["weight"])[keep], assign_folds(ids, folds, seed, parent), root)
+    return Sample(x, np.asarray(events["weight"])[keep], assign_folds(root, folds, seed), root)
 
 
 def classify_stage(context: Context, window: Window) -> Stage:
@@ -173,25 +173,18 @@ def _two_sample_auc(
     size = min(len(first.x), len(second.x), _QUALITY_EVENTS)
     if size < 20 * config.cwola.folds:
         return None
-    # a random choice, since the order of the events may say something
-    rng = np.random.default_rng(stage_seed(config.seed, "equal size", name, window.name))
-    a, b = (_some(one, rng.permutation(len(one.x))[:size]) for one in (first, second))
-    scores = cross_auc_scores(
+    found = equal_size_auc(
         Trees,
-        a,
-        b,
+        first,
+        second,
+        size,
+        choice=stage_seed(config.seed, "equal size", name, window.name),
         folds=config.cwola.folds,
         ensemble=_QUALITY_ENSEMBLE,
         seed=stage_seed(config.seed, name, window.name),
         workers=context.workers,
     )
-    truth = np.repeat([True, False], [len(scores[0]), len(scores[1])])
-    found = auc(np.concatenate(scores), truth, np.concatenate([a.weight, b.weight]))
     return {"value": found.value, "error": found.error}
-
-
-def _some(sample: Sample, chosen: npt.NDArray[np.int64]) -> Sample:
-    return Sample(sample.x[chosen], sample.weight[chosen], sample.fold[chosen], sample.group[chosen])
 
 
 def _quality(

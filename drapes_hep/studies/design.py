@@ -9,34 +9,42 @@ from typing import Any
 import numpy as np
 
 from drapes_hep.config import Config
-from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, Schedule
 from drapes_hep.metrics import spread
 from drapes_hep.plots.scores import LEAST_BACKGROUND
 from drapes_hep.plots.studies import FEW_SEEDS, Band, Panel
 from drapes_hep.studies.measures import REJECTIONS
 from drapes_hep.studies.trials import REFERENCES, Kind, Trial
-from drapes_hep.templates.recipes import RECIPES, levels
+from drapes_hep.templates.recipes import RECIPES
 
 __all__ = [
     "Entry",
     "Row",
     "Study",
+    "auc_panel",
     "bands",
     "curve_lines",
-    "existing_strength",
     "injected",
     "numbers",
     "of_template",
     "repetitions",
+    "searches",
     "select",
+    "sic_curve_panels",
+    "sic_panels",
     "subjects",
     "title_of",
     "trial_of",
-    "without_signal",
 ]
 
 Value = str | float | int | None
 Row = dict[str, Value]
+
+_SIC = r"Significance improvement $\epsilon_S\,/\,√\epsilon_B$"
+_SIC_COLUMNS = {
+    "sic_1000": r"$1/\epsilon_B = \mathrm{1000}$",
+    "sic_100": r"$1/\epsilon_B = \mathrm{100}$",
+    "sic_max": "maximum",
+}
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,6 @@ def repetitions(config: Config) -> Iterator[Config]:
         yield config.model_copy(update={"seed": config.seed + i, "signal": signal})
 
 
-def without_signal(config: Config) -> Config:
-    """Give the configuration with no signal."""
-    return injected(config, 0)
-
-
 def injected(config: Config, count: int) -> Config:
     """Give the configuration with so many signal events, counted before the selection."""
     return config.model_copy(update={"signal": config.signal.model_copy(update={"inject": count})})
@@ -104,13 +107,6 @@ def of_template(config: Config, method: str, **changes: Any) -> Config:  # noqa:
     }
     checked = type(config.template).model_validate(config.template.model_dump() | own | changes)
     return config.model_copy(update={"template": checked})
-
-
-def existing_strength(config: Config) -> float:
-    """Give the strength that exists among the sampler's steps, sigma / alpha, of a partial template."""
-    schedule: Schedule = EDMSchedule() if config.training.path == "edm" else FlowSchedule()
-    alpha, sigma = schedule(levels(config.template, schedule)[0])
-    return float(sigma / alpha)
 
 
 def trial_of(kind: Kind, config: Config, subject: str, **flags: bool) -> Trial:
@@ -134,6 +130,19 @@ def subjects(config: Config, *references: str) -> list[str]:
 def title_of(subject: str) -> str:
     """Give what legends call a template's method or a reference."""
     return REFERENCES[subject] if subject in REFERENCES else RECIPES[subject].title
+
+
+def searches(config: Config, counts: Sequence[int], *references: str) -> list[Entry]:
+    """Search each repetition at each injection, with each template and those references that the sample allows."""
+    return [
+        Entry(
+            trial_of("search", injected(one, count), subject),
+            {"injected": count, "template": title_of(subject), "seed": one.seed},
+        )
+        for count in counts
+        for one in repetitions(config)
+        for subject in subjects(config, *references)
+    ]
 
 
 def numbers(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
@@ -207,3 +216,89 @@ def bands(rows: Sequence[Row], x: str, y: str, by: str = "template", marked: boo
 def select(rows: Sequence[Row], **wanted: Value) -> list[Row]:
     """Give the lines that have these values."""
     return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+
+
+def sic_panels(
+    rows: Sequence[Row],
+    x: str,
+    x_label: str,
+    *,
+    by: str = "template",
+    title: str = "",
+    columns: Sequence[str] = tuple(_SIC_COLUMNS),
+    log_x: bool = True,
+    level: bool = True,
+) -> list[Panel]:
+    """Draw SIC at two rejections and its maximum.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Of :func:`numbers`.
+    x, x_label : str
+        A column, and what it is called.
+    by : str
+        The column that tells lines apart.
+    title : str
+        Stands before each panel's own.
+    columns : sequence of str
+        Which of the three.
+    log_x : bool
+    level : bool
+        Whether a line stands at 1.
+
+    Returns
+    -------
+    list of Panel
+    """
+    return [
+        Panel(
+            x_label,
+            _SIC,
+            bands(rows, x, column, by),
+            ", ".join(part for part in (title, _SIC_COLUMNS[column]) if part),
+            log_x=log_x,
+            level=1.0 if level else None,
+            meaning="No improvement" if level else "",
+            from_zero=True,
+        )
+        for column in columns
+    ]
+
+
+def sic_curve_panels(rows: Sequence[Row], config: Config, *, by: str = "template", title: str = "") -> list[Panel]:
+    """Draw SIC against rejection, a panel an injection of ``study.examples``; rows are of :func:`curve_lines`."""
+    return [
+        Panel(
+            r"Background rejection $1/\epsilon_B$",
+            _SIC,
+            bands(select(rows, injected=count), "background_rejection", "sic", by, marked=False),
+            ", ".join(part for part in (title, f"{count} injected") if part),
+            log_x=True,
+            random=True,
+            from_zero=True,
+        )
+        for count in config.study.examples
+    ]
+
+
+def auc_panel(
+    rows: Sequence[Row],
+    x: str,
+    x_label: str,
+    title: str,
+    *,
+    column: str = "auc",
+    by: str = "template",
+    log_x: bool = True,
+) -> Panel:
+    """Draw how far templates are from true background; rows are of trials of the kind ``quality``."""
+    return Panel(
+        x_label,
+        "AUC, template against true background",
+        bands(rows, x, column, by),
+        title,
+        log_x=log_x,
+        level=0.5,
+        meaning="Perfect template",
+    )

@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.cwola.classifiers import Trees, load_classifier
-from drapes_hep.cwola.folds import assign_folds
-from drapes_hep.cwola.scores import Sample, Scores, cross_auc_scores, out_of_fold_scores, ranking
+from drapes_hep.cwola.folds import assign_folds, root_of
+from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.diffusion.samplers import evaluations
 from drapes_hep.errors import FitError
 from drapes_hep.events.features import check_features
-from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.mass import spectrum_edges
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.rng import event_uniforms, stage_seed
@@ -43,18 +42,12 @@ REJECTIONS = np.geomspace(1.0, 1e4, 81)
 """Background rejections at which curves are kept."""
 
 
-def _folds(bench: Bench, event_id: IntArray, parent_id: IntArray | None = None) -> tuple[IntArray, IntArray]:
-    """Give folds, and groups that no split may divide."""
-    root = event_id if parent_id is None else np.where(parent_id == NO_PARENT, event_id, parent_id)
-    return assign_folds(event_id, bench.config.cwola.folds, bench.config.seed, parent_id), root
-
-
 def _sample(bench: Bench, events: Parents | Template, features: tuple[str, ...] | None = None) -> Sample:
     names = bench.config.classifier_features if features is None else features
     columns = [bench.config.features.index(name) for name in names]
-    parent = events.parent_id if isinstance(events, Template) else None
-    fold, group = _folds(bench, events.event_id, parent)
-    return Sample(events.x[:, columns], events.weight, fold, group)
+    root = root_of(events.event_id, events.parent_id if isinstance(events, Template) else None)
+    fold = assign_folds(root, bench.config.cwola.folds, bench.config.seed)
+    return Sample(events.x[:, columns], events.weight, fold, root)
 
 
 def _thinned(bench: Bench, mask: BoolArray, most: int, purpose: str) -> BoolArray:
@@ -71,10 +64,10 @@ def _thinned(bench: Bench, mask: BoolArray, most: int, purpose: str) -> BoolArra
 def _classes(bench: Bench, trial: Trial) -> tuple[Sample, Sample]:
     """Give what the classifier is trained on: data (1), and template or reference (0)."""
     draw, inside = bench.draw, bench.inside
-    data = _sample(bench, bench.oversampled() if trial.gensr else bench.data())
     if trial.subject == "supervised":
         signal = _thinned(bench, bench.sample.is_signal & inside, _MOST_SIGNAL, "supervised")
         return _sample(bench, bench.chosen(signal)), _sample(bench, bench.chosen(draw.background & inside))
+    data = _sample(bench, bench.oversampled() if trial.gensr else bench.data())
     if trial.subject == "over_idealised":
         return data, _sample(bench, bench.chosen(draw.background & inside))
     if trial.subject == "idealised":
@@ -164,16 +157,16 @@ def _quality(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
     template = bench.template()
     out: Record = {"n_truth": len(truth), "n_template": len(template.event_id), **_steps(bench)}
     for name, features in (("auc", config.features), ("auc_classifier", config.classifier_features)):
-        samples = _equal(bench, _sample(bench, truth, features), _sample(bench, template, features))
-        scores = cross_auc_scores(
+        found = equal_size_auc(
             Trees,
-            *samples,
+            _sample(bench, truth, features),
+            _sample(bench, template, features),
+            min(len(truth), len(template.event_id)),
+            choice=stage_seed(config.seed, "study", "equal size"),
             folds=config.cwola.folds,
             ensemble=_QUALITY_ENSEMBLE,
             seed=stage_seed(config.seed, "study", name),
         )
-        weight = np.concatenate([one.weight for one in samples])
-        found = auc(np.concatenate(scores), np.repeat([True, False], [len(scores[0]), len(scores[1])]), weight)
         out |= {name: found.value, f"{name}_error": found.error}
         if config.classifier_features == config.features:
             return out | {"auc_classifier": found.value, "auc_classifier_error": found.error}
@@ -188,18 +181,6 @@ def _steps(bench: Bench) -> Record:
     steps = len(times) - 1
     strength = sigma / alpha if alpha > 0 else None
     return {"strength": strength, "steps": steps, "evaluations": evaluations(config.solver, steps)}
-
-
-def _equal(bench: Bench, first: Sample, second: Sample) -> tuple[Sample, Sample]:
-    """Thin the larger of two samples to the other's size, at random."""
-    size = min(len(first.x), len(second.x))
-    rng = np.random.default_rng(stage_seed(bench.config.seed, "study", "equal size"))
-
-    def some(one: Sample) -> Sample:
-        rows = rng.permutation(len(one.x))[:size]
-        return Sample(one.x[rows], one.weight[rows], one.fold[rows], one.group[rows])
-
-    return some(first), some(second)
 
 
 def _displacement(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001

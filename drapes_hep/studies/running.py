@@ -5,7 +5,7 @@ Memory: a process holds the selected events (about 100 bytes each), a template, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import all_truth, skim, skim_stage
 from drapes_hep.stamps import Stage, code_hash, run_stage
 from drapes_hep.studies.measures import MEASURES
-from drapes_hep.studies.sample import StudySample, load_sample
-from drapes_hep.studies.trials import Bench, SampleKeys, Trial, model_key, trial_key
+from drapes_hep.studies.sample import StudySample, check_signal, load_sample
+from drapes_hep.studies.trials import Bench, SampleKeys, Trial, has_model, model_folder, model_key, trial_key
 
 __all__ = ["make_sample", "run_trials", "sample_keys"]
 
@@ -73,8 +73,7 @@ def _whole(config: Config) -> Config:
 
 def _write_labels(context: Context) -> list[Path]:
     truth = all_truth(context.config)
-    if truth is None:
-        raise ConfigError("data.labels: a study needs labelled events")
+    assert truth is not None
     write_truth(context.run.labels, truth.event_id, truth.label)
     return [context.run.labels]
 
@@ -89,8 +88,12 @@ class _Place:
     code: str
     device: str
 
-    def record(self, trial: Trial) -> Path:
-        return self.run.path / "trials" / f"{trial_key(trial, self.keys)[:20]}.json"
+    @property
+    def models(self) -> Path:
+        return self.run.path / "models"
+
+    def record(self, key: str) -> Path:
+        return self.run.path / "trials" / f"{key[:20]}.json"
 
 
 def run_trials(
@@ -120,13 +123,14 @@ def run_trials(
         If a trial cannot be done; those that are done stay.
     """
     place = _Place(context.run, context.config, sample_keys(context), code_hash(), context.device)
-    missing = [trial for trial in _distinct(trials, place) if not _is_done(place.record(trial))]
-    models = {model_key(t.config, place.keys, saw): (t.config, saw) for t in missing for saw in t.models}
-    folder = context.run.path / "models"
-    wanted = [one for key, one in models.items() if not (folder / key[:20] / "card.json").is_file()]
-    _check_signal(context.run, [*trials])
+    keys = [trial_key(trial, place.keys) for trial in trials]
+    distinct = dict(zip(keys, trials, strict=True))
+    missing = {key: trial for key, trial in distinct.items() if not _is_done(place.record(key))}
+    models = {model_key(t.config, place.keys, saw): (t.config, saw) for t in missing.values() for saw in t.models}
+    wanted = [one for key, one in models.items() if not has_model(model_folder(place.models, key))]
+    _check_signal(context.run, trials)
     total, done = len(wanted) + len(missing), 0
-    every = len(_distinct(trials, place))
+    every = len(distinct)
     say = context.reporter.say
     say(f"{len(wanted)} models and {len(missing)} trials to do, {every - len(missing)} of {every} trials done before")
 
@@ -140,25 +144,18 @@ def run_trials(
 
     for function, arguments in (
         (_train, [(place, *one) for one in wanted]),
-        (_measure, [(place, trial) for trial in missing]),
+        (_measure, [(place, key, trial) for key, trial in missing.items()]),
     ):
         for _ in in_processes(function, arguments, context.workers):
             advance()
-    return [_read(place.record(trial)) for trial in trials]
+    return [_read(place.record(key)) for key in keys]
 
 
 def _check_signal(run: RunDirectory, trials: Sequence[Trial]) -> None:
     """Refuse, before anything is trained, to inject more signal than there is."""
     truth = read_truth(run.labels)
     there, most = int((truth.label == 1).sum()), max((one.config.signal.inject or 0 for one in trials), default=0)
-    if most > there:
-        raise ConfigError(
-            f"{most} signal events are wanted, the sample holds {there}; lower study.injections and study.examples"
-        )
-
-
-def _distinct(trials: Iterable[Trial], place: _Place) -> list[Trial]:
-    return list({trial_key(trial, place.keys): trial for trial in trials}.values())
+    check_signal(most, there)
 
 
 def sample_keys(context: Context) -> SampleKeys:
@@ -195,15 +192,15 @@ def _bench(place: _Place, config: Config) -> Bench:
     if place.keys not in _LOADED:
         _LOADED.clear()
         _LOADED[place.keys] = load_sample(place.run, place.config)
-    return Bench(_LOADED[place.keys], config, place.run.path / "models", place.keys, place.device)
+    return Bench(_LOADED[place.keys], config, place.models, place.keys, place.device)
 
 
 def _train(place: _Place, config: Config, saw_window: bool) -> None:
     _bench(place, config).train(saw_window)
 
 
-def _measure(place: _Place, trial: Trial) -> None:
+def _measure(place: _Place, key: str, trial: Trial) -> None:
     # one thread each: the processes share the cores, and small products gain nothing from more
     with threadpool_limits(limits=1), kernel_threads(1):
         record = MEASURES[trial.kind](_bench(place, trial.config), trial)
-    write_json(place.record(trial), record)
+    write_json(place.record(key), record)

@@ -22,7 +22,7 @@ from drapes_hep.rundir import RunDirectory
 from drapes_hep.stages.context import feature_matrix, load_events, unweighted
 from drapes_hep.templates.recipes import Parents
 
-__all__ = ["Draw", "StudySample", "draw_data", "load_sample", "study_window"]
+__all__ = ["Draw", "StudySample", "check_signal", "draw_data", "load_sample", "study_window"]
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -120,14 +120,17 @@ def draw_data(sample: StudySample, config: Config) -> Draw:
     background = ~sample.is_signal
     taken = background & (uniform < config.study.data_share)
     inject = config.signal.inject
-    kept = sample.signal_id if inject is None else _chosen(sample.signal_id, inject, config.signal.seed)
+    kept = sample.signal_id
+    if inject is not None:
+        check_signal(inject, len(kept))
+        kept = choose_signal(kept, inject, config.signal.seed)
     injected = sample.is_signal & np.isin(ids, kept)
     return Draw(taken | injected, background & ~taken, sample.is_signal & ~injected)
 
 
-def _chosen(signal_id: IntArray, inject: int, seed: int) -> IntArray:
-    try:
-        return choose_signal(signal_id, inject, seed)
-    except ConfigError as error:
-        reason = str(error).partition(": ")[2]
-        raise ConfigError(f"study: {reason}; lower study.injections and study.examples") from None
+def check_signal(wanted: int, there: int) -> None:
+    """Refuse to inject more signal than there is; raises ConfigError."""
+    if wanted > there:
+        raise ConfigError(
+            f"{wanted} signal events are wanted, the sample holds {there}; lower study.injections and study.examples"
+        )

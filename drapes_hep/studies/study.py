@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import difflib
-import importlib.util
 import io
 import re
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from drapes_hep.errors import ConfigError, DrapesError
-from drapes_hep.events.loading import processor_folders
+from drapes_hep.errors import ConfigError, DrapesError, told
+from drapes_hep.events.loading import load_source, processor_folders
 from drapes_hep.files import atomic_path, write_bytes, write_json
 from drapes_hep.plots.studies import study_panels
 from drapes_hep.plots.style import Stamp
@@ -59,12 +57,8 @@ def load_study(name: str, studies: dict[str, Path]) -> Study:
         close = difflib.get_close_matches(name, studies, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else "`drapes study --list` names them"
         raise ConfigError(f"no study '{name}'; {hint}")
-    spec = importlib.util.spec_from_file_location(f"_drapes_study_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"study '{name}': {path} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = load_source(f"_drapes_study_{path.stem}", path)
     except Exception as error:  # a user's own file may raise anything
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"study '{name}': {path} does not run ({type(error).__name__}: {reason})") from error
@@ -123,12 +117,8 @@ def _own(name: str) -> Iterator[None]:
     except DrapesError:
         raise
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        frame = ([one for one in frames if Path(one.filename).parent.name == "analysis"] or list(frames))[-1]
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"study '{name}': {type(error).__name__}: {reason} ({frame.filename}, line {frame.lineno})"
-        ) from error
+        what = told(error, lambda file: Path(file).parent.name == "analysis")
+        raise ConfigError(f"study '{name}': {what}") from error
 
 
 def _csv(rows: Sequence[Row]) -> str:

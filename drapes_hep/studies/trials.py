@@ -6,7 +6,6 @@ Trials that train the same model share it on disk: its place is the hash of all 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -35,7 +34,7 @@ from drapes_hep.templates.model import (
 )
 from drapes_hep.templates.recipes import RECIPES, Parents, Template, levels, make_template, starts
 
-__all__ = ["REFERENCES", "Bench", "SampleKeys", "Trial", "model_key", "trial_key"]
+__all__ = ["REFERENCES", "Bench", "SampleKeys", "Trial", "has_model", "model_folder", "model_key", "trial_key"]
 
 REFERENCES: dict[str, str] = {
     "supervised": "Supervised",
@@ -80,11 +79,6 @@ class Trial:
             raise ValueError("GenSR's model saw the data: only events that it never saw may judge it")
 
     @property
-    def title(self) -> str:
-        """What legends call the subject."""
-        return REFERENCES.get(self.subject) or RECIPES[self.subject].title
-
-    @property
     def models(self) -> tuple[bool, ...]:
         """Which models it needs: False for the template's, True for one that saw the window."""
         template = () if self.subject in REFERENCES else (False,)
@@ -118,6 +112,16 @@ def model_key(config: Config, keys: SampleKeys, saw_window: bool) -> str:
     return content_hash([training, config.template.scaling, saw_window, *_drawn(config, keys)])
 
 
+def model_folder(models: Path, key: str) -> Path:
+    """Give the place of a model, by its key."""
+    return models / key[:20]
+
+
+def has_model(folder: Path) -> bool:
+    """Say whether the model of a folder is trained."""
+    return (folder / CARD).is_file()
+
+
 def trial_key(trial: Trial, keys: SampleKeys) -> str:
     """Name a trial by all that decides its numbers."""
     config = trial.config
@@ -134,7 +138,7 @@ def trial_key(trial: Trial, keys: SampleKeys) -> str:
 
 
 class Bench:
-    """What the trials of one configuration are made of; each product is made once and kept.
+    """What the trials of one configuration are made of; data and models are read once and kept.
 
     Parameters
     ----------
@@ -153,6 +157,7 @@ class Bench:
         self.sample, self.config, self.folder = sample, config, folder
         self.keys, self.device = keys, device
         self.window: Window = study_window(config)
+        self._models: dict[bool, BackgroundModel] = {}
 
     @functools.cached_property
     def draw(self) -> Draw:
@@ -181,24 +186,24 @@ class Bench:
             raise FitError(f"window {self.window.name}: the study's sample has no event left for what it compares")
         return found
 
-    def data(self) -> Parents:
-        """Give the data in the window."""
+    @functools.cached_property
+    def _data(self) -> Parents:
         return self.chosen(self.draw.data & self.inside)
+
+    def data(self) -> Parents:
+        """Give the data in the window; raises FitError if there is none."""
+        return self._data
 
     # ---- models ---------------------------------------------------------------------------------------------------
 
     def model_folder(self, saw_window: bool) -> Path:
         """Give the place of a model."""
-        return self.folder / model_key(self.config, self.keys, saw_window)[:20]
+        return model_folder(self.folder, model_key(self.config, self.keys, saw_window))
 
-    def has_model(self, saw_window: bool) -> bool:
-        """Say whether a model is trained."""
-        return (self.model_folder(saw_window) / CARD).is_file()
-
-    def train(self, saw_window: bool, progress: Callable[[int], None] | None = None) -> None:
+    def train(self, saw_window: bool) -> None:
         """Train a model unless it is there; a killed training goes on."""
         folder = self.model_folder(saw_window)
-        if self.has_model(saw_window):
+        if has_model(folder):
             return
         config, window = self.config, self.window
         region = self.outside | self.inside if saw_window else self.outside
@@ -217,15 +222,17 @@ class Bench:
             seed=stage_seed(config.seed, "study", "gensr" if saw_window else "model", window.name),
             device=self.device,
             checkpoint=folder.with_suffix(".checkpoint"),
-            progress=None if progress is None else lambda epoch: progress(epoch.epoch),
         )
         save_background_model(folder, model, {"seed": config.seed, "saw_window": saw_window})
         folder.with_suffix(".checkpoint").unlink(missing_ok=True)
 
     def model(self, saw_window: bool = False) -> BackgroundModel:
         """Read a model, trained now if it is not there."""
-        self.train(saw_window)
-        return load_background_model(self.model_folder(saw_window), self.window, self.device, saw_window=saw_window)
+        if saw_window not in self._models:
+            self.train(saw_window)
+            place = self.model_folder(saw_window)
+            self._models[saw_window] = load_background_model(place, self.window, self.device, saw_window=saw_window)
+        return self._models[saw_window]
 
     # ---- templates ------------------------------------------------------------------------------------------------
 
