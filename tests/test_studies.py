@@ -576,6 +576,17 @@ def test_a_study_of_one_s_own_is_found_first(project, monkeypatch):
     assert load_study("mine", find_studies()).title == "Mine"
 
 
+def test_an_edit_within_a_second_is_seen_and_leaves_no_bytecode(tmp_path):
+    path = tmp_path / "mine.py"
+    for title in ("One", "Two"):
+        path.write_text(
+            "from drapes_hep.studies.design import Study\n"
+            f"STUDY = Study('{title}', lambda c: [], lambda e, r: [], lambda r, c: [])\n"
+        )
+        assert load_study("mine", {"mine": path}).title == title
+    assert list(tmp_path.iterdir()) == [path]
+
+
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 

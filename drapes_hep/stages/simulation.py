@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from drapes_hep.errors import ConfigError, InputError
-from drapes_hep.events.injection import SignalInjection
 from drapes_hep.events.loading import class_sources
 from drapes_hep.events.readers import expand, expand_trees
-from drapes_hep.events.running import run
 from drapes_hep.events.skims import write_skim
 from drapes_hep.files import file_hash
 from drapes_hep.remote import fingerprint
 from drapes_hep.stages.context import Context
-from drapes_hep.stages.skim import load_selection, make_processor, reading_of
+from drapes_hep.stages.skim import load_selection, reading_of, run_selection
 from drapes_hep.stamps import Stage, run_stage
 from drapes_hep.templates.recipes import RECIPES
 
@@ -60,17 +58,10 @@ def _work(context: Context) -> list[Path]:
         twin = data.get(fingerprint(path))
         if twin is not None:
             raise InputError(path, f"is the data itself ({twin})", "name another simulation in template.source")
-    processor = make_processor(config, load_selection(config))
-    output, report = run(
-        {"simulation": {"files": paths}},
-        SignalInjection(processor, np.empty(0, dtype=np.int64)),
-        executor=context.executor,
-        workers=context.workers,
-        chunksize=config.data.chunksize,
-        progress=context.reporter.draws,
-        # the simulation may lie in another layout than the data
-        reading=dataclasses.replace(reading_of(config), layout=None),
-    )
+    # the simulation may lie in another layout than the data
+    reading = dataclasses.replace(reading_of(config), layout=None)
+    nothing = np.empty(0, dtype=np.int64)
+    output, report = run_selection(context, {"simulation": {"files": paths}}, load_selection(config), nothing, reading)
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         raise ConfigError("template.source: the selection keeps no event of the simulation")

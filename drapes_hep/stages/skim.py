@@ -18,7 +18,7 @@ from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
 from drapes_hep.events.loading import class_sources, load_processor, processor_folders
 from drapes_hep.events.readers import expand_trees, simulation_order
-from drapes_hep.events.running import run, scan_fileset
+from drapes_hep.events.running import RunReport, run, scan_fileset
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path, file_hash, read_json
@@ -34,6 +34,7 @@ __all__ = [
     "load_selection",
     "make_processor",
     "reading_of",
+    "run_selection",
     "skim",
     "skim_stage",
 ]
@@ -261,6 +262,25 @@ def make_processor(config: Config, processor_class: Foreign) -> Foreign:
         ) from error
 
 
+def run_selection(
+    context: Context,
+    fileset: dict[str, Any],
+    processor_class: Foreign,
+    dropped: npt.NDArray[np.int64],
+    reading: Reading,
+) -> tuple[Foreign, RunReport]:
+    """Run the configuration's selection over files, without some signal events; gives its output and the account."""
+    return run(
+        fileset,
+        SignalInjection(make_processor(context.config, processor_class), dropped),
+        executor=context.executor,
+        workers=context.workers,
+        chunksize=context.config.data.chunksize,
+        progress=context.reporter.draws,
+        reading=reading,
+    )
+
+
 def _work(context: Context, processor_class: Foreign) -> list[Path]:
     config, directory = context.config, context.run
     fileset = _fileset(config)
@@ -268,15 +288,7 @@ def _work(context: Context, processor_class: Foreign) -> list[Path]:
     whole = config.data.truth is None or config.signal.inject is not None
     truth = all_truth(config) if whole else read_truth(str(config.data.truth))
     dropped = np.empty(0, dtype=np.int64) if truth is None else _dropped(config, truth)
-    output, report = run(
-        fileset,
-        SignalInjection(make_processor(config, processor_class), dropped),
-        executor=context.executor,
-        workers=context.workers,
-        chunksize=config.data.chunksize,
-        progress=context.reporter.draws,
-        reading=reading_of(config),
-    )
+    output, report = run_selection(context, fileset, processor_class, dropped, reading_of(config))
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
