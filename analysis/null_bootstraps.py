@@ -32,13 +32,14 @@ from drapes_hep.config import Config, load_config
 from drapes_hep.cwola.classifiers import load_classifier
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
+from drapes_hep.events.features import domains
 from drapes_hep.events.skims import Skim, read_truth
 from drapes_hep.mass import draw, fit_spectrum, spectrum_edges
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import open_run
-from drapes_hep.stages.context import Context, domain, feature_matrix, load_events
+from drapes_hep.stages.context import Context, feature_matrix, load_events
 from drapes_hep.stages.skim import skim
 from drapes_hep.templates.model import CLOSURE, fit_model, split_sidebands
 from drapes_hep.templates.recipes import RECIPES, make_template, starts
@@ -104,7 +105,7 @@ def diffusion_template(data: Events, window: Window, edges: np.ndarray, config: 
         np.ones(len(outside.x)),
         split_sidebands(outside.root, config.seed, config.training),
         features=config.features,
-        domain=domain(config.features),
+        domain=domains(config.features),
         hidden=[(window.lo, window.hi)],
         training=config.training,
         scaling=config.template.scaling,

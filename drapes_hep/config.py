@@ -37,6 +37,9 @@ __all__ = [
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+ON_CONSTITUENTS = ("constituents", "full_phase_space")
+"""Classifiers of the package that read constituents."""
+
 Method = Literal["from_noise", "from_low_noise", "from_window", "from_sidebands", "from_simulation"]
 
 
@@ -273,7 +276,11 @@ class ConstituentsConfig(_Section):
 class CwolaConfig(_Section):
     """The classifier between data and template."""
 
-    classifier: str = Field("trees", description="'trees', 'mlp', or 'package.module:Class'.")
+    classifier: str = Field(
+        "trees",
+        description="'trees', 'mlp', on the constituents 'constituents' or 'full_phase_space', or"
+        " 'package.module:Class'.",
+    )
     features: tuple[str, ...] | None = Field(
         None,
         min_length=1,
@@ -286,8 +293,9 @@ class CwolaConfig(_Section):
     @field_validator("classifier")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in {"trees", "mlp"} and ":" not in value:
-            raise ValueError(f"{value!r} is neither 'trees' nor 'mlp' nor 'package.module:Class'")
+        if value not in {"trees", "mlp", *ON_CONSTITUENTS} and ":" not in value:
+            known = "', '".join(("trees", "mlp", *ON_CONSTITUENTS))
+            raise ValueError(f"{value!r} is none of '{known}', nor 'package.module:Class'")
         return value
 
 
@@ -354,6 +362,11 @@ class StudyConfig(_Section):
     )
     evaluations: tuple[Annotated[int, Field(ge=4)], ...] = Field(
         (8, 16, 35, 64, 100), min_length=1, description="Network evaluations a template event, of solver-steps."
+    )
+    generators: dict[str, tuple[str, ...]] = Field(
+        {},
+        description="Generators of constituents that llv-jets and llv-quality compare: a name for legends, and what"
+        " differs from the rest of this file, as SECTION.KEY=VALUE.",
     )
 
     @model_validator(mode="after")
@@ -432,6 +445,10 @@ class Config(_Section):
                 raise ValueError("constituents: from_sidebands needs constituents.kinematics_strength")
             if self.constituents.kinematics_strength is not None and not partial:
                 raise ValueError("constituents.kinematics_strength belongs to the partial methods")
+        elif self.cwola.classifier in ON_CONSTITUENTS:
+            raise ValueError(
+                f"cwola.classifier {self.cwola.classifier} needs templates of constituents: add that section"
+            )
         if len(set(self.features)) != len(self.features):
             raise ValueError("a feature is listed twice")
         return self

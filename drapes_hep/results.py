@@ -204,6 +204,12 @@ def results_schema() -> dict[str, Any]:
         n=field("Its events; null if blind.", count, null=True),
         strength=field("Noise sigma / alpha that it started at; null from full noise.", number, null=True),
         steps_left=field("Steps of the sampler that were left there; null from full noise.", count, null=True),
+        lost=field(
+            "Of a template of constituents, events that were generated and are none of it, by reason: see"
+            " docs/run-directory.md; null for one of features.",
+            {"type": "object", "additionalProperties": count},
+            null=True,
+        ),
         auc_vs_truth=field("AUC against true background in the window; null without labels.", estimate, null=True),
         auc_vs_sideband_closure=field(
             "AUC, made at their masses, against held-out sideband events.", estimate, null=True

@@ -27,7 +27,17 @@ from drapes_hep.rundir import RunDirectory, begin_manifest, note
 
 __all__ = ["Stage", "check_current", "code_hash", "first_difference", "makers", "read_stamp", "run_stage", "shown"]
 
-_NOT_PHYSICS = {"plots", "report", "cli", "progress", "starter", "stages/report", "studies/study", "studies/design"}
+_NOT_PHYSICS = {
+    "plots",
+    "report",
+    "cli",
+    "progress",
+    "starter",
+    "stages/report",
+    "studies/study",
+    "studies/design",
+    "studies/llv",
+}
 """Modules whose change cannot change a number."""
 
 

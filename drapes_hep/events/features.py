@@ -26,6 +26,7 @@ __all__ = [
     "check_classifier_features",
     "check_features",
     "compute_features",
+    "domains",
     "invariant_mass",
     "order_by_mass",
     "wrapped",
@@ -163,6 +164,11 @@ def check_features(names: Sequence[str]) -> tuple[Feature, ...]:
     if repeated:
         raise ConfigError(f"feature '{repeated[0]}' is listed twice")
     return tuple(FEATURES[name] for name in names)
+
+
+def domains(names: Sequence[str]) -> list[tuple[float, float]]:
+    """Give the natural bounds of features."""
+    return [feature.domain for feature in check_features(names)]
 
 
 def check_classifier_features(features: Sequence[str], seen: Sequence[str]) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drapes_hep.config import Config, check_config
-from drapes_hep.diffusion.cards import CARD, WEIGHTS
 from drapes_hep.errors import ConfigError, RunDirectoryError
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
@@ -19,8 +18,9 @@ from drapes_hep.mass import Density, draw
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rundir import RunDirectory, open_run
 from drapes_hep.stamps import check_current
-from drapes_hep.templates.model import CLOSURE, BackgroundModel, load_background_model, split_sidebands
-from drapes_hep.templates.recipes import RECIPES, Parents, Template, make_template, starts
+from drapes_hep.templates.family import WindowModel, load_window_model, make_window_template, model_files
+from drapes_hep.templates.model import CLOSURE, split_sidebands
+from drapes_hep.templates.recipes import RECIPES, Parents, Template, starts
 
 __all__ = ["ChunkTemplate", "load_chunk_template"]
 
@@ -34,7 +34,7 @@ class ChunkTemplate:
     config : Config
         Of the run.
     window : Window
-    model : BackgroundModel
+    model : BackgroundModel or ConstituentModel
     rate : float
         Mean number of template events a parent.
     seed : int
@@ -45,7 +45,7 @@ class ChunkTemplate:
 
     config: Config
     window: Window
-    model: BackgroundModel
+    model: WindowModel
     rate: float
     seed: int
     density: Density | None
@@ -72,7 +72,8 @@ class ChunkTemplate:
             parents = events.take(window.in_signal_region(events.mjj))
         drawn = None if self.density is None else functools.partial(draw, self.density, window.lo, window.hi)
         plan = starts(recipe, parents, self.rate, self.seed, drawn)
-        return parents, make_template(self.model, config.template, plan, parents, self.seed)
+        region = window.in_signal_region
+        return parents, make_window_template(self.model, config, plan, parents, self.seed, region=region)
 
 
 def load_chunk_template(run: str | Path, window: str) -> ChunkTemplate:
@@ -100,7 +101,7 @@ def load_chunk_template(run: str | Path, window: str) -> ChunkTemplate:
     parsed = parse_window(window, sliding_windows(_config(directory)))
     folder = directory.window(parsed)
     # read again once anything was made again, in a process that lives longer than that
-    files = (folder / "template.parquet", folder / "model" / CARD, folder / "model" / WEIGHTS, directory.manifest)
+    files = (folder / "template.parquet", *model_files(_config(directory), folder / "model"), directory.manifest)
     return _load(directory, parsed, tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files))
 
 
@@ -116,6 +117,10 @@ def _load(run: RunDirectory, window: Window, _: tuple[int, ...]) -> ChunkTemplat
     recipe = RECIPES[config.template.method]
     if recipe.source == "noise":
         raise ConfigError(f"{run.path}: {recipe.title} starts from noise, so no chunk of events holds its parents")
+    if config.mass.draw == "kde" and not recipe.own_mass:
+        raise ConfigError(
+            f"{run.path}: its masses follow the data of its window (mass.draw: kde), which no chunk holds"
+        )
     made = read_skim(folder / "template.parquet", ("event_id",)).metadata
     try:
         density = None if recipe.own_mass else Density(**made["mass_fit"])
@@ -124,5 +129,5 @@ def _load(run: RunDirectory, window: Window, _: tuple[int, ...]) -> ChunkTemplat
         raise RunDirectoryError(
             f"{run.window(window)}: its template does not say how it was made; generate it again"
         ) from error
-    model = load_background_model(run.window(window) / "model", window)
+    model = load_window_model(config, run.window(window) / "model", window)
     return ChunkTemplate(config, window, model, rate, seed, density)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.cwola.classifiers import Trees, load_classifier
+from drapes_hep.cwola.classifiers import Trees, load_classifier, reads_of
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.errors import FitError, RunDirectoryError
@@ -19,7 +20,7 @@ from drapes_hep.files import file_hash, write_json
 from drapes_hep.metrics import Estimate, Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
-from drapes_hep.stages.context import Context, feature_matrix, load_events
+from drapes_hep.stages.context import Context, feature_matrix
 from drapes_hep.stages.model import generate_stage, pseudo_window
 from drapes_hep.stamps import Stage, run_stage
 from drapes_hep.templates.model import CLOSURE
@@ -36,7 +37,7 @@ _ROC_POINTS = 1000
 
 
 def sample_of(
-    events: Skim, features: Sequence[str], folds: int, seed: int, chosen: npt.NDArray[Any] | None = None
+    events: Skim, features: Sequence[str] | None, folds: int, seed: int, chosen: npt.NDArray[Any] | None = None
 ) -> Sample:
     """Turn an event table into what a classifier is given.
 
@@ -44,7 +45,8 @@ def sample_of(
     ----------
     events : Skim
         Data or template; a ``parent_id`` decides the fold where there is one.
-    features : sequence of str
+    features : sequence of str, optional
+        None for a classifier that reads constituents: it is given the events' jets.
     folds : int
     seed : int
         The run's seed.
@@ -59,7 +61,11 @@ def sample_of(
     ids = np.asarray(events["event_id"])[keep]
     parent = np.asarray(events["parent_id"])[keep] if "parent_id" in events.columns else None
     root = root_of(ids, parent)
-    x = feature_matrix(events, features)[keep]
+    if features is None:
+        # a list of records with one field: chosen and joined like the rows of a matrix
+        x = ak.zip({"jets": events["jets"][keep]}, depth_limit=1)
+    else:
+        x = feature_matrix(events, features)[keep]
     return Sample(x, np.asarray(events["weight"])[keep], assign_folds(root, folds, seed), root)
 
 
@@ -76,7 +82,7 @@ def classify_stage(context: Context, window: Window) -> Stage:
     return Stage(
         f"classify.{window.name}",
         config.model_dump(mode="json"),
-        ("cwola", "features", "seed", "mass.range", "template.method"),
+        ("cwola", "constituents", "features", "seed", "mass.range", "template.method"),
         lambda: reads,
         other={
             "classifier's source": sources,
@@ -100,9 +106,12 @@ def classify(context: Context, window: Window) -> None:
 
 def _classify(context: Context, window: Window) -> list[Path]:
     config, folder = context.config, context.run.window(window)
-    cwola, features = config.cwola, config.classifier_features
-    events = load_events(context.run.events, config.features)
-    template = read_skim(folder / "template.parquet", ("event_id", "parent_id", "mjj", "weight", *config.features))
+    cwola = config.cwola
+    reads_jets = reads_of(load_classifier(cwola.classifier)) == "constituents"
+    features = None if reads_jets else config.classifier_features
+    columns = ("event_id", "weight", "mjj", *config.features, *(("jets",) if reads_jets else ()))
+    events = read_skim(context.run.events, columns)
+    template = read_skim(folder / "template.parquet", (*columns, "parent_id"))
     mjj = np.asarray(events["mjj"])
     inside, outside = window.in_signal_region(mjj), window.in_sidebands(mjj)
     data = sample_of(events, features, cwola.folds, config.seed, inside)
@@ -132,9 +141,9 @@ def _classify(context: Context, window: Window) -> list[Path]:
             raise FitError(f"window {window.name}: {error}") from error
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
     _write_scores(folder, events, inside, outside, (data, sidebands), scores, split)
-    columns = {name: template[name] for name in ("event_id", "parent_id", "mjj", "weight")}
-    columns |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
-    write_skim(folder / "template_scores.parquet", columns)
+    kept = {name: template[name] for name in ("event_id", "parent_id", "mjj", "weight")}
+    kept |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
+    write_skim(folder / "template_scores.parquet", kept)
     write_json(folder / "quality.json", _quality(context, window, events, template, inside, scores["data"]))
     return [folder / "scores.parquet", folder / "template_scores.parquet", folder / "quality.json"]
 
@@ -210,6 +219,7 @@ def _quality(
             "n": len(template),
             "strength": template.metadata.get("strength"),
             "steps_left": template.metadata.get("steps_left"),
+            "lost": template.metadata.get("lost") or None,
             "auc_vs_truth": None,
             "auc_vs_sideband_closure": _two_sample_auc(
                 context, window, "closure", sample(events, held), sample(closure)

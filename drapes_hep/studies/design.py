@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from drapes_hep.config import Config
+from drapes_hep.config import Config, assign, check_config
 from drapes_hep.metrics import spread
 from drapes_hep.plots.scores import LEAST_BACKGROUND
 from drapes_hep.plots.studies import FEW_SEEDS, Band, Panel
+from drapes_hep.plots.style import Stamp
 from drapes_hep.studies.measures import REJECTIONS
 from drapes_hep.studies.trials import REFERENCES, Kind, Trial
 from drapes_hep.templates.recipes import RECIPES
@@ -22,10 +24,13 @@ __all__ = [
     "Study",
     "auc_panel",
     "bands",
+    "changed",
     "curve_lines",
+    "generators",
     "injected",
     "numbers",
     "of_template",
+    "on_features",
     "repetitions",
     "searches",
     "select",
@@ -75,13 +80,17 @@ class Study:
     lines : callable
         From an entry and its trial's record to lines of the table.
     panels : callable
-        From the table and the configuration to the figure's panels.
+        From the table and the configuration to the figure's panels; None if ``figure`` is given.
+    figure : callable, optional
+        From the entries, their records, the configuration and the figure's stamp to the figure, where panels cannot
+        draw it.
     """
 
     title: str
     entries: Callable[[Config], Sequence[Entry]]
     lines: Callable[[Entry, Mapping[str, Any]], Sequence[Row]]
-    panels: Callable[[Sequence[Row], Config], Sequence[Panel]]
+    panels: Callable[[Sequence[Row], Config], Sequence[Panel]] | None
+    figure: Callable[[Sequence[Entry], Sequence[Mapping[str, Any]], Config, Stamp], Figure] | None = None
 
 
 def repetitions(config: Config) -> Iterator[Config]:
@@ -107,6 +116,25 @@ def of_template(config: Config, method: str, **changes: Any) -> Config:  # noqa:
     }
     checked = type(config.template).model_validate(config.template.model_dump() | own | changes)
     return config.model_copy(update={"template": checked})
+
+
+def changed(config: Config, *assignments: str) -> Config:
+    """Give the configuration with other values, as ``SECTION.KEY=VALUE``; raises ConfigError where they do not fit."""
+    tree = config.model_dump(mode="json")
+    assign(tree, assignments)
+    return check_config(tree, config.name)
+
+
+def generators(config: Config) -> dict[str, Config]:
+    """Give the configurations of ``study.generators``, by their names; without any, the one there is."""
+    if not config.study.generators:
+        return {"": config}
+    return {name: changed(config, *changes) for name, changes in config.study.generators.items()}
+
+
+def on_features(config: Config, classifier: str = "trees") -> Config:
+    """Give the configuration whose templates are made of features, for a classifier of features."""
+    return changed(config, "constituents=null", f"cwola.classifier={classifier}")
 
 
 def trial_of(kind: Kind, config: Config, subject: str, **flags: bool) -> Trial:

@@ -10,21 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.cwola.classifiers import Trees, load_classifier
+from drapes_hep.cwola.classifiers import Trees, load_classifier, reads_of
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.diffusion.samplers import evaluations
-from drapes_hep.errors import FitError
+from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.features import check_features
 from drapes_hep.mass import spectrum_edges
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.rng import event_uniforms, stage_seed
+from drapes_hep.studies.jets import compare_jets
 from drapes_hep.studies.trials import Bench, Trial
-from drapes_hep.templates.model import CLOSURE
-from drapes_hep.templates.recipes import RECIPES, Parents, Template, levels, make_template, starts
+from drapes_hep.templates.family import needs_jets, start_level
+from drapes_hep.templates.model import CLOSURE, BackgroundModel
+from drapes_hep.templates.recipes import RECIPES, Parents, Template, make_template, starts
 
 __all__ = ["MEASURES", "REJECTIONS"]
 
@@ -43,11 +46,23 @@ REJECTIONS = np.geomspace(1.0, 1e4, 81)
 
 
 def _sample(bench: Bench, events: Parents | Template, features: tuple[str, ...] | None = None) -> Sample:
-    names = bench.config.classifier_features if features is None else features
-    columns = [bench.config.features.index(name) for name in names]
+    """Give events as the search's classifier takes them, or their features of these names."""
+    config = bench.config
+    if features is None and reads_of(load_classifier(config.cwola.classifier)) == "constituents":
+        return _with_jets(bench, events)
+    columns = [config.features.index(name) for name in (features or config.classifier_features)]
+    return _as_sample(bench, events, events.x[:, columns])
+
+
+def _with_jets(bench: Bench, events: Parents | Template) -> Sample:
+    """Give events as a classifier takes them that reads constituents."""
+    return _as_sample(bench, events, ak.zip({"jets": events.jets}, depth_limit=1))
+
+
+def _as_sample(bench: Bench, events: Parents | Template, x: Any) -> Sample:  # noqa: ANN401 - a matrix or records
     root = root_of(events.event_id, events.parent_id if isinstance(events, Template) else None)
     fold = assign_folds(root, bench.config.cwola.folds, bench.config.seed)
-    return Sample(events.x[:, columns], events.weight, fold, root)
+    return Sample(x, events.weight, fold, root)
 
 
 def _thinned(bench: Bench, mask: BoolArray, most: int, purpose: str) -> BoolArray:
@@ -150,12 +165,31 @@ def _curve(curve: Roc) -> list[float | None]:
     return [None if point is None else point.signal_efficiency for point in points]
 
 
-def _quality(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
-    """Compare the template with the true background of the data in the window, at equal size, on all events."""
+def _compared(bench: Bench, trial: Trial) -> tuple[Parents, Template]:
+    """Give true background and the template that is held against it: of the window, or beside it."""
+    if trial.beside:
+        return bench.truth_beside(), bench.template_beside()
+    return bench.chosen(bench.draw.data & bench.inside & ~bench.sample.is_signal), bench.template()
+
+
+def _quality(bench: Bench, trial: Trial) -> Record:
+    """Compare the template with true background, at equal size: that of the data in the window, or beside it."""
     config = bench.config
-    truth = bench.chosen(bench.draw.data & bench.inside & ~bench.sample.is_signal)
-    template = bench.template()
-    out: Record = {"n_truth": len(truth), "n_template": len(template.event_id), **_steps(bench)}
+    truth, template = _compared(bench, trial)
+    out: Record = {"n_truth": len(truth), "n_template": len(template.event_id), **_steps(bench), **_lost(template)}
+    if needs_jets(config):
+        own = load_classifier(config.cwola.classifier)
+        found = equal_size_auc(
+            own if reads_of(own) == "constituents" else load_classifier("constituents"),
+            _with_jets(bench, truth),
+            _with_jets(bench, template),
+            min(len(truth), len(template.event_id)),
+            choice=stage_seed(config.seed, "study", "equal size"),
+            folds=config.cwola.folds,
+            ensemble=1,
+            seed=stage_seed(config.seed, "study", "constituents"),
+        )
+        out |= {"auc_constituents": found.value, "auc_constituents_error": found.error}
     for name, features in (("auc", config.features), ("auc_classifier", config.classifier_features)):
         found = equal_size_auc(
             Trees,
@@ -175,12 +209,28 @@ def _quality(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
 
 def _steps(bench: Bench) -> Record:
     """Say how a template is sampled: the strength that exists, and what it costs."""
-    config = bench.config.template
-    times = levels(config, bench.model().denoiser.schedule)
-    alpha, sigma = (float(part) for part in bench.model().denoiser.schedule(times[0]))
-    steps = len(times) - 1
-    strength = sigma / alpha if alpha > 0 else None
-    return {"strength": strength, "steps": steps, "evaluations": evaluations(config.solver, steps)}
+    config = bench.config
+    strength, steps = start_level(config, bench.model())
+    solver = config.template.solver if config.constituents is None else config.constituents.solver
+    return {"strength": strength, "steps": steps, "evaluations": evaluations(solver, steps)}
+
+
+def _lost(template: Template) -> Record:
+    """Say how many generated events are no template events."""
+    return {f"lost_{name}": count for name, count in template.lost.items()}
+
+
+def _jets(bench: Bench, trial: Trial) -> Record:
+    """Compare generated jets with true ones: distances and distributions."""
+    if not needs_jets(bench.config):
+        raise ConfigError("this study compares jets: its configuration needs the section constituents")
+    # all background of the window: nothing was trained on any of it
+    window = None if trial.beside else bench.chosen(bench.inside & ~bench.sample.is_signal)
+    template = bench.template_beside() if trial.beside else bench.template()
+    truth = bench.truth_beside() if window is None else window
+    found = compare_jets(truth.jets, template.jets, stage_seed(bench.config.seed, "study", "jets"))
+    made: Record = {"n_truth": len(truth), "n_template": len(template.event_id)}
+    return {**made, **_steps(bench), **_lost(template), **found}
 
 
 def _displacement(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
@@ -191,6 +241,8 @@ def _displacement(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
     if not signal.any() or signal.all():
         raise FitError(f"window {bench.window.name}: the displacement of signal and background needs both")
     model = bench.model()
+    if not isinstance(model, BackgroundModel):
+        raise ConfigError("displacement: is a study of features; leave the section constituents out")
     copies = max(1, round(config.template.oversample))
     seed = stage_seed(config.seed, "study", "displacement", bench.window.name)
     plan = starts(RECIPES["from_window"], events, copies, seed, None)
@@ -280,5 +332,6 @@ MEASURES: dict[str, Callable[[Bench, Trial], Record]] = {
     "quality": _quality,
     "displacement": _displacement,
     "sculpting": _sculpting,
+    "jets": _jets,
 }
 """What can be measured, by the kinds of :class:`~drapes_hep.studies.trials.Trial`."""

@@ -14,10 +14,12 @@ from threadpoolctl import threadpool_limits
 
 from drapes_hep.config import Config
 from drapes_hep.diffusion.samplers import kernel_threads
+from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError
 from drapes_hep.events.skims import read_truth, write_truth
 from drapes_hep.files import content_hash, file_hash, read_json, write_json
 from drapes_hep.parallel import in_processes
+from drapes_hep.progress import Reporter
 from drapes_hep.rundir import RunDirectory
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.simulation import skim_simulation
@@ -87,6 +89,8 @@ class _Place:
     keys: SampleKeys
     code: str
     device: str
+    loud: bool
+    threads: int = 1
 
     @property
     def models(self) -> Path:
@@ -122,12 +126,13 @@ def run_trials(
     DrapesError
         If a trial cannot be done; those that are done stay.
     """
-    place = _Place(context.run, context.config, sample_keys(context), code_hash(), context.device)
+    loud = not (context.reporter.quiet or context.reporter.draws)
+    place = _Place(context.run, context.config, sample_keys(context), code_hash(), context.device, loud)
     keys = [trial_key(trial, place.keys) for trial in trials]
     distinct = dict(zip(keys, trials, strict=True))
     missing = {key: trial for key, trial in distinct.items() if not _is_done(place.record(key))}
     models = {model_key(t.config, place.keys, saw): (t.config, saw) for t in missing.values() for saw in t.models}
-    wanted = [one for key, one in models.items() if not has_model(model_folder(place.models, key))]
+    wanted = [one for key, one in models.items() if not has_model(one[0], model_folder(place.models, key))]
     _check_signal(context.run, trials)
     total, done = len(wanted) + len(missing), 0
     every = len(distinct)
@@ -142,6 +147,8 @@ def run_trials(
         if not context.reporter.draws and (10 * done // total) > (10 * (done - 1) // total):
             say(f"{done} of {total} done")
 
+    # a model alone has all cores; several, side by side, one thread each
+    place = replace(place, threads=max(1, context.workers // max(1, len(wanted))))
     for function, arguments in (
         (_train, [(place, *one) for one in wanted]),
         (_measure, [(place, key, trial) for key, trial in missing.items()]),
@@ -196,7 +203,15 @@ def _bench(place: _Place, config: Config) -> Bench:
 
 
 def _train(place: _Place, config: Config, saw_window: bool) -> None:
-    _bench(place, config).train(saw_window)
+    name = f"model {model_key(config, place.keys, saw_window)[:8]}"
+
+    def told(training: str, epoch: Epoch) -> None:
+        # a line now and then says that a training of minutes or hours lives
+        if training == "constituents" and epoch.epoch % 5 == 0:
+            Reporter().say(f"{name}: epoch {epoch.epoch}, validation loss {epoch.validation_loss:.4f}")
+
+    with kernel_threads(place.threads):
+        _bench(place, config).train(saw_window, told if place.loud else None)
 
 
 def _measure(place: _Place, key: str, trial: Trial) -> None:

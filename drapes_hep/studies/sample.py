@@ -15,11 +15,11 @@ import numpy.typing as npt
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.injection import choose_signal
-from drapes_hep.events.skims import Skim, read_truth
+from drapes_hep.events.skims import read_truth
 from drapes_hep.regions import Window, sliding_windows
 from drapes_hep.rng import event_uniforms, stage_seed
 from drapes_hep.rundir import RunDirectory
-from drapes_hep.stages.context import feature_matrix, load_events, unweighted
+from drapes_hep.stages.context import load_parents, unweighted
 from drapes_hep.templates.recipes import Parents
 
 __all__ = ["Draw", "StudySample", "check_signal", "draw_data", "load_sample", "study_window"]
@@ -74,12 +74,6 @@ def study_window(config: Config) -> Window:
     return windows[len(windows) // 2]
 
 
-def _events(table: Skim, config: Config) -> Parents:
-    x = feature_matrix(table, config.features)
-    mjj, weight, ids = (np.asarray(table[name]) for name in ("mjj", "weight", "event_id"))
-    return Parents(x, mjj, weight, ids)
-
-
 def load_sample(run: RunDirectory, config: Config) -> StudySample:
     """Read the sample that a study's first stages wrote.
 
@@ -97,13 +91,13 @@ def load_sample(run: RunDirectory, config: Config) -> StudySample:
     DrapesError
         If a file is missing or damaged, or the events are weighted.
     """
-    events = _events(load_events(run.events, config.features), config)
+    events = load_parents(run.events, config)
     unweighted(events.weight, "the selected events")
     label = read_truth(run.truth).truth_for(events.event_id)
     every = read_truth(run.labels)
     other = None
     if config.study.source is not None:
-        other = _events(load_events(run.simulation, config.features), config)
+        other = load_parents(run.simulation, config)
     return StudySample(events, label == 1, every.event_id[every.label == 1], other)
 
 

@@ -99,9 +99,14 @@ def run_study(name: str, study: Study, context: Context) -> list[Path]:
     with _own(name):
         rows = [row for entry, record in zip(entries, records, strict=True) for row in study.lines(entry, record)]
     write_bytes(written[0], _csv(rows).encode())
+    stamp = Stamp.from_config(config.plots, config.mass.sqrt_s)
     with _own(name):
-        panels = study.panels(rows, config)
-    figure = study_panels(panels, Stamp.from_config(config.plots, config.mass.sqrt_s))
+        if study.figure is not None:
+            figure = study.figure(entries, records, config, stamp)
+        elif study.panels is not None:
+            figure = study_panels(study.panels(rows, config), stamp)
+        else:
+            raise ConfigError(f"study '{name}': has neither panels nor a figure")
     for path in written[1:3]:
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=path.suffix[1:], dpi=110)

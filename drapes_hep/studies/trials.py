@@ -6,33 +6,37 @@ Trials that train the same model share it on disk: its place is the hash of all 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from drapes_hep.config import Config
 from drapes_hep.cwola.classifiers import load_classifier
-from drapes_hep.diffusion.cards import CARD
+from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.loading import class_sources
-from drapes_hep.files import content_hash, file_hash
-from drapes_hep.mass import SpectrumFit, draw, fit_spectrum, spectrum_edges
+from drapes_hep.files import content_hash, file_hash, write_json
+from drapes_hep.mass import SpectrumFit, fit_spectrum, spectrum_edges
 from drapes_hep.regions import Window
-from drapes_hep.rng import event_keys, stage_seed
-from drapes_hep.stages.context import domain
+from drapes_hep.rng import event_keys, event_uniforms, stage_seed
 from drapes_hep.stamps import code_hash
 from drapes_hep.studies.sample import Draw, StudySample, draw_data, study_window
-from drapes_hep.templates.model import (
-    CLOSURE,
-    BackgroundModel,
-    fit_model,
-    load_background_model,
-    save_background_model,
-    split_sidebands,
+from drapes_hep.templates.family import (
+    WindowModel,
+    fit_window_model,
+    load_window_model,
+    make_window_template,
+    mass_source,
+    model_files,
+    needs_jets,
+    save_window_model,
 )
-from drapes_hep.templates.recipes import RECIPES, Parents, Template, levels, make_template, starts
+from drapes_hep.templates.model import CLOSURE, BackgroundModel, split_sidebands, training_record
+from drapes_hep.templates.recipes import RECIPES, Parents, Starts, Template, levels, starts
 
 __all__ = ["REFERENCES", "Bench", "SampleKeys", "Trial", "has_model", "model_folder", "model_key", "trial_key"]
 
@@ -44,7 +48,9 @@ REFERENCES: dict[str, str] = {
 }
 """What a template is held against: labels, true background of the window, neighbouring data."""
 
-Kind = Literal["search", "quality", "displacement", "sculpting"]
+FloatArray = npt.NDArray[np.float64]
+
+Kind = Literal["search", "quality", "displacement", "sculpting", "jets"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Trial:
 
     Attributes
     ----------
-    kind : {"search", "quality", "displacement", "sculpting"}
+    kind : {"search", "quality", "displacement", "sculpting", "jets"}
         A function of :mod:`drapes_hep.studies.measures`.
     config : Config
         All that decides it: seeds, injection, template, training, classifier.
@@ -64,6 +70,8 @@ class Trial:
         Whether the *data* class is oversampled by a second model that saw the window.
     unseen : bool
         Whether the metrics use only events that no model of the trial ever saw.
+    beside : bool
+        Whether quality and jets compare in the sidebands, with background that trained nothing, not in the window.
     """
 
     kind: Kind
@@ -71,12 +79,15 @@ class Trial:
     subject: str
     gensr: bool = False
     unseen: bool = False
+    beside: bool = False
 
     def __post_init__(self) -> None:
         if self.subject not in REFERENCES and self.subject != self.config.template.method:
             raise ValueError(f"a trial of {self.subject} whose configuration makes {self.config.template.method}")
         if self.gensr and not self.unseen:
             raise ValueError("GenSR's model saw the data: only events that it never saw may judge it")
+        if self.beside and (self.kind not in {"quality", "jets"} or self.config.template.method != "from_noise"):
+            raise ValueError("only the quality and jets of templates from noise are compared in the sidebands")
 
     @property
     def models(self) -> tuple[bool, ...]:
@@ -85,6 +96,7 @@ class Trial:
         return (*template, True) if self.gensr else template
 
 
+_FEATURES_ONLY = "gensr: the model that oversamples the data makes features; leave the section constituents out"
 _DATA = ("seed", "signal", "features")
 
 
@@ -109,7 +121,15 @@ def _drawn(config: Config, keys: SampleKeys) -> list[Any]:
 def model_key(config: Config, keys: SampleKeys, saw_window: bool) -> str:
     """Name a model by all that decides it."""
     training = {**_part(config, "training")["training"], "pseudo_window": None}
-    return content_hash([training, config.template.scaling, saw_window, *_drawn(config, keys)])
+    own = [training, _of_model(config), config.template.scaling, saw_window]
+    return content_hash([*own, *_drawn(config, keys)])
+
+
+def _of_model(config: Config) -> dict[str, Any] | None:
+    """Give what of the section ``constituents`` decides a model; the rest decides what is made with it."""
+    section = _part(config, "constituents")["constituents"]
+    later = ("steps", "solver", "members", "kinematics_strength")
+    return section and {name: value for name, value in section.items() if name not in later}
 
 
 def model_folder(models: Path, key: str) -> Path:
@@ -117,21 +137,32 @@ def model_folder(models: Path, key: str) -> Path:
     return models / key[:20]
 
 
-def has_model(folder: Path) -> bool:
+def has_model(config: Config, folder: Path) -> bool:
     """Say whether the model of a folder is trained."""
-    return (folder / CARD).is_file()
+    return all(path.is_file() for path in model_files(config, folder))
 
 
 def trial_key(trial: Trial, keys: SampleKeys) -> str:
     """Name a trial by all that decides its numbers."""
     config = trial.config
-    own = [trial.kind, trial.subject, trial.gensr, trial.unseen, _part(config, "cwola"), config.classifier_features]
+    own = [
+        trial.kind,
+        trial.subject,
+        trial.gensr,
+        trial.unseen,
+        trial.beside,
+        _part(config, "cwola"),
+        config.classifier_features,
+    ]
     # editing a classifier of one's own makes old records stale
     own.append([file_hash(path) for path in class_sources(load_classifier(config.cwola.classifier))])
     if trial.kind == "sculpting":
         own.append(_part(config, "hunt")["hunt"]["background_efficiencies"])
     if trial.models:
-        own += [_part(config, "template", "mass"), [model_key(config, keys, saw) for saw in trial.models]]
+        own += [
+            _part(config, "template", "mass", "constituents"),
+            [model_key(config, keys, saw) for saw in trial.models],
+        ]
         if trial.config.template.method == "from_simulation":
             own.append(keys.simulation)
     return content_hash([*own, *_drawn(config, keys)])
@@ -157,7 +188,7 @@ class Bench:
         self.sample, self.config, self.folder = sample, config, folder
         self.keys, self.device = keys, device
         self.window: Window = study_window(config)
-        self._models: dict[bool, BackgroundModel] = {}
+        self._models: dict[bool, WindowModel] = {}
 
     @functools.cached_property
     def draw(self) -> Draw:
@@ -200,38 +231,40 @@ class Bench:
         """Give the place of a model."""
         return model_folder(self.folder, model_key(self.config, self.keys, saw_window))
 
-    def train(self, saw_window: bool) -> None:
+    def train(self, saw_window: bool, progress: Callable[[str, Epoch], None] | None = None) -> None:
         """Train a model unless it is there; a killed training goes on."""
         folder = self.model_folder(saw_window)
-        if has_model(folder):
-            return
         config, window = self.config, self.window
+        if has_model(config, folder):
+            return
+        if saw_window and needs_jets(config):
+            raise ConfigError(_FEATURES_ONLY)
         region = self.outside | self.inside if saw_window else self.outside
         rows = np.flatnonzero(self.draw.data & region)
         events = self.chosen(self.draw.data & region)
-        model, _ = fit_model(
-            events.x,
-            events.mjj,
-            events.weight,
+        model, results = fit_window_model(
+            config,
+            events,
             self.part[rows],
-            features=config.features,
-            domain=domain(config.features),
             hidden=[] if saw_window else [(window.lo, window.hi)],
-            training=config.training,
-            scaling=config.template.scaling,
             seed=stage_seed(config.seed, "study", "gensr" if saw_window else "model", window.name),
             device=self.device,
-            checkpoint=folder.with_suffix(".checkpoint"),
+            checkpoint=folder,
+            progress=progress,
         )
-        save_background_model(folder, model, {"seed": config.seed, "saw_window": saw_window})
-        folder.with_suffix(".checkpoint").unlink(missing_ok=True)
+        save_window_model(folder, model, {"seed": config.seed, "saw_window": saw_window})
+        write_json(folder / "training.json", {name: training_record(result) for name, result in results.items()})
+        for old in folder.parent.glob(f"{folder.name}*.checkpoint"):
+            old.unlink()
 
-    def model(self, saw_window: bool = False) -> BackgroundModel:
+    def model(self, saw_window: bool = False) -> WindowModel:
         """Read a model, trained now if it is not there."""
         if saw_window not in self._models:
             self.train(saw_window)
             place = self.model_folder(saw_window)
-            self._models[saw_window] = load_background_model(place, self.window, self.device, saw_window=saw_window)
+            self._models[saw_window] = load_window_model(
+                self.config, place, self.window, self.device, saw_window=saw_window
+            )
         return self._models[saw_window]
 
     # ---- templates ------------------------------------------------------------------------------------------------
@@ -269,24 +302,52 @@ class Bench:
         parents = self.parents()
         size = config.template.oversample * len(self.data())
         seed = stage_seed(config.seed, "study", "template", self.window.name)
+        region = (self.window.lo, self.window.hi)
         plan = starts(
             recipe,
             parents,
             size if parents is None else size / len(parents),
             seed,
-            None if recipe.own_mass else functools.partial(draw, self.mass_fit, self.window.lo, self.window.hi),
+            None if recipe.own_mass else mass_source(config, self.mass_fit, self.data().mjj, region),
         )
-        return make_template(self.model(), config.template, plan, parents, seed, device=self.device)
+        return self._made(plan, parents, seed, self.window.in_signal_region)
+
+    def truth_beside(self) -> Parents:
+        """Give background of the sidebands that no model of a trial saw; at most as many as the data in the window."""
+        rows = np.flatnonzero(self.draw.background & self.outside)
+        most = int((self.draw.data & self.inside).sum())
+        if len(rows) > most:
+            chooser = event_uniforms(stage_seed(self.config.seed, "beside"), self.sample.events.event_id[rows])[:, 0]
+            rows = np.sort(rows[np.argsort(chooser, kind="stable")[:most]])
+        if not len(rows):
+            raise FitError(f"window {self.window.name}: no background is left beside it; lower study.data_share")
+        return self.sample.events.take(rows)
+
+    def template_beside(self) -> Template:
+        """Make a template from noise at the masses of :meth:`truth_beside`, one event each."""
+        mjj = self.truth_beside().mjj
+        seed = stage_seed(self.config.seed, "study", "beside", self.window.name)
+        plan = starts(RECIPES["from_noise"], None, len(mjj), seed, lambda _: mjj)
+        return self._made(plan, None, seed, self.window.in_sidebands)
+
+    def _made(
+        self,
+        plan: Starts,
+        parents: Parents | None,
+        seed: int,
+        region: Callable[[FloatArray], npt.NDArray[np.bool_]],
+    ) -> Template:
+        return make_window_template(self.model(), self.config, plan, parents, seed, region=region, device=self.device)
 
     def oversampled(self) -> Parents:
         """Make GenSR: events like the window's data, at their masses, from the model that saw them."""
-        config, data = self.config, self.data()
-        times = levels(config.template.model_copy(update={"method": "from_noise"}), self.model(True).denoiser.schedule)
+        config, data, model = self.config, self.data(), self.model(True)
+        if not isinstance(model, BackgroundModel):
+            raise ConfigError(_FEATURES_ONLY)
+        times = levels(config.template.model_copy(update={"method": "from_noise"}), model.denoiser.schedule)
         copies = max(1, round(config.template.oversample))
         root, copy = np.repeat(data.event_id, copies), np.tile(np.arange(copies), len(data))
         seed = stage_seed(config.seed, "study", "gensr", self.window.name)
         mjj = np.repeat(data.mjj, copies)
-        x = self.model(True).generate(
-            mjj, root, seed, times, copy=copy, solver=config.template.solver, device=self.device
-        )
+        x = model.generate(mjj, root, seed, times, copy=copy, solver=config.template.solver, device=self.device)
         return Parents(x, mjj, np.ones(len(mjj)), event_keys(stage_seed(seed, "identity"), root, copy))

@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 _ROUNDS = 12
-_STRETCH = (0.5, 2.0)
+_STRETCH = (0.2, 5.0)
 """Bounds of the factor on distances: a set that needs more is none of this jet, and stays as it is."""
 
 
@@ -89,7 +89,7 @@ def conserve(
     Returns
     -------
     fraction, delta : array
-        As they came in, for constituents that add up to the jets. Jets that no stretch between a half and two gives
+        As they came in, for constituents that add up to the jets. Jets that no stretch between a fifth and five gives
         the mass have only their axis and transverse momentum mended.
     """
     index = np.repeat(np.arange(len(jets)), np.diff(offsets))

@@ -17,7 +17,7 @@ from drapes_hep.diffusion.cards import CARD, WEIGHTS
 from drapes_hep.diffusion.training import Epoch, TrainingResult
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.chunks import Reading
-from drapes_hep.events.features import check_features
+from drapes_hep.events.features import domains
 from drapes_hep.mass import SpectrumFit, draw, draw_kernels
 from drapes_hep.regions import Window
 from drapes_hep.templates.constituents import (
@@ -123,7 +123,7 @@ def fit_window_model(
         events.weight,
         part,
         features=config.features,
-        domain=[feature.domain for feature in check_features(config.features)],
+        domain=domains(config.features),
         hidden=hidden,
         training=config.training,
         scaling=config.template.scaling,

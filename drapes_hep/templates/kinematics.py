@@ -34,7 +34,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COLUMNS", "Bounds", "Chart", "Orientation", "coordinates", "domain", "jets_from", "pair_mass", "wrap"]
+from drapes_hep.events.features import wrapped
+
+__all__ = ["COLUMNS", "Bounds", "Chart", "Orientation", "coordinates", "domain", "jets_from", "pair_mass"]
 
 FloatArray = npt.NDArray[np.float64]
 Chart = Literal["solved", "free"]
@@ -109,11 +111,6 @@ class Orientation:
         return Orientation(self.phi[rows], self.eta_sign[rows], self.phi_sign[rows])
 
 
-def wrap(angle: FloatArray) -> FloatArray:
-    """Bring angles into [-pi, pi]."""
-    return np.asarray(angle - 2 * math.pi * np.round(angle / (2 * math.pi)))
-
-
 def pair_mass(pt: FloatArray, eta: FloatArray, mass: FloatArray, dphi: FloatArray) -> FloatArray:
     """Give the mass of pairs of jets.
 
@@ -172,13 +169,13 @@ def coordinates(
     swap = jets[:, 1, PT] > jets[:, 0, PT]
     jets = np.where(swap[:, None, None], jets[:, ::-1], jets)
     pt, eta, mass = jets[:, :, PT], jets[:, :, ETA], jets[:, :, MASS]
-    dphi = wrap(jets[:, 0, PHI] - jets[:, 1, PHI])
+    dphi = wrapped(jets[:, 0, PHI] - jets[:, 1, PHI])
     number = jets[:, :, N] + uniform
     if chart == "free":
         # what is left of the angle when half a turn is taken away, shared by the two
-        turn = wrap(dphi - math.pi) / 2
+        turn = wrapped(dphi - math.pi) / 2
         angle = np.stack([turn, -turn], axis=1)
-        phi = wrap(jets[:, 0, PHI] - turn)
+        phi = wrapped(jets[:, 0, PHI] - turn)
         one = np.ones(len(jets))
         return np.stack([np.log(pt), eta, angle, mass, number], axis=2), Orientation(phi, one, one)
     signs = [np.where(d < 0, -1.0, 1.0) for d in (eta[:, 0] - eta[:, 1], dphi)]
@@ -209,7 +206,7 @@ def jets_from(chart: Chart, x: FloatArray, mjj: FloatArray, bounds: Bounds, orie
     if chart == "free":
         turn = (x[:, 0, 2] - x[:, 1, 2]) / 2
         out[:, :, PT], out[:, :, ETA], out[:, :, MASS] = np.exp(x[:, :, 0]), x[:, :, 1], x[:, :, 3]
-        out[:, 0, PHI], out[:, 1, PHI] = wrap(orientation.phi + turn), wrap(orientation.phi + math.pi - turn)
+        out[:, 0, PHI], out[:, 1, PHI] = wrapped(orientation.phi + turn), wrapped(orientation.phi + math.pi - turn)
         out[:, :, N] = _whole(x[:, :, 4], bounds)
         swap = out[:, 1, PT] > out[:, 0, PT]
         return np.where(swap[:, None, None], out[:, ::-1], out)
@@ -233,8 +230,8 @@ def jets_from(chart: Chart, x: FloatArray, mjj: FloatArray, bounds: Bounds, orie
     leading = _solve(at, mjj, np.full(len(x), bounds.leading_pt), high)
     out[:, :, PT] = leading[:, None] * np.stack([np.ones_like(ratio), ratio], axis=1)
     out[:, :, ETA] = orientation.eta_sign[:, None] * eta
-    out[:, 0, PHI] = wrap(orientation.phi)
-    out[:, 1, PHI] = wrap(orientation.phi - orientation.phi_sign * (math.pi - opening))
+    out[:, 0, PHI] = wrapped(orientation.phi)
+    out[:, 1, PHI] = wrapped(orientation.phi - orientation.phi_sign * (math.pi - opening))
     out[:, :, MASS] = mass
     out[:, :, N] = _whole(x[:, 6:8], bounds)
     out[~np.isfinite(distance)] = np.nan

@@ -1,0 +1,169 @@
+"""Figures of generated jets: distributions against true ones, with the ratio below each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from drapes_hep.plots.style import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    Stamp,
+    canvas,
+    place_y_labels,
+    share_x,
+    stamp_figure,
+    styled,
+)
+
+__all__ = ["JetShape", "jet_grid"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_COLOURS = (RED, BLUE, ORANGE)
+_WIDEST = 1.6
+
+
+@dataclass(frozen=True)
+class JetShape:
+    """One quantity of true jets and of those of one generator or more.
+
+    Attributes
+    ----------
+    axis_label : str
+        With the unit.
+    edges : array, shape (bins + 1,)
+    true : array, shape (bins,)
+        Counts.
+    made : mapping of str to array, shape (bins,)
+        Counts, by the generators' names.
+    notes : mapping of str to str
+        What is written in the generator's colour, such as its distance; may lack generators.
+    log_y : bool
+        Whether the densities' axis is logarithmic.
+    """
+
+    axis_label: str
+    edges: FloatArray
+    true: FloatArray
+    made: Mapping[str, FloatArray]
+    notes: Mapping[str, str]
+    log_y: bool = False
+
+
+def _density(counts: FloatArray, width: FloatArray) -> tuple[FloatArray, FloatArray]:
+    total = max(float(counts.sum()), 1.0) * width
+    return counts / total, np.sqrt(counts) / total
+
+
+def _panels(top: Axes, below: Axes, shape: JetShape) -> None:
+    edges, width = shape.edges, np.diff(shape.edges)
+    true, error = _density(shape.true, width)
+    top.stairs(true, edges, fill=True, color=GREY, alpha=0.35, label="True background")
+    good = true > 0
+    relative = np.divide(error, true, out=np.zeros_like(true), where=good)
+    band = np.repeat(relative, 2)
+    below.fill_between(np.repeat(edges, 2)[1:-1], 1 - band, 1 + band, color=GREY, alpha=0.5, lw=0)
+    below.axhline(1, color=INK, lw=0.8)
+    centre, peak = 0.5 * (edges[1:] + edges[:-1]), float(true.max(initial=0.0))
+    for i, (name, counts) in enumerate(shape.made.items()):
+        made, made_error = _density(counts, width)
+        colour = _COLOURS[i % len(_COLOURS)]
+        top.stairs(made, edges, color=colour, lw=1.7, label=name)
+        peak = max(peak, float(made.max(initial=0.0)))
+        ratio = np.divide(made, true, out=np.full_like(true, np.nan), where=good)
+        bars = np.divide(made_error, true, out=np.zeros_like(true), where=good)
+        # a bin of a few events says nothing of the ratio
+        seen = good & (shape.true >= 5)
+        below.errorbar(centre[seen], ratio[seen], bars[seen], fmt="o", ms=2.8, lw=1, color=colour)
+        for edge, mask, marker in ((_WIDEST - 0.05, ratio > _WIDEST, "^"), (2.05 - _WIDEST, ratio < 2 - _WIDEST, "v")):
+            below.plot(centre[seen & mask], np.full(int((seen & mask).sum()), edge), marker, color=colour, ms=4)
+        if name in shape.notes:
+            top.text(
+                0.96, 0.95 - 0.09 * i, shape.notes[name], transform=top.transAxes, ha="right", va="top", fontsize=11,
+                color=colour,
+            )  # fmt: skip
+    rows = 1 + len(shape.made)
+    if shape.log_y:
+        lowest = float(true[good].min(initial=peak))
+        top.set_yscale("log")
+        top.yaxis.set_minor_formatter(NullFormatter())
+        top.set_ylim(lowest * 0.5, max(peak, 1e-12) * (max(peak, 1e-12) / max(lowest, 1e-12)) ** (0.1 * rows))
+    else:
+        top.set_ylim(0, max(peak, 1e-12) * (1.1 + 0.09 * rows))
+        if 0 < peak < 0.02:
+            top.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+            top.yaxis.offsetText.set_visible(False)
+            power = math.floor(math.log10(peak))
+            top.yaxis.get_major_formatter().set_powerlimits((power, power))  # type: ignore[attr-defined]
+    power = math.floor(math.log10(peak)) if 0 < peak < 0.02 and not shape.log_y else 0
+    top.set_ylabel(rf"Density [$\mathrm{{10^{{{power}}}}}$]" if power else "Density", fontsize=13)
+    below.set_ylim(2 - _WIDEST, _WIDEST)
+    below.set_yticks([0.5, 1.0, 1.5])
+    below.set_ylabel("Gen. / true", loc="center", fontsize=12)
+    below.set_xlabel(shape.axis_label, fontsize=14)
+    top.set_xlim(edges[0], edges[-1])
+
+
+@styled
+def jet_grid(shapes: Sequence[JetShape], stamp: Stamp, *, title: str = "", columns: int = 4) -> Figure:
+    """Draw generated jets against true ones, a cell a quantity, each a density of area 1 in the range shown.
+
+    Parameters
+    ----------
+    shapes : sequence of JetShape
+    stamp : Stamp
+    title : str
+        Of the legend, such as the region.
+    columns : int
+        Cells a row.
+
+    Returns
+    -------
+    Figure
+        In the lower panels the band is the true jets' statistical uncertainty, the bars the generated ones'; triangles
+        lie beyond the panel. Constituents of a jet are not independent, so theirs are too small.
+    """
+    columns = min(columns, max(len(shapes), 1))
+    rows = math.ceil(len(shapes) / columns)
+    width, height = 4.5 * columns + 0.4, 4.1 * rows + 1.3
+    fig, _ = canvas(width, height, rows=(1.0,), columns=1)
+    for ax in list(fig.axes):
+        ax.remove()
+    outer = fig.add_gridspec(
+        rows, columns, left=0.95 / width, right=1 - 0.3 / width, bottom=0.8 / height, top=1 - 1.0 / height,
+        wspace=0.28, hspace=0.26,
+    )  # fmt: skip
+    handles: dict[str, Any] = {}
+    for i, shape in enumerate(shapes):
+        cell = outer[i // columns, i % columns].subgridspec(2, 1, height_ratios=(2.4, 1.0), hspace=0.07)
+        top, below = fig.add_subplot(cell[0]), fig.add_subplot(cell[1])
+        for ax in (top, below):
+            ax.tick_params(labelsize=11)
+        share_x(top, below)
+        _panels(top, below, shape)
+        place_y_labels(top, below, inches=0.52)
+        for handle, name in zip(*top.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    fig.legend(
+        list(handles.values()),
+        list(handles),
+        loc="upper right",
+        bbox_to_anchor=(1 - 0.3 / width, 1 - 0.1 / height),
+        ncols=len(handles),
+        title=title or None,
+        frameon=False,
+    )
+    stamp_figure(fig, stamp, 0.95 / width, 1 - 0.8 / height)
+    return fig

@@ -1,0 +1,140 @@
+"""How near generated jets are to true ones: distributions of jets and constituents, and distances between them.
+
+The distance is Wasserstein's: the mean way that values must be moved to turn one sample into the other, in the
+quantity's own unit. What it is for two true samples of the same size says what the size alone makes of it, and is the
+unit in which generated jets are quoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import wasserstein_distance
+
+from drapes_hep.errors import FitError
+from drapes_hep.events.features import invariant_mass, wrapped
+from drapes_hep.events.types import AwkwardArray
+
+__all__ = ["QUANTITIES", "compare_jets"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_SPLITS = 10
+"""Random halves of the true jets: the unit's own error is then below 10%."""
+_MOST = 400_000
+"""Constituents of a sample that a distance takes at most; sorting is all that it costs."""
+_BINS = 40
+_LEAST = 20
+
+QUANTITIES: dict[str, str] = {
+    "pt": r"Jet $p_T$ [GeV]",
+    "eta": r"Jet $\eta$",
+    "mass": r"Jet mass [GeV]",
+    "n": r"Constituents a jet",
+    "tau21": r"$\tau_{21}$",
+    "tau32": r"$\tau_{32}$",
+    "mjj": r"$m_{JJ}$ [GeV]",
+    "delta_phi_jj": r"$\pi - |\Delta\phi_{JJ}|$ [rad]",
+    "pt_fraction": r"$\log_{10}(p_{T,i}\,/\,p_{T,J})$",
+    "delta_eta": r"$\eta_i - \eta_J$",
+    "delta_phi": r"$\phi_i - \phi_J$ [rad]",
+}
+"""What is compared: of jets, of pairs, of constituents; with axis labels."""
+
+_CONSTITUENT = ("pt_fraction", "delta_eta", "delta_phi")
+
+
+def _flat(array: AwkwardArray) -> FloatArray:
+    return np.asarray(ak.to_numpy(ak.flatten(array, axis=None)), dtype=np.float64)
+
+
+def _values(jets: AwkwardArray) -> dict[str, FloatArray]:
+    """Give every quantity of n pairs of jets; those of constituents have an outer list a jet, as an awkward array."""
+    inside = jets["constituents"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: dict[str, Any] = {name: _flat(jets[name]) for name in ("pt", "eta", "mass")}
+        found["n"] = _flat(ak.num(inside, axis=2))
+        tau = [_flat(jets[f"tau{i}"]) for i in (1, 2, 3)]
+        found["tau21"], found["tau32"] = tau[1] / tau[0], tau[2] / tau[1]
+        found["mjj"] = invariant_mass(jets)
+        dphi = wrapped(_flat(jets["phi"][:, 0]) - _flat(jets["phi"][:, 1]))
+        found["delta_phi_jj"] = np.pi - np.abs(dphi)
+        found["pt_fraction"] = _flat(inside["pt"] / jets["pt"])
+        found["delta_eta"] = _flat(inside["eta"] - jets["eta"])
+        found["delta_phi"] = wrapped(_flat(inside["phi"] - jets["phi"]))
+    return {name: values[np.isfinite(values)] for name, values in found.items()}
+
+
+def _shape(name: str, true: FloatArray, made: FloatArray) -> dict[str, Any]:
+    """Count both in the same bins; the numbers outside are kept."""
+    if name == "pt_fraction":
+        true, made = np.log10(true), np.log10(np.maximum(made, 1e-12))
+    if name == "n":
+        width = max(1, round((np.quantile(true, 0.999) + 1) / _BINS))
+        edges = np.arange(_BINS + 1) * width - 0.5
+    else:
+        low, high = np.quantile(true, [0.0005, 0.9995])
+        edges = np.linspace(low, high, _BINS + 1)
+    counts = {side: np.histogram(values, edges)[0].tolist() for side, values in (("true", true), ("made", made))}
+    totals = {f"{side}_total": len(values) for side, values in (("true", true), ("made", made))}
+    return {"edges": edges.tolist(), **counts, **totals}
+
+
+def _distance(a: FloatArray, b: FloatArray, rng: np.random.Generator) -> float:
+    a, b = (x if len(x) <= _MOST else x[rng.choice(len(x), _MOST, replace=False)] for x in (a, b))
+    return float(wasserstein_distance(a, b)) if len(a) and len(b) else float("nan")
+
+
+def compare_jets(true: AwkwardArray, made: AwkwardArray, seed: int) -> dict[str, Any]:
+    """Compare generated jets with true ones.
+
+    Parameters
+    ----------
+    true, made : awkward.Array
+        n and m lists of two jets with pt, eta, phi, mass, tau1 to tau3 and constituents.
+    seed : int
+        Of the random halves.
+
+    Returns
+    -------
+    dict
+        For each of :data:`QUANTITIES`: ``w1``, between generated and true jets, both of half as many events as are
+        true; ``w1_true``, between two halves of the true ones; each the mean over ten random choices, with
+        ``w1_error`` and ``w1_true_error``, the standard deviations of a choice; ``ratio``, with the error that those
+        means have. And ``shapes``, the counts in bins, of all events.
+
+    Raises
+    ------
+    FitError
+        If there are too few events.
+    """
+    rng = np.random.default_rng(seed)
+    half = min(len(true) // 2, len(made))
+    if half < _LEAST:
+        raise FitError(f"{len(true)} true and {len(made)} generated events are left: too few to compare their jets")
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in QUANTITIES}
+    for _ in range(_SPLITS):
+        order = rng.permutation(len(true))
+        one, other = _values(true[order[:half]]), _values(true[order[half : 2 * half]])
+        some = _values(made[rng.permutation(len(made))[:half]])
+        for name, pairs in found.items():
+            pairs.append((_distance(some[name], one[name], rng), _distance(other[name], one[name], rng)))
+    quantities: dict[str, Mapping[str, float]] = {}
+    for name, pairs in found.items():
+        (w1, unit), (spread, unit_spread) = np.mean(pairs, axis=0), np.std(pairs, axis=0)
+        error = w1 / unit * np.hypot(spread / w1, unit_spread / unit) / np.sqrt(_SPLITS)
+        quantities[name] = {
+            "w1": float(w1),
+            "w1_error": float(spread),
+            "w1_true": float(unit),
+            "w1_true_error": float(unit_spread),
+            "ratio": float(w1 / unit),
+            "ratio_error": float(error),
+        }
+    every, all_made = _values(true), _values(made)
+    shapes = {name: _shape(name, every[name], all_made[name]) for name in QUANTITIES}
+    return {"events": half, "quantities": quantities, "shapes": shapes}

@@ -1,0 +1,118 @@
+"""What the studies of constituents share: who is compared, lines of their tables, figures of jets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from drapes_hep.config import Config
+from drapes_hep.plots.jets import JetShape, jet_grid
+from drapes_hep.plots.style import Stamp
+from drapes_hep.studies.design import (
+    Entry,
+    Row,
+    generators,
+    injected,
+    of_template,
+    on_features,
+    repetitions,
+    subjects,
+    title_of,
+    trial_of,
+)
+from drapes_hep.studies.jets import QUANTITIES
+from drapes_hep.studies.trials import Kind, Trial
+
+__all__ = ["comparisons", "jet_figure", "jet_lines", "llv_searches"]
+
+
+def _name(generator: str, method: str) -> str:
+    """Give what legends call a generator's template."""
+    return generator if generator and method == "from_noise" else " ".join((generator or title_of(method), "LLV"))
+
+
+def comparisons(config: Config, kind: Kind, beside: bool) -> list[Entry]:
+    """Compare each generator's templates with true background, without signal.
+
+    Parameters
+    ----------
+    config : Config
+    kind : {"quality", "jets"}
+    beside : bool
+        In the sidebands, where only templates from noise can be compared, or in the window.
+
+    Returns
+    -------
+    list of Entry
+    """
+    methods = ("from_noise",) if beside else config.study.templates
+    return [
+        Entry(
+            Trial(kind, of_template(injected(one, 0), method), method, beside=beside),
+            {"template": _name(name, method), "region": "sidebands" if beside else "window", "seed": one.seed},
+        )
+        for name, own in generators(config).items()
+        for one in repetitions(own)
+        for method in methods
+    ]
+
+
+def jet_lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
+    """Give a line a quantity: the distance of generated from true jets, and that of true from true."""
+    lost = {name: value for name, value in record.items() if name.startswith("lost_")}
+    shared = {"n_truth": record["n_truth"], "n_template": record["n_template"], "events_a_side": record["events"]}
+    shared |= lost
+    return [{**entry.labels, "quantity": name, **found, **shared} for name, found in record["quantities"].items()]
+
+
+def jet_figure(entries: Sequence[Entry], records: Sequence[Mapping[str, Any]], config: Config, stamp: Stamp) -> Figure:
+    """Draw the distributions of the first repetition, all generators together."""
+    first = [(one, record) for one, record in zip(entries, records, strict=True) if one.labels["seed"] == config.seed]
+    shapes = []
+    for name, label in QUANTITIES.items():
+        known = [(str(one.labels["template"]), record) for one, record in first if name in record["shapes"]]
+        if not known:
+            continue
+        shape = known[0][1]["shapes"][name]
+        edges = np.array(shape["edges"])
+        # the bins follow the true jets alone, which are the same for all generators
+        made = {title: np.array(record["shapes"][name]["made"], dtype=float) for title, record in known}
+        notes = {title: f"$W_1$ / true: {record['quantities'][name]['ratio']:.1f}" for title, record in known}
+        one = JetShape(label, edges, np.array(shape["true"], dtype=float), made, notes)
+        shapes.append(replace(one, log_y=name in {"delta_eta", "delta_phi", "pt"}))
+    region = str(first[0][0].labels["region"]) if first else ""
+    return jet_grid(shapes, stamp, title=f"In the {region}, without signal")
+
+
+def llv_searches(config: Config, counts: Sequence[int], *references: str) -> list[Entry]:
+    """Search with each generator's templates and references on constituents, and with Drapes 0 on features.
+
+    Parameters
+    ----------
+    config : Config
+    counts : sequence of int
+        Signal events injected, before the selection.
+    *references : str
+        Of :data:`drapes_hep.studies.trials.REFERENCES`, on constituents.
+
+    Returns
+    -------
+    list of Entry
+    """
+    out: list[Entry] = []
+    for count in counts:
+        for i, (name, own) in enumerate(generators(config).items()):
+            for one in repetitions(injected(own, count)):
+                # references know no generator: they are measured once
+                for subject in subjects(own, *(() if i else references)):
+                    title = _name(name, subject) if subject in config.study.templates else f"{title_of(subject)} LLV"
+                    labels: Row = {"injected": count, "template": title, "seed": one.seed}
+                    out.append(Entry(trial_of("search", one, subject), labels))
+        for one in repetitions(injected(on_features(config), count)):
+            of_features: Row = {"injected": count, "template": title_of("from_noise"), "seed": one.seed}
+            out.append(Entry(trial_of("search", one, "from_noise"), of_features))
+    return out
