@@ -8,10 +8,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from drapes_hep.errors import ConfigError
 
@@ -242,7 +243,7 @@ class ConstituentsConfig(_Section):
     batch: int = Field(
         128,
         ge=1,
-        description="Jets a step. A step needs about 4 bytes x 16 x depth x width for each of their constituents.",
+        description="Jets a step. A step needs about 4 bytes x 19 x depth x width for each of their constituents.",
     )
     rate: Positive = Field(1.0e-3, description="Largest learning rate.")
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="Part of the steps of linear warm-up.")
@@ -454,11 +455,20 @@ class Config(_Section):
         return self
 
 
+def section_of(info: FieldInfo) -> type[BaseModel] | None:
+    """Give the section that a field holds, also one that may be left out; None for a value."""
+    for kind in (info.annotation, *get_args(info.annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, info in model.model_fields.items():
         yield prefix + name
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from _keys(info.annotation, f"{prefix}{name}.")
+        section = section_of(info)
+        if section is not None:
+            yield from _keys(section, f"{prefix}{name}.")
 
 
 def _one_line(error: ValidationError) -> str:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import sys
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from drapes_hep.cli import app  # noqa: E402
-from drapes_hep.config import Config, schema  # noqa: E402
+from drapes_hep.config import Config, schema, section_of  # noqa: E402
 from drapes_hep.events.features import FEATURES  # noqa: E402
 from drapes_hep.events.inspection import inspection_schema  # noqa: E402
 from drapes_hep.events.layouts import LAYOUTS  # noqa: E402
@@ -179,8 +180,9 @@ def _value(value: object) -> str:
 def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
     yield prefix, model
     for name, info in model.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from _sections(info.annotation, f"{prefix}{name}.")
+        section = section_of(info)
+        if section is not None:
+            yield from _sections(section, f"{prefix}{name}.")
 
 
 def configuration() -> str:
@@ -190,12 +192,12 @@ def configuration() -> str:
         described = model.model_json_schema()["properties"]
         rows = []
         for name, info in model.model_fields.items():
-            if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            if section_of(info) is not None:
                 continue
             default = "required" if info.is_required() else f"`{_value(info.default)}`"
             rows.append((f"`{prefix}{name}`", type_text(described[name]), default, info.description or ""))
         title = f"### {prefix.rstrip('.')}" if prefix else "### Top level"
-        parts += [title, (model.__doc__ or "").strip(), _table(("key", "type", "default", "meaning"), rows)]
+        parts += [title, inspect.cleandoc(model.__doc__ or ""), _table(("key", "type", "default", "meaning"), rows)]
     return "\n\n".join(part.strip() for part in parts)
 
 

@@ -9,6 +9,7 @@ This module also holds the few lines that all backbones for sets share: seeded d
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -172,13 +173,13 @@ class SetLayout:
         return wide.new_zeros(self.sets, values.shape[1]).index_add(0, self.index, wide)
 
 
-_last: SetLayout | None = None
+_LAST = threading.local()
+"""The layout that each thread asked for last: batches in work side by side do not take it from each other."""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _layout(offsets: Tensor) -> SetLayout:
-    global _last
-    last = _last
+    last: SetLayout | None = getattr(_LAST, "layout", None)
     if last is not None and last.offsets.device == offsets.device and torch.equal(last.offsets, offsets):
         return last
     with torch.inference_mode(False):
@@ -186,7 +187,7 @@ def _layout(offsets: Tensor) -> SetLayout:
         made = SetLayout(offsets.clone())
     # index and buckets now, outside of what is compiled
     _ = made.total, made.lengths, made.index
-    _last = made
+    _LAST.layout = made
     return made
 
 

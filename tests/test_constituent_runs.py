@@ -1,0 +1,389 @@
+"""Searches and studies with templates of constituents, from files to results, on jets that add up."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+
+import awkward as ak
+import h5py
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from test_constituent_models import shower
+from test_stages import stamps
+
+from drapes_hep.config import load_config
+from drapes_hep.cwola.set_classifiers import ConstituentTransformer, DijetTransformer
+from drapes_hep.errors import ConfigError
+from drapes_hep.events.chunks import Reading
+from drapes_hep.events.features import compute_features, invariant_mass
+from drapes_hep.events.loading import load_processor
+from drapes_hep.events.running import run
+from drapes_hep.events.skims import read_skim
+from drapes_hep.files import read_json
+from drapes_hep.rundir import open_run
+from drapes_hep.stages.context import Context
+from drapes_hep.stages.model import generate, train
+from drapes_hep.stages.simulation import skim_simulation
+from drapes_hep.stages.skim import skim
+from drapes_hep.templates.constituents import pack_jets
+from drapes_hep.templates.events import LOSSES
+from drapes_hep.templates.model import CLOSURE
+
+NAME = "3300-3700"
+CONFIGS = ("llv_small", "llv_paper", "full_phase_space_small", "full_phase_space_paper")
+STUDIES = ("llv-jets", "llv-jets-sidebands", "llv-quality", "llv-roc", "llv-strength", "llv-injection")
+SEARCH = {
+    "name": "tiny",
+    "data": {"path": "events.h5", "labels": True},
+    "processor": "processors/constituents.py:Constituents",
+    "selection": {"leading_pt": 1200, "max_constituents": 20},
+    "mass": {"range": [2700, 6000]},
+    "windows": {"width": 400, "step": 400, "first": 3300, "last": 3300},
+    "template": {"method": "from_noise", "oversample": 1.5, "steps": 6},
+    "training": {"epochs": 1, "batch": 512, "width": 8, "depth": 1, "pseudo_window": "none"},
+    "constituents": {"width": 8, "depth": 1, "heads": 2, "epochs": 1, "batch": 256, "steps": 4},
+    "cwola": {"ensemble": 1, "folds": 2},
+    "hunt": {"background_efficiencies": [1, 0.1], "toys": 20},
+    "study": {
+        "window": [3300, 3700],
+        "seeds": 1,
+        "data_share": 0.4,
+        "templates": ["from_noise", "from_window"],
+        "strength": 2.24,
+        "injections": [100],
+        "examples": [150],
+        "strengths": [0.6],
+    },
+    "blind": False,
+    "seed": 3,
+}
+METHODS = {
+    "from_noise": (),
+    "from_window": ("template.strength=2.24",),
+    "from_sidebands": ("template.strength=2.24", "constituents.kinematics_strength=5"),
+    "from_simulation": ("template.strength=2.24", "template.source={source}"),
+}
+
+pytestmark = pytest.mark.usefixtures("few_trees", "tiny_classifiers")
+
+
+@pytest.fixture(scope="module")
+def tiny_classifiers():
+    """Classifiers on constituents of a few steps: their strength is tested elsewhere."""
+    small = {"epochs": 1, "steps": 4, "width": 8, "depth": 1, "heads": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (ConstituentTransformer, DijetTransformer):
+            for name, value in small.items():
+                patch.setitem(kind.__init__.__kwdefaults__, name, value)
+        yield
+
+
+def write_simulated(path, jets, label=None):
+    """Write jets in the project's own layout; the jets are sums of their constituents."""
+    inner = jets.constituents
+    offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.flatten(ak.num(inner, axis=2))))])
+    dphi = ak.to_numpy(ak.flatten(inner.phi - jets.phi, axis=None))
+    with h5py.File(path, "w") as file:
+        file["jets"] = np.stack([ak.to_numpy(jets[name]) for name in ("pt", "eta", "phi", "mass")], axis=2)
+        file["tau"] = np.stack([ak.to_numpy(jets[f"tau{i}"]) for i in (1, 2, 3)], axis=2)
+        file["const_offset"] = offsets
+        file["const_pt"] = ak.to_numpy(ak.flatten(inner.pt, axis=None))
+        file["const_deta"] = ak.to_numpy(ak.flatten(inner.eta - jets.eta, axis=None))
+        file["const_dphi"] = np.remainder(dphi + np.pi, 2 * np.pi) - np.pi
+        if label is not None:
+            file["label"] = label
+
+
+def write_sample(path, background=3500, signal=250):
+    # the signal: of one mass, and its jets have two prongs
+    pt = np.random.default_rng(2).normal(1700, 60, signal)
+    jets = np.concatenate([shower(background, 1), shower(signal, 2, prongs=0.5, pt=pt)])
+    label = np.repeat([0, 1], [background, signal])
+    order = np.random.default_rng(3).permutation(len(label))
+    write_simulated(path, jets[order], label[order])
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("constituent_runs")
+    write_sample(folder / "events.h5")
+    write_simulated(folder / "simulation.h5", shower(1500, 9, most=18))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
+    return folder
+
+
+def changes(project, method, *more):
+    return [f"template.method={method}", *(c.format(source=project / "simulation.h5") for c in METHODS[method]), *more]
+
+
+def context_of(project, out, *assignments, workers=1):
+    return Context.of(load_config(project / "tiny.yaml", assignments), open_run(out), device="cpu", workers=workers)
+
+
+def words(project, out, assignments, *more):
+    given = [word for one in assignments for word in ("--set", one)]
+    return ("run", project / "tiny.yaml", "-o", out, "--workers", 1, "--quiet", *given, *more)
+
+
+@pytest.fixture(scope="module")
+def trained(project):
+    """A run that is trained; from noise."""
+    context = context_of(project, project / "trained")
+    skim(context)
+    train(context, context.windows[0])
+    return project / "trained"
+
+
+@pytest.fixture
+def started(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def made_from(project, out, method, *more, workers=1):
+    """Go on to the template."""
+    context = context_of(project, out, *changes(project, method, *more), workers=workers)
+    if method == "from_simulation":
+        skim_simulation(context)
+    train(context, context.windows[0])
+    generate(context, context.windows[0])
+    return context, read_skim(context.run.window(context.windows[0]) / "template.parquet")
+
+
+# ---- the sample ------------------------------------------------------------------------------------------------------
+
+
+def test_the_skim_keeps_the_constituents_that_add_up(trained):
+    events = read_skim(trained / "skim" / "events.parquet")
+    pairs, sets = pack_jets(events["jets"])
+    assert len(events) > 2000
+    rows = pairs.reshape(-1, 5)
+    values, index = sets.values.numpy(), sets.index.numpy()
+    px = np.bincount(index, np.exp(values[:, 0]) * np.cos(values[:, 2]))
+    np.testing.assert_allclose(px, 1, atol=1e-3)
+    assert (np.abs(np.bincount(index, np.exp(values[:, 0]) * np.sin(values[:, 2]))) < 1e-3).all()
+    assert (rows[:, 4] >= 3).all()
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_search_with_constituents_runs_from_files_to_results(drapes, project, started, method):
+    status, _, said = drapes(*words(project, started, changes(project, method)))
+    assert (status, said) == (0, "")
+    folder = started / "windows" / NAME
+    template = read_skim(folder / "template.parquet")
+    config = load_config(project / "tiny.yaml")
+    mjj = np.asarray(template["mjj"])
+    assert len(mjj) > 20
+    assert ((mjj >= 3300) & (mjj < 3700)).all()
+    np.testing.assert_allclose(mjj, invariant_mass(template["jets"]), rtol=1e-5)
+    expected = compute_features(config.features, template["jets"])
+    for name, values in expected.items():
+        np.testing.assert_allclose(np.asarray(template[name]), values, rtol=1e-4, atol=1e-4, err_msg=name)
+    assert bool(ak.all(ak.num(template["jets"].constituents, axis=2) >= 1))
+    for name in ("template", "closure"):
+        table = read_skim(folder / f"{name}.parquet")
+        assert set(table.metadata["lost"]) == set(LOSSES)
+        assert table.metadata["generated"] == len(table) + sum(table.metadata["lost"].values())
+    assert read_json(folder / "quality.json")["template"]["lost"] == template.metadata["lost"]
+    assert read_json(started / "results.json")["windows"][0]["sr"] == [3300, 3700]
+    assert (started / "report").is_dir()
+
+
+def test_a_second_run_makes_nothing_again(drapes, project, started):
+    given = words(project, started, changes(project, "from_window", "hunt.toys=0"))
+    assert drapes(*given)[0] == 0
+    before = stamps(started)
+    assert drapes(*given)[0] == 0
+    assert stamps(started) == before
+
+
+@pytest.mark.parametrize("classifier", ["constituents", "full_phase_space"])
+def test_classifiers_of_constituents_score_every_event(drapes, project, started, classifier):
+    given = changes(project, "from_window", f"cwola.classifier={classifier}", "hunt.toys=0")
+    assert drapes(*words(project, started, given))[0] == 0
+    folder = started / "windows" / NAME
+    scores, template = read_skim(folder / "scores.parquet"), read_skim(folder / "template_scores.parquet")
+    for table in (scores, template):
+        score, tail = np.asarray(table["score"]), np.asarray(table["tail"])
+        assert np.isfinite(score).all()
+        assert ((tail >= 0) & (tail <= 1)).all()
+        assert len(np.unique(score)) > 0.5 * len(score)
+
+
+# ---- the template ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["from_noise", "from_sidebands"])
+def test_the_number_of_workers_changes_nothing(project, trained, tmp_path, method):
+    found = []
+    for workers in (1, 2):
+        out = shutil.copytree(trained, tmp_path / str(workers))
+        found.append(made_from(project, out, method, "constituents.members=500", workers=workers)[1])
+    one, other = found
+    np.testing.assert_array_equal(np.asarray(one["event_id"]), np.asarray(other["event_id"]))
+    for name in ("mjj", "m_j1", "delta_m"):
+        np.testing.assert_allclose(np.asarray(one[name]), np.asarray(other[name]), rtol=1e-4, atol=1e-2)
+    assert one.metadata["lost"] == other.metadata["lost"]
+
+
+def test_parents_are_the_method_s(project, started):
+    context, template = made_from(project, started, "from_sidebands")
+    events = read_skim(context.run.events)
+    split = read_skim(started / "windows" / NAME / "split.parquet")
+    closing = np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE]
+    beside = np.asarray(events["event_id"])[context.windows[0].in_sidebands(np.asarray(events["mjj"]))]
+    parent = np.asarray(template["parent_id"])
+    assert np.isin(parent, beside).all()
+    assert not np.isin(parent, closing).any()
+
+
+def test_a_template_from_the_window_keeps_its_parents_kinematics(project, started):
+    context, template = made_from(project, started, "from_window")
+    events = read_skim(context.run.events)
+    ids = np.asarray(events["event_id"])
+    order = np.argsort(ids)
+    rows = order[np.searchsorted(ids, np.asarray(template["parent_id"]), sorter=order)]
+    parents, made = events["jets"][rows], template["jets"]
+    np.testing.assert_allclose(ak.to_numpy(made.pt[:, 0]), ak.to_numpy(parents.pt[:, 0]), rtol=1e-4)
+    assert ak.array_equal(ak.num(made.constituents, axis=2), ak.num(parents.constituents, axis=2))
+    # noise of its own moved the constituents
+    assert not ak.array_equal(made.constituents.pt, parents.constituents.pt)
+
+
+def test_masses_after_the_data_s_kernels_are_those_of_the_window(project, started):
+    context, template = made_from(project, started, "from_noise", "mass.draw=kde", "mass.kde_bandwidth=0.001")
+    mjj = np.asarray(read_skim(context.run.events)["mjj"])
+    inside = np.sort(mjj[context.windows[0].in_signal_region(mjj)])
+    made = np.asarray(template["mjj"])
+    place = np.clip(np.searchsorted(inside, made), 1, len(inside) - 1)
+    distance = np.minimum(np.abs(made - inside[place - 1]), np.abs(made - inside[place]))
+    assert np.quantile(distance, 0.9) < 1.0
+
+
+def test_masses_drawn_from_the_fit_are_not_those_of_the_data(project, started):
+    context, template = made_from(project, started, "from_noise")
+    assert template.metadata["mass_fit"] is not None
+    mjj = np.asarray(read_skim(context.run.events)["mjj"])
+    assert not np.isin(np.asarray(template["mjj"]), mjj).any()
+
+
+# ---- in a processor --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["from_window", "from_sidebands"])
+@pytest.mark.parametrize("chunksize", [300, 10_000])
+def test_the_processor_makes_the_run_s_template_event_by_event(project, started, method, chunksize):
+    _, template = made_from(project, started, method)
+    processor = load_processor("processors/templates.py:Templates")({"run": str(started), "window": NAME})
+    out, report = run(
+        {"data": {"files": [str(project / "events.h5")]}},
+        processor,
+        reading=Reading(constituents=True),
+        chunksize=chunksize,
+    )
+    assert report.processed == report.requested
+    columns = out["skim"].columns()
+    mine, order = np.argsort(columns["event_id"]), np.argsort(np.asarray(template["event_id"]))
+    for name in ("event_id", "parent_id", "weight"):
+        np.testing.assert_array_equal(np.asarray(columns[name])[mine], np.asarray(template[name])[order], err_msg=name)
+    np.testing.assert_allclose(np.asarray(columns["mjj"])[mine], np.asarray(template["mjj"])[order], rtol=1e-4)
+    one, other = columns["jets"].constituents[mine], template["jets"].constituents[order]
+    assert ak.array_equal(ak.num(one, axis=2), ak.num(other, axis=2))
+    np.testing.assert_allclose(
+        ak.flatten(one.pt, axis=None), ak.flatten(other.pt, axis=None), rtol=1e-2, atol=1e-2
+    )
+
+
+def test_the_processor_cannot_draw_after_the_window_s_kernels(project, started):
+    made_from(project, started, "from_sidebands", "mass.draw=kde")
+    processor = load_processor("processors/templates.py:Templates")({"run": str(started), "window": NAME})
+    with pytest.raises(ConfigError, match="which no chunk holds"):
+        run({"data": {"files": [str(project / "events.h5")]}}, processor, reading=Reading(constituents=True))
+
+
+# ---- bad inputs ------------------------------------------------------------------------------------------------------
+
+MISTAKES = {
+    "dijets": (["processor=processors/dijets.py:Dijets", "selection.max_constituents=null"], "holds no constituents"),
+    "no section": (["constituents=null", "cwola.classifier=constituents"], "add that section"),
+    "no strength of the kinematics": (
+        ["template.method=from_sidebands", "template.strength=1"], "needs constituents.kinematics_strength",
+    ),
+    "strength without parents": (["constituents.kinematics_strength=1"], "belongs to the partial methods"),
+    "low noise": (["template.method=from_low_noise", "template.strength=1"], "makes no constituents"),
+    "heads": (["constituents.heads=3"], "width 8 is no multiple of the 3 heads"),
+    "deepsets": (["constituents.kinematics_network=deepsets"], "set kinematics: free"),
+    "tokens": (["constituents.tokens=2", "constituents.network=epic"], "tokens belong to the transformer"),
+    "twice": (["constituents.condition=[pt,pt]"], "listed twice"),
+    "condition": (["constituents.condition=[charge]"], "constituents.condition"),
+    "key": (["constituents.epoch=3"], "did you mean"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(drapes, project, tmp_path, name):
+    assignments, expected = MISTAKES[name]
+    status, _, said = drapes(*words(project, tmp_path / "run", assignments))
+    assert status == 2
+    assert expected in said
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_configurations_load(name):
+    config = load_config(ROOT / "configs" / f"{name}.yaml")
+    assert config.constituents is not None
+    assert config.name == name
+    assert config.processor.endswith("constituents.py:Constituents")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_configurations_generators_are_configurations(name):
+    from drapes_hep.studies.design import generators
+
+    config = load_config(ROOT / "configs" / f"{name}.yaml")
+    found = generators(config)
+    assert len(found) == max(1, len(config.study.generators))
+    assert all(one.constituents is not None for one in found.values())
+
+
+# ---- studies ---------------------------------------------------------------------------------------------------------
+
+GENERATORS = "study.generators={One: [], Two: [constituents.network=epic, constituents.kinematics=free]}"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_each_study_writes_its_table_and_figure(drapes, project, name):
+    # one folder: the studies share their sample, models and trials
+    status, out, said = drapes(
+        *("study", name, project / "tiny.yaml", "-o", project / "study", "--workers", 1, "--quiet"),
+        *("--set", "cwola.classifier=constituents", "--set", "constituents.kinematics_strength=null"),
+        *(("--set", GENERATORS) if name in {"llv-jets-sidebands", "llv-quality"} else ()),
+    )
+    assert (status, said) == (0, "")
+    written = [project / "study" / name / f"{name}.{suffix}" for suffix in ("csv", "png", "pdf", "json")]
+    assert out.split() == [str(path) for path in written]
+    with written[0].open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["seed"] for row in rows} == {"3"}
+    assert written[1].stat().st_size > 10_000
+    if name == "llv-jets-sidebands":
+        assert {row["template"] for row in rows} == {"One", "Two"}
+    if name.startswith("llv-jets"):
+        assert {row["quantity"] for row in rows} >= {"pt", "mass", "n", "tau21", "pt_fraction"}
+        assert all(float(row["w1_true"]) > 0 for row in rows)
+
+
+def test_a_study_of_jets_needs_jets(drapes, project, tmp_path):
+    status, _, said = drapes(
+        *("study", "llv-jets", project / "tiny.yaml", "-o", tmp_path / "study", "--workers", 1, "--quiet"),
+        *("--set", "constituents=null"),
+    )
+    assert status == 2
+    assert "needs the section constituents" in said
+    assert len(said.strip().splitlines()) == 1
