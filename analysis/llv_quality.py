@@ -23,7 +23,7 @@ def entries(config: Config) -> list[Entry]:
 
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
-    """Draw the AUC on constituents and on features, a place a template."""
+    """Draw the AUC of three classifiers, a place a template."""
     names = list(dict.fromkeys(str(row["template"]) for row in rows))
     return [
         Panel(
@@ -38,7 +38,11 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
             meaning="Perfect template",
             names=names,
         )
-        for column, title in (("auc_constituents", "on constituents"), ("auc_classifier", "on features"))
+        for column, title in (
+            ("auc_constituents", "classifier on constituents"),
+            ("auc_summaries", "trees on 36 numbers of jets"),
+            ("auc_classifier", "trees on features"),
+        )
     ]
 
 

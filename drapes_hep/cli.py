@@ -88,7 +88,7 @@ def _check_plugins(config: Config) -> str:
     from drapes_hep.stages.skim import load_selection
 
     sources = class_sources(load_selection(config))
-    load_classifier(config.cwola.classifier)
+    load_classifier(config.cwola.classifier, config.cwola.options)
     return str(sources[0]) if sources else config.processor
 
 

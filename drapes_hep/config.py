@@ -255,6 +255,11 @@ class ConstituentsConfig(_Section):
         8192, ge=1, description="Constituents a worker generates at once: what bounds the memory of generation."
     )
     precision: Literal["float32", "bf16"] = Field("float32", description="Of the network's products on a GPU.")
+    margin: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.1,
+        description="How far beyond the window, relative to its edges, free kinematics are generated: what lands in the"
+        " window is kept.",
+    )
     conserve: bool | None = Field(
         None,
         description="Bring the constituents to the four-momentum of their jet; null does so if those of the training"
@@ -281,6 +286,11 @@ class CwolaConfig(_Section):
         "trees",
         description="'trees', 'mlp', on the constituents 'constituents' or 'full_phase_space', or"
         " 'package.module:Class'.",
+    )
+    options: dict[str, int | float | bool | str] = Field(
+        {},
+        description="Further arguments of the classifier's class, such as epochs, steps, width or most (leading"
+        " constituents that it sees) of the two on constituents.",
     )
     features: tuple[str, ...] | None = Field(
         None,
@@ -438,14 +448,13 @@ class Config(_Section):
             )
         if self.study.window is not None and not low < self.study.window[0] < self.study.window[1] < high:
             raise ValueError(f"study.window must rise and lie inside mass.range [{low:g}, {high:g}]")
-        partial = self.template.method not in {"from_noise", "from_low_noise"}
         if self.constituents is not None:
             if self.template.method == "from_low_noise":
                 raise ValueError("constituents: from_low_noise is a study of features, and makes no constituents")
             if self.template.method == "from_sidebands" and self.constituents.kinematics_strength is None:
                 raise ValueError("constituents: from_sidebands needs constituents.kinematics_strength")
-            if self.constituents.kinematics_strength is not None and not partial:
-                raise ValueError("constituents.kinematics_strength belongs to the partial methods")
+            if (self.template.steps_left or 0) > self.constituents.steps:
+                raise ValueError("template.steps_left exceeds constituents.steps, whose sampler it stands for")
         elif self.cwola.classifier in ON_CONSTITUENTS:
             raise ValueError(
                 f"cwola.classifier {self.cwola.classifier} needs templates of constituents: add that section"

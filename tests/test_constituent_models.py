@@ -80,7 +80,7 @@ def beside(events):
 
 def fitted(events, config=CONFIG, training=TRAINING, hidden=((3300.0, 3700.0),), **more):
     part = np.random.default_rng(1).choice([TRAIN, VALIDATION, CLOSURE], len(events), p=[0.7, 0.2, 0.1])
-    given = {"scaling": "quantile", "seed": 5} | more
+    given = {"scaling": "quantile", "radius": 1.0, "seed": 5} | more
     return fit_constituents(
         events.jets, events.mjj, events.weight, part, hidden=hidden, config=config, training=training, **given
     )
@@ -262,7 +262,7 @@ class Deaf(nn.Module):
         self.net = ResidualMLP(2, 1, width=8, depth=1, embedding=8, seed=3)
         self.config = self.net.config
 
-    def forward(self, x, noise, condition=None, offsets=None):
+    def forward(self, x, noise, condition=None, offsets=None):  # noqa: ARG002
         return self.net(x, noise, condition)
 
 
@@ -337,7 +337,7 @@ class Deaf3(Deaf):
         self.net = ResidualMLP(3, 0, width=8, depth=1, embedding=8, seed=3)
         self.config = self.net.config
 
-    def forward(self, x, noise, condition=None, offsets=None):
+    def forward(self, x, noise, condition=None, offsets=None):  # noqa: ARG002
         noise = noise if offsets is None or len(noise) == 1 else torch.repeat_interleave(noise, offsets.diff())
         return self.net(x, noise)
 
@@ -437,7 +437,7 @@ class Spy(nn.Module):
         super().__init__()
         self.calls = []
 
-    def forward(self, x, noise, condition=None, offsets=None):
+    def forward(self, x, noise, condition=None, offsets=None):  # noqa: ARG002
         self.calls.append((len(x), len(offsets) - 1))
         assert condition is None or len(condition) == len(offsets) - 1
         return torch.zeros_like(x)
@@ -761,7 +761,7 @@ def test_sidebands_without_validation_train_nothing(events):
     with pytest.raises(FitError, match="too few to train"):
         fit_constituents(
             some.jets, some.mjj, some.weight, np.full(len(some), TRAIN), hidden=[(3300, 3700)], config=CONFIG,
-            training=TRAINING, scaling="quantile", seed=1,
+            training=TRAINING, scaling="quantile", radius=1.0, seed=1,
         )  # fmt: skip
 
 

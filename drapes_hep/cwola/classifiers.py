@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import itertools
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -13,7 +16,16 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from drapes_hep.errors import ConfigError
 from drapes_hep.rng import event_uniforms, stage_seed
 
-__all__ = ["Classifier", "Mlp", "Trees", "balanced_weights", "group_holdout", "load_classifier", "reads_of"]
+__all__ = [
+    "Classifier",
+    "Mlp",
+    "Trees",
+    "balanced_weights",
+    "find_classifier",
+    "group_holdout",
+    "load_classifier",
+    "reads_of",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -210,8 +222,55 @@ def reads_of(classifier: Any) -> Literal["features", "constituents"]:  # noqa: A
     return cast(Literal["features", "constituents"], reads)
 
 
-def load_classifier(name: str) -> type[Any]:
-    """Find a classifier by its name in the configuration.
+def load_classifier(
+    name: str, options: Mapping[str, Any] | None = None, device: str = "cpu"
+) -> Callable[[int], Classifier]:
+    """Find a classifier by its name in the configuration, and set its options.
+
+    Parameters
+    ----------
+    name : str
+        As :func:`find_classifier` takes it.
+    options : mapping, optional
+        ``cwola.options``: further arguments of the class.
+    device : str
+        Given to a class that has an argument of this name.
+
+    Returns
+    -------
+    callable
+        Called with a seed, it gives a :class:`Classifier`. It has the class's ``reads``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such class, it lacks ``fit`` or ``score``, or it refuses the options.
+    """
+    found: Callable[..., Classifier] = find_classifier(name)
+    known = inspect.signature(found).parameters
+    given = dict(options or {})
+    free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
+    strange = [key for key in given if key not in known and not free]
+    if strange or "seed" in given:
+        raise ConfigError(
+            f"cwola.options: {name} has no option '{(strange or ['seed'])[0]}'; it has"
+            f" {', '.join(key for key in known if key != 'seed')}"
+        )
+    if "device" in known and device != "cpu":
+        given.setdefault("device", device)
+    if not given:
+        return found
+    try:
+        found(0, **given)
+    except Exception as error:
+        raise ConfigError(f"cwola.options: {name} refuses them: {str(error).partition(chr(10))[0]}") from error
+    make = functools.partial(found, **given)
+    make.reads = reads_of(found)  # type: ignore[attr-defined]
+    return make
+
+
+def find_classifier(name: str) -> type[Any]:
+    """Find a classifier's class by its name in the configuration.
 
     Parameters
     ----------
@@ -221,7 +280,6 @@ def load_classifier(name: str) -> type[Any]:
     Returns
     -------
     type
-        Called with a seed, it gives a :class:`Classifier`.
 
     Raises
     ------

@@ -2,8 +2,10 @@ r"""Classifiers on the constituents of the two jets: permutation invariant, pack
 
 Both see a jet's constituents as :math:`(\ln \min(\max(p_i / p_{jet}, 10^{-5}), 10), \Delta\eta_i, \Delta\phi_i)`, the
 leading ones in transverse momentum, scaled to zero mean and unit variance on the training part. These variables are
-relative to their jet, so no common factor of all momenta and no common rotation or boost changes them: neither the
-jets' momenta nor m_JJ can be made from them.
+relative to their jet, so no common factor of all momenta and no common rotation or boost changes them. That does not
+hide m_JJ altogether: what a detector lets pass is cut off at a momentum in GeV, so the softest fractions still tell a
+jet's momentum roughly (with the five softest of each jet, trees explain 14% of the variance of ln m_JJ of simulated
+background, without them 0.2%). ``most`` leaves soft constituents out; the study ``sculpting`` shows what is left.
 
 **Mass gives momentum away.** The constituents fix the *relative* mass :math:`m / p_T` of their jet, hence a network
 that is given :math:`m` beside them has :math:`p_T = m / (m / p_T)`: on simulated jets to a part in :math:`10^4`.
@@ -452,8 +454,8 @@ class ConstituentTransformer(_SetClassifier):
 
     A transformer encoder without order turns a jet's constituents into vectors, a learnable class token pools them by
     cross-attention (CaiT, arXiv:2103.17239), the vectors of the two jets, made by the same network, are summed, and a
-    small perceptron gives the log-odds. It sees no quantity of the jets themselves: neither m_JJ nor a jet's pt, eta
-    or phi can be made from its inputs. The paper states no sizes; these are ours.
+    small perceptron gives the log-odds. It sees no quantity of the jets themselves. The paper states no sizes; these
+    are ours.
 
     Parameters
     ----------

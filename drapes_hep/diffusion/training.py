@@ -39,7 +39,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from drapes_hep.diffusion.denoisers import PreconditionedDenoiser, expand_sets
+from drapes_hep.diffusion.denoisers import PreconditionedDenoiser
 from drapes_hep.diffusion.losses import denoising_loss, stratified
 from drapes_hep.diffusion.samplers import Precision, kernel_threads, products
 from drapes_hep.errors import FitError, RunDirectoryError
@@ -393,7 +393,7 @@ class _Events(NamedTuple):
     @property
     def row_weight(self) -> Tensor:
         """Weight of each row: of each member, that of its set."""
-        return self.weight if self.offsets is None else expand_sets(self.weight, self.offsets)[:, 0]
+        return self.weight if self.offsets is None else torch.repeat_interleave(self.weight, self.offsets.diff())
 
     def take(self, chosen: Tensor) -> _Events:
         condition = None if self.condition is None else self.condition[chosen]

@@ -175,6 +175,9 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp) -> Figure:
         if panel.level is not None:
             handles[panel.meaning] = ax.axhline(panel.level, color=GREY, lw=1.0, ls=(0, (4, 3)), zorder=0)
         if panel.log_x:
+            if not np.isfinite(top):
+                # without any number to draw, the axes do not know where they are
+                ax.set_xlim(0.8 * float(np.nanmin(x)), 1.25 * float(np.nanmax(x)))
             ax.set_xscale("log")
             if np.nanmax(x) / max(float(np.nanmin(x)), 1e-12) <= 10:
                 # within a decade powers of ten say little

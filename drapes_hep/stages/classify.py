@@ -10,7 +10,7 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.cwola.classifiers import Trees, load_classifier, reads_of
+from drapes_hep.cwola.classifiers import Trees, find_classifier, load_classifier, reads_of
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.errors import FitError, RunDirectoryError
@@ -78,7 +78,7 @@ def classify_stage(context: Context, window: Window) -> Stage:
     if config.data.labels:
         reads.append(context.run.truth)
     # editing a classifier of one's own makes old scores stale
-    sources = [file_hash(path) for path in class_sources(load_classifier(config.cwola.classifier))]
+    sources = [file_hash(path) for path in class_sources(find_classifier(config.cwola.classifier))]
     return Stage(
         f"classify.{window.name}",
         config.model_dump(mode="json"),
@@ -107,7 +107,7 @@ def classify(context: Context, window: Window) -> None:
 def _classify(context: Context, window: Window) -> list[Path]:
     config, folder = context.config, context.run.window(window)
     cwola = config.cwola
-    reads_jets = reads_of(load_classifier(cwola.classifier)) == "constituents"
+    reads_jets = reads_of(find_classifier(cwola.classifier)) == "constituents"
     features = None if reads_jets else config.classifier_features
     columns = ("event_id", "weight", "mjj", *config.features, *(("jets",) if reads_jets else ()))
     events = read_skim(context.run.events, columns)
@@ -127,7 +127,7 @@ def _classify(context: Context, window: Window) -> list[Path]:
 
         try:
             scores = out_of_fold_scores(
-                load_classifier(cwola.classifier),
+                load_classifier(cwola.classifier, cwola.options, context.device),
                 data,
                 reference,
                 {"sidebands": sidebands},

@@ -27,6 +27,7 @@ from drapes_hep.templates.family import (
     make_window_template,
     mass_source,
     model_files,
+    model_settings,
     save_window_model,
     start_level,
 )
@@ -67,9 +68,12 @@ def train_stage(context: Context, window: Window) -> Stage:
     return Stage(
         f"train.{window.name}",
         context.config.model_dump(mode="json"),
-        ("training", "constituents", "features", "seed", "template.scaling", "mass.range"),
+        ("training", "features", "seed", "template.scaling", "mass.range", "data.radius"),
         lambda: [context.run.events],
-        other={"pseudo-window": pseudo_window(context, window)},
+        other={
+            "pseudo-window": pseudo_window(context, window),
+            "constituents": model_settings(context.config)["constituents"],
+        },
         after=(skim_stage(context),),
     )
 
@@ -118,8 +122,9 @@ def _fit(
 ) -> list[Path]:
     config = context.config
     # named by all that the training depends on: a killed run goes on, a changed one starts afresh
-    settings = config.model_dump(mode="json", include={"training", "constituents", "features", "seed", "template"})
-    key = content_hash([settings, hidden, file_hash(context.run.events), code_hash()])
+    key = content_hash(
+        [model_settings(config), config.features, config.seed, hidden, file_hash(context.run.events), code_hash()]
+    )
     lengths = {"features": config.training.epochs, "jets": config.training.epochs}
     if config.constituents is not None:
         lengths["constituents"] = config.constituents.epochs
@@ -234,10 +239,11 @@ def _generate(context: Context, window: Window) -> list[Path]:
     def sample(model: WindowModel, path: Path, fit: SpectrumFit, region: tuple[float, float], size: float) -> None:
         here = (mjj >= region[0]) & (mjj < region[1])
         parents = _parents(recipe, events, simulation, here, used, region)
-        draw_mass = None if recipe.own_mass else mass_source(config, fit, mjj[here], region)
+        source = None if recipe.own_mass else mass_source(config, fit, mjj, region)
+        size *= 1.0 if source is None else source.more
         rate = size if parents is None else size / len(parents)
         seed = stage_seed(config.seed, path.stem, window.name)
-        plan = starts(recipe, parents, rate, seed, draw_mass)
+        plan = starts(recipe, parents, rate, seed, None if source is None else source.draw)
         # all that makes the same events of the same parents again
         how = {"rate": rate, "seed": seed, "mass_fit": None if recipe.own_mass else fit.density._asdict()}
 

@@ -114,8 +114,8 @@ def of_template(config: Config, method: str, **changes: Any) -> Config:  # noqa:
         "steps_left": None,
         "source": config.study.source if recipe.source == "simulation" else None,
     }
-    checked = type(config.template).model_validate(config.template.model_dump() | own | changes)
-    return config.model_copy(update={"template": checked})
+    template = config.template.model_dump(mode="json") | own | changes
+    return check_config(config.model_dump(mode="json") | {"template": template}, config.name)
 
 
 def changed(config: Config, *assignments: str) -> Config:

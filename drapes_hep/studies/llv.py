@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from drapes_hep.config import Config
+from drapes_hep.errors import ConfigError
 from drapes_hep.plots.jets import JetShape, jet_grid
 from drapes_hep.plots.style import Stamp
 from drapes_hep.studies.design import (
@@ -35,6 +36,11 @@ def _name(generator: str, method: str) -> str:
     return generator if generator and method == "from_noise" else " ".join((generator or title_of(method), "LLV"))
 
 
+def _check(config: Config) -> None:
+    if config.constituents is None:
+        raise ConfigError("this study is of jets as sets: its configuration needs the section constituents")
+
+
 def comparisons(config: Config, kind: Kind, beside: bool) -> list[Entry]:
     """Compare each generator's templates with true background, without signal.
 
@@ -49,6 +55,7 @@ def comparisons(config: Config, kind: Kind, beside: bool) -> list[Entry]:
     -------
     list of Entry
     """
+    _check(config)
     methods = ("from_noise",) if beside else config.study.templates
     return [
         Entry(
@@ -103,6 +110,7 @@ def llv_searches(config: Config, counts: Sequence[int], *references: str) -> lis
     -------
     list of Entry
     """
+    _check(config)
     out: list[Entry] = []
     for count in counts:
         for i, (name, own) in enumerate(generators(config).items()):

@@ -14,7 +14,7 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.cwola.classifiers import Trees, load_classifier, reads_of
+from drapes_hep.cwola.classifiers import Trees, find_classifier, load_classifier, reads_of
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.diffusion.samplers import evaluations
@@ -23,7 +23,7 @@ from drapes_hep.events.features import check_features
 from drapes_hep.mass import spectrum_edges
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.rng import event_uniforms, stage_seed
-from drapes_hep.studies.jets import compare_jets
+from drapes_hep.studies.jets import KINEMATICS, compare_jets, summaries
 from drapes_hep.studies.trials import Bench, Trial
 from drapes_hep.templates.family import needs_jets, start_level
 from drapes_hep.templates.model import CLOSURE, BackgroundModel
@@ -48,10 +48,15 @@ REJECTIONS = np.geomspace(1.0, 1e4, 81)
 def _sample(bench: Bench, events: Parents | Template, features: tuple[str, ...] | None = None) -> Sample:
     """Give events as the search's classifier takes them, or their features of these names."""
     config = bench.config
-    if features is None and reads_of(load_classifier(config.cwola.classifier)) == "constituents":
+    if features is None and reads_of(find_classifier(config.cwola.classifier)) == "constituents":
         return _with_jets(bench, events)
     columns = [config.features.index(name) for name in (features or config.classifier_features)]
     return _as_sample(bench, events, events.x[:, columns])
+
+
+def _classifier(bench: Bench) -> Any:  # noqa: ANN401 - whatever makes one
+    cwola = bench.config.cwola
+    return load_classifier(cwola.classifier, cwola.options, bench.device)
 
 
 def _with_jets(bench: Bench, events: Parents | Template) -> Sample:
@@ -105,7 +110,7 @@ def _classes(bench: Bench, trial: Trial) -> tuple[Sample, Sample]:
 def _scored(bench: Bench, classes: tuple[Sample, Sample], others: Mapping[str, Sample]) -> dict[str, Scores]:
     cwola = bench.config.cwola
     return out_of_fold_scores(
-        load_classifier(cwola.classifier),
+        _classifier(bench),
         *classes,
         others,
         folds=cwola.folds,
@@ -178,9 +183,10 @@ def _quality(bench: Bench, trial: Trial) -> Record:
     truth, template = _compared(bench, trial)
     out: Record = {"n_truth": len(truth), "n_template": len(template.event_id), **_steps(bench), **_lost(template)}
     if needs_jets(config):
-        own = load_classifier(config.cwola.classifier)
+        own = _classifier(bench)
         found = equal_size_auc(
-            own if reads_of(own) == "constituents" else load_classifier("constituents"),
+            # the search's own, if it reads constituents
+            own if reads_of(own) == "constituents" else load_classifier("constituents", device=bench.device),
             _with_jets(bench, truth),
             _with_jets(bench, template),
             min(len(truth), len(template.event_id)),
@@ -190,6 +196,17 @@ def _quality(bench: Bench, trial: Trial) -> Record:
             seed=stage_seed(config.seed, "study", "constituents"),
         )
         out |= {"auc_constituents": found.value, "auc_constituents_error": found.error}
+        found = equal_size_auc(
+            Trees,
+            _as_sample(bench, truth, summaries(truth.jets)),
+            _as_sample(bench, template, summaries(template.jets)),
+            min(len(truth), len(template.event_id)),
+            choice=stage_seed(config.seed, "study", "equal size"),
+            folds=config.cwola.folds,
+            ensemble=_QUALITY_ENSEMBLE,
+            seed=stage_seed(config.seed, "study", "summaries"),
+        )
+        out |= {"auc_summaries": found.value, "auc_summaries_error": found.error}
     for name, features in (("auc", config.features), ("auc_classifier", config.classifier_features)):
         found = equal_size_auc(
             Trees,
@@ -220,15 +237,29 @@ def _lost(template: Template) -> Record:
     return {f"lost_{name}": count for name, count in template.lost.items()}
 
 
+def _judging(bench: Bench) -> BoolArray:
+    """Give the background of the window that generated jets are held against: nothing was trained on any of it."""
+    background = bench.inside & ~bench.sample.is_signal
+    # the data themselves are the parents of some templates
+    return background & ~bench.draw.data if RECIPES[bench.config.template.method].source == "window" else background
+
+
+def _kept(bench: Bench, trial: Trial) -> tuple[str, ...]:
+    """Name the quantities that a template takes over from its parents, or from those that it is held against."""
+    section = bench.config.constituents
+    if section is not None and RECIPES[bench.config.template.method].partial and section.kinematics_strength is None:
+        return KINEMATICS
+    return ("mjj",) if trial.beside else ()
+
+
 def _jets(bench: Bench, trial: Trial) -> Record:
     """Compare generated jets with true ones: distances and distributions."""
     if not needs_jets(bench.config):
         raise ConfigError("this study compares jets: its configuration needs the section constituents")
-    # all background of the window: nothing was trained on any of it
-    window = None if trial.beside else bench.chosen(bench.inside & ~bench.sample.is_signal)
+    window = None if trial.beside else bench.chosen(_judging(bench))
     template = bench.template_beside() if trial.beside else bench.template()
     truth = bench.truth_beside() if window is None else window
-    found = compare_jets(truth.jets, template.jets, stage_seed(bench.config.seed, "study", "jets"))
+    found = compare_jets(truth.jets, template.jets, stage_seed(bench.config.seed, "study", "jets"), _kept(bench, trial))
     made: Record = {"n_truth": len(truth), "n_template": len(template.event_id)}
     return {**made, **_steps(bench), **_lost(template), **found}
 

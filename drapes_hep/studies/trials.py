@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config
-from drapes_hep.cwola.classifiers import load_classifier
+from drapes_hep.cwola.classifiers import find_classifier
 from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.loading import class_sources
@@ -32,6 +32,7 @@ from drapes_hep.templates.family import (
     make_window_template,
     mass_source,
     model_files,
+    model_settings,
     needs_jets,
     save_window_model,
 )
@@ -120,16 +121,7 @@ def _drawn(config: Config, keys: SampleKeys) -> list[Any]:
 
 def model_key(config: Config, keys: SampleKeys, saw_window: bool) -> str:
     """Name a model by all that decides it."""
-    training = {**_part(config, "training")["training"], "pseudo_window": None}
-    own = [training, _of_model(config), config.template.scaling, saw_window]
-    return content_hash([*own, *_drawn(config, keys)])
-
-
-def _of_model(config: Config) -> dict[str, Any] | None:
-    """Give what of the section ``constituents`` decides a model; the rest decides what is made with it."""
-    section = _part(config, "constituents")["constituents"]
-    later = ("steps", "solver", "members", "kinematics_strength")
-    return section and {name: value for name, value in section.items() if name not in later}
+    return content_hash([model_settings(config), saw_window, *_drawn(config, keys)])
 
 
 def model_folder(models: Path, key: str) -> Path:
@@ -155,12 +147,14 @@ def trial_key(trial: Trial, keys: SampleKeys) -> str:
         config.classifier_features,
     ]
     # editing a classifier of one's own makes old records stale
-    own.append([file_hash(path) for path in class_sources(load_classifier(config.cwola.classifier))])
+    own.append([file_hash(path) for path in class_sources(find_classifier(config.cwola.classifier))])
     if trial.kind == "sculpting":
         own.append(_part(config, "hunt")["hunt"]["background_efficiencies"])
     if trial.models:
         own += [
             _part(config, "template", "mass", "constituents"),
+            # N-subjettiness of generated constituents
+            [config.data.radius, config.data.axes],
             [model_key(config, keys, saw) for saw in trial.models],
         ]
         if trial.config.template.method == "from_simulation":
@@ -302,14 +296,13 @@ class Bench:
         parents = self.parents()
         size = config.template.oversample * len(self.data())
         seed = stage_seed(config.seed, "study", "template", self.window.name)
-        region = (self.window.lo, self.window.hi)
-        plan = starts(
-            recipe,
-            parents,
-            size if parents is None else size / len(parents),
-            seed,
-            None if recipe.own_mass else mass_source(config, self.mass_fit, self.data().mjj, region),
-        )
+        source = None
+        if not recipe.own_mass:
+            masses = self.sample.events.mjj[self.draw.data]
+            source = mass_source(config, self.mass_fit, masses, (self.window.lo, self.window.hi))
+            size *= source.more
+        rate = size if parents is None else size / len(parents)
+        plan = starts(recipe, parents, rate, seed, None if source is None else source.draw)
         return self._made(plan, parents, seed, self.window.in_signal_region)
 
     def truth_beside(self) -> Parents:

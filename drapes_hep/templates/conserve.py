@@ -1,9 +1,15 @@
-"""Bring generated constituents to the four-momentum of their jet.
+r"""Bring generated constituents to the four-momentum of their jet.
 
 A jet is the sum of its constituents. What a network makes under a jet's (pT, eta, phi, m) adds up to it only about,
-and the difference is the easiest thing for a classifier to find. Distances from the axis are stretched until the mass
-is right; a boost along the beam and a rotation bring the axis back, and one factor the transverse momentum. Neither of
-the last three changes what the jet looks like from its axis.
+and the difference is the easiest thing for a classifier to find. Distances from the axis within the jet's radius R are
+mapped by
+
+.. math:: r \to R \, (r / R)^a
+
+with the exponent that makes the mass right: what lies at the rim stays there, while one factor for all distances would
+push constituents out of the jets that are to become heavier, and a classifier finds these (an AUC of 0.73 from the
+largest distance alone, in place of 0.57). A boost along the beam and a rotation then bring the axis back, and one
+factor the transverse momentum. Neither of the last three changes what the jet looks like from its axis.
 """
 
 from __future__ import annotations
@@ -18,9 +24,10 @@ __all__ = ["JetSums", "conserve", "jet_sums"]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-_ROUNDS = 12
-_STRETCH = (0.2, 5.0)
-"""Bounds of the factor on distances: a set that needs more is none of this jet, and stays as it is."""
+_ROUNDS = 30
+"""Of a bisection in the exponent's logarithm."""
+_EXPONENTS = (0.2, 5.0)
+"""Bounds of the exponent: a set that needs another is none of this jet, and its distances stay as they are."""
 
 
 class JetSums(NamedTuple):
@@ -71,7 +78,7 @@ def jet_sums(pt: FloatArray, eta: FloatArray, phi: FloatArray, offsets: IntArray
 
 
 def conserve(
-    fraction: FloatArray, delta: FloatArray, offsets: IntArray, jets: FloatArray
+    fraction: FloatArray, delta: FloatArray, offsets: IntArray, jets: FloatArray, radius: float = 1.0
 ) -> tuple[FloatArray, FloatArray]:
     """Bring constituents to their jets' four-momenta.
 
@@ -85,38 +92,45 @@ def conserve(
         Where each jet begins.
     jets : array, shape (n, 4)
         pt, eta, phi, mass: GeV, rad.
+    radius : float
+        Of the jets: constituents farther away keep their distance.
 
     Returns
     -------
     fraction, delta : array
-        As they came in, for constituents that add up to the jets. Jets that no stretch between a fifth and five gives
+        As they came in, for constituents that add up to the jets. Jets that no exponent between a fifth and five gives
         the mass have only their axis and transverse momentum mended.
     """
     index = np.repeat(np.arange(len(jets)), np.diff(offsets))
     pt, eta, _, mass = jets.T
     fraction = fraction / _segments(fraction[:, None], offsets)[index, 0]
-    centre = _segments(fraction[:, None] * delta, offsets)
-    start = delta - centre[index]
-    zero = np.zeros(len(jets))
+    start = delta - _segments(fraction[:, None] * delta, offsets)[index]
+    length = np.hypot(start[:, 0], start[:, 1]) / radius
+    inside = (length > 0) & (length < 1)
+    log_length = np.log(length, out=np.zeros_like(length), where=inside)
 
-    def at(stretch: FloatArray) -> tuple[FloatArray, FloatArray, JetSums]:
-        moved = start * stretch[index, None]
+    def at(log_exponent: FloatArray) -> tuple[FloatArray, FloatArray, JetSums]:
+        # the factor on a distance is (r / R)^(a - 1)
+        moved = start * np.exp(np.expm1(log_exponent)[index] * log_length)[:, None]
         # about an axis at eta = phi = 0 and a transverse momentum of 1
         sums = jet_sums(fraction, moved[:, 0], moved[:, 1], offsets)
-        return moved, pt / sums.pt, sums
+        # a jet without constituents has nothing to be multiplied
+        return moved, np.divide(pt, sums.pt, out=np.ones_like(pt), where=sums.pt > 0), sums
 
-    # the mass is nearly proportional to the stretch: each round leaves a small part of what was missing
-    stretch = np.ones(len(jets))
+    # a larger exponent brings constituents nearer to the axis: the mass falls
+    low, high = (np.full(len(jets), np.log(end)) for end in _EXPONENTS)
     for _ in range(_ROUNDS):
-        _, factor, sums = at(stretch)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            step = mass / (sums.mass * factor)
-        stretch *= np.where(np.isfinite(step), np.clip(step, *_STRETCH), 1.0)
-    beyond = (stretch < _STRETCH[0]) | (stretch > _STRETCH[1])
-    stretch[beyond] = 1.0
-    moved, factor, sums = at(stretch)
+        middle = 0.5 * (low + high)
+        _, factor, sums = at(middle)
+        heavy = sums.mass * factor > mass
+        low, high = np.where(heavy, middle, low), np.where(heavy, high, middle)
+    exponent = 0.5 * (low + high)
+    _, factor, sums = at(exponent)
+    missed = np.abs(sums.mass * factor - mass) > 1e-3 * (mass + 1.0)
+    exponent[missed] = 0.0
+    moved, factor, sums = at(exponent)
     own = sums.mass * factor
     target = np.arcsinh(pt * np.sinh(eta) / np.hypot(pt, own))
     # massless constituents: a boost shifts every pseudorapidity by as much as the jet's rapidity
-    shift = np.stack([target - sums.rapidity - eta, zero - sums.phi], axis=1)
+    shift = np.stack([target - sums.rapidity - eta, -sums.phi], axis=1)
     return fraction * factor[index] / pt[index], moved + shift[index]

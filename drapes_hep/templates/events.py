@@ -23,10 +23,13 @@ from drapes_hep.templates.constituents import ConstituentModel, pack_jets, refil
 from drapes_hep.templates.kinematics import N
 from drapes_hep.templates.recipes import Parents, Starts, Template, levels
 
-__all__ = ["LOSSES", "build_jets", "make_constituent_template"]
+__all__ = ["LOSSES", "build_jets", "constituent_levels", "make_constituent_template"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+_BLOCK = 10_000
+"""Events made at once: some 300 MB, whatever the size of the template."""
 
 LOSSES = ("no_such_jets", "below_threshold", "left_region", "undefined_feature")
 """Why an event that was generated is no template event: no pair of jets has its mass and the other coordinates; the
@@ -34,8 +37,8 @@ leading jet falls below the smallest pT of the training, or a jet lies beyond it
 again from the constituents lies outside the region; a feature is undefined (tau21 of a jet with tau1 = 0)."""
 
 
-def build_jets(constituents: Sets, reading: Reading) -> AwkwardArray:
-    """Build pairs of jets from their constituents alone.
+def build_jets(constituents: Sets, reading: Reading, asked: FloatArray | None = None) -> AwkwardArray:
+    """Build pairs of jets from their constituents.
 
     Parameters
     ----------
@@ -43,6 +46,8 @@ def build_jets(constituents: Sets, reading: Reading) -> AwkwardArray:
         2 n sets: pt (GeV), eta, phi of massless constituents.
     reading : Reading
         Its ``radius`` and ``axes`` are those of N-subjettiness.
+    asked : array, shape (n, 2, 5), optional
+        The jets' own kinematics, where they are not the sums of their constituents.
 
     Returns
     -------
@@ -56,21 +61,34 @@ def build_jets(constituents: Sets, reading: Reading) -> AwkwardArray:
     sums = jet_sums(pt, eta, phi, offsets)
     tau = subjettiness(pt, eta, phi, offsets, reading)
     outer = 2 * np.arange((len(offsets) - 1) // 2 + 1)
-    columns = dict(zip(("pt", "eta", "phi", "mass"), (sums.pt, sums.eta, sums.phi, sums.mass), strict=True))
-    columns |= {f"tau{i + 1}": np.ascontiguousarray(tau[:, i]) for i in range(3)}
+    found = [sums.pt, sums.eta, sums.phi, sums.mass] if asked is None else list(asked.reshape(-1, 5).T[:4])
+    columns = dict(zip(("pt", "eta", "phi", "mass"), found, strict=True))
+    columns |= {f"tau{i + 1}": tau[:, i] for i in range(3)}
     inside = {"pt": pt, "eta": eta, "phi": phi, "mass": np.zeros_like(pt)}
     lists = ak.zip({name: nested(np.ascontiguousarray(value), offsets, outer) for name, value in inside.items()})
-    fields = {name: ragged(np.nan_to_num(value), outer) for name, value in columns.items()}
+    fields = {name: ragged(np.ascontiguousarray(np.nan_to_num(value)), outer) for name, value in columns.items()}
     jets = ak.zip({**fields, "constituents": lists}, depth_limit=2)
     return jets[ak.argsort(jets["pt"], ascending=False, stable=True)]
 
 
-def _times(config: TemplateConfig, schedule: Schedule, steps: int, strength: float | None) -> Tensor:
-    """Give the times of one of the two models: all of them, or those from a strength on."""
-    if strength is None:
-        return levels(config.model_copy(update={"method": "from_noise", "steps": steps}), schedule)
-    changes = {"steps": steps, "strength": strength, "steps_left": None}
-    return levels(config.model_copy(update=changes), schedule)
+def constituent_levels(template: TemplateConfig, config: ConstituentsConfig, schedule: Schedule) -> Tensor:
+    """Give the times of the constituents' sampler: all from noise, for a partial method those from its strength on.
+
+    Parameters
+    ----------
+    template : TemplateConfig
+        Method, and ``strength`` or ``steps_left``.
+    config : ConstituentsConfig
+        Its ``steps``.
+    schedule : Schedule
+        The constituents' path.
+
+    Raises
+    ------
+    ConfigError
+        A strength outside the levels, or more steps left than there are.
+    """
+    return levels(template.model_copy(update={"steps": config.steps}), schedule)
 
 
 def make_constituent_template(
@@ -88,7 +106,7 @@ def make_constituent_template(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Template:
-    """Make template events of jets with constituents.
+    """Make template events of jets with constituents, a block of events after the other.
 
     Parameters
     ----------
@@ -122,7 +140,50 @@ def make_constituent_template(
     ValueError
         If the parents carry no jets.
     """
-    partial = parents is not None
+    parts = []
+    blocks = range(0, max(len(plan.event_id), 1), _BLOCK)
+    for i, first in enumerate(blocks):
+
+        def told(done: int, total: int, before: int = i) -> None:
+            if progress is not None:
+                progress(before * total + done, len(blocks) * total)
+
+        parts.append(
+            _block(
+                model,
+                template,
+                config,
+                plan.take(slice(first, first + _BLOCK)),
+                parents,
+                seed,
+                features,
+                reading,
+                region,
+                device,
+                workers,
+                told,
+            )
+        )
+    names = ("event_id", "parent_id", "x", "mjj", "weight")
+    joined = {name: np.concatenate([getattr(one, name) for one in parts]) for name in names}
+    lost = {name: sum(one.lost[name] for one in parts) for name in LOSSES}
+    return Template(**joined, jets=ak.concatenate([one.jets for one in parts]), lost=lost)
+
+
+def _block(
+    model: ConstituentModel,
+    template: TemplateConfig,
+    config: ConstituentsConfig,
+    plan: Starts,
+    parents: Parents | None,
+    seed: int,
+    features: tuple[str, ...],
+    reading: Reading,
+    region: Callable[[FloatArray], npt.NDArray[np.bool_]],
+    device: str,
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> Template:
     start_jets: FloatArray | None = None
     start_sets: Sets | None = None
     if parents is not None:
@@ -134,21 +195,15 @@ def make_constituent_template(
     lost = dict.fromkeys(LOSSES, 0) | {"no_such_jets": int((~there).sum())}
     rows = np.flatnonzero(there)
     pairs = np.stack([2 * rows, 2 * rows + 1], axis=1).ravel()
-    schedule = model.denoiser.schedule
-    strength = _strength(template, schedule) if partial else None
     if start_sets is not None:
-        start_sets = refill(
-            take(start_sets, torch.as_tensor(pairs)),
-            jets[rows][:, :, N].astype(np.int64).ravel(),
-            plan.event_id[rows],
-            seed,
-        )
+        lengths = jets[rows][:, :, N].astype(np.int64).ravel()
+        start_sets = refill(take(start_sets, torch.as_tensor(pairs)), lengths, plan.event_id[rows], seed)
     made = model.generate(
         jets[rows],
         plan.mjj[rows],
         plan.event_id[rows],
         seed,
-        _times(template, schedule, config.steps, strength),
+        constituent_levels(template, config, model.denoiser.schedule),
         start=start_sets,
         solver=config.solver,
         members=config.members,
@@ -157,7 +212,7 @@ def make_constituent_template(
         workers=workers,
         progress=progress,
     )
-    built = build_jets(made, reading)
+    built = build_jets(made, reading, None if model.adds_up else jets[rows])
     mjj = invariant_mass(built)
     x = np.stack(list(compute_features(features, built).values()), axis=1)
     bounds = model.jets.bounds
@@ -172,16 +227,8 @@ def make_constituent_template(
     for name, mask in reasons.items():
         lost[name] = int((kept & mask).sum())
         kept &= ~mask
-    chosen = rows[kept]
-    return Template(
-        plan.event_id[chosen],
-        plan.parent_id[chosen],
-        x[kept],
-        mjj[kept],
-        plan.weight[chosen],
-        built[kept],
-        lost,
-    )
+    chosen = plan.take(rows[kept])
+    return Template(chosen.event_id, chosen.parent_id, x[kept], mjj[kept], chosen.weight, built[kept], lost)
 
 
 def _kinematics(
@@ -196,25 +243,18 @@ def _kinematics(
     workers: int,
 ) -> FloatArray:
     """Give the jets that the constituents are generated for."""
-    if start is not None and config.kinematics_strength is None:
-        return start
-    schedule = model.jets.denoiser.schedule
+    if start is not None:
+        if config.kinematics_strength is None:
+            return start
+        template = template.model_copy(update={"strength": config.kinematics_strength, "steps_left": None})
     return model.jets.generate(
         plan.mjj,
         plan.event_id,
         seed,
-        _times(template, schedule, template.steps, None if start is None else config.kinematics_strength),
+        levels(template, model.jets.denoiser.schedule),
         start=start,
         start_mjj=None if parents is None else parents.mjj[plan.row],
         solver=template.solver,
         device=device,
         workers=workers,
     )
-
-
-def _strength(template: TemplateConfig, schedule: Schedule) -> float:
-    """Give the strength that the template asks for, on the path of the constituents."""
-    if template.strength is not None:
-        return template.strength
-    alpha, sigma = (float(part) for part in schedule(levels(template, schedule)[0]))
-    return sigma / alpha

@@ -5,7 +5,9 @@ Which of them a search has is decided by the section ``constituents`` of its con
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from drapes_hep.diffusion.training import Epoch, TrainingResult
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.features import domains
-from drapes_hep.mass import SpectrumFit, draw, draw_kernels
+from drapes_hep.mass import SpectrumFit, draw, draw_kernels, expected
 from drapes_hep.regions import Window
 from drapes_hep.templates.constituents import (
     ConstituentModel,
@@ -27,7 +29,7 @@ from drapes_hep.templates.constituents import (
     load_constituent_model,
     save_constituent_model,
 )
-from drapes_hep.templates.events import make_constituent_template
+from drapes_hep.templates.events import constituent_levels, make_constituent_template
 from drapes_hep.templates.model import (
     BackgroundModel,
     fit_model,
@@ -37,12 +39,14 @@ from drapes_hep.templates.model import (
 from drapes_hep.templates.recipes import Parents, Starts, Template, levels, make_template
 
 __all__ = [
+    "MassSource",
     "WindowModel",
     "fit_window_model",
     "load_window_model",
     "make_window_template",
     "mass_source",
     "model_files",
+    "model_settings",
     "needs_jets",
     "save_window_model",
     "start_level",
@@ -105,6 +109,7 @@ def fit_window_model(
     if config.constituents is not None:
         return fit_constituents(
             _jets(events),
+            events.event_id,
             events.mjj,
             events.weight,
             part,
@@ -112,6 +117,7 @@ def fit_window_model(
             config=config.constituents,
             training=config.training,
             scaling=config.template.scaling,
+            radius=config.data.radius,
             seed=seed,
             device=device,
             checkpoint=checkpoint,
@@ -167,32 +173,66 @@ def load_window_model(
 
 def start_level(config: Config, model: WindowModel) -> tuple[float | None, int]:
     """Give where the sampler of a template starts: sigma / alpha (None for pure noise of flow matching), steps left."""
-    template = config.template
-    if config.constituents is not None:
-        template = template.model_copy(update={"steps": config.constituents.steps})
-    times = levels(template, model.denoiser.schedule)
-    alpha, sigma = (float(part) for part in model.denoiser.schedule(times[0]))
+    schedule = model.denoiser.schedule
+    if config.constituents is None:
+        times = levels(config.template, schedule)
+    else:
+        times = constituent_levels(config.template, config.constituents, schedule)
+    alpha, sigma = (float(part) for part in schedule(times[0]))
     return (sigma / alpha if alpha > 0 else None), len(times) - 1
 
 
-def mass_source(
-    config: Config, fit: SpectrumFit, masses: FloatArray, region: tuple[float, float]
-) -> Callable[[FloatArray], FloatArray]:
-    """Give what turns uniform numbers (n,) into the masses of template events.
+@dataclass(frozen=True)
+class MassSource:
+    """What template events' masses are drawn from.
+
+    Attributes
+    ----------
+    draw : callable
+        From uniform numbers (n,) to masses, GeV.
+    more : float
+        How many events to generate for each that is wanted in the region: above 1 where masses are drawn around it.
+    """
+
+    draw: Callable[[FloatArray], FloatArray]
+    more: float
+
+
+def mass_source(config: Config, fit: SpectrumFit, masses: FloatArray, region: tuple[float, float]) -> MassSource:
+    """Give what turns uniform numbers into the masses of template events.
 
     Parameters
     ----------
     config : Config
-        Its ``mass.draw``.
+        Its ``mass.draw``; and where the jets' kinematics are ``free``, the masses that they are generated at reach
+        beyond the region by ``constituents.margin``, so that as many events migrate in as out.
     fit : SpectrumFit
     masses : array
-        Of the data in the region, GeV: for ``kde``.
+        Of the data, GeV: for ``kde``.
     region : (float, float)
         GeV.
     """
+    low, high = region
+    if config.constituents is not None and config.constituents.kinematics == "free":
+        margin = config.constituents.margin
+        low, high = max(low * (1 - margin), config.mass.range[0]), min(high * (1 + margin), config.mass.range[1])
     if config.mass.draw == "kde":
-        return lambda uniform: draw_kernels(masses, config.mass.kde_bandwidth, *region, uniform)
-    return lambda uniform: draw(fit, *region, uniform)
+        inside, around = (((masses >= a) & (masses < b)).sum() for a, b in (region, (low, high)))
+        source = functools.partial(draw_kernels, masses, config.mass.kde_bandwidth, low, high)
+        return MassSource(source, float(around) / max(float(inside), 1.0))
+    more = expected(fit, low, high)[0] / expected(fit, *region)[0] if (low, high) != region else 1.0
+    return MassSource(functools.partial(draw, fit, low, high), more)
+
+
+def model_settings(config: Config) -> dict[str, Any]:
+    """Give all of a configuration that decides a model, given its events; the rest decides what is made with it."""
+    training = config.training.model_dump(mode="json") | {"pseudo_window": None}
+    section = None if config.constituents is None else config.constituents.model_dump(mode="json")
+    for name in ("steps", "solver", "members", "kinematics_strength", "margin"):
+        if section is not None:
+            del section[name]
+    scaled = {"scaling": config.template.scaling, "radius": config.data.radius}
+    return {"training": training, "constituents": section, **scaled}
 
 
 def make_window_template(

@@ -211,6 +211,8 @@ def jets_from(chart: Chart, x: FloatArray, mjj: FloatArray, bounds: Bounds, orie
         swap = out[:, 1, PT] > out[:, 0, PT]
         return np.where(swap[:, None, None], out[:, ::-1], out)
     ratio, opening, u, boost = x[:, :4].T
+    far = np.abs(boost) > bounds.abs_eta + 1
+    boost = np.where(far, 0.0, boost)
     mass = x[:, 4:6]
     distance = u * _widest(ratio, opening, boost, mass, mjj, bounds)
     eta = boost[:, None] + distance[:, None] * np.array([0.5, -0.5])
@@ -234,7 +236,8 @@ def jets_from(chart: Chart, x: FloatArray, mjj: FloatArray, bounds: Bounds, orie
     out[:, 1, PHI] = wrapped(orientation.phi - orientation.phi_sign * (math.pi - opening))
     out[:, :, MASS] = mass
     out[:, :, N] = _whole(x[:, 6:8], bounds)
-    out[~np.isfinite(distance)] = np.nan
+    # directions that no detector has: the hyperbolic functions of the wildest overflow
+    out[~np.isfinite(distance) | far] = np.nan
     return out
 
 

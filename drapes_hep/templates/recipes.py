@@ -17,7 +17,7 @@ parents at once would have given.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -125,6 +125,10 @@ class Starts:
     copy: IntArray
     mjj: FloatArray
     weight: FloatArray
+
+    def take(self, chosen: slice | npt.NDArray[Any]) -> Starts:
+        """Give some of them."""
+        return replace(self, **{one.name: getattr(self, one.name)[chosen] for one in fields(self)})
 
 
 @dataclass(frozen=True)
