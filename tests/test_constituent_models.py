@@ -82,7 +82,15 @@ def fitted(events, config=CONFIG, training=TRAINING, hidden=((3300.0, 3700.0),),
     part = np.random.default_rng(1).choice([TRAIN, VALIDATION, CLOSURE], len(events), p=[0.7, 0.2, 0.1])
     given = {"scaling": "quantile", "radius": 1.0, "seed": 5} | more
     return fit_constituents(
-        events.jets, events.mjj, events.weight, part, hidden=hidden, config=config, training=training, **given
+        events.jets,
+        events.event_id,
+        events.mjj,
+        events.weight,
+        part,
+        hidden=hidden,
+        config=config,
+        training=training,
+        **given,
     )
 
 
@@ -760,7 +768,7 @@ def test_sidebands_without_validation_train_nothing(events):
     some = beside(events)
     with pytest.raises(FitError, match="too few to train"):
         fit_constituents(
-            some.jets, some.mjj, some.weight, np.full(len(some), TRAIN), hidden=[(3300, 3700)], config=CONFIG,
+            some.jets, some.event_id, some.mjj, some.weight, np.full(len(some), TRAIN), hidden=[(3300, 3700)], config=CONFIG,
             training=TRAINING, scaling="quantile", radius=1.0, seed=1,
         )  # fmt: skip
 
