@@ -85,9 +85,15 @@ def _check_plugins(config: Config) -> str:
     """Load what the configuration names: better now than after an hour of training; gives the processor's place."""
     from drapes_hep.cwola.classifiers import load_classifier
     from drapes_hep.events.loading import class_sources
-    from drapes_hep.stages.skim import load_selection
+    from drapes_hep.stages.skim import load_selection, make_processor
 
-    sources = class_sources(load_selection(config))
+    selection = load_selection(config)
+    if config.constituents is not None and not getattr(selection, "reads_constituents", False):
+        raise ConfigError(
+            f"constituents: {config.processor} keeps none; set processor: processors/constituents.py:Constituents"
+        )
+    make_processor(config, selection)
+    sources = class_sources(selection)
     load_classifier(config.cwola.classifier, config.cwola.options)
     return str(sources[0]) if sources else config.processor
 

@@ -305,8 +305,8 @@ class CwolaConfig(_Section):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in {"trees", "mlp", *ON_CONSTITUENTS} and ":" not in value:
-            known = "', '".join(("trees", "mlp", *ON_CONSTITUENTS))
-            raise ValueError(f"{value!r} is none of '{known}', nor 'package.module:Class'")
+            known = "' nor '".join(("trees", "mlp", *ON_CONSTITUENTS))
+            raise ValueError(f"{value!r} is neither '{known}' nor 'package.module:Class'")
         return value
 
 
@@ -453,11 +453,15 @@ class Config(_Section):
                 raise ValueError("constituents: from_low_noise is a study of features, and makes no constituents")
             if self.template.method == "from_sidebands" and self.constituents.kinematics_strength is None:
                 raise ValueError("constituents: from_sidebands needs constituents.kinematics_strength")
+            noise = self.constituents.kinematics_strength
+            if noise is not None and not self.template.sigma_min <= noise <= self.template.sigma_max:
+                low, high = self.template.sigma_min, self.template.sigma_max
+                raise ValueError(f"constituents.kinematics_strength {noise:g} is not within {low:g} to {high:g}")
             if (self.template.steps_left or 0) > self.constituents.steps:
                 raise ValueError("template.steps_left exceeds constituents.steps, whose sampler it stands for")
         elif self.cwola.classifier in ON_CONSTITUENTS:
             raise ValueError(
-                f"cwola.classifier {self.cwola.classifier} needs templates of constituents: add that section"
+                f"cwola.classifier {self.cwola.classifier} needs templates of constituents: add 'constituents: {{}}'"
             )
         if len(set(self.features)) != len(self.features):
             raise ValueError("a feature is listed twice")

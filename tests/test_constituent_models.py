@@ -768,8 +768,8 @@ def test_sidebands_without_validation_train_nothing(events):
     some = beside(events)
     with pytest.raises(FitError, match="too few to train"):
         fit_constituents(
-            some.jets, some.event_id, some.mjj, some.weight, np.full(len(some), TRAIN), hidden=[(3300, 3700)], config=CONFIG,
-            training=TRAINING, scaling="quantile", radius=1.0, seed=1,
+            some.jets, some.event_id, some.mjj, some.weight, np.full(len(some), TRAIN), hidden=[(3300, 3700)],
+            config=CONFIG, training=TRAINING, scaling="quantile", radius=1.0, seed=1,
         )  # fmt: skip
 
 

@@ -352,7 +352,6 @@ MISTAKES = {
     "no strength of the kinematics": (
         ["template.method=from_sidebands", "template.strength=1"], "needs constituents.kinematics_strength",
     ),
-    "strength without parents": (["constituents.kinematics_strength=1"], "belongs to the partial methods"),
     "low noise": (["template.method=from_low_noise", "template.strength=1"], "makes no constituents"),
     "heads": (["constituents.heads=3"], "width 8 is no multiple of the 3 heads"),
     "deepsets": (["constituents.kinematics_network=deepsets"], "set kinematics: free"),

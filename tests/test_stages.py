@@ -37,12 +37,12 @@ from drapes_hep.files import file_hash, read_json, write_json
 from drapes_hep.regions import Window, blinded
 from drapes_hep.results import results_schema
 from drapes_hep.rundir import RunDirectory, open_run
-from drapes_hep.stages import model as model_stage
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.context import Context, feature_matrix
 from drapes_hep.stages.hunt import hunt
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.skim import skim
+from drapes_hep.templates import family
 from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, fit_model, load_background_model
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -349,13 +349,13 @@ def test_a_killed_training_goes_on_and_ends_alike(project, done, tmp_path, monke
     killed_when(command, lambda: list(folder.glob("model.*.checkpoint")))
     assert not (run / "stages" / f"train.{WINDOWS[0]}.json").exists()
     kept: list[int] = []
-    fit = model_stage.fit_model
+    fit = family.fit_model
 
     def spied(*args, checkpoint, **kwargs):
         kept.append(checkpoint.exists())
         return fit(*args, checkpoint=checkpoint, **kwargs)
 
-    monkeypatch.setattr(model_stage, "fit_model", spied)
+    monkeypatch.setattr(family, "fit_model", spied)
     ran = search(project, run)
     assert kept == [True, False, False]
     assert ran == STAGES - {"skim"}

@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,7 +34,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from drapes_hep.cwola.classifiers import balanced_weights, group_holdout
@@ -68,6 +69,32 @@ _ROWS = 1 << 15
 """Constituents scored at once: with a width of 32 some 4 MiB a layer."""
 
 _JET_FIELDS = ("pt", "eta", "phi", "mass")
+
+
+_LOCK = threading.Lock()
+_inside, _before = 0, 1
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run kernels on one thread each, whatever the folds that are trained side by side.
+
+    The number is the process's: the first that enters sets it, the last that leaves sets it back. Every thread says it
+    for itself as well, since a kernel's library asks the thread that calls it.
+    """
+    global _inside, _before
+    with _LOCK:
+        if _inside == 0:
+            _before = torch.get_num_threads()
+        _inside += 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _inside -= 1
+            if _inside == 0:
+                torch.set_num_threads(_before)
 
 
 @dataclass(frozen=True)
@@ -330,7 +357,7 @@ class _SetClassifier(ABC):
         FitError
             A class that is missing in the training or the held-out part, or a loss that is not finite.
         """
-        with threadpool_limits(limits=1, user_api="openmp"):
+        with _one_thread():
             self._fit(x, y, weight, group)
 
     def _fit(self, x: AwkwardArray, y: IntArray, weight: FloatArray, group: IntArray) -> None:
@@ -444,7 +471,7 @@ class _SetClassifier(ABC):
         """
         if self._net is None:
             raise RuntimeError("fit the classifier before it scores")
-        with threadpool_limits(limits=1, user_api="openmp"):
+        with _one_thread():
             events = self._scaled(_prepared(x, self._most, self._kinematics))
             return np.asarray(self._logits(self._net, events).cpu().numpy(), dtype=np.float64)
 

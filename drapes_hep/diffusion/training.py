@@ -485,7 +485,7 @@ def _train(
             summed += loss.detach()
         line = Epoch(epoch, float(summed) / steps, _validate(averaged, fixed, settings.precision), rate)
         if not math.isfinite(line.train_loss) or not math.isfinite(line.validation_loss):
-            raise FitError(f"training diverged in epoch {epoch}: lower training.rate (now {settings.rate:g})")
+            raise FitError(f"training diverged in epoch {epoch}: lower its rate (now {settings.rate:g})")
         if line.validation_loss < min((past.validation_loss for past in history), default=math.inf):
             best.copy_(average)
         history.append(line)

@@ -17,6 +17,8 @@ __all__ = ["checks"]
 AUC_TOLERANCE = 0.02
 """Distance of a template's AUC from 0.5 that is pointed out, if it is also three standard errors."""
 POOR_FIT = 0.05
+LOST = 0.02
+"""Part of the generated events whose loss is pointed out."""
 SCULPTING = 3.0
 """Standard deviations between the two sidebands' passing fractions that are pointed out."""
 
@@ -42,8 +44,14 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     poor: list[str | Markup] = []
     missing: list[str | Markup] = []
     sculpted: list[str | Markup] = []
+    lost: list[str | Markup] = []
     for files, quality in zip(run.windows, quality_points(run), strict=True):
         differ += [f"{files.title} GeV from {words}" for words in _differences(quality)]
+        reasons = {name: int(count) for name, count in (files.template.get("lost") or {}).items() if count}
+        made = int(files.template.get("n") or 0) + sum(reasons.values())
+        if sum(reasons.values()) > LOST * made:
+            words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in reasons.items())
+            lost.append(f"{files.title} GeV, {sum(reasons.values())} of {made}: {words}")
         p = fit_p(run, files)
         if p is not None and p < POOR_FIT:
             poor.append(f"{files.title} GeV, p = {p:.2g}")
@@ -55,6 +63,7 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
             sculpted.append(f"{files.title} GeV, {', '.join(apart)}")
     for found, words in (
         (differ, f"The template differs (AUC more than {AUC_TOLERANCE:g} and three standard errors from 0.5)"),
+        (lost, "Generated events that are not in the template, whose shape they may bend"),
         (poor, f"Poor inclusive fit (p under {POOR_FIT:g})"),
         (missing, "No p-value"),
         (

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.diffusion.training import Epoch
-from drapes_hep.errors import DrapesError
+from drapes_hep.errors import DrapesError, FitError
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.mass import SpectrumFit, fit_spectrum, spectrum_edges
@@ -350,6 +350,12 @@ def _write_sample(
     columns |= {name: found.x[:, j] for j, name in enumerate(config.features)}
     if found.jets is not None:
         columns["jets"] = found.jets
+        if not len(found.event_id):
+            reasons = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.lost.items() if count)
+            raise FitError(
+                f"window {window.name}: none of {len(plan.event_id)} generated events is in {path.stem} ({reasons}):"
+                " the model has learnt too little; take more constituents.epochs, constituents.steps or sideband events"
+            )
         counted = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.lost.items() if count)
         context.reporter.say(
             f"window {window.name}: {path.stem}: {len(found.event_id)} of {len(plan.event_id)} generated events kept"

@@ -90,7 +90,7 @@ def jet_figure(entries: Sequence[Entry], records: Sequence[Mapping[str, Any]], c
         made = {title: np.array(record["shapes"][name]["made"], dtype=float) for title, record in known}
         notes = {title: f"$W_1$ / true: {record['quantities'][name]['ratio']:.1f}" for title, record in known}
         one = JetShape(label, edges, np.array(shape["true"], dtype=float), made, notes)
-        shapes.append(replace(one, log_y=name in {"delta_eta", "delta_phi", "pt"}))
+        shapes.append(replace(one, log_y=name in {"delta_eta", "delta_phi", "pt", "pt_fraction"}))
     region = str(first[0][0].labels["region"]) if first else ""
     return jet_grid(shapes, stamp, title=f"In the {region}, without signal")
 
