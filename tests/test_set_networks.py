@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 
+import awkward as ak
 import pytest
 import torch
 
@@ -291,6 +292,41 @@ def test_order_of_members_and_of_sets_and_company_do_not_matter(name):
             inside = slice(int(offsets[i]), int(offsets[i + 1]))
             alone = net(x[inside], s[i : i + 1], c[i : i + 1], offsets=torch.tensor([0, n]))
             torch.testing.assert_close(alone, out[inside], rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def real_jets(data_dir):
+    """Scaled constituents of 200 jets of the raw LHC Olympics file, 128 of a jet at most."""
+    from drapes_hep.events.chunks import Reading, split
+    from drapes_hep.events.ragged import KINEMATICS, low_level, pack_nested
+    from drapes_hep.events.readers import read, scan
+
+    reading = Reading(constituents=True)
+    info = scan(data_dir / "lhco" / "events_anomalydetection_tiny.h5", reading=reading)
+    events = read(next(iter(split(info, chunksize=100, reading=reading))))
+    jets = events.jets[:, :2]
+    sets, _ = pack_nested(jets.constituents, KINEMATICS)
+    columns = [torch.as_tensor(ak.to_numpy(ak.flatten(jets[name]))) for name in ("pt", "eta", "phi")]
+    found = low_level(sets, torch.stack(columns, dim=1), MOST)
+    values = found.values.double()
+    values[:, 0] = values[:, 0].log()
+    return ((values - values.mean(0)) / values.std(0)).float(), found.offsets
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_real_jets_equal_their_padded_selves_in_any_order(name, real_jets):
+    x, offsets = real_jets
+    lengths = offsets.diff().tolist()
+    assert len(lengths) == 200
+    assert max(lengths) > 90
+    net, s, c = built(name), randn(200, seed=2) / 2, randn(200, 2, seed=3)
+    g = torch.Generator().manual_seed(4)
+    order = torch.cat([a + torch.randperm(b - a, generator=g) for a, b in itertools.pairwise(offsets)])
+    with torch.inference_mode():
+        out = net(x, s, c, offsets=offsets)
+        plain = packed(PLAIN[name](net, padded(x, lengths), s, c, mask_of(lengths)), lengths)
+        torch.testing.assert_close(out, plain, rtol=2e-4, atol=2e-5)
+        torch.testing.assert_close(net(x[order], s, c, offsets=offsets), out[order], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
