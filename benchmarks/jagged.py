@@ -74,12 +74,15 @@ class Padded(SetLayout):
     @cached_property
     def mask(self) -> Tensor:
         """True at members, (sets, 128)."""
-        return torch.arange(MOST, device=self.offsets.device) < self.lengths[:, None]
+        # made while sampling, used while training: no inference tensor
+        with torch.inference_mode(False):
+            return torch.arange(MOST, device=self.offsets.device) < self.lengths[:, None]
 
     @cached_property
     def weight(self) -> Tensor:
         """1 at members, (sets, 128, 1)."""
-        return self.mask[..., None].float()
+        with torch.inference_mode(False):
+            return self.mask[..., None].float()
 
     def expand(self, value: Tensor) -> Tensor:
         """Repeat to all rows."""

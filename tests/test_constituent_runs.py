@@ -347,8 +347,8 @@ def test_the_processor_cannot_draw_after_the_window_s_kernels(project, searched,
 # ---- bad inputs ------------------------------------------------------------------------------------------------------
 
 MISTAKES = {
-    "dijets": (["processor=processors/dijets.py:Dijets", "selection.max_constituents=null"], "holds no constituents"),
-    "no section": (["constituents=null", "cwola.classifier=constituents"], "add that section"),
+    "dijets": (["processor=processors/dijets.py:Dijets", "selection.max_constituents=null"], "keeps none; set processor"),
+    "no section": (["constituents=null", "cwola.classifier=constituents"], "add 'constituents: {}'"),
     "no strength of the kinematics": (
         ["template.method=from_sidebands", "template.strength=1"], "needs constituents.kinematics_strength",
     ),
