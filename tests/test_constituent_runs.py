@@ -347,7 +347,7 @@ def test_the_processor_cannot_draw_after_the_window_s_kernels(project, searched,
 # ---- bad inputs ------------------------------------------------------------------------------------------------------
 
 MISTAKES = {
-    "dijets": (["processor=processors/dijets.py:Dijets", "selection.max_constituents=null"], "keeps none; set processor"),
+    "dijets": (["processor=processors/dijets.py:Dijets", "selection.max_constituents=null"], "keeps none; set"),
     "no section": (["constituents=null", "cwola.classifier=constituents"], "add 'constituents: {}'"),
     "no strength of the kinematics": (
         ["template.method=from_sidebands", "template.strength=1"], "needs constituents.kinematics_strength",
