@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer, deepsets, epic, transformer
+from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer, deepsets, sets, transformer
 from drapes_hep.networks.sets import SetLayout
 
 MOST = 128
@@ -121,8 +121,7 @@ def dense_token(q: Tensor, k: Tensor, v: Tensor, layout: Padded, heads: int) -> 
 def pad_everything(offsets: Tensor) -> None:
     """Let the backbones of this process work on padded rows."""
     layout = Padded(offsets)
-    for module in (transformer, epic, deepsets):
-        module.layout_of = lambda *_: layout  # type: ignore[assignment]
+    sets.layout_of = lambda *_: layout  # type: ignore[assignment]
     for module in (transformer, deepsets):
         module.packed_attention = dense_packed  # type: ignore[assignment]
     transformer.pool_attention, transformer.token_attention = dense_pool, dense_token  # type: ignore[assignment]

@@ -16,14 +16,13 @@ and a skip from :math:`h_0` to the output, :math:`F = W_6 \, \phi(W_5 \, \mathrm
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from drapes_hep.networks.attention import packed_attention
-from drapes_hep.networks.embeddings import Embedding, make_embedding
-from drapes_hep.networks.sets import SetLayout, add, context_of, dense, layout_of, silu
+from drapes_hep.networks.embeddings import Embedding
+from drapes_hep.networks.sets import SetBackbone, SetLayout, add, dense, silu
 
 __all__ = ["AttentiveDeepSets"]
 
@@ -45,7 +44,7 @@ class _Layer(nn.Module):
         return add(h, self.second(silu(self.first(self.dense_norm(h)))))
 
 
-class AttentiveDeepSets(nn.Module):
+class AttentiveDeepSets(SetBackbone):
     """DeepSets with attention on packed sets, noise level and condition in the embedding of the members.
 
     Parameters
@@ -85,24 +84,18 @@ class AttentiveDeepSets(nn.Module):
         embedding_size: int = 32,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        if min(features, width, depth, heads) < 1 or condition_features < 0:
-            raise ValueError("sizes must be positive, condition_features not negative")
-        if width % heads:
-            raise ValueError(f"width {width} cannot be shared among {heads} heads")
-        self._config = {
-            "features": features,
-            "condition_features": condition_features,
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "embedding": embedding,
-            "embedding_size": embedding_size,
-        }
-        self.condition_features = condition_features
+        super().__init__(
+            features=features,
+            condition_features=condition_features,
+            width=width,
+            depth=depth,
+            heads=heads,
+            embedding=embedding,
+            embedding_size=embedding_size,
+            seed=seed,
+        )
         generator = torch.Generator().manual_seed(seed)
         half = math.sqrt(2.0)  # SiLU halves the variance
-        self.embedding = make_embedding(embedding, embedding_size, seed=seed)
         self.condition_first = dense(embedding_size + condition_features, 2 * width, generator)
         self.condition_second = dense(2 * width, width, generator, half)
         self.shared = dense(width, width, generator, half)
@@ -114,36 +107,8 @@ class AttentiveDeepSets(nn.Module):
         self.output = dense(width, 2 * width, generator)
         self.last = dense(2 * width, features, generator, 0.0)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Arguments that build the same architecture again (JSON)."""
-        return dict(self._config)
-
-    def forward(self, x: Tensor, noise: Tensor, condition: Tensor | None = None, *, offsets: Tensor) -> Tensor:
-        """Evaluate the network.
-
-        Parameters
-        ----------
-        x : Tensor, shape (total, d)
-            Members of all sets, packed.
-        noise : Tensor, shape (sets,) or (1,)
-            Noise level of each set, or of all of them.
-        condition : Tensor, shape (sets, c), optional
-            Condition of each set; None where ``condition_features`` is 0.
-        offsets : Tensor of int64, shape (sets + 1,)
-            Set ``i`` is the rows ``offsets[i]:offsets[i + 1]``.
-
-        Returns
-        -------
-        Tensor, shape (total, d)
-
-        Raises
-        ------
-        ValueError
-            If the inputs do not fit each other.
-        """
-        layout = layout_of(x, noise, condition, offsets, self.condition_features)
-        context = context_of(self.embedding(noise), condition, layout.sets)
+    def body(self, x: Tensor, context: Tensor, layout: SetLayout) -> Tensor:
+        """Map members; see :class:`SetBackbone`."""
         context = self.shared(silu(self.condition_second(silu(self.condition_first(context)))))
         skip = add(self.second(silu(self.first(x))), layout.expand(context))
         h = nn.functional.silu(skip)

@@ -15,13 +15,12 @@ set's vector are written for its members.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from drapes_hep.networks.embeddings import Embedding, make_embedding
-from drapes_hep.networks.sets import SetLayout, add, context_of, dense, layout_of, silu
+from drapes_hep.networks.embeddings import Embedding
+from drapes_hep.networks.sets import SetBackbone, SetLayout, add, dense, silu
 
 __all__ = ["EPiC"]
 
@@ -51,7 +50,7 @@ class _Layer(nn.Module):
         return add(h, self.member_out(silu(add(self.member(h), shared)))), g
 
 
-class EPiC(nn.Module):
+class EPiC(SetBackbone):
     """EPiC layers on packed sets, noise level and condition in all of their perceptrons.
 
     Parameters
@@ -91,22 +90,18 @@ class EPiC(nn.Module):
         embedding_size: int = 16,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        if min(features, width, global_width, depth) < 1 or condition_features < 0:
-            raise ValueError("sizes must be positive, condition_features not negative")
-        self._config = {
-            "features": features,
-            "condition_features": condition_features,
-            "width": width,
-            "global_width": global_width,
-            "depth": depth,
-            "embedding": embedding,
-            "embedding_size": embedding_size,
-        }
-        self.condition_features = condition_features
+        super().__init__(
+            features=features,
+            condition_features=condition_features,
+            width=width,
+            global_width=global_width,
+            depth=depth,
+            embedding=embedding,
+            embedding_size=embedding_size,
+            seed=seed,
+        )
         generator = torch.Generator().manual_seed(seed)
         context = embedding_size + condition_features
-        self.embedding = make_embedding(embedding, embedding_size, seed=seed)
         self.first = dense(features, width, generator)
         self.first_shared = dense(context, width, generator)
         self.second = dense(width, width, generator, math.sqrt(2.0))
@@ -116,36 +111,8 @@ class EPiC(nn.Module):
         self.layers = nn.ModuleList(_Layer(width, global_width, context, generator, gain) for _ in range(depth))
         self.last = dense(width, features, generator, 0.0)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Arguments that build the same architecture again (JSON)."""
-        return dict(self._config)
-
-    def forward(self, x: Tensor, noise: Tensor, condition: Tensor | None = None, *, offsets: Tensor) -> Tensor:
-        """Evaluate the network.
-
-        Parameters
-        ----------
-        x : Tensor, shape (total, d)
-            Members of all sets, packed.
-        noise : Tensor, shape (sets,) or (1,)
-            Noise level of each set, or of all of them.
-        condition : Tensor, shape (sets, c), optional
-            Condition of each set; None where ``condition_features`` is 0.
-        offsets : Tensor of int64, shape (sets + 1,)
-            Set ``i`` is the rows ``offsets[i]:offsets[i + 1]``.
-
-        Returns
-        -------
-        Tensor, shape (total, d)
-
-        Raises
-        ------
-        ValueError
-            If the inputs do not fit each other.
-        """
-        layout = layout_of(x, noise, condition, offsets, self.condition_features)
-        context = context_of(self.embedding(noise), condition, layout.sets)
+    def body(self, x: Tensor, context: Tensor, layout: SetLayout) -> Tensor:
+        """Map members; see :class:`SetBackbone`."""
         h = self.second(silu(add(self.first(x), layout.expand(self.first_shared(context)))))
         g = self.pool_out(silu(self.pool(torch.cat([*_pooled(h, layout), context], dim=1))))
         for layer in self.layers:

@@ -12,13 +12,15 @@ import math
 import threading
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Block", "Buckets", "SetLayout", "add", "context_of", "dense", "layout_of", "silu"]
+from drapes_hep.networks.embeddings import Embedding, make_embedding
+
+__all__ = ["Block", "Buckets", "SetBackbone", "SetLayout", "add", "dense", "layout_of", "silu"]
 
 _PADDING = {"cpu": 0.1, "cuda": 0.25}
 """Padding in a block, relative to its members. Measured on a CPU; on a GPU each further block costs launches."""
@@ -227,10 +229,78 @@ def layout_of(x: Tensor, noise: Tensor, condition: Tensor | None, offsets: Tenso
     return layout
 
 
-def context_of(embedded: Tensor, condition: Tensor | None, sets: int) -> Tensor:
-    """Join the embedded noise, shape (sets, e) or (1, e), and the condition, shape (sets, c), to (sets, e + c)."""
-    noise = embedded.expand(sets, -1)
-    return noise if condition is None else torch.cat([noise, condition], dim=1)
+class SetBackbone(nn.Module):
+    """What all backbones for sets share: their arguments, and the inputs that they take.
+
+    A backbone says in :meth:`body` what it makes of members and contexts.
+
+    Parameters
+    ----------
+    embedding : {"cosine", "fourier", "sincos"}
+        Embedding of the noise level.
+    embedding_size : int
+        Its length.
+    seed : int
+        Seed of random frequencies.
+    arguments : int
+        Sizes that build the same architecture again, ``features`` and ``condition_features`` among them.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive (``condition_features`` and ``tokens`` may be 0), the heads do not divide the width,
+        or the embedding is unknown.
+    """
+
+    def __init__(self, *, embedding: Embedding, embedding_size: int, seed: int, **arguments: int) -> None:
+        super().__init__()
+        least = {"condition_features": 0, "tokens": 0}
+        low = [name for name, size in arguments.items() if size < least.get(name, 1)]
+        if low:
+            raise ValueError(f"sizes must be positive, condition_features and tokens not negative: see {low[0]}")
+        width, heads = arguments["width"], arguments.get("heads", 1)
+        if width % heads:
+            raise ValueError(f"width {width} cannot be shared among {heads} heads")
+        self._config = {**arguments, "embedding": embedding, "embedding_size": embedding_size}
+        self.condition_features = arguments["condition_features"]
+        self.embedding = make_embedding(embedding, embedding_size, seed=seed)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Arguments that build the same architecture again (JSON)."""
+        return dict(self._config)
+
+    def body(self, x: Tensor, context: Tensor, layout: SetLayout) -> Tensor:
+        """Map members (total, d) under the contexts of their sets, embedded noise and condition (sets, e + c)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, noise: Tensor, condition: Tensor | None = None, *, offsets: Tensor) -> Tensor:
+        """Evaluate the network.
+
+        Parameters
+        ----------
+        x : Tensor, shape (total, d)
+            Members of all sets, packed.
+        noise : Tensor, shape (sets,) or (1,)
+            Noise level of each set, or of all of them.
+        condition : Tensor, shape (sets, c), optional
+            Condition of each set; None where ``condition_features`` is 0.
+        offsets : Tensor of int64, shape (sets + 1,)
+            Set ``i`` is the rows ``offsets[i]:offsets[i + 1]``.
+
+        Returns
+        -------
+        Tensor, shape (total, d)
+
+        Raises
+        ------
+        ValueError
+            If the inputs do not fit each other.
+        """
+        layout = layout_of(x, noise, condition, offsets, self.condition_features)
+        # one noise level is embedded once
+        context = self.embedding(noise).expand(layout.sets, -1)
+        return self.body(x, context if condition is None else torch.cat([context, condition], dim=1), layout)
 
 
 def dense(inputs: int, outputs: int, generator: torch.Generator, gain: float = 1.0) -> nn.Linear:

@@ -18,14 +18,13 @@ of PC-Droid, whose class tokens are narrower than the members; here both have on
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from drapes_hep.networks.attention import packed_attention, pool_attention, token_attention
-from drapes_hep.networks.embeddings import Embedding, make_embedding
-from drapes_hep.networks.sets import SetLayout, add, context_of, dense, layout_of, silu
+from drapes_hep.networks.embeddings import Embedding
+from drapes_hep.networks.sets import SetBackbone, SetLayout, add, dense, silu
 
 __all__ = ["SetTransformer"]
 
@@ -85,7 +84,7 @@ class _TokenBlock(nn.Module):
         return add(h, self.feed(h, layout.expand(bias))), tokens
 
 
-class SetTransformer(nn.Module):
+class SetTransformer(SetBackbone):
     """Transformer encoder on packed sets, with noise level and condition given to every block.
 
     Parameters
@@ -131,25 +130,20 @@ class SetTransformer(nn.Module):
         embedding_size: int = 16,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        if min(features, width, depth, heads, condition_width) < 1 or min(condition_features, tokens) < 0:
-            raise ValueError("sizes must be positive, condition_features and tokens not negative")
-        if width % heads:
-            raise ValueError(f"width {width} cannot be shared among {heads} heads")
-        self._config = {
-            "features": features,
-            "condition_features": condition_features,
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "condition_width": condition_width,
-            "tokens": tokens,
-            "embedding": embedding,
-            "embedding_size": embedding_size,
-        }
-        self.condition_features, self.tokens = condition_features, tokens
+        super().__init__(
+            features=features,
+            condition_features=condition_features,
+            width=width,
+            depth=depth,
+            heads=heads,
+            condition_width=condition_width,
+            tokens=tokens,
+            embedding=embedding,
+            embedding_size=embedding_size,
+            seed=seed,
+        )
+        self.tokens = tokens
         generator = torch.Generator().manual_seed(seed)
-        self.embedding = make_embedding(embedding, embedding_size, seed=seed)
         self.condition_first = dense(embedding_size + condition_features, 2 * condition_width, generator)
         self.condition_second = dense(2 * condition_width, condition_width, generator, math.sqrt(2.0))
         self.first = dense(features, width, generator)
@@ -164,39 +158,11 @@ class SetTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.last = dense(width, features, generator, 0.0)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Arguments that build the same architecture again (JSON)."""
-        return dict(self._config)
-
-    def forward(self, x: Tensor, noise: Tensor, condition: Tensor | None = None, *, offsets: Tensor) -> Tensor:
-        """Evaluate the network.
-
-        Parameters
-        ----------
-        x : Tensor, shape (total, d)
-            Members of all sets, packed.
-        noise : Tensor, shape (sets,) or (1,)
-            Noise level of each set, or of all of them.
-        condition : Tensor, shape (sets, c), optional
-            Condition of each set; None where ``condition_features`` is 0.
-        offsets : Tensor of int64, shape (sets + 1,)
-            Set ``i`` is the rows ``offsets[i]:offsets[i + 1]``.
-
-        Returns
-        -------
-        Tensor, shape (total, d)
-
-        Raises
-        ------
-        ValueError
-            If the inputs do not fit each other.
-        """
-        layout = layout_of(x, noise, condition, offsets, self.condition_features)
-        context = context_of(self.embedding(noise), condition, layout.sets)
+    def body(self, x: Tensor, context: Tensor, layout: SetLayout) -> Tensor:
+        """Map members; see :class:`SetBackbone`."""
         context = self.context(silu(self.condition_second(silu(self.condition_first(context)))))
         width = self.first.out_features
-        start, *biases = context.split([width] + [2 * width] * len(self.blocks), dim=1)
+        start, *biases = torch.split(context, [width] + [2 * width] * len(self.blocks), dim=1)
         h = add(self.first(x), layout.expand(start))
         if self.tokens:
             tokens = self.token + start[:, None]
