@@ -18,8 +18,9 @@ import numpy as np
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import fill_checked
 from drapes_hep.events.clustering import falling_pt
+from drapes_hep.events.features import wrapped
 from drapes_hep.events.loading import load_processor
-from drapes_hep.events.schema import CONSTITUENT_FIELDS, nested, offsets_of
+from drapes_hep.events.schema import CONSTITUENT_FIELDS, nested, offsets_of, places_of
 from drapes_hep.events.types import AwkwardArray, Events
 
 __all__ = ["ConstituentSettings", "Constituents"]
@@ -79,8 +80,7 @@ class _Content:
     def leading(self, most: int | None) -> _Content:
         if most is None or not (self.counts > most).any():
             return self
-        rank = np.arange(self.counts.sum()) - np.repeat(np.cumsum(self.counts) - self.counts, self.counts)
-        keep = rank < most
+        keep = places_of(self.counts) < most
         columns = {name: values[keep] for name, values in self.columns.items()}
         return _Content(columns, np.minimum(self.counts, most))
 
@@ -180,9 +180,8 @@ class Constituents(Dijets):  # type: ignore[misc, valid-type]
 def _relative(content: _Content, jets: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
     """The low-level variables of every constituent."""
     pt, eta, phi = (np.repeat(jets[name], content.counts) for name in ("pt", "eta", "phi"))
-    dphi = content.columns["phi"] - phi
     return {
         "pt_fraction": content.columns["pt"] / pt,
         "delta_eta": content.columns["eta"] - eta,
-        "delta_phi": dphi - 2 * np.pi * np.round(dphi / (2 * np.pi)),
+        "delta_phi": wrapped(content.columns["phi"] - phi),
     }

@@ -39,6 +39,7 @@ __all__ = [
     "build_events",
     "nested",
     "offsets_of",
+    "places_of",
     "ragged",
 ]
 
@@ -102,6 +103,22 @@ def offsets_of(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
         The last is the number of all values.
     """
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def places_of(counts: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+    """Give the place of each value in its list, from 0, from how many values each list has.
+
+    Parameters
+    ----------
+    counts : array of int, shape (n,)
+        Lengths of the lists.
+
+    Returns
+    -------
+    array of int64, shape (total,)
+    """
+    offsets = offsets_of(counts)
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
 
 
 def ragged(content: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> ak.Array:

@@ -55,22 +55,26 @@ def _flat(array: AwkwardArray) -> FloatArray:
     return np.asarray(ak.to_numpy(ak.flatten(array, axis=None)), dtype=np.float64)
 
 
-def _values(jets: AwkwardArray) -> dict[str, FloatArray]:
-    """Give every quantity of n pairs of jets; those of constituents have an outer list a jet, as an awkward array."""
+def _values(jets: AwkwardArray) -> dict[str, AwkwardArray]:
+    """Give every quantity of n pairs of jets: n numbers, or n lists of what the event's jets or constituents have."""
     inside = jets["constituents"]
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: dict[str, Any] = {name: _flat(jets[name]) for name in ("pt", "eta", "mass")}
-        found["n"] = _flat(ak.num(inside, axis=2))
-        tau = [_flat(jets[f"tau{i}"]) for i in (1, 2, 3)]
-        found["tau21"], found["tau32"] = tau[1] / tau[0], tau[2] / tau[1]
-        found["mjj"] = invariant_mass(jets)
-        dphi = wrapped(_flat(jets["phi"][:, 0]) - _flat(jets["phi"][:, 1]))
-        found["delta_phi_jj"] = np.pi - np.abs(dphi)
-        found["pt_fraction"] = _flat(inside["pt"] / jets["pt"])
+        found = {name: jets[name] for name in ("pt", "eta", "mass")}
+        found["n"] = ak.num(inside, axis=2)
+        found["tau21"], found["tau32"] = jets["tau2"] / jets["tau1"], jets["tau3"] / jets["tau2"]
+        found["mjj"] = ak.Array(invariant_mass(jets))
+        found["delta_phi_jj"] = np.pi - np.abs(wrapped(jets["phi"][:, 0] - jets["phi"][:, 1]))
+        found["pt_fraction"] = inside["pt"] / jets["pt"]
         found["log_pt_fraction"] = np.log10(found["pt_fraction"])
-        found["delta_eta"] = _flat(inside["eta"] - jets["eta"])
-        found["delta_phi"] = wrapped(_flat(inside["phi"] - jets["phi"]))
-    return {name: values[np.isfinite(values)] for name, values in found.items()}
+        found["delta_eta"] = inside["eta"] - jets["eta"]
+        found["delta_phi"] = wrapped(inside["phi"] - jets["phi"])
+    return found
+
+
+def _finite(values: AwkwardArray) -> FloatArray:
+    """Give the numbers of all events, less those that are undefined."""
+    flat = _flat(values)
+    return flat[np.isfinite(flat)]
 
 
 def _shape(name: str, true: FloatArray, made: FloatArray) -> dict[str, Any]:
@@ -122,12 +126,13 @@ def compare_jets(true: AwkwardArray, made: AwkwardArray, seed: int, kept: Sequen
     if half < _LEAST:
         raise FitError(f"{len(true)} true and {len(made)} generated events are left: too few to compare their jets")
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in QUANTITIES if name not in kept}
+    every, all_made = _values(true), _values(made)
     for _ in range(_SPLITS):
-        order = rng.permutation(len(true))
-        one, other = _values(true[order[:half]]), _values(true[order[half : 2 * half]])
-        some = _values(made[rng.permutation(len(made))[:half]])
+        order, chosen = rng.permutation(len(true)), rng.permutation(len(made))[:half]
         for name, pairs in found.items():
-            pairs.append((_distance(some[name], one[name], rng), _distance(other[name], one[name], rng)))
+            one, other = (_finite(every[name][rows]) for rows in (order[:half], order[half : 2 * half]))
+            some = _finite(all_made[name][chosen])
+            pairs.append((_distance(some, one, rng), _distance(other, one, rng)))
     quantities: dict[str, Mapping[str, float]] = {}
     for name, pairs in found.items():
         (w1, unit), (spread, unit_spread) = np.mean(pairs, axis=0), np.std(pairs, axis=0)
@@ -140,8 +145,7 @@ def compare_jets(true: AwkwardArray, made: AwkwardArray, seed: int, kept: Sequen
             "ratio": float(w1 / unit),
             "ratio_spread": float(ratio_spread),
         }
-    every, all_made = _values(true), _values(made)
-    shapes = {name: _shape(name, every[name], all_made[name]) for name in found}
+    shapes = {name: _shape(name, _finite(every[name]), _finite(all_made[name])) for name in found}
     return {"events": half, "quantities": quantities, "shapes": shapes}
 
 
@@ -168,7 +172,7 @@ def summaries(jets: AwkwardArray) -> FloatArray:
     """
     inside = jets["constituents"]
     fraction = inside["pt"] / jets["pt"]
-    distance = np.hypot(inside["eta"] - jets["eta"], _wrapped(inside["phi"] - jets["phi"]))
+    distance = np.hypot(inside["eta"] - jets["eta"], wrapped(inside["phi"] - jets["phi"]))
     far = ak.sort(distance, axis=2, ascending=False)
     columns = [jets["mass"] / jets["pt"], ak.num(inside, axis=2), *(jets[f"tau{i}"] for i in (1, 2, 3))]
     columns += [ak.sum(fraction * distance, axis=2), np.sqrt(ak.sum(fraction**2, axis=2))]
@@ -178,10 +182,6 @@ def summaries(jets: AwkwardArray) -> FloatArray:
     taus = found[2:5]
     found[2:5] = [np.divide(a, b, out=np.zeros_like(a), where=b > 0) for b, a in itertools.pairwise(taus)]
     return np.concatenate(found, axis=1)
-
-
-def _wrapped(angle: AwkwardArray) -> AwkwardArray:
-    return angle - 2 * np.pi * np.round(angle / (2 * np.pi))
 
 
 def _place(lists: AwkwardArray, place: int) -> AwkwardArray:

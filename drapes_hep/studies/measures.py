@@ -22,7 +22,7 @@ from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.features import check_features
 from drapes_hep.mass import spectrum_edges
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
-from drapes_hep.rng import event_uniforms, stage_seed
+from drapes_hep.rng import stage_seed
 from drapes_hep.studies.jets import KINEMATICS, compare_jets, summaries
 from drapes_hep.studies.trials import Bench, Trial
 from drapes_hep.templates.family import needs_jets, start_level
@@ -70,22 +70,11 @@ def _as_sample(bench: Bench, events: Parents | Template, x: Any) -> Sample:  # n
     return Sample(x, events.weight, fold, root)
 
 
-def _thinned(bench: Bench, mask: BoolArray, most: int, purpose: str) -> BoolArray:
-    """Keep at most so many of the masked events, by their identities."""
-    rows = np.flatnonzero(mask)
-    if len(rows) <= most:
-        return mask
-    uniform = event_uniforms(stage_seed(bench.config.seed, purpose), bench.sample.events.event_id[rows])[:, 0]
-    out = np.zeros_like(mask)
-    out[rows[np.argsort(uniform, kind="stable")[:most]]] = True
-    return out
-
-
 def _classes(bench: Bench, trial: Trial) -> tuple[Sample, Sample]:
     """Give what the classifier is trained on: data (1), and template or reference (0)."""
     draw, inside = bench.draw, bench.inside
     if trial.subject == "supervised":
-        signal = _thinned(bench, bench.sample.is_signal & inside, _MOST_SIGNAL, "supervised")
+        signal = bench.thinned(bench.sample.is_signal & inside, _MOST_SIGNAL, "supervised")
         return _sample(bench, bench.chosen(signal)), _sample(bench, bench.chosen(draw.background & inside))
     data = _sample(bench, bench.oversampled() if trial.gensr else bench.data())
     if trial.subject == "over_idealised":
@@ -96,7 +85,7 @@ def _classes(bench: Bench, trial: Trial) -> tuple[Sample, Sample]:
             raise FitError(
                 f"idealised: {int(rest.sum())} background events are left for {wanted} data; lower study.data_share"
             )
-        mask = _thinned(bench, rest, wanted, "idealised")
+        mask = bench.thinned(rest, wanted, "idealised")
         return data, _sample(bench, bench.chosen(mask))
     if trial.subject == "cwola_hunting":
         window, mjj = bench.window, bench.sample.events.mjj
@@ -123,7 +112,7 @@ def _search(bench: Bench, trial: Trial) -> Record:
     """Train data against template, and measure how well the scores find the signal."""
     draw, inside, is_signal = bench.draw, bench.inside, bench.sample.is_signal
     judged = inside & ~draw.data if trial.unseen else inside
-    signal = _thinned(bench, judged & is_signal, _MOST_SIGNAL, "judged signal")
+    signal = bench.thinned(judged & is_signal, _MOST_SIGNAL, "judged signal")
     background = judged & ~is_signal
     if not signal.any() or not background.any():
         raise FitError(f"window {bench.window.name}: no signal or no background is left to judge the scores with")
@@ -173,7 +162,7 @@ def _curve(curve: Roc) -> list[float | None]:
 def _compared(bench: Bench, trial: Trial) -> tuple[Parents, Template]:
     """Give true background and the template that is held against it: of the window, or beside it."""
     if trial.beside:
-        return bench.truth_beside(), bench.template_beside()
+        return bench.truth_beside, bench.template_beside()
     return bench.chosen(bench.draw.data & bench.inside & ~bench.sample.is_signal), bench.template()
 
 
@@ -182,45 +171,30 @@ def _quality(bench: Bench, trial: Trial) -> Record:
     config = bench.config
     truth, template = _compared(bench, trial)
     out: Record = {"n_truth": len(truth), "n_template": len(template.event_id), **_steps(bench), **_lost(template)}
+
+    def area(column: str, make: Any, of: Callable[[Parents | Template], Sample], ensemble: int) -> None:  # noqa: ANN401
+        found = equal_size_auc(
+            make,
+            of(truth),
+            of(template),
+            min(len(truth), len(template.event_id)),
+            choice=stage_seed(config.seed, "study", "equal size"),
+            folds=config.cwola.folds,
+            ensemble=ensemble,
+            seed=stage_seed(config.seed, "study", column),
+        )
+        out.update({column: found.value, f"{column}_error": found.error})
+
     if needs_jets(config):
         own = _classifier(bench)
-        found = equal_size_auc(
-            # the search's own, if it reads constituents
-            own if reads_of(own) == "constituents" else load_classifier("constituents", device=bench.device),
-            _with_jets(bench, truth),
-            _with_jets(bench, template),
-            min(len(truth), len(template.event_id)),
-            choice=stage_seed(config.seed, "study", "equal size"),
-            folds=config.cwola.folds,
-            ensemble=1,
-            seed=stage_seed(config.seed, "study", "constituents"),
-        )
-        out |= {"auc_constituents": found.value, "auc_constituents_error": found.error}
-        found = equal_size_auc(
-            Trees,
-            _as_sample(bench, truth, summaries(truth.jets)),
-            _as_sample(bench, template, summaries(template.jets)),
-            min(len(truth), len(template.event_id)),
-            choice=stage_seed(config.seed, "study", "equal size"),
-            folds=config.cwola.folds,
-            ensemble=_QUALITY_ENSEMBLE,
-            seed=stage_seed(config.seed, "study", "summaries"),
-        )
-        out |= {"auc_summaries": found.value, "auc_summaries_error": found.error}
-    for name, features in (("auc", config.features), ("auc_classifier", config.classifier_features)):
-        found = equal_size_auc(
-            Trees,
-            _sample(bench, truth, features),
-            _sample(bench, template, features),
-            min(len(truth), len(template.event_id)),
-            choice=stage_seed(config.seed, "study", "equal size"),
-            folds=config.cwola.folds,
-            ensemble=_QUALITY_ENSEMBLE,
-            seed=stage_seed(config.seed, "study", name),
-        )
-        out |= {name: found.value, f"{name}_error": found.error}
-        if config.classifier_features == config.features:
-            return out | {"auc_classifier": found.value, "auc_classifier_error": found.error}
+        # the search's own, if it reads constituents
+        own = own if reads_of(own) == "constituents" else load_classifier("constituents", device=bench.device)
+        area("auc_constituents", own, lambda one: _with_jets(bench, one), 1)
+        area("auc_summaries", Trees, lambda one: _as_sample(bench, one, summaries(one.jets)), _QUALITY_ENSEMBLE)
+    area("auc", Trees, lambda one: _sample(bench, one, config.features), _QUALITY_ENSEMBLE)
+    if config.classifier_features == config.features:
+        return out | {"auc_classifier": out["auc"], "auc_classifier_error": out["auc_error"]}
+    area("auc_classifier", Trees, lambda one: _sample(bench, one, config.classifier_features), _QUALITY_ENSEMBLE)
     return out
 
 
@@ -254,11 +228,8 @@ def _kept(bench: Bench, trial: Trial) -> tuple[str, ...]:
 
 def _jets(bench: Bench, trial: Trial) -> Record:
     """Compare generated jets with true ones: distances and distributions."""
-    if not needs_jets(bench.config):
-        raise ConfigError("this study compares jets: its configuration needs the section constituents")
-    window = None if trial.beside else bench.chosen(_judging(bench))
+    truth = bench.truth_beside if trial.beside else bench.chosen(_judging(bench))
     template = bench.template_beside() if trial.beside else bench.template()
-    truth = bench.truth_beside() if window is None else window
     found = compare_jets(truth.jets, template.jets, stage_seed(bench.config.seed, "study", "jets"), _kept(bench, trial))
     made: Record = {"n_truth": len(truth), "n_template": len(template.event_id)}
     return {**made, **_steps(bench), **_lost(template), **found}
@@ -267,7 +238,7 @@ def _jets(bench: Bench, trial: Trial) -> Record:
 def _displacement(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
     """Measure how far noising and denoising carries events of the window: |x0 - x'|, signal and background apart."""
     config, is_signal = bench.config, bench.sample.is_signal
-    chosen = (bench.inside & ~is_signal) | _thinned(bench, bench.inside & is_signal, _MOST_SIGNAL, "displacement")
+    chosen = (bench.inside & ~is_signal) | bench.thinned(bench.inside & is_signal, _MOST_SIGNAL, "displacement")
     events, signal = bench.chosen(chosen), is_signal[chosen]
     if not signal.any() or signal.all():
         raise FitError(f"window {bench.window.name}: the displacement of signal and background needs both")

@@ -49,6 +49,7 @@ REFERENCES: dict[str, str] = {
 }
 """What a template is held against: labels, true background of the window, neighbouring data."""
 
+BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
 Kind = Literal["search", "quality", "displacement", "sculpting", "jets"]
@@ -87,6 +88,8 @@ class Trial:
             raise ValueError(f"a trial of {self.subject} whose configuration makes {self.config.template.method}")
         if self.gensr and not self.unseen:
             raise ValueError("GenSR's model saw the data: only events that it never saw may judge it")
+        if self.kind == "jets" and not needs_jets(self.config):
+            raise ConfigError("this study compares jets: its configuration needs the section constituents")
         if self.beside and (self.kind not in {"quality", "jets"} or self.config.template.method != "from_noise"):
             raise ValueError("only the quality and jets of templates from noise are compared in the sidebands")
 
@@ -190,12 +193,12 @@ class Bench:
         return draw_data(self.sample, self.config)
 
     @functools.cached_property
-    def inside(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def inside(self) -> BoolArray:
         """Which events lie in the window."""
         return self.window.in_signal_region(self.sample.events.mjj)
 
     @functools.cached_property
-    def outside(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def outside(self) -> BoolArray:
         """Which events lie in the sidebands."""
         return self.window.in_sidebands(self.sample.events.mjj)
 
@@ -204,12 +207,22 @@ class Bench:
         """Part of each event, were it a sideband event: train, validation or closure."""
         return split_sidebands(self.sample.events.event_id, self.config.seed, self.config.training)
 
-    def chosen(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Parents:
+    def chosen(self, mask: BoolArray) -> Parents:
         """Give some of the events; raises FitError if there is none."""
         found = self.sample.events.take(mask)
         if not len(found):
             raise FitError(f"window {self.window.name}: the study's sample has no event left for what it compares")
         return found
+
+    def thinned(self, mask: BoolArray, most: int, purpose: str) -> BoolArray:
+        """Keep at most so many of the masked events, by their identities."""
+        rows = np.flatnonzero(mask)
+        if len(rows) <= most:
+            return mask
+        uniform = event_uniforms(stage_seed(self.config.seed, purpose), self.sample.events.event_id[rows])[:, 0]
+        out = np.zeros_like(mask)
+        out[rows[np.argsort(uniform, kind="stable")[:most]]] = True
+        return out
 
     @functools.cached_property
     def _data(self) -> Parents:
@@ -305,20 +318,17 @@ class Bench:
         plan = starts(recipe, parents, rate, seed, None if source is None else source.draw)
         return self._made(plan, parents, seed, self.window.in_signal_region)
 
+    @functools.cached_property
     def truth_beside(self) -> Parents:
-        """Give background of the sidebands that no model of a trial saw; at most as many as the data in the window."""
-        rows = np.flatnonzero(self.draw.background & self.outside)
-        most = int((self.draw.data & self.inside).sum())
-        if len(rows) > most:
-            chooser = event_uniforms(stage_seed(self.config.seed, "beside"), self.sample.events.event_id[rows])[:, 0]
-            rows = np.sort(rows[np.argsort(chooser, kind="stable")[:most]])
-        if not len(rows):
+        """Background of the sidebands that no model of a trial saw; at most as many as the data in the window."""
+        mask = self.draw.background & self.outside
+        if not mask.any():
             raise FitError(f"window {self.window.name}: no background is left beside it; lower study.data_share")
-        return self.sample.events.take(rows)
+        return self.chosen(self.thinned(mask, int((self.draw.data & self.inside).sum()), "beside"))
 
     def template_beside(self) -> Template:
-        """Make a template from noise at the masses of :meth:`truth_beside`, one event each."""
-        mjj = self.truth_beside().mjj
+        """Make a template from noise at the masses of :attr:`truth_beside`, one event each."""
+        mjj = self.truth_beside.mjj
         seed = stage_seed(self.config.seed, "study", "beside", self.window.name)
         plan = starts(RECIPES["from_noise"], None, len(mjj), seed, lambda _: mjj)
         return self._made(plan, None, seed, self.window.in_sidebands)
@@ -328,7 +338,7 @@ class Bench:
         plan: Starts,
         parents: Parents | None,
         seed: int,
-        region: Callable[[FloatArray], npt.NDArray[np.bool_]],
+        region: Callable[[FloatArray], BoolArray],
     ) -> Template:
         return make_window_template(self.model(), self.config, plan, parents, seed, region=region, device=self.device)
 

@@ -17,7 +17,6 @@ Memory: the constituents of the training jets (12 bytes each, in float64 while t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,13 +30,15 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from drapes_hep.config import ConstituentsConfig, TrainingConfig
-from drapes_hep.diffusion.cards import CARD, load_model, save_model
+from drapes_hep.diffusion.cards import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
-from drapes_hep.diffusion.samplers import sample
+from drapes_hep.diffusion.samplers import Precision, sample
 from drapes_hep.diffusion.training import Epoch, TrainingResult, TrainingSettings, train
 from drapes_hep.errors import FitError, RunDirectoryError
+from drapes_hep.events.features import wrapped
 from drapes_hep.events.ragged import KINEMATICS, low_level, pack_nested
 from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
+from drapes_hep.events.schema import offsets_of, places_of
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.networks import AttentiveDeepSets, EPiC, ResidualMLP, SetTransformer
 from drapes_hep.regions import Window
@@ -148,11 +149,12 @@ class ConstituentScaling:
     def forward(self, values: FloatArray) -> FloatArray:
         """Scale constituents (total, 3)."""
         length = np.hypot(values[:, 1], values[:, 2])
-        scaled = _mapped(length, self.radius, _RADII)
+        scaled = np.interp(length, self.radius, _RADII)
         with np.errstate(divide="ignore", invalid="ignore"):
             stretch = np.where(length > 0, scaled / length, 0.0)
         return np.stack(
-            [_mapped(values[:, 0], self.log_fraction, _LEVELS), values[:, 1] * stretch, values[:, 2] * stretch], axis=1
+            [np.interp(values[:, 0], self.log_fraction, _LEVELS), values[:, 1] * stretch, values[:, 2] * stretch],
+            axis=1,
         )
 
     def inverse(self, z: FloatArray) -> FloatArray:
@@ -189,10 +191,6 @@ def _told(names: Sequence[str], jets: FloatArray, mjj: FloatArray) -> FloatArray
         "mjj": np.log(mjj),
     }
     return np.stack([known[name] for name in names], axis=1)
-
-
-def _mapped(values: FloatArray, knots: FloatArray, levels: FloatArray) -> FloatArray:
-    return np.interp(values, knots, levels)
 
 
 def _fit_scaling(values: FloatArray, jets: FloatArray, mjj: FloatArray, names: Sequence[str]) -> ConstituentScaling:
@@ -344,7 +342,7 @@ class ConstituentModel:
         start: Sets | None = None,
         solver: str = "heun",
         members: int = 8192,
-        precision: str = "float32",
+        precision: Precision = "float32",
         device: str = "cpu",
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
@@ -376,14 +374,9 @@ class ConstituentModel:
         lengths = rows[:, N].astype(np.int64)
         # sets of like length side by side: what attention pads is then little
         order = np.argsort(lengths, kind="stable")
-        offsets = np.concatenate([[0], np.cumsum(lengths[order])])
-        place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths[order])
-        of_jet = np.repeat(order, lengths[order])
-        noise = np.empty((len(of_jet), 3))
-        for jet in (0, 1):
-            mine = of_jet % 2 == jet
-            stream = stage_seed(seed, "constituents", jet)
-            noise[mine] = event_normals(stream, key[of_jet[mine] // 2], place[mine], size=3)
+        offsets = offsets_of(lengths[order])
+        of_jet, place = np.repeat(order, lengths[order]), places_of(lengths[order])
+        noise = _drawn(event_normals, seed, "constituents", key, of_jet, place, 3)
         alpha, sigma = (float(part) for part in self.denoiser.schedule(times[0]))
         state = sigma * noise
         if start is not None:
@@ -397,7 +390,7 @@ class ConstituentModel:
             offsets=torch.as_tensor(offsets),
             solver=solver,
             members=members,
-            precision=precision,  # type: ignore[arg-type]
+            precision=precision,
             device=device,
             workers=workers,
             progress=progress,
@@ -414,11 +407,25 @@ class ConstituentModel:
         if self.conserves:
             fraction, delta = conserve(fraction, delta, offsets, rows[:, : MASS + 1], self.radius)
         axis = np.repeat(rows, np.diff(offsets), axis=0)
-        phi = axis[:, 2] + delta[:, 1]
-        phi -= 2 * math.pi * np.round(phi / (2 * math.pi))
-        return Sets(
-            torch.as_tensor(np.stack([fraction * axis[:, 0], axis[:, 1] + delta[:, 0], phi], axis=1)), found.offsets
-        )
+        columns = fraction * axis[:, 0], axis[:, 1] + delta[:, 0], wrapped(axis[:, 2] + delta[:, 1])
+        return Sets(torch.as_tensor(np.stack(columns, axis=1)), found.offsets)
+
+
+def _drawn(
+    draw: Callable[..., FloatArray],
+    seed: int,
+    purpose: str,
+    key: IntArray,
+    of_jet: IntArray,
+    place: IntArray,
+    size: int,
+) -> FloatArray:
+    """Draw numbers that belong to constituents: to their event, their jet and their place in it."""
+    out = np.empty((len(of_jet), size))
+    for jet in (0, 1):
+        mine = of_jet % 2 == jet
+        out[mine] = draw(stage_seed(seed, purpose, jet), key[of_jet[mine] // 2], place[mine], size=size)
+    return out
 
 
 def refill(start: Sets, lengths: IntArray, key: IntArray, seed: int) -> Sets:
@@ -441,16 +448,12 @@ def refill(start: Sets, lengths: IntArray, key: IntArray, seed: int) -> Sets:
         without any member is filled with its axis, at the momentum of an even share.
     """
     have = start.lengths.numpy()
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-    of_jet = np.repeat(np.arange(len(lengths)), lengths)
+    offsets = offsets_of(lengths)
+    of_jet, place = np.repeat(np.arange(len(lengths)), lengths), places_of(lengths)
     more = place >= have[of_jet]
     row = start.offsets.numpy()[of_jet] + place
-    uniform = np.empty(int(more.sum()))
-    which, where = of_jet[more], place[more]
-    for jet in (0, 1):
-        mine = which % 2 == jet
-        uniform[mine] = event_uniforms(stage_seed(seed, "refill", jet), key[which[mine] // 2], where[mine])[:, 0]
+    which = of_jet[more]
+    uniform = _drawn(event_uniforms, seed, "refill", key, which, place[more], 1)[:, 0]
     row[more] = start.offsets.numpy()[which] + np.floor(uniform * have[which]).astype(np.int64)
     empty = have[of_jet] == 0
     values = np.zeros((len(row), 3))
@@ -661,7 +664,7 @@ def save_constituent_model(folder: Path, model: ConstituentModel, extra: Mapping
 
 def constituent_files(folder: Path) -> list[Path]:
     """Give the files of both models; where all of them are, the model is whole."""
-    return [folder / part / name for part in _PARTS for name in (CARD, "model.safetensors")]
+    return [folder / part / name for part in _PARTS for name in (CARD, WEIGHTS)]
 
 
 def load_constituent_model(folder: Path, window: Window, device: str = "cpu") -> ConstituentModel:

@@ -106,10 +106,6 @@ class Orientation:
         signs = np.where(uniform[:, 1:] < 0.5, -1.0, 1.0)
         return cls(math.pi * (2 * uniform[:, 0] - 1), signs[:, 0], signs[:, 1])
 
-    def take(self, rows: npt.NDArray[Any]) -> Orientation:
-        """Choose some."""
-        return Orientation(self.phi[rows], self.eta_sign[rows], self.phi_sign[rows])
-
 
 def pair_mass(pt: FloatArray, eta: FloatArray, mass: FloatArray, dphi: FloatArray) -> FloatArray:
     """Give the mass of pairs of jets.
@@ -216,11 +212,11 @@ def jets_from(chart: Chart, x: FloatArray, mjj: FloatArray, bounds: Bounds, orie
     mass = x[:, 4:6]
     distance = u * _widest(ratio, opening, boost, mass, mjj, bounds)
     eta = boost[:, None] + distance[:, None] * np.array([0.5, -0.5])
+    # of either jet in the leading one's
+    share = np.stack([np.ones_like(ratio), ratio], axis=1)
 
     def at(leading: FloatArray) -> FloatArray:
-        return pair_mass(
-            leading[:, None] * np.stack([np.ones_like(ratio), ratio], axis=1), eta, mass, math.pi - opening
-        )
+        return pair_mass(leading[:, None] * share, eta, mass, math.pi - opening)
 
     # an upper end: without masses the pair has at least sqrt(pT1 pT2) times what the angles leave
     high = np.full(len(x), bounds.leading_pt)
@@ -230,7 +226,7 @@ def jets_from(chart: Chart, x: FloatArray, mjj: FloatArray, bounds: Bounds, orie
             break
         high[short] *= 2
     leading = _solve(at, mjj, np.full(len(x), bounds.leading_pt), high)
-    out[:, :, PT] = leading[:, None] * np.stack([np.ones_like(ratio), ratio], axis=1)
+    out[:, :, PT] = leading[:, None] * share
     out[:, :, ETA] = orientation.eta_sign[:, None] * eta
     out[:, 0, PHI] = wrapped(orientation.phi)
     out[:, 1, PHI] = wrapped(orientation.phi - orientation.phi_sign * (math.pi - opening))

@@ -27,7 +27,7 @@ from torch import Tensor
 from drapes_hep.config import TemplateConfig
 from drapes_hep.diffusion.schedules import Schedule, strength_steps
 from drapes_hep.errors import ConfigError
-from drapes_hep.events.schema import NO_PARENT
+from drapes_hep.events.schema import NO_PARENT, places_of
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
 from drapes_hep.templates.model import BackgroundModel
@@ -241,7 +241,7 @@ def starts(
             raise ValueError(f"{recipe.title} starts from events")
         counts = copies_of(parents.event_id, size, seed)
         row = np.repeat(np.arange(len(counts)), counts)
-        copy = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        copy = places_of(counts)
         root = parent = parents.event_id[row]
         weight = parents.weight[row]
     if recipe.own_mass and parents is not None:
