@@ -321,10 +321,11 @@ def validate(
     assignments: Assignments = None,
     files: Annotated[bool, typer.Option("--files", help="Open the data too.")] = False,
 ) -> None:
-    """Check a configuration, and with --files the data that it names."""
+    """Check a configuration, and with --files the data and the other simulations that it names."""
     checked = _configured(config, assignments, False)
     from drapes_hep.events.features import check_classifier_features
     from drapes_hep.regions import sliding_windows
+    from drapes_hep.stages.simulation import check_sources
     from drapes_hep.stages.skim import check_files, check_labels
 
     check_classifier_features(checked.features, checked.classifier_features)
@@ -332,7 +333,8 @@ def validate(
     windows = sliding_windows(checked)
     found = []
     if files:
-        found = [f"{info.path}: {info.layout}, {info.entries} events" for info in check_files(checked)]
+        opened = [*check_files(checked), *check_sources(checked)]
+        found = [f"{info.path}: {info.layout}, {info.entries} events" for info in opened]
         labels = check_labels(checked)
         if labels is not None:
             kept = "" if checked.signal.inject is None else f", of which signal.inject keeps {checked.signal.inject}"

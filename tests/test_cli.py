@@ -257,6 +257,30 @@ def test_validate_says_where_the_last_window_starts(project, capsys):
     )
 
 
+def test_validate_opens_other_simulations(project, capsys, falling):
+    write_feature_root(project / "other.root", {name: values[:70] for name, values in falling.items()})
+    words = ["--set", "template.method=from_simulation", "--set", "template.strength=2.24"]
+    words += ["--set", "template.source=other.root"]
+    assert drapes("validate", "tiny.yaml", "--files", *words) == 0
+    assert "other.root: features, 70 events" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["study.source=absent.root"], "absent.root: no such file"),
+        (["study.source=events.root"], "name another simulation in study.source"),
+        (
+            ["template.method=from_simulation", "template.strength=2.24", "template.source=events.root"],
+            "name another simulation in template.source",
+        ),
+    ],
+)
+def test_validate_refuses_other_simulations_that_are_none(project, complaint, changes, words):
+    given = [word for change in changes for word in ("--set", change)]
+    assert words in complaint("validate", "tiny.yaml", "--files", *given)
+
+
 def test_validate_counts_the_labels(project, capsys, falling):
     assert drapes("validate", "tiny.yaml", "--files", "--set", "signal.inject=5") == 0
     signal = int(falling["label"].sum())

@@ -136,6 +136,31 @@ def test_a_classifier_that_cannot_be_used_is_refused(name, words):
         load_classifier(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("trees", {"iterations": 2.5}, "iterations of trees is like 200, not 2.5"),
+        ("trees", {"iterations": True}, "iterations of trees is like 200, not True"),
+        ("trees", {"iterations": "many"}, "iterations of trees is like 200, not 'many'"),
+        ("trees", {"leaves": 1}, "trees refuses them: .*leaves at least 2"),
+        ("trees", {"depth": 3}, "trees has no option 'depth'; it has iterations, rate, leaves"),
+        ("trees", {"seed": 3}, "trees has no option 'seed'"),
+        ("mlp", {"batch": 0}, "mlp refuses them: .*at least 1"),
+        ("mlp", {"rate": -1}, "mlp refuses them: .*rate above 0"),
+        ("constituents", {"epochs": 2.5}, "epochs of constituents is like 10, not 2.5"),
+        ("constituents", {"rate": 0}, "constituents refuses them: .*rate above 0"),
+        ("full_phase_space", {"kinematics": 1}, "kinematics of full_phase_space is like False, not 1"),
+    ],
+)
+def test_options_that_a_classifier_cannot_take_are_refused(name, options, words):
+    with pytest.raises(ConfigError, match=words):
+        load_classifier(name, options)
+
+
+def test_options_reach_the_classifier():
+    assert load_classifier("mlp", {"epochs": 3, "rate": 1})(0)._epochs == 3
+
+
 def test_too_few_events_for_the_folds_are_refused():
     with pytest.raises(FitError, match="do not fill 5 folds"):
         out_of_fold_scores(Trees, sample(3, 1), sample(50, 2, first_id=100), {}, folds=5, ensemble=1, seed=1)

@@ -34,6 +34,7 @@ from drapes_hep.events.readers import expand_trees, read, scan
 from drapes_hep.events.skims import read_skim, read_truth, write_truth
 from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.files import file_hash, read_json, write_json
+from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, blinded
 from drapes_hep.results import results_schema
 from drapes_hep.rundir import RunDirectory, open_run
@@ -355,9 +356,12 @@ def test_a_killed_training_goes_on_and_ends_alike(project, done, tmp_path, monke
         kept.append(checkpoint.exists())
         return fit(*args, checkpoint=checkpoint, **kwargs)
 
+    said: list[str] = []
     monkeypatch.setattr(family, "fit_model", spied)
+    monkeypatch.setattr(Reporter, "say", lambda _, line: said.append(line))
     ran = search(project, run)
     assert kept == [True, False, False]
+    assert said.count(f"window {WINDOWS[0]}: a training that was cut off goes on") == 1
     assert ran == STAGES - {"skim"}
     assert (run / "results.json").read_bytes() == (done / "results.json").read_bytes()
     assert list(run.rglob("*.checkpoint")) == []

@@ -82,11 +82,18 @@ class Trees:
         Learning rate.
     leaves : int
         Leaves a tree.
+
+    Raises
+    ------
+    ValueError
+        An option out of range.
     """
 
     reads: ClassVar[str] = "features"
 
     def __init__(self, seed: int, *, iterations: int = 200, rate: float = 0.05, leaves: int = 31) -> None:
+        if min(iterations, leaves - 1) < 1 or rate <= 0:
+            raise ValueError("iterations must be at least 1, leaves at least 2, rate above 0")
         self._seed = seed
         self._model = HistGradientBoostingClassifier(
             max_iter=iterations,
@@ -127,6 +134,11 @@ class Mlp:
         Learning rate of Adam, annealed by a cosine.
     patience : int
         Epochs without improvement after which training stops.
+
+    Raises
+    ------
+    ValueError
+        An option out of range.
     """
 
     reads: ClassVar[str] = "features"
@@ -134,6 +146,8 @@ class Mlp:
     def __init__(
         self, seed: int, *, epochs: int = 40, batch: int = 512, rate: float = 1e-3, patience: int = 10
     ) -> None:
+        if min(epochs, batch, patience) < 1 or rate <= 0:
+            raise ValueError("epochs, batch and patience must be at least 1, rate above 0")
         self._seed, self._epochs, self._batch, self._rate, self._patience = seed, epochs, batch, rate, patience
         self._net: Any = None
 
@@ -222,6 +236,10 @@ def reads_of(classifier: Any) -> Literal["features", "constituents"]:  # noqa: A
     return cast(Literal["features", "constituents"], reads)
 
 
+_LIKE = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+"""Types of an option, by that of its default."""
+
+
 def load_classifier(
     name: str, options: Mapping[str, Any] | None = None, device: str = "cpu"
 ) -> Callable[[int], Classifier]:
@@ -256,6 +274,12 @@ def load_classifier(
             f"cwola.options: {name} has no option '{(strange or ['seed'])[0]}'; it has"
             f" {', '.join(key for key in known if key != 'seed')}"
         )
+    for key, value in given.items():
+        default = known[key].default if key in known else None
+        # 2.5 epochs would fail an hour later; a bool is an int to Python
+        fits = _LIKE.get(type(default), ())
+        if fits and type(value) not in fits:
+            raise ConfigError(f"cwola.options: {key} of {name} is like {default!r}, not {value!r}")
     if "device" in known and device != "cpu":
         given.setdefault("device", device)
     if not given:

@@ -319,8 +319,8 @@ class _SetClassifier(ABC):
         most: int,
         device: str | torch.device,
     ) -> None:
-        if min(epochs, steps, batch, patience, width, depth, heads, most) < 1 or width % heads:
-            raise ValueError("options must be at least 1, and width a multiple of heads")
+        if min(epochs, steps, batch, patience, width, depth, heads, most) < 1 or width % heads or rate <= 0:
+            raise ValueError("options must be at least 1, width a multiple of heads and rate above 0")
         self._seed, self._epochs, self._steps, self._batch = seed, epochs, steps, batch
         self._rate, self._patience, self._most = rate, patience, most
         self._width, self._depth, self._heads = width, depth, heads

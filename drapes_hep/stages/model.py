@@ -22,6 +22,7 @@ from drapes_hep.stages.skim import skim_stage
 from drapes_hep.stamps import Stage, code_hash, run_stage
 from drapes_hep.templates.family import (
     WindowModel,
+    checkpoints,
     fit_window_model,
     load_window_model,
     make_window_template,
@@ -128,6 +129,9 @@ def _fit(
     lengths = {"features": config.training.epochs, "jets": config.training.epochs}
     if config.constituents is not None:
         lengths["constituents"] = config.constituents.epochs
+    stem = folder.parent / f"{folder.name}.{key[:12]}"
+    if checkpoints(stem):
+        context.reporter.say(f"window {window.name}: a training that was cut off goes on")
     with context.reporter.bar(f"train {window.name}", config.training.epochs) as bar:
 
         def told(name: str, epoch: Epoch) -> None:
@@ -146,7 +150,7 @@ def _fit(
             hidden=hidden,
             seed=stage_seed(config.seed, folder.name, window.name),
             device=context.device,
-            checkpoint=folder.parent / f"{folder.name}.{key[:12]}",
+            checkpoint=stem,
             progress=told,
         )
     counts = {name: int((part == value).sum()) for name, value in _PARTS.items()}

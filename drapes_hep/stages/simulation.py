@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, InputError
+from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.loading import class_sources
 from drapes_hep.events.readers import expand, expand_trees
+from drapes_hep.events.running import scan_fileset
 from drapes_hep.events.skims import write_skim
 from drapes_hep.files import file_hash
 from drapes_hep.remote import fingerprint
@@ -18,12 +21,42 @@ from drapes_hep.stages.skim import load_selection, reading_of, run_selection
 from drapes_hep.stamps import Stage, run_stage
 from drapes_hep.templates.recipes import RECIPES
 
-__all__ = ["needs_simulation", "simulation_stage", "skim_simulation"]
+__all__ = ["check_sources", "needs_simulation", "simulation_stage", "skim_simulation"]
 
 
 def needs_simulation(context: Context) -> bool:
     """Say whether the template starts from another simulation."""
     return RECIPES[context.config.template.method].source == "simulation"
+
+
+def check_sources(config: Config) -> list[FileInfo]:
+    """Open the files of other simulations, ``template.source`` and ``study.source``, without reading an event.
+
+    Raises
+    ------
+    DrapesError
+        If one cannot be read or is the data itself.
+    """
+    infos: list[FileInfo] = []
+    for name, source in (("template.source", config.template.source), ("study.source", config.study.source)):
+        if source is not None:
+            infos += _opened(config, expand(source), name)
+    return infos
+
+
+def _reading(config: Config) -> Reading:
+    # the simulation may lie in another layout than the data
+    return dataclasses.replace(reading_of(config), layout=None)
+
+
+def _opened(config: Config, paths: list[str], name: str) -> list[FileInfo]:
+    infos = scan_fileset({"simulation": {"files": paths}}, _reading(config))
+    data = {fingerprint(path): path for path in expand_trees(config.data.path)}
+    for path in paths:
+        twin = data.get(fingerprint(path))
+        if twin is not None:
+            raise InputError(path, f"is the data itself ({twin})", f"name another simulation in {name}")
+    return infos
 
 
 def simulation_stage(context: Context) -> Stage:
@@ -53,15 +86,9 @@ def skim_simulation(context: Context) -> None:
 def _work(context: Context) -> list[Path]:
     config, directory = context.config, context.run
     paths = expand(config.template.source or ())
-    data = {fingerprint(path): path for path in expand_trees(config.data.path)}
-    for path in paths:
-        twin = data.get(fingerprint(path))
-        if twin is not None:
-            raise InputError(path, f"is the data itself ({twin})", "name another simulation in template.source")
-    # the simulation may lie in another layout than the data
-    reading = dataclasses.replace(reading_of(config), layout=None)
-    nothing = np.empty(0, dtype=np.int64)
-    output, report = run_selection(context, {"simulation": {"files": paths}}, load_selection(config), nothing, reading)
+    _opened(config, paths, "template.source")
+    fileset, nothing = {"simulation": {"files": paths}}, np.empty(0, dtype=np.int64)
+    output, report = run_selection(context, fileset, load_selection(config), nothing, _reading(config))
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         raise ConfigError("template.source: the selection keeps no event of the simulation")

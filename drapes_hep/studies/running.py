@@ -28,6 +28,7 @@ from drapes_hep.stamps import Stage, code_hash, run_stage
 from drapes_hep.studies.measures import MEASURES
 from drapes_hep.studies.sample import StudySample, check_signal, load_sample
 from drapes_hep.studies.trials import Bench, SampleKeys, Trial, has_model, model_folder, model_key, trial_key
+from drapes_hep.templates.family import checkpoints
 
 __all__ = ["make_sample", "run_trials", "sample_keys"]
 
@@ -211,7 +212,10 @@ def _train(place: _Place, config: Config, saw_window: bool) -> None:
             Reporter().say(f"{name}: epoch {epoch.epoch}, validation loss {epoch.validation_loss:.4f}")
 
     with kernel_threads(place.threads):
-        _bench(place, config).train(saw_window, told if place.loud else None)
+        bench = _bench(place, config)
+        if place.loud and checkpoints(bench.model_folder(saw_window)):
+            Reporter().say(f"{name}: a training that was cut off goes on")
+        bench.train(saw_window, told if place.loud else None)
 
 
 def _measure(place: _Place, key: str, trial: Trial) -> None:

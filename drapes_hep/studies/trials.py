@@ -27,6 +27,7 @@ from drapes_hep.stamps import code_hash
 from drapes_hep.studies.sample import Draw, StudySample, draw_data, study_window
 from drapes_hep.templates.family import (
     WindowModel,
+    checkpoints,
     fit_window_model,
     load_window_model,
     make_window_template,
@@ -261,7 +262,7 @@ class Bench:
         )
         save_window_model(folder, model, {"seed": config.seed, "saw_window": saw_window})
         write_json(folder / "training.json", {name: training_record(result) for name, result in results.items()})
-        for old in folder.parent.glob(f"{folder.name}*.checkpoint"):
+        for old in checkpoints(folder):
             old.unlink()
 
     def model(self, saw_window: bool = False) -> WindowModel:

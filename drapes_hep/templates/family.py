@@ -41,6 +41,7 @@ from drapes_hep.templates.recipes import Parents, Starts, Template, levels, make
 __all__ = [
     "MassSource",
     "WindowModel",
+    "checkpoints",
     "fit_window_model",
     "load_window_model",
     "make_window_template",
@@ -139,6 +140,11 @@ def fit_window_model(
         progress=None if progress is None else lambda epoch: progress("features", epoch),
     )
     return model, {"features": result}
+
+
+def checkpoints(stem: Path) -> list[Path]:
+    """Find what a training that was cut off has left, by the stem that :func:`fit_window_model` was given."""
+    return sorted(stem.parent.glob(f"{stem.name}*.checkpoint"))
 
 
 def _jets(events: Parents) -> Any:  # noqa: ANN401
