@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from drapes_hep.config import Config
 from drapes_hep.plots import Panel
-from drapes_hep.studies.design import Entry, Row, Study, bands, curve_lines, select, sic_curve_panels
+from drapes_hep.studies.design import Entry, Row, Study, curve_lines, efficiency_panels, sic_curve_panels
 from drapes_hep.studies.llv import llv_searches
 
 
@@ -22,17 +22,7 @@ def entries(config: Config) -> list[Entry]:
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
     """Draw SIC and signal efficiency, a column an injection."""
-    efficiency = [
-        Panel(
-            r"Background rejection $1/\epsilon_B$",
-            r"Signal efficiency $\epsilon_S$",
-            bands(select(rows, injected=count), "background_rejection", "signal_efficiency", marked=False),
-            f"{count} injected",
-            log_x=True,
-        )
-        for count in config.study.examples
-    ]
-    return [*sic_curve_panels(rows, config), *efficiency]
+    return [*sic_curve_panels(rows, config), *efficiency_panels(rows, config)]
 
 
 STUDY = Study("ROC and SIC curves on constituents and on features", entries, curve_lines, panels)

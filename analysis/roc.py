@@ -7,11 +7,8 @@ arXiv:2312.10130, figures 4 and 17. To run it::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from drapes_hep.config import Config
-from drapes_hep.plots import Panel
-from drapes_hep.studies.design import Entry, Row, Study, bands, curve_lines, searches, select
+from drapes_hep.studies.design import Entry, Study, curve_lines, efficiency_panels, searches
 
 REFERENCES = ("supervised", "over_idealised", "idealised", "cwola_hunting")
 
@@ -21,18 +18,4 @@ def entries(config: Config) -> list[Entry]:
     return searches(config, config.study.examples, *REFERENCES)
 
 
-def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
-    """Draw a panel an injection."""
-    return [
-        Panel(
-            r"Background rejection $1/\epsilon_B$",
-            r"Signal efficiency $\epsilon_S$",
-            bands(select(rows, injected=count), "background_rejection", "signal_efficiency", marked=False),
-            f"{count} injected",
-            log_x=True,
-        )
-        for count in config.study.examples
-    ]
-
-
-STUDY = Study("ROC curves of templates and references, at two injections", entries, curve_lines, panels)
+STUDY = Study("ROC curves of templates and references, at two injections", entries, curve_lines, efficiency_panels)

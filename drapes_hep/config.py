@@ -38,8 +38,11 @@ __all__ = [
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-ON_CONSTITUENTS = ("constituents", "full_phase_space")
-"""Classifiers of the package that read constituents."""
+ON_CONSTITUENTS = {
+    "constituents": "drapes_hep.cwola.set_classifiers:ConstituentTransformer",
+    "full_phase_space": "drapes_hep.cwola.set_classifiers:DijetTransformer",
+}
+"""Classifiers of the package that read constituents, and their classes."""
 
 Method = Literal["from_noise", "from_low_noise", "from_window", "from_sidebands", "from_simulation"]
 

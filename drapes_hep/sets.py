@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Sets", "runs", "take"]
+__all__ = ["Sets", "bounded", "runs", "take"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +79,31 @@ def runs(first: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     total = int(offsets[-1])
     rows = torch.repeat_interleave(first - offsets[:-1], lengths, output_size=total)
     return rows.add_(torch.arange(total, device=rows.device)), offsets
+
+
+def bounded(offsets: Tensor, members: int, most: int | None = None) -> list[int]:
+    """Cut sets, in their order, into parts of a bounded size.
+
+    Parameters
+    ----------
+    offsets : Tensor of int64, shape (n + 1,)
+        Where each set begins.
+    members : int
+        Most members of a part; a set with more is a part by itself.
+    most : int, optional
+        Most sets of a part.
+
+    Returns
+    -------
+    list of int
+        Rising edges from 0 to n: part ``i`` is the sets ``edges[i]:edges[i + 1]``.
+    """
+    starts, edges = offsets.cpu(), [0]
+    while edges[-1] < len(starts) - 1:
+        first = edges[-1]
+        last = max(int(torch.searchsorted(starts, starts[first] + members, right=True)) - 1, first + 1)
+        edges.append(last if most is None else min(last, first + most))
+    return edges
 
 
 def take(sets: Sets, index: Tensor) -> Sets:

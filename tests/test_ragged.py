@@ -25,8 +25,9 @@ from drapes_hep.events.ragged import (
     unpack,
     unpack_nested,
 )
-from drapes_hep.events.schema import nested, ragged
+from drapes_hep.events.schema import nested, offsets_of, ragged
 from drapes_hep.events.skims import read_skim, write_skim
+from drapes_hep.sets import bounded
 
 
 def lists(lengths, dtype=np.float32, fields=KINEMATICS, seed=0):
@@ -230,6 +231,21 @@ def test_take_by_mask():
 def test_take_beyond_the_sets(index):
     with pytest.raises(IndexError):
         take(pack(lists([3, 0, 2, 1]), KINEMATICS), index)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "members", "most", "edges"),
+    [
+        ([3, 3, 3, 3], 6, None, [0, 2, 4]),
+        ([3, 3, 3, 3], 7, 1, [0, 1, 2, 3, 4]),
+        ([2, 9, 2, 2], 5, None, [0, 1, 2, 4]),
+        ([0, 0, 5, 0], 5, None, [0, 4]),
+        ([0, 0, 0], 5, 2, [0, 2, 3]),
+        ([], 5, None, [0]),
+    ],
+)
+def test_sets_are_cut_into_bounded_parts(lengths, members, most, edges):
+    assert bounded(torch.as_tensor(offsets_of(lengths)), members, most) == edges
 
 
 def test_batches_of_a_permutation_hold_every_set_once():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer
-from drapes_hep.networks.attention import pool_attention, set_attention, token_attention
+from drapes_hep.networks.attention import packed_attention, pool_attention, token_attention
 from drapes_hep.networks.embeddings import CosineEmbedding, FourierEmbedding, SineCosineEmbedding, make_embedding
 from drapes_hep.networks.sets import SetLayout
 
@@ -227,7 +227,10 @@ def test_attention_equals_the_padded_one_and_so_do_its_gradients(kind):
     for plain in (False, True):
         q, k, v = given = [randn(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
         if not plain:
-            out = {"set": set_attention, "pool": pool_attention, "token": token_attention}[kind](q, k, v, layout, heads)
+            if kind == "set":
+                out = packed_attention(torch.cat([q, k, v], dim=1), layout, heads)
+            else:
+                out = {"pool": pool_attention, "token": token_attention}[kind](q, k, v, layout, heads)
         elif kind == "set":
             out = packed(plain_attention(*(padded(a, LENGTHS) for a in given), heads, mask), LENGTHS)
         elif kind == "pool":
@@ -243,7 +246,7 @@ def test_attention_equals_the_padded_one_and_so_do_its_gradients(kind):
 def test_heads_must_divide_the_width():
     layout, rows = SetLayout.of(offsets_of([2])), torch.zeros(2, 6)
     for call in (
-        lambda: set_attention(rows, rows, rows, layout, 4),
+        lambda: packed_attention(rows, layout, 4),
         lambda: pool_attention(rows[None], rows, rows, layout, 4),
         lambda: token_attention(rows, rows[None], rows[None], layout, 4),
     ):

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+from drapes_hep.config import ON_CONSTITUENTS
 from drapes_hep.errors import ConfigError
 from drapes_hep.rng import event_uniforms, stage_seed
 
@@ -205,12 +206,6 @@ class Mlp:
             return np.asarray(self._net(z)[:, 0].double().numpy())
 
 
-_ON_CONSTITUENTS = {
-    "constituents": "drapes_hep.cwola.set_classifiers:ConstituentTransformer",
-    "full_phase_space": "drapes_hep.cwola.set_classifiers:DijetTransformer",
-}
-
-
 def reads_of(classifier: Any) -> Literal["features", "constituents"]:  # noqa: ANN401 - whatever makes a classifier
     """Tell what a classifier takes as ``x``.
 
@@ -314,7 +309,7 @@ def find_classifier(name: str) -> type[Any]:
     if name in known:
         return known[name]
     # by name, as they import torch, which takes seconds
-    name = _ON_CONSTITUENTS.get(name, name)
+    name = ON_CONSTITUENTS.get(name, name)
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)

@@ -21,6 +21,7 @@ result.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import threading
 from abc import ABC, abstractmethod
@@ -39,11 +40,12 @@ from torch import Tensor, nn
 from drapes_hep.cwola.classifiers import balanced_weights, group_holdout
 from drapes_hep.diffusion.training import learning_rate
 from drapes_hep.errors import ConfigError, FitError
-from drapes_hep.events.ragged import KINEMATICS, Sets, low_level, pack_nested, take
+from drapes_hep.events.ragged import KINEMATICS, low_level, pack_nested
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.networks.attention import packed_attention, pool_attention
 from drapes_hep.networks.sets import SetLayout, dense
 from drapes_hep.rng import stage_seed
+from drapes_hep.sets import Sets, bounded, take
 
 __all__ = ["ConstituentTransformer", "DijetTransformer"]
 
@@ -308,16 +310,16 @@ class _SetClassifier(ABC):
         self,
         seed: int,
         *,
-        epochs: int,
-        steps: int,
-        batch: int,
-        rate: float,
-        patience: int,
-        width: int,
-        depth: int,
-        heads: int,
-        most: int,
-        device: str | torch.device,
+        epochs: int = 10,
+        steps: int = 1500,
+        batch: int = 128,
+        rate: float = 2e-3,
+        patience: int = 5,
+        width: int = 32,
+        depth: int = 2,
+        heads: int = 4,
+        most: int = 128,
+        device: str | torch.device = "cpu",
     ) -> None:
         if min(epochs, steps, batch, patience, width, depth, heads, most) < 1 or width % heads or rate <= 0:
             raise ValueError("options must be at least 1, width a multiple of heads and rate above 0")
@@ -442,16 +444,13 @@ class _SetClassifier(ABC):
     def _logits(self, net: nn.Module, events: _Dijets) -> Tensor:
         """Give the log-odds in double precision, in batches of a bounded number of constituents."""
         net.eval()
-        # where each event ends; an event larger than a batch is one by itself
-        ends = events.constituents.offsets[2::2].cpu().numpy() + 2 * np.arange(1, len(events) + 1)
-        found, start = [torch.empty(0, dtype=torch.float64, device=self._device)], 0
+        # an event is its constituents and its two jets
+        starts = events.constituents.offsets[::2].cpu() + 2 * torch.arange(len(events) + 1)
+        found = [torch.empty(0, dtype=torch.float64, device=self._device)]
         with torch.inference_mode():
-            while start < len(events):
-                before = ends[start - 1] if start else 0
-                stop = max(int(np.searchsorted(ends, before + _ROWS, side="right")), start + 1)
+            for start, stop in itertools.pairwise(bounded(starts, _ROWS)):
                 rows = torch.arange(start, stop, device=events.jets.device)
                 found.append(net(events.choose(rows).to(self._device)).double())
-                start = stop
         return torch.cat(found)
 
     def score(self, x: AwkwardArray) -> FloatArray:
@@ -514,35 +513,6 @@ class ConstituentTransformer(_SetClassifier):
     ValueError
         An option below 1, or a width that is no multiple of ``heads``.
     """
-
-    def __init__(
-        self,
-        seed: int,
-        *,
-        epochs: int = 10,
-        steps: int = 1500,
-        batch: int = 128,
-        rate: float = 2e-3,
-        patience: int = 5,
-        width: int = 32,
-        depth: int = 2,
-        heads: int = 4,
-        most: int = 128,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        super().__init__(
-            seed,
-            epochs=epochs,
-            steps=steps,
-            batch=batch,
-            rate=rate,
-            patience=patience,
-            width=width,
-            depth=depth,
-            heads=heads,
-            most=most,
-            device=device,
-        )
 
     def _network(self, jets: int, generator: torch.Generator) -> nn.Module:  # noqa: ARG002 - jets are not seen
         return _ConstituentNetwork(self._width, self._depth, self._heads, generator)

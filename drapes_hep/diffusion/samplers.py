@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from drapes_hep.diffusion.denoisers import Denoiser
+from drapes_hep.sets import bounded
 
 __all__ = [
     "EVALUATIONS",
@@ -175,18 +176,6 @@ def kernel_threads(threads: int) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _batches(events: int, batch: int, offsets: Tensor | None, members: int) -> list[int]:
-    """Give the edges of batches: of so many events at most and, for sets, of so many members."""
-    edges = [0]
-    while edges[-1] < events:
-        last = edges[-1] + batch
-        if offsets is not None:
-            fits = int(torch.searchsorted(offsets, offsets[edges[-1]] + members, right=True)) - 1
-            last = min(last, max(fits, edges[-1] + 1))
-        edges.append(min(last, events))
-    return edges
-
-
 def sample(
     denoiser: Denoiser,
     x_start: Tensor,
@@ -266,7 +255,7 @@ def sample(
     path = [Point(*p) for p in zip(grid.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
     denoiser = denoiser.to(place)
     result = torch.empty(x_start.shape, dtype=torch.float64)
-    starts = _batches(events, batch, None if offsets is None else offsets.cpu(), members)
+    starts = [*range(0, events, batch), events] if offsets is None else bounded(offsets, members, batch)
     total, done, lock = (len(starts) - 1) * (len(path) - 1), 0, threading.Lock()
 
     def tick() -> None:

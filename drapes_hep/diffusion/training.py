@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -44,7 +45,7 @@ from drapes_hep.diffusion.losses import denoising_loss, stratified
 from drapes_hep.diffusion.samplers import Precision, kernel_threads, products
 from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.files import write_bytes
-from drapes_hep.sets import Sets, take
+from drapes_hep.sets import Sets, bounded, take
 
 __all__ = ["Epoch", "TrainingResult", "TrainingSettings", "ema_weight", "learning_rate", "train", "validation_loss"]
 
@@ -200,17 +201,13 @@ def _validate(denoiser: PreconditionedDenoiser, v: _Validation, precision: Preci
     weights = torch.zeros((), dtype=torch.float64, device=device)
     # how many members the sets of a part have is not known beforehand: their starts say
     starts = torch.arange(len(v.events) + 1) if v.events.offsets is None else v.events.offsets.cpu()
-    first = 0
-    while first < len(v.events):
-        last = int(torch.searchsorted(starts, starts[first] + _EVALUATION_ROWS, right=True)) - 1
-        last = min(max(last, first + 1), len(v.events))
+    for first, last in itertools.pairwise(bounded(starts, _EVALUATION_ROWS)):
         part = v.events.take(torch.arange(first, last, device=device))
         noise = v.noise[int(starts[first]) : int(starts[last])]
         with products(precision, device):
             loss = denoising_loss(denoiser, part.x, v.t[first:last], noise, part.condition, part.offsets)
         total += torch.dot(loss.double(), part.row_weight.double())
         weights += part.row_weight.double().sum()
-        first = last
     return float(total / weights)
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from drapes_hep.networks.sets import Buckets, SetLayout
 
-__all__ = ["packed_attention", "pool_attention", "set_attention", "token_attention"]
+__all__ = ["packed_attention", "pool_attention", "token_attention"]
 
 
 @cache
@@ -65,7 +65,7 @@ def _check(width: int, heads: int) -> None:
 def packed_attention(qkv: Tensor, layout: SetLayout, heads: int) -> Tensor:
     """Let members attend to the members of their set; queries, keys and values in one tensor.
 
-    As :func:`set_attention`, without a copy: one product gives all three, one gather fetches them.
+    One product gives all three, one gather fetches them.
 
     Parameters
     ----------
@@ -104,30 +104,6 @@ def packed_attention(qkv: Tensor, layout: SetLayout, heads: int) -> Tensor:
         found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out.append(found.transpose(1, 2).reshape(sets * length, width))
     return torch.cat(out).index_select(0, buckets.back)
-
-
-def set_attention(q: Tensor, k: Tensor, v: Tensor, layout: SetLayout, heads: int) -> Tensor:
-    """Let members attend to the members of their set.
-
-    Parameters
-    ----------
-    q, k, v : Tensor, shape (total, w)
-        Queries, keys, values of all members.
-    layout : SetLayout
-        Which rows belong to which set.
-    heads : int
-        Number of heads, a divisor of w.
-
-    Returns
-    -------
-    Tensor, shape (total, w)
-
-    Raises
-    ------
-    ValueError
-        If the heads do not divide the width.
-    """
-    return packed_attention(torch.cat([q, k, v], dim=1), layout, heads)
 
 
 def pool_attention(q: Tensor, k: Tensor, v: Tensor, layout: SetLayout, heads: int) -> Tensor:

@@ -26,6 +26,7 @@ __all__ = [
     "bands",
     "changed",
     "curve_lines",
+    "efficiency_panels",
     "generators",
     "injected",
     "numbers",
@@ -305,6 +306,20 @@ def sic_curve_panels(rows: Sequence[Row], config: Config, *, by: str = "template
             log_x=True,
             random=True,
             from_zero=True,
+        )
+        for count in config.study.examples
+    ]
+
+
+def efficiency_panels(rows: Sequence[Row], config: Config) -> list[Panel]:
+    """Draw signal efficiency against rejection, a panel an injection of ``study.examples``; rows as for SIC."""
+    return [
+        Panel(
+            r"Background rejection $1/\epsilon_B$",
+            r"Signal efficiency $\epsilon_S$",
+            bands(select(rows, injected=count), "background_rejection", "signal_efficiency", marked=False),
+            f"{count} injected",
+            log_x=True,
         )
         for count in config.study.examples
     ]
