@@ -114,7 +114,7 @@ def test_commands_parse(path, body):
                 assert not word.startswith("--") or f'"{word}"' in source, f"{words[1]} has no {word}"
         elif words[0] == "python" and words[1:3] == ["-m", "pytest"]:
             for word in words[3:]:
-                assert word.startswith("-") or (ROOT / word).exists()
+                assert word.startswith("-") or word == "auto" or (ROOT / word).exists()
 
 
 @pytest.mark.parametrize(("path", "body"), blocks("yaml"))
@@ -143,7 +143,7 @@ def test_the_first_blocks_of_the_readme_install_and_test():
     assert "pip install ." in found[0]
     assert "drapes run configs/quickstart.yaml -o runs/quickstart" in found[0]
     assert "pip install '.[test]'" in found[1]
-    assert found[1].strip().splitlines()[-1] == "python -m pytest"
+    assert found[1].strip().splitlines()[-1] == "python -m pytest -n auto"
 
 
 def test_citation():
