@@ -31,7 +31,10 @@ def entries(config: Config) -> list[Entry]:
     for count in config.study.examples:
         for one in repetitions(injected(config, count)):
             for name, title in CLASSIFIERS.items():
-                changed = one.model_copy(update={"cwola": one.cwola.model_copy(update={"classifier": name})})
+                # options are those of the classifier that is configured
+                options = one.cwola.options if name == one.cwola.classifier else {}
+                cwola = one.cwola.model_copy(update={"classifier": name, "options": options})
+                changed = one.model_copy(update={"cwola": cwola})
                 for subject in subjects:
                     labels = {
                         "injected": count,

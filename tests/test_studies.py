@@ -591,6 +591,13 @@ def test_an_edit_within_a_second_is_seen_and_leaves_no_bytecode(tmp_path):
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 
+def test_options_go_to_the_classifier_that_is_configured(project):
+    config = context_of(project, "cwola.options={iterations: 5}").config
+    entries = load_study("classifiers", find_studies()).entries(config)
+    found = {one.trial.config.cwola.classifier: one.trial.config.cwola.options for one in entries}
+    assert found == {"trees": {"iterations": 5}, "mlp": {}}
+
+
 def test_the_list_names_every_study(drapes):
     status, out, _ = drapes("study", "--list")
     assert status == 0

@@ -134,8 +134,8 @@ def generators(config: Config) -> dict[str, Config]:
 
 
 def on_features(config: Config, classifier: str = "trees") -> Config:
-    """Give the configuration whose templates are made of features, for a classifier of features."""
-    return changed(config, "constituents=null", f"cwola.classifier={classifier}")
+    """Give the configuration whose templates are made of features, for a classifier of features and its defaults."""
+    return changed(config, "constituents=null", f"cwola.classifier={classifier}", "cwola.options={}")
 
 
 def trial_of(kind: Kind, config: Config, subject: str, **flags: bool) -> Trial:
