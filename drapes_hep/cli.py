@@ -319,7 +319,7 @@ def _draw_inspection(found: Inspection, target: Path) -> None:
 def validate(
     config: ConfigPath,
     assignments: Assignments = None,
-    files: Annotated[bool, typer.Option("--files", help="Open the data too.")] = False,
+    files: Annotated[bool, typer.Option("--files", help="Open the data and other simulations too.")] = False,
 ) -> None:
     """Check a configuration, and with --files the data and the other simulations that it names."""
     checked = _configured(config, assignments, False)

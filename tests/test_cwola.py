@@ -148,13 +148,23 @@ def test_a_classifier_that_cannot_be_used_is_refused(name, words):
         ("mlp", {"batch": 0}, "mlp refuses them: .*at least 1"),
         ("mlp", {"rate": -1}, "mlp refuses them: .*rate above 0"),
         ("constituents", {"epochs": 2.5}, "epochs of constituents is like 10, not 2.5"),
-        ("constituents", {"rate": 0}, "constituents refuses them: .*rate above 0"),
+        ("constituents", {"rate": 0}, "constituents refuses them: rate must be above 0"),
+        ("trees", {"rate": float("nan")}, "trees refuses them: .*finite"),
+        ("mlp", {"rate": float("inf")}, "mlp refuses them: .*finite"),
+        ("constituents", {"rate": float("nan")}, "constituents refuses them: .*finite"),
         ("full_phase_space", {"kinematics": 1}, "kinematics of full_phase_space is like False, not 1"),
     ],
 )
 def test_options_that_a_classifier_cannot_take_are_refused(name, options, words):
     with pytest.raises(ConfigError, match=words):
         load_classifier(name, options)
+
+
+def test_a_class_of_the_users_says_itself_what_its_options_may_be(tmp_path, monkeypatch):
+    source = "class Own:\n    def __init__(self, seed, *, alpha=1, depth='auto'):\n        self.given = alpha, depth\n"
+    (tmp_path / "own_classifier.py").write_text(source + "    fit = score = lambda self, *_: None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_classifier("own_classifier:Own", {"alpha": 0.5, "depth": 3})(0).given == (0.5, 3)
 
 
 def test_options_reach_the_classifier():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -113,8 +114,8 @@ def test_commands_parse(path, body):
             for word in words[2:]:
                 assert not word.startswith("--") or f'"{word}"' in source, f"{words[1]} has no {word}"
         elif words[0] == "python" and words[1:3] == ["-m", "pytest"]:
-            for word in words[3:]:
-                assert word.startswith("-") or word == "auto" or (ROOT / word).exists()
+            for before, word in itertools.pairwise(words[2:]):
+                assert before in {"-n", "--dist"} or word.startswith("-") or (ROOT / word).exists()
 
 
 @pytest.mark.parametrize(("path", "body"), blocks("yaml"))
@@ -143,7 +144,7 @@ def test_the_first_blocks_of_the_readme_install_and_test():
     assert "pip install ." in found[0]
     assert "drapes run configs/quickstart.yaml -o runs/quickstart" in found[0]
     assert "pip install '.[test]'" in found[1]
-    assert found[1].strip().splitlines()[-1] == "python -m pytest -n auto"
+    assert found[1].strip().splitlines()[-1] == "python -m pytest -n auto --dist loadfile"
 
 
 def test_citation():

@@ -31,6 +31,7 @@ from drapes_hep.simulation.detector import DETECTORS, Objects, propagate, respon
 from drapes_hep.simulation.generate import Order, sidecar, simulate, truth_file
 from drapes_hep.simulation.generator import Generator, Particles
 from drapes_hep.simulation.processes import Process, pythia_settings
+from drapes_hep.stages.simulation import check_sources
 from drapes_hep.stages.skim import check_files
 
 SIGNAL = Process("resonance", masses=(3500, 500, 100))
@@ -535,6 +536,14 @@ def test_two_files_of_one_process_and_seed_are_refused(tmp_path, other):
     ) as e:
         check_files(search(tmp_path, one, other))
     assert str(e.value).endswith("make more events with another --seed")
+
+
+def test_another_simulation_of_the_datas_seed_is_refused(tmp_path):
+    one, other = (like_simulated(tmp_path / f"{name}.h5", seed=7, events=len(name)) for name in ("one", "other"))
+    config = search(tmp_path, one)
+    study = config.study.model_copy(update={"source": (str(other),)})
+    with pytest.raises(InputError, match=r"other\.h5: was simulated with the process and the seed 7 of .*one\.h5"):
+        check_sources(config.model_copy(update={"study": study}))
 
 
 def test_other_seeds_and_processes_and_origins_are_read_together(tmp_path):

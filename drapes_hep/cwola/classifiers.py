@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
@@ -93,8 +94,8 @@ class Trees:
     reads: ClassVar[str] = "features"
 
     def __init__(self, seed: int, *, iterations: int = 200, rate: float = 0.05, leaves: int = 31) -> None:
-        if min(iterations, leaves - 1) < 1 or rate <= 0:
-            raise ValueError("iterations must be at least 1, leaves at least 2, rate above 0")
+        if min(iterations, leaves - 1) < 1 or not 0 < rate < math.inf:
+            raise ValueError("iterations must be at least 1, leaves at least 2, rate above 0 and finite")
         self._seed = seed
         self._model = HistGradientBoostingClassifier(
             max_iter=iterations,
@@ -147,8 +148,8 @@ class Mlp:
     def __init__(
         self, seed: int, *, epochs: int = 40, batch: int = 512, rate: float = 1e-3, patience: int = 10
     ) -> None:
-        if min(epochs, batch, patience) < 1 or rate <= 0:
-            raise ValueError("epochs, batch and patience must be at least 1, rate above 0")
+        if min(epochs, batch, patience) < 1 or not 0 < rate < math.inf:
+            raise ValueError("epochs, batch and patience must be at least 1, rate above 0 and finite")
         self._seed, self._epochs, self._batch, self._rate, self._patience = seed, epochs, batch, rate, patience
         self._net: Any = None
 
@@ -269,8 +270,9 @@ def load_classifier(
             f"cwola.options: {name} has no option '{(strange or ['seed'])[0]}'; it has"
             f" {', '.join(key for key in known if key != 'seed')}"
         )
-    for key, value in given.items():
-        default = known[key].default if key in known else None
+    # a class of the user's may mean more than the type of its default says
+    for key, value in given.items() if ":" not in name else ():
+        default = known[key].default
         # 2.5 epochs would fail an hour later; a bool is an int to Python
         fits = _LIKE.get(type(default), ())
         if fits and type(value) not in fits:

@@ -321,8 +321,10 @@ class _SetClassifier(ABC):
         most: int = 128,
         device: str | torch.device = "cpu",
     ) -> None:
-        if min(epochs, steps, batch, patience, width, depth, heads, most) < 1 or width % heads or rate <= 0:
-            raise ValueError("options must be at least 1, width a multiple of heads and rate above 0")
+        if min(epochs, steps, batch, patience, width, depth, heads, most) < 1 or width % heads:
+            raise ValueError("options must be at least 1, and width a multiple of heads")
+        if not 0 < rate < math.inf:
+            raise ValueError("rate must be above 0 and finite")
         self._seed, self._epochs, self._steps, self._batch = seed, epochs, steps, batch
         self._rate, self._patience, self._most = rate, patience, most
         self._width, self._depth, self._heads = width, depth, heads
@@ -511,7 +513,7 @@ class ConstituentTransformer(_SetClassifier):
     Raises
     ------
     ValueError
-        An option below 1, or a width that is no multiple of ``heads``.
+        An option out of range, or a width that is no multiple of ``heads``.
     """
 
     def _network(self, jets: int, generator: torch.Generator) -> nn.Module:  # noqa: ARG002 - jets are not seen

@@ -131,7 +131,8 @@ def _fit(
         lengths["constituents"] = config.constituents.epochs
     stem = folder.parent / f"{folder.name}.{key[:12]}"
     if checkpoints(stem):
-        context.reporter.say(f"window {window.name}: a training that was cut off goes on")
+        what = folder.name.replace("_", " ")
+        context.reporter.say(f"window {window.name}: the training of the {what} that was cut off goes on")
     with context.reporter.bar(f"train {window.name}", config.training.epochs) as bar:
 
         def told(name: str, epoch: Epoch) -> None:

@@ -17,7 +17,7 @@ from drapes_hep.events.skims import write_skim
 from drapes_hep.files import file_hash
 from drapes_hep.remote import fingerprint
 from drapes_hep.stages.context import Context
-from drapes_hep.stages.skim import load_selection, reading_of, run_selection
+from drapes_hep.stages.skim import check_seeds, load_selection, reading_of, run_selection
 from drapes_hep.stamps import Stage, run_stage
 from drapes_hep.templates.recipes import RECIPES
 
@@ -35,7 +35,7 @@ def check_sources(config: Config) -> list[FileInfo]:
     Raises
     ------
     DrapesError
-        If one cannot be read or is the data itself.
+        If one cannot be read, is the data itself or holds the data's simulated events.
     """
     infos: list[FileInfo] = []
     for name, source in (("template.source", config.template.source), ("study.source", config.study.source)):
@@ -51,11 +51,13 @@ def _reading(config: Config) -> Reading:
 
 def _opened(config: Config, paths: list[str], name: str) -> list[FileInfo]:
     infos = scan_fileset({"simulation": {"files": paths}}, _reading(config))
-    data = {fingerprint(path): path for path in expand_trees(config.data.path)}
+    trees = expand_trees(config.data.path)
+    data = {fingerprint(path): path for path in trees}
     for path in paths:
         twin = data.get(fingerprint(path))
         if twin is not None:
             raise InputError(path, f"is the data itself ({twin})", f"name another simulation in {name}")
+    check_seeds([*scan_fileset({"data": {"files": trees}}, reading_of(config)), *infos])
     return infos
 
 
@@ -86,7 +88,8 @@ def skim_simulation(context: Context) -> None:
 def _work(context: Context) -> list[Path]:
     config, directory = context.config, context.run
     paths = expand(config.template.source or ())
-    _opened(config, paths, "template.source")
+    # a study's source is its template's, too
+    _opened(config, paths, "study.source" if config.study.source == config.template.source else "template.source")
     fileset, nothing = {"simulation": {"files": paths}}, np.empty(0, dtype=np.int64)
     output, report = run_selection(context, fileset, load_selection(config), nothing, _reading(config))
     columns = output["skim"].columns()

@@ -136,7 +136,7 @@ def check_files(config: Config) -> list[FileInfo]:
         twin = hashes.setdefault(sampled_hash(path), path)
         if twin != path:
             raise InputError(path, f"holds the same bytes as {twin}", "list a file once: its events would count twice")
-    _check_seeds(infos)
+    check_seeds(infos)
     if sum(info.entries for info in infos) == 0:
         raise InputError(paths[0], "holds no events", "check data.path")
     if config.data.labels and config.data.truth is None:
@@ -154,7 +154,7 @@ _SAME_EVENTS = {"events", "block", "format", "versions"}
 """Entries of a simulation's order that may differ between two files of the same events."""
 
 
-def _check_seeds(infos: Sequence[FileInfo]) -> None:
+def check_seeds(infos: Sequence[FileInfo]) -> None:
     """Refuse simulated files of one process and seed: the shorter one's events are those of the longer one again."""
     seen: dict[str, str] = {}
     for info in infos if len(infos) > 1 else []:

@@ -139,6 +139,9 @@ def run_trials(
     every = len(distinct)
     say = context.reporter.say
     say(f"{len(wanted)} models and {len(missing)} trials to do, {every - len(missing)} of {every} trials done before")
+    resumed = sum(bool(checkpoints(model_folder(place.models, model_key(one, place.keys, saw)))) for one, saw in wanted)
+    if resumed:
+        say(f"{resumed} trainings that were cut off go on")
 
     def advance() -> None:
         nonlocal done
@@ -212,10 +215,7 @@ def _train(place: _Place, config: Config, saw_window: bool) -> None:
             Reporter().say(f"{name}: epoch {epoch.epoch}, validation loss {epoch.validation_loss:.4f}")
 
     with kernel_threads(place.threads):
-        bench = _bench(place, config)
-        if place.loud and checkpoints(bench.model_folder(saw_window)):
-            Reporter().say(f"{name}: a training that was cut off goes on")
-        bench.train(saw_window, told if place.loud else None)
+        _bench(place, config).train(saw_window, told if place.loud else None)
 
 
 def _measure(place: _Place, key: str, trial: Trial) -> None:
