@@ -83,7 +83,7 @@ def _context(
 
 def _check_plugins(config: Config) -> str:
     """Load what the configuration names: better now than after an hour of training; gives the processor's place."""
-    from drapes_hep.cwola.classifiers import load_classifier
+    from drapes_hep.cwola.classifiers import load_classifier, reads_of
     from drapes_hep.events.loading import class_sources
     from drapes_hep.stages.skim import load_selection, make_processor
 
@@ -94,7 +94,15 @@ def _check_plugins(config: Config) -> str:
         )
     make_processor(config, selection)
     sources = class_sources(selection)
-    load_classifier(config.cwola.classifier, config.cwola.options)
+    classifier = load_classifier(config.cwola.classifier, config.cwola.options)
+    if config.constituents is None and reads_of(classifier) == "constituents":
+        raise ConfigError(
+            f"cwola.classifier {config.cwola.classifier} needs templates of constituents: add 'constituents: {{}}'"
+        )
+    if config.constituents is not None:
+        from drapes_hep.networks.backbones import check_backbone
+
+        check_backbone(config.constituents.network, 3, len(config.constituents.condition), config.constituents.sizes)
     return str(sources[0]) if sources else config.processor
 
 
@@ -327,9 +335,13 @@ def validate(
     from drapes_hep.regions import sliding_windows
     from drapes_hep.stages.simulation import check_sources
     from drapes_hep.stages.skim import check_files, check_labels
+    from drapes_hep.studies.design import check_study, generators
 
     check_classifier_features(checked.features, checked.classifier_features)
     place = _check_plugins(checked)
+    check_study(checked)
+    for one in generators(checked).values():
+        _check_plugins(one)
     windows = sliding_windows(checked)
     found = []
     if files:

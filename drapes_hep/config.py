@@ -43,8 +43,18 @@ ON_CONSTITUENTS = {
     "full_phase_space": "drapes_hep.cwola.set_classifiers:DijetTransformer",
 }
 """Classifiers of the package that read constituents, and their classes."""
+NETWORKS = ("transformer", "epic", "deepsets")
+"""Networks of the package for constituents."""
 
 Method = Literal["from_noise", "from_low_noise", "from_window", "from_sidebands", "from_simulation"]
+
+
+def _named(value: str, known: Sequence[str]) -> str:
+    """Check a name that may also be a class of the user's."""
+    if value not in known and ":" not in value:
+        names = "' nor '".join(known)
+        raise ValueError(f"{value!r} is neither '{names}' nor 'package.module:Class'")
+    return value
 
 
 class _Section(BaseModel):
@@ -229,8 +239,10 @@ class ConstituentsConfig(_Section):
         description="Noise sigma' of the kinematics in partial templates; null keeps those of the parents, which"
         " from_sidebands cannot do.",
     )
-    network: Literal["transformer", "epic", "deepsets"] = Field(
-        "transformer", description="Network of the constituents: PC-Droid's transformer, EPiC, DeepSets with attention."
+    network: str = Field(
+        "transformer",
+        description="Network of the constituents: 'transformer' (PC-Droid), 'epic', 'deepsets' (with attention), or"
+        " 'package.module:Class'.",
     )
     width: int = Field(64, ge=1, description="Its width.")
     depth: int = Field(3, ge=1, description="Its layers.")
@@ -269,11 +281,21 @@ class ConstituentsConfig(_Section):
         " jets add up to theirs within 1% for nine of ten.",
     )
 
+    @field_validator("network")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return _named(name, NETWORKS)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What the network is built of."""
+        return {"width": self.width, "depth": self.depth, "heads": self.heads, "tokens": self.tokens}
+
     @model_validator(mode="after")
     def _fitting(self) -> ConstituentsConfig:
-        if self.network != "epic" and self.width % self.heads:
+        if self.network in {"transformer", "deepsets"} and self.width % self.heads:
             raise ValueError(f"width {self.width} is no multiple of the {self.heads} heads")
-        if self.tokens and self.network != "transformer":
+        if self.tokens and self.network in {"epic", "deepsets"}:
             raise ValueError("tokens belong to the transformer")
         if self.kinematics_network == "deepsets" and self.kinematics != "free":
             raise ValueError("kinematics_network deepsets takes jets alone: set kinematics: free")
@@ -307,10 +329,7 @@ class CwolaConfig(_Section):
     @field_validator("classifier")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in {"trees", "mlp", *ON_CONSTITUENTS} and ":" not in value:
-            known = "' nor '".join(("trees", "mlp", *ON_CONSTITUENTS))
-            raise ValueError(f"{value!r} is neither '{known}' nor 'package.module:Class'")
-        return value
+        return _named(value, ("trees", "mlp", *ON_CONSTITUENTS))
 
 
 class HuntConfig(_Section):
@@ -351,18 +370,18 @@ class StudyConfig(_Section):
     injections: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (250, 500, 1000, 2000, 3000),
         min_length=1,
-        description="Signal events injected, before the selection, in the study injection.",
+        description="Signal events injected, before the selection, in the studies injection and llv-injection.",
     )
     examples: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1000, 3000),
         min_length=1,
         description="Signal events injected, before the selection, in roc, sic, strength-sic, oversampling, gensr,"
-        " classifiers and, the largest, sideband-width.",
+        " classifiers, llv-roc and, the largest, sideband-width and llv-strength.",
     )
     strengths: tuple[Positive, ...] = Field(
         (0.05, 0.15, 0.3, 0.62, 1.2, 2.24, 5.0, 12.0),
         min_length=1,
-        description="Noise sigma' scanned by strength-auc, strength-sic and displacement.",
+        description="Noise sigma' scanned by strength-auc, strength-sic, displacement and llv-strength.",
     )
     oversamples: tuple[Positive, ...] = Field(
         (1.0, 2.0, 4.0, 8.0, 12.0),
@@ -379,8 +398,8 @@ class StudyConfig(_Section):
     )
     generators: dict[str, tuple[str, ...]] = Field(
         {},
-        description="Generators of constituents that llv-jets and llv-quality compare: a name for legends, and what"
-        " differs from the rest of this file, as SECTION.KEY=VALUE.",
+        description="Generators of constituents that the studies llv-* compare, all but llv-strength: a name for"
+        " legends, and what differs from the rest of this file, as SECTION.KEY=VALUE.",
     )
 
     @model_validator(mode="after")
@@ -502,13 +521,35 @@ def _one_line(error: ValidationError) -> str:
     return f"'{place}': {message}" if place else message
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which refuses a key that stands twice: the later one would win silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping whose keys are all different."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if isinstance(key_node, yaml.ScalarNode) and key in seen:
+                line = key_node.start_mark.line + 1
+                raise ConfigError(f"the key '{key}' stands a second time, in line {line}: keep one of the two")
+            seen.add(str(key))
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str) -> Any:  # noqa: ANN401
+    """Read YAML; raises yaml.YAMLError, and ConfigError where a key stands twice."""
+    return yaml.load(text, Loader=_Loader)
+
+
 def _set(tree: dict[str, Any], assignment: str) -> None:
     key, separator, text = assignment.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. --set signal.inject=0")
     is_path = key in {"data.path", "data.truth", "template.source", "study.source"}
     try:
-        value = yaml.safe_load(text)
+        value = _parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"--set {assignment}: {error}") from None
     except yaml.YAMLError as error:
         if not is_path:
             raise ConfigError(f"--set {assignment}: the value is not YAML") from error
@@ -582,7 +623,9 @@ def load_config(path: str | Path, assignments: Sequence[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a configuration ({error.__class__.__name__})") from error
     try:
-        tree = yaml.safe_load(text)
+        tree = _parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""

@@ -346,6 +346,23 @@ def test_the_processor_cannot_draw_after_the_window_s_kernels(project, searched,
 
 # ---- bad inputs ------------------------------------------------------------------------------------------------------
 
+
+class OnConstituents:
+    """A classifier as a user may write one."""
+
+    reads = "constituents"
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def fit(self, x, y, weight, group):
+        """Learn nothing."""
+
+    def score(self, x):
+        """Know nothing."""
+        return np.zeros(len(x))
+
+
 MISTAKES = {
     "dijets": (["processor=processors/dijets.py:Dijets", "selection.max_constituents=null"], "keeps none; set"),
     "no section": (["constituents=null", "cwola.classifier=constituents"], "add 'constituents: {}'"),
@@ -359,6 +376,11 @@ MISTAKES = {
     "twice": (["constituents.condition=[pt,pt]"], "listed twice"),
     "condition": (["constituents.condition=[charge]"], "constituents.condition"),
     "key": (["constituents.epoch=3"], "did you mean"),
+    "network": (["constituents.network=transfomer"], "'transfomer' is neither 'transformer' nor"),
+    "no such network": (["constituents.network=nowhere:Net"], "constituents.network nowhere:Net: ModuleNotFound"),
+    "classifier of the user's": (
+        ["constituents=null", f"cwola.classifier={__name__}:OnConstituents"], "add 'constituents: {}'",
+    ),
 }  # fmt: skip
 
 
@@ -366,6 +388,22 @@ MISTAKES = {
 def test_a_mistake_is_one_line(drapes, project, tmp_path, name):
     assignments, expected = MISTAKES[name]
     status, _, said = drapes(*words(project, tmp_path / "run", assignments))
+    assert status == 2
+    assert expected in said
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("study.generators={A: [constituents.epch=3]}", "study.generators: A: unknown key 'constituents.epch'"),
+        ("study.generators={A: ['constituents.network=nowhere:Net']}", "nowhere:Net: ModuleNotFoundError"),
+        ("study.templates=[from_sidebands]", "from_sidebands needs constituents.kinematics_strength"),
+        (f"cwola.classifier={__name__}:Missing", "AttributeError"),
+    ],
+)
+def test_what_would_stop_a_study_is_seen_before(drapes, project, assignment, expected):
+    status, _, said = drapes("validate", project / "tiny.yaml", "--set", assignment)
     assert status == 2
     assert expected in said
     assert len(said.strip().splitlines()) == 1

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 import yaml
 from conftest import ROOT
@@ -135,6 +136,8 @@ def test_examples_run(path, body, monkeypatch):
     for made in [value for value in names.values() if isinstance(value, type) and value.__module__ == "example"]:
         if hasattr(made, "score"):
             assert isinstance(made(1), Classifier)
+        elif issubclass(made, torch.nn.Module):
+            assert made(3, 2).condition_features == 2
         else:
             assert made().settings.leading_pt == 1200
 

@@ -498,6 +498,17 @@ def test_a_killed_study_goes_on_with_what_is_done(project):
     assert [row["template"] for row in rows] == ["Drapes 0", "Supervised", "CWoLa hunting"]
 
 
+def test_a_table_that_another_configuration_made_is_not_replaced_silently(project, capsys):
+    found = load_study("quality", find_studies())
+    said = []
+    for share in ("0.5", "0.5", "0.6"):
+        context = context_of(project, "study.seeds=1", "study.templates=[from_noise]", f"study.data_share={share}")
+        loud = dataclasses.replace(context, reporter=Reporter(), run=open_run(project / "replaced", "study"))
+        run_study("quality", found, loud)
+        said.append("replaced, as the configuration has changed" in capsys.readouterr().err)
+    assert said == [False, False, True]
+
+
 # ---- each study ------------------------------------------------------------------------------------------------------
 
 
@@ -613,6 +624,7 @@ def test_the_list_names_every_study(drapes):
         (("study", "sic", "tiny.yaml", "--set", "study.window=[3700,3300]"), "study.window must rise"),
         (("study", "sic", "tiny.yaml", "--set", "study.source=null"), "needs study.source"),
         (("study", "gensr", "tiny.yaml", "--set", "study.data_share=1"), "leaves nothing to measure"),
+        (("study", "sic", "tiny.yaml", "--set", "data.labels=false"), "a study needs labelled events"),
         (("study", "sic", "tiny.yaml", "--set", "study.source=events.root"), "is the data itself"),
     ],
 )

@@ -269,6 +269,7 @@ def load_classifier(
         raise ConfigError(
             f"cwola.options: {name} has no option '{(strange or ['seed'])[0]}'; it has"
             f" {', '.join(key for key in known if key != 'seed')}"
+            " (--set cwola.options={} clears those of another classifier)"
         )
     # a class of the user's may mean more than the type of its default says
     for key, value in given.items() if ":" not in name else ():

@@ -232,7 +232,10 @@ def layout_of(x: Tensor, noise: Tensor, condition: Tensor | None, offsets: Tenso
 class SetBackbone(nn.Module):
     """What all backbones for sets share: their arguments, and the inputs that they take.
 
-    A backbone says in :meth:`body` what it makes of members and contexts.
+    A backbone says in :meth:`body` what it makes of members and contexts. A class that ``constituents.network`` can
+    name takes ``(features, condition_features, *, seed, ...)``, of ``width``, ``depth``, ``heads`` and ``tokens`` those
+    that it has a use for, and everything that it hands on here as a keyword: a model is built again from what
+    :attr:`config` says, without the seed.
 
     Parameters
     ----------
@@ -243,7 +246,8 @@ class SetBackbone(nn.Module):
     seed : int
         Seed of random frequencies.
     arguments : int
-        Sizes that build the same architecture again, ``features`` and ``condition_features`` among them.
+        Whole numbers that build the same architecture again, ``features``, ``condition_features`` and ``width`` among
+        them.
 
     Raises
     ------

@@ -22,7 +22,6 @@ from drapes_hep.stages.skim import skim_stage
 from drapes_hep.stamps import Stage, code_hash, run_stage
 from drapes_hep.templates.family import (
     WindowModel,
-    checkpoints,
     fit_window_model,
     load_window_model,
     make_window_template,
@@ -31,6 +30,7 @@ from drapes_hep.templates.family import (
     model_settings,
     save_window_model,
     start_level,
+    unfinished,
 )
 from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, split_sidebands, training_record
 from drapes_hep.templates.recipes import RECIPES, Parents, Recipe, Starts, starts
@@ -130,9 +130,11 @@ def _fit(
     if config.constituents is not None:
         lengths["constituents"] = config.constituents.epochs
     stem = folder.parent / f"{folder.name}.{key[:12]}"
-    if checkpoints(stem):
+    if left := unfinished(stem):
         what = folder.name.replace("_", " ")
-        context.reporter.say(f"window {window.name}: the training of the {what} that was cut off goes on")
+        context.reporter.say(
+            f"window {window.name}: the training of the {what} that was cut off goes on from the checkpoint of {left}"
+        )
     with context.reporter.bar(f"train {window.name}", config.training.epochs) as bar:
 
         def told(name: str, epoch: Epoch) -> None:

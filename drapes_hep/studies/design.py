@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from drapes_hep.config import Config, assign, check_config
+from drapes_hep.errors import ConfigError
 from drapes_hep.metrics import spread
 from drapes_hep.plots.scores import LEAST_BACKGROUND
 from drapes_hep.plots.studies import FEW_SEEDS, Band, Panel
@@ -25,6 +26,7 @@ __all__ = [
     "auc_panel",
     "bands",
     "changed",
+    "check_study",
     "curve_lines",
     "efficiency_panels",
     "generators",
@@ -130,7 +132,29 @@ def generators(config: Config) -> dict[str, Config]:
     """Give the configurations of ``study.generators``, by their names; without any, the one there is."""
     if not config.study.generators:
         return {"": config}
-    return {name: changed(config, *changes) for name, changes in config.study.generators.items()}
+    return {name: _generator(config, name, changes) for name, changes in config.study.generators.items()}
+
+
+def _generator(config: Config, name: str, changes: Sequence[str]) -> Config:
+    try:
+        return changed(config, *changes)
+    except ConfigError as error:
+        what = str(error).removeprefix(f"{config.name}: ")
+        raise ConfigError(f"study.generators: {name}: {what}") from error
+
+
+def check_study(config: Config) -> None:
+    """Check what only studies use of a configuration: the generators, and the templates if they are named.
+
+    Raises
+    ------
+    ConfigError
+        With the key and what is wrong.
+    """
+    for one in generators(config).values():
+        # a search's configuration need not be fit for all templates that studies know
+        for method in one.study.templates if "templates" in one.study.model_fields_set else ():
+            of_template(one, method)
 
 
 def on_features(config: Config, classifier: str = "trees") -> Config:

@@ -28,11 +28,17 @@ from drapes_hep.stamps import Stage, code_hash, run_stage
 from drapes_hep.studies.measures import MEASURES
 from drapes_hep.studies.sample import StudySample, check_signal, load_sample
 from drapes_hep.studies.trials import Bench, SampleKeys, Trial, has_model, model_folder, model_key, trial_key
-from drapes_hep.templates.family import checkpoints
+from drapes_hep.templates.family import unfinished
 
-__all__ = ["make_sample", "run_trials", "sample_keys"]
+__all__ = ["check_labels", "make_sample", "run_trials", "sample_keys"]
 
 Record = dict[str, Any]
+
+
+def check_labels(config: Config) -> None:
+    """Raise ConfigError unless the events carry labels."""
+    if not config.data.labels:
+        raise ConfigError("data.labels: a study needs labelled events, to inject signal and to judge by the truth")
 
 
 def make_sample(context: Context) -> None:
@@ -51,8 +57,7 @@ def make_sample(context: Context) -> None:
         If an input is bad.
     """
     config = context.config
-    if not config.data.labels:
-        raise ConfigError("data.labels: a study needs labelled events, to inject signal and to judge by the truth")
+    check_labels(config)
     whole = replace(context, config=_whole(config))
     skim(whole)
     selected = skim_stage(whole)
@@ -139,9 +144,10 @@ def run_trials(
     every = len(distinct)
     say = context.reporter.say
     say(f"{len(wanted)} models and {len(missing)} trials to do, {every - len(missing)} of {every} trials done before")
-    resumed = sum(bool(checkpoints(model_folder(place.models, model_key(one, place.keys, saw)))) for one, saw in wanted)
-    if resumed:
-        say(f"{resumed} trainings that were cut off go on")
+    for one, saw in wanted:
+        stem = model_folder(place.models, model_key(one, place.keys, saw))
+        if left := unfinished(stem):
+            say(f"model {stem.name[:8]}: the training that was cut off goes on from the checkpoint of {left}")
 
     def advance() -> None:
         nonlocal done

@@ -10,15 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from drapes_hep.errors import ConfigError, DrapesError, told
+from drapes_hep.config import Config
+from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError, told
 from drapes_hep.events.loading import load_source, processor_folders
-from drapes_hep.files import atomic_path, write_bytes, write_json
+from drapes_hep.files import atomic_path, read_json, write_bytes, write_json
 from drapes_hep.plots.studies import study_panels
 from drapes_hep.plots.style import Stamp
 from drapes_hep.stages.context import Context
 from drapes_hep.stamps import makers
 from drapes_hep.studies.design import Row, Study
-from drapes_hep.studies.running import make_sample, run_trials
+from drapes_hep.studies.running import check_labels, make_sample, run_trials
 
 __all__ = ["find_studies", "load_study", "run_study"]
 
@@ -85,17 +86,21 @@ def run_study(name: str, study: Study, context: Context) -> list[Path]:
         The table, the figure twice, and the record of what made them.
     """
     config, reporter = context.config, context.reporter
+    check_labels(config)
     with _own(name):
         entries = study.entries(config)
     if not entries:
         raise ConfigError(
-            f"study '{name}': the configuration leaves nothing to measure (templates, data_share, scans: see `study`)"
+            f"study '{name}': the configuration leaves nothing to measure: see study.templates (a scan along sigma'"
+            " needs partial ones), study.data_share (references need room beside the data) and the lists of the scan"
         )
     make_sample(context)
     with reporter.bar(f"study {name}", 1) as bar:
         records = run_trials([one.trial for one in entries], context, progress=lambda done, total: bar(done, total))
     folder = context.run.path / name
     written = [folder / f"{name}.csv", folder / f"{name}.png", folder / f"{name}.pdf", folder / f"{name}.json"]
+    if _of_another(written[3], config):
+        reporter.say(f"{written[0]}: replaced, as the configuration has changed; keep both by --set name=NAME or by -o")
     with _own(name):
         rows = [row for entry, record in zip(entries, records, strict=True) for row in study.lines(entry, record)]
     write_bytes(written[0], _csv(rows).encode())
@@ -112,6 +117,15 @@ def run_study(name: str, study: Study, context: Context) -> list[Path]:
             figure.savefig(temporary, format=path.suffix[1:], dpi=110)
     write_json(written[3], {"study": name, "config": config.model_dump(mode="json"), **makers()})
     return written
+
+
+def _of_another(path: Path, config: Config) -> bool:
+    """Tell whether a table is there that another configuration made."""
+    try:
+        before = read_json(path)
+    except RunDirectoryError:
+        return False
+    return isinstance(before, dict) and before.get("config") != config.model_dump(mode="json")
 
 
 @contextmanager

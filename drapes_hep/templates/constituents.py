@@ -40,7 +40,8 @@ from drapes_hep.events.ragged import KINEMATICS, low_level, pack_nested
 from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
 from drapes_hep.events.schema import offsets_of, places_of
 from drapes_hep.events.types import AwkwardArray
-from drapes_hep.networks import AttentiveDeepSets, EPiC, ResidualMLP, SetTransformer
+from drapes_hep.networks import AttentiveDeepSets, ResidualMLP
+from drapes_hep.networks.backbones import make_backbone
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_normals, event_uniforms, stage_seed
 from drapes_hep.sets import Sets, take
@@ -465,16 +466,6 @@ def refill(start: Sets, lengths: IntArray, key: IntArray, seed: int) -> Sets:
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-def _network(config: ConstituentsConfig, told: int, seed: int) -> nn.Module:
-    if config.network == "transformer":
-        return SetTransformer(
-            3, told, width=config.width, depth=config.depth, heads=config.heads, tokens=config.tokens, seed=seed
-        )
-    if config.network == "epic":
-        return EPiC(3, told, width=config.width, depth=config.depth, seed=seed)
-    return AttentiveDeepSets(3, told, width=config.width, depth=config.depth, heads=config.heads, seed=seed)
-
-
 def _settings(section: TrainingConfig | ConstituentsConfig, **more: Any) -> TrainingSettings:  # noqa: ANN401
     names = ("epochs", "batch", "rate", "warmup", "ema", "patience")
     return TrainingSettings(**{name: getattr(section, name) for name in names}, **more)
@@ -607,7 +598,8 @@ def fit_constituents(
     set_scaling = _fit_scaling(trained.values.numpy(), jet_rows[rows], jet_mjj[rows], config.condition)
     adds_up = _conserved(jet_rows[rows], trained) >= 0.9
     conserves = adds_up if config.conserve is None else config.conserve
-    denoiser = DENOISERS[config.path](_network(config, len(config.condition), stage_seed(seed, "weights")))
+    backbone = make_backbone(config.network, 3, len(config.condition), config.sizes, seed=stage_seed(seed, "weights"))
+    denoiser = DENOISERS[config.path](backbone)
 
     def of(mask: npt.NDArray[np.bool_]) -> tuple[Sets, Tensor, Tensor]:
         # a jet without constituents teaches nothing

@@ -20,7 +20,10 @@ from drapes_hep.diffusion.training import Epoch, TrainingResult
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.features import domains
+from drapes_hep.events.loading import class_sources
+from drapes_hep.files import file_hash
 from drapes_hep.mass import SpectrumFit, draw, draw_kernels, expected
+from drapes_hep.networks.backbones import find_backbone
 from drapes_hep.regions import Window
 from drapes_hep.templates.constituents import (
     ConstituentModel,
@@ -51,6 +54,7 @@ __all__ = [
     "needs_jets",
     "save_window_model",
     "start_level",
+    "unfinished",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -147,6 +151,13 @@ def checkpoints(stem: Path) -> list[Path]:
     return sorted(stem.parent.glob(f"{stem.name}*.checkpoint"))
 
 
+def unfinished(stem: Path) -> str:
+    """Say which trainings have left a checkpoint; nothing if none has."""
+    # NAME.checkpoint of a model of features, NAME.jets.checkpoint and so on of one of constituents
+    parts = [path.name.removeprefix(stem.name).split(".")[-2] or "features" for path in checkpoints(stem)]
+    return " and ".join(parts)
+
+
 def _jets(events: Parents) -> Any:  # noqa: ANN401
     if events.jets is None:
         raise ConfigError(
@@ -233,10 +244,15 @@ def mass_source(config: Config, fit: SpectrumFit, masses: FloatArray, region: tu
 def model_settings(config: Config) -> dict[str, Any]:
     """Give all of a configuration that decides a model, given its events; the rest decides what is made with it."""
     training = config.training.model_dump(mode="json") | {"pseudo_window": None}
-    section = None if config.constituents is None else config.constituents.model_dump(mode="json")
-    for name in ("steps", "solver", "members", "kinematics_strength", "margin"):
-        if section is not None:
+    section: dict[str, Any] | None = None
+    if config.constituents is not None:
+        section = config.constituents.model_dump(mode="json")
+        for name in ("steps", "solver", "members", "kinematics_strength", "margin"):
             del section[name]
+        # an edited file of this name is another network; the package's own are in the code's hash
+        section["network's source"] = [
+            file_hash(path) for path in class_sources(find_backbone(config.constituents.network))
+        ]
     scaled = {"scaling": config.template.scaling, "radius": config.data.radius}
     return {"training": training, "constituents": section, **scaled}
 
