@@ -25,6 +25,9 @@ from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
 from drapes_hep.plots.studies import Band, Panel, study_panels
 from drapes_hep.plots.style import Stamp
+from drapes_hep.report import values as page_values
+from drapes_hep.report.inputs import load_run
+from drapes_hep.report.values import closure_jets
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.context import Context
@@ -200,6 +203,37 @@ def test_a_search_with_constituents_runs_from_files_to_results(searched, cache, 
     assert cache[method][1][2] == ""
     assert read_json(out / "results.json")["windows"][0]["sr"] == [3300, 3700]
     assert (out / "report").is_dir()
+
+
+def test_the_page_shows_the_jets_and_both_trainings(searched):
+    page = (searched("from_noise") / "report" / "index.html").read_text(encoding="utf-8")
+    for name in ("jets", "training", "training_jets"):
+        assert (searched("from_noise") / "report" / "figures" / f"{name}_{NAME}.png").stat().st_size > 10_000
+    assert "made of constituents by two models" in page
+    assert "Held-out data" not in page.partition("Closure of the jets")[0]
+
+
+def test_the_closure_of_the_jets_is_of_held_out_events(searched):
+    out = searched("from_noise")
+    run = load_run(out)
+    found = closure_jets(run, run.windows[0])
+    split = read_skim(out / "windows" / NAME / "split.parquet")
+    held = int((split["part"] == CLOSURE).sum())
+    template = len(read_skim(out / "windows" / NAME / "closure.parquet"))
+    assert (found["shapes"]["pt"]["true_total"], found["shapes"]["pt"]["made_total"]) == (2 * held, 2 * template)
+    assert found["events"] == min(held // 2, template)
+
+
+def test_a_blinded_page_compares_no_jets_of_any_window(project, searched, monkeypatch):
+    """The sidebands of one window are another one's data."""
+    run = load_run(searched("from_noise"), blind=True)
+    monkeypatch.setattr(type(run), "covered", lambda _, mjj: mjj > 3000)
+    seen = {}
+    monkeypatch.setattr(page_values, "compare_jets", lambda true, made, **_: seen.update(true=true, made=made))
+    closure_jets(run, run.windows[0])
+    assert len(seen["true"]) > 0
+    assert float(invariant_mass(seen["true"]).max()) < 3001
+    assert float(invariant_mass(seen["made"]).max()) < 3100
 
 
 @pytest.mark.parametrize("method", METHODS)

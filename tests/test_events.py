@@ -292,6 +292,16 @@ def test_skim_round_trip_and_bytes(tmp_path):
     assert list(only.columns) == ["mjj"]
 
 
+@pytest.mark.parametrize("rows", [[], [0], [3, 39, 40, 41, 99], range(100)])
+def test_some_rows_of_a_skim(tmp_path, rows, monkeypatch):
+    monkeypatch.setattr(skims, "_ROW_GROUP", 40)
+    columns = skim_columns()
+    write_skim(tmp_path / "a.parquet", columns)
+    some = read_skim(tmp_path / "a.parquet", rows=np.array(rows, dtype=np.int64))
+    np.testing.assert_array_equal(some["mjj"], columns["mjj"][list(rows)])
+    assert ak.array_equal(some["jets"], columns["jets"][list(rows)])
+
+
 def test_empty_skim(tmp_path):
     write_skim(tmp_path / "a.parquet", {name: values[:0] for name, values in skim_columns().items()})
     assert len(read_skim(tmp_path / "a.parquet")) == 0

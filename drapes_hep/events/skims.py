@@ -178,8 +178,10 @@ def write_skim(path: str | Path, columns: Columns, metadata: Mapping[str, Any] |
     _write(path, columns, {**(metadata or {}), "schema_version": SKIM_VERSION, "kind": "skim"})
 
 
-def read_skim(path: str | Path, columns: tuple[str, ...] | None = None) -> Skim:
-    """Read a skim whole, exactly as it was written.
+def read_skim(
+    path: str | Path, columns: tuple[str, ...] | None = None, rows: npt.NDArray[np.int64] | None = None
+) -> Skim:
+    """Read a skim, exactly as it was written.
 
     Parameters
     ----------
@@ -187,6 +189,8 @@ def read_skim(path: str | Path, columns: tuple[str, ...] | None = None) -> Skim:
         The file.
     columns : tuple of str, optional
         Only these.
+    rows : array of int, optional
+        Only these events, by their places, which rise; beside them, one row group is held at a time.
 
     Returns
     -------
@@ -204,8 +208,20 @@ def read_skim(path: str | Path, columns: tuple[str, ...] | None = None) -> Skim:
         if absent:
             raise InputError(path, f"lacks {absent}", "make the skim again with this feature")
         wanted = list(columns) if columns else names
-        table = file.read(columns=wanted)
+        table = file.read(columns=wanted) if rows is None else _rows(file, wanted, rows)
         return Skim({name: _column(path, name, table[name]) for name in wanted}, metadata)
+
+
+def _rows(file: pq.ParquetFile, columns: list[str], rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Read some rows of each row group."""
+    begin, parts = 0, [file.schema_arrow.empty_table().select(columns)]
+    for group in range(file.metadata.num_row_groups):
+        end = begin + file.metadata.row_group(group).num_rows
+        wanted = rows[np.searchsorted(rows, begin) : np.searchsorted(rows, end)] - begin
+        if len(wanted):
+            parts.append(file.read_row_group(group, columns=columns).take(wanted))
+        begin = end
+    return pa.concat_tables(parts)
 
 
 def _check_version(path: str | Path, file: pq.ParquetFile) -> dict[str, Any]:

@@ -5,7 +5,7 @@ left alone: ``figure.savefig(path)`` is the caller's.
 """
 
 from drapes_hep.plots.control import SplitCounts, control_grid, control_histogram, data_split
-from drapes_hep.plots.jets import JetShape, jet_grid
+from drapes_hep.plots.jets import JetShape, jet_grid, jet_shapes
 from drapes_hep.plots.preview import MassPreview, mass_preview
 from drapes_hep.plots.scan import GlobalP, LocalP, local_p_scan, toy_distribution
 from drapes_hep.plots.scores import Passing, passing_fraction, roc_curve, score_distribution, sic_curve
@@ -46,6 +46,7 @@ __all__ = [
     "feature_grid",
     "figure_style",
     "jet_grid",
+    "jet_shapes",
     "local_p_scan",
     "make_closure",
     "mass_preview",

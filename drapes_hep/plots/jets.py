@@ -26,13 +26,15 @@ from drapes_hep.plots.style import (
     stamp_figure,
     styled,
 )
+from drapes_hep.templates.comparison import QUANTITIES
 
-__all__ = ["JetShape", "jet_grid"]
+__all__ = ["JetShape", "jet_grid", "jet_shapes"]
 
 FloatArray = npt.NDArray[np.float64]
 
 _COLOURS = (RED, BLUE, ORANGE)
 _WIDEST = 1.6
+_LOGARITHMIC = frozenset({"delta_eta", "delta_phi", "pt", "pt_fraction"})
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,43 @@ class JetShape:
     log_y: bool = False
 
 
+def jet_shapes(found: Mapping[str, Mapping[str, Any]]) -> list[JetShape]:
+    """Give the cells of a figure of comparisons.
+
+    Parameters
+    ----------
+    found : mapping of str to mapping
+        By the generators' names, what :func:`drapes_hep.templates.comparison.compare_jets` gives; the true jets are the
+        same for all.
+
+    Returns
+    -------
+    list of JetShape
+        A quantity that a generator did not make lacks its line; one that none made is left out.
+    """
+    shapes = []
+    for name, label in QUANTITIES.items():
+        known = {title: record for title, record in found.items() if name in record["shapes"]}
+        if not known:
+            continue
+        shape = next(iter(known.values()))["shapes"][name]
+        # the bins follow the true jets alone
+        made = {title: np.array(record["shapes"][name]["made"], dtype=float) for title, record in known.items()}
+        notes = {title: f"$W_1$ / true: {record['quantities'][name]['ratio']:.1f}" for title, record in known.items()}
+        edges, true = np.array(shape["edges"]), np.array(shape["true"], dtype=float)
+        shapes.append(JetShape(label, edges, true, made, notes, name in _LOGARITHMIC))
+    return shapes
+
+
 def _density(counts: FloatArray, width: FloatArray) -> tuple[FloatArray, FloatArray]:
     total = max(float(counts.sum()), 1.0) * width
     return counts / total, np.sqrt(counts) / total
 
 
-def _panels(top: Axes, below: Axes, shape: JetShape) -> None:
+def _panels(top: Axes, below: Axes, shape: JetShape, true_label: str) -> None:
     edges, width = shape.edges, np.diff(shape.edges)
     true, error = _density(shape.true, width)
-    top.stairs(true, edges, fill=True, color=GREY, alpha=0.35, label="True background")
+    top.stairs(true, edges, fill=True, color=GREY, alpha=0.35, label=true_label)
     good = true > 0
     relative = np.divide(error, true, out=np.zeros_like(true), where=good)
     band = np.repeat(relative, 2)
@@ -117,7 +147,14 @@ def _panels(top: Axes, below: Axes, shape: JetShape) -> None:
 
 
 @styled
-def jet_grid(shapes: Sequence[JetShape], stamp: Stamp, *, title: str = "", columns: int = 4) -> Figure:
+def jet_grid(
+    shapes: Sequence[JetShape],
+    stamp: Stamp,
+    *,
+    title: str = "",
+    true_label: str = "True background",
+    columns: int = 4,
+) -> Figure:
     """Draw generated jets against true ones, a cell a quantity, each a density of area 1 in the range shown.
 
     Parameters
@@ -126,6 +163,8 @@ def jet_grid(shapes: Sequence[JetShape], stamp: Stamp, *, title: str = "", colum
     stamp : Stamp
     title : str
         Of the legend, such as the region.
+    true_label : str
+        What the generated jets are held against.
     columns : int
         Cells a row.
 
@@ -152,7 +191,7 @@ def jet_grid(shapes: Sequence[JetShape], stamp: Stamp, *, title: str = "", colum
         for ax in (top, below):
             ax.tick_params(labelsize=11)
         share_x(top, below)
-        _panels(top, below, shape)
+        _panels(top, below, shape, true_label)
         place_y_labels(top, below, inches=0.52)
         for handle, name in zip(*top.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)

@@ -43,6 +43,10 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 
 
+_FEW_EPOCHS = 4
+"""Below so many, points are marked."""
+
+
 @dataclass(frozen=True)
 class Closure:
     """One feature of held-out reference events and of the template made at their masses.
@@ -279,8 +283,8 @@ def feature_grid(data: Sequence[Closure], stamp: Stamp, *, title: str = "", colu
 
 
 @styled
-def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "") -> Figure:
-    """Draw the loss of training and validation events against the epoch, and the learning rate.
+def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "", unit: str = "event") -> Figure:
+    """Draw the loss in training and in validation against the epoch, and the learning rate.
 
     Parameters
     ----------
@@ -288,6 +292,8 @@ def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "") -> Fig
     stamp : Stamp
     title : str
         Of the legend, e.g. the window.
+    unit : str
+        What the loss is the mean of.
 
     Returns
     -------
@@ -298,8 +304,10 @@ def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "") -> Fig
     share_x(top, low_panel)
     epoch = np.arange(1, len(curve.train) + 1)
     train, held = np.asarray(curve.train, dtype=np.float64), np.asarray(curve.validation, dtype=np.float64)
-    top.plot(epoch, train, color=BLUE, label="training")
-    top.plot(epoch[: len(held)], held, color=RED, ls="--", label="validation (early stopping)")
+    # a line of one point is none
+    marker = "o" if len(epoch) < _FEW_EPOCHS else None
+    top.plot(epoch, train, color=BLUE, marker=marker, label="training")
+    top.plot(epoch[: len(held)], held, color=RED, ls="--", marker=marker, label="validation (early stopping)")
     if curve.best_epoch is not None:
         for ax in (top, low_panel):
             ax.axvline(curve.best_epoch, 0, 0.6 if ax is top else 1.0, color=INK, lw=1, ls=":")  # under the legend
@@ -312,15 +320,16 @@ def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "") -> Fig
         span = max(high - low, 1e-3 * max(abs(high), 1e-9))
         top.set_ylim(low - 0.06 * span, high + 0.55 * span)
     top.set_xlim(0.5, len(train) + 0.5)
-    top.set_ylabel("Loss per event")
+    top.set_ylabel(f"Loss per {unit}")
     top.legend(title=title or None, loc="upper right", alignment="left")
     rate = np.asarray(curve.rate, dtype=np.float64)
-    low_panel.plot(epoch[: len(rate)], 1e3 * rate, color=PALETTE[3])
-    low_panel.set_ylim(0, 1.15e3 * float(rate.max(initial=1e-9)))
+    low_panel.plot(epoch[: len(rate)], 1e3 * rate, color=PALETTE[3], marker=marker)
+    # after an only epoch the rate is 0, and the axis still of its usual size
+    low_panel.set_ylim(0, 1.15e3 * float(rate.max(initial=1e-4)))
     low_panel.set_ylabel("Learning rate\n" + r"[$\mathrm{10^{-3}}$]", loc="center", fontsize=13)
     low_panel.yaxis.set_major_locator(MaxNLocator(3, prune="upper"))
     low_panel.set_xlabel("Epoch")
-    low_panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    low_panel.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     stamp_axes(top, stamp)
     place_y_labels(top, inches=0.78)
     place_y_labels(low_panel, inches=0.55)  # of two lines

@@ -14,7 +14,7 @@ from drapes_hep.files import read_json
 from drapes_hep.metrics import Roc
 from drapes_hep.report.album import Album, Picture
 from drapes_hep.report.inputs import RunFiles, WindowFiles, optional_array, read_columns, reading
-from drapes_hep.report.values import closures, foremost, overall, spectra, split_counts
+from drapes_hep.report.values import closure_jets, closures, foremost, overall, spectra, split_counts
 
 __all__ = [
     "control_figures",
@@ -87,8 +87,9 @@ def window_figures(run: RunFiles, files: WindowFiles, album: Album) -> tuple[lis
     found = [
         *_spectrum_figures(run, files, album),
         _score_figure(run, files, album),
-        _training_figure(run, files, album),
+        *_training_figures(run, files, album),
         _closure_figure(run, files, album),
+        *([_jets_figure(run, files, album)] if run.config.get("constituents") else []),
     ]
     return [f for f in found if isinstance(f, Picture)], [f for f in found if isinstance(f, str)]
 
@@ -168,20 +169,27 @@ def _score_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | 
     )
 
 
-def _training_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | str:
+def _training_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[Picture | str]:
     if files.training is None:
-        return "No training.json: this template was not trained in this run."
-    name, t = files.window.name, files.training
-    with reading(files.folder / "training.json"):
-        curve = plots.TrainingCurve(t["train"], t["validation"], t["rate"], t.get("best_epoch"))
-        figure = plots.training_loss(curve, run.stamp, title=f"window {files.title} GeV")
-    return album.add(
-        f"training_{name}",
-        figure,
-        "Training of the background model",
-        "Loss on the events it is fitted to and on those that stop it; the first epochs may lie above the range.",
-        (f"windows/{name}/training.json",),
-    )
+        return ["No training.json: this template was not trained in this run."]
+    name, record = files.window.name, files.training
+    words = "Loss on the events it is fitted to and on those that stop it; the first epochs may lie above the range."
+    trainings = [(f"training_{name}", record, "Training of the background model", words, "event")]
+    if run.config.get("constituents"):
+        # two models make a template of constituents; the record is the constituents', with the other one in it
+        words = f"The constituents of one jet, given the jet. {words}"
+        trainings = [(f"training_{name}", record, "Training on the constituents", words, "constituent")]
+        if record.get("jets"):
+            words = "The kinematics of both jets, given their mass."
+            title = "Training on the jets' kinematics"
+            trainings.append((f"training_jets_{name}", record["jets"], title, words, "event"))
+    figures: list[Picture | str] = []
+    for slug, t, title, caption, unit in trainings:
+        with reading(files.folder / "training.json"):
+            curve = plots.TrainingCurve(t["train"], t["validation"], t["rate"], t.get("best_epoch"))
+            figure = plots.training_loss(curve, run.stamp, title=f"window {files.title} GeV", unit=unit)
+        figures.append(album.add(slug, figure, title, caption, (f"windows/{name}/training.json",)))
+    return figures
 
 
 def _closure_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | str:
@@ -198,6 +206,33 @@ def _closure_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture 
         "Held-out sideband events against the template made at their masses, as densities of area 1 in the range that"
         " is drawn; band and bars are statistical. χ² is Pearson's, of the bins that both fill. Red triangles lie"
         " beyond the panel." + (" Masses in any window are left out." if run.blind else ""),
+        ("skim/events.parquet", f"windows/{name}/split.parquet", f"windows/{name}/closure.parquet"),
+        wide=True,
+    )
+
+
+def _jets_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | str:
+    name = files.window.name
+    if not all((files.folder / needed).exists() for needed in ("closure.parquet", "split.parquet")):
+        return "No closure sample in this run."
+    found = closure_jets(run, files)
+    if found is None:
+        return "Too few held-out events, or weighted ones, for the closure of the jets."
+    events = found["events"]
+    figure = plots.jet_grid(
+        plots.jet_shapes({"Template": found}),
+        run.stamp,
+        title=f"sidebands of {files.title} GeV",
+        true_label="Held-out data",
+    )
+    return album.add(
+        f"jets_{name}",
+        figure,
+        "Closure of the jets",
+        "Jets and constituents of held-out sideband events against those of the template made at their masses, as"
+        " densities of area 1 in the range that is drawn. W₁ / true: Wasserstein's distance between the two, in units"
+        f" of that between two samples of the data, of {events} events each."
+        + (" Masses in any window are left out." if run.blind else ""),
         ("skim/events.parquet", f"windows/{name}/split.parquet", f"windows/{name}/closure.parquet"),
         wide=True,
     )

@@ -31,6 +31,7 @@ from drapes_hep.report.sections import (
     cutflow_rows,
     headline,
     metric_rows,
+    model_words,
     provenance,
     quality_rows,
     split_rows,
@@ -103,6 +104,7 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "quality": quality_rows(run),
             "metrics": metric_rows(run),
             "split": split_rows(run),
+            "model_words": model_words(run),
             "scan_figures": scan_figures(run, album),
         }
         points = quality_points(run)

@@ -254,6 +254,22 @@ def split_rows(run: RunFiles) -> list[Row]:
     return rows
 
 
+def model_words(run: RunFiles) -> str:
+    """Say what the background model is made of, where that is more than a network of features."""
+    given = run.config.get("constituents")
+    if not given:
+        return ""
+    train, template = run.config["training"], run.config["template"]
+    sizes = ", ".join(f"{name} {given[name]}" for name in ("width", "depth"))
+    return (
+        "Templates are made of constituents by two models. The kinematics of both jets, given their mass, are made by a"
+        f" residual network (width {train['width']}, depth {train['depth']}; at most {train['epochs']} passes;"
+        f" {template['steps']} steps of {template['solver']}), the constituents of one jet, given that jet, by the"
+        f" network {given['network']} ({sizes}; at most {given['epochs']} passes in batches of {given['batch']} jets;"
+        f" {given['steps']} steps of {given['solver']}). Features are computed from the generated constituents."
+    )
+
+
 def provenance(run: RunFiles) -> list[tuple[str, Any]]:
     """Give where the numbers come from: date, seeds, code, machine."""
     seeds = f"run {run.config.get('seed')}"

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from drapes_hep import plots
-from drapes_hep.errors import RunDirectoryError
+from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.events.features import FEATURES
+from drapes_hep.events.skims import read_skim
 from drapes_hep.metrics import Roc
 from drapes_hep.poisson import deviance_p_value
 from drapes_hep.report.inputs import Point, RunFiles, WindowFiles, estimate, optional_array, read_columns
+from drapes_hep.templates.comparison import compare_jets
 
 __all__ = [
     "Step",
     "best",
+    "closure_jets",
     "closures",
     "cutflow",
     "fit_p",
@@ -31,6 +36,10 @@ __all__ = [
 
 CLOSURE = 2
 """``part`` of the sideband events that no model met."""
+
+
+_JETS = 5000
+"""Events of a side whose jets are compared at most, so that a page takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +215,43 @@ def closures(run: RunFiles, files: WindowFiles) -> list[plots.Closure]:
         )
         for name in run.features
     ]
+
+
+def closure_jets(run: RunFiles, files: WindowFiles) -> Mapping[str, Any] | None:
+    """Compare the jets of the held-out sideband events with those of the template made at their masses.
+
+    Returns
+    -------
+    mapping or None
+        As :func:`drapes_hep.templates.comparison.compare_jets` gives it; None without enough events, or with weighted
+        ones.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the files do not belong together.
+    """
+    split = read_columns(files.folder / "split.parquet", ("event_id", "part"))
+    path = files.folder / "closure.parquet"
+    events = read_columns(run.directory.events, ("event_id", "weight", "mjj"))
+    template = read_columns(path, ("mjj", "weight"))
+    masks = (
+        np.isin(events["event_id"], split["event_id"][split["part"] == CLOSURE]),
+        np.ones(len(template["mjj"]), bool),
+    )
+    found = []
+    for source, columns, mask in zip((run.directory.events, path), (events, template), masks, strict=True):
+        # sidebands of one window hold other windows' data
+        rows = np.flatnonzero(mask & ~run.covered(columns["mjj"]) if run.blind else mask)
+        if len(np.unique(columns["weight"][rows])) > 1:
+            return None
+        # evenly over the file, whatever its order
+        chosen = rows[np.linspace(0, len(rows), min(_JETS, len(rows)), endpoint=False).astype(np.int64)]
+        found.append(read_skim(source, ("jets",), chosen)["jets"])
+    try:
+        return compare_jets(found[0], found[1], seed=1, kept=("mjj",))
+    except FitError:
+        return None
 
 
 def roc(run: RunFiles, files: WindowFiles) -> Roc | None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
-from drapes_hep.plots.jets import JetShape, jet_grid
+from drapes_hep.plots.jets import jet_grid, jet_shapes
 from drapes_hep.plots.style import Stamp
 from drapes_hep.studies.design import (
     Entry,
@@ -25,7 +23,6 @@ from drapes_hep.studies.design import (
     title_of,
     trial_of,
 )
-from drapes_hep.studies.jets import QUANTITIES
 from drapes_hep.studies.trials import Kind, Trial
 
 __all__ = ["comparisons", "jet_figure", "jet_lines", "llv_searches"]
@@ -79,18 +76,7 @@ def jet_lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
 def jet_figure(entries: Sequence[Entry], records: Sequence[Mapping[str, Any]], config: Config, stamp: Stamp) -> Figure:
     """Draw the distributions of the first repetition, all generators together."""
     first = [(one, record) for one, record in zip(entries, records, strict=True) if one.labels["seed"] == config.seed]
-    shapes = []
-    for name, label in QUANTITIES.items():
-        known = [(str(one.labels["template"]), record) for one, record in first if name in record["shapes"]]
-        if not known:
-            continue
-        shape = known[0][1]["shapes"][name]
-        edges = np.array(shape["edges"])
-        # the bins follow the true jets alone, which are the same for all generators
-        made = {title: np.array(record["shapes"][name]["made"], dtype=float) for title, record in known}
-        notes = {title: f"$W_1$ / true: {record['quantities'][name]['ratio']:.1f}" for title, record in known}
-        one = JetShape(label, edges, np.array(shape["true"], dtype=float), made, notes)
-        shapes.append(replace(one, log_y=name in {"delta_eta", "delta_phi", "pt", "pt_fraction"}))
+    shapes = jet_shapes({str(one.labels["template"]): record for one, record in first})
     region = str(first[0][0].labels["region"]) if first else ""
     return jet_grid(shapes, stamp, title=f"In the {region}, without signal")
 

@@ -23,8 +23,8 @@ from drapes_hep.events.features import check_features
 from drapes_hep.mass import spectrum_edges
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.rng import stage_seed
-from drapes_hep.studies.jets import KINEMATICS, compare_jets, summaries
 from drapes_hep.studies.trials import Bench, Trial
+from drapes_hep.templates.comparison import KINEMATICS, compare_jets, summaries
 from drapes_hep.templates.family import needs_jets, start_level
 from drapes_hep.templates.model import CLOSURE, BackgroundModel
 from drapes_hep.templates.recipes import RECIPES, Parents, Template, make_template, starts

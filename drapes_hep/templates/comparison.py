@@ -80,8 +80,9 @@ def _finite(values: AwkwardArray) -> FloatArray:
 def _shape(name: str, true: FloatArray, made: FloatArray) -> dict[str, Any]:
     """Count both in the same bins; the numbers outside are kept."""
     if name == "n":
-        width = max(1, round((np.quantile(true, 0.999) + 1) / _BINS))
-        edges = np.arange(_BINS + 1) * width - 0.5
+        most = np.quantile(true, 0.999) + 1
+        width = max(1, round(most / _BINS))
+        edges = np.arange(min(_BINS, int(most // width) + 2) + 1) * width - 0.5
     else:
         low, high = np.quantile(true, [0.0005, 0.9995])
         edges = np.linspace(low, high, _BINS + 1)
