@@ -1,6 +1,7 @@
 """Significance improvement on constituents and on features against the number of injected signal events.
 
-arXiv:2312.10130, figure 11; arXiv:2310.06897, figure 7. To run it::
+arXiv:2312.10130, figure 11; arXiv:2310.06897, figure 7. To run it (the configuration
+says how to make its files)::
 
     drapes study llv-injection configs/llv_small.yaml
 """

@@ -1,6 +1,7 @@
 """Distributions of generated jets and constituents in the window against true background, and how far they are.
 
-arXiv:2310.06897, figure 5; the same for the templates of arXiv:2312.10130, section 4.3. To run it::
+arXiv:2310.06897, figure 5; the same for the templates of arXiv:2312.10130, section 4.3. To run it (the configuration
+says how to make its files)::
 
     drapes study llv-jets configs/llv_small.yaml
 """

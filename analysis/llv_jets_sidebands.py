@@ -1,6 +1,7 @@
 """Distributions of generated jets and constituents in the sidebands against background that trained nothing.
 
-arXiv:2310.06897, figure 4. To run it::
+arXiv:2310.06897, figure 4. To run it (the configuration
+says how to make its files)::
 
     drapes study llv-jets-sidebands configs/llv_small.yaml
 """

@@ -1,6 +1,7 @@
 """How well classifiers tell templates of constituents from true background, in the window and in the sidebands.
 
-arXiv:2310.06897, section IV. To run it::
+arXiv:2310.06897, section IV. To run it (the configuration
+says how to make its files)::
 
     drapes study llv-quality configs/llv_small.yaml
 """

@@ -1,6 +1,7 @@
 """Significance improvement and signal efficiency against rejection, on constituents and on features.
 
-arXiv:2312.10130, figure 9; arXiv:2310.06897, figure 6. To run it::
+arXiv:2312.10130, figure 9; arXiv:2310.06897, figure 6. To run it (the configuration
+says how to make its files)::
 
     drapes study llv-roc configs/llv_small.yaml
 """

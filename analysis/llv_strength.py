@@ -1,6 +1,7 @@
 """Significance improvement of partial templates of constituents, against the noise sigma' that they start from.
 
-arXiv:2312.10130, figure 10. To run it::
+arXiv:2312.10130, figure 10. To run it (the configuration
+says how to make its files)::
 
     drapes study llv-strength configs/llv_small.yaml
 """

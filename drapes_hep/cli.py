@@ -100,10 +100,23 @@ def _check_plugins(config: Config) -> str:
             f"cwola.classifier {config.cwola.classifier} needs templates of constituents: add 'constituents: {{}}'"
         )
     if config.constituents is not None:
-        from drapes_hep.networks.backbones import check_backbone
+        from drapes_hep.templates.backbones import check_backbone
 
-        check_backbone(config.constituents.network, 3, len(config.constituents.condition), config.constituents.sizes)
+        check_backbone(config.constituents)
     return str(sources[0]) if sources else config.processor
+
+
+def _check_generators(config: Config) -> None:
+    """Load what the generators of a study name."""
+    from drapes_hep.studies.design import generators
+
+    for name, one in generators(config).items():
+        try:
+            _check_plugins(one)
+        except ConfigError as error:
+            if not name:  # the configuration itself
+                raise
+            raise ConfigError(f"study.generators: {name}: {error}") from error
 
 
 def _stage(work: Work) -> Callable[..., None]:
@@ -335,13 +348,12 @@ def validate(
     from drapes_hep.regions import sliding_windows
     from drapes_hep.stages.simulation import check_sources
     from drapes_hep.stages.skim import check_files, check_labels
-    from drapes_hep.studies.design import check_study, generators
+    from drapes_hep.studies.design import check_study
 
     check_classifier_features(checked.features, checked.classifier_features)
     place = _check_plugins(checked)
     check_study(checked)
-    for one in generators(checked).values():
-        _check_plugins(one)
+    _check_generators(checked)
     windows = sliding_windows(checked)
     found = []
     if files:
@@ -449,6 +461,7 @@ def study(
     from drapes_hep.progress import Reporter
 
     _check_plugins(checked)
+    _check_generators(checked)
     reporter = Reporter(quiet=quiet)
     context = _context(
         checked, output, device=device, executor=executor, workers=workers, reporter=reporter, kind="study"

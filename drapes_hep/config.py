@@ -524,16 +524,20 @@ def _one_line(error: ValidationError) -> str:
 class _Loader(yaml.SafeLoader):
     """The safe loader, which refuses a key that stands twice: the later one would win silently."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping whose keys are all different."""
-        seen: set[Any] = set()
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401
+        """Read a mapping whose keys are all different, before others are merged into it."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: list[Any] = []
         for key_node, _ in node.value:
-            key = key_node.value
-            if isinstance(key_node, yaml.ScalarNode) and key in seen:
+            # two merge keys are merged both; what is no scalar is no key of a configuration
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node)
+            if any(key == other and type(key) is type(other) for other in seen):
                 line = key_node.start_mark.line + 1
-                raise ConfigError(f"the key '{key}' stands a second time, in line {line}: keep one of the two")
-            seen.add(str(key))
-        return super().construct_mapping(node, deep)
+                raise ConfigError(f"the key '{key_node.value}' stands a second time, in line {line}: keep one")
+            seen.append(key)
+        return node
 
 
 def _parse(text: str) -> Any:  # noqa: ANN401

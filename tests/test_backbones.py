@@ -1,4 +1,4 @@
-"""Networks for sets by their names: the package's own, and a user's class."""
+"""Networks for constituents by their names: the package's own, and a user's class."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import torch
 from test_howto import example
 from torch import nn
 
-from drapes_hep.config import load_config
-from drapes_hep.diffusion.cards import load_model, save_model
-from drapes_hep.diffusion.denoisers import DENOISERS
+from drapes_hep.config import ConstituentsConfig, load_config
 from drapes_hep.errors import ConfigError
 from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer
-from drapes_hep.networks.backbones import check_backbone, find_backbone, make_backbone
-from drapes_hep.networks.sets import SetBackbone, dense
+from drapes_hep.networks.sets import SetBackbone
+from drapes_hep.templates.backbones import check_backbone, find_backbone, make_backbone
 from drapes_hep.templates.family import model_settings
 
-SIZES = {"width": 8, "depth": 2, "heads": 2, "tokens": 0}
-OFFSETS = torch.tensor([0, 3, 3, 7])
+SIZES = {"width": 8, "depth": 2, "heads": 2}
+
+
+def section(name, **more):
+    return ConstituentsConfig.model_validate({**SIZES, "network": name, **more})
 
 
 @pytest.fixture
@@ -27,91 +28,165 @@ def mine(tmp_path, monkeypatch):
     """The network of docs/how-to.md, where a user has it."""
     (tmp_path / "my_networks.py").write_text(example("MeanField"), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield "my_networks:MeanField"
     sys.modules.pop("my_networks", None)
 
 
-class Without(nn.Module):
+class Plain(nn.Module):
+    """As short as may be: no base class of the project, weights from torch's own generator, config an attribute."""
+
+    def __init__(self, features, condition_features, *, seed=0, **sizes):  # noqa: ARG002
+        super().__init__()
+        self.config = {"features": features, "condition_features": condition_features, **sizes}
+        self.only = nn.Linear(features, features)
+
+    def forward(self, x, noise, condition=None, *, offsets):  # noqa: ARG002
+        return self.only(x)
+
+
+class Without(Plain):
     """Says nothing of how it is built."""
 
-    def __init__(self, features, condition_features, *, seed):  # noqa: ARG002
+    def __init__(self, features, condition_features, *, seed=0):
+        super().__init__(features, condition_features, seed=seed)
+        self.config = None
+
+
+class Explodes(nn.Module):
+    """Cannot say how it is built."""
+
+    def __init__(self, features, condition_features, *, seed=0):  # noqa: ARG002
         super().__init__()
+        self.only = nn.Linear(features, features)
+
+    @property
+    def config(self):
+        raise KeyError("width")
+
+    forward = Plain.forward
 
 
 class Forgets(SetBackbone):
     """Records an argument that it does not take."""
 
     def __init__(self, features, condition_features=0, *, width=8, seed=0):
-        super().__init__(
-            features=features,
-            condition_features=condition_features,
-            width=width,
-            embedding="cosine",
-            embedding_size=4,
-            seed=seed,
-        )
+        sizes = {"features": features, "condition_features": condition_features, "width": width}
+        super().__init__(**sizes, embedding="cosine", embedding_size=4, seed=seed)
+        self.only = nn.Linear(features, features)
 
-
-class Wrong(nn.Module):
-    """Gives one number a member."""
-
-    def __init__(self, features, condition_features, *, seed=0):  # noqa: ARG002
-        super().__init__()
-        self.only = dense(features, 1, torch.Generator().manual_seed(seed))
-
-    @property
-    def config(self):
-        return {"features": 3, "condition_features": 2}
-
-    def forward(self, x, noise, condition=None, *, offsets):  # noqa: ARG002
+    def body(self, x, context, layout):  # noqa: ARG002
         return self.only(x)
 
 
+class Wrong(Plain):
+    """Gives one number a member."""
+
+    def forward(self, x, noise, condition=None, *, offsets):  # noqa: ARG002
+        return self.only(x)[:, :1]
+
+
+class PerSet(Plain):
+    """Wants a noise level for each set."""
+
+    def forward(self, x, noise, condition=None, *, offsets):  # noqa: ARG002
+        return self.only(x) * noise.repeat_interleave(offsets.diff())[:, None]
+
+
+class Tied(Plain):
+    """Shares a weight between two layers."""
+
+    def __init__(self, features, condition_features, *, seed=0):
+        super().__init__(features, condition_features, seed=seed)
+        self.other = nn.Linear(features, features)
+        self.other.weight = self.only.weight
+
+    def forward(self, x, noise, condition=None, *, offsets):  # noqa: ARG002
+        return self.other(self.only(x))
+
+
+class Changes(Plain):
+    """Is built again otherwise: the sign is in no weight, and not in config."""
+
+    made = 0
+
+    def __init__(self, features, condition_features, *, seed=0):
+        super().__init__(features, condition_features, seed=seed)
+        type(self).made += 1
+        self.sign = -1.0 if type(self).made % 2 else 1.0
+
+    def forward(self, x, noise, condition=None, *, offsets):  # noqa: ARG002
+        return self.sign * self.only(x)
+
+
+def _made_by_a_function():
+    class Local(Plain):
+        """Nobody can import it."""
+
+    return Local
+
+
+Local = _made_by_a_function()
 NOTHING = object()
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "known"),
     [
-        ("transformer", SetTransformer, {"width", "depth", "heads", "tokens"}),
+        ("transformer", SetTransformer, {"width", "depth", "heads"}),
         ("epic", EPiC, {"width", "depth"}),
         ("deepsets", AttentiveDeepSets, {"width", "depth", "heads"}),
     ],
 )
 def test_the_packages_own_have_the_sizes_that_they_know(name, kind, known):
-    made = make_backbone(name, 3, 2, SIZES, seed=1)
+    made = make_backbone(section(name), seed=1)
     assert type(made) is kind
     assert {size: made.config.get(size) for size in known} == {size: SIZES[size] for size in known}
-    check_backbone(name, 3, 2, SIZES)
 
 
-def test_the_example_of_the_documentation_is_saved_and_built_again(mine, tmp_path):
-    check_backbone(mine, 3, 2, SIZES)
-    denoiser = DENOISERS["edm"](make_backbone(mine, 3, 2, SIZES, seed=1))
-    with torch.no_grad():
-        for value in denoiser.parameters():
-            value.add_(0.1)
-    save_model(tmp_path / "model", denoiser)
-    again, _ = load_model(tmp_path / "model")
-    x, t, told = torch.randn(7, 3), torch.rand(3) + 0.1, torch.randn(3, 2)
-    with torch.no_grad():
-        torch.testing.assert_close(again(x, t, told, offsets=OFFSETS), denoiser(x, t, told, offsets=OFFSETS))
+@pytest.mark.parametrize("name", ["transformer", "epic", "deepsets", f"{__name__}:Plain"])
+@pytest.mark.parametrize("path", ["edm", "flow"])
+def test_a_network_that_works_is_not_refused(name, path):
+    check_backbone(section(name, path=path))
 
 
-def test_an_edited_network_is_another_model(mine, tmp_path):
+def test_the_example_of_the_documentation_works(mine):
+    check_backbone(section(mine))
+
+
+def test_a_class_that_takes_anything_is_given_all_sizes():
+    assert make_backbone(section(f"{__name__}:Plain"), seed=1).config.items() >= SIZES.items()
+
+
+@pytest.mark.parametrize("name", ["my_networks:MeanField", f"{__name__}:Plain"])
+def test_the_seed_decides_the_weights(mine, name):
+    one, same, other = (
+        torch.cat([value.detach().ravel() for value in make_backbone(section(name), seed).parameters()])
+        for seed in (1, 1, 2)
+    )
+    torch.testing.assert_close(one, same, rtol=0, atol=0)
+    assert not torch.equal(one, other)
+
+
+def test_the_callers_random_numbers_are_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    check_backbone(section(f"{__name__}:Plain"))
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+
+
+def test_the_model_is_named_by_the_network_at_work_and_not_by_an_edited_file(mine, tmp_path):
+    """The file may be edited while its class trains: what was trained keeps its name, a new process gives another."""
     path = tmp_path / "c.yaml"
     path.write_text(f"{{name: x, data: {{path: a.h5}}, constituents: {{network: '{mine}'}}}}")
     config = load_config(path)
     before = model_settings(config)
     with (tmp_path / "my_networks.py").open("a", encoding="utf-8") as file:
         file.write("\n# edited\n")
+    assert model_settings(config) == before
+    del sys.modules["my_networks"]
     assert model_settings(config) != before
-
-
-def test_the_seed_decides_the_weights(mine):
-    one, same, other = (make_backbone(mine, 3, 2, SIZES, seed=seed).first.weight for seed in (1, 1, 2))
-    torch.testing.assert_close(one, same, rtol=0, atol=0)
-    assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -119,22 +194,27 @@ def test_the_seed_decides_the_weights(mine):
     [
         ("nowhere:Class", "ModuleNotFoundError"),
         (f"{__name__}:Missing", "AttributeError"),
-        (f"{__name__}:NOTHING", "no class on torch.nn.Module"),
-        (f"{__name__}:Without", "needs a property config"),
-        (f"{__name__}:Forgets", "cannot be built again .*embedding"),
-        (f"{__name__}:Wrong", r"gives \(5, 1\) for members of shape \(5, 3\)"),
+        (f"{__name__}:NOTHING", r"no class on torch\.nn\.Module"),
+        (f"{__name__}:Without", "cannot be saved .* has no config"),
+        (f"{__name__}:Explodes", "cannot be saved .*KeyError"),
+        (f"{__name__}:Forgets", "cannot be saved and loaded again: .*embedding"),
+        (f"{__name__}:Wrong", r"gives \(5, 1\) for members of \(5, 3\)"),
+        (f"{__name__}:PerSet", "cannot be evaluated at one noise level"),
+        (f"{__name__}:Tied", "cannot be saved .*share memory"),
+        (f"{__name__}:Changes", "another network after it was saved"),
+        (f"{__name__}:Local", "cannot be saved and loaded again"),
     ],
 )
 def test_a_network_that_cannot_be_used_is_refused(name, words):
     with pytest.raises(ConfigError, match=words) as caught:
-        check_backbone(name, 3, 2, SIZES)
+        check_backbone(section(name))
     assert str(caught.value).startswith(f"constituents.network {name}: ")
     assert "\n" not in str(caught.value)
 
 
 def test_tokens_are_not_left_out_silently(mine):
     with pytest.raises(ConfigError, match=r"constituents\.tokens: the network .* has none"):
-        make_backbone(mine, 3, 2, {**SIZES, "tokens": 4}, seed=1)
+        make_backbone(section(mine, tokens=4), seed=1)
 
 
 def test_an_unknown_name_is_refused():

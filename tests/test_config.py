@@ -108,6 +108,7 @@ def test_what_is_no_configuration_is_refused(tmp_path, text, words):
     ("text", "words"),
     [
         ("name: a\nselection: {leading_pt: 700}\nselection: {leading_pt: 1200}\n", "'selection' .* in line 3"),
+        ("name: a\nmass: {0x1: 2, 1: 3}\n", "'1' .* in line 2"),
         ("name: a\nmass:\n  range: [1, 2]\n  range: [1, 3]\n", "'range' .* in line 4"),
     ],
 )
@@ -116,6 +117,21 @@ def test_a_key_that_stands_twice_is_refused(tmp_path, text, words):
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=words):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: {1: 2, '1': 3}\n",
+        "a: {t: {base: &b {x: 1}, mid: &m {<<: *b, x: 2}}}\nlast: {<<: *m}\n",
+        "a: {b: &b {x: 1}, c: &c {y: 1}, d: {<<: *b, <<: *c, x: 2}}\n",
+    ],
+)
+def test_keys_that_differ_or_are_merged_are_not_refused(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"missing|unknown key"):
         load_config(path)
 
 

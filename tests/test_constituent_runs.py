@@ -16,12 +16,12 @@ from test_stages import stamps
 
 from drapes_hep.config import load_config
 from drapes_hep.cwola.set_classifiers import ConstituentTransformer, DijetTransformer
-from drapes_hep.errors import ConfigError
+from drapes_hep.errors import ConfigError, RunDirectoryError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.features import compute_features, invariant_mass
 from drapes_hep.events.loading import load_processor
 from drapes_hep.events.running import run
-from drapes_hep.events.skims import read_skim
+from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import read_json
 from drapes_hep.plots.studies import Band, Panel, study_panels
 from drapes_hep.plots.style import Stamp
@@ -33,6 +33,7 @@ from drapes_hep.stages.classify import classify
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.skim import skim
+from drapes_hep.templates.comparison import compare_jets
 from drapes_hep.templates.constituents import pack_jets
 from drapes_hep.templates.events import LOSSES
 from drapes_hep.templates.model import CLOSURE
@@ -209,8 +210,8 @@ def test_the_page_shows_the_jets_and_both_trainings(searched):
     page = (searched("from_noise") / "report" / "index.html").read_text(encoding="utf-8")
     for name in ("jets", "training", "training_jets"):
         assert (searched("from_noise") / "report" / "figures" / f"{name}_{NAME}.png").stat().st_size > 10_000
-    assert "made of constituents by two models" in page
-    assert "Held-out data" not in page.partition("Closure of the jets")[0]
+    assert "Templates are made of constituents. The kinematics of both jets, given their mass" in page
+    assert "Closure of the jets" in page
 
 
 def test_the_closure_of_the_jets_is_of_held_out_events(searched):
@@ -222,6 +223,36 @@ def test_the_closure_of_the_jets_is_of_held_out_events(searched):
     template = len(read_skim(out / "windows" / NAME / "closure.parquet"))
     assert (found["shapes"]["pt"]["true_total"], found["shapes"]["pt"]["made_total"]) == (2 * held, 2 * template)
     assert found["events"] == min(held // 2, template)
+
+
+def test_what_a_template_keeps_of_its_parents_is_no_closure(searched):
+    """Drapes SR keeps the kinematics of the events that it starts from: here, of the held-out events themselves."""
+    run = load_run(searched("from_window"))
+    found = closure_jets(run, run.windows[0])
+    assert found["quantities"].keys() == {"tau21", "tau32", "pt_fraction", "log_pt_fraction", "delta_eta", "delta_phi"}
+    page = (searched("from_window") / "report" / "index.html").read_text(encoding="utf-8")
+    assert "starts from these same events" in page
+    assert "kinematics of both jets are those of the events" in page
+
+
+def test_events_that_the_skim_lacks_are_not_left_out_silently(searched, tmp_path):
+    out = shutil.copytree(searched("from_noise"), tmp_path / "run")
+    path = out / "windows" / NAME / "split.parquet"
+    split = read_skim(path)
+    write_skim(path, {**split.columns, "event_id": split["event_id"] + 10**6}, split.metadata)
+    run = load_run(out)
+    with pytest.raises(RunDirectoryError, match="names events that the skim does not hold"):
+        closure_jets(run, run.windows[0])
+
+
+def test_quantities_without_any_spread_are_left_out():
+    """All jets of two constituents, of no tau2: no unit of distance."""
+    jets = shower(60, 1)
+    jets["constituents"] = jets.constituents[:, :, :2]
+    jets["tau2"] = 0 * jets.tau2
+    found = compare_jets(jets, jets[:30], 1)
+    assert not found["quantities"].keys() & {"n", "tau21", "tau32"}
+    assert np.isfinite([one["ratio"] for one in found["quantities"].values()]).all()
 
 
 def test_a_blinded_page_compares_no_jets_of_any_window(project, searched, monkeypatch):
@@ -432,6 +463,7 @@ def test_a_mistake_is_one_line(drapes, project, tmp_path, name):
     [
         ("study.generators={A: [constituents.epch=3]}", "study.generators: A: unknown key 'constituents.epch'"),
         ("study.generators={A: ['constituents.network=nowhere:Net']}", "nowhere:Net: ModuleNotFoundError"),
+        (f"study.generators={{A: ['cwola.classifier={__name__}:Missing']}}", "study.generators: A: cwola.classifier"),
         ("study.templates=[from_sidebands]", "from_sidebands needs constituents.kinematics_strength"),
         (f"cwola.classifier={__name__}:Missing", "AttributeError"),
     ],

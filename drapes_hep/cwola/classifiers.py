@@ -16,6 +16,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from drapes_hep.config import ON_CONSTITUENTS
 from drapes_hep.errors import ConfigError
+from drapes_hep.events.loading import source_hashes
 from drapes_hep.rng import event_uniforms, stage_seed
 
 __all__ = [
@@ -321,4 +322,7 @@ def find_classifier(name: str) -> type[Any]:
         raise ConfigError(f"cwola.classifier {name}: {type(error).__name__}: {reason}") from error
     if not all(callable(getattr(found, method, None)) for method in ("fit", "score")):
         raise ConfigError(f"cwola.classifier {name}: needs the methods fit(x, y, weight, group) and score(x)")
+    if isinstance(found, type):
+        # now, as it is imported: the file may be edited while the class is at work
+        source_hashes(found)
     return found  # type: ignore[no-any-return]

@@ -90,9 +90,12 @@ def _backbone(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     module, _, attribute = name.partition(":")
     found = getattr(importlib.import_module(module), attribute)
     # a card may only name a network, not any callable that happens to be importable
-    if not (isinstance(found, type) and issubclass(found, nn.Module) and hasattr(found, "config")):
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise TypeError(f"{name} is not a backbone")
-    return found(**arguments)
+    made = found(**arguments)
+    if not isinstance(getattr(made, "config", None), dict):
+        raise TypeError(f"{name} is not a backbone")
+    return made
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[PreconditionedDenoiser, dict[str, Any]]:

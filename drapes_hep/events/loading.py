@@ -27,8 +27,16 @@ from coffea.processor import ProcessorABC
 
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.types import Foreign
+from drapes_hep.files import file_hash
 
-__all__ = ["class_sources", "load_processor", "load_source", "processor_folders", "starter_folder"]
+__all__ = [
+    "class_sources",
+    "load_processor",
+    "load_source",
+    "processor_folders",
+    "source_hashes",
+    "starter_folder",
+]
 
 _MODULE = "_drapes_processor_"
 _SEARCHED: ContextVar[tuple[Path, ...] | None] = ContextVar("_SEARCHED", default=None)
@@ -93,6 +101,27 @@ def class_sources(found: type) -> tuple[Path, ...]:
         if path.is_file() and (own or not installed):
             out[path] = None
     return tuple(out)
+
+
+_HASHES: dict[type, tuple[str, ...]] = {}
+
+
+def source_hashes(found: type) -> tuple[str, ...]:
+    """Give the hashes of a class's files, as they were when this was first asked: ask when the class is imported.
+
+    Parameters
+    ----------
+    found : type
+        A user's class, or one of this package.
+
+    Returns
+    -------
+    tuple of str
+        Of :func:`class_sources`. A file that is edited later does not change the class at work, nor what it is called.
+    """
+    if found not in _HASHES:
+        _HASHES[found] = tuple(file_hash(path) for path in class_sources(found))
+    return _HASHES[found]
 
 
 def load_processor(name: str, search: Sequence[str | Path] | None = None) -> Foreign:

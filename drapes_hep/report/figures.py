@@ -232,6 +232,11 @@ def _jets_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | s
         "Jets and constituents of held-out sideband events against those of the template made at their masses, as"
         " densities of area 1 in the range that is drawn. W₁ / true: Wasserstein's distance between the two, in units"
         f" of that between two samples of the data, of {events} events each."
+        + (
+            " The template starts from these same events, and what it keeps of them is not shown."
+            if run.config["template"]["method"] == "from_window"
+            else ""
+        )
         + (" Masses in any window are left out." if run.blind else ""),
         ("skim/events.parquet", f"windows/{name}/split.parquet", f"windows/{name}/closure.parquet"),
         wide=True,

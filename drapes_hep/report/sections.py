@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 from drapes_hep.report.inputs import Point, RunFiles, WindowFiles
 from drapes_hep.report.values import best, cutflow, fit_p, overall, split_counts
 from drapes_hep.report.words import cut, integer, null, optional_integer, plus_minus, power, sic, signed, step, why
+from drapes_hep.templates.recipes import RECIPES
 
 __all__ = [
     "accounting_cards",
@@ -17,6 +18,7 @@ __all__ = [
     "cutflow_rows",
     "headline",
     "metric_rows",
+    "model_words",
     "provenance",
     "quality_rows",
     "split_rows",
@@ -260,14 +262,23 @@ def model_words(run: RunFiles) -> str:
     if not given:
         return ""
     train, template = run.config["training"], run.config["template"]
-    sizes = ", ".join(f"{name} {given[name]}" for name in ("width", "depth"))
+    if RECIPES[template["method"]].partial and given["kinematics_strength"] is None:
+        jets = "The kinematics of both jets are those of the events that the template starts from"
+    elif given["kinematics_network"] == "deepsets":
+        jets = f"The kinematics of both jets, given their mass, are made by DeepSets with attention ({_budget(train)})"
+    else:
+        jets = f"The kinematics of both jets, given their mass, are made by a residual network ({_budget(train)})"
+    # a class of the user's has a width or has none
+    own = f"at most {given['epochs']} passes" if ":" in given["network"] else _budget(given)
     return (
-        "Templates are made of constituents by two models. The kinematics of both jets, given their mass, are made by a"
-        f" residual network (width {train['width']}, depth {train['depth']}; at most {train['epochs']} passes;"
-        f" {template['steps']} steps of {template['solver']}), the constituents of one jet, given that jet, by the"
-        f" network {given['network']} ({sizes}; at most {given['epochs']} passes in batches of {given['batch']} jets;"
-        f" {given['steps']} steps of {given['solver']}). Features are computed from the generated constituents."
+        f"Templates are made of constituents. {jets}; the constituents of one jet, given that jet, are made by the"
+        f" network {given['network']} ({own} in batches of {given['batch']} jets; {given['steps']} steps of"
+        f" {given['solver']}). Features are computed from the generated constituents."
     )
+
+
+def _budget(section: Mapping[str, Any]) -> str:
+    return f"width {section['width']}, depth {section['depth']}; at most {section['epochs']} passes"
 
 
 def provenance(run: RunFiles) -> list[tuple[str, Any]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from drapes_hep import plots
 from drapes_hep.errors import FitError, RunDirectoryError
@@ -16,7 +17,7 @@ from drapes_hep.events.skims import read_skim
 from drapes_hep.metrics import Roc
 from drapes_hep.poisson import deviance_p_value
 from drapes_hep.report.inputs import Point, RunFiles, WindowFiles, estimate, optional_array, read_columns
-from drapes_hep.templates.comparison import compare_jets
+from drapes_hep.templates.comparison import compare_jets, kept_quantities
 
 __all__ = [
     "Step",
@@ -38,8 +39,8 @@ CLOSURE = 2
 """``part`` of the sideband events that no model met."""
 
 
-_JETS = 5000
-"""Events of a side whose jets are compared at most, so that a page takes seconds."""
+_JETS = 2000
+"""Events of a side whose jets are compared at most: about two seconds a window."""
 
 
 @dataclass(frozen=True)
@@ -187,15 +188,9 @@ def closures(run: RunFiles, files: WindowFiles) -> list[plots.Closure]:
     RunDirectoryError
         If the files do not belong together.
     """
-    split = read_columns(files.folder / "split.parquet", ("event_id", "part"))
     template = read_columns(files.folder / "closure.parquet", ("mjj", "weight", *run.features))
     events = run.events
-    held = np.sort(split["event_id"][split["part"] == CLOSURE])
-    at = np.searchsorted(events["event_id"], held)
-    if len(held) and (at.max() >= len(events["event_id"]) or not np.array_equal(events["event_id"][at], held)):
-        raise RunDirectoryError(
-            f"{files.folder / 'split.parquet'}: names events that the skim does not hold; run again"
-        )
+    at = _held_out(files, events["event_id"])
     reference = {name: values[at] for name, values in events.items()}
     if run.blind:
         # sidebands of one window hold other windows' data
@@ -231,27 +226,37 @@ def closure_jets(run: RunFiles, files: WindowFiles) -> Mapping[str, Any] | None:
     RunDirectoryError
         If the files do not belong together.
     """
-    split = read_columns(files.folder / "split.parquet", ("event_id", "part"))
     path = files.folder / "closure.parquet"
     events = read_columns(run.directory.events, ("event_id", "weight", "mjj"))
     template = read_columns(path, ("mjj", "weight"))
-    masks = (
-        np.isin(events["event_id"], split["event_id"][split["part"] == CLOSURE]),
-        np.ones(len(template["mjj"]), bool),
-    )
+    held, every = _held_out(files, events["event_id"]), np.arange(len(template["mjj"]))
     found = []
-    for source, columns, mask in zip((run.directory.events, path), (events, template), masks, strict=True):
+    for source, columns, rows in ((run.directory.events, events, held), (path, template, every)):
         # sidebands of one window hold other windows' data
-        rows = np.flatnonzero(mask & ~run.covered(columns["mjj"]) if run.blind else mask)
-        if len(np.unique(columns["weight"][rows])) > 1:
+        seen = rows[~run.covered(columns["mjj"][rows])] if run.blind else rows
+        if len(np.unique(columns["weight"][seen])) > 1:
             return None
         # evenly over the file, whatever its order
-        chosen = rows[np.linspace(0, len(rows), min(_JETS, len(rows)), endpoint=False).astype(np.int64)]
+        chosen = seen[np.linspace(0, len(seen), min(_JETS, len(seen)), endpoint=False).astype(np.int64)]
         found.append(read_skim(source, ("jets",), chosen)["jets"])
+    method, strength = run.config["template"]["method"], run.config["constituents"].get("kinematics_strength")
     try:
-        return compare_jets(found[0], found[1], seed=1, kept=("mjj",))
+        # the template is made at the masses of these events
+        return compare_jets(found[0], found[1], seed=1, kept=("mjj", *kept_quantities(method, strength)))
     except FitError:
         return None
+
+
+def _held_out(files: WindowFiles, event_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Give the rows of the sideband events that no model met, rising."""
+    split = read_columns(files.folder / "split.parquet", ("event_id", "part"))
+    held = split["event_id"][split["part"] == CLOSURE]
+    rows = np.flatnonzero(np.isin(event_id, held))
+    if len(rows) != len(held):
+        raise RunDirectoryError(
+            f"{files.folder / 'split.parquet'}: names events that the skim does not hold; run again"
+        )
+    return rows
 
 
 def roc(run: RunFiles, files: WindowFiles) -> Roc | None:

@@ -14,9 +14,9 @@ from drapes_hep.cwola.classifiers import Trees, find_classifier, load_classifier
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.errors import FitError, RunDirectoryError
-from drapes_hep.events.loading import class_sources
+from drapes_hep.events.loading import source_hashes
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
-from drapes_hep.files import file_hash, write_json
+from drapes_hep.files import write_json
 from drapes_hep.metrics import Estimate, Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
@@ -78,7 +78,7 @@ def classify_stage(context: Context, window: Window) -> Stage:
     if config.data.labels:
         reads.append(context.run.truth)
     # editing a classifier of one's own makes old scores stale
-    sources = [file_hash(path) for path in class_sources(find_classifier(config.cwola.classifier))]
+    sources = list(source_hashes(find_classifier(config.cwola.classifier)))
     return Stage(
         f"classify.{window.name}",
         config.model_dump(mode="json"),

@@ -191,7 +191,12 @@ def generate_stage(context: Context, window: Window) -> Stage:
         context.config.model_dump(mode="json"),
         ("template", "constituents", "features", "mass", "seed", "data.radius", "data.axes"),
         lambda: reads,
-        other={"pseudo-window": pseudo, "mass bins": mass_edges(context).tolist()},
+        other={
+            "pseudo-window": pseudo,
+            "mass bins": mass_edges(context).tolist(),
+            # weights may stay the same where a network is evaluated otherwise
+            "model": model_settings(context.config)["constituents"],
+        },
         after=tuple(after),
     )
 

@@ -24,7 +24,7 @@ from drapes_hep.mass import spectrum_edges
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.rng import stage_seed
 from drapes_hep.studies.trials import Bench, Trial
-from drapes_hep.templates.comparison import KINEMATICS, compare_jets, summaries
+from drapes_hep.templates.comparison import compare_jets, kept_quantities, summaries
 from drapes_hep.templates.family import needs_jets, start_level
 from drapes_hep.templates.model import CLOSURE, BackgroundModel
 from drapes_hep.templates.recipes import RECIPES, Parents, Template, make_template, starts
@@ -218,19 +218,16 @@ def _judging(bench: Bench) -> BoolArray:
     return background & ~bench.draw.data if RECIPES[bench.config.template.method].source == "window" else background
 
 
-def _kept(bench: Bench, trial: Trial) -> tuple[str, ...]:
-    """Name the quantities that a template takes over from its parents, or from those that it is held against."""
-    section = bench.config.constituents
-    if section is not None and RECIPES[bench.config.template.method].partial and section.kinematics_strength is None:
-        return KINEMATICS
-    return ("mjj",) if trial.beside else ()
-
-
 def _jets(bench: Bench, trial: Trial) -> Record:
     """Compare generated jets with true ones: distances and distributions."""
     truth = bench.truth_beside if trial.beside else bench.chosen(_judging(bench))
     template = bench.template_beside() if trial.beside else bench.template()
-    found = compare_jets(truth.jets, template.jets, stage_seed(bench.config.seed, "study", "jets"), _kept(bench, trial))
+    # in the sidebands, masses are those of what the template is held against
+    section = bench.config.constituents
+    assert section is not None
+    kept = kept_quantities(bench.config.template.method, section.kinematics_strength)
+    kept = kept or (("mjj",) if trial.beside else ())
+    found = compare_jets(truth.jets, template.jets, stage_seed(bench.config.seed, "study", "jets"), kept)
     made: Record = {"n_truth": len(truth), "n_template": len(template.event_id)}
     return {**made, **_steps(bench), **_lost(template), **found}
 

@@ -18,8 +18,8 @@ from drapes_hep.config import Config
 from drapes_hep.cwola.classifiers import find_classifier
 from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, FitError
-from drapes_hep.events.loading import class_sources
-from drapes_hep.files import content_hash, file_hash, write_json
+from drapes_hep.events.loading import source_hashes
+from drapes_hep.files import content_hash, write_json
 from drapes_hep.mass import SpectrumFit, fit_spectrum, spectrum_edges
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
@@ -151,7 +151,7 @@ def trial_key(trial: Trial, keys: SampleKeys) -> str:
         config.classifier_features,
     ]
     # editing a classifier of one's own makes old records stale
-    own.append([file_hash(path) for path in class_sources(find_classifier(config.cwola.classifier))])
+    own.append(list(source_hashes(find_classifier(config.cwola.classifier))))
     if trial.kind == "sculpting":
         own.append(_part(config, "hunt")["hunt"]["background_efficiencies"])
     if trial.models:

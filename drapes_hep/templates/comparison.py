@@ -19,8 +19,9 @@ from scipy.stats import wasserstein_distance
 from drapes_hep.errors import FitError
 from drapes_hep.events.features import invariant_mass, wrapped
 from drapes_hep.events.types import AwkwardArray
+from drapes_hep.templates.recipes import RECIPES
 
-__all__ = ["KINEMATICS", "QUANTITIES", "compare_jets", "summaries"]
+__all__ = ["QUANTITIES", "compare_jets", "kept_quantities", "summaries"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -47,8 +48,25 @@ QUANTITIES: dict[str, str] = {
 }
 """What is compared: of jets, of pairs, of constituents; with axis labels."""
 
-KINEMATICS = ("pt", "eta", "mass", "n", "mjj", "delta_phi_jj")
-"""Those that a template which keeps its parents' kinematics does not make."""
+_KINEMATICS = ("pt", "eta", "mass", "n", "mjj", "delta_phi_jj")
+
+
+def kept_quantities(method: str, kinematics_strength: float | None) -> tuple[str, ...]:
+    """Name the quantities that a template takes over from its parents, and does not make.
+
+    Parameters
+    ----------
+    method : str
+        ``template.method``.
+    kinematics_strength : float or None
+        ``constituents.kinematics_strength``.
+
+    Returns
+    -------
+    tuple of str
+        Of :data:`QUANTITIES`.
+    """
+    return _KINEMATICS if RECIPES[method].partial and kinematics_strength is None else ()
 
 
 def _flat(array: AwkwardArray) -> FloatArray:
@@ -75,6 +93,11 @@ def _finite(values: AwkwardArray) -> FloatArray:
     """Give the numbers of all events, less those that are undefined."""
     flat = _flat(values)
     return flat[np.isfinite(flat)]
+
+
+def _varies(values: FloatArray) -> bool:
+    """Say whether there is a unit of distance, and a range to draw."""
+    return bool(len(values)) and float(values.min()) < float(values.max())
 
 
 def _shape(name: str, true: FloatArray, made: FloatArray) -> dict[str, Any]:
@@ -111,11 +134,12 @@ def compare_jets(true: AwkwardArray, made: AwkwardArray, seed: int, kept: Sequen
     Returns
     -------
     dict
-        For each of :data:`QUANTITIES` but ``kept``: ``w1``, between generated and true jets, both of half as many
-        events as are true; ``w1_true``, between two halves of the true ones; each the mean over ten random choices,
-        with ``w1_spread`` and ``w1_true_spread``, the standard deviations of a choice; their ``ratio``, and
-        ``ratio_spread``, what one choice makes of it: the choices share events, so the ratio's own error is not smaller
-        by the root of ten. And ``shapes``, the counts in bins, of all events.
+        For each of :data:`QUANTITIES` but ``kept`` and those that are undefined or all the same in true jets:
+        ``w1``, between generated and true jets, both of half as many events as are true; ``w1_true``, between two
+        halves of the true ones; each the mean over ten random choices, with ``w1_spread`` and ``w1_true_spread``,
+        the standard deviations of a choice; their ``ratio``, and ``ratio_spread``, what one choice makes of it: the
+        choices share events, so the ratio's own error is not smaller by the root of ten. And ``shapes``, the counts
+        in bins, of all events.
 
     Raises
     ------
@@ -126,8 +150,10 @@ def compare_jets(true: AwkwardArray, made: AwkwardArray, seed: int, kept: Sequen
     half = min(len(true) // 2, len(made))
     if half < _LEAST:
         raise FitError(f"{len(true)} true and {len(made)} generated events are left: too few to compare their jets")
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in QUANTITIES if name not in kept}
     every, all_made = _values(true), _values(made)
+    found: dict[str, list[tuple[float, float]]] = {
+        name: [] for name in QUANTITIES if name not in kept and _varies(_finite(every[name]))
+    }
     for _ in range(_SPLITS):
         order, chosen = rng.permutation(len(true)), rng.permutation(len(made))[:half]
         for name, pairs in found.items():

@@ -41,10 +41,10 @@ from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
 from drapes_hep.events.schema import offsets_of, places_of
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.networks import AttentiveDeepSets, ResidualMLP
-from drapes_hep.networks.backbones import make_backbone
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_normals, event_uniforms, stage_seed
 from drapes_hep.sets import Sets, take
+from drapes_hep.templates.backbones import make_backbone
 from drapes_hep.templates.conserve import conserve, jet_sums
 from drapes_hep.templates.kinematics import (
     MASS,
@@ -598,7 +598,7 @@ def fit_constituents(
     set_scaling = _fit_scaling(trained.values.numpy(), jet_rows[rows], jet_mjj[rows], config.condition)
     adds_up = _conserved(jet_rows[rows], trained) >= 0.9
     conserves = adds_up if config.conserve is None else config.conserve
-    backbone = make_backbone(config.network, 3, len(config.condition), config.sizes, seed=stage_seed(seed, "weights"))
+    backbone = make_backbone(config, stage_seed(seed, "weights"))
     denoiser = DENOISERS[config.path](backbone)
 
     def of(mask: npt.NDArray[np.bool_]) -> tuple[Sets, Tensor, Tensor]:

@@ -20,11 +20,10 @@ from drapes_hep.diffusion.training import Epoch, TrainingResult
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.features import domains
-from drapes_hep.events.loading import class_sources
-from drapes_hep.files import file_hash
+from drapes_hep.events.loading import source_hashes
 from drapes_hep.mass import SpectrumFit, draw, draw_kernels, expected
-from drapes_hep.networks.backbones import find_backbone
 from drapes_hep.regions import Window
+from drapes_hep.templates.backbones import find_backbone
 from drapes_hep.templates.constituents import (
     ConstituentModel,
     constituent_files,
@@ -250,9 +249,7 @@ def model_settings(config: Config) -> dict[str, Any]:
         for name in ("steps", "solver", "members", "kinematics_strength", "margin"):
             del section[name]
         # an edited file of this name is another network; the package's own are in the code's hash
-        section["network's source"] = [
-            file_hash(path) for path in class_sources(find_backbone(config.constituents.network))
-        ]
+        section["network's source"] = list(source_hashes(find_backbone(config.constituents.network)))
     scaled = {"scaling": config.template.scaling, "radius": config.data.radius}
     return {"training": training, "constituents": section, **scaled}
 

@@ -1,0 +1,144 @@
+"""The network for constituents: found by its name in the configuration, built, and tried before it is trained."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import tempfile
+from typing import Any
+
+import torch
+from torch import nn
+
+from drapes_hep.config import ConstituentsConfig
+from drapes_hep.diffusion.cards import load_model, save_model
+from drapes_hep.diffusion.denoisers import DENOISERS
+from drapes_hep.diffusion.losses import denoising_loss
+from drapes_hep.errors import ConfigError
+from drapes_hep.events.loading import source_hashes
+from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer
+
+__all__ = ["check_backbone", "find_backbone", "make_backbone"]
+
+MEMBER = 3
+"""Numbers of a constituent."""
+
+_KNOWN: dict[str, type[nn.Module]] = {"transformer": SetTransformer, "epic": EPiC, "deepsets": AttentiveDeepSets}
+
+
+def find_backbone(name: str) -> type[nn.Module]:
+    """Find a network's class.
+
+    Parameters
+    ----------
+    name : str
+        ``transformer``, ``epic``, ``deepsets`` or ``package.module:Class``.
+
+    Returns
+    -------
+    type
+
+    Raises
+    ------
+    ConfigError
+        If there is no such class, or it is no module of torch.
+    """
+    if name in _KNOWN:
+        return _KNOWN[name]
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a module of the user's may raise anything while it is imported
+        raise _refused(name, "", error) from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ConfigError(f"constituents.network {name}: is no class on torch.nn.Module")
+    # now, as it is imported: the file may be edited while the class is at work
+    source_hashes(found)
+    return found
+
+
+def make_backbone(config: ConstituentsConfig, seed: int) -> nn.Module:
+    """Build the network of a configuration.
+
+    Parameters
+    ----------
+    config : ConstituentsConfig
+    seed : int
+        Of the initial weights, whether the class takes them from it or from torch's own generator.
+
+    Returns
+    -------
+    Module
+        Called as :meth:`drapes_hep.networks.sets.SetBackbone.forward`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such class, or it refuses the arguments.
+    """
+    name = config.network
+    found: Any = find_backbone(name)
+    known = inspect.signature(found).parameters
+    free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
+    if config.tokens and "tokens" not in known and not free:
+        raise ConfigError(f"constituents.tokens: the network {name} has none; leave it at 0")
+    given = {size: value for size, value in config.sizes.items() if size in known or free}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        try:
+            made: nn.Module = found(MEMBER, len(config.condition), **given, seed=seed)
+        except Exception as error:
+            raise _refused(name, "cannot be built: ", error) from error
+    return made
+
+
+def check_backbone(config: ConstituentsConfig) -> None:
+    """Build a network, take a step of its training, save it, load it and evaluate it, on a handful of numbers.
+
+    Parameters
+    ----------
+    config : ConstituentsConfig
+
+    Raises
+    ------
+    ConfigError
+        With what does not work.
+    """
+    # building draws weights, here and where a model is loaded
+    with torch.random.fork_rng(devices=[]):
+        _try(config)
+
+
+def _try(config: ConstituentsConfig) -> None:
+    name = config.network
+    backbone = make_backbone(config, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    offsets = torch.tensor([0, 2, 2, 5])  # the second set is empty
+    x, noise = torch.randn(2, 5, MEMBER, generator=generator).unbind()
+    condition = torch.randn(3, len(config.condition), generator=generator)
+    what = "cannot be trained: "
+    try:
+        shape = tuple(backbone(x, torch.zeros(3), condition, offsets=offsets).shape)
+        if shape != tuple(x.shape):  # a column would be repeated
+            raise ConfigError(f"constituents.network {name}: gives {shape} for members of {tuple(x.shape)}")
+        denoiser = DENOISERS[config.path](backbone)
+        denoising_loss(denoiser, x, torch.full((3,), 0.5), noise, condition, offsets).sum().backward()  # type: ignore[no-untyped-call]
+        what = "cannot be saved and loaded again: "
+        with tempfile.TemporaryDirectory() as folder:
+            save_model(folder, denoiser)
+            again, _ = load_model(folder)
+        # in training each set has its noise level, in sampling one serves all
+        what = "cannot be evaluated at one noise level for all sets: "
+        with torch.no_grad():
+            before, after = (one.eval()(x, torch.tensor([0.5]), condition, offsets) for one in (denoiser, again))
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise _refused(name, what, error) from error
+    if not torch.equal(before, after):
+        raise ConfigError(f"constituents.network {name}: is another network after it was saved and loaded: see config")
+
+
+def _refused(name: str, what: str, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split())[:200]
+    return ConfigError(f"constituents.network {name}: {what}{type(error).__name__}: {reason}")
