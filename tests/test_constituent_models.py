@@ -37,6 +37,7 @@ from drapes_hep.templates.constituents import (
     save_constituent_model,
 )
 from drapes_hep.templates.events import LOSSES, build_jets, make_constituent_template
+from drapes_hep.templates.family import unfinished
 from drapes_hep.templates.kinematics import MASS, N
 from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.recipes import RECIPES, Parents, starts
@@ -903,3 +904,19 @@ def test_a_missing_or_cut_file_is_said(saved, which):
     path.unlink()
     with pytest.raises(RunDirectoryError, match="no whole model"):
         load_constituent_model(saved, WINDOW)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), ""),
+        (("model.1a.checkpoint",), "features"),
+        (("model.1a.jets.checkpoint",), "jets"),
+        (("model.1a.jets.checkpoint", "model.1a.constituents.checkpoint"), "constituents and jets"),
+        (("model.2b.jets.checkpoint",), ""),
+    ],
+)
+def test_which_trainings_were_cut_off(tmp_path, names, said):
+    for name in names:
+        (tmp_path / name).touch()
+    assert unfinished(tmp_path / "model.1a") == said
