@@ -74,6 +74,6 @@ def test_the_library_knows_neither_processors_nor_analysis():
 def test_diffusion_and_networks_know_no_physics():
     for path in SOURCES:
         if unit(path) == "networks":
-            assert drapes_units(path) <= {"errors", "networks", "sets"}
+            assert drapes_units(path) <= {"networks", "sets"}
         if unit(path) == "diffusion":
             assert drapes_units(path) <= {"diffusion", "errors", "files", "sets"}
