@@ -250,6 +250,7 @@ class ConstituentsConfig(_Section):
     tokens: int = Field(
         0, ge=0, description="Class tokens of the transformer's faster variant; 0 lets all constituents attend."
     )
+    token_width: int = Field(64, ge=1, description="Width of these tokens; a multiple of the heads.")
     condition: tuple[Literal["pt", "eta", "phi", "mass", "n", "mjj"], ...] = Field(
         ("pt", "eta", "phi", "mass", "n"), min_length=1, description="What the constituents' network is told of a jet."
     )
@@ -289,7 +290,7 @@ class ConstituentsConfig(_Section):
     @property
     def sizes(self) -> dict[str, int]:
         """What the network is built of."""
-        return {"width": self.width, "depth": self.depth, "heads": self.heads, "tokens": self.tokens}
+        return {name: getattr(self, name) for name in ("width", "depth", "heads", "tokens", "token_width")}
 
     @model_validator(mode="after")
     def _fitting(self) -> ConstituentsConfig:
@@ -297,6 +298,8 @@ class ConstituentsConfig(_Section):
             raise ValueError(f"width {self.width} is no multiple of the {self.heads} heads")
         if self.tokens and self.network in {"epic", "deepsets"}:
             raise ValueError("tokens belong to the transformer")
+        if self.tokens and self.network == "transformer" and self.token_width % self.heads:
+            raise ValueError(f"token_width {self.token_width} is no multiple of the {self.heads} heads")
         if self.kinematics_network == "deepsets" and self.kinematics != "free":
             raise ValueError("kinematics_network deepsets takes jets alone: set kinematics: free")
         if len(set(self.condition)) != len(self.condition):

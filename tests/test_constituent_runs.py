@@ -438,6 +438,7 @@ MISTAKES = {
     "heads": (["constituents.heads=3"], "width 8 is no multiple of the 3 heads"),
     "deepsets": (["constituents.kinematics_network=deepsets"], "set kinematics: free"),
     "tokens": (["constituents.tokens=2", "constituents.network=epic"], "tokens belong to the transformer"),
+    "token_width": (["constituents.tokens=2", "constituents.token_width=7"], "token_width 7 is no multiple of the 2"),
     "twice": (["constituents.condition=[pt,pt]"], "listed twice"),
     "condition": (["constituents.condition=[charge]"], "constituents.condition"),
     "key": (["constituents.epoch=3"], "did you mean"),

@@ -20,7 +20,10 @@ MOST = max(LENGTHS)
 
 NETWORKS = {
     "transformer": (SetTransformer, {"width": 24, "depth": 2, "heads": 4, "condition_width": 8}),
-    "tokens": (SetTransformer, {"width": 24, "depth": 2, "heads": 4, "condition_width": 8, "tokens": 3}),
+    "tokens": (
+        SetTransformer,
+        {"width": 24, "depth": 2, "heads": 4, "condition_width": 8, "tokens": 3, "token_width": 12},
+    ),
     "epic": (EPiC, {"width": 16, "global_width": 5, "depth": 2}),
     "deepsets": (AttentiveDeepSets, {"width": 16, "depth": 2, "heads": 2}),
 }
@@ -115,9 +118,11 @@ def feed(layer, h, bias):
 
 def plain_transformer(net, x, s, c, mask):
     context = net.context(silu(mlp(net.condition_first, net.condition_second, embed(net, s, c))))
-    w = net.config["width"]
+    w, t = net.config["width"], net.config["token_width"]
+    of_members = w + 2 * w * len(net.blocks)
+    context, context_of_tokens = context[:, :of_members], context[:, of_members:]
     h = net.first(x) + context[:, None, :w]
-    tokens = net.token + context[:, None, :w] if net.tokens else None
+    tokens = net.token + context_of_tokens[:, None, :t] if net.tokens else None
     for i, block in enumerate(net.blocks):
         bias = context[:, w + 2 * w * i : w + 2 * w * (i + 1)]
         if tokens is None:
@@ -125,7 +130,8 @@ def plain_transformer(net, x, s, c, mask):
         else:
             q, k, v = block.qkv(block.norm(h)).chunk(3, dim=-1)
             read = plain_attention(block.query(block.token_norm(tokens)), k, v, net.config["heads"], mask)
-            tokens = feed(block.token_feed, tokens + block.token_out(read), bias)
+            token_bias = context_of_tokens[:, t + 2 * t * i : t + 2 * t * (i + 1)]
+            tokens = feed(block.token_feed, tokens + block.token_out(read), token_bias)
             k, v = block.key_value(block.read_norm(tokens)).chunk(2, dim=-1)
             h = h + block.out(plain_attention(q, k, v, net.config["heads"]))
         h = feed(block.feed, h, bias)
@@ -397,6 +403,7 @@ def test_bad_sizes_and_inputs(name):
     kind, options = NETWORKS[name]
     bad = [{"width": 0}, {"depth": 0}, {"embedding": "none"}, {"embedding_size": 0}]
     bad += [{"heads": 7}] if "heads" in options else [{"global_width": 0}]
+    bad += [{"token_width": 10}] if "token_width" in options else []
     for one in bad:
         with pytest.raises(ValueError, match=r"positive|heads|unknown"):
             kind(3, 2, **{**options, **one})
