@@ -33,6 +33,7 @@ from drapes_hep.stages.classify import classify
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.skim import skim
+from drapes_hep.studies.llv import llv_searches
 from drapes_hep.templates.comparison import compare_jets
 from drapes_hep.templates.constituents import pack_jets
 from drapes_hep.templates.events import LOSSES
@@ -521,6 +522,13 @@ def test_each_study_writes_its_table_and_figure(drapes, project, name):
     if name.startswith("llv-jets"):
         assert {row["quantity"] for row in rows} >= {"pt", "mass", "n", "tau21", "pt_fraction"}
         assert all(float(row["w1_true"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize(("classifier", "expected"), [("trees", "Idealised"), ("constituents", "Idealised LLV")])
+def test_references_are_called_after_what_the_classifier_reads(classifier, expected):
+    own = [f"cwola.classifier={classifier}", "cwola.options={}", "data.path=events.h5"]
+    found = llv_searches(load_config(ROOT / "configs/llv_small.yaml", own), [600], "idealised")
+    assert [one.labels["template"] for one in found] == ["Drapes 0 LLV", "Drapes SR LLV", expected, "Drapes 0"]
 
 
 def test_a_figure_without_any_number_is_still_drawn(tmp_path):

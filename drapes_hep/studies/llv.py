@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from drapes_hep.config import Config
+from drapes_hep.cwola.classifiers import find_classifier, reads_of
 from drapes_hep.errors import ConfigError
 from drapes_hep.plots.jets import jet_grid, jet_shapes
 from drapes_hep.plots.style import Stamp
@@ -82,7 +83,10 @@ def jet_figure(entries: Sequence[Entry], records: Sequence[Mapping[str, Any]], c
 
 
 def llv_searches(config: Config, counts: Sequence[int], *references: str) -> list[Entry]:
-    """Search with each generator's templates and references on constituents, and with Drapes 0 on features.
+    """Search with each generator's templates and with references, and with Drapes 0 made of features.
+
+    References are called LLV where the configuration's classifier reads constituents; one of features reads those of
+    true jets.
 
     Parameters
     ----------
@@ -90,20 +94,21 @@ def llv_searches(config: Config, counts: Sequence[int], *references: str) -> lis
     counts : sequence of int
         Signal events injected, before the selection.
     *references : str
-        Of :data:`drapes_hep.studies.trials.REFERENCES`, on constituents.
+        Of :data:`drapes_hep.studies.trials.REFERENCES`.
 
     Returns
     -------
     list of Entry
     """
     _check(config)
+    level = " LLV" if reads_of(find_classifier(config.cwola.classifier)) == "constituents" else ""
     out: list[Entry] = []
     for count in counts:
         for i, (name, own) in enumerate(generators(config).items()):
             for one in repetitions(injected(own, count)):
                 # references know no generator: they are measured once
                 for subject in subjects(own, *(() if i else references)):
-                    title = _name(name, subject) if subject in config.study.templates else f"{title_of(subject)} LLV"
+                    title = _name(name, subject) if subject in config.study.templates else title_of(subject) + level
                     labels: Row = {"injected": count, "template": title, "seed": one.seed}
                     out.append(Entry(trial_of("search", one, subject), labels))
         for one in repetitions(injected(on_features(config), count)):
