@@ -46,6 +46,9 @@ ON_CONSTITUENTS = {
 NETWORKS = ("transformer", "epic", "deepsets")
 """Networks of the package for constituents."""
 
+JET_HEADS = 4
+"""Attention heads of ``constituents.kinematics_network: deepsets``."""
+
 Method = Literal["from_noise", "from_low_noise", "from_window", "from_sidebands", "from_simulation"]
 
 
@@ -358,10 +361,16 @@ class StudyConfig(_Section):
         None, description="Edges of the signal region that is studied, GeV; null takes the middle window of the scan."
     )
     seeds: int = Field(3, ge=1, description="Repetitions; each draws data, signal, models and noise anew.")
+    trainings: int = Field(
+        1,
+        ge=1,
+        description="Trainings of the classifier a repetition, on the same events, in studies that search; from six"
+        " values on, bands are the central 68%.",
+    )
     data_share: Annotated[float, Field(gt=0, le=1)] = Field(
         0.3333,
-        description="Part of the background that stands as data; the rest is the references' true background: below a"
-        " half there is enough of it for all of them.",
+        description="Part of the background that stands as data; the rest is the references' true background. Above"
+        " 0.334 it is too little for the over-idealised reference, above 0.45 for the idealised, which are left out.",
     )
     templates: tuple[Method, ...] = Field(
         ("from_noise", "from_window", "from_sidebands"), min_length=1, description="Templates that are compared."
@@ -484,9 +493,19 @@ class Config(_Section):
                 raise ValueError(f"constituents.kinematics_strength {noise:g} is not within {low:g} to {high:g}")
             if (self.template.steps_left or 0) > self.constituents.steps:
                 raise ValueError("template.steps_left exceeds constituents.steps, whose sampler it stands for")
+            if self.constituents.kinematics_network == "deepsets" and self.training.width % JET_HEADS:
+                raise ValueError(
+                    f"training.width {self.training.width} is no multiple of the {JET_HEADS} heads of"
+                    " constituents.kinematics_network deepsets"
+                )
         elif self.cwola.classifier in ON_CONSTITUENTS:
             raise ValueError(
                 f"cwola.classifier {self.cwola.classifier} needs templates of constituents: add 'constituents: {{}}'"
+            )
+        if self.cwola.classifier == "full_phase_space" and self.cwola.options.get("kinematics"):
+            raise ValueError(
+                "cwola.options: kinematics shows m_JJ to the classifier, whose cuts then sculpt the spectrum: leave it"
+                " out"
             )
         if len(set(self.features)) != len(self.features):
             raise ValueError("a feature is listed twice")

@@ -80,9 +80,29 @@ class _Content:
     def leading(self, most: int | None) -> _Content:
         if most is None or not (self.counts > most).any():
             return self
+        columns = self._ordered_at(most)
         keep = places_of(self.counts) < most
-        columns = {name: values[keep] for name, values in self.columns.items()}
-        return _Content(columns, np.minimum(self.counts, most))
+        return _Content({name: values[keep] for name, values in columns.items()}, np.minimum(self.counts, most))
+
+    def _ordered_at(self, most: int) -> Mapping[str, np.ndarray[Any, Any]]:
+        """Give the columns, with the members of jets that the cut parts at equal momenta ordered by eta and phi.
+
+        What is cut off would else depend on the order of the file.
+        """
+        pt, begins = self.columns["pt"], offsets_of(self.counts)[:-1]
+        longer = np.flatnonzero(self.counts > most)
+        tied = np.zeros(len(self.counts), dtype=bool)
+        tied[longer] = pt[begins[longer] + most - 1] == pt[begins[longer] + most]
+        if not tied.any():
+            return self.columns
+        rows = np.flatnonzero(np.repeat(tied, self.counts))
+        jets = np.repeat(np.arange(len(self.counts)), self.counts)[rows]
+        eta, phi = (self.columns[name][rows] for name in ("eta", "phi"))
+        order = rows[np.lexsort((phi, eta, -pt[rows], jets))]
+        columns = {name: values.copy() for name, values in self.columns.items()}
+        for name, values in self.columns.items():
+            columns[name][rows] = values[order]
+        return columns
 
 
 class Constituents(Dijets):  # type: ignore[misc, valid-type]

@@ -23,6 +23,7 @@ from drapes_hep.events.loading import load_processor
 from drapes_hep.events.running import run
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import read_json
+from drapes_hep.plots.jets import jet_shapes
 from drapes_hep.plots.studies import Band, Panel, study_panels
 from drapes_hep.plots.style import Stamp
 from drapes_hep.report import values as page_values
@@ -34,7 +35,7 @@ from drapes_hep.stages.context import Context
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.skim import skim
 from drapes_hep.studies.llv import llv_searches
-from drapes_hep.templates.comparison import compare_jets
+from drapes_hep.templates.comparison import compare_jets, kept_quantities
 from drapes_hep.templates.constituents import pack_jets
 from drapes_hep.templates.events import LOSSES
 from drapes_hep.templates.model import CLOSURE
@@ -440,6 +441,13 @@ MISTAKES = {
     "deepsets": (["constituents.kinematics_network=deepsets"], "set kinematics: free"),
     "tokens": (["constituents.tokens=2", "constituents.network=epic"], "tokens belong to the transformer"),
     "token_width": (["constituents.tokens=2", "constituents.token_width=7"], "token_width 7 is no multiple of the 2"),
+    "heads of the jets' network": (
+        ["constituents.kinematics_network=deepsets", "constituents.kinematics=free", "training.width=6"],
+        "training.width 6 is no multiple of the 4 heads",
+    ),
+    "m_JJ": (
+        ["cwola.classifier=full_phase_space", "cwola.options={kinematics: true}"], "shows m_JJ to the classifier",
+    ),
     "twice": (["constituents.condition=[pt,pt]"], "listed twice"),
     "condition": (["constituents.condition=[charge]"], "constituents.condition"),
     "key": (["constituents.epoch=3"], "did you mean"),
@@ -529,6 +537,41 @@ def test_references_are_called_after_what_the_classifier_reads(classifier, expec
     own = [f"cwola.classifier={classifier}", "cwola.options={}", "data.path=events.h5"]
     found = llv_searches(load_config(ROOT / "configs/llv_small.yaml", own), [600], "idealised")
     assert [one.labels["template"] for one in found] == ["Drapes 0 LLV", "Drapes SR LLV", expected, "Drapes 0"]
+
+
+def test_references_without_room_are_named(drapes, project, tmp_path):
+    status, _, said = drapes(
+        *("study", "llv-roc", project / "tiny.yaml", "-o", project / "study", "--workers", 1),
+        *("--set", "study.templates=[from_noise]", "--set", "study.trainings=6"),
+    )
+    assert status == 0
+    assert "study.data_share 0.45 leaves no room for these references: Over-idealised (at most 0.334)" in said
+    with (project / "study" / "llv-roc" / "llv-roc.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    # one template, of which six classifiers were trained
+    areas = {row["training"]: row["auc"] for row in rows if row["template"] == "Drapes 0 LLV"}
+    assert list(areas) == ["1", "2", "3", "4", "5", "6"]
+    assert len(set(areas.values())) > 1
+
+
+def test_counts_of_other_true_jets_are_not_drawn_together():
+    jets = shower(80, 1)
+    found = {str(i): compare_jets(jets[i:], jets[:40], 1) for i in (0, 20)}
+    with pytest.raises(ValueError, match="different true jets"):
+        jet_shapes(found)
+
+
+@pytest.mark.parametrize(
+    ("method", "strength", "keeps", "expected"),
+    [
+        ("from_window", None, True, {"pt", "eta", "mass", "n", "mjj", "delta_phi_jj"}),
+        ("from_window", None, False, {"n"}),
+        ("from_window", 2.0, True, set()),
+        ("from_noise", None, True, set()),
+    ],
+)
+def test_what_a_template_takes_over(method, strength, keeps, expected):
+    assert set(kept_quantities(method, strength, keeps)) == expected
 
 
 def test_a_figure_without_any_number_is_still_drawn(tmp_path):

@@ -118,6 +118,27 @@ def test_the_skim_holds_the_leading_constituents(sample, constituents, most):
         assert ak.array_equal(skim["jets"].constituents[name], expected[name], dtype_exact=True)
 
 
+def test_what_is_cut_off_at_equal_momenta_does_not_depend_on_the_file(sample, constituents, tmp_path):
+    table = sample[1]
+    inside = table.constituents
+    # whole momenta of 100 GeV: many are equal
+    inside = ak.with_field(inside, 100 * np.ceil(inside.pt / 100), "pt")
+    kept = []
+    for name, some in (("one", inside), ("other", inside[:, :, ::-1])):
+        write_skim(tmp_path / f"{name}.parquet", {"event_id": np.arange(len(table)), "jets": with_inside(table, some)})
+        processor = constituents({**SETTINGS, "max_constituents": 3})
+        out, _ = run({"qcd": tmp_path / f"{name}.parquet"}, processor, reading=READING)
+        found = out["skim"].columns()["jets"].constituents
+        kept.append(
+            [sorted(zip(*(jet[field] for field in KINEMATICS), strict=True)) for jet in ak.flatten(found)[:500]]
+        )
+    assert kept[0] == kept[1]
+
+
+def with_inside(table, inside):
+    return ak.with_field(table, ak.values_astype(inside, np.float32), "constituents")
+
+
 def test_constituents_reach_torch_exactly(sample, reference, tmp_path):
     write_skim(tmp_path / "skim.parquet", reference[3]["skim"].columns())
     jets = read_skim(tmp_path / "skim.parquet", ("jets",))["jets"]

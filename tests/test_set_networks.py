@@ -10,7 +10,7 @@ import awkward as ak
 import pytest
 import torch
 
-from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer
+from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer, attention
 from drapes_hep.networks.attention import packed_attention, pool_attention, token_attention
 from drapes_hep.networks.embeddings import CosineEmbedding, FourierEmbedding, SineCosineEmbedding, make_embedding
 from drapes_hep.networks.sets import SetLayout
@@ -303,15 +303,15 @@ def test_order_of_members_and_of_sets_and_company_do_not_matter(name):
             torch.testing.assert_close(alone, out[inside], rtol=1e-5, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def real_jets(data_dir):
-    """Scaled constituents of 200 jets of the raw LHC Olympics file, 128 of a jet at most."""
+@pytest.fixture(scope="module", params=["lhco/events_anomalydetection_tiny.h5", "simulated/qcd_constituents.h5"])
+def real_jets(request, data_dir):
+    """Scaled constituents of 200 jets of the raw LHC Olympics file, or simulated; 128 of a jet at most."""
     from drapes_hep.events.chunks import Reading, split
     from drapes_hep.events.ragged import KINEMATICS, low_level, pack_nested
     from drapes_hep.events.readers import read, scan
 
     reading = Reading(constituents=True)
-    info = scan(data_dir / "lhco" / "events_anomalydetection_tiny.h5", reading=reading)
+    info = scan(data_dir / request.param, reading=reading)
     events = read(next(iter(split(info, chunksize=100, reading=reading))))
     jets = events.jets[:, :2]
     sets, _ = pack_nested(jets.constituents, KINEMATICS)
@@ -430,3 +430,49 @@ def test_embeddings():
     for name in ("fourier", "sincos"):
         with pytest.raises(ValueError, match="even"):
             make_embedding(name, 7)
+
+
+# ------------------------------------------------------------------------------------- the kernel for packed sequences
+
+
+def varlen_reference(q, k, v, q_ends, k_ends, most_q, most_k):
+    """What PyTorch's kernel for packed sequences computes, one sequence after the other; q, k, v (rows, heads, w)."""
+    assert q_ends.dtype == k_ends.dtype == torch.int32
+    out = []
+    for i in range(len(q_ends) - 1):
+        mine, theirs = slice(int(q_ends[i]), int(q_ends[i + 1])), slice(int(k_ends[i]), int(k_ends[i + 1]))
+        assert 0 < mine.stop - mine.start <= most_q
+        assert 0 < theirs.stop - theirs.start <= most_k
+        scores = torch.einsum("qhw,khw->hqk", q[mine], k[theirs]) / math.sqrt(q.shape[-1])
+        out.append(torch.einsum("hqk,khw->qhw", scores.softmax(-1), v[theirs]))
+    assert int(q_ends[-1]) == len(q)
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize("name", ["transformer", "tokens", "deepsets"])
+def test_the_packed_kernels_way_is_that_of_the_blocks(name, monkeypatch):
+    """The branch that a GPU takes, with a stand-in for its kernel: what is handed to it, and what becomes of it."""
+    net, (x, s, c, offsets) = built(name), inputs()
+    blocks = net(x, s, c, offsets=offsets)
+    calls = []
+
+    def kernel(*given):
+        calls.append(given[4:])
+        return varlen_reference(*given)
+
+    monkeypatch.setattr(attention, "_packed_kernel", lambda _q, _heads: kernel)
+    torch.testing.assert_close(net(x, s, c, offsets=offsets), blocks, rtol=1e-4, atol=1e-5)
+    assert len(calls) == (4 if name == "tokens" else 2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", [SetTransformer, AttentiveDeepSets])
+def test_half_precision_on_a_gpu_is_single_precision_on_a_cpu(kind):
+    net = kind(3, 2, width=64, depth=2, heads=4, seed=1)
+    x, s, c, offsets = inputs()
+    with torch.no_grad():
+        net.last.weight.copy_(torch.randn(net.last.weight.shape, generator=torch.Generator().manual_seed(0)) / 8)
+        expected = net(x, s, c, offsets=offsets)
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            found = net.cuda()(*(one.cuda() for one in (x, s, c)), offsets=offsets.cuda())
+    assert float((found.float().cpu() - expected).std()) < 0.05 * float(expected.std())

@@ -191,7 +191,8 @@ def leading(sets: Sets, most: int | None = None) -> Sets:
     Returns
     -------
     Sets
-        Elements of equal momentum stay in their order; sets that are ordered already are not copied.
+        Elements of equal momentum are ordered by their other columns, so that neither what is kept nor what follows
+        depends on the order that they came in; sets that are ordered already are not copied.
 
     Raises
     ------
@@ -200,19 +201,32 @@ def leading(sets: Sets, most: int | None = None) -> Sets:
     """
     if most is not None and most < 1:
         raise ValueError(f"most must be at least 1, got {most}")
-    pt = sets.values[:, 0]
-    rises = pt[1:] > pt[:-1]
-    first = sets.offsets[(sets.offsets > 0) & (sets.offsets < len(pt))]
-    rises[first - 1] = False  # from one set to the next
-    if bool(rises.any()):
-        index = sets.index
-        order = torch.argsort(pt, descending=True, stable=True)
-        order = order[torch.argsort(index[order], stable=True)]
+    if bool(_misplaced(sets).any()):
+        # the least important key first; sorts are stable
+        order = torch.arange(len(sets.values), device=sets.values.device)
+        for i in reversed(range(sets.values.shape[1])):
+            order = order[torch.argsort(sets.values[order, i], descending=i == 0, stable=True)]
+        order = order[torch.argsort(sets.index[order], stable=True)]
         sets = Sets(sets.values[order], sets.offsets)
     if most is None or bool((sets.lengths <= most).all()):
         return sets
     rows, offsets = runs(sets.offsets[:-1], sets.lengths.clamp(max=most))
     return Sets(sets.values[rows], offsets)
+
+
+def _misplaced(sets: Sets) -> Tensor:
+    """Tell which elements stand before one that belongs before them: of larger momentum or, of equal ones, by the rest.
+
+    Shape (total - 1,).
+    """
+    before, after = sets.values[:-1], sets.values[1:]
+    wrong, equal = after[:, 0] > before[:, 0], after[:, 0] == before[:, 0]
+    for i in range(1, sets.values.shape[1]):
+        wrong |= equal & (after[:, i] < before[:, i])
+        equal &= after[:, i] == before[:, i]
+    first = sets.offsets[(sets.offsets > 0) & (sets.offsets < len(sets.values))]
+    wrong[first - 1] = False  # from one set to the next
+    return wrong
 
 
 def _wrapped(angle: Tensor) -> Tensor:

@@ -77,6 +77,11 @@ def jet_shapes(found: Mapping[str, Mapping[str, Any]]) -> list[JetShape]:
     -------
     list of JetShape
         A quantity that a generator did not make lacks its line; one that none made is left out.
+
+    Raises
+    ------
+    ValueError
+        If the true jets are not the same: counts in other bins cannot be drawn together.
     """
     shapes = []
     for name, label in QUANTITIES.items():
@@ -85,6 +90,8 @@ def jet_shapes(found: Mapping[str, Mapping[str, Any]]) -> list[JetShape]:
             continue
         shape = next(iter(known.values()))["shapes"][name]
         # the bins follow the true jets alone
+        if any(record["shapes"][name]["edges"] != shape["edges"] for record in known.values()):
+            raise ValueError(f"{name}: the generators were compared with different true jets")
         made = {title: np.array(record["shapes"][name]["made"], dtype=float) for title, record in known.items()}
         notes = {title: f"$W_1$ / true: {record['quantities'][name]['ratio']:.1f}" for title, record in known.items()}
         edges, true = np.array(shape["edges"]), np.array(shape["true"], dtype=float)

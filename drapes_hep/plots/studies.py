@@ -72,6 +72,8 @@ class Band:
         Whether each point has a marker: for few points.
     seeds : int
         Repetitions that it stands for.
+    repeated : str
+        What was repeated.
     """
 
     label: str
@@ -81,6 +83,7 @@ class Band:
     high: FloatArray
     marked: bool = True
     seeds: int = 1
+    repeated: str = "seeds"
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,8 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp) -> Figure:
         ax.set_axis_off()
     seeds = max((band.seeds for panel in panels for band in panel.bands), default=1)
     if seeds > 1:
-        handles[f"{'Range' if seeds < FEW_SEEDS else '68%'} of {seeds} seeds"] = Patch(color=GREY, alpha=0.35, lw=0)
+        what = max((band for panel in panels for band in panel.bands), key=lambda band: band.seeds).repeated
+        handles[f"{'Range' if seeds < FEW_SEEDS else '68%'} of {seeds} {what}"] = Patch(color=GREY, alpha=0.35, lw=0)
     fig.legend(
         list(handles.values()),
         list(handles),

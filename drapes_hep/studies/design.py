@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from drapes_hep.config import Config, assign, check_config
+from drapes_hep.config import Config, CwolaConfig, assign, check_config
 from drapes_hep.errors import ConfigError
 from drapes_hep.metrics import spread
 from drapes_hep.plots.scores import LEAST_BACKGROUND
@@ -31,6 +31,7 @@ __all__ = [
     "efficiency_panels",
     "generators",
     "injected",
+    "left_out",
     "numbers",
     "of_template",
     "on_features",
@@ -159,7 +160,11 @@ def check_study(config: Config) -> None:
 
 def on_features(config: Config, classifier: str = "trees") -> Config:
     """Give the configuration whose templates are made of features, for a classifier of features and its defaults."""
-    return changed(config, "constituents=null", f"cwola.classifier={classifier}", "cwola.options={}")
+    own: tuple[str, ...] = ()
+    if config.cwola.classifier != classifier:
+        # an ensemble that another classifier can afford is none that this one is judged by
+        own = (f"cwola.classifier={classifier}", "cwola.options={}", f"cwola.ensemble={CwolaConfig().ensemble}")
+    return changed(config, "constituents=null", *own)
 
 
 def trial_of(kind: Kind, config: Config, subject: str, **flags: bool) -> Trial:
@@ -174,10 +179,18 @@ def trial_of(kind: Kind, config: Config, subject: str, **flags: bool) -> Trial:
 
 def subjects(config: Config, *references: str) -> list[str]:
     """Give the templates of the study and those references that its sample allows."""
-    # over-idealised means twice the data at least; idealised as many as the data, signal included
-    largest = {"supervised": 0.999, "over_idealised": 0.334, "idealised": 0.45, "cwola_hunting": 1.0}
-    allowed = [name for name in references if config.study.data_share <= largest[name]]
-    return [*config.study.templates, *allowed]
+    missing = left_out(config)
+    return [*config.study.templates, *(name for name in references if name not in missing)]
+
+
+# over-idealised means twice the data at least; idealised as many as the data, signal included
+_LARGEST_SHARE = {"supervised": 0.999, "over_idealised": 0.334, "idealised": 0.45, "cwola_hunting": 1.0}
+
+
+def left_out(config: Config) -> dict[str, float]:
+    """Give the references that too large a ``study.data_share`` leaves no background for, and the largest for each."""
+    share = config.study.data_share
+    return {name: largest for name, largest in _LARGEST_SHARE.items() if share > largest}
 
 
 def title_of(subject: str) -> str:
@@ -198,10 +211,21 @@ def searches(config: Config, counts: Sequence[int], *references: str) -> list[En
     ]
 
 
+def _trainings(entry: Entry, record: Mapping[str, Any]) -> list[tuple[Row, Mapping[str, Any]]]:
+    """Give labels and record of each training of the classifier; where there is one, its number is no label."""
+    more = record.get("trainings", [])
+    if not more:
+        return [(dict(entry.labels), record)]
+    every = [record, *({**record, **one} for one in more)]
+    return [({**entry.labels, "training": i}, one) for i, one in enumerate(every, start=1)]
+
+
 def numbers(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
-    """Give one line: the labels and all single numbers of the record."""
-    single = {name: value for name, value in record.items() if not isinstance(value, (list, dict))}
-    return [{**entry.labels, **single}]
+    """Give a line a training of the classifier: the labels and all single numbers of the record."""
+    return [
+        {**labels, **{name: value for name, value in one.items() if not isinstance(value, (list, dict))}}
+        for labels, one in _trainings(entry, record)
+    ]
 
 
 def curve_lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
@@ -209,14 +233,15 @@ def curve_lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
 
     The cut is the loosest with at least that rejection; SIC is quoted at the rejection itself, so never too large.
     """
-    shared = {name: record[name] for name in ("n_signal_in_window", "n_background_in_window", "auc")}
     out: list[Row] = []
-    for rejection, efficiency in zip(REJECTIONS.tolist(), record["curve"], strict=True):
-        if rejection * LEAST_BACKGROUND > record["n_judged_background"]:
-            break
-        sic = None if efficiency is None else efficiency * float(np.sqrt(rejection))
-        point: Row = {"background_rejection": rejection, "signal_efficiency": efficiency, "sic": sic}
-        out.append({**entry.labels, **shared, **point})
+    for labels, one in _trainings(entry, record):
+        shared = {name: one[name] for name in ("n_signal_in_window", "n_background_in_window", "auc")}
+        for rejection, efficiency in zip(REJECTIONS.tolist(), one["curve"], strict=True):
+            if rejection * LEAST_BACKGROUND > one["n_judged_background"]:
+                break
+            sic = None if efficiency is None else efficiency * float(np.sqrt(rejection))
+            point: Row = {"background_rejection": rejection, "signal_efficiency": efficiency, "sic": sic}
+            out.append({**labels, **shared, **point})
     return out
 
 
@@ -232,7 +257,7 @@ def _spread(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float
 
 
 def bands(rows: Sequence[Row], x: str, y: str, by: str = "template", marked: bool = True) -> list[Band]:
-    """Give a line with its band for each value of a column: its median and spread over seeds.
+    """Give a line with its band for each value of a column: its median and spread over seeds and trainings.
 
     Parameters
     ----------
@@ -261,8 +286,9 @@ def bands(rows: Sequence[Row], x: str, y: str, by: str = "template", marked: boo
             there = values[np.isfinite(values)]
             triples.append(_spread(there) if 2 * len(there) > len(values) else (np.nan,) * 3)
         median, low, high = np.array(triples, dtype=np.float64).reshape(-1, 3).T
-        seeds = len({row.get("seed") for row in mine})
-        out.append(Band(str(name), np.array(places), median, low, high, marked, seeds))
+        seeds = len({(row.get("seed"), row.get("training")) for row in mine})
+        repeated = "trainings" if any("training" in row for row in mine) else "seeds"
+        out.append(Band(str(name), np.array(places), median, low, high, marked, seeds, repeated))
     return out
 
 

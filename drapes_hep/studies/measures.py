@@ -25,6 +25,7 @@ from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_ma
 from drapes_hep.rng import stage_seed
 from drapes_hep.studies.trials import Bench, Trial
 from drapes_hep.templates.comparison import compare_jets, kept_quantities, summaries
+from drapes_hep.templates.constituents import ConstituentModel
 from drapes_hep.templates.family import needs_jets, start_level
 from drapes_hep.templates.model import CLOSURE, BackgroundModel
 from drapes_hep.templates.recipes import RECIPES, Parents, Template, make_template, starts
@@ -96,15 +97,18 @@ def _classes(bench: Bench, trial: Trial) -> tuple[Sample, Sample]:
     return data, _sample(bench, bench.template())
 
 
-def _scored(bench: Bench, classes: tuple[Sample, Sample], others: Mapping[str, Sample]) -> dict[str, Scores]:
+def _scored(
+    bench: Bench, classes: tuple[Sample, Sample], others: Mapping[str, Sample], training: int = 0
+) -> dict[str, Scores]:
     cwola = bench.config.cwola
+    again = (training,) if training else ()
     return out_of_fold_scores(
         _classifier(bench),
         *classes,
         others,
         folds=cwola.folds,
         ensemble=cwola.ensemble,
-        seed=stage_seed(bench.config.seed, "study", "cwola", bench.window.name),
+        seed=stage_seed(bench.config.seed, "study", "cwola", bench.window.name, *again),
     )
 
 
@@ -118,12 +122,7 @@ def _search(bench: Bench, trial: Trial) -> Record:
         raise FitError(f"window {bench.window.name}: no signal or no background is left to judge the scores with")
     classes = _classes(bench, trial)
     judges = {"signal": _sample(bench, bench.chosen(signal)), "background": _sample(bench, bench.chosen(background))}
-    scores = _scored(bench, classes, judges)
-    both = Scores(*(np.concatenate([getattr(scores[name], part) for name in judges]) for part in ("score", "tail")))
-    truth = np.repeat([True, False], [len(judges["signal"].x), len(judges["background"].x)])
-    rank = ranking(both)
-    curve = roc(rank, truth)
-    area = auc(rank, truth)
+    found = [_found(_scored(bench, classes, judges, training), judges) for training in range(trial.trainings)]
     made = _steps(bench) if trial.subject in RECIPES else {}
     if trial.subject in RECIPES and not RECIPES[trial.subject].own_mass:
         # a poor fit draws the template's masses from a wrong shape
@@ -137,12 +136,26 @@ def _search(bench: Bench, trial: Trial) -> Record:
         "significance": injected / np.sqrt(rest),
         "n_judged_signal": int(signal.sum()),
         "n_judged_background": int(background.sum()),
+        **made,
+        **found[0],
+        # of further trainings of the classifier, on the same events
+        "trainings": found[1:],
+    }
+
+
+def _found(scores: Mapping[str, Scores], judges: Mapping[str, Sample]) -> Record:
+    """Measure how well scores tell the judging signal from the judging background."""
+    both = Scores(*(np.concatenate([getattr(scores[name], part) for name in judges]) for part in ("score", "tail")))
+    truth = np.repeat([True, False], [len(judges["signal"].x), len(judges["background"].x)])
+    rank = ranking(both)
+    curve = roc(rank, truth)
+    area = auc(rank, truth)
+    return {
         "auc": area.value,
         "auc_error": area.error,
         **_sic("sic_100", sic_at_rejection(curve, 100.0)),
         **_sic("sic_1000", sic_at_rejection(curve, 1000.0)),
         **_sic("sic_max", sic_maximum(curve)),
-        **made,
         "curve": _curve(curve),
     }
 
@@ -211,21 +224,17 @@ def _lost(template: Template) -> Record:
     return {f"lost_{name}": count for name, count in template.lost.items()}
 
 
-def _judging(bench: Bench) -> BoolArray:
-    """Give the background of the window that generated jets are held against: nothing was trained on any of it."""
-    background = bench.inside & ~bench.sample.is_signal
-    # the data themselves are the parents of some templates
-    return background & ~bench.draw.data if RECIPES[bench.config.template.method].source == "window" else background
-
-
 def _jets(bench: Bench, trial: Trial) -> Record:
     """Compare generated jets with true ones: distances and distributions."""
-    truth = bench.truth_beside if trial.beside else bench.chosen(_judging(bench))
+    # the data are the parents of some templates; the rest is the same truth, in number too, for all of them
+    truth = bench.truth_beside if trial.beside else bench.chosen(bench.draw.background & bench.inside)
     template = bench.template_beside() if trial.beside else bench.template()
     # in the sidebands, masses are those of what the template is held against
     section = bench.config.constituents
     assert section is not None
-    kept = kept_quantities(bench.config.template.method, section.kinematics_strength)
+    model = bench.model()
+    assert isinstance(model, ConstituentModel)
+    kept = kept_quantities(bench.config.template.method, section.kinematics_strength, model.keeps)
     kept = kept or (("mjj",) if trial.beside else ())
     found = compare_jets(truth.jets, template.jets, stage_seed(bench.config.seed, "study", "jets"), kept)
     made: Record = {"n_truth": len(truth), "n_template": len(template.event_id)}

@@ -18,8 +18,9 @@ from drapes_hep.plots.studies import study_panels
 from drapes_hep.plots.style import Stamp
 from drapes_hep.stages.context import Context
 from drapes_hep.stamps import makers
-from drapes_hep.studies.design import Row, Study
+from drapes_hep.studies.design import Row, Study, left_out, title_of
 from drapes_hep.studies.running import check_labels, make_sample, run_trials
+from drapes_hep.studies.trials import REFERENCES
 
 __all__ = ["find_studies", "load_study", "run_study"]
 
@@ -94,6 +95,9 @@ def run_study(name: str, study: Study, context: Context) -> list[Path]:
             f"study '{name}': the configuration leaves nothing to measure: see study.templates (a scan along sigma'"
             " needs partial ones), study.data_share (references need room beside the data) and the lists of the scan"
         )
+    if missing := left_out(config) if any(one.trial.subject in REFERENCES for one in entries) else {}:
+        names = ", ".join(f"{title_of(name)} (at most {largest:g})" for name, largest in missing.items())
+        reporter.say(f"study.data_share {config.study.data_share:g} leaves no room for these references: {names}")
     make_sample(context)
     with reporter.bar(f"study {name}", 1) as bar:
         records = run_trials([one.trial for one in entries], context, progress=lambda done, total: bar(done, total))

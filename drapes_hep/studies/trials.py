@@ -95,6 +95,11 @@ class Trial:
             raise ValueError("only the quality and jets of templates from noise are compared in the sidebands")
 
     @property
+    def trainings(self) -> int:
+        """How often the classifier is trained on the same events: of a search alone."""
+        return self.config.study.trainings if self.kind == "search" else 1
+
+    @property
     def models(self) -> tuple[bool, ...]:
         """Which models it needs: False for the template's, True for one that saw the window."""
         template = () if self.subject in REFERENCES else (False,)
@@ -147,6 +152,7 @@ def trial_key(trial: Trial, keys: SampleKeys) -> str:
         trial.gensr,
         trial.unseen,
         trial.beside,
+        trial.trainings,
         _part(config, "cwola"),
         config.classifier_features,
     ]

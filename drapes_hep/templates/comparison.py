@@ -51,7 +51,7 @@ QUANTITIES: dict[str, str] = {
 _KINEMATICS = ("pt", "eta", "mass", "n", "mjj", "delta_phi_jj")
 
 
-def kept_quantities(method: str, kinematics_strength: float | None) -> tuple[str, ...]:
+def kept_quantities(method: str, kinematics_strength: float | None, keeps: bool) -> tuple[str, ...]:
     """Name the quantities that a template takes over from its parents, and does not make.
 
     Parameters
@@ -60,13 +60,18 @@ def kept_quantities(method: str, kinematics_strength: float | None) -> tuple[str
         ``template.method``.
     kinematics_strength : float or None
         ``constituents.kinematics_strength``.
+    keeps : bool
+        Whether jets have the four-momentum that their constituents were generated for
+        (:attr:`drapes_hep.templates.constituents.ConstituentModel.keeps`); else only the numbers are kept.
 
     Returns
     -------
     tuple of str
         Of :data:`QUANTITIES`.
     """
-    return _KINEMATICS if RECIPES[method].partial and kinematics_strength is None else ()
+    if not RECIPES[method].partial or kinematics_strength is not None:
+        return ()
+    return _KINEMATICS if keeps else ("n",)
 
 
 def _flat(array: AwkwardArray) -> FloatArray:

@@ -29,7 +29,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from drapes_hep.config import ConstituentsConfig, TrainingConfig
+from drapes_hep.config import JET_HEADS, ConstituentsConfig, TrainingConfig
 from drapes_hep.diffusion.cards import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
 from drapes_hep.diffusion.samplers import Precision, sample
@@ -332,6 +332,11 @@ class ConstituentModel:
     radius: float
     hidden: tuple[tuple[float, float], ...]
 
+    @property
+    def keeps(self) -> bool:
+        """Whether jets have the four-momentum that they were generated for, not the sum of what was generated."""
+        return self.conserves or not self.adds_up
+
     def generate(
         self,
         jets: FloatArray,
@@ -562,7 +567,7 @@ def fit_constituents(
     scale = fit_scaling(scaling, flat[rows], masses[rows], weights[rows], limits)  # type: ignore[arg-type]
     if as_set:
         backbone: nn.Module = AttentiveDeepSets(
-            5, 1, width=training.width, depth=training.depth, seed=stage_seed(seed, "jets' weights")
+            5, 1, width=training.width, depth=training.depth, heads=JET_HEADS, seed=stage_seed(seed, "jets' weights")
         )
     else:
         backbone = ResidualMLP(
