@@ -254,6 +254,9 @@ class ConstituentsConfig(_Section):
         0, ge=0, description="Class tokens of the transformer's faster variant; 0 lets all constituents attend."
     )
     token_width: int = Field(64, ge=1, description="Width of these tokens; a multiple of the heads.")
+    global_width: int = Field(
+        16, ge=1, description="Length of the vector through which EPiC's constituents speak to each other."
+    )
     condition: tuple[Literal["pt", "eta", "phi", "mass", "n", "mjj"], ...] = Field(
         ("pt", "eta", "phi", "mass", "n"), min_length=1, description="What the constituents' network is told of a jet."
     )
@@ -293,7 +296,8 @@ class ConstituentsConfig(_Section):
     @property
     def sizes(self) -> dict[str, int]:
         """What the network is built of."""
-        return {name: getattr(self, name) for name in ("width", "depth", "heads", "tokens", "token_width")}
+        names = ("width", "depth", "heads", "tokens", "token_width", "global_width")
+        return {name: getattr(self, name) for name in names}
 
     @model_validator(mode="after")
     def _fitting(self) -> ConstituentsConfig:
