@@ -225,8 +225,9 @@ class TrainingConfig(_Section):
 class ConstituentsConfig(_Section):
     """Templates of jets as sets of constituents; without this section, templates are made of features.
 
-    Two models are trained: the jets' kinematics given m_JJ (its network, training and sampling are those of `training`
-    and `template`), and the constituents of one jet given that jet's kinematics (below).
+    Two models are trained: the jets' kinematics given m_JJ (trained by `training`, sampled with `template.steps` and
+    `template.solver`), and the constituents of one jet given that jet's kinematics (below). `template.sigma_max` and
+    `sigma_min` hold for both; `template.strength`, or `steps_left` of `constituents.steps`, is the constituents' noise.
     """
 
     kinematics: Literal["solved", "free"] = Field(
@@ -308,7 +309,7 @@ class ConstituentsConfig(_Section):
         if self.tokens and self.network == "transformer" and self.token_width % self.heads:
             raise ValueError(f"token_width {self.token_width} is no multiple of the {self.heads} heads")
         if self.kinematics_network == "deepsets" and self.kinematics != "free":
-            raise ValueError("kinematics_network deepsets takes jets alone: set kinematics: free")
+            raise ValueError("kinematics_network deepsets is for free kinematics: set kinematics: free, or take mlp")
         if len(set(self.condition)) != len(self.condition):
             raise ValueError("a part of the condition is listed twice")
         return self
