@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType
 
 __all__ = [
     "ConfigError",
@@ -68,7 +69,9 @@ class LeakError(DrapesError):
     """A model was given events that it must not see."""
 
 
-def told(error: Exception, own: Callable[[str], bool]) -> str:
+def told(
+    error: Exception, own: Callable[[str], bool], file_of: Callable[[CodeType], str] = lambda code: code.co_filename
+) -> str:
     """Tell in one line what went wrong in a user's file, and where.
 
     Parameters
@@ -77,13 +80,15 @@ def told(error: Exception, own: Callable[[str], bool]) -> str:
         As it was caught.
     own : callable
         Says of a file's name whether it is the user's.
+    file_of : callable
+        Gives the file of a code object, where it does not name it itself.
 
     Returns
     -------
     str
         With the innermost line of the user's own: what it calls into is rarely at fault.
     """
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = ([one for one in frames if own(one.filename)] or list(frames))[-1]
+    places = [(file_of(frame.f_code), line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    file, line = ([one for one in places if own(one[0])] or places)[-1]
     reason = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {reason} ({frame.filename}, line {frame.lineno})"
+    return f"{type(error).__name__}: {reason} ({file}, line {line})"

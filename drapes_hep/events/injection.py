@@ -5,7 +5,9 @@ This and the metrics are the only places where a truth label is read.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import awkward as ak
@@ -66,6 +68,21 @@ def choose_signal(signal_id: IntArray, keep: int, seed: int) -> IntArray:
     return np.sort(ids[order[:keep]])
 
 
+_STRIPPED = "<dynamic-code>"
+
+
+def _files(kind: type) -> dict[str, str]:
+    """Give the files of all that the modules of a class and its bases define, by name; the class's own module wins."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        module = sys.modules.get(base.__module__)
+        file = getattr(module, "__file__", None)
+        if file is not None and "site-packages" not in file:
+            own = (name for name, one in vars(module).items() if getattr(one, "__module__", None) == base.__module__)
+            found |= dict.fromkeys(own, file)
+    return found
+
+
 class SignalInjection(processor.ProcessorABC):  # type: ignore[misc]
     """A processor that meets only background and the chosen signal events.
 
@@ -79,6 +96,7 @@ class SignalInjection(processor.ProcessorABC):  # type: ignore[misc]
 
     def __init__(self, inner: Foreign, dropped: IntArray) -> None:
         self._inner, self._dropped = inner, dropped
+        self._files = _files(type(inner))
 
     def process(self, events: Events) -> dict[str, Any]:
         """Process one chunk; the cut flow tells how many events were not injected."""
@@ -99,12 +117,17 @@ class SignalInjection(processor.ProcessorABC):  # type: ignore[misc]
         except (DrapesError, MemoryError):
             raise
         except Exception as error:
-            what = told(error, lambda file: "site-packages" not in file and _PACKAGE not in file)
+            what = told(error, lambda file: "site-packages" not in file and _PACKAGE not in file, self._file_of)
             raise ConfigError(f"processor {name}: {what}") from error
         absent = [key for key in ("hists", "cutflow", "skim") if not isinstance(out, dict) or key not in out]
         if absent:
             raise ConfigError(f"processor {name}: process(events) gives no '{absent[0]}'; see processors/dijets.py")
         return out
+
+    def _file_of(self, code: CodeType) -> str:
+        # cloudpickle from 3.1.3 on strips code that travels by value of its file
+        known = self._files.get(code.co_qualname.partition(".")[0]) if code.co_filename == _STRIPPED else None
+        return known or code.co_filename
 
     def postprocess(self, accumulator: Foreign) -> Foreign:
         """As the inner processor does."""
