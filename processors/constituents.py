@@ -96,13 +96,10 @@ class _Content:
         if not tied.any():
             return self.columns
         rows = np.flatnonzero(np.repeat(tied, self.counts))
-        jets = np.repeat(np.arange(len(self.counts)), self.counts)[rows]
         eta, phi = (self.columns[name][rows] for name in ("eta", "phi"))
-        order = rows[np.lexsort((phi, eta, -pt[rows], jets))]
-        columns = {name: values.copy() for name, values in self.columns.items()}
-        for name, values in self.columns.items():
-            columns[name][rows] = values[order]
-        return columns
+        order = np.arange(len(pt))
+        order[rows] = rows[falling_pt(pt[rows], offsets_of(self.counts[tied]), eta, phi)]
+        return {name: values[order] for name, values in self.columns.items()}
 
 
 class Constituents(Dijets):  # type: ignore[misc, valid-type]

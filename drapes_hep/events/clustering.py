@@ -110,8 +110,8 @@ def no_jets(events: int, reading: Reading) -> dict[str, Any]:
     return columns
 
 
-def falling_pt(pt: npt.NDArray[Any], offsets: IntArray) -> IntArray:
-    """Give the order that sorts every list by falling transverse momentum, equal ones as they stand.
+def falling_pt(pt: npt.NDArray[Any], offsets: IntArray, *ties: npt.NDArray[Any]) -> IntArray:
+    """Give the order that sorts every list by falling transverse momentum, equal ones by ``ties``, or as they stand.
 
     Parameters
     ----------
@@ -119,6 +119,8 @@ def falling_pt(pt: npt.NDArray[Any], offsets: IntArray) -> IntArray:
         Of all lists, one after the other.
     offsets : array of int64, shape (n + 1,)
         Where each list starts.
+    *ties : array, shape (m,)
+        What orders equal momenta, the first before the second.
 
     Returns
     -------
@@ -126,7 +128,7 @@ def falling_pt(pt: npt.NDArray[Any], offsets: IntArray) -> IntArray:
         Places in ``pt``.
     """
     lists = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    return np.lexsort((-pt, lists))
+    return np.lexsort((*reversed(ties), -pt, lists))
 
 
 def cluster_events(particles: AwkwardArray, reading: Reading) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def check_study(config: Config) -> None:
 
 
 def on_features(config: Config, classifier: str = "trees") -> Config:
-    """Give the configuration whose templates are made of features, for a classifier of features and its defaults."""
+    """Give the configuration of templates of features; a classifier that is not its own has its defaults."""
     own: tuple[str, ...] = ()
     if config.cwola.classifier != classifier:
         # an ensemble that another classifier can afford is none that this one is judged by
