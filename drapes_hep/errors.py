@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import CodeType
+from types import CodeType, TracebackType
 
 __all__ = [
     "ConfigError",
@@ -19,6 +19,8 @@ __all__ = [
     "LeakError",
     "LostEventsError",
     "RunDirectoryError",
+    "UsersCode",
+    "reason_of",
     "told",
 ]
 
@@ -69,14 +71,38 @@ class LeakError(DrapesError):
     """A model was given events that it must not see."""
 
 
-def told(
-    error: Exception, own: Callable[[str], bool], file_of: Callable[[CodeType], str] = lambda code: code.co_filename
-) -> str:
-    """Tell in one line what went wrong in a user's file, and where.
+class UsersCode:
+    """Run a user's code: whatever it raises, SystemExit included, becomes an error of one line.
+
+    Ctrl-C, a lack of memory, and what is one line already pass.
 
     Parameters
     ----------
-    error : Exception
+    refuse : callable
+        Makes a :class:`DrapesError` of what was raised.
+    """
+
+    def __init__(self, refuse: Callable[[BaseException], DrapesError]) -> None:
+        self._refuse = refuse
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, DrapesError | KeyboardInterrupt | MemoryError):
+            raise self._refuse(error) from error
+
+
+def told(
+    error: BaseException, own: Callable[[str], bool], file_of: Callable[[CodeType], str] = lambda code: code.co_filename
+) -> str:
+    """Return in one line what went wrong in a user's file, and where.
+
+    Parameters
+    ----------
+    error : BaseException
         As it was caught.
     own : callable
         Says of a file's name whether it is the user's.
@@ -90,5 +116,11 @@ def told(
     """
     places = [(file_of(frame.f_code), line) for frame, line in traceback.walk_tb(error.__traceback__)]
     file, line = ([one for one in places if own(one[0])] or places)[-1]
-    reason = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {reason} ({file}, line {line})"
+    return f"{reason_of(error)} ({file}, line {line})"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the type and the first line of what was raised; what is no error, such as SystemExit, ends a program."""
+    line = str(error).partition("\n")[0]
+    reason = f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return reason if isinstance(error, Exception) else f"it ends the program ({reason})"

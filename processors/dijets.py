@@ -1,7 +1,8 @@
 """The dijet selection: two leading jets, their features, control histograms, cut flow and skim.
 
 Copy this file into your project and edit it, or subclass :class:`Dijets` and replace a hook: the trigger, the golden
-JSON, the jet identification, the corrections and the weights are methods that let everything pass here.
+JSON, the jet identification, the corrections and the weights are methods that let everything pass here. What they
+return is checked: a mask holds booleans, weights are finite, jets are those of their own events.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from coffea import processor
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts, chunk_key, feature_axis, fill_checked
 from drapes_hep.events.features import HLV, check_features, compute_features, invariant_mass
+from drapes_hep.events.hooks import Hooks, no_cut
 from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.types import AwkwardArray, Column, Events, Foreign
 
@@ -77,9 +79,9 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
 
     Notes
     -----
-    The output is ``{"hists", "cutflow", "skim"}``, and ``"truth"`` for labelled events: labels are kept apart, no
-    skim ever carries one. The hooks are called in this order: :meth:`weights`, :meth:`golden_json`, :meth:`trigger`,
-    :meth:`corrections`, :meth:`jet_id`.
+    The output is ``{"hists", "cutflow", "not_applied", "skim"}``, and ``"truth"`` for labelled events: labels are kept
+    apart, no skim ever carries one. The hooks are called in this order: :meth:`weights`, :meth:`golden_json`,
+    :meth:`trigger`, :meth:`corrections`, :meth:`jet_id`.
     """
 
     settings_class: type[DijetSettings] = DijetSettings
@@ -103,23 +105,23 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
     # ---- hooks: replace these -------------------------------------------------------------------------------------
 
     def weights(self, events: Events) -> np.ndarray[Any, Any]:
-        """Give each event's weight (n,): generator weights, pile-up, scale factors. Here: as the file states."""
+        """Return each event's weight (n,): generator weights, pile-up, scale factors. Default: as the file states."""
         return ak.to_numpy(events.weight)  # type: ignore[no-any-return]
 
-    def golden_json(self, events: Events) -> np.ndarray[Any, Any]:
-        """Give a mask (n,) of certified luminosity sections (``coffea.lumi_tools.LumiMask``). Here: all."""
-        return np.ones(len(events), dtype=bool)
+    def golden_json(self, events: Events) -> Column:
+        """Return a mask (n,) of certified sections (``coffea.lumi_tools.LumiMask``). Default: not applied."""
+        return no_cut(events)
 
-    def trigger(self, events: Events) -> np.ndarray[Any, Any]:
-        """Give a mask (n,) of events that fired the trigger. Here: all."""
-        return np.ones(len(events), dtype=bool)
+    def trigger(self, events: Events) -> Column:
+        """Return a mask (n,) of events that fired the trigger. Default: not applied."""
+        return no_cut(events)
 
     def corrections(self, events: Events) -> AwkwardArray:
-        """Give the jets with energy and mass corrections applied, ragged like ``events.jets``. Here: as they are."""
+        """Return the jets with energy and mass corrections, lists like ``events.jets``. Default: as they are."""
         return events.jets
 
     def jet_id(self, events: Events, jets: AwkwardArray) -> AwkwardArray:  # noqa: ARG002
-        """Give a ragged mask of jets that pass identification and pile-up rejection. Here: all."""
+        """Return a mask of jets (lists of booleans) that pass identification and pile-up rejection. Default: all."""
         return ak.ones_like(jets.pt, dtype=bool)
 
     # ---- what comes out: extend these -------------------------------------------------------------------------------
@@ -173,7 +175,8 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
     def process(self, events: Events) -> dict[str, Any]:
         """Select one chunk; see the class for what comes back."""
         settings, dataset = self.settings, str(events.metadata["dataset"])
-        weight = np.ascontiguousarray(self.weights(events), dtype=np.float64)
+        hooks = Hooks(self, events)
+        weight = hooks.weights("weights")
         flow: dict[str, dict[str, float]] = {}
 
         def count(step: str, mask: np.ndarray[Any, Any]) -> None:
@@ -181,12 +184,15 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
 
         keep = np.ones(len(events), dtype=bool)
         count("read", keep)
-        for step, mask in (("golden_json", self.golden_json(events)), ("trigger", self.trigger(events))):
-            keep = keep & np.asarray(mask, dtype=bool)
+        not_applied: dict[str, int] = {}
+        for step in ("golden_json", "trigger"):
+            mask, applied = hooks.event_mask(step)
+            keep = keep & mask
             count(step, keep)
+            not_applied[step] = 0 if applied else len(events)
 
-        jets = self.corrections(events)
-        jets = jets[self.jet_id(events, jets)]
+        jets = hooks.jets("corrections")
+        jets = jets[hooks.jet_mask("jet_id", jets)]
         # a stable sort: jets of equal momentum stay in the file's order
         jets = jets[ak.argsort(jets.pt, axis=1, ascending=False, stable=True)]
         keep &= ak.to_numpy(ak.num(jets)) >= 2
@@ -204,7 +210,7 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
 
         def cut(step: str, mask: Column) -> None:
             nonlocal passed
-            passed = passed & np.asarray(mask, dtype=bool)
+            passed = passed & hooks.cut(step, mask, index)
             flow[step] = {"events": int(passed.sum()), "weight": float(pair_weight[passed].sum())}
 
         low, high = settings.mass_range
@@ -237,6 +243,8 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
         out: dict[str, Any] = {
             "hists": self.histograms(dataset, pair, mjj, features, pair_weight, passed),
             "cutflow": {dataset: flow},
+            # events that a step's hook was not applied to: the cut flow leaves out a step that was applied to none
+            "not_applied": {dataset: not_applied},
             "skim": ColumnParts({key: columns}),
         }
         if "label" in events.fields:

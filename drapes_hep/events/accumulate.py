@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import awkward as ak
 import hist
 import numpy as np
 
-from drapes_hep.errors import LostEventsError
+from drapes_hep.errors import ConfigError, LostEventsError
 from drapes_hep.events.features import FEATURES
 from drapes_hep.events.types import Column, Foreign
 
@@ -80,15 +80,46 @@ class ColumnParts:
         -------
         dict of str to array
             numpy for flat columns, awkward for ragged ones; empty without parts.
+
+        Raises
+        ------
+        ConfigError
+            The columns of two parts differ, in their names or in their kind.
         """
-        ordered = [self.parts[key] for key in sorted(self.parts)]
-        if not ordered:
+        keys = sorted(self.parts)
+        if not keys:
             return {}
-        out: dict[str, Any] = {}
-        for name, first in ordered[0].items():
-            arrays = [part[name] for part in ordered]
-            out[name] = ak.concatenate(arrays) if isinstance(first, ak.Array) else np.concatenate(arrays)
-        return out
+        first = self.parts[keys[0]]
+        for key in keys:
+            if self.parts[key].keys() != first.keys():
+                odd = min(map(str, self.parts[key].keys() ^ first.keys()))
+                raise ConfigError(f"column '{odd}' is not in all chunks: {_chunk(keys[0])} and {_chunk(key)} differ")
+        return {name: _joined(name, [(key, self.parts[key][name]) for key in keys]) for name in first}
+
+
+def _chunk(key: Key) -> str:
+    return f"that from row {key[3]} of {key[2] or key[0]}"
+
+
+def _joined(name: str, parts: Sequence[tuple[Key, Column]]) -> Column:
+    # a chunk without a selected event may have columns of any type
+    parts = [part for part in parts if len(part[1])] or parts[:1]
+    kinds = [_kind(values) for _, values in parts]
+    for (key, _), kind in zip(parts, kinds, strict=True):
+        if kind != kinds[0]:
+            raise ConfigError(
+                f"column '{name}' is {kinds[0]} in one chunk ({_chunk(parts[0][0])}) and {kind} in another"
+                f" ({_chunk(key)})"
+            )
+    arrays = [values for _, values in parts]
+    return ak.concatenate(arrays) if isinstance(arrays[0], ak.Array) else np.concatenate(arrays)
+
+
+def _kind(values: Column) -> str:
+    """Return what columns of two chunks must have in common: integers and floats would be joined as floats."""
+    if isinstance(values, ak.Array):
+        return f"records ({', '.join(sorted(values.fields))})" if values.fields else f"{values.ndim}-d lists"
+    return {"b": "bool", "i": "int", "u": "int", "f": "float"}.get(values.dtype.kind, str(values.dtype.kind))
 
 
 def feature_axis(name: str) -> Foreign:
@@ -129,7 +160,8 @@ def fill_checked(histogram: Foreign, *, weight: Column = None, **values: Column)
     after, expected = _total(histogram), float(weights.sum())
     # sums of weights round; whole numbers do not
     tolerance = 1e-9 * (float(np.abs(weights).sum()) + abs(before))
-    if abs(after - before - expected) > tolerance:
+    # written so that NaN fails, too
+    if not abs(after - before - expected) <= tolerance:
         raise LostEventsError(f"a histogram took {after - before:g} of {expected:g} (sum of weights)")
 
 

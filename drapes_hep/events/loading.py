@@ -25,14 +25,17 @@ from types import CodeType, ModuleType
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 from coffea.processor import ProcessorABC
 
-from drapes_hep.errors import ConfigError
+from drapes_hep.errors import ConfigError, UsersCode, reason_of
+from drapes_hep.events.hooks import SOURCE
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import file_hash
 
 __all__ = [
     "class_sources",
+    "is_users",
     "load_processor",
     "load_source",
+    "names_defined",
     "processor_folders",
     "source_hashes",
     "starter_folder",
@@ -103,6 +106,33 @@ def class_sources(found: type) -> tuple[Path, ...]:
     return tuple(out)
 
 
+def is_users(file: str) -> bool:
+    """Whether a file of code is the user's: neither installed nor of this package."""
+    return "site-packages" not in file and str(Path(__file__).resolve().parents[1]) not in file
+
+
+def names_defined(kind: type) -> dict[str, str]:
+    """Return the files of all that the modules of a class and its bases define, by name.
+
+    Parameters
+    ----------
+    kind : type
+        A user's class. What its own module defines wins over what its bases' modules do.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        module = sys.modules.get(base.__module__)
+        file = getattr(module, "__file__", None)
+        if file is not None and "site-packages" not in file:
+            own = (name for name, one in vars(module).items() if getattr(one, "__module__", None) == base.__module__)
+            found |= dict.fromkeys(own, file)
+    return found
+
+
 _HASHES: dict[type, tuple[str, ...]] = {}
 
 
@@ -168,17 +198,13 @@ def _is_processor(value: object) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, SyntaxError):
-        return f"line {error.lineno}: {error.msg}"
-    line = str(error).splitlines()[0] if str(error) else ""
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else reason_of(error)
 
 
 def _from_package(name: str, place: str) -> ModuleType:
-    try:
+    said = f"processor '{name}': module {place} cannot be imported"
+    with UsersCode(lambda error: ConfigError(f"{said} ({_reason(error)})")):
         return importlib.import_module(place)
-    except Exception as error:
-        raise ConfigError(f"processor '{name}': module {place} cannot be imported ({_reason(error)})") from error
 
 
 class _SourceLoader(importlib.machinery.SourceFileLoader):
@@ -251,10 +277,12 @@ def _from_file(name: str, place: str, search: Sequence[str | Path] | None) -> Mo
     key = _module_name(path)
     if key in sys.modules and _current(sys.modules[key]):
         return sys.modules[key]
-    try:
-        with _searching(folders):
-            module = load_source(key, path)
-    except Exception as error:
-        raise ConfigError(f"processor '{name}': {path} does not run ({_reason(error)})") from error
+    said = f"processor '{name}': {path} does not run"
+    with UsersCode(lambda error: ConfigError(f"{said} ({_reason(error)})")), _searching(folders):
+        module = load_source(key, path)
+    for one in vars(module).values():
+        if isinstance(one, type) and one.__module__ == key:
+            # travels with the class, whose code is stripped of its file
+            setattr(one, SOURCE, str(path))
     cloudpickle.register_pickle_by_value(module)
     return module

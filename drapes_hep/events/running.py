@@ -28,7 +28,7 @@ from coffea.processor import FuturesExecutor, IterativeExecutor, Runner, accumul
 from coffea.processor.executor import ExecutorBase, WorkItem
 from coffea.util import coffea_console
 
-from drapes_hep.errors import ConfigError, DrapesError, InputError, LostEventsError
+from drapes_hep.errors import ConfigError, DrapesError, InputError, LostEventsError, reason_of
 from drapes_hep.events.checks import BadValuesError, row_ids
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, split, states_ids
 from drapes_hep.events.readers import convert, plain_column, read, read_columns, scan
@@ -460,11 +460,21 @@ def run(
     _raise_first(chunks, results)
     _check_account(chunks, results)
     _check_unique(requested, chunks, results)
-    output = accumulate([results[key].out for key in sorted(results)])
+    output = _merged(processor, [results[key].out for key in sorted(results)])
     if callable(getattr(processor, "postprocess", None)):
         replaced = processor.postprocess(output)
         output = output if replaced is None else replaced
     return output, _report(requested, chunks, results, time.perf_counter() - begin)
+
+
+def _merged(processor: Foreign, outputs: Sequence[Foreign]) -> Foreign:
+    try:
+        return accumulate(outputs)
+    except (DrapesError, MemoryError):
+        raise
+    except Exception as error:  # accumulators of a user's may raise anything
+        name = getattr(processor, "described", f"processor {type(processor).__name__}")
+        raise ConfigError(f"{name}: the results of two chunks cannot be merged ({reason_of(error)})") from error
 
 
 def _report(

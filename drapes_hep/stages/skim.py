@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import uhi.io.json
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, DrapesError, InputError
+from drapes_hep.errors import ConfigError, InputError, UsersCode, reason_of
 from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
 from drapes_hep.events.loading import class_sources, load_processor, processor_folders
+from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators, json_form, needs
 from drapes_hep.events.readers import expand_trees, simulation_order
 from drapes_hep.events.running import RunReport, run, scan_fileset
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
@@ -233,8 +234,8 @@ def _dropped(config: Config, truth: Truth) -> npt.NDArray[np.int64]:
     return np.setdiff1d(signal, choose_signal(signal, config.signal.inject, config.signal.seed))
 
 
-def make_processor(config: Config, processor_class: Foreign) -> Foreign:
-    """Make the processor with the configuration's settings.
+def make_processor(config: Config, processor_class: Foreign) -> CheckedProcessor:
+    """Make the processor with the configuration's settings; what it returns is checked.
 
     Raises
     ------
@@ -251,15 +252,16 @@ def make_processor(config: Config, processor_class: Foreign) -> Foreign:
     if config.selection.max_constituents is not None:
         # only if given: a processor without constituents knows no such setting, and says so
         settings["max_constituents"] = config.selection.max_constituents
+    name = f"processor '{config.processor}'"
     try:
-        return processor_class(settings)
-    except DrapesError:
-        raise
-    except Exception as error:  # a user's class may take anything else
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"processor '{config.processor}': cannot be made with the settings ({type(error).__name__}: {reason})"
-        ) from error
+        inspect.signature(processor_class).bind(settings)
+    except TypeError:
+        raise ConfigError(needs(f"{name}: takes no settings")) from None
+    except ValueError:  # a class that shows no signature
+        pass
+    with UsersCode(lambda error: ConfigError(f"{name}: cannot be made with the settings ({reason_of(error)})")):
+        made = processor_class(settings)
+    return CheckedProcessor(made, Wanted(config.features, config.mass.range))
 
 
 def run_selection(
@@ -302,17 +304,26 @@ def _work(context: Context, processor_class: Foreign) -> list[Path]:
         written.append(directory.truth)
     else:
         directory.truth.unlink(missing_ok=True)  # of an earlier run that had labels
-    hists = {name: json.loads(json.dumps(one, default=uhi.io.json.default)) for name, one in output["hists"].items()}
+    hists = json_form(output["hists"], "'hists'")
     with atomic_path(directory.skim_hists) as temporary:
         temporary.write_text(json.dumps(hists), encoding="utf-8")
     flow = output["cutflow"][config.name]
+    unapplied = output.get("not_applied", {}).get(config.name, {})
+    # of no event at all: of some, the counts of the step say what it did
+    not_applied = [step for step, events in unapplied.items() if step in flow and events == flow["read"]["events"]]
     record = {
         "accounting": {
             "requested": report.requested,
             "processed": report.processed,
             "lost": report.requested - report.processed,
         },
-        "cutflow": [{"name": step, **numbers} for step, numbers in flow.items()],
+        "cutflow": [
+            {"name": step, "events": int(numbers["events"]), "weight": float(numbers["weight"])}
+            for step, numbers in flow.items()
+            if step not in not_applied
+        ],
+        "not_applied": not_applied,
+        "accumulators": accumulators(output),
         "files": [{"path": one.path, "requested": one.requested, "processed": one.processed} for one in report.files],
         "clipped_masses": report.clipped_masses,
     }

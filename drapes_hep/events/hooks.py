@@ -1,0 +1,710 @@
+"""What a processor's hooks may return: one rule per kind of result, and one line where it is broken.
+
+A mask has one boolean per event, a mask of jets one per jet, weights are finite numbers, and corrected jets are jets
+that their own event can have. NumPy and awkward take much else without a word: integers 0 and 1 select by index, NaN
+counts as true, a mask of another length is broadcast. Whatever has exactly one meaning is accepted (lists of booleans,
+option types without a missing value, masked arrays without a masked one); everything else is refused with the hook, its
+file, and the first event at fault.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any, NoReturn
+
+import awkward as ak
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from drapes_hep.errors import ConfigError
+from drapes_hep.events.checks import impossible
+from drapes_hep.events.features import wrapped
+from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, offsets_of, ragged
+from drapes_hep.events.types import AwkwardArray, Events, Foreign
+
+__all__ = ["SOURCE", "STRIPPED", "Hooks", "NoCut", "first_of", "flat_jets", "name_event", "no_cut", "protect"]
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Refuse = Callable[..., NoReturn]
+"""Called with the problem, the remedy, and optionally one flag per event that is at fault."""
+
+SOURCE = "__drapes_source__"
+"""Attribute in which a class that was loaded by path keeps its file."""
+
+STRIPPED = "<dynamic-code>"
+"""What cloudpickle (from 3.1.3 on) writes for the file of code that travels by value."""
+
+_ORIGIN = "_origin"
+"""Hidden field of the jets that :meth:`Hooks.jets` hands out: each jet's place in the chunk."""
+
+_SAME_JET = 1.0
+"""Largest distance (eta, phi) at which a rebuilt leading jet can still be one of its event's: a jet's radius."""
+
+_STRAY_EVENTS = 0.1
+"""Fraction of events whose rebuilt leading jet may be farther away, as when jets are clustered anew."""
+
+_KINDS = {
+    "b": "booleans",
+    "i": "integers",
+    "u": "integers",
+    "f": "floating-point numbers",
+    "c": "complex numbers",
+    "S": "text",
+    "U": "text",
+    "O": "Python objects",
+    "M": "dates",
+    "m": "time differences",
+    "V": "records",
+}
+
+
+class NoCut(NDArrayOperatorsMixin):
+    """A mask (n,) that lets every event pass because its hook is not applied.
+
+    It stands for ``np.ones(n, dtype=bool)`` in every operation, and what comes out of one is an ordinary array. The cut
+    flow leaves out the step of a hook that returns it.
+
+    Parameters
+    ----------
+    events : int
+        n.
+    """
+
+    def __init__(self, events: int) -> None:
+        self._events = events
+
+    def __len__(self) -> int:
+        return self._events
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.ones(self._events, dtype=bool if dtype is None else dtype)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Foreign, **options: Foreign) -> Foreign:
+        arrays = [np.asarray(value) if isinstance(value, NoCut) else value for value in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __getitem__(self, rows: Foreign) -> Foreign:
+        return np.asarray(self)[rows]
+
+
+def no_cut(events: Events) -> NoCut:
+    """Return the mask of a hook that is not applied.
+
+    Parameters
+    ----------
+    events : NanoEvents
+        n events.
+
+    Returns
+    -------
+    NoCut
+        Of length n.
+    """
+    return NoCut(len(events))
+
+
+def protect(array: AwkwardArray) -> None:
+    """Make the memory of an array read-only, so that code which writes into it fails instead of changing events.
+
+    Parameters
+    ----------
+    array : awkward.Array
+        All its buffers are protected, also where other arrays share them.
+    """
+    for buffer in ak.to_buffers(array)[2].values():
+        buffer.flags.writeable = False
+
+
+def name_event(events: Events, row: int) -> str:
+    """Return the words by which an event can be looked up.
+
+    Parameters
+    ----------
+    events : NanoEvents
+        In :class:`~drapes_hep.events.schema.DijetSchema`.
+    row : int
+        Its place in ``events``.
+
+    Returns
+    -------
+    str
+        Run, luminosity section and event number where the file has them, or else the event's identity; and the row of
+        the file where it is known.
+    """
+    if set(IDENTITY_FIELDS) <= set(events.fields):
+        name = "run:lumi:event " + ":".join(str(int(events[field][row])) for field in IDENTITY_FIELDS)
+    else:
+        name = f"event_id {int(events.event_id[row])}"
+    chunk = events.metadata or {}
+    start, stop, path = chunk.get("entrystart"), chunk.get("entrystop"), chunk.get("filename")
+    if start is not None and stop is not None and path and stop - start == len(events):
+        name += f" (row {start + row} of {path}, counted from 0)"
+    return name
+
+
+def first_of(flags: BoolArray) -> int:
+    """Return the place of the first true flag."""
+    return int(np.argmax(flags))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A hook and where it is defined."""
+
+    name: str
+    function: Callable[..., Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def of(cls, processor: Foreign, hook: str) -> _Place:
+        function = getattr(processor, hook)
+        owner = next((base for base in type(processor).__mro__ if hook in vars(base)), type(processor))
+        return cls(f"{owner.__name__}.{hook}{_where(function, owner)}", function)
+
+
+def _where(function: Foreign, owner: type) -> str:
+    code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
+    if not isinstance(code, CodeType):
+        return ""
+    file = code.co_filename
+    if file == STRIPPED:
+        file = vars(owner).get(SOURCE)
+    return "" if file is None else f" ({file}, line {code.co_firstlineno})"
+
+
+class Hooks:
+    """Calls the hooks of a processor for one chunk, and checks what they return.
+
+    Hooks get a shallow copy of the events: fields that one adds are there for the next. The columns of the events
+    themselves cannot be changed in place.
+
+    Parameters
+    ----------
+    processor : object
+        Whose methods are called.
+    events : NanoEvents
+        The chunk, n events.
+    """
+
+    def __init__(self, processor: Foreign, events: Events) -> None:
+        protect(events)
+        self._processor, self._events, self._copy = processor, events, copy.copy(events)
+
+    def weights(self, hook: str) -> FloatArray:
+        """Return the weights (n,) that a hook computes.
+
+        Parameters
+        ----------
+        hook : str
+            Name of a method that takes the events.
+
+        Returns
+        -------
+        array of float64, shape (n,)
+
+        Raises
+        ------
+        ConfigError
+            They are not one finite real number per event.
+        """
+        place, value = self._call(hook)
+        refuse = self._refuse(place)
+        weight = _one_per_event(value, len(self._events), refuse)
+        if weight.dtype.kind not in "iuf":
+            refuse(f"returned {_KINDS[weight.dtype.kind]}", "return one real number per event")
+        weight = np.ascontiguousarray(weight, dtype=np.float64)
+        bad = ~np.isfinite(weight)
+        if bad.any():
+            refuse("returned NaN or infinity", "give every event a finite weight", bad)
+        with np.errstate(over="ignore"):
+            bad = ~np.isfinite(np.cumsum(weight**2))
+        if bad.any():
+            refuse("returned weights so large that the sum of their squares overflows", "check their unit", bad)
+        return weight
+
+    def event_mask(self, hook: str) -> tuple[BoolArray, bool]:
+        """Return the mask (n,) of events that pass a hook.
+
+        Parameters
+        ----------
+        hook : str
+            Name of a method that takes the events.
+
+        Returns
+        -------
+        mask : array of bool, shape (n,)
+        applied : bool
+            False where the hook returned :func:`no_cut`.
+
+        Raises
+        ------
+        ConfigError
+            It is not one boolean per event.
+        """
+        place, value = self._call(hook)
+        mask = _event_mask(value, len(self._events), self._refuse(place))
+        return mask, not isinstance(value, NoCut)
+
+    def cut(self, step: str, mask: Foreign, rows: IntArray) -> BoolArray:
+        """Return the mask (m,) of a cut on some of the events.
+
+        Parameters
+        ----------
+        step : str
+            What the cut flow calls it.
+        mask : array_like of bool, shape (m,)
+            As the processor computed it.
+        rows : array of int, shape (m,)
+            Which events it is about.
+
+        Returns
+        -------
+        array of bool, shape (m,)
+
+        Raises
+        ------
+        ConfigError
+            It is not one boolean per event.
+        """
+        place = _Place.of(self._processor, "process")
+        return _event_mask(mask, len(rows), self._refuse(place, f"cut '{step}' is given ", rows))
+
+    def jets(self, hook: str) -> AwkwardArray:
+        """Return the jets (n lists) that a hook corrects.
+
+        Parameters
+        ----------
+        hook : str
+            Name of a method that takes the events. It may change, drop, reorder, and cluster anew the jets of an event.
+
+        Returns
+        -------
+        awkward.Array
+            n lists of jets, fields of :data:`~drapes_hep.events.schema.JET_FIELDS` in float64; a mass that is a
+            rounding error below zero is zero, as in the readers.
+
+        Raises
+        ------
+        ConfigError
+            They are not such lists, hold values that no jet can have, are those of other events, or one jet twice.
+        """
+        place = _Place.of(self._processor, hook)
+        before = self._copy.jets
+        argument = copy.copy(self._copy)
+        counts = ak.to_numpy(ak.num(before)).astype(np.int64)
+        argument["jets", _ORIGIN] = ragged(np.arange(counts.sum()), offsets_of(counts))
+        handed = argument.jets
+        value = place.function(argument)
+        for field in set(argument.fields) - set(self._copy.fields):
+            self._copy[field] = argument[field]
+        if isinstance(value, ak.Array) and value.layout is handed.layout:
+            return before
+        refuse = self._refuse(place)
+        self._unchanged(place, argument, except_for="jets")
+        return _jets(value, before, refuse)
+
+    def jet_mask(self, hook: str, jets: AwkwardArray) -> AwkwardArray:
+        """Return the mask (n lists) of jets that pass a hook.
+
+        Parameters
+        ----------
+        hook : str
+            Name of a method that takes the events and the jets.
+        jets : awkward.Array
+            n lists of jets.
+
+        Returns
+        -------
+        awkward.Array
+            Lists of booleans as long as those of ``jets``.
+
+        Raises
+        ------
+        ConfigError
+            It is not one boolean per jet.
+        """
+        protect(jets)
+        handed = copy.copy(jets)
+        place, value = self._call(hook, handed)
+        if handed.layout is not jets.layout and not _same_jets(jets, handed):
+            self._refuse(place)("changes the jets that it is given", "change a copy, or correct jets in `corrections`")
+        return _jet_mask(value, ak.to_numpy(ak.num(jets)).astype(np.int64), self._refuse(place))
+
+    def _call(self, hook: str, *arguments: Foreign) -> tuple[_Place, Foreign]:
+        place = _Place.of(self._processor, hook)
+        value = place.function(self._copy, *arguments)
+        self._unchanged(place, self._copy)
+        return place, value
+
+    def _unchanged(self, place: _Place, argument: Events, except_for: str = "") -> None:
+        """Refuse a hook that replaced a column of the events: what it meant to change would be forgotten."""
+        for name in self._events.fields:
+            before = self._events.layout.content(name)
+            if name == except_for or (name in argument.fields and argument.layout.content(name) is before):
+                continue
+            same = name in argument.fields and len(argument) == len(self._events)
+            if same and name == "jets":
+                same = _same_jets(self._events.jets, argument.jets)
+            elif same:
+                same = np.array_equal(ak.to_numpy(self._events[name]), ak.to_numpy(argument[name]))
+            if not same:
+                self._refuse(place)(f"changes '{name}' of the events that it is given", "change a copy and return it")
+
+    def _refuse(self, place: _Place, says: str = "", rows: IntArray | None = None) -> Refuse:
+        def refuse(problem: str, remedy: str, bad: BoolArray | None = None) -> NoReturn:
+            if bad is None:
+                raise ConfigError(f"{place}: {says}{problem}; {remedy}")
+            row = first_of(bad) if rows is None else int(rows[first_of(bad)])
+            count = int(np.count_nonzero(bad))
+            events = "1 event" if count == 1 else f"{count} events"
+            raise ConfigError(f"{place}: {says}{problem} in {events}, first {name_event(self._events, row)}; {remedy}")
+
+        return refuse
+
+
+# ---- any array -------------------------------------------------------------------------------------------------------
+
+
+def _array(value: Foreign, refuse: Refuse) -> npt.NDArray[Any] | AwkwardArray:
+    """Return a value as the array that it can only mean; missing values are still in an awkward array."""
+    kind = type(value).__name__
+    if value is None:
+        refuse("returned None", "does it end without `return`?")
+    if isinstance(value, Iterator):
+        refuse(f"returned a {kind}", "return an array (does it contain `yield`?)")
+    if type(value).__module__.partition(".")[0] in {"dask", "dask_awkward"}:
+        refuse("returned a lazy dask array", "compute it: .compute()")
+    if isinstance(value, ak.Array):
+        return value
+    if isinstance(value, str | bytes | Mapping | Set | slice | ak.Record) or callable(value):
+        refuse(f"returned a {kind}", "return an array")
+    if isinstance(value, np.ma.MaskedArray):
+        missing = np.ma.getmaskarray(value)
+        if missing.any():
+            rows = missing.reshape(len(missing), -1).any(axis=1)
+            refuse("returned missing (masked) values", "fill them, e.g. .filled(False)", rows)
+        return np.asarray(value.data)
+    if hasattr(value, "to_numpy") and hasattr(value, "index"):  # pandas
+        if not np.array_equal(np.asarray(value.index), np.arange(len(value))):
+            refuse(f"returned a {kind} with an index other than 0 to n-1", "return .to_numpy() in the events' order")
+        return np.asarray(value.to_numpy())
+    if isinstance(value, list | tuple):
+        try:
+            return ak.Array(list(value))
+        except Exception:  # awkward raises TypeError, ValueError and others for what it cannot hold
+            refuse(f"returned a {kind} of objects", "return an array")
+    array = np.asarray(value)
+    if array.ndim == 0:
+        refuse(f"returned a single {kind}", "return one value per event")
+    return array
+
+
+def _without_options(array: AwkwardArray, axis: int, refuse: Refuse) -> AwkwardArray:
+    """Return an array without its option type at an axis, 0 or 1; values that are missing there are refused."""
+    flat = array if axis == 0 else ak.flatten(array)
+    # not ak.is_none, which goes into the fields of records
+    if not flat.layout.is_option:
+        return array
+    missing = np.asarray(flat.layout.mask_as_bool(valid_when=False))
+    if missing.any():
+        rows = missing
+        if axis == 1:
+            rows = np.zeros(len(array), dtype=bool)
+            rows[np.repeat(np.arange(len(array)), ak.to_numpy(ak.num(array)))[missing]] = True
+        refuse("returned missing values (None)", "fill or drop them, e.g. ak.fill_none(result, False)", rows)
+    return ak.drop_none(array, axis=axis)
+
+
+def _leaf(array: AwkwardArray, refuse: Refuse) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(ak.to_numpy(array, allow_missing=False))
+    except Exception:  # unions and whatever else is no plain column
+        refuse(f"returned values of type {array.type}", "return one plain value each")
+
+
+def _one_per_event(value: Foreign, count: int, refuse: Refuse) -> npt.NDArray[Any]:
+    """Return a result as an array (count,) of any type but objects."""
+    if isinstance(value, NoCut):
+        value = np.asarray(value)
+    array = _array(value, refuse)
+    if isinstance(array, ak.Array):
+        if array.fields:
+            refuse(f"returned records ({', '.join(array.fields[:4])})", "return one value per event")
+        if array.ndim == 1:
+            array = _leaf(_without_options(array, 0, _only_of(refuse, len(array) == count)), refuse)
+    if array.ndim != 1:
+        lists = "lists" if isinstance(array, ak.Array) else f"an array of shape {array.shape}"
+        refuse(f"returned {lists}", "return one value per event; ak.any or ak.all with axis=1 makes one of many")
+    if len(array) != count:
+        refuse(f"returned {len(array)} values for {count} events", "return one per event")
+    if array.dtype.kind == "O" and count:
+        refuse(f"returned Python objects, e.g. {str(array[0])[:40]}", "return an array of plain values")
+    return array if count else array.astype(bool)
+
+
+def _only_of(refuse: Refuse, matches: bool) -> Refuse:
+    """Leave the event out of a complaint whose rows are not the events'."""
+    return refuse if matches else lambda problem, remedy, _=None: refuse(problem, remedy)
+
+
+def _event_mask(value: Foreign, count: int, refuse: Refuse) -> BoolArray:
+    mask = _one_per_event(value, count, refuse)
+    if mask.dtype.kind != "b":
+        _refuse_mask(mask, np.ones(count, dtype=bool), np.arange(count), refuse)
+    return mask
+
+
+def _refuse_mask(flat: npt.NDArray[Any], rows: BoolArray, owner: IntArray, refuse: Refuse) -> NoReturn:
+    """Say what a mask holds in place of booleans; the events with NaN where there are such."""
+    kind = _KINDS.get(flat.dtype.kind, str(flat.dtype))
+    if flat.dtype.kind in "iu":
+        refuse(
+            f"returned {kind}, which select by index",
+            "return booleans: compare (`== 1`, `!= 0`) or .astype(bool)",
+            rows,
+        )
+    if flat.dtype.kind == "f" and np.isnan(flat).any():
+        bad = np.zeros(len(rows), dtype=bool)
+        bad[owner[np.isnan(flat)]] = True
+        refuse(f"returned {kind} with NaN, which counts as true", "return booleans: compare (`> 0.5`)", bad)
+    refuse(f"returned {kind}", "return booleans: compare (`== 1`, `> 0.5`)", rows)
+
+
+def _jet_mask(value: Foreign, counts: IntArray, refuse: Refuse) -> AwkwardArray:
+    events, offsets = len(counts), offsets_of(counts)
+    if isinstance(value, NoCut):
+        refuse("returned no_cut(events), which has one value per event", "return ak.ones_like(jets.pt, dtype=bool)")
+    array = _array(value, refuse)
+    if isinstance(array, np.ndarray) and array.ndim == 2:
+        array = ak.Array(array)
+    if isinstance(array, ak.Array):
+        if array.fields:
+            refuse(f"returned records ({', '.join(array.fields[:4])})", "return one boolean per jet")
+        matches = _only_of(refuse, len(array) == events)
+        array = _without_options(array, 0, matches)
+    if array.ndim == 1 and len(array):
+        refuse(
+            "returned one value per event or a flat array", "return one boolean per jet, in lists: e.g. jets.pt > 200"
+        )
+    if len(array) != events:
+        refuse(f"returned lists of {len(array)} events for {events}", "return one list per event")
+    if not events:
+        return ragged(np.zeros(0, dtype=bool), offsets)
+    if not isinstance(array, ak.Array) or array.ndim != 2:
+        refuse(f"returned an array of {array.ndim} dimensions", "return one boolean per jet, in lists")
+    array = _without_options(ak.from_regular(array), 1, refuse)
+    bad = ak.to_numpy(ak.num(array)) != counts
+    if bad.any():
+        first = first_of(bad)
+        refuse(f"returned lists of other lengths than the jets' ({len(array[first])} for {counts[first]})",
+               "return one boolean for each of `jets`", bad)  # fmt: skip
+    flat = _leaf(ak.flatten(array), refuse)
+    if len(flat) and flat.dtype.kind != "b":
+        _refuse_mask(flat, counts > 0, np.repeat(np.arange(events), counts), refuse)
+    return ragged(flat.astype(bool), offsets)
+
+
+# ---- jets ------------------------------------------------------------------------------------------------------------
+
+
+def flat_jets(jets: AwkwardArray, refuse: Refuse) -> tuple[dict[str, FloatArray], IntArray]:
+    """Return the fields of jets, one value per jet, after a check of what a jet can have.
+
+    Parameters
+    ----------
+    jets : awkward.Array
+        n lists of records with :data:`~drapes_hep.events.schema.JET_FIELDS`.
+    refuse : callable
+        Called with the problem, the remedy and flags (n,) of the events at fault.
+
+    Returns
+    -------
+    columns : dict of str to array of float64, shape (m,)
+        A mass that is a rounding error below zero is zero.
+    counts : array of int64, shape (n,)
+    """
+    counts = ak.to_numpy(ak.num(jets)).astype(np.int64)
+    owner = np.repeat(np.arange(len(counts)), counts)
+
+    def flag(name: str, wrong: BoolArray, kind: str) -> None:
+        if wrong.any():
+            rows = np.zeros(len(counts), dtype=bool)
+            rows[owner[wrong]] = True
+            refuse(f"returned jets with {kind} in '{name}'", "correct or drop these jets", rows)
+
+    flat: dict[str, FloatArray] = {}
+    for name in JET_FIELDS:
+        values = ak.flatten(jets[name])
+        if ak.fields(values) or values.ndim != 1:
+            refuse(f"returned jets whose '{name}' is no single number", "give every jet one")
+        if values.layout.is_option:
+            flag(name, np.asarray(values.layout.mask_as_bool(valid_when=False)), "missing values (None)")
+        array = _leaf(values, refuse)
+        if len(array) and array.dtype.kind not in "iuf":
+            refuse(f"returned jets whose '{name}' holds {_KINDS.get(array.dtype.kind, array.dtype)}", "give numbers")
+        flat[name] = np.asarray(array, dtype=np.float64)
+        flag(name, ~np.isfinite(flat[name]), "NaN or infinity")
+    _vectors(flat, flag)
+    for name in ("tau1", "tau2", "tau3"):
+        flag(name, flat[name] < 0, "a negative value")
+    flat["mass"] = np.maximum(flat["mass"], 0.0)
+    return flat, counts
+
+
+def _vectors(flat: Mapping[str, FloatArray], flag: Callable[[str, BoolArray, str], None]) -> None:
+    flag("pt", flat["pt"] <= 0, "a transverse momentum that is not positive")
+    for name, wrong, kind in impossible(*(flat[name] for name in CONSTITUENT_FIELDS)):
+        flag(name, wrong, kind)
+
+
+def _jets(value: Foreign, before: AwkwardArray, refuse: Refuse) -> AwkwardArray:
+    """Return corrected jets in float64, checked against those of the file."""
+    events = len(before)
+    if not isinstance(value, ak.Array):
+        _array(value, refuse)
+        refuse(f"returned a {type(value).__name__}", "return jets as events.jets holds them, an awkward array")
+    jets = _without_options(value, 0, _only_of(refuse, len(value) == events))
+    if len(jets) != events:
+        refuse(f"returned jets of {len(jets)} events for {events}", "return one list of jets per event")
+    if jets.ndim != 2 or not jets.fields:
+        refuse(f"returned values of type {str(jets.type)[:80]}", "return one list of jets per event, as events.jets")
+    jets = _without_options(jets, 1, refuse)
+    wanted = [*JET_FIELDS, *(["constituents"] if "constituents" in before.fields else [])]
+    absent = [name for name in wanted if name not in jets.fields]
+    if absent:
+        refuse(f"returned jets without the field '{absent[0]}'", f"jets keep {', '.join(wanted)}")
+    flat, counts = flat_jets(jets, refuse)
+    if "constituents" in wanted:
+        _check_constituents(jets["constituents"], refuse)
+    origin = _origins(jets, int(ak.to_numpy(ak.num(before)).sum()))
+    if origin is None:
+        _match(flat, counts, before, refuse)
+    else:
+        _trace(origin, counts, before, refuse)
+    offsets = offsets_of(counts)
+    fields = {name: ragged(values, offsets) for name, values in flat.items()}
+    others = {name: jets[name] for name in jets.fields if name not in fields and name != _ORIGIN}
+    return ak.zip(fields | others, depth_limit=2, with_name="PtEtaPhiMLorentzVector", behavior=before.behavior)
+
+
+def _check_constituents(inside: AwkwardArray, refuse: Refuse) -> None:
+    if inside.ndim != 3 or not set(CONSTITUENT_FIELDS) <= set(inside.fields):
+        refuse("returned jets whose 'constituents' are no lists of pt, eta, phi, mass", "keep them as they were")
+    owner = np.repeat(np.arange(len(inside)), ak.to_numpy(ak.sum(ak.num(inside, axis=2), axis=1)))
+
+    def flag(name: str, wrong: BoolArray, kind: str) -> None:
+        if wrong.any():
+            rows = np.zeros(len(inside), dtype=bool)
+            rows[owner[wrong]] = True
+            refuse(f"returned constituents with {kind} in '{name}'", "correct or drop them", rows)
+
+    flat = {}
+    for name in CONSTITUENT_FIELDS:
+        flat[name] = np.asarray(_leaf(ak.flatten(inside[name], axis=None), refuse), dtype=np.float64)
+        if len(flat[name]) != len(owner):
+            refuse(f"returned constituents with missing values (None) in '{name}'", "fill or drop them")
+        flag(name, ~np.isfinite(flat[name]), "NaN or infinity")
+    _vectors(flat, flag)
+
+
+_STRANGE = "returned the jets of other events"
+_IN_PLACE = "select and reorder jets inside their events, never the events"
+
+
+def _origins(jets: AwkwardArray, most: int) -> IntArray | None:
+    """Return the place that each jet had in the chunk; None where the jets no longer say."""
+    if _ORIGIN not in jets.fields:
+        return None
+    try:
+        places = np.asarray(ak.to_numpy(ak.flatten(jets[_ORIGIN])), dtype=np.float64)
+    except Exception:  # whatever became of the field
+        return None
+    whole = np.isfinite(places) & (places >= 0) & (places < most) & (places == np.floor(places))
+    return places.astype(np.int64) if whole.all() else None
+
+
+def _trace(origin: IntArray, counts: IntArray, before: AwkwardArray, refuse: Refuse) -> None:
+    offsets = offsets_of(ak.to_numpy(ak.num(before)))
+    owner = np.repeat(np.arange(len(counts)), counts)
+    bad = np.zeros(len(counts), dtype=bool)
+    bad[owner[np.searchsorted(offsets, origin, side="right") - 1 != owner]] = True
+    if bad.any():
+        refuse(_STRANGE, _IN_PLACE, bad)
+    ordered = np.sort(origin)
+    twice = np.isin(origin, ordered[1:][ordered[1:] == ordered[:-1]])
+    bad[owner[twice]] = True
+    if bad.any():
+        refuse("returned the same jet twice", "return each jet once", bad)
+
+
+def _match(flat: Mapping[str, FloatArray], counts: IntArray, before: AwkwardArray, refuse: Refuse) -> None:
+    """Compare jets that were built anew with those of their events, by direction."""
+    old_counts = ak.to_numpy(ak.num(before)).astype(np.int64)
+    old = {name: np.asarray(ak.to_numpy(ak.flatten(before[name])), dtype=np.float64) for name in CONSTITUENT_FIELDS}
+    bad = _twins(flat, counts) & ~_twins(old, old_counts)
+    if bad.any():
+        refuse("returned the same jet twice", "return each jet once", bad)
+    owner, old_owner = (np.repeat(np.arange(len(counts)), number) for number in (counts, old_counts))
+    near = _distance(flat, counts, old, old_counts)
+    strange = np.isin(_direction(flat), _direction(old)) & (near > 0.1)
+    bad[owner[strange]] = True
+    if bad.any():
+        refuse(_STRANGE, _IN_PLACE, bad)
+    leading = np.zeros(len(counts), dtype=bool)
+    order = np.lexsort((-flat["pt"], owner))
+    first = order[offsets_of(counts)[:-1][counts > 0]]
+    leading[owner[first]] = near[first] > _SAME_JET
+    comparable = (counts > 0) & (np.bincount(old_owner, minlength=len(counts)) > 0)
+    if np.count_nonzero(leading & comparable) > _STRAY_EVENTS * np.count_nonzero(comparable):
+        refuse(_STRANGE + f" (no jet of the event lies within {_SAME_JET:g} of the leading one)", _IN_PLACE,
+               leading & comparable)  # fmt: skip
+
+
+def _direction(flat: Mapping[str, FloatArray]) -> npt.NDArray[np.complex128]:
+    """Return directions as single precision keeps them, as one number each."""
+    eta, phi = (np.asarray(flat[name], dtype=np.float32).astype(np.float64) for name in ("eta", "phi"))
+    return eta + 1j * phi
+
+
+def _distance(
+    new: Mapping[str, FloatArray], counts: IntArray, old: Mapping[str, FloatArray], old_counts: IntArray
+) -> FloatArray:
+    """Return each new jet's distance to the nearest old one of its event, infinite where there is none."""
+    offsets, owner = offsets_of(old_counts), np.repeat(np.arange(len(counts)), counts)
+    near = np.full(len(owner), np.inf)
+    for place in range(int(old_counts.max(initial=0))):
+        rows = np.flatnonzero(old_counts[owner] > place)
+        at = offsets[owner[rows]] + place
+        eta, phi = new["eta"][rows] - old["eta"][at], wrapped(new["phi"][rows] - old["phi"][at])
+        near[rows] = np.minimum(near[rows], np.hypot(eta, phi))
+    return near
+
+
+def _twins(flat: Mapping[str, FloatArray], counts: IntArray) -> BoolArray:
+    """Whether each event holds two jets of the same four-momentum."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    order = np.lexsort((*(flat[name] for name in CONSTITUENT_FIELDS), owner))
+    same = owner[order][1:] == owner[order][:-1]
+    for name in CONSTITUENT_FIELDS:
+        same &= flat[name][order][1:] == flat[name][order][:-1]
+    twins = np.zeros(len(counts), dtype=bool)
+    twins[owner[order][1:][same]] = True
+    return twins
+
+
+def _same_jets(before: AwkwardArray, after: AwkwardArray) -> bool:
+    """Whether all fields that jets had still hold the same values; new fields do not matter."""
+    if not set(before.fields) <= set(after.fields) or len(before) != len(after):
+        return False
+    if not np.array_equal(ak.to_numpy(ak.num(before)), ak.to_numpy(ak.num(after))):
+        return False
+    return all(bool(ak.array_equal(before[name], after[name], check_parameters=False)) for name in before.fields)

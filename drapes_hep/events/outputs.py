@@ -1,0 +1,377 @@
+"""What a search needs of a processor, whoever wrote it: checked chunk by chunk, before anything long."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any, NoReturn
+
+import awkward as ak
+import boost_histogram
+import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+import numpy as np
+import numpy.typing as npt
+import uhi.io.json
+from coffea import processor
+from coffea.processor import accumulate
+
+from drapes_hep.errors import ConfigError, DrapesError, UsersCode, reason_of, told
+from drapes_hep.events.accumulate import ColumnParts, chunk_key
+from drapes_hep.events.features import invariant_mass
+from drapes_hep.events.hooks import STRIPPED, first_of, flat_jets, name_event, protect
+from drapes_hep.events.loading import class_sources, is_users, names_defined
+from drapes_hep.events.schema import JET_FIELDS
+from drapes_hep.events.types import Column, Events, Foreign
+
+__all__ = ["CheckedProcessor", "Wanted", "accumulators", "json_form", "needs"]
+
+BoolArray = npt.NDArray[np.bool_]
+
+_KNOWN = ("hists", "cutflow", "skim", "truth", "not_applied")
+"""Keys of the output whose meaning is fixed; others are the processor's own."""
+
+_MASS_TOLERANCE = 1e-5
+"""By which m_JJ may differ from that of the jets, as a fraction: some roundings of jets in single precision."""
+
+
+def needs(name: str) -> str:
+    """Return the words for what a processor must offer.
+
+    Parameters
+    ----------
+    name : str
+        What to call it.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    return (
+        f"{name}: a search needs __init__(self, settings), process(self, events) that returns 'hists', 'cutflow' and"
+        " 'skim', and postprocess(self, accumulator); copy processors/dijets.py, or subclass its Dijets"
+    )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the configuration asks of the selected events.
+
+    Parameters
+    ----------
+    features : tuple of str
+        Columns of the skim.
+    mass_range : tuple of float
+        m_JJ in GeV, lower edge inclusive and upper edge exclusive.
+    """
+
+    features: tuple[str, ...]
+    mass_range: tuple[float, float]
+
+
+class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
+    """A processor whose mistakes are one line that names its file.
+
+    Parameters
+    ----------
+    inner : processor
+        The user's.
+    wanted : Wanted
+
+    Raises
+    ------
+    ConfigError
+        It cannot be pickled, and so not be sent to a worker process.
+    """
+
+    def __init__(self, inner: Foreign, wanted: Wanted) -> None:
+        self._inner, self._wanted = inner, wanted
+        sources = class_sources(type(inner))
+        self._name = f"processor {type(inner).__name__}" + (f" ({sources[0]})" if sources else "")
+        self._defined = names_defined(type(inner))
+        with UsersCode(lambda error: ConfigError(f"{self._name}: cannot be sent to a worker ({self._told(error)})")):
+            pickle.loads(cloudpickle.dumps(inner))
+
+    @property
+    def described(self) -> str:
+        """Class and file of the processor."""
+        return self._name
+
+    def process(self, events: Events) -> dict[str, Any]:
+        """Process one chunk, and check what comes out."""
+        protect(events)
+        shown = copy.copy(events)
+        with UsersCode(self._failed):
+            out: Foreign = self._inner.process(shown)
+        with UsersCode(self._failed):  # iterating over a user's containers is user's code, too
+            self._check(out, events)
+        return dict(out)
+
+    def postprocess(self, accumulator: Foreign) -> Foreign:
+        """Postprocess as the inner processor does, and check the result once more."""
+        datasets = set(accumulator["cutflow"])
+        with UsersCode(self._failed):
+            replaced = self._inner.postprocess(accumulator) if hasattr(self._inner, "postprocess") else None
+        out = accumulator if replaced is None else replaced
+        with UsersCode(self._failed):
+            self._check_keys(out)
+            self._check_parts(out["hists"], out["cutflow"], datasets)
+            self._check_columns(out["skim"].columns(), lambda row, ids: f"event_id {ids[row]}")
+            self._extras(out)
+        return out
+
+    def _failed(self, error: BaseException) -> ConfigError:
+        return ConfigError(f"processor {type(self._inner).__name__}: {self._told(error)}")
+
+    def _told(self, error: BaseException) -> str:
+        hint = "; events are read-only: change a copy" if "read-only" in str(error) else ""
+        return told(error, is_users, self._file_of) + hint
+
+    def _file_of(self, code: CodeType) -> str:
+        known = self._defined.get(code.co_qualname.partition(".")[0]) if code.co_filename == STRIPPED else None
+        return known or code.co_filename
+
+    def _refuse(self, problem: str) -> NoReturn:
+        raise ConfigError(f"{self._name}: {problem}")
+
+    def _check(self, out: Foreign, events: Events) -> None:
+        self._check_keys(out)
+        self._check_parts(out["hists"], out["cutflow"], {str(events.metadata["dataset"])})
+        key = chunk_key(events.metadata)
+        ids = ak.to_numpy(events.event_id)
+        for name in ("skim", "truth"):
+            if name in out and list(out[name].parts) != [key]:
+                self._refuse(f"'{name}' holds other parts than chunk_key(events.metadata)")
+
+        def event(row: int, rows: npt.NDArray[Any]) -> str:
+            return name_event(events, int(np.flatnonzero(ids == rows[row])[0]))
+
+        columns = out["skim"].parts[key]
+        self._check_ids(columns, ids)
+        self._check_columns(columns, event)
+        if "truth" in out:
+            truth = out["truth"].parts[key]
+            self._check_ids(truth, ids)
+            if set(truth) != {"event_id", "label"} or not np.isin(np.asarray(truth["label"]), (0, 1)).all():
+                self._refuse("'truth' must hold event_id and label, which is 0 or 1")
+        self._extras(out)
+
+    def _check_keys(self, out: Foreign) -> None:
+        if not isinstance(out, Mapping):
+            kind = "nothing" if out is None else f"a {type(out).__name__}"
+            self._refuse(f"process(events) returned {kind}, not a dict with 'hists', 'cutflow' and 'skim'")
+        absent = [key for key in ("hists", "cutflow", "skim") if key not in out]
+        if absent:
+            raise ConfigError(needs(f"{self._name}: process(events) returned no '{absent[0]}'"))
+        strange = [key for key in out if not isinstance(key, str)]
+        if strange:
+            self._refuse(f"the output has the key {strange[0]!r}, which is no text")
+        for key in ("skim", "truth"):
+            if key in out and not isinstance(out[key], ColumnParts):
+                self._refuse(f"'{key}' is a {type(out[key]).__name__}, not drapes_hep.events.accumulate.ColumnParts")
+        for key in ("hists", "cutflow"):
+            if not isinstance(out[key], Mapping):
+                self._refuse(f"'{key}' is a {type(out[key]).__name__}, not a dict")
+
+    def _check_parts(self, hists: Mapping[str, Foreign], cutflow: Mapping[str, Foreign], datasets: set[str]) -> None:
+        for name, one in hists.items():
+            if not isinstance(name, str) or not isinstance(one, boost_histogram.Histogram):
+                self._refuse(f"hists[{name!r}] is a {type(one).__name__}, not a hist.Hist under a name")
+            view = np.asarray(one.view(flow=True))
+            for field in view.dtype.names or (None,):
+                if not np.isfinite(np.asarray(view if field is None else view[field], dtype=np.float64)).all():
+                    self._refuse(f"hists[{name!r}] holds NaN or infinity: was it filled with such weights?")
+            self._json(one, f"hists[{name!r}]")
+        form = "expected {dataset: {step: {'events': N, 'weight': W}}}"
+        if set(cutflow) != datasets:
+            self._refuse(f"'cutflow' has the keys {sorted(map(str, cutflow))}, not {sorted(datasets)}; {form}")
+        for dataset, flow in cutflow.items():
+            if not isinstance(flow, Mapping):
+                self._refuse(f"cutflow[{dataset!r}] is a {type(flow).__name__}; {form}")
+            for step, numbers in flow.items():
+                fits = isinstance(step, str) and isinstance(numbers, Mapping) and set(numbers) == {"events", "weight"}
+                if not fits or not all(_is_number(value) for value in numbers.values()):
+                    self._refuse(f"cutflow[{dataset!r}][{step!r}] is {str(numbers)[:60]}; {form}, finite numbers")
+
+    def _check_ids(self, columns: Mapping[str, Column], ids: npt.NDArray[np.int64]) -> None:
+        """Check the identities of selected events against those of the chunk."""
+        mine = np.asarray(columns.get("event_id"))
+        if mine.ndim != 1 or (len(mine) and mine.dtype.kind not in "iu"):
+            self._refuse("the skim's 'event_id' is no column of integers; take it from events.event_id")
+        strange = ~np.isin(mine, ids)
+        if strange.any():
+            self._refuse(
+                f"{np.count_nonzero(strange)} selected events are none of the chunk's, e.g. event_id"
+                f" {mine[first_of(strange)]}; take event_id from events.event_id"
+            )
+        ordered = np.sort(mine)
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        if len(twice):
+            self._refuse(f"{len(twice)} events are selected twice, e.g. event_id {twice[0]}")
+
+    def _check_columns(self, columns: Mapping[str, Column], event: Callable[[int, npt.NDArray[Any]], str]) -> None:
+        """Check the columns of selected events, of one chunk or of all."""
+        wanted = ("event_id", "weight", "mjj", *self._wanted.features)
+        absent = [name for name in wanted if name not in columns]
+        if absent:
+            self._refuse(f"the skim has no column '{absent[0]}'; it needs {', '.join(wanted)}")
+        if "label" in columns:
+            self._refuse("the skim has a column 'label': labels go into 'truth'")
+        ids = np.asarray(columns["event_id"])
+
+        def flag(name: str, wrong: BoolArray, kind: str) -> None:
+            if wrong.any():
+                count, first = np.count_nonzero(wrong), event(first_of(wrong), ids)
+                self._refuse(f"the skim's '{name}' holds {kind} in {count} events, first {first}")
+
+        for name, values in columns.items():
+            self._check_column(str(name), values, len(ids))
+            if name in wanted[1:]:
+                array = np.asarray(values)
+                if len(array) and array.dtype.kind not in "iuf":
+                    self._refuse(f"the skim's '{name}' holds {array.dtype}, not numbers")
+                flag(name, ~np.isfinite(array.astype(np.float64)), "NaN or infinity")
+        mjj, (low, high) = np.asarray(columns["mjj"], dtype=np.float64), self._wanted.mass_range
+        flag("mjj", (mjj < low) | (mjj >= high), f"values outside mass.range ({low:g} to {high:g} GeV)")
+        if "jets" in columns:
+            self._check_jets(columns["jets"], mjj, flag)
+
+    def _check_column(self, name: str, values: Column, length: int) -> None:
+        if not isinstance(values, np.ndarray | ak.Array):
+            self._refuse(f"the skim's '{name}' is a {type(values).__name__}, not an array")
+        if len(values) != length:
+            self._refuse(f"the skim's '{name}' has {len(values)} rows for {length} events")
+        if isinstance(values, np.ndarray):
+            if values.ndim != 1 or values.dtype.kind not in "biufU" or isinstance(values, np.ma.MaskedArray):
+                self._refuse(f"the skim's '{name}' is no plain column (shape {values.shape}, {values.dtype})")
+        elif length and any(word in str(values.type) for word in ("?", "option[", "union[")):
+            self._refuse(f"the skim's '{name}' has missing values or mixed types ({values.type})")
+
+    def _check_jets(self, jets: Column, mjj: npt.NDArray[np.float64], flag: Callable[..., None]) -> None:
+        if not len(mjj):
+            return
+        if not isinstance(jets, ak.Array) or jets.ndim != 2 or not set(JET_FIELDS) <= set(jets.fields):
+            self._refuse(f"the skim's 'jets' must be lists of jets with {', '.join(JET_FIELDS)}")
+        flag("jets", ak.to_numpy(ak.num(jets)) != 2, "another number of jets than two")
+
+        def refuse(problem: str, remedy: str, bad: BoolArray | None = None) -> NoReturn:
+            flag("jets", np.ones(len(mjj), dtype=bool) if bad is None else bad, problem.removeprefix("returned "))
+            raise AssertionError(remedy)
+
+        flat_jets(jets, refuse)
+        theirs = invariant_mass(jets)
+        flag("mjj", np.abs(theirs - mjj) > _MASS_TOLERANCE * mjj, "another mass than that of the two jets")
+
+    def _extras(self, out: Mapping[str, Foreign]) -> None:
+        """Check that what is the processor's own can be sent, merged and written."""
+        for key, value in out.items():
+            if key in _KNOWN:
+                continue
+            if value is None or isinstance(value, str | bytes):
+                self._refuse(f"'{key}' is a {type(value).__name__}, which cannot be merged: put it into a set")
+            try:
+                pickle.dumps(value)
+                accumulate([{key: value}, {key: value}])
+            except Exception as error:  # whatever a type makes of it
+                self._refuse(f"'{key}' ({type(value).__name__}) cannot be sent and merged ({reason_of(error)})")
+            self._json(value, f"'{key}'")
+
+    def _json(self, value: Foreign, where: str) -> None:
+        try:
+            json_form(value, where)
+        except DrapesError as error:
+            self._refuse(str(error))
+
+
+def _is_number(value: Foreign) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, complex) and bool(np.isfinite(value))
+
+
+def accumulators(out: Mapping[str, Foreign]) -> dict[str, Any]:
+    """Return in JSON form what a processor accumulates beside what has a fixed meaning.
+
+    Parameters
+    ----------
+    out : mapping
+        The merged output of a processor.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ConfigError
+        One has no JSON form.
+    """
+    return {key: json_form(value, f"'{key}'") for key, value in out.items() if key not in _KNOWN}
+
+
+def json_form(value: Foreign, where: str) -> Any:  # noqa: ANN401  JSON has no type of its own
+    """Return a value as JSON can hold it.
+
+    Parameters
+    ----------
+    value : object
+        Numbers, text, mappings, sets (become sorted lists), sequences, arrays, histograms, coffea's accumulators.
+    where : str
+        What to call it.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    ConfigError
+        It has no such form.
+    """
+    value = getattr(value, "value", value) if isinstance(value, processor.AccumulatorABC) else value
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ConfigError(f"{where} is {value}, which JSON has no word for")
+        return value
+    if isinstance(value, boost_histogram.Histogram):
+        return _histogram(value, where)
+    if isinstance(value, ColumnParts):
+        value = value.columns()
+    if isinstance(value, Mapping):
+        keys = [_key(key, where) for key in value]
+        if len(set(keys)) != len(keys):
+            raise ConfigError(f"{where} has keys that are alike in JSON")
+        return {name: json_form(one, f"{where}[{key!r}]") for name, (key, one) in zip(keys, value.items(), strict=True)}
+    if isinstance(value, Set):
+        forms = [json_form(one, where) for one in value]
+        # numbers by their value, whatever else by its text: the order of a set is no part of it
+        return sorted(forms, key=lambda one: (0, one, "") if isinstance(one, int | float) else (1, 0, json.dumps(one)))
+    if isinstance(value, ak.Array):
+        return json_form(ak.to_list(value), where)
+    if isinstance(value, np.ndarray):
+        return json_form(value.tolist(), where)
+    if isinstance(value, list | tuple):
+        return [json_form(one, where) for one in value]
+    raise ConfigError(f"{where} holds a {type(value).__name__}, which cannot be written as JSON")
+
+
+def _key(key: Foreign, where: str) -> str:
+    if isinstance(key, tuple):
+        return ":".join(_key(one, where) for one in key)
+    if isinstance(key, str | int | float | np.number):
+        return str(key)
+    raise ConfigError(f"{where} has the key {key!r}, which cannot be written as JSON")
+
+
+def _histogram(value: Foreign, where: str) -> Any:  # noqa: ANN401  as above
+    try:
+        return json.loads(json.dumps(value, default=uhi.io.json.default))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ConfigError(f"{where} is a histogram that cannot be written as JSON ({reason_of(error)})") from error
