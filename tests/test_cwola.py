@@ -164,7 +164,7 @@ def test_a_class_of_the_users_says_itself_what_its_options_may_be(tmp_path, monk
     source = "class Own:\n    def __init__(self, seed, *, alpha=1, depth='auto'):\n        self.given = alpha, depth\n"
     (tmp_path / "own_classifier.py").write_text(source + "    fit = score = lambda self, *_: None\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert load_classifier("own_classifier:Own", {"alpha": 0.5, "depth": 3})(0).given == (0.5, 3)
+    assert load_classifier("own_classifier:Own", {"alpha": 0.5, "depth": 3})(0)._inner.given == (0.5, 3)
 
 
 def test_options_reach_the_classifier():

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from drapes_hep.config import ON_CONSTITUENTS
-from drapes_hep.errors import ConfigError
-from drapes_hep.events.loading import source_hashes
+from drapes_hep.errors import ConfigError, UsersCode, reason_of, told
+from drapes_hep.events.loading import is_users, source_hashes
 from drapes_hep.rng import event_uniforms, stage_seed
 
 __all__ = [
@@ -282,12 +282,50 @@ def load_classifier(
     if "device" in known and device != "cpu":
         given.setdefault("device", device)
     if not given:
-        return found
-    try:
+        return _guarded(name, found, found)
+    with UsersCode(lambda error: ConfigError(f"cwola.options: {name} refuses them: {reason_of(error)}")):
         found(0, **given)
-    except Exception as error:
-        raise ConfigError(f"cwola.options: {name} refuses them: {str(error).partition(chr(10))[0]}") from error
     make = functools.partial(found, **given)
+    return _guarded(name, found, make)
+
+
+class _Guarded:
+    """A user's classifier: what it raises is one line, and so is a score that is no finite number per event."""
+
+    def __init__(self, name: str, make: Callable[[int], Classifier], seed: int) -> None:
+        self._name = name
+        with UsersCode(self._failed):
+            self._inner = make(seed)
+
+    def fit(self, x: FloatArray, y: IntArray, weight: FloatArray, group: IntArray) -> None:
+        """Train as the user's class does."""
+        with UsersCode(self._failed):
+            self._inner.fit(x, y, weight, group)
+
+    def score(self, x: FloatArray) -> FloatArray:
+        """Score as the user's class does."""
+        with UsersCode(self._failed):
+            score = np.asarray(self._inner.score(x))
+        if score.shape != (len(x),) or score.dtype.kind not in "iuf":
+            kind = f"{score.dtype} of shape {score.shape}"
+            raise ConfigError(f"cwola.classifier {self._name}: score(x) returned {kind}, not {len(x)} numbers")
+        bad = ~np.isfinite(score)
+        if bad.any():
+            count = int(np.count_nonzero(bad))
+            raise ConfigError(f"cwola.classifier {self._name}: score(x) is NaN or infinity for {count} events")
+        return score.astype(np.float64)
+
+    def _failed(self, error: BaseException) -> ConfigError:
+        return ConfigError(f"cwola.classifier {self._name}: {told(error, is_users)}")
+
+
+def _guarded(
+    name: str, found: Callable[..., Classifier], make: Callable[[int], Classifier]
+) -> Callable[[int], Classifier]:
+    if ":" in name:
+        make = functools.partial(_Guarded, name, make)
+    elif make is found:
+        return make
     make.reads = reads_of(found)  # type: ignore[attr-defined]
     return make
 
@@ -315,11 +353,8 @@ def find_classifier(name: str) -> type[Any]:
     # by name, as they import torch, which takes seconds
     name = ON_CONSTITUENTS.get(name, name)
     module, _, attribute = name.partition(":")
-    try:
+    with UsersCode(lambda error: ConfigError(f"cwola.classifier {name}: {reason_of(error)}")):
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a module of the user's may raise anything while it is imported
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"cwola.classifier {name}: {type(error).__name__}: {reason}") from error
     if not all(callable(getattr(found, method, None)) for method in ("fit", "score")):
         raise ConfigError(f"cwola.classifier {name}: needs the methods fit(x, y, weight, group) and score(x)")
     if isinstance(found, type):

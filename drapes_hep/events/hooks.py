@@ -83,7 +83,7 @@ class NoCut(NDArrayOperatorsMixin):
     def __len__(self) -> int:
         return self._events
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.ones(self._events, dtype=bool if dtype is None else dtype)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Foreign, **options: Foreign) -> Foreign:
@@ -92,6 +92,10 @@ class NoCut(NDArrayOperatorsMixin):
 
     def __getitem__(self, rows: Foreign) -> Foreign:
         return np.asarray(self)[rows]
+
+
+# awkward takes no stranger into its operations unless it is told how
+ak.behavior["__cast__", NoCut] = np.asarray
 
 
 def no_cut(events: Events) -> NoCut:
@@ -171,13 +175,11 @@ class _Place:
         return cls(f"{owner.__name__}.{hook}{_where(function, owner)}", function)
 
 
-def _where(function: Foreign, owner: type) -> str:
-    code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
+def _where(function: Callable[..., Any], owner: type) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
     if not isinstance(code, CodeType):
         return ""
-    file = code.co_filename
-    if file == STRIPPED:
-        file = vars(owner).get(SOURCE)
+    file = vars(owner).get(SOURCE) if code.co_filename == STRIPPED else code.co_filename
     return "" if file is None else f" ({file}, line {code.co_firstlineno})"
 
 
@@ -196,6 +198,9 @@ class Hooks:
     """
 
     def __init__(self, processor: Foreign, events: Events) -> None:
+        if not isinstance(events.layout, ak.contents.RecordArray):
+            # a selection of events is an index into all of them, which each use of a column would follow anew
+            events = ak.to_packed(events)
         protect(events)
         self._processor, self._events, self._copy = processor, events, copy.copy(events)
 
@@ -276,7 +281,7 @@ class Hooks:
             It is not one boolean per event.
         """
         place = _Place.of(self._processor, "process")
-        return _event_mask(mask, len(rows), self._refuse(place, f"cut '{step}' is given ", rows))
+        return _event_mask(mask, len(rows), self._refuse(place, f"cut '{step}'", rows))
 
     def jets(self, hook: str) -> AwkwardArray:
         """Return the jets (n lists) that a hook corrects.
@@ -359,14 +364,15 @@ class Hooks:
             if not same:
                 self._refuse(place)(f"changes '{name}' of the events that it is given", "change a copy and return it")
 
-    def _refuse(self, place: _Place, says: str = "", rows: IntArray | None = None) -> Refuse:
+    def _refuse(self, place: _Place, part: str = "", rows: IntArray | None = None) -> Refuse:
         def refuse(problem: str, remedy: str, bad: BoolArray | None = None) -> NoReturn:
+            says = f"{part}: {problem.removeprefix('returned ')}" if part else problem
             if bad is None:
-                raise ConfigError(f"{place}: {says}{problem}; {remedy}")
+                raise ConfigError(f"{place}: {says}; {remedy}")
             row = first_of(bad) if rows is None else int(rows[first_of(bad)])
             count = int(np.count_nonzero(bad))
             events = "1 event" if count == 1 else f"{count} events"
-            raise ConfigError(f"{place}: {says}{problem} in {events}, first {name_event(self._events, row)}; {remedy}")
+            raise ConfigError(f"{place}: {says} in {events}, first {name_event(self._events, row)}; {remedy}")
 
         return refuse
 

@@ -6,12 +6,11 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError, told
+from drapes_hep.errors import ConfigError, RunDirectoryError, UsersCode, reason_of, told
 from drapes_hep.events.loading import load_source, processor_folders
 from drapes_hep.files import atomic_path, read_json, write_bytes, write_json
 from drapes_hep.plots.studies import study_panels
@@ -59,11 +58,8 @@ def load_study(name: str, studies: dict[str, Path]) -> Study:
         close = difflib.get_close_matches(name, studies, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else "`drapes study --list` names them"
         raise ConfigError(f"no study '{name}'; {hint}")
-    try:
+    with UsersCode(lambda error: ConfigError(f"study '{name}': {path} does not run ({reason_of(error)})")):
         module = load_source(f"_drapes_study_{path.stem}", path)
-    except Exception as error:  # a user's own file may raise anything
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"study '{name}': {path} does not run ({type(error).__name__}: {reason})") from error
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
         raise ConfigError(f"study '{name}': STUDY of {path} is no Study")
@@ -132,16 +128,13 @@ def _of_another(path: Path, config: Config) -> bool:
     return isinstance(before, dict) and before.get("config") != config.model_dump(mode="json")
 
 
-@contextmanager
-def _own(name: str) -> Iterator[None]:
+def _own(name: str) -> UsersCode:
     """Turn what goes wrong in a study's file into one line that says where."""
-    try:
-        yield
-    except DrapesError:
-        raise
-    except Exception as error:
-        what = told(error, lambda file: Path(file).parent.name == "analysis")
-        raise ConfigError(f"study '{name}': {what}") from error
+
+    def refuse(error: BaseException) -> ConfigError:
+        return ConfigError(f"study '{name}': {told(error, lambda file: Path(file).parent.name == 'analysis')}")
+
+    return UsersCode(refuse)
 
 
 def _csv(rows: Sequence[Row]) -> str:

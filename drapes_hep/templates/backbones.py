@@ -14,7 +14,7 @@ from drapes_hep.config import ConstituentsConfig
 from drapes_hep.diffusion.cards import load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS
 from drapes_hep.diffusion.losses import denoising_loss
-from drapes_hep.errors import ConfigError
+from drapes_hep.errors import ConfigError, UsersCode, reason_of
 from drapes_hep.events.loading import source_hashes
 from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer
 
@@ -46,10 +46,8 @@ def find_backbone(name: str) -> type[nn.Module]:
     if name in _KNOWN:
         return _KNOWN[name]
     module, _, attribute = name.partition(":")
-    try:
+    with UsersCode(lambda error: _refused(name, "", error)):
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a module of the user's may raise anything while it is imported
-        raise _refused(name, "", error) from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ConfigError(f"constituents.network {name}: is no class on torch.nn.Module")
     # now, as it is imported: the file may be edited while the class is at work
@@ -85,10 +83,8 @@ def make_backbone(config: ConstituentsConfig, seed: int) -> nn.Module:
     given = {size: value for size, value in config.sizes.items() if size in known or free}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        try:
+        with UsersCode(lambda error: _refused(name, "cannot be built: ", error)):
             made: nn.Module = found(MEMBER, len(config.condition), **given, seed=seed)
-        except Exception as error:
-            raise _refused(name, "cannot be built: ", error) from error
     return made
 
 
@@ -117,7 +113,7 @@ def _try(config: ConstituentsConfig) -> None:
     x, noise = torch.randn(2, 5, MEMBER, generator=generator).unbind()
     condition = torch.randn(3, len(config.condition), generator=generator)
     what = "cannot be trained: "
-    try:
+    with UsersCode(lambda error: _refused(name, what, error)):
         shape = tuple(backbone(x, torch.zeros(3), condition, offsets=offsets).shape)
         if shape != tuple(x.shape):  # a column would be repeated
             raise ConfigError(f"constituents.network {name}: gives {shape} for members of {tuple(x.shape)}")
@@ -131,14 +127,9 @@ def _try(config: ConstituentsConfig) -> None:
         what = "cannot be evaluated at one noise level for all sets: "
         with torch.no_grad():
             before, after = (one.eval()(x, torch.tensor([0.5]), condition, offsets) for one in (denoiser, again))
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise _refused(name, what, error) from error
     if not torch.equal(before, after):
         raise ConfigError(f"constituents.network {name}: is another network after it was saved and loaded: see config")
 
 
-def _refused(name: str, what: str, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split())[:200]
-    return ConfigError(f"constituents.network {name}: {what}{type(error).__name__}: {reason}")
+def _refused(name: str, what: str, error: BaseException) -> ConfigError:
+    return ConfigError(f"constituents.network {name}: {what}{reason_of(error)[:200]}")

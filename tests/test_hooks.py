@@ -1,0 +1,427 @@
+"""What a processor's hooks return is right, or one line with the hook, its file and the first event at fault."""
+
+from __future__ import annotations
+
+import awkward as ak
+import numpy as np
+import pandas as pd
+import pytest
+import uproot
+from conftest import ROOT, make_columns
+
+from drapes_hep.errors import ConfigError
+from drapes_hep.events.features import invariant_mass
+from drapes_hep.events.hooks import Hooks, no_cut
+from drapes_hep.events.loading import load_processor
+from drapes_hep.events.running import run
+from drapes_hep.events.schema import JET_FIELDS, build_events
+from drapes_hep.events.writers import write_feature_hdf5
+
+COUNTS = [2, 3, 2, 4]
+EVENTS, JETS = len(COUNTS), sum(COUNTS)
+METADATA = {"dataset": "a", "filename": "/data/a.root", "entrystart": 100, "entrystop": 104, "file_id": 1}
+
+
+@pytest.fixture
+def events():
+    """Four events of 2, 3, 2 and 4 jets, new for each test: a hook might change them."""
+    rng = np.random.default_rng(3)
+    flat = {
+        "pt": np.sort(rng.uniform(300, 2000, JETS))[::-1].copy(),
+        "eta": rng.uniform(-2, 2, JETS),
+        "phi": rng.uniform(-3, 3, JETS),
+        "mass": rng.uniform(10, 300, JETS),
+        "tau1": rng.uniform(0.3, 0.5, JETS),
+        "tau2": rng.uniform(0.1, 0.3, JETS),
+        "tau3": rng.uniform(0.0, 0.1, JETS),
+    }
+    columns = {f"jets_{name}": ak.unflatten(values, COUNTS) for name, values in flat.items()}
+    numbers = {"run": [1, 1, 1, 2], "luminosityBlock": [7, 7, 8, 1], "event": [10, 11, 12, 13]}
+    columns |= {name: np.array(values, dtype=np.int64) for name, values in numbers.items()}
+    return build_events({"event_id": np.arange(EVENTS), "weight": np.ones(EVENTS), **columns}, METADATA)
+
+
+def hooks(events, **functions):
+    """Hooks of a processor with these methods."""
+    methods = {name: lambda _, *given, call=call: call(*given) for name, call in functions.items()}
+    return Hooks(type("Mine", (), methods)(), events)
+
+
+def message(call, *arguments):
+    with pytest.raises(ConfigError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- masks of events -------------------------------------------------------------------------------------------------
+
+PASS = np.array([True, False, True, True])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        PASS,
+        PASS.tolist(),
+        tuple(PASS),
+        ak.Array(PASS),
+        ak.mask(ak.Array(PASS), [True] * EVENTS),
+        np.ma.MaskedArray(PASS, mask=False),
+        pd.Series(PASS),
+        pd.Series(PASS, dtype="boolean"),
+        ak.Array(["x", "y", "x", "x"]) == "x",
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_mask_that_means_one_thing_is_taken(events, value):
+    mask, applied = hooks(events, trigger=lambda _: value).event_mask("trigger")
+    assert applied
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, PASS)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.array([1, 0, 1, 1]), "returned integers, which select by index in 4 events, first run:lumi:event 1:7:10"),
+        (ak.Array([1, 0, 1, 1]), "returned integers, which select by index"),
+        ([1, 0, 1, 1], "returned integers, which select by index"),
+        (np.array([1, 0, np.nan, 1]), "with NaN, which counts as true in 1 event, first run:lumi:event 1:8:12"),
+        (np.array([1.0, 0.0, 1.0, 1.0]), "returned floating-point numbers"),
+        (np.array([True, None, True, True], dtype=object), "returned Python objects"),
+        (np.array(["yes", "no", "yes", "yes"]), "returned text"),
+        (ak.Array(["yes", "no", "yes", "yes"]), "returned text"),
+        ("yes!", "returned a str"),
+        (ak.Array([True, None, True, True]), "returned missing values (None) in 1 event, first run:lumi:event 1:7:11"),
+        ([True, None, True, True], "returned missing values (None) in 1 event, first run:lumi:event 1:7:11"),
+        (np.ma.MaskedArray(PASS, mask=[0, 0, 1, 0]), "missing (masked) values in 1 event, first run:lumi:event 1:8:12"),
+        (pd.Series([True, pd.NA, True, True], dtype="boolean"), "returned Python objects"),
+        (pd.Series(PASS, index=[3, 2, 1, 0]), "with an index other than 0 to n-1"),
+        (pd.DataFrame({"a": PASS}), "returned an array of shape (4, 1)"),
+        (None, "returned None; does it end without `return`?"),
+        ((flag for flag in PASS), "returned a generator"),
+        (slice(0, 2), "returned a slice"),
+        (True, "returned a single bool"),
+        (np.True_, "returned a single bool"),
+        ({0, 2}, "returned a set"),
+        ({"a": True}, "returned a dict"),
+        (PASS[:3], "returned 3 values for 4 events"),
+        (PASS[:, None], "returned an array of shape (4, 1)"),
+        (ak.unflatten(np.ones(JETS, dtype=bool), COUNTS), "returned lists"),
+        ([[True], [False, True], [], [True]], "returned lists"),
+        (ak.Array([{"x": True}] * 4), "returned records (x)"),
+        (ak.Array([True, "a", True, True]), "returned values of type"),
+        (np.array([1j, 0, 1, 1]), "returned complex numbers"),
+        (np.array(["2020-01-01"] * 4, dtype="M8[D]"), "returned dates"),
+    ],
+)
+def test_a_mask_that_means_more_is_refused(events, value, said):
+    text = message(hooks(events, trigger=lambda _: value).event_mask, "trigger")
+    assert text.startswith("Mine.trigger (")
+    assert said in text
+
+
+def test_a_lazy_mask_is_refused(events):
+    array = pytest.importorskip("dask.array").from_array(PASS)
+    assert "lazy dask array" in message(hooks(events, trigger=lambda _: array).event_mask, "trigger")
+
+
+def test_a_chunk_without_events_has_masks_of_any_type(events):
+    mask, _ = hooks(events[:0], trigger=lambda _: np.array([])).event_mask("trigger")
+    assert (mask.dtype, len(mask)) == (bool, 0)
+
+
+def test_a_hook_that_is_not_applied_says_so(events):
+    mask, applied = hooks(events, trigger=no_cut).event_mask("trigger")
+    assert not applied
+    assert mask.all()
+    for combined in (no_cut(events) & PASS, PASS & no_cut(events), ak.Array(PASS) & no_cut(events)):
+        mask, applied = hooks(events, trigger=lambda _, value=combined: value).event_mask("trigger")
+        assert applied
+        np.testing.assert_array_equal(mask, PASS)
+
+
+def test_the_row_of_the_file_is_named(events):
+    assert "(row 102 of /data/a.root, counted from 0)" in message(
+        hooks(events, trigger=lambda _: np.array([1, 0, np.nan, 1])).event_mask, "trigger"
+    )
+
+
+# ---- masks of jets ---------------------------------------------------------------------------------------------------
+
+GOOD = ak.unflatten(np.arange(JETS) % 3 > 0, COUNTS)
+
+
+@pytest.mark.parametrize(
+    "value", [GOOD, GOOD.to_list(), ak.mask(GOOD, ak.ones_like(GOOD))], ids=["ak", "list", "option"]
+)
+def test_a_mask_of_jets_is_taken(events, value):
+    assert hooks(events, jet_id=lambda *_: value).jet_mask("jet_id", events.jets).to_list() == GOOD.to_list()
+
+
+def test_a_rectangular_mask_of_jets_is_taken(events):
+    two = events.jets[:, :2]
+    mask = np.array([[True, False]] * EVENTS)
+    assert hooks(events, jet_id=lambda *_: mask).jet_mask("jet_id", two).to_list() == mask.tolist()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (ak.values_astype(GOOD, np.int32), "integers, which select by index in 4 events, first run:lumi:event 1:7:10"),
+        (ak.values_astype(GOOD, np.float64), "returned floating-point numbers"),
+        (ak.where(GOOD, np.nan, 1.0), "with NaN, which counts as true in 4 events"),
+        (PASS, "returned one value per event or a flat array"),
+        (no_cut(range(4)), "has one value per event"),
+        (np.ones(JETS, dtype=bool), "returned one value per event or a flat array"),
+        (GOOD[:3], "returned lists of 3 events for 4"),
+        (ak.concatenate([GOOD[:2], GOOD[2:] [:, :1]]), "other lengths than the jets' (1 for 2) in 2 events"),
+        (ak.mask(GOOD, PASS), "missing values (None) in 1 event, first run:lumi:event 1:7:11"),
+        (ak.mask(GOOD, GOOD), "missing values (None)"),
+        (ak.local_index(GOOD)[:, :1], "returned lists of other lengths"),
+        (ak.Array([[["a"]]] * 4), "returned an array of 3 dimensions"),
+        (ak.Array([["a"] * n for n in COUNTS]), "returned text"),
+        (None, "returned None"),
+        (True, "returned a single bool"),
+    ],
+)  # fmt: skip
+def test_another_mask_of_jets_is_refused(events, value, said):
+    text = message(hooks(events, jet_id=lambda *_: value).jet_mask, "jet_id", events.jets)
+    assert said in text
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [[1, -2, 3, 4], np.array([1, -2, 3, 4], dtype=np.float32), ak.Array([1, -2, 3, 4])])
+def test_weights_may_be_negative_and_of_any_real_type(events, value):
+    weight = hooks(events, weights=lambda _: value).weights("weights")
+    assert weight.dtype == np.float64
+    assert weight.tolist() == [1, -2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.array([1, 1, np.nan, 1]), "returned NaN or infinity in 1 event, first run:lumi:event 1:8:12"),
+        (np.array([1, np.inf, 1, 1]), "returned NaN or infinity in 1 event, first run:lumi:event 1:7:11"),
+        (np.array([1, 1e200, 1, 1]), "overflows"),
+        (np.ones(4, dtype=complex), "returned complex numbers"),
+        (np.array(["1"] * 4), "returned text"),
+        (PASS, "returned booleans"),
+        (np.ones((4, 2)), "returned an array of shape (4, 2)"),
+        (np.ones(3), "returned 3 values for 4 events"),
+        (1.0, "returned a single float"),
+        (ak.Array([1.0, None, 1.0, 1.0]), "missing values (None)"),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_refused(events, value, said):
+    assert said in message(hooks(events, weights=lambda _: value).weights, "weights")
+
+
+# ---- jets ------------------------------------------------------------------------------------------------------------
+
+
+def scaled(events):
+    jets = events.jets
+    for name in ("pt", "mass"):
+        jets[name] = jets[name] * 1.01
+    return jets
+
+
+def rebuilt(events, **fields):
+    """The jets built anew from their fields, as corrections that know nothing of a hidden field do."""
+    return ak.zip({name: fields.get(name, events.jets[name]) for name in JET_FIELDS})
+
+
+def changed(name, value, place=4):
+    """Jets with one value of one field changed: place 4 is the third jet of the second event."""
+
+    def hook(events):
+        flat = ak.to_numpy(ak.flatten(events.jets[name])).copy()
+        flat[place] = value
+        return ak.with_field(events.jets, ak.unflatten(flat, COUNTS), name)
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        scaled,
+        lambda events: rebuilt(events, pt=1.01 * events.jets.pt, mass=1.01 * events.jets.mass),
+        lambda events: rebuilt(events, eta=events.jets.eta + 0.01),
+        lambda events: events.jets[ak.argsort(events.jets.mass, axis=1)],
+        lambda events: events.jets[events.jets.pt > 500],
+        lambda events: rebuilt(events)[:, ::-1],
+        lambda events: ak.concatenate([scaled(events)[:, :1], rebuilt(events)[:, 1:]], axis=1),
+        lambda events: ak.with_field(events.jets, ak.values_astype(events.jets.pt, np.float32), "pt"),
+        changed("mass", -1e-4),
+    ],
+    ids=["scaled", "rebuilt", "moved", "sorted", "dropped", "reversed", "joined", "single", "rounding"],
+)
+def test_corrections_of_every_kind_are_taken(events, hook):
+    before = ak.max(events.jets.pt)
+    jets = hooks(events, corrections=hook).jets("corrections")
+    assert (jets.fields, len(jets)) == (list(JET_FIELDS), EVENTS)
+    assert ak.all(jets.mass >= 0)
+    assert str(jets.pt.type) == f"{EVENTS} * var * float64"
+    assert ak.max(events.jets.pt) == before
+
+
+def test_scaled_jets_are_those_that_the_hook_returned(events):
+    jets = hooks(events, corrections=scaled).jets("corrections")
+    assert jets.pt.to_list() == (events.jets.pt * 1.01).to_list()
+    assert jets.eta.to_list() == events.jets.eta.to_list()
+
+
+SECOND = "in 1 event, first run:lumi:event 1:7:11"
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        (changed("pt", np.nan), f"jets with NaN or infinity in 'pt' {SECOND}"),
+        (changed("pt", -5.0), f"jets with a transverse momentum that is not positive in 'pt' {SECOND}"),
+        (changed("pt", 0.0), "a transverse momentum that is not positive"),
+        (changed("pt", 2e6), "an energy of more than 1e+06 GeV (MeV?)"),
+        (changed("mass", -3.0), f"jets with a negative mass in 'mass' {SECOND}"),
+        (changed("eta", 25.0), f"jets with a pseudorapidity beyond 20 in 'eta' {SECOND}"),
+        (changed("phi", 90.0), "an azimuth beyond 2 pi (degrees?)"),
+        (changed("tau2", -1.0), "jets with a negative value in 'tau2'"),
+        (changed("tau1", np.inf), "jets with NaN or infinity in 'tau1'"),
+        (lambda events: events.jets[["pt", "eta", "phi", "mass"]], "returned jets without the field 'tau1'"),
+        (lambda events: ak.with_field(events.jets, ak.Array([["a"] * n for n in COUNTS]), "pt"), "'pt' holds text"),
+        (lambda events: ak.with_field(events.jets, events.jets.pt > 1000, "mass"), "'mass' holds booleans"),
+        (lambda events: ak.with_field(events.jets, 1j * events.jets.pt, "pt"), "'pt' holds complex numbers"),
+        (lambda events: ak.with_field(events.jets, ak.mask(events.jets.pt, GOOD), "pt"), "missing values (None) in 'pt'"),
+        (lambda events: ak.with_field(events.jets, events.jets[["pt"]], "pt"), "no single number"),
+        (lambda events: ak.mask(events.jets, events.jets.pt > 500), "returned missing values (None)"),
+        (lambda events: ak.mask(events.jets, PASS), f"returned missing values (None) {SECOND}"),
+        (lambda events: events.jets[:3], "returned jets of 3 events for 4"),
+        (lambda events: events.jets[PASS], "returned jets of 3 events for 4"),
+        (lambda events: events.jets[:, 0], "return one list of jets per event"),
+        (lambda events: ak.flatten(events.jets), "for 4"),
+        (lambda events: events.jets.pt, "return one list of jets per event"),
+        (lambda events: events, "return one list of jets per event"),
+        (lambda _: [1, 2, 3, 4], "returned a list"),
+        (lambda _: None, "returned None"),
+        (lambda _: np.ones((4, 2)), "returned a ndarray"),
+        (lambda events: events.jets[::-1], "the jets of other events in 4 events, first run:lumi:event 1:7:10"),
+        (lambda events: rebuilt(events)[::-1], "returned the jets of other events"),
+        (lambda events: rebuilt(events)[[1, 2, 3, 0]], "returned the jets of other events"),
+        (lambda events: rebuilt(events, eta=events.jets.eta + 0.02)[[0, 1, 3, 2]], "returned the jets of other events"),
+        (lambda events: ak.concatenate([events.jets, events.jets[:, :1]], axis=1), "the same jet twice in 4 events"),
+        (lambda events: ak.concatenate([rebuilt(events), rebuilt(events)[:, :1]], axis=1), "the same jet twice in 4"),
+    ],
+)  # fmt: skip
+def test_jets_that_cannot_be_are_refused(events, hook, said):
+    assert said in message(hooks(events, corrections=hook).jets, "corrections")
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+
+def test_a_hook_cannot_write_into_the_events(events):
+    def weights(events):
+        weight = ak.to_numpy(events.weight)
+        weight *= 2
+        return weight
+
+    with pytest.raises(ValueError, match="read-only"):
+        hooks(events, weights=weights).weights("weights")
+    assert events.weight.to_list() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("field", "name"), [("weight", "weight"), (("jets", "pt"), "jets")])
+def test_a_mask_that_changes_the_events_is_refused(events, field, name):
+    def trigger(events):
+        events[field] = 2 * events[field]
+        return PASS
+
+    text = message(hooks(events, trigger=trigger).event_mask, "trigger")
+    assert f"changes '{name}' of the events that it is given" in text
+
+
+def test_a_mask_that_changes_the_jets_is_refused(events):
+    def jet_id(_, jets):
+        jets["pt"] = 2 * jets.pt
+        return jets.pt > 500
+
+    assert "changes the jets" in message(hooks(events, jet_id=jet_id).jet_mask, "jet_id", events.jets)
+
+
+def test_a_field_that_a_hook_adds_is_there_for_the_next(events):
+    def trigger(events):
+        events["leading"] = events.jets.pt[:, 0]
+        events["jets", "central"] = abs(events.jets.eta) < 1
+        return events.leading > 0
+
+    def jet_id(events, jets):
+        return events.jets.central & (jets.pt <= events.leading)
+
+    ours = hooks(events, trigger=trigger, jet_id=jet_id)
+    assert ours.event_mask("trigger")[0].all()
+    assert ours.jet_mask("jet_id", events.jets).to_list() == (abs(events.jets.eta) < 1).to_list()
+    assert "leading" not in events.fields
+
+
+# ---- in a processor --------------------------------------------------------------------------------------------------
+
+LOOSE = {"leading_pt": 0, "mass_range": (0, 13000), "abs_eta_max": 10, "undefined": -1.0}
+
+
+def test_a_cut_of_ones_own_wants_booleans(events, tmp_path):
+    source = (ROOT / "processors" / "dijets.py").read_text()
+    assert source.count('cut("leading_pt", ') == 1
+    mine = 'cut("mine", ak.to_numpy(ak.num(jets))[index])\n        cut("leading_pt", '
+    (tmp_path / "mine.py").write_text(source.replace('cut("leading_pt", ', mine))
+    text = message(load_processor("mine.py:Dijets", [tmp_path])(LOOSE).process, events)
+    assert text.startswith(f"Dijets.process ({tmp_path}/mine.py, line ")
+    assert "cut 'mine': integers, which select by index" in text
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory):
+    """Dijet events with the identification of their jets as 0 and 1, as `FatJet_jetId & 1` is, in a folder."""
+    folder = tmp_path_factory.mktemp("nano")
+    columns = make_columns(300, labels=False)
+    jet_id = np.random.default_rng(2).integers(0, 2, (300, 2))
+    with uproot.recreate(folder / "events.root") as file:
+        file["Events"] = {**columns, "jetId": ak.from_regular(ak.Array(jet_id))}
+    write_feature_hdf5(folder / "events.h5", columns)
+    return folder, jet_id
+
+
+SOURCE = """
+import numpy as np
+import uproot
+from drapes_hep.events.loading import load_processor
+Dijets = load_processor("{root}/processors/dijets.py:Dijets")
+
+
+class Mine(Dijets):
+    def jet_id(self, events, jets):
+        chunk = events.metadata
+        with uproot.open("{folder}/events.root:Events") as tree:
+            column = tree["jetId"].array(entry_start=chunk["entrystart"], entry_stop=chunk["entrystop"])
+        return {result}
+"""
+
+
+@pytest.mark.parametrize("kind", ["root", "h5"])
+def test_integers_never_select_jets_by_index(nano, tmp_path, kind):
+    folder, jet_id = nano
+    runs = {}
+    for name, result in (("ones", "column & 1"), ("flags", "(column & 1) == 1")):
+        (tmp_path / f"{name}.py").write_text(SOURCE.format(root=ROOT, folder=folder, result=result))
+        mine = load_processor(f"{name}.py:Mine", [tmp_path])(LOOSE)
+        runs[name] = lambda mine=mine: run({"a": folder / f"events.{kind}"}, mine, chunksize=100)[0]
+    text = message(runs["ones"])
+    # the line of `def jet_id`, also where the class travels by value
+    assert text.startswith(f"Mine.jet_id ({tmp_path}/ones.py, line 9): returned integers, which select by index")
+    assert "(row 0 of " in text
+    skim = runs["flags"]()["skim"].columns()
+    np.testing.assert_array_equal(skim["event_id"] & 0xFFFFFFFF, np.flatnonzero(jet_id.all(axis=1)))
+    np.testing.assert_allclose(skim["mjj"], invariant_mass(skim["jets"]), rtol=1e-12)
