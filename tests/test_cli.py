@@ -465,9 +465,9 @@ def test_a_processor_file_that_does_not_run(project, complaint, source):
     [
         ("def process(self, events): return events.nothing", r"nothing.*mine.py, line 3\)", "iterative"),
         ("def process(self, events): return events.nothing", r"nothing.*mine.py, line 3\)", "futures"),
-        ("def process(self, events): return {'skim': 1}", "process.events. gives no 'hists'", "iterative"),
-        ("def process(self, events): return None", "process.events. gives no 'hists'", "iterative"),
-        ("def __init__(self): pass", "cannot be made with the settings .TypeError", "iterative"),
+        ("def process(self, events): return {'skim': 1}", "process.events. returned no 'hists'", "iterative"),
+        ("def process(self, events): return None", "process.events. returned nothing, not a dict", "iterative"),
+        ("def __init__(self): pass", "takes no settings: a search needs", "iterative"),
     ],
 )
 def test_a_processor_with_an_error_in_it(project, complaint, body, said, executor):

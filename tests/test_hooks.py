@@ -19,7 +19,7 @@ from drapes_hep.events.writers import write_feature_hdf5
 
 COUNTS = [2, 3, 2, 4]
 EVENTS, JETS = len(COUNTS), sum(COUNTS)
-METADATA = {"dataset": "a", "filename": "/data/a.root", "entrystart": 100, "entrystop": 104, "file_id": 1}
+METADATA = {"dataset": "a", "filename": "/data/a.root"}
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def events():
     columns = {f"jets_{name}": ak.unflatten(values, COUNTS) for name, values in flat.items()}
     numbers = {"run": [1, 1, 1, 2], "luminosityBlock": [7, 7, 8, 1], "event": [10, 11, 12, 13]}
     columns |= {name: np.array(values, dtype=np.int64) for name, values in numbers.items()}
+    columns["row"] = np.arange(100, 100 + EVENTS)
     return build_events({"event_id": np.arange(EVENTS), "weight": np.ones(EVENTS), **columns}, METADATA)
 
 
@@ -142,10 +143,10 @@ def test_a_hook_that_is_not_applied_says_so(events):
         np.testing.assert_array_equal(mask, PASS)
 
 
-def test_the_row_of_the_file_is_named(events):
-    assert "(row 102 of /data/a.root, counted from 0)" in message(
-        hooks(events, trigger=lambda _: np.array([1, 0, np.nan, 1])).event_mask, "trigger"
-    )
+def test_the_row_of_the_file_is_named_of_a_part_of_the_chunk_too(events):
+    part = events[np.array([False, True, True, True])]
+    text = message(hooks(part, trigger=lambda _: np.array([1, 0, np.nan])).event_mask, "trigger")
+    assert "first run:lumi:event 2:1:13 (row 103 of /data/a.root, counted from 0)" in text
 
 
 # ---- masks of jets ---------------------------------------------------------------------------------------------------
@@ -295,7 +296,7 @@ SECOND = "in 1 event, first run:lumi:event 1:7:11"
         (lambda events: ak.with_field(events.jets, ak.Array([["a"] * n for n in COUNTS]), "pt"), "'pt' holds text"),
         (lambda events: ak.with_field(events.jets, events.jets.pt > 1000, "mass"), "'mass' holds booleans"),
         (lambda events: ak.with_field(events.jets, 1j * events.jets.pt, "pt"), "'pt' holds complex numbers"),
-        (lambda events: ak.with_field(events.jets, ak.mask(events.jets.pt, GOOD), "pt"), "missing values (None) in 'pt'"),
+        (lambda events: ak.with_field(events.jets, ak.mask(events.jets.pt, GOOD), "pt"), "(None) in 'pt'"),
         (lambda events: ak.with_field(events.jets, events.jets[["pt"]], "pt"), "no single number"),
         (lambda events: ak.mask(events.jets, events.jets.pt > 500), "returned missing values (None)"),
         (lambda events: ak.mask(events.jets, PASS), f"returned missing values (None) {SECOND}"),

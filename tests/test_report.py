@@ -488,6 +488,15 @@ def test_a_cut_flow_without_injection_starts_in_the_files(small, no_pictures):
     assert "given to the selection" not in names
 
 
+def test_steps_that_are_not_applied_are_named_below_the_cut_flow(small, no_pictures):
+    record = json.loads((small / "skim" / "skim.json").read_text())
+    flow = [one for one in record["cutflow"] if one["name"] not in {"golden_json", "trigger"}]
+    _json(small / "skim" / "skim.json", record | {"cutflow": flow, "not_applied": ["golden_json", "trigger"]})
+    page = write_report(small).read_text(encoding="utf-8")
+    assert "Not applied: golden JSON, trigger." in page
+    assert not {"golden JSON", "trigger"} & {row[0] for row in rows_of(page, "step")}
+
+
 def test_counts_of_constituents_are_no_steps(small, no_pictures):
     record = json.loads((small / "skim" / "skim.json").read_text())
     extra = [{"name": name, "events": 3, "weight": 3.0} for name in ("no_constituents", "cut_off_constituents")]

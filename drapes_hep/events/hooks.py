@@ -146,10 +146,8 @@ def name_event(events: Events, row: int) -> str:
         name = "run:lumi:event " + ":".join(str(int(events[field][row])) for field in IDENTITY_FIELDS)
     else:
         name = f"event_id {int(events.event_id[row])}"
-    chunk = events.metadata or {}
-    start, stop, path = chunk.get("entrystart"), chunk.get("entrystop"), chunk.get("filename")
-    if start is not None and stop is not None and path and stop - start == len(events):
-        name += f" (row {start + row} of {path}, counted from 0)"
+    if "row" in events.fields:
+        name += f" (row {int(events.row[row])} of {events.metadata['filename']}, counted from 0)"
     return name
 
 

@@ -107,8 +107,9 @@ def class_sources(found: type) -> tuple[Path, ...]:
 
 
 def is_users(file: str) -> bool:
-    """Whether a file of code is the user's: neither installed nor of this package."""
-    return "site-packages" not in file and str(Path(__file__).resolve().parents[1]) not in file
+    """Whether a file of code is the user's: neither Python's, nor installed, nor of this package."""
+    foreign = (str(Path(__file__).resolve().parents[1]), sysconfig.get_path("stdlib"), "<frozen")
+    return "site-packages" not in file and not file.startswith(foreign)
 
 
 def names_defined(kind: type) -> dict[str, str]:

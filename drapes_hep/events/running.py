@@ -187,6 +187,8 @@ def _executor(executor: str | ExecutorBase, workers: int, progress: bool) -> For
 
 
 def _process(events: Events, processor: Foreign, chunk: EventChunk) -> _Result:
+    # a part of the chunk, such as the events outside hidden windows, keeps its rows
+    events["row"] = np.arange(chunk.start, chunk.stop)
     out = processor.process(events) if hasattr(processor, "process") else processor(events)
     if out is None:
         raise ConfigError(f"processor {type(processor).__name__} returned nothing for {chunk.path}")

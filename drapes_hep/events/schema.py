@@ -9,6 +9,7 @@
 ``events.label``          int64, 1 for signal; only in labelled files
 ``events.run``            int64, with ``events.luminosityBlock`` and ``events.event``: the experiment's own numbers,
                           where a file carries them (NanoAOD, PFNano, skims of them)
+``events.row``            int64, the event's row of its file, from 0, while a processor runs over files
 ``events.parent_id``      int64, the data event that a template event was made from; only in templates
 ``events.metadata``       dataset, filename, treename, entrystart, entrystop, file_id, and the fileset's own metadata
 ========================  =======================================================================================

@@ -35,6 +35,7 @@ from drapes_hep.report.sections import (
     provenance,
     quality_rows,
     split_rows,
+    steps_not_applied,
     version_lines,
     window_summary,
     working_point_rows,
@@ -109,7 +110,11 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
         }
         points = quality_points(run)
     with reading(run.directory.skim_info):
-        content |= {"cutflow": cutflow_rows(run), "accounting": accounting_cards(run)}
+        content |= {
+            "cutflow": cutflow_rows(run),
+            "not_applied": steps_not_applied(run),
+            "accounting": accounting_cards(run),
+        }
     content["control_figures"] = control_figures(run, album)
     content["windows"], passed, curves = _windows(run, album)
     content["quality_figures"] = quality_figures(run, points, passed, album)

@@ -22,6 +22,7 @@ __all__ = [
     "provenance",
     "quality_rows",
     "split_rows",
+    "steps_not_applied",
     "version_lines",
     "window_summary",
     "working_point_rows",
@@ -133,6 +134,11 @@ def cutflow_rows(run: RunFiles) -> list[Row]:
         if counts:
             before = s.events
     return rows
+
+
+def steps_not_applied(run: RunFiles) -> list[Markup | str]:
+    """Return the steps of the selection whose hook is not set, which the cut flow leaves out."""
+    return [step(str(name), run.config) for name in run.skim.get("not_applied") or ()]
 
 
 def working_point_rows(run: RunFiles) -> list[Row]:
