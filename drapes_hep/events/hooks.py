@@ -537,14 +537,7 @@ def flat_jets(jets: AwkwardArray, refuse: Refuse) -> tuple[dict[str, FloatArray]
     counts : array of int64, shape (n,)
     """
     counts = ak.to_numpy(ak.num(jets)).astype(np.int64)
-    owner = np.repeat(np.arange(len(counts)), counts)
-
-    def flag(name: str, wrong: BoolArray, kind: str) -> None:
-        if wrong.any():
-            rows = np.zeros(len(counts), dtype=bool)
-            rows[owner[wrong]] = True
-            refuse(f"returned jets with {kind} in '{name}'", "correct or drop these jets", rows)
-
+    flag = _flags("jets", counts, refuse)
     flat: dict[str, FloatArray] = {}
     for name in JET_FIELDS:
         values = ak.flatten(jets[name])
@@ -564,7 +557,23 @@ def flat_jets(jets: AwkwardArray, refuse: Refuse) -> tuple[dict[str, FloatArray]
     return flat, counts
 
 
-def _vectors(flat: Mapping[str, FloatArray], flag: Callable[[str, BoolArray, str], None]) -> None:
+Flag = Callable[[str, BoolArray, str], None]
+"""Called with a field, one flag per jet or constituent, and what is wrong."""
+
+
+def _flags(what: str, counts: IntArray, refuse: Refuse) -> Flag:
+    owner = np.repeat(np.arange(len(counts)), counts)
+
+    def flag(name: str, wrong: BoolArray, kind: str) -> None:
+        if wrong.any():
+            rows = np.zeros(len(counts), dtype=bool)
+            rows[owner[wrong]] = True
+            refuse(f"returned {what} with {kind} in '{name}'", f"correct or drop these {what}", rows)
+
+    return flag
+
+
+def _vectors(flat: Mapping[str, FloatArray], flag: Flag) -> None:
     flag("pt", flat["pt"] <= 0, "a transverse momentum that is not positive")
     for name, wrong, kind in impossible(*(flat[name] for name in CONSTITUENT_FIELDS)):
         flag(name, wrong, kind)
@@ -603,18 +612,12 @@ def _jets(value: Foreign, before: AwkwardArray, refuse: Refuse) -> AwkwardArray:
 def _check_constituents(inside: AwkwardArray, refuse: Refuse) -> None:
     if inside.ndim != 3 or not set(CONSTITUENT_FIELDS) <= set(inside.fields):
         refuse("returned jets whose 'constituents' are no lists of pt, eta, phi, mass", "keep them as they were")
-    owner = np.repeat(np.arange(len(inside)), ak.to_numpy(ak.sum(ak.num(inside, axis=2), axis=1)))
-
-    def flag(name: str, wrong: BoolArray, kind: str) -> None:
-        if wrong.any():
-            rows = np.zeros(len(inside), dtype=bool)
-            rows[owner[wrong]] = True
-            refuse(f"returned constituents with {kind} in '{name}'", "correct or drop them", rows)
-
+    counts = ak.to_numpy(ak.sum(ak.num(inside, axis=2), axis=1)).astype(np.int64)
+    flag = _flags("constituents", counts, refuse)
     flat = {}
     for name in CONSTITUENT_FIELDS:
         flat[name] = np.asarray(_leaf(ak.flatten(inside[name], axis=None), refuse), dtype=np.float64)
-        if len(flat[name]) != len(owner):
+        if len(flat[name]) != counts.sum():
             refuse(f"returned constituents with missing values (None) in '{name}'", "fill or drop them")
         flag(name, ~np.isfinite(flat[name]), "NaN or infinity")
     _vectors(flat, flag)

@@ -92,7 +92,7 @@ def class_sources(found: type) -> tuple[Path, ...]:
     for one in found.__mro__:
         try:
             source = inspect.getsourcefile(one)
-        except TypeError:  # built in, or made where no file is
+        except (TypeError, OSError):  # built in, or made where no file is
             continue
         if source is None:
             continue
