@@ -362,10 +362,10 @@ def eigen_variations(covariance: npt.ArrayLike) -> FloatArray:
     -------
     array, shape (variations, bins)
         V with V^T V = covariance, largest first: eigenvectors times the roots of their eigenvalues. There are no more
-        than the fit has parameters; what lies below 1e-12 of the largest eigenvalue is rounding and left out.
+        than the fit has parameters; eigenvalues below 1e-8 of the largest are left out.
     """
     value, vector = np.linalg.eigh(np.asarray(covariance, dtype=np.float64))
-    kept = np.flatnonzero(value > 1e-12 * value[-1])[::-1]
+    kept = np.flatnonzero(value > 1e-8 * value[-1])[::-1]
     variations = (vector[:, kept] * np.sqrt(value[kept])).T
     # an eigenvector has no sign of its own: up is where the sum rises
     return np.asarray(variations * np.where(variations.sum(axis=1) < 0, -1.0, 1.0)[:, None], dtype=np.float64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from drapes_hep.errors import RunDirectoryError
 from drapes_hep.events.blinding import measures_mjj
 from drapes_hep.events.features import check_features
 from drapes_hep.events.skims import Skim
-from drapes_hep.files import atomic_path, content_hash
+from drapes_hep.files import atomic_path, content_hash, write_bytes
 from drapes_hep.regions import Window
 from drapes_hep.stages.context import Context, load_events, read_record
 
@@ -83,21 +84,22 @@ def write_histograms(
     # the same histograms make the same file, but for the dates that uproot writes into it
     identity = uuid.uuid5(uuid.NAMESPACE_OID, content_hash([records]))
     alone = []
-    with (
-        atomic_path(directory.path / "hists.root") as temporary,
-        uproot.recreate(temporary, uuid_function=lambda: identity) as file,
-    ):
-        for key, one in hists.items():
-            writable = _for_root(one)
-            if writable is None:
-                alone.append(key)
-            else:
-                file[key] = writable
+    path = directory.path / "hists.root"
+    with tempfile.TemporaryDirectory() as folder:
+        # uproot writes the file's name into it, and on the way to an atomic write that is a random one
+        with uproot.recreate(Path(folder) / path.name, uuid_function=lambda: identity) as file:
+            for key, one in hists.items():
+                writable = _for_root(one)
+                if writable is None:
+                    alone.append(key)
+                else:
+                    file[key] = writable
+        write_bytes(path, (Path(folder) / path.name).read_bytes())
     if alone:
         context.reporter.say(f"hunt: ROOT has no histogram of this kind, in hists.json alone: {', '.join(alone)}")
     with atomic_path(directory.path / "hists.json") as temporary:
         temporary.write_text(json.dumps(records), encoding="utf-8")
-    return [directory.path / "hists.root", directory.path / "hists.json"]
+    return [path, directory.path / "hists.json"]
 
 
 def export_key(name: str, taken: Collection[str] = ()) -> str:
