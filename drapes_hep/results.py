@@ -180,7 +180,9 @@ def results_schema() -> dict[str, Any]:
             {"type": "object", "additionalProperties": count},
             null=True,
         ),
-        auc_vs_truth=field("AUC against true background in the window; null without labels or if blind.", estimate, null=True),
+        auc_vs_truth=field(
+            "AUC against true background in the window; null without labels or if blind.", estimate, null=True
+        ),
         auc_vs_sideband_closure=field(
             "AUC, made at their masses, against held-out sideband events; if blind, those outside all windows.",
             estimate,

@@ -74,7 +74,7 @@ def project(tmp_path_factory):
     return folder, columns
 
 
-def random_scores(make, data, template, others, **_):  # noqa: ARG001
+def random_scores(make, data, template, others, **_):
     """Scores that belong to the event, in place of a classifier's."""
 
     def scored(sample):
@@ -108,7 +108,9 @@ def run_search(project, name: str, removed: tuple[float, float] | None, *changes
         patch.setattr(classify_module, "out_of_fold_scores", random_scores)
         patch.setattr(Reporter, "say", lambda _, line: log.append(line))
         patch.setattr("uproot.writing._cascade.datetime", types.SimpleNamespace(datetime=Frozen))
-        context = Context.of(load_config(folder / "tiny.yaml", changes), open_run(folder / name), device="cpu", workers=1)
+        context = Context.of(
+            load_config(folder / "tiny.yaml", changes), open_run(folder / name), device="cpu", workers=1
+        )
         skim(context)
         for window in context.windows:
             train(context, window)
@@ -138,7 +140,7 @@ def coarse(album, slug, figure, title, caption, sources, *, wide=False):
     return Picture(slug, title, caption, tuple(sources), "", wide)
 
 
-def undrawn(album, slug, figure, title, caption, sources, *, wide=False):  # noqa: ARG001
+def undrawn(album, slug, figure, title, caption, sources, *, wide=False):
     album.folder.mkdir(parents=True, exist_ok=True)
     return Picture(slug, title, caption, tuple(sources), "", wide)
 
@@ -181,7 +183,9 @@ def test_no_byte_of_the_windows_records_follows_them(search, request):
 def test_no_line_of_the_log_follows_them(search, request):
     (_, full), (_, fewer) = request.getfixturevalue(search)
     assert full == fewer
-    assert any(line.startswith("skim: blinded: bins that touch a window are empty in mjj, fine, groomed") for line in full)
+    assert any(
+        line.startswith("skim: blinded: bins that touch a window are empty in mjj, fine, groomed") for line in full
+    )
 
 
 @pytest.mark.parametrize(("search", "add"), [("one", coarse), ("two", undrawn)])

@@ -130,7 +130,9 @@ FIGURES = {
         STAMP,
     ),
     "control": lambda: plots.control_histogram(make_hist(), STAMP, hidden=[WINDOW]),
-    "control_grid": lambda: plots.control_grid([c for n in "abcd" for c in plots.control_cells(n, make_hist(True))], STAMP),
+    "control_grid": lambda: plots.control_grid(
+        [c for n in "abcd" for c in plots.control_cells(n, make_hist(True))], STAMP
+    ),
     "split": lambda: plots.data_split(plots.SplitCounts(WINDOW, (2700, 6000), 40000, 5000, 5000, 10000, 50000, 5)),
 }
 

@@ -36,7 +36,7 @@ _LINES = 8
 """Lines of a cell at most, and planes of a histogram."""
 _LETTERS = 60
 """Of a label at most."""
-_HATCH = {"facecolor": "none", "edgecolor": "#8a8f98", "hatch": "////"}
+_HATCH: dict[str, Any] = {"facecolor": "none", "edgecolor": "#8a8f98", "hatch": "////"}
 _BLINDED = "blinded"
 
 
@@ -111,6 +111,7 @@ def _value(axis: Any, j: int) -> str:  # noqa: ANN401
     value = list(axis)[j]
     if isinstance(axis, hist.axis.StrCategory):
         return _text(str(value).replace("_", " "))
+    value = bool(value) if isinstance(axis, hist.axis.Boolean) else value
     return _text(f"{axis.label or axis.name or 'category'} {value}")
 
 
@@ -233,7 +234,9 @@ def _draw_line(ax: Axes, line: _Line, edges: FloatArray, floor: float | None) ->
         lower, upper = line.content - line.error, line.content + line.error
         if floor is not None:
             lower = np.where(lower > 0, lower, floor)
-        ax.fill_between(np.repeat(edges, 2)[1:-1], np.repeat(lower, 2), np.repeat(upper, 2), color=colour, alpha=0.3, lw=0)
+        ax.fill_between(
+            np.repeat(edges, 2)[1:-1], np.repeat(lower, 2), np.repeat(upper, 2), color=colour, alpha=0.3, lw=0
+        )
 
 
 def _hatch(ax: Axes, axis: Any, hidden: Ranges, *, vertical: bool = False) -> bool:  # noqa: ANN401
@@ -265,10 +268,10 @@ def _scale(ax: Axes, lines: Sequence[_Line], entries: int, *, counts: bool, lege
 def _name_categories(ax: Axes, axis: Any, *, vertical: bool = False) -> None:  # noqa: ANN401
     if not _is_category(axis):
         return
-    at = np.unique(np.linspace(0, len(axis) - 1, min(len(axis), 12)).astype(int)) if len(axis) else []
+    at = sorted({int(j) for j in np.linspace(0, len(axis) - 1, min(len(axis), 12))})
     labels = [_text(str(list(axis)[j]))[:12] for j in at]
     long = not vertical and sum(map(len, labels)) > 24
-    set_ticks = ax.set_yticks if vertical else ax.set_xticks
+    set_ticks: Any = ax.set_yticks if vertical else ax.set_xticks
     set_ticks([j + 0.5 for j in at], labels, **({"rotation": 30, "ha": "right"} if long else {}))
     ax.minorticks_off()
 

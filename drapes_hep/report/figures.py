@@ -82,7 +82,9 @@ def control_figures(run: RunFiles, album: Album) -> list[Picture]:
 def _control_words(lines: tuple[str, ...], cells: Sequence[plots.Cell], taken: Sequence[str]) -> tuple[str, str, str]:
     """Return slug, title and caption of control histograms with these lines, by the axes that they are lines of."""
     axes = cells[0].histogram.axes
-    names = [axes[i].name for i in cells[0].choices[0] if axes[i].name not in {"dataset", "selection", ""}] if lines else []
+    names = (
+        [axes[i].name for i in cells[0].choices[0] if axes[i].name not in {"dataset", "selection", ""}] if lines else []
+    )
     known = {(): ("control_events", "events"), ("jet",): ("control_jets", "jets")}
     stem, of = known.get(tuple(names), ("control_" + re.sub(r"\W", "_", "_".join(names)), " and ".join(names)))
     if not lines:

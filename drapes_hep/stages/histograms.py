@@ -1,7 +1,7 @@
 """What the hunt exports: every histogram as ROOT object and as uhi JSON, under the same key.
 
-Keys hold letters, digits and underscores alone. A histogram of the processor's is split over its category axes. What ROOT
-has no object for (more than three dense axes, profiles of more than one) is in ``hists.json`` alone.
+Keys hold letters, digits and underscores alone. A histogram of the processor's is split over its category axes. What
+ROOT has no object for (more than three dense axes, profiles of more than one) is in ``hists.json`` alone.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def by_category(one: hist.Hist) -> Iterator[tuple[str, hist.Hist]]:
     choices = []
     for i in places:
         axis = one.axes[i]
-        names = [("" if axis.name == "dataset" and len(axis) == 1 else f"_{value}") for value in axis]
+        values = map(bool, axis) if isinstance(axis, hist.axis.Boolean) else axis
+        names = [("" if axis.name == "dataset" and len(axis) == 1 else f"_{value}") for value in values]
         parts = [(name, (i, j)) for j, name in enumerate(names)]
         # entries of no category: in the axis's overflow, where it has one
         if axis.traits.overflow and _filled(one[{i: hist.overflow}]):
@@ -181,9 +182,7 @@ def _read(path: Path, name: str, record: Mapping[str, Any]) -> hist.Hist:
         raise RunDirectoryError(f"{path}: '{name}' is no histogram; delete it and run `drapes skim` again") from error
 
 
-def _window_histograms(
-    window: Window, count: SelectedCounts, hunted: WindowHunt
-) -> Iterator[tuple[str, hist.Hist]]:
+def _window_histograms(window: Window, count: SelectedCounts, hunted: WindowHunt) -> Iterator[tuple[str, hist.Hist]]:
     """Yield data and expectation of each working point."""
     key = window.name.replace("-", "_")
     for row, point in zip(count.nested, hunted.working_points, strict=True):

@@ -48,8 +48,8 @@ def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
     blinded = isinstance(results, dict) and bool(results.get("blind"))
     if blinded and not config.get("blind"):
         raise RunDirectoryError(
-            f"{run.path}: the run is blinded, so there is nothing to show; run `drapes run --unblind` first, or draw the"
-            " page with --set blind=true"
+            f"{run.path}: the run is blinded, so there is nothing to show; run `drapes run --unblind` first, or draw"
+            " the page with --set blind=true"
         )
     if config.get("blind") and not blinded:
         # its fits and its account hold what the windows hold: leaving out figures would not undo that
