@@ -1,8 +1,8 @@
 """Blinding: every output of a blinded run but its raw files is a function of the events outside the hidden windows.
 
-*By data.* :class:`Blinding` wraps any processor. Each chunk is processed as it is, which gives the rows of the skim, and
-a second time without the selected events that lie in a hidden window. Histograms, cut flow and all other accumulators
-come from the second pass, so no sum, mean or difference of theirs holds a hidden event.
+*By data.* :class:`Blinding` wraps any processor. Each chunk is processed as it is, which gives the rows of the skim,
+and a second time without the selected events that lie in a hidden window. Histograms, cut flow and all other
+accumulators come from the second pass, so no sum, mean or difference of theirs holds a hidden event.
 
 *By axis.* Events that fail the selection stay in the second pass. An axis that measures m_JJ would show them inside the
 windows, so :func:`empty_hidden_bins` empties the bins that touch one. The axis of m_JJ is called ``mjj``; an axis of a

@@ -1,8 +1,8 @@
 """Control histograms: of any axes, each with its own labels and the categories of its own axes.
 
 A histogram is taken apart into *cells*, each with one dense axis or two. Category axes are the lines of a cell with one
-dense axis; ``dataset`` is summed. A histogram of more dense axes becomes its projections, one of categories alone is drawn
-over its last category axis.
+dense axis; ``dataset`` is summed. A histogram of more dense axes becomes its projections, one of categories alone is
+drawn over its last category axis.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stages classify and quality: data against template, out-of-fold scores of every event; the template's quality.
 
-Scores are the same whether a run is blinded or not. The quality is measured with what may be seen: in a blinded run with
-events outside all windows, so that unblinding measures it again and trains no classifier of the search.
+Scores are the same whether a run is blinded or not. The quality is measured with what may be seen: in a blinded run
+with events outside all windows, so that unblinding measures it again and trains no classifier of the search.
 """
 
 from __future__ import annotations
