@@ -13,7 +13,7 @@ import numpy as np
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint
 from drapes_hep.bumphunt.toys import GlobalSignificance
 
-__all__ = ["SCHEMA_VERSION", "blinded_results", "global_record", "results_record", "results_schema", "window_record"]
+__all__ = ["SCHEMA_VERSION", "global_record", "results_record", "results_schema", "window_record"]
 
 SCHEMA_VERSION = 1
 
@@ -46,20 +46,17 @@ def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str
     n_observed : int or None
         Selected events in the window; None if blind.
     quality : mapping
-        What ``quality.json`` of the window holds.
+        What ``quality.json`` of the window holds; in a blinded run nothing that its events decide.
 
     Returns
     -------
     dict
     """
     fit = hunt.fit
-    blind = n_observed is None
-    template = {**quality["template"], "n": None} if blind else quality["template"]
     return {
         "sr": [hunt.sr.lo, hunt.sr.hi],
         "n_observed": n_observed,
-        # the size of the template and the truth would tell what blinding hides
-        "n_signal_truth": None if blind else quality["n_signal_truth"],
+        "n_signal_truth": quality["n_signal_truth"],
         "fit": {
             "chi2": _number(fit.chi2),
             "ndof": fit.ndof,
@@ -67,9 +64,9 @@ def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str
             "good": bool(fit.good),
             "parameters": dict(zip(fit.parameter_names, map(float, fit.parameters), strict=True)),
         },
-        "template": template,
+        "template": quality["template"],
         "working_points": [_point(point) for point in hunt.working_points],
-        "metrics": None if blind else quality["metrics"],
+        "metrics": quality["metrics"],
     }
 
 
@@ -90,7 +87,7 @@ def global_record(found: GlobalSignificance | None, toys: int) -> dict[str, Any]
 
 
 def results_record(
-    accounting: Mapping[str, int], windows: Sequence[Mapping[str, Any]], whole: Mapping[str, Any], blind: bool
+    accounting: Mapping[str, int | None], windows: Sequence[Mapping[str, Any]], whole: Mapping[str, Any], blind: bool
 ) -> dict[str, Any]:
     """Give what ``results.json`` holds."""
     return {
@@ -100,33 +97,6 @@ def results_record(
         "windows": list(windows),
         "global": dict(whole),
     }
-
-
-def blinded_results(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Take out of results what blinding hides: counts in the windows, and all that follows from them.
-
-    Parameters
-    ----------
-    results : mapping
-        As :func:`results_record` gives it.
-
-    Returns
-    -------
-    dict
-        Of the same schema.
-    """
-    hidden = dict.fromkeys(("observed", "p_local", "z_local"))
-    windows = [
-        {
-            **window,
-            **dict.fromkeys(("n_observed", "n_signal_truth", "metrics")),
-            "template": {**window["template"], "n": None},
-            "working_points": [{**point, **hidden} for point in window["working_points"]],
-        }
-        for window in results["windows"]
-    ]
-    whole = {**dict.fromkeys(results["global"]), "toys": results["global"]["toys"]}
-    return {**results, "blind": True, "windows": windows, "global": whole}
 
 
 def results_schema() -> dict[str, Any]:
@@ -177,7 +147,7 @@ def results_schema() -> dict[str, Any]:
         z_local=field("The same in one-sided standard deviations; null where nothing is observed.", number, null=True),
         expected_template=field(
             "Cross-check, no part of the result: the expectation if the template were perfect, its efficiency times the"
-            " inclusive expectation.",
+            " inclusive expectation; null if blind.",
             number,
             null=True,
         ),
@@ -206,16 +176,22 @@ def results_schema() -> dict[str, Any]:
         steps_left=field("Steps of the sampler that were left there; null from full noise.", count, null=True),
         lost=field(
             "Of a template of constituents, events that were generated and are none of it, by reason: see"
-            " docs/run-directory.md; null for one of features.",
+            " docs/run-directory.md; null for one of features, or if blind.",
             {"type": "object", "additionalProperties": count},
             null=True,
         ),
-        auc_vs_truth=field("AUC against true background in the window; null without labels.", estimate, null=True),
+        auc_vs_truth=field(
+            "AUC against true background in the window; null without labels or if blind.", estimate, null=True
+        ),
         auc_vs_sideband_closure=field(
-            "AUC, made at their masses, against held-out sideband events.", estimate, null=True
+            "AUC, made at their masses, against held-out sideband events; if blind, those outside all windows.",
+            estimate,
+            null=True,
         ),
         auc_vs_pseudo_window=field(
-            "AUC against data in the pseudo-window; null where there is none.", pseudo, null=True
+            "AUC against data in the pseudo-window (if blind, outside all windows); null where there is none.",
+            pseudo,
+            null=True,
         ),
     )
     metrics = record(
@@ -252,8 +228,12 @@ def results_schema() -> dict[str, Any]:
         toys=field("n, the pseudo-experiments.", count),
     )
     accounting = record(
-        requested=field("Events in the files.", count),
-        processed=field("Events that the selection was given or that were set aside as not injected.", count),
+        requested=field("Events in the files; null if blind.", count, null=True),
+        processed=field(
+            "Events that the selection was given or that were set aside as not injected; null if blind.",
+            count,
+            null=True,
+        ),
         lost=field("The difference: 0, or the skim stops.", count),
     )
     top = record(

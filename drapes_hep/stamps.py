@@ -41,6 +41,16 @@ _NOT_PHYSICS = {
 """Modules whose change cannot change a number."""
 
 
+_VERBS = {"quality": "classify"}
+"""Verbs of stages that have none of their own name."""
+
+
+def _verb(stage: str) -> str:
+    """Return what a user types to run a stage."""
+    first = stage.partition(".")[0]
+    return _VERBS.get(first, first)
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage: what decides its result, and what it stands on.
@@ -74,7 +84,7 @@ class Stage:
     @property
     def verb(self) -> str:
         """What a user types to run it."""
-        return self.name.partition(".")[0]
+        return _verb(self.name)
 
     def part(self, keys: Sequence[str]) -> dict[str, Any]:
         """Give a part of the configuration by section or ``section.key``."""
@@ -293,7 +303,7 @@ def check_current(run: RunDirectory, name: str) -> None:
     left, seen = [name], {name}
     while left:
         stage = left.pop()
-        verb, stamp = stage.partition(".")[0], stamps.get(stage)
+        verb, stamp = _verb(stage), stamps.get(stage)
         if stamp is None:
             raise RunDirectoryError(f"{run.path}: {stage} is not done; run `drapes {verb}` first")
         for path, then in _inside(run, stamp):

@@ -322,3 +322,58 @@ def test_signal_raises_the_significance(background):
     assert null.p_global_interval[0] < null.exceeding / null.toys < null.p_global_interval[1]
     assert null.p_global > 0.01
     assert null.toy_log_p.shape == (200,)
+
+
+# ---- the covariance of the expectation
+
+
+@pytest.fixture(scope="module")
+def points(background):
+    m, tails = background
+    counts = bh.count_selected(m, tails[1], EDGES, POINTS)
+    return bh.hunt_window(counts, WINDOWS[1]).working_points
+
+
+IN_WINDOW = (EDGES[:-1] >= 3300 - 1e-6) & (EDGES[1:] <= 3700 + 1e-6)
+
+
+def test_the_covariance_of_a_windows_bins_sums_to_its_error(points):
+    for point in points:
+        inside = point.spectrum_covariance[np.ix_(IN_WINDOW, IN_WINDOW)]
+        assert inside.sum() == pytest.approx(point.expected_error**2, rel=1e-9)
+        # what a fit that takes the bins as independent believes
+        assert np.sqrt(np.trace(inside)) < 0.35 * point.expected_error
+
+
+def test_the_covariance_is_one(points):
+    for point in points:
+        covariance = point.spectrum_covariance
+        np.testing.assert_array_equal(covariance, covariance.T)
+        assert np.linalg.eigvalsh(covariance)[0] > -1e-12 * np.linalg.eigvalsh(covariance)[-1]
+        np.testing.assert_allclose(point.spectrum_error, np.sqrt(np.diagonal(covariance)))
+
+
+def test_few_variations_reproduce_the_covariance(points):
+    for point in points:
+        variations = bh.eigen_variations(point.spectrum_covariance)
+        # no more than the parameters of the spectrum and of the efficiency
+        assert 3 <= len(variations) <= 8
+        np.testing.assert_allclose(
+            variations.T @ variations, point.spectrum_covariance, atol=1e-6 * variations.max() ** 2
+        )
+        inside = variations[:, IN_WINDOW].sum(axis=1)
+        assert np.hypot.reduce(inside) == pytest.approx(point.expected_error, rel=1e-6)
+        assert (variations.sum(axis=1) > 0).all()
+
+
+def test_the_inclusive_covariance_is_that_of_toys():
+    rng = np.random.default_rng(5)
+    truth = mass.bin_model("dijet4", 13_000, EDGES, TRUTH)[0]
+    outside = ~IN_WINDOW
+    fits = [mass.fit_spectrum_newton(rng.poisson(truth), EDGES, None, fitted=outside) for _ in range(400)]
+    expected = np.array([fit.expected for fit in fits])[:, IN_WINDOW]
+    counts = bh.SelectedCounts(EDGES, (1.0,), truth[None], np.zeros(len(truth), dtype=bool))
+    ours = bh.hunt_window(counts, WINDOWS[1]).working_points[0].spectrum_covariance[np.ix_(IN_WINDOW, IN_WINDOW)]
+    # 400 toys know a variance to 7 %
+    np.testing.assert_allclose(np.cov(expected.T), ours, rtol=0.35)
+    np.testing.assert_allclose(np.corrcoef(expected.T), ours / np.sqrt(np.outer(*[np.diagonal(ours)] * 2)), atol=0.15)

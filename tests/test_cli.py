@@ -404,7 +404,7 @@ def test_a_window_can_be_run_alone(project):
 
 def test_unblind_counts_what_blinding_hides(finished):
     for flags, observed in ((["--set", "blind=true"], False), (["--set", "blind=true", "--unblind"], True)):
-        assert drapes("hunt", "tiny.yaml", "-o", "run", "--quiet", *flags) == 0
+        assert drapes("run", "tiny.yaml", "-o", "run", "--quiet", *flags) == 0
         results = read_json("run/results.json")
         assert [window["n_observed"] is not None for window in results["windows"]] == [observed, observed]
         assert results["blind"] is not observed
@@ -638,21 +638,17 @@ def test_a_report_writes_nothing_but_itself(kept, capsys):
     assert "Elsewhere" in (kept / "report" / "index.html").read_text(encoding="utf-8")
 
 
-def test_a_finished_run_is_drawn_blinded(kept):
+def test_a_page_is_as_blind_as_its_run(finished, complaint):
     for words in (["tiny.yaml", "-o", "run"], ["-o", "run"]):
-        assert drapes("report", *words, "--quiet", "--set", "blind=true") == 0
-        assert observed(kept) == {""}
-        assert drapes("report", *words, "--quiet") == 0
-        assert "" not in observed(kept)
-
-
-def test_a_blinded_run_cannot_be_drawn_otherwise(finished, complaint):
-    assert drapes("hunt", "tiny.yaml", "-o", "run", "--quiet", "--set", "blind=true") == 0
+        line = complaint("report", *words, "--set", "blind=true")
+        assert "run: the run is not blinded, so no page of it can be; run `drapes run --set blind=true` first" in line
+    assert drapes("run", "tiny.yaml", "-o", "run", "--quiet", "--set", "blind=true") == 0
     for words in (["tiny.yaml", "-o", "run"], ["-o", "run", "--unblind"]):
         line = complaint("report", *words)
-        assert "run: the hunt was blinded, so there is nothing to show; run `drapes hunt --unblind` first" in line
-    assert drapes("report", "-o", "run", "--quiet") == 0
-    assert observed(finished) == {""}
+        assert "run: the run is blinded, so there is nothing to show; run `drapes run --unblind` first" in line
+    for words in (["-o", "run"], ["tiny.yaml", "-o", "run", "--set", "blind=true"]):
+        assert drapes("report", *words, "--quiet") == 0
+        assert observed(finished) == {""}
 
 
 def test_a_report_of_results_that_are_out_of_date_is_refused(finished, complaint):

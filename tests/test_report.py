@@ -141,6 +141,7 @@ def build_run(
             "accounting": {"requested": 3 * n + 1100, "processed": 3 * n + 1100, "lost": 0},
             "cutflow": [{"name": k, "events": v, "weight": float(v)} for k, v in flow.items()],
             "files": ["/data/<events>.h5"],
+            "hidden": windows if blind else [],
         },
     )
     axes = {"mjj": hist.axis.Regular(160, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]")}
@@ -558,25 +559,20 @@ def test_provenance_tells_stages_of_different_code_apart(small, no_pictures):
     assert "ef" * 32 not in html.replace("/project/mine.py (SHA-256 " + "ef" * 32, "")
 
 
-def test_a_page_can_be_drawn_blinded_and_in_other_words(small, no_pictures):
+def test_a_page_can_be_drawn_in_other_words(small, no_pictures):
     before = {name: (small / name).read_bytes() for name in ("manifest.json", "results.json", "hunt.json")}
-    results = json.loads(before["results.json"])
-    words = {"label": "Elsewhere", "text": "", "lumi": None}
-    write_report(small)
-    assert (small / "report" / "tables" / "metrics.csv").is_file()
-    html = write_report(small, words, blind=True).read_text(encoding="utf-8")
-    assert not (small / "report" / "tables" / "metrics.csv").exists()
-    assert "Blinded run" in html
+    html = write_report(small, {"label": "Elsewhere", "text": "", "lumi": None}).read_text(encoding="utf-8")
     assert "Elsewhere: bump hunt" in html
-    with (small / "report" / "tables" / "working_points.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
-    assert {row[key] for row in rows for key in ("observed", "p_local", "z_local")} == {""}
-    shown = re.sub(r'data:image/png;base64,[^"]*', "", html)
-    for point in results["windows"][0]["working_points"][:2]:
-        # larger than anything that the cut flow counts by chance
-        assert point["observed"] > 50
-        assert f"<td>{point['observed']}</td>" not in shown
     assert {name: (small / name).read_bytes() for name in before} == before
+
+
+def test_a_blinded_page_needs_a_skim_that_hides_every_window(tmp_path, no_pictures):
+    run = build_run(tmp_path / "run", starts=(3300,), events=400, signal=0, blind=True)
+    for hidden in ([], [[3300, 3500]]):
+        record = json.loads((run / "skim" / "skim.json").read_text())
+        _json(run / "skim" / "skim.json", record | {"hidden": hidden})
+        with pytest.raises(RunDirectoryError, match=r"skim.json: was not made blind, and the results are"):
+            write_report(run)
 
 
 def test_nulls_are_dashes_with_a_reason(page):

@@ -6,6 +6,7 @@ from drapes_hep.bumphunt.expectation import (
     LocalSignificance,
     WindowHunt,
     WorkingPoint,
+    eigen_variations,
     hunt_window,
     local_significance,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "best_working_point",
     "count_selected",
     "draw_toys",
+    "eigen_variations",
     "global_significance",
     "hunt_window",
     "local_significance",

@@ -49,6 +49,7 @@ __all__ = [
     "LocalSignificance",
     "WindowHunt",
     "WorkingPoint",
+    "eigen_variations",
     "hunt_window",
     "local_significance",
 ]
@@ -97,8 +98,10 @@ class WorkingPoint:
     fitted_events : int
         Events outside the window that pass and that the expectation is fitted to: all for the inclusive point, after a
         cut those of the part that ``counts`` counts.
-    spectrum, spectrum_error : array, shape (bins,), or None
-        The expectation bin by bin over the whole range, window included, and its standard deviation.
+    spectrum : array, shape (bins,), or None
+        The expectation bin by bin over the whole range, window included.
+    spectrum_covariance : array, shape (bins, bins), or None
+        Its covariance; the sum over the window's bins is the square of ``expected_error``.
     chi2, ndof : float and int, or None
         2NLLR of this point's spectrum outside the window; a poor one gives no expectation.
     """
@@ -114,9 +117,15 @@ class WorkingPoint:
     degree: int | None
     fitted_events: int
     spectrum: FloatArray | None = field(default=None, compare=False)
-    spectrum_error: FloatArray | None = field(default=None, compare=False)
+    spectrum_covariance: FloatArray | None = field(default=None, compare=False)
     chi2: float | None = None
     ndof: int | None = None
+
+    @property
+    def spectrum_error(self) -> FloatArray | None:
+        """Standard deviation of each bin's expectation, shape (bins,); they do not add in quadrature."""
+        covariance = self.spectrum_covariance
+        return None if covariance is None else np.sqrt(np.maximum(np.diagonal(covariance), 0.0))
 
 
 @dataclass(frozen=True)
@@ -325,16 +334,41 @@ def _selected_expectations(
     return _Expectations(value, error, degree, total, spectrum, deviance_found, inverse, absorbed)
 
 
-def _bin_errors(
+def _bin_covariance(
     mu: FloatArray, gradient: FloatArray, covariance: FloatArray, design: FloatArray, part: _Expectations | None
 ) -> FloatArray:
-    """Standard deviation of the expectation in each bin: the formula of the module head, bin by bin."""
-    variance = np.einsum("bk,kl,bl->b", gradient, covariance, gradient)
+    """Compute the covariance of the bins' expectations, shape (bins, bins): the formula of the module head, for pairs.
+
+    The errors of two bins come from the same few parameters, so neighbours are almost fully correlated. The sum over
+    the bins of a window is the square of the error that is quoted for it.
+    """
+    relative = gradient @ covariance @ gradient.T
     if part is not None:
         a = part.efficiency_covariance[0]
         q = design @ a @ part.absorbed[0]
-        variance += np.einsum("bi,ij,bj->b", design, a, design) - np.einsum("bk,kl,bl->b", q, covariance, q)
-    return np.asarray(mu * np.sqrt(np.maximum(variance, 0.0)), dtype=np.float64)
+        relative += design @ a @ design.T - q @ covariance @ q.T
+    scaled = mu[:, None] * relative * mu
+    return np.asarray(0.5 * (scaled + scaled.T), dtype=np.float64)
+
+
+def eigen_variations(covariance: npt.ArrayLike) -> FloatArray:
+    """Turn a covariance of bins into independent variations of one standard deviation each.
+
+    Parameters
+    ----------
+    covariance : array_like, shape (bins, bins)
+
+    Returns
+    -------
+    array, shape (variations, bins)
+        V with V^T V = covariance, largest first: eigenvectors times the roots of their eigenvalues. There are no more
+        than the fit has parameters; eigenvalues below 1e-8 of the largest are left out.
+    """
+    value, vector = np.linalg.eigh(np.asarray(covariance, dtype=np.float64))
+    kept = np.flatnonzero(value > 1e-8 * value[-1])[::-1]
+    variations = (vector[:, kept] * np.sqrt(value[kept])).T
+    # an eigenvector has no sign of its own: up is where the sum rises
+    return np.asarray(variations * np.where(variations.sum(axis=1) < 0, -1.0, 1.0)[:, None], dtype=np.float64)
 
 
 def _none(x: float) -> float | None:
@@ -416,15 +450,15 @@ def hunt_window(
             sampling = inclusive * np.sqrt(share * (1.0 - share) / sizes.sum())
             cross_error = float(np.hypot(sampling, share * inclusive_error))
         spectrum: FloatArray | None = None
-        spectrum_error: FloatArray | None = None
+        spectrum_covariance: FloatArray | None = None
         if np.isfinite(value):
             spectrum = fit.expected if part is None else part.spectrum[0]
-            spectrum_error = _bin_errors(spectrum, gradient, fit.covariance, design, part)
+            spectrum_covariance = _bin_covariance(spectrum, gradient, fit.covariance, design, part)
         points.append(
             WorkingPoint(
                 efficiency, observed, _none(value), _none(error), _none(float(local.p)), _none(float(local.z)),
-                _none(cross), _none(cross_error), degree, int(nested[i][outside].sum()), spectrum, spectrum_error,
-                chi2, ndof,
+                _none(cross), _none(cross_error), degree, int(nested[i][outside].sum()), spectrum,
+                spectrum_covariance, chi2, ndof,
             )
         )  # fmt: skip
     return WindowHunt(window, fit, tuple(points))

@@ -4,12 +4,13 @@ Nothing is saved or shown here, nothing is computed that a result holds, and pyp
 left alone: ``figure.savefig(path)`` is the caller's.
 """
 
-from drapes_hep.plots.control import SplitCounts, control_grid, control_histogram, data_split
+from drapes_hep.plots.control import Cell, control_cells, control_grid, control_histogram
 from drapes_hep.plots.jets import JetShape, jet_grid, jet_shapes
 from drapes_hep.plots.preview import MassPreview, mass_preview
 from drapes_hep.plots.scan import GlobalP, LocalP, local_p_scan, toy_distribution
 from drapes_hep.plots.scores import Passing, passing_fraction, roc_curve, score_distribution, sic_curve
 from drapes_hep.plots.spectra import Spectrum, merge_bins, selected_spectra, spectrum
+from drapes_hep.plots.split import SplitCounts, data_split
 from drapes_hep.plots.studies import Band, Panel, study_panels
 from drapes_hep.plots.style import PALETTE, HepFigure, Stamp, figure_style, poisson_interval
 from drapes_hep.plots.templates import (
@@ -26,6 +27,7 @@ from drapes_hep.plots.templates import (
 __all__ = [
     "PALETTE",
     "Band",
+    "Cell",
     "Closure",
     "GlobalP",
     "HepFigure",
@@ -39,6 +41,7 @@ __all__ = [
     "SplitCounts",
     "Stamp",
     "TrainingCurve",
+    "control_cells",
     "control_grid",
     "control_histogram",
     "data_split",

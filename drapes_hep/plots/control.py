@@ -1,294 +1,435 @@
-"""Control histograms of the selection, and the diagram of which events do what."""
+"""Control histograms: of any axes, each with its own labels and the categories of its own axes.
+
+A histogram is taken apart into *cells*, each with one dense axis or two. Category axes are the lines of a cell with one
+dense axis; ``dataset`` is summed. A histogram of more dense axes becomes its projections, one of categories alone is
+drawn over its last category axis.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import hist
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Patch
+from matplotlib.mathtext import MathTextParser
+from matplotlib.patches import Patch
 
-from drapes_hep.plots.style import BLUE, GREY, INK, RED, SHADE, Stamp, canvas, log_y, stamp_axes, stamp_figure, styled
+from drapes_hep.events.blinding import Ranges, hidden_bins, measures_mjj
+from drapes_hep.plots.style import BLUE, GREY, PALETTE, RED, Stamp, canvas, log_y, stamp_axes, stamp_figure, styled
 
-__all__ = ["SplitCounts", "control_grid", "control_histogram", "data_split"]
+__all__ = ["Cell", "control_cells", "control_grid", "control_histogram"]
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+_COLOURS = (BLUE, RED, GREY, *PALETTE[2:])
+_STYLES = ("-", "--", ":", "-.")
+_LINES = 8
+"""Lines of a cell at most, and planes of a histogram."""
+_LETTERS = 60
+"""Of a label at most."""
+_HATCH: dict[str, Any] = {"facecolor": "none", "edgecolor": "#8a8f98", "hatch": "////"}
+_BLINDED = "blinded"
 
 
 @dataclass(frozen=True)
-class SplitCounts:
-    """Which events do what in one window; None where it is not known or blinded.
+class _Line:
+    """One line of a cell.
 
     Attributes
     ----------
-    window, mass_range : tuple of float
-        GeV.
-    train, validation, closure : int or None
-        Sideband events of the background model.
-    in_window : int or None
-        Data in the signal region.
-    template : int or None
-        Generated events.
-    folds : int or None
-        Of the classifier.
+    label : str
+    content, error : array, shape (bins,)
+    colour : int
+        Counts the combinations of categories.
+    final : bool
+        Whether it is after the last step of the selection.
     """
 
-    window: tuple[float, float]
-    mass_range: tuple[float, float]
-    train: int | None = None
-    validation: int | None = None
-    closure: int | None = None
-    in_window: int | None = None
-    template: int | None = None
-    folds: int | None = None
+    label: str
+    content: FloatArray
+    error: FloatArray
+    colour: int
+    final: bool
 
 
-def _split_axes(histogram: Any) -> tuple[list[str], str]:  # noqa: ANN401
-    """Give the names of the category axes and of the one that is drawn."""
-    categories = [a.name for a in histogram.axes if not a.traits.continuous]
-    continuous = [a.name for a in histogram.axes if a.traits.continuous]
-    if len(continuous) != 1:
-        raise ValueError(f"a control histogram has one continuous axis, this one {len(continuous)}")
-    return categories, continuous[0]
+@dataclass(frozen=True)
+class Cell:
+    """What one panel draws.
+
+    Attributes
+    ----------
+    name : str
+        The histogram's.
+    histogram : hist.Hist
+        One or two dense axes (or one category axis to draw over) and, with one, category axes.
+    axis : int
+        Place of the axis that is drawn.
+    lines : tuple of str
+        Labels of the lines, in their order; empty for a plane. Cells of the same lines share a legend.
+    note : str
+        What the panel says of itself.
+    choices : tuple of dict
+        Of each line, the bin of each category axis by the axis's place.
+    """
+
+    name: str
+    histogram: Any
+    axis: int
+    lines: tuple[str, ...]
+    note: str = ""
+    choices: tuple[dict[int, Any], ...] = field(default=(), repr=False)
 
 
-def _draw(ax: Axes, histogram: Any, hidden: Sequence[tuple[float, float]], *, legend: bool) -> None:  # noqa: ANN401
-    categories, name = _split_axes(histogram)
-    axis = histogram.axes[name]
-    edges = np.asarray(axis.edges, dtype=np.float64)
-    covered = np.zeros(len(edges) - 1, dtype=np.bool_)
+def _is_category(axis: Any) -> bool:  # noqa: ANN401
+    return isinstance(axis, hist.axis.StrCategory | hist.axis.IntCategory | hist.axis.Boolean)
+
+
+def _text(words: str) -> str:
+    """Return a user's text as matplotlib can write it: what is no mathematics keeps its dollars."""
+    short = " ".join(words.split())
+    short = short if len(short) <= _LETTERS or "$" in short else f"{short[: _LETTERS - 1]}…"
+    if "$" not in short:
+        return short
+    try:
+        MathTextParser("path").parse(short)
+    except ValueError:
+        return short.replace("$", r"\$")
+    return short
+
+
+def _value(axis: Any, j: int) -> str:  # noqa: ANN401
+    """Return a category as the legend writes it."""
+    value = list(axis)[j]
+    if isinstance(axis, hist.axis.StrCategory):
+        return _text(str(value).replace("_", " "))
+    value = bool(value) if isinstance(axis, hist.axis.Boolean) else value
+    return _text(f"{axis.label or axis.name or 'category'} {value}")
+
+
+def _step(value: str) -> str:
+    return f"{value} the selection" if value in {"before", "after"} else f"selection {value}"
+
+
+def _lines(histogram: Any, categories: Sequence[int]) -> list[tuple[str, dict[int, Any]]]:  # noqa: ANN401
+    """Return label and choice of bins of each combination of categories, steps of the selection outermost."""
+    axes = histogram.axes
+    summed = {i: sum for i in categories if axes[i].name == "dataset" or not len(axes[i])}
+    drawn = sorted((i for i in categories if i not in summed), key=lambda i: axes[i].name != "selection")
+    out = []
+    for chosen in itertools.product(*(range(len(axes[i])) for i in drawn)):
+        at = dict(zip(drawn, chosen, strict=True))
+        steps = [_step(_value(axes[i], j)) for i, j in at.items() if axes[i].name == "selection"]
+        parts = [_value(axes[i], j) for i, j in at.items() if axes[i].name != "selection"]
+        out.append((", ".join([*parts, *steps]) or "events", {**summed, **at}))
+    return out
+
+
+def _most(histogram: Any, lines: list[tuple[str, dict[int, Any]]]) -> list[tuple[str, dict[int, Any]]]:  # noqa: ANN401
+    """Return as many lines as a cell can show, those after the selection first."""
+    selected = any(axis.name == "selection" for axis in histogram.axes)
+    return lines[-_LINES:] if selected else lines[:_LINES]
+
+
+def control_cells(name: str, histogram: Any) -> Iterator[Cell]:  # noqa: ANN401
+    """Take a histogram apart into what panels draw.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    histogram : hist.Hist
+        Of any axes.
+
+    Yields
+    ------
+    Cell
+        Nothing for a histogram without axes.
+    """
+    places = range(len(histogram.axes))
+    categories = [i for i in places if _is_category(histogram.axes[i])]
+    dense = [i for i in places if i not in categories] or categories[-1:]
+    categories = [i for i in categories if i not in dense]
+    if len(dense) == 2:
+        yield from _planes(name, histogram, categories)
+        return
+    for i in dense:
+        # indices count down where other dense axes are summed
+        one = histogram if len(dense) == 1 else histogram[{j: sum for j in dense if j != i}]
+        left = [j for j in places if j == i or j in categories] if len(dense) > 1 else list(places)
+        lines = _lines(one, [k for k, j in enumerate(left) if j in categories])
+        note = "" if len(lines) <= _LINES else f"{len(lines) - _LINES} more in hists.json"
+        drawn = _most(one, lines)
+        yield Cell(name, one, left.index(i), tuple(label for label, _ in drawn), note, tuple(pick for _, pick in drawn))
+
+
+def _planes(name: str, histogram: Any, categories: Sequence[int]) -> Iterator[Cell]:  # noqa: ANN401
+    lines = _lines(histogram, categories)
+    drawn = _most(histogram, lines)
+    for k, (label, pick) in enumerate(drawn):
+        words = name.replace("_", " ") if label == "events" else f"{name.replace('_', ' ')}, {label}"
+        more = f" ({len(lines) - len(drawn)} more in hists.json)" if len(lines) > len(drawn) and k == 0 else ""
+        yield Cell(name, histogram[pick] if pick else histogram, 0, (), _text(words) + more)
+
+
+def _edges(axis: Any) -> FloatArray:  # noqa: ANN401
+    """Return an axis's edges; an infinite one lies as far out as its neighbour is wide."""
+    edges = np.array(axis.edges, dtype=np.float64)
+    finite = edges[np.isfinite(edges)]
+    width = float(np.diff(finite)[-1]) if len(finite) > 1 else 1.0
+    first, last = (float(finite[0]), float(finite[-1])) if len(finite) else (0.0, 0.0)
+    edges[edges == -np.inf], edges[edges == np.inf] = first - width, last + width
+    return edges
+
+
+def _covered(axis: Any, hidden: Ranges) -> BoolArray:  # noqa: ANN401
+    if hidden and measures_mjj(axis):
+        return hidden_bins(axis, hidden)
+    return np.zeros(len(axis), dtype=np.bool_)
+
+
+def _content(one: Any) -> tuple[FloatArray, FloatArray]:  # noqa: ANN401
+    """Return contents and errors; of a profile, means and their errors, NaN where there is no entry."""
+    content = np.asarray(one.values(), dtype=np.float64)
+    variance = one.variances()
+    with np.errstate(invalid="ignore"):
+        error = np.sqrt(np.asarray(content if variance is None else variance, dtype=np.float64))
+    if one.kind == "MEAN":
+        content = np.where(np.asarray(one.counts()) > 0, content, np.nan)
+    finite = np.isfinite(content)
+    return np.where(finite, content, np.nan), np.where(finite & np.isfinite(error), error, 0.0)
+
+
+def _read_lines(cell: Cell, covered: BoolArray) -> list[_Line]:
+    axes = cell.histogram.axes
+    step = next((i for i, axis in enumerate(axes) if axis.name == "selection" and _is_category(axis)), None)
+    last = None if step is None else len(axes[step]) - 1
+    colours: dict[tuple[Any, ...], int] = {}
+    out = []
+    for label, pick in zip(cell.lines, cell.choices, strict=True):
+        content, error = _content(cell.histogram[pick] if pick else cell.histogram)
+        part = tuple(j for i, j in pick.items() if i != step)
+        colour = colours.setdefault(part, len(colours))
+        final = step is None or pick.get(step) in (last, sum)
+        out.append(_Line(label, np.where(covered, np.nan, content), np.where(covered, 0.0, error), colour, final))
+    return out
+
+
+def _draw_line(ax: Axes, line: _Line, edges: FloatArray, floor: float | None) -> None:
+    colour = _COLOURS[line.colour % len(_COLOURS)] if line.final else GREY
+    style = _STYLES[line.colour % len(_STYLES)]
+    ax.stairs(
+        line.content, edges, baseline=None if floor is None else 0.0, color=colour, lw=1.5 if line.final else 1.2,
+        ls=style, label=line.label, zorder=3 if line.final else 2,
+    )  # fmt: skip
+    if line.final:
+        lower, upper = line.content - line.error, line.content + line.error
+        if floor is not None:
+            lower = np.where(lower > 0, lower, floor)
+        ax.fill_between(
+            np.repeat(edges, 2)[1:-1], np.repeat(lower, 2), np.repeat(upper, 2), color=colour, alpha=0.3, lw=0
+        )
+
+
+def _hatch(ax: Axes, axis: Any, hidden: Ranges, *, vertical: bool = False) -> bool:  # noqa: ANN401
+    """Hatch the windows on an axis of m_JJ; whether there is one."""
+    if not hidden or not measures_mjj(axis):
+        return False
     for low, high in hidden:
-        covered |= (edges[1:] > low) & (edges[:-1] < high)
-    steps = list(histogram.axes["selection"]) if "selection" in categories else [None]
-    split = next((c for c in categories if c not in {"dataset", "selection"}), None)
-    parts = list(histogram.axes[split]) if split else [None]
-    drawn: list[FloatArray] = []
-    for step in steps:
-        for k, part in enumerate(parts):
-            # sums over all other categories; flow bins of the drawn axis stay out of the figure
-            pick = dict.fromkeys(categories, sum)
-            values = histogram
-            if step is not None:
-                values = values[{"selection": step}]
-                pick.pop("selection")
-            if part is not None:
-                values = values[{split: part}]
-                pick.pop(str(split))
-            values = values[pick] if pick else values
-            content = np.asarray(values.values(), dtype=np.float64)
-            variance = values.variances()
-            error = np.sqrt(np.asarray(content if variance is None else variance, dtype=np.float64))
-            final = step is None or step == steps[-1]
-            if final and hidden:
-                content, error = np.where(covered, np.nan, content), np.where(covered, np.nan, error)
-            drawn.append(content)
-            colour = (BLUE, RED, GREY)[k % 3] if final else GREY
-            words = [str(w).replace("_", " ") for w in (part, f"{step} the selection" if step else None) if w]
-            ax.stairs(
-                content, edges, color=colour, lw=1.5 if final else 1.2, ls=("-", "--", ":")[k % 3],
-                label=", ".join(words) or "events", zorder=3 if final else 2,
-            )  # fmt: skip
-            if final:
-                x = np.repeat(edges, 2)[1:-1]
-                lower = np.repeat(np.where(content - error > 0, content - error, 1e-9), 2)
-                ax.fill_between(x, lower, np.repeat(content + error, 2), color=colour, alpha=0.3, lw=0)
-    for low, high in hidden:
-        ax.axvspan(low, high, facecolor="none", edgecolor="#8a8f98", hatch="////", lw=0, zorder=1)
-    positive = np.concatenate([v[np.isfinite(v) & (v > 0)] for v in drawn] or [np.array([])])
-    low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.5, 1.0)
-    entries = len(steps) * len(parts) + bool(hidden)
-    log_y(ax)
-    low = min(low, 0.1 * high)  # a flat histogram still shows a decade
-    ax.set_ylim(0.5 * low, high * max(high / low, 10.0) ** (0.1 + 0.085 * entries if legend else 0.08))
-    used = np.flatnonzero(np.any([np.nan_to_num(v) > 0 for v in drawn], axis=0)) if drawn else np.array([])
+        (ax.axhspan if vertical else ax.axvspan)(low, high, lw=0, zorder=1, **_HATCH)
+    return True
+
+
+def _scale(ax: Axes, lines: Sequence[_Line], entries: int, *, counts: bool, legend: bool) -> None:
+    """Set the y axis: logarithmic for counts, unless some are negative."""
+    every = np.concatenate([line.content for line in lines] or [np.array([])])
+    seen = every[np.isfinite(every)]
+    room = 0.1 + 0.085 * entries if legend else 0.08
+    if counts and not (seen < 0).any():
+        positive = seen[seen > 0]
+        low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.5, 1.0)
+        low = min(low, 0.1 * high)  # a flat histogram still shows a decade
+        log_y(ax)
+        ax.set_ylim(0.5 * low, high * max(high / low, 10.0) ** room)
+    elif len(seen):
+        low, high = float(seen.min()), float(seen.max())
+        width = (high - low) or abs(high) or 1.0
+        ax.set_ylim(low - 0.08 * width, high + (room + 0.08) * width)
+
+
+def _name_categories(ax: Axes, axis: Any, *, vertical: bool = False) -> None:  # noqa: ANN401
+    if not _is_category(axis):
+        return
+    at = sorted({int(j) for j in np.linspace(0, len(axis) - 1, min(len(axis), 12))})
+    labels = [_text(str(list(axis)[j]))[:12] for j in at]
+    long = not vertical and sum(map(len, labels)) > 24
+    set_ticks: Any = ax.set_yticks if vertical else ax.set_xticks
+    set_ticks([j + 0.5 for j in at], labels, **({"rotation": 30, "ha": "right"} if long else {}))
+    ax.minorticks_off()
+
+
+def _y_label(histogram: Any, axis: Any) -> str:  # noqa: ANN401
+    if histogram.kind == "MEAN":
+        return _text(histogram.label or "Mean")
+    words = _text(histogram.label or "Events")
+    widths = np.diff(axis.edges) if len(axis) else np.array([1.0])
+    if _is_category(axis):
+        return words
+    if not np.allclose(widths, widths[0], rtol=1e-6):
+        return f"{words} / bin"
+    unit = (axis.label or "").rpartition("[")[2].rstrip("]") if "[" in (axis.label or "") else ""
+    return _text(f"{words} / {float(widths[0]):.3g} {unit}".rstrip())
+
+
+def _draw(ax: Axes, cell: Cell, hidden: Ranges, *, legend: bool) -> None:
+    """Draw a cell with one dense axis."""
+    axis = cell.histogram.axes[cell.axis]
+    lines = _read_lines(cell, _covered(axis, hidden))
+    edges = _edges(axis) if len(axis) else np.array([0.0, 1.0])
+    counts = cell.histogram.kind == "COUNT"
+    logarithmic = counts and not any((line.content < 0).any() for line in lines)
+    for line in lines if len(axis) else []:
+        _draw_line(ax, line, edges, 1e-9 if logarithmic else None)
+    hatched = _hatch(ax, axis, hidden)
+    _scale(ax, lines, len(lines) + hatched, counts=counts, legend=legend)
+    full = [np.isfinite(line.content) & ((line.content != 0) | (not counts)) for line in lines]
+    used = np.flatnonzero(np.any(full, axis=0)) if full and len(axis) else np.array([], dtype=np.int64)
     if not len(used):
         ax.text(0.5, 0.5, "no entries in this range", transform=ax.transAxes, ha="center", fontsize=13)
     else:
         # empty ends of an axis that suits every sample are cut off
         ax.set_xlim(edges[used[0]], edges[used[-1] + 1])
-    ax.set_xlabel(axis.label or name)
-    width = float(np.diff(edges)[0])
-    unit = (axis.label or "").rpartition("[")[2].rstrip("]") if "[" in (axis.label or "") else ""
-    ax.set_ylabel(f"{histogram.label or 'Events'} / {width:.3g} {unit}".rstrip(), fontsize=None if legend else 14)
+    _name_categories(ax, axis)
+    ax.set_xlabel(_text(axis.label or axis.name or "value"))
+    ax.set_ylabel(_y_label(cell.histogram, axis), fontsize=None if legend else 14)
+    if cell.note:
+        ax.text(0.03, 0.95, cell.note, transform=ax.transAxes, va="top", fontsize=11)
     if legend:
         handles, names = ax.get_legend_handles_labels()
-        if hidden:
-            handles.append(Patch(facecolor="none", edgecolor="#8a8f98", hatch="////"))
-            names.append("blinded after the selection")
+        if hatched:
+            handles.append(Patch(**_HATCH))
+            names.append(_BLINDED)
         ax.legend(handles, names, loc="upper right")
 
 
+def _draw_plane(ax: Axes, cell: Cell, hidden: Ranges) -> None:
+    """Draw a cell with two dense axes as colours."""
+    x, y = cell.histogram.axes
+    content, _ = _content(cell.histogram)
+    content = np.where(_covered(x, hidden)[:, None] | _covered(y, hidden)[None], np.nan, content)
+    counts = cell.histogram.kind == "COUNT"
+    seen = content[np.isfinite(content) & ((content != 0) | (not counts))]
+    if len(seen):
+        logarithmic = counts and float(seen.min()) > 0 and float(seen.max()) > 10 * float(seen.min())
+        shown = np.where(content == 0, np.nan, content) if counts else content
+        norm = LogNorm(float(seen.min()), float(seen.max())) if logarithmic else None
+        image = ax.pcolormesh(_edges(x), _edges(y), shown.T, norm=norm, cmap="viridis", rasterized=True)
+        bar = ax.inset_axes((1.03, 0.0, 0.04, 1.0))
+        ax.figure.colorbar(image, cax=bar)
+        bar.tick_params(labelsize=10)
+    else:
+        ax.text(0.5, 0.5, "no entries in this range", transform=ax.transAxes, ha="center", fontsize=13)
+    _hatch(ax, x, hidden)
+    _hatch(ax, y, hidden, vertical=True)
+    ax.set_xlabel(_text(x.label or x.name or "value"))
+    ax.set_ylabel(_text(y.label or y.name or "value"), fontsize=14)
+    ax.set_title(cell.note, fontsize=12)
+
+
 @styled
-def control_histogram(histogram: Any, stamp: Stamp, *, hidden: Sequence[tuple[float, float]] = ()) -> Figure:  # noqa: ANN401
-    """Draw a control histogram before and after the selection.
+def control_histogram(histogram: Any, stamp: Stamp, *, hidden: Ranges = ()) -> Figure:  # noqa: ANN401
+    """Draw a control histogram with one dense axis.
 
     Parameters
     ----------
     histogram : hist.Hist
-        One continuous axis; category axes ``dataset`` (summed), ``selection`` (drawn one by one, the last as the
-        result) and at most one more (line styles).
+        Its category axes are lines; ``dataset`` is summed, and the last step of ``selection`` is drawn as the result.
     stamp : Stamp
     hidden : sequence of tuple of float
-        Ranges of the drawn axis that are blinded after the selection.
+        Windows that are blinded, GeV: bins of an axis of m_JJ that touch one are not drawn.
 
     Returns
     -------
     Figure
+
+    Raises
+    ------
+    ValueError
+        If it has another number of dense axes.
     """
+    cells = list(control_cells("", histogram))
+    if len(cells) != 1 or not cells[0].lines:
+        raise ValueError("control_histogram draws one dense axis; control_grid draws any")
     fig, axes = canvas(7.4, 5.8)
-    _draw(axes[0, 0], histogram, hidden, legend=True)
+    _draw(axes[0, 0], cells[0], hidden, legend=True)
     stamp_axes(axes[0, 0], stamp)
     return fig
 
 
 @styled
-def control_grid(
-    histograms: Mapping[str, Any],
-    stamp: Stamp,
-    *,
-    hidden: Mapping[str, Sequence[tuple[float, float]]] | None = None,
-    columns: int = 3,
-) -> Figure:
-    """Draw many control histograms on one canvas, all with the same categories.
+def control_grid(cells: Sequence[Cell], stamp: Stamp, *, hidden: Ranges = (), columns: int = 3) -> Figure:
+    """Draw many cells on one canvas.
 
     Parameters
     ----------
-    histograms : mapping of str to hist.Hist
-        By name.
+    cells : sequence of Cell
+        All with the same lines, which one legend explains, or all planes.
     stamp : Stamp
-    hidden : mapping, optional
-        By name, as for :func:`control_histogram`.
+    hidden : sequence of tuple of float
+        As for :func:`control_histogram`.
     columns : int
-        Cells a row.
+        Cells in a row.
 
     Returns
     -------
     Figure
+
+    Raises
+    ------
+    ValueError
+        If they have different lines.
     """
-    columns = min(columns, max(len(histograms), 1))
-    rows = max(1, math.ceil(len(histograms) / columns))
-    width, height = 4.9 * columns, 3.6 * rows + 1.3
+    if len({cell.lines for cell in cells}) != 1:
+        raise ValueError("cells with different lines share no legend")
+    planes = not cells[0].lines
+    columns = min(columns, len(cells))
+    rows = math.ceil(len(cells) / columns)
+    per_row = max(1, int(4.9 * columns / (3.0 if max(map(len, cells[0].lines), default=0) < 30 else 4.6)))
+    legend = 0.28 * math.ceil((len(cells[0].lines) + bool(hidden)) / per_row)
+    width, height = 4.9 * columns + (0.7 if planes else 0.0), 3.6 * rows + 1.3 + legend
     fig, axes = canvas(
-        width, height, rows=(1.0,) * rows, columns=columns, left=0.95, right=0.35, bottom=1.3, top=0.6,
-        wspace=0.3, hspace=0.32,
+        width, height, rows=(1.0,) * rows, columns=columns, left=0.95, right=1.0 if planes else 0.35,
+        bottom=1.0 + legend, top=0.9, wspace=0.55 if planes else 0.3, hspace=0.5 if planes else 0.36,
     )  # fmt: skip
     flat = list(axes.ravel())
-    for ax, (name, histogram) in zip(flat, histograms.items(), strict=False):
+    for ax, cell in zip(flat, cells, strict=False):
         ax.tick_params(labelsize=12)
-        _draw(ax, histogram, (hidden or {}).get(name, ()), legend=False)
+        if planes:
+            _draw_plane(ax, cell, hidden)
+        else:
+            _draw(ax, cell, hidden, legend=False)
         ax.xaxis.label.set_fontsize(14)
-    for ax in flat[len(histograms) :]:
+    labels = [ax.get_xlabel() for ax in flat[: len(cells)]]
+    for ax, cell, label in zip(flat, cells, labels, strict=False):
+        # two histograms of the same quantity are told apart by their names
+        if labels.count(label) > 1 and not planes:
+            ax.set_title(_text(cell.name.replace("_", " ")), fontsize=12)
+    for ax in flat[len(cells) :]:
         ax.remove()
     handles, names = flat[0].get_legend_handles_labels()
-    if hidden and any(hidden.values()):
-        handles.append(Patch(facecolor="none", edgecolor="#8a8f98", hatch="////"))
-        names.append("blinded after the selection")
-    # as many columns as fit, below all cells
-    fig.legend(handles, names, loc="lower center", ncols=max(1, int(width / 3.0)), bbox_to_anchor=(0.5, 0.0))
+    if hidden and any(measures_mjj(axis) for cell in cells for axis in cell.histogram.axes):
+        handles.append(Patch(**_HATCH))
+        names.append(_BLINDED)
+    if handles:
+        # as many columns as fit, below all cells
+        fig.legend(handles, names, loc="lower center", ncols=per_row, bbox_to_anchor=(0.5, 0.0))
     stamp_figure(fig, stamp, 0.95 / width, 1 - 0.38 / height)
-    return fig
-
-
-def _count(value: int | None) -> str:
-    return "" if value is None else f"\n{value:,} events".replace(",", " ")
-
-
-@styled
-def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
-    """Draw which events train, validate, close and score.
-
-    Parameters
-    ----------
-    counts : SplitCounts
-        Of one window.
-    stamp : Stamp, optional
-        None draws none, as documentation wants it.
-
-    Returns
-    -------
-    Figure
-    """
-    fig, axes = canvas(9.6, 6.2, left=0.35, right=0.35, top=0.45, bottom=0.2)
-    ax = axes[0, 0]
-    ax.set_axis_off()
-    ax.set_xlim(0, 100)
-    ax.set_ylim(0, 100)
-    low, high = counts.mass_range
-
-    def place(mass: float) -> float:
-        return 3.0 + 94.0 * (mass - low) / (high - low)
-
-    a, b = place(counts.window[0]), place(counts.window[1])
-
-    def box(x: float, y: float, w: float, h: float, text: str, colour: str, ink: str = INK) -> None:
-        shape = FancyBboxPatch(
-            (x, y), w, h, boxstyle="round,pad=0,rounding_size=1.2", facecolor=colour, edgecolor=INK, lw=1.0, zorder=2
-        )
-        ax.add_patch(shape)
-        ax.text(
-            x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=12, color=ink, zorder=3, linespacing=1.25
-        )
-
-    def arrow(start: tuple[float, float], end: tuple[float, float], **extra: Any) -> None:  # noqa: ANN401
-        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.2, **extra}, zorder=1)
-
-    # the spectrum with the window cut out
-    x = np.union1d(np.linspace(low, high, 200), counts.window)
-    y = 76 + 19 * np.exp(-3.2 * (x - low) / (high - low))
-    at = np.array([place(float(m)) for m in x])
-    inside = (x >= counts.window[0]) & (x <= counts.window[1])
-    ax.fill_between(at, 76, y, color=BLUE, alpha=0.3, lw=0)
-    ax.fill_between(at[inside], 76, 97, color="white", lw=0)
-    ax.fill_between(at[inside], 76, y[inside], color=RED, alpha=0.35, lw=0)
-    ax.plot(at, y, color=INK, lw=1.2)
-    ax.plot([3, 97], [76, 76], color=INK, lw=1.2)
-    for mass in (low, *counts.window, high):
-        ax.plot([place(mass)] * 2, [75, 76], color=INK, lw=1.2)
-        ax.text(place(mass), 74.4, f"{mass:g}", ha="center", va="top", fontsize=11)
-    ax.text(97, 80, r"$m_{JJ}$ [GeV]", ha="right", va="bottom", fontsize=12)
-    ax.text((a + b) / 2, 99, "window", ha="center", va="top", fontsize=13, color=RED)
-    ax.text(62, 90, "sidebands: all the rest", ha="left", va="center", fontsize=13, color="#2f5fc4")
-
-    pale, warm, plain = "#dbe7fe", "#fbdcdf", SHADE
-    box(3, 46, 19, 17, "train\nbackground model" + _count(counts.train), pale)
-    box(24, 46, 15, 17, "validate\nearly stopping" + _count(counts.validation), pale)
-    box(41, 46, 15, 17, "close\nnever fitted" + _count(counts.closure), pale)
-    box(64, 46, 33, 17, "data in the window\nnever seen by the background model" + _count(counts.in_window), warm)
-    box(3, 20, 31, 17, "template: generated\nat masses of the window" + _count(counts.template), plain)
-    folds = "" if counts.folds is None else f"{counts.folds} folds, "
-    box(
-        41,
-        20,
-        29,
-        17,
-        f"classifier: window against template\n{folds}each event scored by\nmodels that never saw it",
-        plain,
-    )
-    box(77, 20, 20, 17, "hunt: fit outside\nthe window,\ncount inside", plain)
-    ax.text(29.5, 65.5, "sideband events, split once", ha="center", va="center", fontsize=11.5, color="#2f5fc4")
-    arrow((12.5, 46), (12.5, 37.2))
-    arrow((31.5, 46), (31.5, 37.2), ls="--")
-    arrow((34, 28.5), (39.8, 28.5))
-    arrow((66.5, 46), (66.5, 37.2))
-    arrow((71, 28.5), (76.8, 28.5))
-    arrow((43, 46), (34.2, 37.4), ls="--")
-    ax.text(40.6, 40.6, "closure test", ha="left", va="center", fontsize=11)
-    # of the sidebands, the closure part alone says how often a cut passes
-    efficiency = "#2f5fc4"
-    ax.plot([56, 60, 60, 87], [51, 51, 41.6, 41.6], color=efficiency, lw=1.2, zorder=1)
-    arrow((87, 41.9), (87, 37.2), color=efficiency)
-    ax.text(77, 42.3, "efficiency of each cut", ha="center", va="bottom", fontsize=11, color=efficiency)
-    ax.text(
-        50, 9,
-        "All sideband events get a score; the fit after a cut uses the closure part alone.\n"
-        "Truth labels, where they exist, are read by the signal injection and the metrics alone.",
-        ha="center", va="center", fontsize=11.5,
-    )  # fmt: skip
-    if stamp is not None:
-        stamp_axes(ax, stamp)
     return fig

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 import hist
@@ -59,27 +61,38 @@ def scan_figures(run: RunFiles, album: Album) -> list[Picture]:
 
 
 def control_figures(run: RunFiles, album: Album) -> list[Picture]:
-    """Draw the control histograms."""
+    """Draw the control histograms, those with the same lines on one canvas."""
     path = run.directory.skim_hists
     read_json(path)  # for its clear errors
+    groups: dict[tuple[str, ...], list[plots.Cell]] = {}
     with reading(path):
         raw = json.loads(path.read_text(encoding="utf-8"), object_hook=uhi.io.json.object_hook)
-        found = {str(name): hist.Hist(h) for name, h in raw.items()}
-        drawable = {n: h for n, h in found.items() if sum(a.traits.continuous for a in h.axes) == 1}
-        extra = {"dataset", "selection"}
-        hidden = {n: [w.sr for w in run.windows] for n, h in drawable.items() if run.blind and "mjj" in h.axes.name}
-        plain = {n: h for n, h in drawable.items() if {a.name for a in h.axes if not a.traits.continuous} <= extra}
-        jets = {n: h for n, h in drawable.items() if n not in plain}
-        figures = []
-        words = "All events with two jets, and the selected ones." + (" Hatched: blinded." if hidden else "")
-        for slug, title, group in (
-            ("control_events", "Control histograms of events", plain),
-            ("control_jets", "Control histograms of jets", jets),
-        ):
-            if group:
-                figure = plots.control_grid(group, run.stamp, hidden=hidden)
-                figures.append(album.add(slug, figure, title, words, ("skim/hists.json",), wide=True))
+        for name, one in raw.items():
+            for cell in plots.control_cells(str(name), hist.Hist(one)):
+                groups.setdefault(cell.lines, []).append(cell)
+        figures: list[Picture] = []
+        for lines, cells in groups.items():
+            figure = plots.control_grid(cells, run.stamp, hidden=run.hidden)
+            slug, title, words = _control_words(lines, cells, [f.slug for f in figures])
+            words += " Hatched: blinded." if run.blind else ""
+            figures.append(album.add(slug, figure, title, words.strip(), ("skim/hists.json",), wide=True))
     return figures
+
+
+def _control_words(lines: tuple[str, ...], cells: Sequence[plots.Cell], taken: Sequence[str]) -> tuple[str, str, str]:
+    """Return slug, title and caption of control histograms with these lines, by the axes that they are lines of."""
+    axes = cells[0].histogram.axes
+    names = (
+        [axes[i].name for i in cells[0].choices[0] if axes[i].name not in {"dataset", "selection", ""}] if lines else []
+    )
+    known = {(): ("control_events", "events"), ("jet",): ("control_jets", "jets")}
+    stem, of = known.get(tuple(names), ("control_" + re.sub(r"\W", "_", "_".join(names)), " and ".join(names)))
+    if not lines:
+        stem, of = "control_planes", "two axes"
+    slug = next(s for s in itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(2))) if s not in taken)
+    selected = any(axis.name == "selection" for axis in axes)
+    words = "All events that the processor fills them with, and the selected ones." if selected else ""
+    return slug, f"Control histograms of {of}", words
 
 
 def window_figures(run: RunFiles, files: WindowFiles, album: Album) -> tuple[list[Picture], list[str]]:

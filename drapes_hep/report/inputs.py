@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +18,9 @@ import pyarrow.parquet as pq
 from drapes_hep import plots
 from drapes_hep.config import PlotConfig
 from drapes_hep.errors import ConfigError, RunDirectoryError
+from drapes_hep.events.blinding import in_ranges
 from drapes_hep.files import read_json
-from drapes_hep.regions import Window, blinded
-from drapes_hep.results import blinded_results
+from drapes_hep.regions import Window
 from drapes_hep.rundir import RunDirectory
 
 __all__ = [
@@ -175,8 +174,7 @@ class RunFiles:
     ----------
     directory : RunDirectory
     manifest, results, hunt, skim : mapping
-        ``manifest.json``, ``results.json``, ``hunt.json``, ``skim/skim.json``; on a blinded page
-        without what that hides.
+        ``manifest.json``, ``results.json``, ``hunt.json``, ``skim/skim.json``.
     config : mapping
         The configuration, as the manifest holds it; the figures' words and the blinding are those of the page.
     windows : tuple of WindowFiles
@@ -185,6 +183,8 @@ class RunFiles:
         What the figures say above their axes.
     blind : bool
         Nothing in any window may be drawn.
+    hidden : tuple of tuple of float
+        The windows that are hidden, GeV: all of the search, hunted or not; none if not blind.
     """
 
     directory: RunDirectory
@@ -196,6 +196,7 @@ class RunFiles:
     windows: tuple[WindowFiles, ...]
     stamp: plots.Stamp
     blind: bool
+    hidden: tuple[tuple[float, float], ...]
 
     @cached_property
     def events(self) -> Columns:
@@ -234,26 +235,10 @@ class RunFiles:
 
     def covered(self, mjj: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Say what a blinded run may not draw: masses in any window."""
-        return blinded(mjj, [files.window for files in self.windows])
+        return in_ranges(mjj, self.hidden)
 
 
-def _blinded_hunt(hunt: Mapping[str, Any], windows: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Take every bin that a window touches out of the counts."""
-    edges = hunt["edges"]
-    touched = [any(hi > a and lo < b for a, b in windows) for lo, hi in itertools.pairwise(edges)]
-
-    def kept(counts: Sequence[float | None]) -> list[float | None]:
-        return [None if hidden else count for count, hidden in zip(counts, touched, strict=True)]
-
-    shown = [
-        {**w, "working_points": [{**p, "counts": kept(p["counts"])} for p in w["working_points"]]}
-        for w in hunt["windows"]
-    ]
-    # the fit of the whole spectrum follows its counts
-    return {**hunt, "counts": kept(hunt["counts"]), "windows": shown, "toys": None, "global_background": None}
-
-
-def load_run(path: Path, words: Mapping[str, Any] | None = None, blind: bool = False) -> RunFiles:
+def load_run(path: Path, words: Mapping[str, Any] | None = None) -> RunFiles:
     """Read a run directory whose hunt is done.
 
     Parameters
@@ -262,8 +247,6 @@ def load_run(path: Path, words: Mapping[str, Any] | None = None, blind: bool = F
         The run directory.
     words : mapping, optional
         ``plots`` of a configuration, in place of the run's own.
-    blind : bool
-        Hide what blinding hides, although the run is not blinded.
 
     Raises
     ------
@@ -283,12 +266,6 @@ def load_run(path: Path, words: Mapping[str, Any] | None = None, blind: bool = F
         plot_words = PlotConfig.model_validate(config.get("plots") or {})
         sqrt_s = (config.get("mass") or {}).get("sqrt_s")
         stamp = plots.Stamp.from_config(plot_words, None if sqrt_s is None else float(sqrt_s))
-    if blind and not results.get("blind"):
-        with reading(directory.results):
-            results = blinded_results(results)
-            covered = [(float(w["sr"][0]), float(w["sr"][1])) for w in results["windows"]]
-        with reading(directory.hunt):
-            hunt = _blinded_hunt(hunt, covered)
     with reading(directory.hunt):
         by_window = {(float(w["sr"][0]), float(w["sr"][1])): w for w in hunt["windows"]}
         counts = [c for w in hunt["windows"] for p in w["working_points"] for c in p["counts"]]
@@ -316,4 +293,8 @@ def load_run(path: Path, words: Mapping[str, Any] | None = None, blind: bool = F
     blind = bool(results.get("blind", config.get("blind", True))) or any(c is None for c in counts)
     config["blind"] = blind
     windows.sort(key=lambda files: files.window)
-    return RunFiles(directory, manifest, config, results, hunt, skim, tuple(windows), stamp, blind)
+    with reading(directory.skim_info):
+        hidden = tuple((float(low), float(high)) for low, high in skim["hidden"]) if blind else ()
+    if blind and not {files.sr for files in windows} <= set(hidden):
+        raise RunDirectoryError(f"{directory.skim_info}: was not made blind, and the results are; run the skim again")
+    return RunFiles(directory, manifest, config, results, hunt, skim, tuple(windows), stamp, blind, hidden)

@@ -42,11 +42,12 @@ from drapes_hep.report.sections import (
 )
 from drapes_hep.report.tables import write_tables
 from drapes_hep.report.values import foremost, passing, quality_points, roc
+from drapes_hep.report.words import null
 
 __all__ = ["write_report"]
 
 
-def write_report(run: Path, words: Mapping[str, Any] | None = None, blind: bool = False) -> Path:
+def write_report(run: Path, words: Mapping[str, Any] | None = None) -> Path:
     """Write figures, tables and the page of a run.
 
     Parameters
@@ -56,8 +57,6 @@ def write_report(run: Path, words: Mapping[str, Any] | None = None, blind: bool 
         ``report`` is written.
     words : mapping, optional
         ``plots`` of a configuration, in place of the run's own.
-    blind : bool
-        Draw the page blinded, although the run is not.
 
     Returns
     -------
@@ -69,7 +68,7 @@ def write_report(run: Path, words: Mapping[str, Any] | None = None, blind: bool 
     RunDirectoryError
         If a file is missing, damaged, or not as the contract says.
     """
-    loaded = load_run(Path(run), words, blind)
+    loaded = load_run(Path(run), words)
     folder = loaded.directory.path / "report"
     album = Album(folder / "figures")
     content = _content(loaded, album)
@@ -130,7 +129,11 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "version": drapes_hep.__version__,
             "checks": checks(run, passed),
             "provenance": provenance(run),
-            "inputs": sorted((run.manifest.get("inputs") or {}).items()),
+            # a hash changes with every event of a file
+            "inputs": [
+                (path, null("in manifest.json") if run.blind else digest)
+                for path, digest in sorted((run.manifest.get("inputs") or {}).items())
+            ],
             "costs": cost_rows(run),
             "versions": version_lines(run),
             "config": yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),

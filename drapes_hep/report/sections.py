@@ -96,7 +96,7 @@ def accounting_cards(run: RunFiles) -> list[Row]:
     accounting = run.results.get("accounting") or {}
     files = run.skim.get("files") or []
     return [
-        _card(key, optional_integer(accounting.get(key)), more)
+        _card(key, optional_integer(accounting.get(key), "blinded" if run.blind and key != "lost" else ""), more)
         for key, more in (
             ("requested", f"events in {len(files)} file{'' if len(files) == 1 else 's'}"),
             ("processed", "events"),
@@ -198,8 +198,8 @@ def quality_rows(run: RunFiles) -> list[Row]:
         {
             "window": w.title,
             "name": w.template.get("name") or "–",
-            "n": optional_integer(w.template.get("n")),
-            "truth": plus_minus(w.template.get("auc_vs_truth"), 3, "no labels"),
+            "n": optional_integer(w.template.get("n"), "blinded" if run.blind else ""),
+            "truth": plus_minus(w.template.get("auc_vs_truth"), 3, "blinded" if run.blind else "no labels"),
             "sidebands": plus_minus(w.template.get("auc_vs_sideband_closure"), 3, "not measured"),
             "pseudo": _pseudo(w),
         }
@@ -255,7 +255,7 @@ def split_rows(run: RunFiles) -> list[Row]:
                 "train": optional_integer(counts.train),
                 "validation": optional_integer(counts.validation),
                 "closure": optional_integer(counts.closure),
-                "template": optional_integer(counts.template),
+                "template": optional_integer(counts.template, "blinded" if run.blind else ""),
                 "data": optional_integer(counts.in_window, "blinded" if run.blind else ""),
             }
         )

@@ -79,8 +79,10 @@ def cutflow(run: RunFiles) -> list[Step]:
     set_aside = [s for s in steps if s.name == "not_injected" and s.events > 0]
     if not set_aside or not kept:
         return kept
-    processed = float(run.skim["accounting"]["processed"])
-    return [Step("in_files", processed, kept[0].weight + sum(s.weight for s in set_aside)), *set_aside, *kept]
+    whole = [kept[0], *set_aside]
+    processed = run.skim["accounting"]["processed"]
+    events = sum(s.events for s in whole) if processed is None else float(processed)
+    return [Step("in_files", events, sum(s.weight for s in whole)), *set_aside, *kept]
 
 
 def best(run: RunFiles, inclusive: bool = False) -> tuple[WindowFiles, Point] | None:
@@ -304,6 +306,12 @@ def passing(run: RunFiles, files: WindowFiles) -> list[plots.Passing]:
 def split_counts(run: RunFiles, files: WindowFiles) -> plots.SplitCounts:
     """Count which events of a window's search do what."""
     parts = (files.training or {}).get("events") or {}
+    if run.blind and parts:
+        # sidebands of one window hold other windows' data
+        split = read_columns(files.folder / "split.parquet", ("event_id", "part"))
+        events = run.events
+        seen = split["part"][np.isin(split["event_id"], events["event_id"][~run.covered(events["mjj"])])]
+        parts = {name: int((seen == i).sum()) for i, name in enumerate(("train", "validation", "closure"))}
     return plots.SplitCounts(
         files.sr,
         (files.window.range_lo, files.window.range_hi),

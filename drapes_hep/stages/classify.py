@@ -1,7 +1,12 @@
-"""Stage classify: data against template, out-of-fold scores of every event, and the template's quality."""
+"""Stages classify and quality: data against template, out-of-fold scores of every event; the template's quality.
+
+Scores are the same whether a run is blinded or not. The quality is measured with what may be seen: in a blinded run
+with events outside all windows, so that unblinding measures it again and trains no classifier of the search.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,7 @@ from drapes_hep.cwola.classifiers import Trees, find_classifier, load_classifier
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.errors import FitError, RunDirectoryError
+from drapes_hep.events.blinding import in_ranges
 from drapes_hep.events.loading import source_hashes
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
 from drapes_hep.files import write_json
@@ -25,7 +31,7 @@ from drapes_hep.stages.model import generate_stage, pseudo_window
 from drapes_hep.stamps import Stage, run_stage
 from drapes_hep.templates.model import CLOSURE
 
-__all__ = ["classify", "classify_stage", "sample_of", "truth_metrics"]
+__all__ = ["classify", "classify_stage", "quality_stage", "sample_of", "truth_metrics"]
 
 _QUALITY_ENSEMBLE = 3
 """Trees a fold where two samples are compared: more change the AUC by less than its uncertainty."""
@@ -71,12 +77,8 @@ def sample_of(
 
 def classify_stage(context: Context, window: Window) -> Stage:
     """Describe the stage: what decides a window's scores."""
-    config, folder, pseudo = context.config, context.run.window(window), pseudo_window(context, window)
-    reads = [context.run.events, folder / "template.parquet", folder / "closure.parquet", folder / "split.parquet"]
-    if pseudo is not None:
-        reads.append(folder / "pseudo.parquet")
-    if config.data.labels:
-        reads.append(context.run.truth)
+    config, folder = context.config, context.run.window(window)
+    reads = [context.run.events, folder / "template.parquet", folder / "split.parquet"]
     # editing a classifier of one's own makes old scores stale
     sources = list(source_hashes(find_classifier(config.cwola.classifier)))
     return Stage(
@@ -84,17 +86,32 @@ def classify_stage(context: Context, window: Window) -> Stage:
         config.model_dump(mode="json"),
         ("cwola", "constituents", "features", "seed", "mass.range", "template.method"),
         lambda: reads,
-        other={
-            "classifier's source": sources,
-            "classifier's features": config.classifier_features,
-            "pseudo-window": pseudo,
-        },
+        other={"classifier's source": sources, "classifier's features": config.classifier_features},
         after=(generate_stage(context, window),),
     )
 
 
+def quality_stage(context: Context, window: Window) -> Stage:
+    """Describe the stage: what decides the quality of a window's template, and the metrics of its scores."""
+    config, folder, pseudo = context.config, context.run.window(window), pseudo_window(context, window)
+    names = ["template.parquet", "closure.parquet", "split.parquet", "scores.parquet"]
+    reads = [context.run.events, *(folder / name for name in names)]
+    if pseudo is not None:
+        reads.append(folder / "pseudo.parquet")
+    if config.data.labels and not config.blind:
+        reads.append(context.run.truth)
+    return Stage(
+        f"quality.{window.name}",
+        config.model_dump(mode="json"),
+        ("cwola.folds", "features", "seed", "template.method"),
+        lambda: reads,
+        other={"pseudo-window": pseudo, "hidden windows": [list(edges) for edges in context.hidden]},
+        after=(classify_stage(context, window),),
+    )
+
+
 def classify(context: Context, window: Window) -> None:
-    """Score a window, its sidebands and its template, unless it is done.
+    """Score a window, its sidebands and its template, and measure the template's quality, unless it is done.
 
     Raises
     ------
@@ -102,6 +119,7 @@ def classify(context: Context, window: Window) -> None:
         If a file of an earlier stage is missing or a fold stays empty.
     """
     run_stage(context.run, classify_stage(context, window), lambda: _classify(context, window), context.reporter)
+    run_stage(context.run, quality_stage(context, window), lambda: _quality(context, window), context.reporter)
 
 
 def _classify(context: Context, window: Window) -> list[Path]:
@@ -138,14 +156,15 @@ def _classify(context: Context, window: Window) -> list[Path]:
                 advance=advance,
             )
         except FitError as error:
-            raise FitError(f"window {window.name}: {error}") from error
+            # the number of events that are too few is that of the window
+            said = re.sub(r"\b\d+ events", "the events", str(error)) if config.blind else str(error)
+            raise FitError(f"window {window.name}: {said}") from error
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
     _write_scores(folder, events, inside, outside, (data, sidebands), scores, split)
     kept = {name: template[name] for name in ("event_id", "parent_id", "mjj", "weight")}
     kept |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
     write_skim(folder / "template_scores.parquet", kept)
-    write_json(folder / "quality.json", _quality(context, window, events, template, inside, scores["data"]))
-    return [folder / "scores.parquet", folder / "template_scores.parquet", folder / "quality.json"]
+    return [folder / "scores.parquet", folder / "template_scores.parquet"]
 
 
 def _write_scores(
@@ -196,34 +215,35 @@ def _two_sample_auc(
     return {"value": found.value, "error": found.error}
 
 
-def _quality(
-    context: Context,
-    window: Window,
-    events: Skim,
-    template: Skim,
-    inside: npt.NDArray[np.bool_],
-    data_scores: Scores,
-) -> dict[str, Any]:
+def _quality(context: Context, window: Window) -> list[Path]:
     config, folder = context.config, context.run.window(window)
+    columns = ("event_id", "mjj", "weight", *config.features)
+    events = read_skim(context.run.events, columns)
+    template = read_skim(folder / "template.parquet", (*columns, "parent_id"))
+    # hidden events take part in nothing below, and no number of the template's may say how many they are
+    blind = config.blind
+
+    def seen(table: Skim) -> npt.NDArray[np.bool_]:
+        return ~in_ranges(table["mjj"], context.hidden)
 
     def sample(table: Skim, chosen: npt.NDArray[Any] | None = None) -> Sample:
         return sample_of(table, config.features, config.cwola.folds, config.seed, chosen)
 
-    columns = ("event_id", "parent_id", "mjj", "weight", *config.features)
+    def against(name: str, chosen: npt.NDArray[np.bool_]) -> dict[str, float] | None:
+        made = read_skim(folder / f"{name}.parquet", (*columns, "parent_id"))
+        return _two_sample_auc(context, window, name, sample(events, chosen & seen(events)), sample(made, seen(made)))
+
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
     held = np.isin(events["event_id"], np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE])
-    closure = read_skim(folder / "closure.parquet", columns)
     quality: dict[str, Any] = {
         "template": {
             "name": config.template.method,
-            "n": len(template),
+            "n": None if blind else len(template),
             "strength": template.metadata.get("strength"),
             "steps_left": template.metadata.get("steps_left"),
-            "lost": template.metadata.get("lost") or None,
+            "lost": None if blind else template.metadata.get("lost") or None,
             "auc_vs_truth": None,
-            "auc_vs_sideband_closure": _two_sample_auc(
-                context, window, "closure", sample(events, held), sample(closure)
-            ),
+            "auc_vs_sideband_closure": against("closure", held),
             "auc_vs_pseudo_window": None,
         },
         "metrics": None,
@@ -232,25 +252,34 @@ def _quality(
     }
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
-        mjj = np.asarray(events["mjj"])
-        there = (mjj >= pseudo[0]) & (mjj < pseudo[1])
-        second = read_skim(folder / "pseudo.parquet", columns)
-        found = _two_sample_auc(context, window, "pseudo", sample(events, there), sample(second))
+        found = against("pseudo", in_ranges(events["mjj"], [pseudo]))
         quality["template"]["auc_vs_pseudo_window"] = None if found is None else {**found, "window": list(pseudo)}
-    if not config.data.labels:
-        return quality
+    if config.data.labels and not blind:
+        quality |= _truth_quality(context, window, events, quality["template"], sample(template))
+    write_json(folder / "quality.json", quality)
+    return [folder / "quality.json"]
+
+
+def _truth_quality(
+    context: Context, window: Window, events: Skim, quality: dict[str, Any], template: Sample
+) -> dict[str, Any]:
+    """Measure what labels allow in the window: the template against true background, and the scores' metrics."""
+    config, folder = context.config, context.run.window(window)
+    inside = window.in_signal_region(events["mjj"])
     label = read_truth(context.run.truth).truth_for(np.asarray(events["event_id"])[inside])
-    true_background = np.flatnonzero(inside)[label == 0]
-    quality["template"]["auc_vs_truth"] = _two_sample_auc(
-        context, window, "truth", sample(events, true_background), sample(template)
-    )
-    quality["n_signal_truth"] = int(label.sum())
+    background = sample_of(events, config.features, config.cwola.folds, config.seed, np.flatnonzero(inside)[label == 0])
+    out: dict[str, Any] = {
+        "template": {**quality, "auc_vs_truth": _two_sample_auc(context, window, "truth", background, template)},
+        "n_signal_truth": int(label.sum()),
+    }
     if 0 < label.sum() < len(label):
-        score, weight = ranking(data_scores), np.asarray(events["weight"])[inside]
+        scores = read_skim(folder / "scores.parquet", ("region", "score", "tail"))
+        rows = np.asarray(scores["region"]) == 1
+        score = ranking(Scores(np.asarray(scores["score"])[rows], np.asarray(scores["tail"])[rows]))
+        weight = np.asarray(events["weight"])[inside]
         curve = roc(score, label == 1, weight)
-        quality["metrics"] = truth_metrics(curve, auc(score, label == 1, weight))
-        quality["roc"] = _thinned(curve)
-    return quality
+        out |= {"metrics": truth_metrics(curve, auc(score, label == 1, weight)), "roc": _thinned(curve)}
+    return out
 
 
 def truth_metrics(curve: Roc, area: Estimate) -> dict[str, dict[str, float] | None]:

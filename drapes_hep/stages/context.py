@@ -81,6 +81,11 @@ class Context:
             reporter or Reporter(quiet=True),
         )
 
+    @property
+    def hidden(self) -> tuple[tuple[float, float], ...]:
+        """The windows that blinding hides, as edges in GeV: all of the search, or none."""
+        return tuple((window.lo, window.hi) for window in self.windows) if self.config.blind else ()
+
 
 def choose_device(name: str) -> str:
     """Turn ``auto`` into a device; refuse one that is not there.

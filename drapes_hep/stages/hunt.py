@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hist
 import numpy as np
 import numpy.typing as npt
-import uhi.io.json
-import uproot
 
 from drapes_hep.bumphunt.expectation import WindowHunt, hunt_window
 from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, set_overlaps
 from drapes_hep.bumphunt.toys import GlobalSignificance, background_model, global_significance
-from drapes_hep.errors import DrapesError, FitError, RunDirectoryError
-from drapes_hep.events.features import check_features
-from drapes_hep.events.skims import Skim, read_skim
-from drapes_hep.files import atomic_path, write_json
+from drapes_hep.errors import DrapesError, FitError
+from drapes_hep.events.skims import read_skim
+from drapes_hep.files import write_json
 from drapes_hep.mass import fit_spectrum
 from drapes_hep.regions import Window
 from drapes_hep.results import global_record, results_record, window_record
 from drapes_hep.rng import stage_seed
-from drapes_hep.stages.classify import classify_stage
-from drapes_hep.stages.context import Context, load_events, read_record, unweighted
+from drapes_hep.rundir import RunDirectory
+from drapes_hep.stages.classify import quality_stage
+from drapes_hep.stages.context import Context, read_record, unweighted
+from drapes_hep.stages.histograms import write_histograms
 from drapes_hep.stages.model import mass_edges
 from drapes_hep.stamps import Stage, run_stage
 from drapes_hep.templates.model import CLOSURE
@@ -41,8 +38,9 @@ def hunt_stage(context: Context, windows: Sequence[Window]) -> Stage:
     reads = [directory.events, directory.skim_info, directory.skim_hists]
     for window in windows:
         folder = directory.window(window)
-        reads += [folder / name for name in ("scores.parquet", "template_scores.parquet", "quality.json")]
-        reads.append(folder / "template.parquet")
+        reads += [folder / name for name in ("scores.parquet", "quality.json")]
+        if not context.config.blind:  # nothing is made of a hidden window's template
+            reads += [folder / name for name in ("template_scores.parquet", "template.parquet")]
     config = context.config.model_dump(mode="json")
     return Stage(
         "hunt",
@@ -56,7 +54,7 @@ def hunt_stage(context: Context, windows: Sequence[Window]) -> Stage:
         },
         # all that stands before it was checked against this configuration; where the data lie is the skim's to say
         noted=tuple(name for name in config if name != "data"),
-        after=tuple(classify_stage(context, window) for window in windows),
+        after=tuple(quality_stage(context, window) for window in windows),
     )
 
 
@@ -94,7 +92,6 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
         scores = read_skim(directory.window(window) / "scores.parquet", ("event_id", "mjj", "weight", "tail", "part"))
         unweighted(scores["weight"], f"window {window.name}")
         mjj, tail = np.asarray(scores["mjj"]), np.asarray(scores["tail"])
-        template = read_skim(directory.window(window) / "template_scores.parquet", ("event_id", "fold"))
         # every window's table holds the same events in the same order: those in the range
         masses = mjj
         points = config.hunt.background_efficiencies
@@ -110,7 +107,7 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
                 shape=config.mass.fit,
                 sqrt_s=config.mass.sqrt_s,
                 min_events=config.hunt.min_events,
-                template_sizes=np.bincount(np.asarray(template["fold"])).tolist(),
+                template_sizes=None if config.blind else _template_sizes(directory, window),
                 blind=config.blind,
             )
         )
@@ -122,7 +119,13 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
     write_json(directory.hunt, _hunt_record(context, edges, shown, hunts, found))
     record = _results(context, hunts, found)
     write_json(directory.results, record)
-    return [directory.hunt, directory.results, *_write_histograms(context, windows, shown, hunts)]
+    return [directory.hunt, directory.results, *write_histograms(context, windows, shown, hunts)]
+
+
+def _template_sizes(directory: RunDirectory, window: Window) -> list[int]:
+    """Count a window's template events in each fold."""
+    template = read_skim(directory.window(window) / "template_scores.parquet", ("event_id", "fold"))
+    return np.bincount(np.asarray(template["fold"])).tolist()  # type: ignore[no-any-return, unused-ignore]
 
 
 def _global(
@@ -209,98 +212,3 @@ def _results(context: Context, hunts: Sequence[WindowHunt], found: GlobalSignifi
         records.append(window_record(hunted, None if config.blind else observed, quality))
     accounting = read_record(directory.skim_info, "accounting")["accounting"]
     return results_record(accounting, records, global_record(found, config.hunt.toys), config.blind)
-
-
-def _write_histograms(
-    context: Context,
-    windows: Sequence[Window],
-    counts: Sequence[SelectedCounts],
-    hunts: Sequence[WindowHunt],
-) -> list[Path]:
-    """Write every histogram twice: as TH1 and TH2 for ROOT users, as uhi JSON for everybody else."""
-    directory = context.run
-    hists: dict[str, hist.Hist] = {}
-    for name, record in read_record(directory.skim_hists).items():
-        control = _control(directory.skim_hists, name, record)
-        for selection in ("before", "after"):
-            parts = _without_categories(f"control_{name}_{selection}", control[{"selection": selection}])
-            if name == "mjj" and context.config.blind:
-                parts = {f"{key}_blinded": _blinded(one, context.windows) for key, one in parts.items()}
-            hists |= parts
-    features = check_features(context.config.features)
-    for window, count, hunted in zip(windows, counts, hunts, strict=True):
-        key = window.name.replace("-", "_")
-        template = load_events(directory.window(window) / "template.parquet", context.config.features)
-        for row, point in zip(count.nested, hunted.working_points, strict=True):
-            cut = f"{point.background_efficiency:g}"
-            blinded = "_blinded" if count.hidden.any() else ""
-            hists[f"mjj_{key}_eff{cut}{blinded}"] = _mass_histogram(count.edges, row, row)
-            if point.spectrum is not None and point.spectrum_error is not None:
-                hists[f"mjj_expected_{key}_eff{cut}"] = _mass_histogram(
-                    count.edges, point.spectrum, point.spectrum_error**2
-                )
-        for feature in features:
-            axis = hist.axis.Regular(feature.bins, *feature.range, name=feature.name, label=feature.axis_label)
-            one = hist.Hist(axis, storage="weight")
-            one.fill(np.asarray(template[feature.name]), weight=np.asarray(template["weight"]))
-            hists[f"template_{key}_{feature.name}"] = one
-        hists[f"template_{key}_mjj_{features[0].name}"] = _plane(template, features[0].name, window)
-    with atomic_path(directory.path / "hists.root") as temporary, uproot.recreate(temporary) as file:
-        for name, one in hists.items():
-            file[name.replace(".", "p")] = one
-    records = {name: json.loads(json.dumps(one, default=uhi.io.json.default)) for name, one in hists.items()}
-    with atomic_path(directory.path / "hists.json") as temporary:
-        temporary.write_text(json.dumps(records), encoding="utf-8")
-    return [directory.path / "hists.root", directory.path / "hists.json"]
-
-
-def _control(path: Path, name: str, record: Mapping[str, Any]) -> hist.Hist:
-    try:
-        return hist.Hist(json.loads(json.dumps(record), object_hook=uhi.io.json.object_hook))
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunDirectoryError(f"{path}: '{name}' is no histogram; delete it and run `drapes skim` again") from error
-
-
-def _without_categories(name: str, one: hist.Hist) -> dict[str, hist.Hist]:
-    """Split a histogram over its category axes, which ROOT has no word for."""
-    for axis in one.axes:
-        if isinstance(axis, hist.axis.StrCategory):
-            parts: dict[str, hist.Hist] = {}
-            for value in axis:
-                # one dataset needs no name of its own
-                suffix = f"_{value}" if len(axis) > 1 or axis.name != "dataset" else ""
-                parts |= _without_categories(name + suffix, one[{axis.name: value}])
-            return parts
-    return {name: one}
-
-
-def _blinded(one: hist.Hist, windows: Sequence[Window]) -> hist.Hist:
-    """Empty every bin that a window touches."""
-    edges = one.axes[0].edges
-    hidden = np.any([(edges[1:] > window.lo) & (edges[:-1] < window.hi) for window in windows], axis=0)
-    copy = one.copy()
-    view = copy.view()
-    view["value"][hidden] = 0.0
-    view["variance"][hidden] = 0.0
-    return copy
-
-
-def _mass_histogram(edges: FloatArray, values: FloatArray, variances: FloatArray) -> hist.Hist:
-    one = hist.Hist(hist.axis.Variable(edges, name="mjj", label=r"$m_{JJ}$ [GeV]"), storage="weight")
-    # hidden bins were never counted: they stay empty
-    view = one.view()
-    view["value"], view["variance"] = np.nan_to_num(values), np.nan_to_num(variances)
-    return one
-
-
-def _plane(template: Skim, name: str, window: Window) -> hist.Hist:
-    feature = check_features([name])[0]
-    one = hist.Hist(
-        hist.axis.Regular(40, window.lo, window.hi, name="mjj", label=r"$m_{JJ}$ [GeV]"),
-        hist.axis.Regular(feature.bins, *feature.range, name=name, label=feature.axis_label),
-        storage="weight",
-    )
-    one.fill(
-        mjj=np.asarray(template["mjj"]), weight=np.asarray(template["weight"]), **{name: np.asarray(template[name])}
-    )
-    return one

@@ -16,7 +16,7 @@ from drapes_hep.stamps import check_current, first_difference, read_stamp, shown
 __all__ = ["own_configuration", "report"]
 
 _OF_THE_PAGE = {"plots", "blind"}
-"""What a page may show otherwise than the run was made."""
+"""What says how a page is drawn; ``blind`` is compared with the results."""
 
 
 def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
@@ -27,7 +27,7 @@ def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
     run : RunDirectory
         Its hunt is done.
     config : mapping, optional
-        A configuration as JSON values, for its ``plots`` and ``blind``; it must be the run's in everything else.
+        A configuration as JSON values, for its ``plots``; it must be the run's in everything else.
 
     Returns
     -------
@@ -37,8 +37,8 @@ def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
     Raises
     ------
     RunDirectoryError
-        If the configuration is another search's, the run is blinded and the page shall not be, or a stage was run
-        again since the hunt.
+        If the configuration is another search's, it is blind and the run is not or the other way round, or a stage was
+        run again since the hunt.
     """
     check_current(run, "hunt")
     if config is None:
@@ -48,10 +48,16 @@ def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
     blinded = isinstance(results, dict) and bool(results.get("blind"))
     if blinded and not config.get("blind"):
         raise RunDirectoryError(
-            f"{run.path}: the hunt was blinded, so there is nothing to show; run `drapes hunt --unblind` first, or draw"
+            f"{run.path}: the run is blinded, so there is nothing to show; run `drapes run --unblind` first, or draw"
             " the page with --set blind=true"
         )
-    return write_report(run.path, config.get("plots"), bool(config.get("blind")))
+    if config.get("blind") and not blinded:
+        # its fits and its account hold what the windows hold: leaving out figures would not undo that
+        raise RunDirectoryError(
+            f"{run.path}: the run is not blinded, so no page of it can be; run `drapes run --set blind=true` first, or"
+            " draw the page with --unblind"
+        )
+    return write_report(run.path, config.get("plots"))
 
 
 def own_configuration(run: RunDirectory) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, InputError, UsersCode, reason_of
+from drapes_hep.events.blinding import Blinding, empty_hidden_bins, measures_mjj
 from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
 from drapes_hep.events.loading import class_sources, load_processor, processor_folders
@@ -72,6 +73,8 @@ def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None) -> Sta
         reads,
         other={
             "trees": sorted(trees.values()),
+            # the events are the same, their histograms and numbers are not
+            "hidden windows": [list(edges) for edges in context.hidden],
             "processor's source": [file_hash(path) for path in class_sources(load_selection(config))],
         },
         noted=("data",),
@@ -270,11 +273,16 @@ def run_selection(
     processor_class: Foreign,
     dropped: npt.NDArray[np.int64],
     reading: Reading,
+    hidden: Sequence[tuple[float, float]] = (),
 ) -> tuple[Foreign, RunReport]:
-    """Run the configuration's selection over files, without some signal events; gives its output and the account."""
+    """Run the configuration's selection over files, without some signal events; gives its output and the account.
+
+    With ``hidden`` windows (GeV), all but the rows of the skim is made of the events outside them.
+    """
+    selection = SignalInjection(make_processor(context.config, processor_class), dropped)
     return run(
         fileset,
-        SignalInjection(make_processor(context.config, processor_class), dropped),
+        Blinding(selection, hidden) if hidden else selection,
         executor=context.executor,
         workers=context.workers,
         chunksize=context.config.data.chunksize,
@@ -290,7 +298,8 @@ def _work(context: Context, processor_class: Foreign) -> list[Path]:
     whole = config.data.truth is None or config.signal.inject is not None
     truth = all_truth(config) if whole else read_truth(str(config.data.truth))
     dropped = np.empty(0, dtype=np.int64) if truth is None else _dropped(config, truth)
-    output, report = run_selection(context, fileset, processor_class, dropped, reading_of(config))
+    hidden = context.hidden
+    output, report = run_selection(context, fileset, processor_class, dropped, reading_of(config), hidden)
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
@@ -304,19 +313,25 @@ def _work(context: Context, processor_class: Foreign) -> list[Path]:
         written.append(directory.truth)
     else:
         directory.truth.unlink(missing_ok=True)  # of an earlier run that had labels
-    hists = json_form(output["hists"], "'hists'")
+    emptied = [name for name, one in output["hists"].items() if hidden and any(map(measures_mjj, one.axes))]
+    if emptied:
+        context.reporter.say(f"skim: blinded: bins that touch a window are empty in {', '.join(emptied)}")
+    hists = json_form({name: empty_hidden_bins(one, hidden) for name, one in output["hists"].items()}, "'hists'")
     with atomic_path(directory.skim_hists) as temporary:
         temporary.write_text(json.dumps(hists), encoding="utf-8")
     flow = output["cutflow"][config.name]
     unapplied = output.get("not_applied", {}).get(config.name, {})
     # of no event at all: of some, the counts of the step say what it did
-    not_applied = [step for step, events in unapplied.items() if step in flow and events == flow["read"]["events"]]
+    read = flow.get("read", {}).get("events")
+    not_applied = [step for step, events in unapplied.items() if step in flow and events == read]
+    lost = report.requested - report.processed
+
+    def counted(number: int) -> int | None:
+        # of all events in the files: with the sidebands' number it would give that in the windows
+        return None if hidden else number
+
     record = {
-        "accounting": {
-            "requested": report.requested,
-            "processed": report.processed,
-            "lost": report.requested - report.processed,
-        },
+        "accounting": {"requested": counted(report.requested), "processed": counted(report.processed), "lost": lost},
         "cutflow": [
             {"name": step, "events": int(numbers["events"]), "weight": float(numbers["weight"])}
             for step, numbers in flow.items()
@@ -324,8 +339,12 @@ def _work(context: Context, processor_class: Foreign) -> list[Path]:
         ],
         "not_applied": not_applied,
         "accumulators": accumulators(output),
-        "files": [{"path": one.path, "requested": one.requested, "processed": one.processed} for one in report.files],
-        "clipped_masses": report.clipped_masses,
+        "files": [
+            {"path": one.path, "requested": counted(one.requested), "processed": counted(one.processed)}
+            for one in report.files
+        ],
+        "clipped_masses": counted(report.clipped_masses),
+        "hidden": [list(edges) for edges in hidden],
     }
     with atomic_path(directory.skim_info) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -36,9 +36,11 @@ Record = dict[str, Any]
 
 
 def check_labels(config: Config) -> None:
-    """Raise ConfigError unless the events carry labels."""
+    """Raise ConfigError unless the events carry labels and nothing in the windows is hidden."""
     if not config.data.labels:
         raise ConfigError("data.labels: a study needs labelled events, to inject signal and to judge by the truth")
+    if config.blind:
+        raise ConfigError("blind: a study counts labelled events in the windows; for simulation, set blind: false")
 
 
 def make_sample(context: Context) -> None:

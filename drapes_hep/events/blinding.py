@@ -1,0 +1,166 @@
+"""Blinding: every output of a blinded run but its raw files is a function of the events outside the hidden windows.
+
+*By data.* :class:`Blinding` wraps any processor. Each chunk is processed as it is, which gives the rows of the skim,
+and a second time without the selected events that lie in a hidden window. Histograms, cut flow and all other
+accumulators come from the second pass, so no sum, mean or difference of theirs holds a hidden event.
+
+*By axis.* Events that fail the selection stay in the second pass. An axis that measures m_JJ would show them inside the
+windows, so :func:`empty_hidden_bins` empties the bins that touch one. The axis of m_JJ is called ``mjj``; an axis of a
+mass that follows m_JJ (groomed, corrected otherwise) says so in its metadata, ``metadata={"measures": "mjj"}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import hist
+import numpy as np
+import numpy.typing as npt
+from coffea import processor
+
+from drapes_hep.errors import ConfigError
+from drapes_hep.events.types import Column, Events, Foreign
+
+__all__ = ["Blinding", "empty_hidden_bins", "hidden_bins", "in_ranges", "measures_mjj"]
+
+Ranges = Sequence[tuple[float, float]]
+"""Hidden windows as (lower, upper) edges, GeV; half open."""
+BoolArray = npt.NDArray[np.bool_]
+
+_RAW = ("skim", "truth")
+"""Outputs of a processor that are one row per event."""
+_SLACK = 1e-9
+"""Fraction of a bin's width by which its edge may miss a window's edge through rounding."""
+
+
+def in_ranges(mjj: Column, ranges: Ranges) -> BoolArray:
+    """Compute which masses lie in any of the ranges.
+
+    Parameters
+    ----------
+    mjj : array, shape (n,)
+        GeV.
+    ranges : sequence of tuple of float
+        Lower edge inclusive, upper edge exclusive, GeV.
+
+    Returns
+    -------
+    array of bool, shape (n,)
+    """
+    masses = np.asarray(mjj, dtype=np.float64)
+    inside = np.zeros(masses.shape, dtype=np.bool_)
+    for low, high in ranges:
+        inside |= (masses >= low) & (masses < high)
+    return inside
+
+
+class Blinding(processor.ProcessorABC):  # type: ignore[misc]
+    """A processor whose accumulators never hold a selected event of a hidden window.
+
+    Parameters
+    ----------
+    inner : processor
+        Gives ``skim`` (with the columns ``event_id`` and ``mjj``) and anything that coffea accumulates.
+    ranges : sequence of tuple of float
+        The hidden windows, GeV.
+    """
+
+    def __init__(self, inner: Foreign, ranges: Ranges) -> None:
+        self._inner, self._ranges = inner, tuple(ranges)
+
+    @property
+    def described(self) -> str:
+        """What errors call the inner processor."""
+        return str(self._inner.described)
+
+    def process(self, events: Events) -> dict[str, Any]:
+        """Process one chunk; rows come from all of its events, the rest from those that are visible."""
+        out: dict[str, Any] = self._inner.process(events)
+        columns = out["skim"].columns()
+        if not columns:
+            return out
+        hidden = np.asarray(columns["event_id"])[in_ranges(columns["mjj"], self._ranges)]
+        if not len(hidden):
+            return out
+        visible = ~np.isin(np.asarray(events.event_id), hidden)
+        rows = {name: out[name] for name in _RAW if name in out}
+        # a user's processor need not cope with a chunk without events
+        return {**self._inner.process(events[visible]), **rows} if visible.any() else rows
+
+    def postprocess(self, accumulator: Foreign) -> Foreign:
+        """Postprocess as the inner processor does.
+
+        Raises
+        ------
+        ConfigError
+            If every event of the files is hidden.
+        """
+        if "hists" not in accumulator or "cutflow" not in accumulator:
+            raise ConfigError("blind: every event lies in a hidden window, none in the sidebands; see 'windows'")
+        return self._inner.postprocess(accumulator)
+
+
+def measures_mjj(axis: Foreign) -> bool:
+    """Whether an axis of a histogram measures m_JJ, by its name or by its metadata ``{"measures": "mjj"}``."""
+    metadata = getattr(axis, "metadata", None)
+    marked = isinstance(metadata, Mapping) and metadata.get("measures") == "mjj"
+    return marked or str(axis.name).lower().replace("_", "") == "mjj"
+
+
+def hidden_bins(axis: Foreign, ranges: Ranges, *, flow: bool = False) -> BoolArray:
+    """Compute which bins of an axis of m_JJ touch a hidden window.
+
+    Parameters
+    ----------
+    axis : axis of a histogram
+        Without an order of masses (categories, circular) all of its bins count as touching.
+    ranges : sequence of tuple of float
+        GeV.
+    flow : bool
+        Whether the bins below and above the axis are counted, where it has them.
+
+    Returns
+    -------
+    array of bool, shape (bins,)
+        In the order of the bins, flow bins at the ends.
+    """
+    traits = axis.traits
+    ordered = traits.continuous or isinstance(axis, hist.axis.Integer)
+    if not ordered or traits.circular:
+        return np.full(axis.extent if flow else axis.size, bool(ranges))
+    edges = np.asarray(axis.edges, dtype=np.float64)
+    slack = _SLACK * np.diff(edges)
+    lower, upper = edges[:-1] + slack, edges[1:] - slack
+    if flow:
+        below, above = ([-np.inf], [edges[0]]), ([edges[-1]], [np.inf])
+        lower = np.concatenate([below[0] * traits.underflow, lower, above[0] * traits.overflow])
+        upper = np.concatenate([below[1] * traits.underflow, upper, above[1] * traits.overflow])
+    touched = np.zeros(len(lower), dtype=np.bool_)
+    for low, high in ranges:
+        touched |= (upper > low) & (lower < high)
+    return touched
+
+
+def empty_hidden_bins(histogram: Foreign, ranges: Ranges) -> Foreign:
+    """Empty the bins of each axis of m_JJ that touch a hidden window.
+
+    Parameters
+    ----------
+    histogram : hist.Hist
+        Of any axes and storage.
+    ranges : sequence of tuple of float
+        GeV.
+
+    Returns
+    -------
+    hist.Hist
+        A copy; equal to the histogram where it has no axis of m_JJ.
+    """
+    copy = histogram.copy()
+    view = copy.view(flow=True)
+    nothing = np.zeros((), dtype=np.asarray(view).dtype)
+    for i, axis in enumerate(copy.axes):
+        if measures_mjj(axis):
+            view[(slice(None),) * i + (hidden_bins(axis, ranges, flow=True),)] = nothing
+    return copy

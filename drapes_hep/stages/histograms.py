@@ -1,0 +1,246 @@
+"""What the hunt exports: every histogram as ROOT object and as uhi JSON, under the same key.
+
+Keys hold letters, digits and underscores alone. A histogram of the processor's is split over its category axes. What
+ROOT has no object for (more than three dense axes, profiles of more than one) is in ``hists.json`` alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import tempfile
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hist
+import numpy as np
+import numpy.typing as npt
+import uhi.io.json
+import uproot
+
+from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint, eigen_variations
+from drapes_hep.bumphunt.selection import SelectedCounts
+from drapes_hep.errors import RunDirectoryError
+from drapes_hep.events.blinding import measures_mjj
+from drapes_hep.events.features import check_features
+from drapes_hep.events.skims import Skim
+from drapes_hep.files import atomic_path, content_hash, write_bytes
+from drapes_hep.regions import Window
+from drapes_hep.stages.context import Context, load_events, read_record
+
+__all__ = ["by_category", "export_key", "write_histograms"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_CATEGORIES = (hist.axis.StrCategory, hist.axis.IntCategory, hist.axis.Boolean)
+_MASS_LABEL = r"$m_{JJ}$ [GeV]"
+
+
+def write_histograms(
+    context: Context, windows: Sequence[Window], counts: Sequence[SelectedCounts], hunts: Sequence[WindowHunt]
+) -> list[Path]:
+    """Write ``hists.root`` and ``hists.json``.
+
+    Parameters
+    ----------
+    context : Context
+    windows : sequence of Window
+        That were hunted.
+    counts : sequence of SelectedCounts
+        Of all events, a window each.
+    hunts : sequence of WindowHunt
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    RunDirectoryError
+        If the skim's record of a histogram is damaged.
+    """
+    directory = context.run
+    hists: dict[str, hist.Hist] = {}
+
+    def add(name: str, one: hist.Hist) -> None:
+        hists[export_key(name, hists)] = one
+
+    for name, record in read_record(directory.skim_hists).items():
+        whole = _read(directory.skim_hists, name, record)
+        blinded = "_blinded" if context.hidden and any(map(measures_mjj, whole.axes)) else ""
+        for suffix, part in by_category(whole):
+            add(f"control_{name}{suffix}{blinded}", part)
+    for window, count, hunted in zip(windows, counts, hunts, strict=True):
+        for name, one in _window_histograms(window, count, hunted):
+            add(name, one)
+        # a template is a multiple of the events in its window: their number is its sum
+        if not context.hidden:
+            for name, one in _template_histograms(context, window):
+                add(name, one)
+    records = {key: json.loads(json.dumps(one, default=uhi.io.json.default)) for key, one in hists.items()}
+    # the same histograms make the same file, but for the dates that uproot writes into it
+    identity = uuid.uuid5(uuid.NAMESPACE_OID, content_hash([records]))
+    alone = []
+    path = directory.path / "hists.root"
+    with tempfile.TemporaryDirectory() as folder:
+        # uproot writes the file's name into it, and on the way to an atomic write that is a random one
+        with uproot.recreate(Path(folder) / path.name, uuid_function=lambda: identity) as file:
+            for key, one in hists.items():
+                writable = _for_root(one)
+                if writable is None:
+                    alone.append(key)
+                else:
+                    file[key] = writable
+        write_bytes(path, (Path(folder) / path.name).read_bytes())
+    if alone:
+        context.reporter.say(f"hunt: ROOT has no histogram of this kind, in hists.json alone: {', '.join(alone)}")
+    with atomic_path(directory.path / "hists.json") as temporary:
+        temporary.write_text(json.dumps(records), encoding="utf-8")
+    return [path, directory.path / "hists.json"]
+
+
+def export_key(name: str, taken: Collection[str] = ()) -> str:
+    """Spell a histogram's key: ``.`` as ``p``, ``-`` before a digit as ``m``, all but letters and digits as ``_``.
+
+    Parameters
+    ----------
+    name : str
+    taken : collection of str
+        Keys in use; a number is added to a key that is among them.
+
+    Returns
+    -------
+    str
+    """
+    text = re.sub(r"-(?=\d)", "m", re.sub(r"(?<=\d)\.(?=\d)", "p", name))
+    key = re.sub(r"[^A-Za-z0-9_]", "_", text) or "_"
+    return next(k for k in itertools.chain([key], (f"{key}_{i}" for i in itertools.count(2))) if k not in taken)
+
+
+def by_category(one: hist.Hist) -> Iterator[tuple[str, hist.Hist]]:
+    """Split a histogram over its category axes, which ROOT has no word for.
+
+    Parameters
+    ----------
+    one : hist.Hist
+        Of any axes. Without a dense axis its last category axis stays.
+
+    Yields
+    ------
+    suffix : str
+        Names the categories, ``_before_leading``; a ``selection`` comes first, and a single ``dataset`` is left out.
+    part : hist.Hist
+    """
+    places = [i for i, axis in enumerate(one.axes) if isinstance(axis, _CATEGORIES)]
+    if len(places) == len(one.axes):
+        places = places[:-1]
+    places.sort(key=lambda i: one.axes[i].name != "selection")
+    choices = []
+    for i in places:
+        axis = one.axes[i]
+        values = map(bool, axis) if isinstance(axis, hist.axis.Boolean) else axis
+        names = [("" if axis.name == "dataset" and len(axis) == 1 else f"_{value}") for value in values]
+        parts = [(name, (i, j)) for j, name in enumerate(names)]
+        # entries of no category: in the axis's overflow, where it has one
+        if axis.traits.overflow and _filled(one[{i: hist.overflow}]):
+            parts.append(("_other", (i, hist.overflow)))
+        choices.append(parts)
+    for chosen in itertools.product(*choices):
+        yield "".join(name for name, _ in chosen), (one[dict(at for _, at in chosen)] if chosen else one)
+
+
+def _filled(one: hist.Hist | Any) -> bool:  # noqa: ANN401
+    # an axis fewer than one is a number, or an accumulator
+    content = np.asarray(one.view(flow=True) if isinstance(one, hist.Hist) else one)
+    fields = content.dtype.names
+    return any(bool(np.any(content[name])) for name in fields) if fields else bool(np.any(content))
+
+
+def _for_root(one: hist.Hist) -> hist.Hist | None:
+    """Return the histogram as uproot writes it, or None where ROOT has no object for it."""
+    if not 1 <= len(one.axes) <= 3 or any(len(axis) == 0 for axis in one.axes):
+        return None
+    if one.kind == "MEAN":
+        axis = one.axes[0]
+        plain = axis.traits.underflow and axis.traits.overflow and not axis.traits.circular
+        return one if len(one.axes) == 1 and (plain or isinstance(axis, _CATEGORIES)) else None
+    if np.issubdtype(np.asarray(one.view()).dtype, np.integer):
+        # TArrayL64 is no histogram's array
+        copy = hist.Hist(*one.axes, storage="double", name=one.name, label=one.label)
+        copy.view(flow=True)[...] = one.view(flow=True)
+        return copy
+    return one
+
+
+def _read(path: Path, name: str, record: Mapping[str, Any]) -> hist.Hist:
+    try:
+        return hist.Hist(json.loads(json.dumps(record), object_hook=uhi.io.json.object_hook))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunDirectoryError(f"{path}: '{name}' is no histogram; delete it and run `drapes skim` again") from error
+
+
+def _window_histograms(window: Window, count: SelectedCounts, hunted: WindowHunt) -> Iterator[tuple[str, hist.Hist]]:
+    """Yield data and expectation of each working point."""
+    key = window.name.replace("-", "_")
+    for row, point in zip(count.nested, hunted.working_points, strict=True):
+        cut = f"{key}_eff{point.background_efficiency:g}"
+        blinded = "_blinded" if count.hidden.any() else ""
+        yield f"mjj_{cut}{blinded}", _mass_histogram(count.edges, row, row)
+        yield from _expectation(f"mjj_expected_{cut}", count.edges, point)
+
+
+def _expectation(name: str, edges: FloatArray, point: WorkingPoint) -> Iterator[tuple[str, hist.Hist]]:
+    """Yield an expectation, its covariance, and the fit's variations of one standard deviation up and down."""
+    if point.spectrum is None or point.spectrum_covariance is None:
+        return
+    title = f"Bin errors are almost fully correlated: do not add them in quadrature, see {export_key(name)}_covariance"
+    yield name, _mass_histogram(edges, point.spectrum, np.diagonal(point.spectrum_covariance), title)
+    axes = [hist.axis.Variable(edges, name=axis, label=_MASS_LABEL) for axis in ("mjj", "mjj_other")]
+    covariance = hist.Hist(*axes, storage="double")
+    covariance.title = "Covariance of the bins of the expectation"
+    covariance.view()[...] = point.spectrum_covariance
+    yield f"{name}_covariance", covariance
+    for i, variation in enumerate(eigen_variations(point.spectrum_covariance), 1):
+        for sign, direction in ((1, "Up"), (-1, "Down")):
+            varied = point.spectrum + sign * variation
+            one = _mass_histogram(edges, varied, np.zeros_like(varied), "Expectation, one parameter of the fit varied")
+            yield f"{name}_fit{i}{direction}", one
+
+
+def _mass_histogram(edges: FloatArray, values: FloatArray, variances: FloatArray, title: str = "") -> hist.Hist:
+    one = hist.Hist(hist.axis.Variable(edges, name="mjj", label=_MASS_LABEL), storage="weight")
+    if title:
+        one.title = title
+    # hidden bins were never counted: they stay empty
+    view = one.view()
+    view["value"], view["variance"] = np.nan_to_num(values), np.nan_to_num(variances)
+    return one
+
+
+def _template_histograms(context: Context, window: Window) -> Iterator[tuple[str, hist.Hist]]:
+    """Yield the template's features, and the first of them against m_JJ."""
+    key = window.name.replace("-", "_")
+    features = check_features(context.config.features)
+    template = load_events(context.run.window(window) / "template.parquet", context.config.features)
+    for feature in features:
+        axis = hist.axis.Regular(feature.bins, *feature.range, name=feature.name, label=feature.axis_label)
+        one = hist.Hist(axis, storage="weight")
+        one.fill(np.asarray(template[feature.name]), weight=np.asarray(template["weight"]))
+        yield f"template_{key}_{feature.name}", one
+    yield f"template_{key}_mjj_{features[0].name}", _plane(template, features[0].name, window)
+
+
+def _plane(template: Skim, name: str, window: Window) -> hist.Hist:
+    feature = check_features([name])[0]
+    one = hist.Hist(
+        hist.axis.Regular(40, window.lo, window.hi, name="mjj", label=_MASS_LABEL),
+        hist.axis.Regular(feature.bins, *feature.range, name=name, label=feature.axis_label),
+        storage="weight",
+    )
+    one.fill(
+        mjj=np.asarray(template["mjj"]), weight=np.asarray(template["weight"]), **{name: np.asarray(template[name])}
+    )
+    return one
