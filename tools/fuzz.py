@@ -119,7 +119,7 @@ def main(
         "fuzzing.part"
     ),
     files: Annotated[Path | None, typer.Option(help="A folder of files to mutate, up to 4 MiB each.")] = None,
-    seconds: Annotated[float, typer.Option(help="Limit of one recipe.")] = 60.0,
+    seconds: Annotated[float, typer.Option(help="Limit of one recipe.")] = 180.0,
     memory: Annotated[float, typer.Option(help="Limit of memory, GiB.")] = 6.0,
     replay: Annotated[Path | None, typer.Option(help="Execute one recipe in this process, and stop.")] = None,
 ) -> None:
