@@ -34,6 +34,12 @@ SOURCES = sorted(path for name in ("drapes_hep", "processors", "analysis") for p
 
 
 @cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Return all that a source is made of."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def collected(file: str, session: pytest.Session) -> dict[str, pytest.Function]:
     """Return the tests of a file by name, one of each parametrised one."""
     module = pytest.Module.from_parent(session, path=ROOT / file)
@@ -60,7 +66,7 @@ def test_labels_are_read_by_injection_metrics_and_studies_alone():
     readers = {
         str(path.relative_to(ROOT))
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.ImportFrom) and "read_truth" in {alias.name for alias in node.names}
     }
     assert readers == {
@@ -68,6 +74,7 @@ def test_labels_are_read_by_injection_metrics_and_studies_alone():
         "drapes_hep/stages/classify.py",  # the metrics
         "drapes_hep/studies/sample.py",
         "drapes_hep/studies/running.py",
+        "analysis/null_bootstraps.py",  # takes the signal out
     }
 
 
@@ -84,7 +91,7 @@ def calls() -> set[tuple[str, str, str]]:
     """List calls of what could execute a file's content: file, what is called, and the arguments that matter."""
     out = set()
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in UNSAFE:
                 words = ", ".join(ast.unparse(keyword) for keyword in node.keywords)
                 out.add((str(path.relative_to(ROOT)), ast.unparse(node.func), words))

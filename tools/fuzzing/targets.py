@@ -215,10 +215,14 @@ def check_configuration(config: Any) -> None:  # noqa: ANN401  Config
         require(_judge(str(error)).kind == "refused", "message: not one line")
 
 
+_LONG = {"deep": f"cwola.options={'[' * 2000}", "long": f"{'x' * 3000}"}
+"""Assignments that a recipe names rather than repeats."""
+
+
 def _act_config(recipe: Recipe, folder: Path) -> None:
     from drapes_hep.config import load_config
 
-    words = [one[1] for one in recipe.mutations if one[0] == "assign"]
+    words = [_LONG.get(one[1], one[1]) for one in recipe.mutations if one[0] == "assign"]
     text = (ROOT / "configs" / recipe.base).read_text(encoding="utf-8")
     if any(name in {"set", "remove", "key", "number"} for name, *_ in recipe.mutations):
         try:
