@@ -113,15 +113,19 @@ def _keys() -> list[str]:
 
 def main(
     targets: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(TARGETS)}; all by default.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="Time for each target.")] = 10.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first batch of recipes.")] = 1,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="Time for each target.")] = 10.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first batch of recipes.")] = 1,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write; made if missing.")] = Path(
         "fuzzing.part"
     ),
-    files: Annotated[Path | None, typer.Option(help="A folder of files to mutate, up to 4 MiB each.")] = None,
+    files: Annotated[
+        Path | None, typer.Option("--files", help="A folder of files to mutate, up to 4 MiB each.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Limit of one recipe.")] = 180.0,
     memory: Annotated[float, typer.Option(help="Limit of memory, GiB.")] = 6.0,
-    replay: Annotated[Path | None, typer.Option(help="Execute one recipe in this process, and stop.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option("--replay", help="Execute one recipe in this process, and stop.")
+    ] = None,
 ) -> None:
     """Fuzz; see the head of this file."""
     output = output.resolve()

@@ -338,7 +338,7 @@ def sweep(folder: Path, workers: int, seconds: float, gibibytes: float) -> list[
 
 def main(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Whose files are read.")],
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
     seconds: Annotated[float, typer.Option(help="Limit of each command.")] = 120.0,
     memory: Annotated[float, typer.Option(help="Limit of each command, GiB.")] = 8.0,
     as_json: Annotated[Path | None, typer.Option("--json", help="Also write the table as JSON.")] = None,
