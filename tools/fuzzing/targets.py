@@ -197,7 +197,7 @@ def _act_file(recipe: Recipe, folder: Path) -> str | None:
 
         truth = read_truth(path)
         require(np.isin(truth.label, (0, 1)).all(), "label neither 0 nor 1")
-        require((np.diff(truth.event_id) > 0).all(), "identities not ascending")
+        require((truth.event_id[1:] > truth.event_id[:-1]).all(), "identities not ascending")
         require((truth.truth_for(truth.event_id) == truth.label).all(), "labels of other events")
         return content([truth.event_id.tolist(), truth.label.tolist()])
     # by the recipe alone, so that it replays
