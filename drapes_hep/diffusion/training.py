@@ -30,7 +30,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -265,13 +265,27 @@ def _fingerprint(
     return digest.hexdigest()
 
 
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Hash of a checkpoint's content."""
+    digest = hashlib.sha256(json.dumps([metadata.get(name) for name in ("fingerprint", "seconds")]).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # as bytes: a damaged file may state a type that numpy does not have
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _read(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise RunDirectoryError(f"{path}: not a readable checkpoint ({error}); delete it to train anew") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RunDirectoryError(f"{path}: not a readable checkpoint ({reason}); delete it to train anew") from error
+    # safetensors has no checksum: a flipped bit would be another model, and nobody would know
+    if metadata.get("sha256") != _digest(tensors, metadata):
+        raise RunDirectoryError(f"{path}: damaged checkpoint (sha256 differs); delete it to train anew")
     if metadata.get("fingerprint") != fingerprint:
         raise RunDirectoryError(
             f"{path}: checkpoint of another training (settings, seed, data or network differ); delete it to train anew"
@@ -446,7 +460,9 @@ def _train(
             tensors["generator"] = generator.get_state()
             tensors["history"] = torch.tensor(history, dtype=torch.float64)
             spent = seconds + time.perf_counter() - began
-            write_bytes(checkpoint, save(tensors, {"fingerprint": fingerprint, "seconds": repr(spent)}))
+            metadata = {"fingerprint": fingerprint, "seconds": repr(spent)}
+            metadata["sha256"] = _digest(tensors, metadata)
+            write_bytes(checkpoint, save(tensors, metadata))
 
     n, batch = len(events), min(settings.batch, len(events))
     steps = n // batch
