@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from drapes_hep.bumphunt.expectation import (
-    LocalSignificance,
-    WindowHunt,
-    WorkingPoint,
-    hunt_window,
-    local_significance,
-)
+from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint, hunt_window
+from drapes_hep.bumphunt.extrapolation import Extrapolation, extrapolate
 from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, score_bin, set_overlaps
+from drapes_hep.bumphunt.significance import LocalSignificance, local_significance
 from drapes_hep.bumphunt.toys import (
     GlobalSignificance,
     ToyModel,
@@ -21,6 +17,7 @@ from drapes_hep.bumphunt.toys import (
 )
 
 __all__ = [
+    "Extrapolation",
     "GlobalSignificance",
     "LocalSignificance",
     "SelectedCounts",
@@ -31,6 +28,7 @@ __all__ = [
     "best_working_point",
     "count_selected",
     "draw_toys",
+    "extrapolate",
     "global_significance",
     "hunt_window",
     "local_significance",
