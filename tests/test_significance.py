@@ -170,22 +170,22 @@ def test_a_small_p_value_is_no_more_frequent_than_it_says(tau, background, level
 def test_independent_trials_are_counted(trials):
     rng = np.random.default_rng(trials)
     smallest = np.log(rng.uniform(size=(2000, trials)).min(axis=1))
-    found = bh.extrapolate(smallest, np.log(1e-6))
-    assert found.trials == pytest.approx(trials, rel=5 / np.sqrt(2000))
-    assert found.trials_interval[0] < found.trials < found.trials_interval[1]
+    result = bh.extrapolate(smallest, np.log(1e-6))
+    assert result.trials == pytest.approx(trials, rel=5 / np.sqrt(2000))
+    assert result.trials_interval[0] < result.trials < result.trials_interval[1]
     # the formula itself
-    assert found.trials == pytest.approx(-2000 / np.log1p(-np.exp(smallest)).sum(), rel=1e-12)
-    assert found.p == pytest.approx(1 - (1 - 1e-6) ** found.trials, rel=1e-9)
-    assert found.z == pytest.approx(stats.norm.isf(found.p), rel=1e-9)
+    assert result.trials == pytest.approx(-2000 / np.log1p(-np.exp(smallest)).sum(), rel=1e-12)
+    assert result.p == pytest.approx(1 - (1 - 1e-6) ** result.trials, rel=1e-9)
+    assert result.z == pytest.approx(stats.norm.isf(result.p), rel=1e-9)
 
 
 def test_the_intervals_hold_the_truth_in_68_percent():
     rng, repeats, trials, log_p = np.random.default_rng(4), 2000, 30, np.log(1e-4)
     truth = 1 - (1 - 1e-4) ** trials
     # a beta(1, N) minimum, by inversion; ten toys, where a normal approximation would show
-    found = [bh.extrapolate(np.log(-np.expm1(np.log(u) / trials)), log_p) for u in rng.uniform(size=(repeats, 10))]
+    result = [bh.extrapolate(np.log(-np.expm1(np.log(u) / trials)), log_p) for u in rng.uniform(size=(repeats, 10))]
     error = np.sqrt(0.6827 * 0.3173 / repeats)
-    for intervals, right in (([f.trials_interval for f in found], trials), ([f.p_interval for f in found], truth)):
+    for intervals, right in (([f.trials_interval for f in result], trials), ([f.p_interval for f in result], truth)):
         low, high = np.transpose(intervals)
         assert np.mean((low < right) & (right < high)) == pytest.approx(0.6827, abs=5 * error)
 
@@ -194,10 +194,10 @@ def test_toys_with_nothing_to_quote_are_a_fraction():
     rng = np.random.default_rng(8)
     smallest = np.log(rng.uniform(size=(4000, 20)).min(axis=1))
     smallest[:1000] = 0.0
-    found, without = bh.extrapolate(smallest, np.log(1e-5)), bh.extrapolate(smallest[1000:], np.log(1e-5))
-    assert found.trials == without.trials
-    assert found.p == pytest.approx(0.75 * without.p, rel=1e-9)
-    assert found.p_interval[1] - found.p_interval[0] > 0.75 * (without.p_interval[1] - without.p_interval[0])
+    result, without = bh.extrapolate(smallest, np.log(1e-5)), bh.extrapolate(smallest[1000:], np.log(1e-5))
+    assert result.trials == without.trials
+    assert result.p == pytest.approx(0.75 * without.p, rel=1e-9)
+    assert result.p_interval[1] - result.p_interval[0] > 0.75 * (without.p_interval[1] - without.p_interval[0])
     assert bh.extrapolate(np.zeros(10), -3.0) is None
     # data that observe nothing at all are as extreme as every toy
     assert bh.extrapolate(smallest, 0.0).p == 1
@@ -206,11 +206,11 @@ def test_toys_with_nothing_to_quote_are_a_fraction():
 def test_the_extrapolation_has_no_last_value():
     smallest = np.log(np.random.default_rng(2).uniform(size=(500, 25)).min(axis=1))
     log_p = -np.concatenate([[0.0, 1e-20], np.logspace(-6, 5, 400)])
-    found = [bh.extrapolate(smallest, value) for value in log_p]
-    assert found[0].p == found[1].p == 1
-    z = np.array([one.z for one in found])[2:]
+    result = [bh.extrapolate(smallest, value) for value in log_p]
+    assert result[0].p == result[1].p == 1
+    z = np.array([one.z for one in result])[2:]
     assert np.isfinite(z).all()
     assert (np.diff(z) > 0).all()
-    assert all(0 < one.p_interval[0] <= one.p <= one.p_interval[1] <= 1 for one in found)
+    assert all(0 < one.p_interval[0] <= one.p <= one.p_interval[1] <= 1 for one in result)
     # far out it is the number of trials times p, in logarithms: z = 200 here
-    assert special.log_ndtr(-found[-50].z) == pytest.approx(log_p[-50] + np.log(found[-50].trials), rel=1e-9)
+    assert special.log_ndtr(-result[-50].z) == pytest.approx(log_p[-50] + np.log(result[-50].trials), rel=1e-9)

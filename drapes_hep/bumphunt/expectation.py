@@ -274,7 +274,7 @@ def hunt_window(
     sqrt_s : float
         GeV.
     min_events : int
-        Fewer selected events outside the window give no expectation.
+        Fewer events outside the window, selected or at all, give no expectation.
     template_sizes : sequence of int, optional
         Template events of each fold, for the cross-check: of n such events, a cut set at the efficiency e lets a new
         event that follows the template pass with the probability (floor(e n) + 1) / (n + 1) on average. It assumes a
@@ -314,7 +314,8 @@ def hunt_window(
             value, error = float(part.expected[0]), float(part.error[0])
             degree = int(part.degree[0]) if fit.good and part.degree[0] >= 0 else None
             chi2, ndof = _none(float(part.deviance[0])), int(outside.sum()) - int(part.degree[0]) - 1
-        if not fit.good:
+        # the inclusive shape too: its parameters go through any handful of events
+        if not fit.good or nested[0][outside].sum() < min_events:
             value = error = np.nan
         observed = None if hidden else int(counts.nested[i, inside].sum())
         local = local_significance(

@@ -315,7 +315,7 @@ def toy_local_p(model: ToyModel, inclusive: FloatArray, selected: FloatArray) ->
         gradient = model.gradient @ np.linalg.inv(r)
         fit = fit_poisson(inclusive, gradient, log_mu, fitted=outside)
         p_fit = deviance_p_value(fit.deviance, model.inclusive[outside], gradient.shape[1])
-        good = fit.converged & (p_fit >= GOOD_FIT_P_VALUE)
+        good = fit.converged & (p_fit >= GOOD_FIT_P_VALUE) & (inclusive[:, outside].sum(axis=1) >= model.min_events)
         value, error = _inclusive_expectations(fit.expected, gradient, fit.covariance, inside)
         log_p[w, 0] = local_significance(
             inclusive[:, inside].sum(axis=1), value, error, good & _quotable(value, error)

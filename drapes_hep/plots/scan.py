@@ -33,6 +33,10 @@ from drapes_hep.plots.style import (
 __all__ = ["GlobalP", "LocalP", "local_p_scan", "toy_distribution"]
 
 
+_COUNTED = 10
+"""With fewer pseudo-experiments as extreme as the data the measured p has an error of a third and more."""
+
+
 @dataclass(frozen=True)
 class LocalP:
     """One working point of one window; ``p_local`` is None where nothing is quoted."""
@@ -53,9 +57,15 @@ class GlobalP:
     interval : tuple of float or None
         Of p, 95%.
     bound : bool
-        No pseudo-experiment was as extreme: p is smaller, z larger, than this at 95% confidence.
-    toys : int
-        Pseudo-experiments.
+        No pseudo-experiment was as extreme: p is an upper bound, z a lower one.
+    toys, exceeding : int
+        Pseudo-experiments, and how many were as extreme.
+    extrapolated, extrapolated_z : float or None
+        From the distribution of the pseudo-experiments' smallest p-values.
+    extrapolated_interval : tuple of float or None
+        Its 68% interval.
+    trials : float or None
+        The effective number of trials.
     """
 
     p: float | None = None
@@ -63,20 +73,33 @@ class GlobalP:
     interval: tuple[float, float] | None = None
     bound: bool = False
     toys: int = 0
+    exceeding: int = 0
+    extrapolated: float | None = None
+    extrapolated_z: float | None = None
+    extrapolated_interval: tuple[float, float] | None = None
+    trials: float | None = None
+
+    @property
+    def quotes_extrapolation(self) -> bool:
+        """Whether so few pseudo-experiments were as extreme that the extrapolated value is the one to quote."""
+        return self.extrapolated is not None and self.exceeding < _COUNTED
 
     @property
     def text(self) -> str:
         """The p-value in one line, as a bound where it is one."""
         if self.p is None:
             return "global p: not quoted"
-        sign, zsign = ("<", ">") if self.bound else ("=", "=")
+        sign, zsign = (r"\leq", r"\geq") if self.bound else ("=", "=")
         z = "" if self.z is None else rf", $z {zsign} \mathrm{{{self.z:.2f}}}$"
         interval = ""
         if self.interval is not None and not self.bound:
             interval = rf" [${number(self.interval[0], 2)}$, ${number(self.interval[1], 2)}$]"
-        level = " at 95% CL" if self.bound else ""
         none = "none of " if self.bound else ""
-        return rf"global $p {sign} {number(self.p, 2)}${level}{interval}{z} ({none}{self.toys} pseudo-experiments)"
+        measured = rf"$p {sign} {number(self.p, 2)}${interval}{z} ({none}{self.toys} pseudo-experiments)"
+        if not self.quotes_extrapolation:
+            return f"global {measured}"
+        z = "" if self.extrapolated_z is None else rf", $z = \mathrm{{{self.extrapolated_z:.2f}}}$"
+        return rf"global $p = {number(self.extrapolated, 2)}${z} (extrapolated); measured {measured}"
 
 
 @styled
