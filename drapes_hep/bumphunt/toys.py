@@ -43,7 +43,7 @@ from drapes_hep.bumphunt.expectation import (
 from drapes_hep.bumphunt.extrapolation import Extrapolation, extrapolate
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.significance import local_significance
-from drapes_hep.errors import FitError
+from drapes_hep.errors import FitError, counted
 from drapes_hep.mass import GOOD_FIT_P_VALUE, bin_model, fit_spectrum
 from drapes_hep.poisson import deviance_p_value, fit_poisson
 from drapes_hep.regions import Window
@@ -199,7 +199,9 @@ def background_model(
         fitted.
     """
     if len(windows) == 0 or len(windows) != len(counts):
-        raise FitError(f"{len(windows)} windows and {len(counts)} selections do not belong together")
+        raise FitError(
+            f"{counted(len(windows), 'window')} and {counted(len(counts), 'selection')} do not belong together"
+        )
     first = counts[0]
     for other in counts:
         if other.efficiencies != first.efficiencies or not np.array_equal(other.edges, first.edges):

@@ -195,7 +195,7 @@ def control_grid(
 
 
 def _count(value: int | None) -> str:
-    return "" if value is None else f"\n{value:,} events".replace(",", " ")
+    return "" if value is None else f"\n{value:,} event{'' if value == 1 else 's'}".replace(",", " ")
 
 
 @styled

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 from scipy.stats import norm
 
+from drapes_hep.errors import counted
 from drapes_hep.plots.style import (
     BLUE,
     GREY,
@@ -95,7 +96,7 @@ class GlobalP:
         if self.interval is not None and not self.bound:
             interval = rf" [${number(self.interval[0], 2)}$, ${number(self.interval[1], 2)}$]"
         none = "none of " if self.bound else ""
-        measured = rf"$p {sign} {number(self.p, 2)}${interval}{z} ({none}{self.toys} pseudo-experiments)"
+        measured = rf"$p {sign} {number(self.p, 2)}${interval}{z} ({none}{counted(self.toys, 'pseudo-experiment')})"
         if not self.quotes_extrapolation:
             return f"global {measured}"
         z = "" if self.extrapolated_z is None else rf", $z = \mathrm{{{self.extrapolated_z:.2f}}}$"
@@ -211,7 +212,7 @@ def toy_distribution(smallest_p: npt.ArrayLike, observed: float | None, stamp: S
     counts = np.histogram(x, edges)[0].astype(np.float64)
     beyond = counts.copy()
     ax.stairs(counts, edges, color=BLUE, fill=True, alpha=0.35)
-    ax.stairs(counts, edges, color=BLUE, lw=1.3, label=f"{len(x)} pseudo-experiments, background alone")
+    ax.stairs(counts, edges, color=BLUE, lw=1.3, label=f"{counted(len(x), 'pseudo-experiment')}, background alone")
     centre = 0.5 * (edges[1:] + edges[:-1])
     seen = counts > 0
     ax.errorbar(centre[seen], counts[seen], np.sqrt(counts[seen]), fmt="none", ecolor=BLUE, lw=1)

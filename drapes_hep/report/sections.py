@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from drapes_hep.errors import counted
 from drapes_hep.plots import GlobalP
 from drapes_hep.report.inputs import Point, RunFiles, WindowFiles
 from drapes_hep.report.values import best, cutflow, fit_p, overall, split_counts
@@ -48,8 +49,9 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
         )
         several = len(run.windows) > 1
         lines.append(
-            f"{len(run.windows)} window{'s' if several else ''} with {max(len(w.points) for w in run.windows)} working"
-            f" points {'each were' if several else 'was'} searched; the local numbers do not account for having chosen"
+            f"{counted(len(run.windows), 'window')} with"
+            f" {counted(max(len(w.points) for w in run.windows), 'working point')}"
+            f" {'each were' if several else 'was'} searched; the local numbers do not account for having chosen"
             f" the largest{'' if whole.p is None else ', the global one does'}."
         )
     cards = [_card("largest local significance", _significance(found), local)]
@@ -98,11 +100,11 @@ def _interval(percent: int, ends: tuple[float, float] | None) -> Markup | str:
 def _few(whole: GlobalP) -> str:
     """Write what a global p-value rests on where hardly a pseudo-experiment is as extreme as the data."""
     some = "None" if whole.exceeding == 0 else f"Only {integer(whole.exceeding)}"
-    counted = f"{some} of {integer(whole.toys)} pseudo-experiments {'was' if whole.exceeding < 2 else 'were'}"
+    few = f"{some} of {integer(whole.toys)} pseudo-experiments {'was' if whole.exceeding < 2 else 'were'}"
     if not whole.quotes_extrapolation or whole.trials is None:
-        return f"{counted} as extreme as the data: the global p-value is an upper bound, set by their number."
+        return f"{few} as extreme as the data: the global p-value is an upper bound, set by their number."
     return (
-        f"{counted} as extreme as the data: the global p-value is extrapolated from the distribution of their smallest"
+        f"{few} as extreme as the data: the global p-value is extrapolated from the distribution of their smallest"
         f" p-values, which is that of {whole.trials:.1f} independent searches. The measured one is"
         f" {'an upper bound, set by their number' if whole.bound else 'given beside it'}."
     )
@@ -122,7 +124,7 @@ def accounting_cards(run: RunFiles) -> list[Row]:
     return [
         _card(key, optional_integer(accounting.get(key)), more)
         for key, more in (
-            ("requested", f"events in {len(files)} file{'' if len(files) == 1 else 's'}"),
+            ("requested", f"events in {counted(len(files), 'file')}"),
             ("processed", "events"),
             ("lost", "must be 0"),
         )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from drapes_hep.cwola.folds import assign_folds, check_folds
 from drapes_hep.diffusion.training import Epoch
-from drapes_hep.errors import DrapesError, FitError
+from drapes_hep.errors import DrapesError, FitError, counted
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.mass import SpectrumFit, fit_spectrum, spectrum_edges
@@ -248,7 +248,7 @@ def _generate(context: Context, window: Window) -> list[Path]:
     if recipe.partial:
         strength, left = start_level(config, model)
         made |= {"strength": strength, "steps_left": left}
-        context.reporter.say(f"window {window.name}: strength {strength:.4g}, {left} steps left")
+        context.reporter.say(f"window {window.name}: strength {strength:.4g}, {counted(left, 'step')} left")
     if config.mass.draw == "kde" and not recipe.own_mass:
         context.reporter.say(
             f"window {window.name}: the template's masses follow those of the data in the window, a signal's included"

@@ -141,7 +141,12 @@ def check_hidden(mjj: FloatArray, hidden: Sequence[tuple[float, float]]) -> None
         inside = int(((mjj >= low) & (mjj < high)).sum())
         if inside:
             raise LeakError(
-                f"{inside} events between {low:g} and {high:g} GeV were given to a model that must not see them"
+                counted(
+                    inside,
+                    f"event between {low:g} and {high:g} GeV was",
+                    f"events between {low:g} and {high:g} GeV were",
+                )
+                + " given to a model that must not see any there"
             )
 
 
