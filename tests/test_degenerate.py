@@ -82,7 +82,7 @@ REFUSED = {
     "two sideband events": (some(INSIDE | few(LOW, 1) | few(HIGH, 1)), {}, "each needs some"),
     "five sideband events": (some(INSIDE | few(LOW, 3) | few(HIGH, 2)), QUANTILE, "needs at least 300"),
     "empty window": (some(~INSIDE), {}, "data: 0 events do not fill 2 folds"),
-    "one event in the window": (some(~INSIDE | few(INSIDE, 1)), {}, "data: 1 event do not fill 2 folds"),
+    "one event in the window": (some(~INSIDE | few(INSIDE, 1)), {}, "data: 1 event does not fill 2 folds"),
     "fewer events than folds": (some(~INSIDE | few(INSIDE, 4)), {"cwola.folds": 5}, "4 events do not fill 5 folds"),
     "a fold without template": (DATA, {"template.oversample": 0.002}, "template: 1 event"),
     "no template to learn from": (DATA, {"template.oversample": 0.01}, "part holds no template|do not fill"),
@@ -218,7 +218,7 @@ class Odd:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (lambda n: np.where(np.arange(n) == 0, np.nan, 0.0), "1 score that are NaN or infinite"),
+        (lambda n: np.where(np.arange(n) == 0, np.nan, 0.0), "1 score that is NaN or infinite"),
         (lambda n: np.full(n, np.inf), "scores that are NaN or infinite"),
         (lambda n: np.zeros((n, 2)), r"scores of shape \(\d+, 2\)"),
         (lambda n: np.zeros(n + 1), "scores of shape"),

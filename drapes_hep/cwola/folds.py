@@ -65,6 +65,6 @@ def check_folds(name: str, fold: npt.NDArray[np.int64], folds: int) -> None:
     present = np.bincount(fold, minlength=folds)
     if len(present) > folds or (present == 0).any():
         raise FitError(
-            f"{name}: {counted(len(fold), 'event')} do not fill {counted(folds, 'fold')}; use fewer folds, a wider"
-            " window or a larger template"
+            f"{name}: {counted(len(fold), 'event does', 'events do')} not fill {counted(folds, 'fold')}; use fewer"
+            " folds, a wider window or a larger template"
         )

@@ -158,7 +158,9 @@ def _checked(model: Classifier, score: FloatArray, events: int) -> FloatArray:
         raise FitError(f"the classifier {name} returned scores of shape {values.shape} for {counted(events, 'event')}")
     bad = int((~np.isfinite(values)).sum())
     if bad:
-        raise FitError(f"the classifier {name} returned {counted(bad, 'score')} that are NaN or infinite")
+        raise FitError(
+            f"the classifier {name} returned {counted(bad, 'score that is', 'scores that are')} NaN or infinite"
+        )
     return values
 
 
