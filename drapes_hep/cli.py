@@ -16,7 +16,7 @@ import typer
 
 import drapes_hep
 from drapes_hep.config import Config, assign, check_config, load_config
-from drapes_hep.errors import ConfigError, DrapesError
+from drapes_hep.errors import ConfigError, DrapesError, counted
 
 if TYPE_CHECKING:
     # these load torch and more: at run time only by the verbs that need them
@@ -358,12 +358,12 @@ def validate(
     found = []
     if files:
         opened = [*check_files(checked), *check_sources(checked)]
-        found = [f"{info.path}: {info.layout}, {info.entries} events" for info in opened]
+        found = [f"{info.path}: {info.layout}, {counted(info.entries, 'event')}" for info in opened]
         labels = check_labels(checked)
         if labels is not None:
             kept = "" if checked.signal.inject is None else f", of which signal.inject keeps {checked.signal.inject}"
             found.append(f"labels: {labels[0]} background and {labels[1]} signal events{kept}")
-    typer.echo(f"{config}: valid; {len(windows)} windows from {windows[0].name} to {windows[-1].name} GeV")
+    typer.echo(f"{config}: valid; {counted(len(windows), 'window')} from {windows[0].name} to {windows[-1].name} GeV")
     if windows[-1].lo != checked.windows.last:
         typer.echo(
             f"windows.last {checked.windows.last:g} is not a whole number of steps of {checked.windows.step:g} above"

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from drapes_hep.errors import ConfigError
+from drapes_hep.errors import ConfigError, counted
 
 __all__ = [
     "Config",
@@ -183,7 +183,7 @@ class TemplateConfig(_Section):
         if self.strength is not None and not self.sigma_min <= self.strength <= self.sigma_max:
             raise ValueError(f"strength {self.strength:g} is not within {self.sigma_min:g} to {self.sigma_max:g}")
         if self.steps_left is not None and self.steps_left > self.steps:
-            raise ValueError(f"steps_left {self.steps_left} exceeds the {self.steps} steps")
+            raise ValueError(f"steps_left {self.steps_left} exceeds the {counted(self.steps, 'step')}")
         if (self.source is not None) != (self.method == "from_simulation"):
             raise ValueError("source names the simulation of from_simulation, and belongs to no other method")
         return self

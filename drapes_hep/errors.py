@@ -20,6 +20,7 @@ __all__ = [
     "LostEventsError",
     "RunDirectoryError",
     "UsersCode",
+    "counted",
     "reason_of",
     "told",
 ]
@@ -69,6 +70,24 @@ class FitError(DrapesError):
 
 class LeakError(DrapesError):
     """A model was given events that it must not see."""
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Write a number with its noun in agreement: 1 event, 2 events.
+
+    Parameters
+    ----------
+    number : int
+    noun : str
+        Singular.
+    plural : str, optional
+        Where it is not the singular with an s.
+
+    Returns
+    -------
+    str
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 class UsersCode:

@@ -31,7 +31,7 @@ import uproot
 from iminuit import Minuit
 from scipy.special import ndtri
 
-from drapes_hep.errors import FitError, InputError
+from drapes_hep.errors import FitError, InputError, counted
 from drapes_hep.poisson import deviance_p_value, fit_poisson, poisson_deviance
 from drapes_hep.regions import Window
 
@@ -249,7 +249,9 @@ def _prepare(
     k = len(SHAPES[shape].parameter_names)
     filled = int((n[fitted] > 0).sum())
     if filled <= k:
-        raise FitError(f"{filled} filled bins outside the window cannot constrain the {k} parameters of {shape}")
+        raise FitError(
+            f"{counted(filled, 'filled bin')} outside the window cannot constrain the {k} parameters of {shape}"
+        )
     scale = np.ones(len(n))
     if variance is not None:
         v = np.asarray(variance, dtype=np.float64)

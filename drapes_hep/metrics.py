@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
+from drapes_hep.errors import FitError, counted
+
 __all__ = ["Estimate", "Roc", "SicPoint", "auc", "roc", "sic_at_rejection", "sic_maximum", "spread"]
 
 FloatArray = npt.NDArray[np.float64]
@@ -98,15 +100,20 @@ def roc(score: npt.ArrayLike, is_signal: npt.ArrayLike, weight: npt.ArrayLike | 
 
     Raises
     ------
-    ValueError
-        If one of the classes is empty or a score is not finite.
+    FitError
+        If one of the classes is empty or has no weight, a score is not finite, or a weight is negative or not finite.
     """
     s, y = np.asarray(score, dtype=np.float64), np.asarray(is_signal, dtype=bool)
     w = np.ones_like(s) if weight is None else np.asarray(weight, dtype=np.float64)
+    if not len(s) == len(y) == len(w):
+        raise FitError(f"a ROC curve of {counted(len(s), 'score')}, {len(y)} labels and {len(w)} weights")
     if not np.isfinite(s).all():
-        raise ValueError("a score is not finite")
-    if y.all() or not y.any():
-        raise ValueError("a ROC curve needs events of both classes")
+        raise FitError("a ROC curve of scores that are not finite")
+    if not (np.isfinite(w) & (w >= 0)).all():
+        raise FitError("a ROC curve of weights that are negative or not finite")
+    for name, own in (("signal", w[y]), ("background", w[~y])):
+        if not own.sum() > 0:
+            raise FitError(f"a ROC curve needs events of both classes: {counted(len(own), name + ' event')}, no weight")
     order = np.argsort(-s, kind="stable")
     s, y, w = s[order], y[order], w[order]
     last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)

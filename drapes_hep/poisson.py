@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from drapes_hep.errors import FitError
+from drapes_hep.errors import FitError, counted
 
 __all__ = ["PoissonFit", "deviance_moments", "deviance_p_value", "fit_poisson", "poisson_deviance"]
 
@@ -163,7 +163,7 @@ def fit_poisson(
     n = np.atleast_2d(np.asarray(counts, dtype=np.float64))
     use = np.ones(bins, dtype=np.bool_) if fitted is None else np.asarray(fitted, dtype=np.bool_)
     if int(use.sum()) < k:
-        raise FitError(f"a fit of {k} parameters has only {int(use.sum())} bins")
+        raise FitError(f"a fit of {counted(k, 'parameter')} has only {counted(int(use.sum()), 'bin')}")
     if not bool(np.all(np.isfinite(n[:, use]) & (n[:, use] >= 0))):
         raise FitError("a fitted bin has a count that is negative or not finite")
     rows = len(n)

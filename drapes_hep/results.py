@@ -18,6 +18,13 @@ __all__ = ["SCHEMA_VERSION", "global_record", "results_record", "results_schema"
 SCHEMA_VERSION = 1
 
 
+_GLOBAL = (
+    "p_global", "z_global", "p_global_interval", "bound", "exceeding", "p_global_extrapolated", "z_global_extrapolated",
+    "p_global_extrapolated_interval", "effective_trials", "effective_trials_interval", "best_window",
+    "best_background_efficiency",
+)  # fmt: skip
+
+
 def _number(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
@@ -71,15 +78,21 @@ def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str
 
 
 def global_record(found: GlobalSignificance | None, toys: int) -> dict[str, Any]:
-    """Give the entry of the whole search; all None where there is none."""
+    """Return the entry of the whole search; all None where there is none."""
     if found is None:
-        names = ("p_global", "z_global", "p_global_interval", "bound", "best_window", "best_background_efficiency")
-        return {**dict.fromkeys(names), "toys": toys}
+        return {**dict.fromkeys(_GLOBAL), "toys": toys}
+    beyond = found.extrapolated
     return {
         "p_global": found.p_global,
         "z_global": _number(found.z_global),
         "p_global_interval": list(found.p_global_interval),
         "bound": found.bound,
+        "exceeding": found.exceeding,
+        "p_global_extrapolated": None if beyond is None else beyond.p,
+        "z_global_extrapolated": None if beyond is None else _number(beyond.z),
+        "p_global_extrapolated_interval": None if beyond is None else list(beyond.p_interval),
+        "effective_trials": None if beyond is None else beyond.trials,
+        "effective_trials_interval": None if beyond is None else list(beyond.trials_interval),
         "best_window": [found.best_window.lo, found.best_window.hi],
         "best_background_efficiency": found.best_efficiency,
         "toys": found.toys,
@@ -218,11 +231,26 @@ def results_schema() -> dict[str, Any]:
             probability,
             null=True,
         ),
-        z_global=field(
-            "One-sided standard deviations of p_global; if bound, of p_global_interval[1].", number, null=True
-        ),
+        z_global=field("One-sided standard deviations of p_global; null if p_global is 1.", number, null=True),
         p_global_interval=field("95% interval of k/n (Clopper and Pearson).", interval, null=True),
-        bound=field("Whether k is 0. Then quote p_global_interval[1]: z_global belongs to it.", boolean, null=True),
+        bound=field("Whether k is 0: p_global is then an upper bound, z_global a lower one.", boolean, null=True),
+        exceeding=field("k, the pseudo-experiments that are as extreme as the data.", count, null=True),
+        p_global_extrapolated=field(
+            "From the distribution of the pseudo-experiments' smallest p-values, 1 - (1 - p_local)^effective_trials;"
+            " what to quote where k is small. null where p_global is, or none of them has a p-value.",
+            probability,
+            null=True,
+        ),
+        z_global_extrapolated=field("The same in one-sided standard deviations.", number, null=True),
+        p_global_extrapolated_interval=field(
+            "Its 68% interval, from the number of pseudo-experiments alone.", interval, null=True
+        ),
+        effective_trials=field(
+            "Independent searches whose smallest p-value would be distributed like theirs.",
+            {"type": "number", "exclusiveMinimum": 0},
+            null=True,
+        ),
+        effective_trials_interval=field("Its 68% interval.", interval, null=True),
         best_window=field("The window of the smallest p_local, GeV.", interval, null=True),
         best_background_efficiency=field("Its cut.", efficiency, null=True),
         toys=field("n, the pseudo-experiments.", count),

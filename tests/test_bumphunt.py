@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from scipy import integrate, special, stats
+from scipy import special, stats
 
 from drapes_hep import bumphunt as bh
 from drapes_hep import mass
@@ -73,56 +75,6 @@ def test_overlaps_are_the_gram_matrix(background):
     norm = np.linalg.norm(vectors, axis=1)
     np.testing.assert_allclose(gram, vectors @ vectors.T / np.outer(norm, norm), atol=1e-12)
     assert np.linalg.eigvalsh(gram)[0] > -1e-12
-
-
-# ---- significance
-
-
-def test_significance_of_an_exact_expectation_is_poisson():
-    n, mu = np.array([3, 12, 130, 5000]), np.array([0.5, 4.0, 100.0, 5100.0])
-    local = bh.local_significance(n, mu, 0.0)
-    np.testing.assert_allclose(local.p, stats.poisson.sf(n - 1, mu), rtol=1e-10)
-    np.testing.assert_allclose(local.z, stats.norm.isf(local.p), rtol=1e-8)
-    np.testing.assert_allclose(bh.local_significance(n, mu, 1e-4).p, local.p, rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("n", "mu", "error"), [(5, 1.0, 0.5), (40, 20.0, 4.0), (12_800, 12_550.0, 90.0), (2, 0.3, 0.4)]
-)
-def test_significance_marginalises_a_gamma(n, mu, error):
-    alpha = (mu / error) ** 2
-    density = stats.gamma(alpha, scale=mu / alpha)
-    # over the quantile: smooth also where the density diverges at zero
-    p, _ = integrate.quad(lambda q: special.gammainc(n, density.ppf(q)), 0, 1, limit=500, epsabs=1e-12, epsrel=1e-9)
-    local = bh.local_significance(n, mu, error)
-    assert float(local.p) == pytest.approx(p, rel=1e-5)
-    assert float(local.p) == pytest.approx(stats.nbinom.sf(n - 1, alpha, alpha / (alpha + mu)), rel=1e-8)
-
-
-def test_significance_in_far_tails():
-    local = bh.local_significance([300, 1500, 40_000, 1_000_000], [5.0, 100.0, 10_000.0, 9e5], [0.5, 10.0, 50.0, 0.0])
-    assert np.isfinite(local.z).all()
-    assert np.isfinite(local.log_p).all()
-    assert (local.p > 0).all()
-    # the tail is the probability of the count itself times a geometric series, to its first order
-    alpha, q = 100.0, 100.0 / 105.0
-    n = np.arange(300, 2000)
-    exact = special.logsumexp(stats.nbinom.logpmf(n, alpha, q))
-    assert local.log_p[0] == pytest.approx(exact, rel=1e-9)
-    assert local.log_p[3] == pytest.approx(
-        special.logsumexp(stats.poisson.logpmf(np.arange(1e6, 1.02e6), 9e5)), rel=1e-6
-    )
-    single = bh.local_significance(300, 5.0, 0.5)
-    assert single.log_p.shape == ()
-    assert float(single.log_p) == local.log_p[0]
-    # joins the direct evaluation
-    near = bh.local_significance(np.arange(200, 260), 5.0, 0.5)
-    assert (np.diff(near.log_p, 2) < 0).all()
-    low = bh.local_significance([0, 1, np.nan], [50.0, 50.0, 50.0], [5.0, 5.0, 5.0])
-    assert low.p[0] == 1
-    assert np.isnan(low.z[0])
-    assert -20 < low.z[1] < -3
-    assert np.isnan(low.p[2])
 
 
 # ---- expectation
@@ -317,11 +269,43 @@ def test_signal_raises_the_significance(background):
     assert found.p_global == pytest.approx(1 / 201)
     assert found.p_global_interval[0] == 0
     assert found.p_global_interval[1] == pytest.approx(1 - 0.025 ** (1 / 200))
+    assert found.z_global == pytest.approx(stats.norm.isf(1 / 201))
+    assert found.extrapolated.p < found.p_global
     null = overall[0][2]
     assert not null.bound
     assert null.p_global_interval[0] < null.exceeding / null.toys < null.p_global_interval[1]
     assert null.p_global > 0.01
     assert null.toy_log_p.shape == (200,)
+
+
+def test_global_significance_never_falls_as_the_data_get_more_extreme(background):
+    hunts, model, _ = search(*background, 1)
+    hunt, point = hunts[1], hunts[1].working_points[0]
+    found = []
+    for pull in (1.5, 2.4, 2.7, 3, 5, 8):
+        observed = int(point.expected + pull * np.sqrt(point.expected + point.expected_error**2))
+        more = replace(hunt, working_points=(replace(point, observed=observed),))
+        found.append(bh.global_significance([more], model, 60, np.random.default_rng(3)))
+    z = [one.z_global for one in found]
+    last = max(i for i, one in enumerate(found) if one.exceeding)
+    assert found[last].exceeding <= 2
+    assert z[last] < z[last + 1] == z[-1] == stats.norm.isf(1 / 61)
+    assert (np.diff(z) >= 0).all()
+    assert (np.diff([one.extrapolated.z for one in found]) > 0).all()
+
+
+def test_the_extrapolation_says_what_more_toys_would_count(model):
+    """Fitted to 400 toys, it holds where 2000 others can still count."""
+    smallest = []
+    for inclusive, selected in bh.draw_toys(model, 2400, np.random.default_rng(12)):
+        smallest.append(np.nan_to_num(bh.toy_local_p(model, inclusive, selected)).min(axis=(0, 1)))
+    few, others = np.split(np.concatenate(smallest), [400])
+    for log_p in np.log(stats.norm.sf([2.0, 2.5, 3.0])):
+        counted = float(np.mean(others <= log_p))
+        found = bh.extrapolate(few, log_p)
+        error = np.hypot(np.sqrt(counted / 2000), 0.5 * np.diff(found.p_interval)[0])
+        assert abs(found.p - counted) < 5 * error
+    assert 3 < found.trials < 16  # windows times cuts at most
 
 
 # ---- the covariance of the expectation

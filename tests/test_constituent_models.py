@@ -767,7 +767,7 @@ def test_events_of_the_window_train_nothing(events):
 
 def test_sidebands_without_validation_train_nothing(events):
     some = beside(events)
-    with pytest.raises(FitError, match="too few to train"):
+    with pytest.raises(FitError, match="0 to validate it"):
         fit_constituents(
             some.jets, some.event_id, some.mjj, some.weight, np.full(len(some), TRAIN), hidden=[(3300, 3700)],
             config=CONFIG, training=TRAINING, scaling="quantile", radius=1.0, seed=1,

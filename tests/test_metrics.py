@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
+from drapes_hep.errors import FitError
 from drapes_hep.metrics import auc, roc, sic_at_rejection, sic_maximum, spread
 
 
@@ -83,10 +84,25 @@ def test_spread_of_a_normal_sample():
 
 @pytest.mark.parametrize("truth", [[1, 1], [0, 0]])
 def test_a_single_class_is_refused(truth):
-    with pytest.raises(ValueError, match="both classes"):
+    with pytest.raises(FitError, match="both classes"):
         roc([0.1, 0.2], truth)
 
 
 def test_a_score_that_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(FitError, match="not finite"):
         roc([np.nan, 0.2], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [
+        ([1.0, 1.0, 0.0], "1 signal event, no weight"),
+        ([0.0, 0.0, 1.0], "2 background events, no weight"),
+        ([1.0, 1.0, -1.0], "negative or not finite"),
+        ([1.0, np.nan, 1.0], "negative or not finite"),
+        ([1.0, 1.0], "3 scores, 3 labels and 2 weights"),
+    ],
+)
+def test_weights_that_weigh_nothing_are_refused(weight, said):
+    with pytest.raises(FitError, match=said):
+        roc([0.1, 0.2, 0.3], [0, 0, 1], weight)

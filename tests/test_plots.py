@@ -91,7 +91,9 @@ def make_points(null=True):
     return out
 
 
-GLOBAL = plots.GlobalP(5e-4, 3.29, (0.0, 1.8e-3), True, 2000)
+GLOBAL = plots.GlobalP(
+    5e-4, 3.29, (0.0, 1.8e-3), True, 2000, extrapolated=2.3e-5, extrapolated_z=4.07, extrapolated_interval=(2e-5, 3e-5)
+)
 TAILS = np.random.default_rng(5).random(4000)
 
 FIGURES = {
@@ -335,11 +337,13 @@ def test_nulls_are_marked_as_not_quoted(figures):
 
 
 def test_global_p_says_when_it_is_a_bound():
-    assert "<" in GLOBAL.text
-    assert "95% CL" in GLOBAL.text
-    assert ">" in GLOBAL.text
-    measured = plots.GlobalP(0.02, 2.05, (0.015, 0.026), False, 2000).text
-    assert "<" not in measured
+    assert r"measured $p \leq" in GLOBAL.text
+    assert r"z \geq" in GLOBAL.text
+    assert "2000" in GLOBAL.text
+    assert r"4.07}$ (extrapolated)" in GLOBAL.text
+    measured = plots.GlobalP(0.02, 2.05, (0.015, 0.026), False, 2000, exceeding=39, extrapolated=0.019).text
+    assert r"\leq" not in measured
+    assert "extrapolated" not in measured
     assert "[" in measured
     assert plots.GlobalP().text == "global p: not quoted"
 

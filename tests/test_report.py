@@ -6,6 +6,7 @@ import csv
 import html
 import json
 import re
+from dataclasses import replace
 
 import hist
 import numpy as np
@@ -18,8 +19,9 @@ from scipy.stats import norm
 from drapes_hep.config import Config
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.events.features import FEATURES
-from drapes_hep.report import write_report
+from drapes_hep.report import sections, write_report
 from drapes_hep.report.album import Album, Picture
+from drapes_hep.report.inputs import load_run
 
 NAMES = ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r")
 CUTS = (1.0, 0.1, 0.01, 0.001)
@@ -349,6 +351,12 @@ def build_run(
         "z_global": float(norm.isf(1 / (toys + 1))) if have else None,
         "p_global_interval": [0.0, 3.7 / toys] if have else None,
         "bound": True if have else None,
+        "exceeding": 0 if have else None,
+        "p_global_extrapolated": 2.3e-5 if have else None,
+        "z_global_extrapolated": float(norm.isf(2.3e-5)) if have else None,
+        "p_global_extrapolated_interval": [2.2e-5, 2.4e-5] if have else None,
+        "effective_trials": 28.7 if have else None,
+        "effective_trials_interval": [27.3, 30.1] if have else None,
         "best_window": best[1] if best else None,
         "toys": toys,
     }
@@ -436,8 +444,8 @@ def test_page_quotes_the_results(run, page):
         for point in window["working_points"]:
             if point["z_local"] is not None:
                 assert f"<td>{point['z_local']:.2f}</td>".replace("-", "−") in page
-    assert "only a bound" in page
-    assert "p &lt; " in page
+    assert "as extreme as the data" in page
+    assert "p ≤ " in page
 
 
 def rows_of(page, heading):
@@ -449,10 +457,40 @@ def rows_of(page, heading):
     ]
 
 
-def test_a_bound_is_quoted_with_its_level(run, page):
-    upper = json.loads((run / "results.json").read_text())["global"]["p_global_interval"][1]
-    assert f"p &lt; {upper:.2g} <small>at 95% CL</small>" in page
-    assert "upper end of the 95% interval" in page
+def global_card(run, **values):
+    """What the headline says of the whole search, without markup, and the sentence below."""
+    results = json.loads((run / "results.json").read_text())
+    whole = {**results["global"], **values}
+    cards, lines = sections.headline(replace(load_run(run), results={**results, "global": whole}))
+    (card,) = [c for c in cards if c["what"].startswith("global")]
+    return (*(html.unescape(re.sub("<[^>]+>", "", str(card[key]))) for key in ("value", "more")), lines[-1])
+
+
+def test_without_an_exceeding_toy_the_extrapolation_is_quoted(run):
+    toys = json.loads((run / "results.json").read_text())["global"]["toys"]
+    value, more, line = global_card(run)
+    assert value == "p = 2.3 × 10−5 extrapolated"
+    assert more.startswith("z = 4.08; 68% interval [2.2 × 10−5, 2.4 × 10−5]; measured: p ≤ ")
+    assert more.endswith(f"; z ≥ {norm.isf(1 / (toys + 1)):.2f}")
+    assert line.startswith(f"None of {toys} pseudo-experiments was as extreme as the data")
+    assert "28.7 independent searches" in line
+
+
+def test_with_enough_exceeding_toys_the_measured_value_is_quoted(run):
+    counted = {"bound": False, "p_global": 0.02, "z_global": 2.054, "p_global_interval": [0.015, 0.026]}
+    value, more, _ = global_card(run, exceeding=10, p_global_extrapolated=0.019, z_global_extrapolated=2.075, **counted)
+    assert value == "p = 0.02 measured"
+    assert more == "z = 2.05; 95% interval [0.015, 0.026]; extrapolated: p = 0.019; z = 2.08"
+    value, *_, line = global_card(run, exceeding=9, **counted)
+    assert "extrapolated" in value
+    assert line.startswith("Only 9 of")
+
+
+def test_results_without_an_extrapolation_quote_the_measured_value(run):
+    value, more, line = global_card(run, p_global_extrapolated=None)
+    assert value.startswith("p ≤ ")
+    assert "measured" not in value + more
+    assert line.endswith("the global p-value is an upper bound, set by their number.")
 
 
 def test_the_cut_flow_follows_the_events(run, page):

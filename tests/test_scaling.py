@@ -91,10 +91,10 @@ def test_few_events_give_tame_curves(n):
 
 def test_too_few_events_and_flat_features_are_refused():
     x, mjj = events(100)
-    with pytest.raises(FitError, match="too few"):
+    with pytest.raises(FitError, match="100 sideband events for training; 'quantile' needs at least 300"):
         fit_scaling("quantile", x, mjj, np.ones(100), DOMAIN)
     flat = np.column_stack([x[:, 0], np.full(100, 3.0)])
-    with pytest.raises(FitError, match="feature number 2 has the same value"):
+    with pytest.raises(FitError, match="feature number 2 does not vary"):
         fit_scaling("standard", flat, mjj, np.ones(100), DOMAIN)
 
 
@@ -122,3 +122,36 @@ def test_a_cusp_that_stays_is_followed_into_the_window(monkeypatch):
         uneven.append(((found - found.mean()) ** 2 / found.mean()).sum() / 39)
     without, with_map = uneven
     assert with_map < 0.5 * without
+
+
+def test_bins_of_mass_hold_events_however_the_masses_repeat():
+    rng = np.random.default_rng(0)
+    for masses in (rng.integers(0, 50, 5000), rng.integers(0, 2, 5000), np.minimum(rng.geometric(0.5, 5000), 12)):
+        bins = scaling_module._mass_bins(masses.astype(float))
+        assert (np.sum(bins, axis=0) == 1).all()
+        assert min(one.sum() for one in bins) >= 50
+        assert len(bins) >= 2
+    # without repetition they are the quantiles
+    masses = rng.uniform(size=5000)
+    edges = np.quantile(masses, np.linspace(0, 1, 41))
+    for one, low, high in zip(scaling_module._mass_bins(masses), edges[:-1], edges[1:], strict=True):
+        assert low <= masses[one].min() <= masses[one].max() <= high
+
+
+@pytest.mark.parametrize("distinct", [2, 3, 50])
+def test_few_distinct_masses_are_scaled(distinct):
+    x, mjj = events(6000)
+    mjj = np.linspace(2800, 5000, distinct)[np.random.default_rng(1).integers(0, distinct, 6000)]
+    scaling = fit_scaling("quantile", x, mjj, np.ones(6000), DOMAIN)
+    z = scaling.forward(x, mjj)
+    assert np.abs(z[:, 0].mean()) < 0.05
+    assert np.allclose(scaling.inverse(z, mjj), x, rtol=0, atol=1e-9)
+
+
+def test_equal_masses_and_a_value_of_nearly_all_are_refused_by_name():
+    x, mjj = events(1000)
+    with pytest.raises(FitError, match="every sideband event has the mass 3000 GeV"):
+        fit_scaling("standard", x, np.full(1000, 3000.0), np.ones(1000), DOMAIN)
+    x[:, 1] = np.arange(1000) % 500 == 3
+    with pytest.raises(FitError, match="feature 'tau' has one value in nearly all"):
+        fit_scaling("quantile", x, mjj, np.ones(1000), DOMAIN, ("m", "tau"))

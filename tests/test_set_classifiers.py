@@ -296,7 +296,7 @@ def test_events_that_cannot_be_read_are_refused():
     ):
         with pytest.raises(error, match=words):
             set_classifiers._prepared(events, 128, False)
-    with pytest.raises(FitError, match="lacks a class"):
+    with pytest.raises(FitError, match="part holds no"):
         model.fit(x, y, np.ones(2), np.arange(2))
     with pytest.raises(RuntimeError, match="fit the classifier"):
         model.score(x)

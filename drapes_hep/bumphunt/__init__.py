@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from drapes_hep.bumphunt.expectation import (
-    LocalSignificance,
-    WindowHunt,
-    WorkingPoint,
-    eigen_variations,
-    hunt_window,
-    local_significance,
-)
+from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint, eigen_variations, hunt_window
+from drapes_hep.bumphunt.extrapolation import Extrapolation, extrapolate
 from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, score_bin, set_overlaps
+from drapes_hep.bumphunt.significance import LocalSignificance, local_significance
 from drapes_hep.bumphunt.toys import (
     GlobalSignificance,
     ToyModel,
@@ -22,6 +17,7 @@ from drapes_hep.bumphunt.toys import (
 )
 
 __all__ = [
+    "Extrapolation",
     "GlobalSignificance",
     "LocalSignificance",
     "SelectedCounts",
@@ -33,6 +29,7 @@ __all__ = [
     "count_selected",
     "draw_toys",
     "eigen_variations",
+    "extrapolate",
     "global_significance",
     "hunt_window",
     "local_significance",

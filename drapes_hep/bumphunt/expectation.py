@@ -20,13 +20,6 @@ the expectation inside the window, linear propagation gives, for a selected set 
 
 what the efficiency fit absorbs of the inclusive fit's error (its normalisation, say) is not counted twice. It is never
 negative, since the selected spectrum constrains less than the inclusive one.
-
-*Significance.* The expectation is marginalised over a gamma density with the fit's mean :math:`\mu` and standard
-deviation s. The count is then negative binomial, whose tail is closed: with :math:`\alpha = \mu^2 / s^2`,
-
-.. math:: p = P(N \ge n) = I_x(n, \alpha), \quad x = s^2 / (s^2 + \mu)
-
-(regularised incomplete beta; Cousins, Linnemann, Tucker, NIM A 595 (2008) 480), and the Poisson tail for s = 0.
 """
 
 from __future__ import annotations
@@ -36,9 +29,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 from drapes_hep.bumphunt.selection import SelectedCounts
+from drapes_hep.bumphunt.significance import local_significance
 from drapes_hep.errors import FitError
 from drapes_hep.mass import GOOD_FIT_P_VALUE, SpectrumFit, bin_model, fit_spectrum
 from drapes_hep.poisson import deviance_p_value, fit_poisson
@@ -46,12 +39,10 @@ from drapes_hep.regions import Window
 
 __all__ = [
     "DEGREES",
-    "LocalSignificance",
     "WindowHunt",
     "WorkingPoint",
     "eigen_variations",
     "hunt_window",
-    "local_significance",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -135,91 +126,6 @@ class WindowHunt:
     sr: Window
     fit: SpectrumFit
     working_points: tuple[WorkingPoint, ...]
-
-
-@dataclass(frozen=True)
-class LocalSignificance:
-    """Tail probabilities of counts, arrays of one shape.
-
-    Attributes
-    ----------
-    log_p : array
-        Natural logarithm, finite however small p is.
-    p : array
-        At least the smallest normal double (2e-308).
-    z : array
-        Standard deviations, one-sided; NaN where nothing was observed (p = 1).
-    """
-
-    log_p: FloatArray
-    p: FloatArray
-    z: FloatArray
-
-
-def _log_beta_tail(n: FloatArray, alpha: FloatArray, x: FloatArray) -> FloatArray:
-    """Give ln I_x(n, alpha) where I underflows, by its continued fraction (DLMF 8.17.22, modified Lentz)."""
-    tiny = 1e-300
-    c = np.ones_like(x)
-    d = 1.0 / np.maximum(1.0 - (n + alpha) * x / (n + 1.0), tiny)
-    h = d.copy()
-    for m in range(1, 20_000):
-        even = m * (alpha - m) * x / ((n + 2 * m - 1.0) * (n + 2 * m))
-        d = 1.0 / (1.0 + even * d)
-        c = 1.0 + even / c
-        h *= d * c
-        odd = -(n + m) * (n + alpha + m) * x / ((n + 2 * m) * (n + 2 * m + 1.0))
-        d = 1.0 / (1.0 + odd * d)
-        c = 1.0 + odd / c
-        change = d * c
-        h *= change
-        if bool(np.all(np.abs(change - 1.0) < 1e-13)):
-            break
-    return np.asarray(n * np.log(x) + alpha * np.log1p(-x) - np.log(n) - special.betaln(n, alpha) + np.log(h))
-
-
-def local_significance(observed: npt.ArrayLike, expected: npt.ArrayLike, error: npt.ArrayLike) -> LocalSignificance:
-    """Give the probability of a count at least as large, the expectation's uncertainty marginalised (gamma).
-
-    Parameters
-    ----------
-    observed : array_like
-        Counts.
-    expected, error : array_like
-        Mean and standard deviation of the expectation; an error of 0 gives the Poisson tail. NaN gives NaN.
-
-    Returns
-    -------
-    LocalSignificance
-        Shaped as the arguments broadcast together.
-    """
-    given = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (observed, expected, error)))
-    shape = given[0].shape
-    n, mu, s = (a.ravel() for a in given)  # a ufunc turns an array without axes into a scalar, which has no items
-    known = np.isfinite(n) & np.isfinite(mu) & np.isfinite(s) & (mu > 0)
-    n, mu = np.where(known, n, 0.0), np.where(known, mu, 1.0)
-    # below this the negative binomial is the Poisson to 1e-12 of its variance
-    poisson = ~known | (s**2 < 1e-12 * mu)
-    variance = np.where(poisson, 1e-12 * mu, np.where(known, s, 0.0) ** 2)
-    alpha, x = mu**2 / variance, variance / (variance + mu)
-    k = np.maximum(n, 1.0)
-    upper = np.where(poisson, special.gammainc(k, mu), special.betainc(k, alpha, x))
-    lower = np.where(poisson, special.gammaincc(k, mu), special.betaincc(k, alpha, x))
-    log_p = np.log(np.maximum(upper, 1e-300))
-    far = (upper < 1e-290) & (n > mu)
-    if bool(far.any()):
-        log_p[far] = _log_beta_tail(k[far], alpha[far], x[far])
-    log_lower = np.log(np.maximum(lower, np.finfo(np.float64).tiny))
-    z = np.where(
-        upper > 0.5, special.ndtri_exp(np.minimum(log_lower, 0.0)), -special.ndtri_exp(np.minimum(log_p, -1e-300))
-    )
-    empty = n < 1
-    log_p = np.where(empty, 0.0, log_p)
-    p = np.maximum(np.exp(log_p), np.finfo(np.float64).tiny)
-    return LocalSignificance(
-        np.where(known, log_p, np.nan).reshape(shape),
-        np.where(known, p, np.nan).reshape(shape),
-        np.where(known & ~empty, z, np.nan).reshape(shape),
-    )
 
 
 def _polynomial(edges: FloatArray) -> FloatArray:
@@ -371,6 +277,11 @@ def eigen_variations(covariance: npt.ArrayLike) -> FloatArray:
     return np.asarray(variations * np.where(variations.sum(axis=1) < 0, -1.0, 1.0)[:, None], dtype=np.float64)
 
 
+def _quotable(expected: npt.ArrayLike, error: npt.ArrayLike) -> BoolArray:
+    """Whether there is an expectation: a fit that says nothing leaves NaN."""
+    return np.asarray(np.isfinite(expected) & np.isfinite(error) & (np.asarray(expected) > 0))
+
+
 def _none(x: float) -> float | None:
     return float(x) if np.isfinite(x) else None
 
@@ -397,7 +308,7 @@ def hunt_window(
     sqrt_s : float
         GeV.
     min_events : int
-        Fewer selected events outside the window give no expectation.
+        Fewer events outside the window, selected or at all, give no expectation.
     template_sizes : sequence of int, optional
         Template events of each fold, for the cross-check: of n such events, a cut set at the efficiency e lets a new
         event that follows the template pass with the probability (floor(e n) + 1) / (n + 1) on average. It assumes a
@@ -437,10 +348,13 @@ def hunt_window(
             value, error = float(part.expected[0]), float(part.error[0])
             degree = int(part.degree[0]) if fit.good and part.degree[0] >= 0 else None
             chi2, ndof = _none(float(part.deviance[0])), int(outside.sum()) - int(part.degree[0]) - 1
-        if not fit.good:
+        # the inclusive shape too: its parameters go through any handful of events
+        if not fit.good or nested[0][outside].sum() < min_events:
             value = error = np.nan
         observed = None if hidden else int(counts.nested[i, inside].sum())
-        local = local_significance(np.nan if observed is None else observed, value, error)
+        local = local_significance(
+            0 if observed is None else observed, value, error, observed is not None and _quotable(value, error)
+        )
         cross = cross_error = np.nan
         if len(sizes) and fit.good and float(sizes.min()) * efficiency >= 1.0:
             share = (

@@ -18,8 +18,9 @@ over windows and working points, and
 
 .. math:: p_{global} = (k + 1) / (n + 1)
 
-with k of n toys at least as extreme as the data (Davison and Hinkley, 1997, ch. 4): never zero. With k = 0 it is a
-bound.
+with k of n toys at least as extreme as the data (Davison and Hinkley, 1997, ch. 4): never zero, and never smaller for
+data that are less extreme. With k = 0 it is 1/(n + 1) however extreme the data are, an upper bound. What lies beyond is
+extrapolated from the distribution of the toys' smallest p_local (:mod:`drapes_hep.bumphunt.extrapolation`).
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ from drapes_hep.bumphunt.expectation import (
     _inclusive_expectations,
     _inside,
     _polynomial,
+    _quotable,
     _selected_expectations,
-    local_significance,
 )
+from drapes_hep.bumphunt.extrapolation import Extrapolation, extrapolate
 from drapes_hep.bumphunt.selection import SelectedCounts
-from drapes_hep.errors import FitError
+from drapes_hep.bumphunt.significance import local_significance
+from drapes_hep.errors import FitError, counted
 from drapes_hep.mass import GOOD_FIT_P_VALUE, bin_model, fit_spectrum
 from drapes_hep.poisson import deviance_p_value, fit_poisson
 from drapes_hep.regions import Window
@@ -109,10 +112,9 @@ class GlobalSignificance:
     p_global_interval : tuple of two floats
         Clopper-Pearson interval of exceeding / toys, at ``level``.
     z_global : float
-        One-sided standard deviations of ``p_global``; with ``bound``, of the interval's upper end.
+        One-sided standard deviations of ``p_global``.
     bound : bool
-        No toy was as extreme: ``p_global`` is limited only by the number of toys, ``z_global`` a lower bound at
-        ``level``.
+        No toy was as extreme: ``p_global`` is an upper bound that the number of toys sets, ``z_global`` a lower one.
     toys, exceeding : int
     level : float
         Confidence level of the interval.
@@ -124,6 +126,8 @@ class GlobalSignificance:
         At which working point.
     toy_log_p : array, shape (toys,)
         ln of each toy's smallest p_local, for the figure; 0 where a toy had nothing to quote.
+    extrapolated : Extrapolation or None
+        What the distribution of ``toy_log_p`` says of the data's; None where no toy has anything to quote.
     """
 
     p_global: float
@@ -137,6 +141,7 @@ class GlobalSignificance:
     best_window: Window
     best_efficiency: float
     toy_log_p: FloatArray
+    extrapolated: Extrapolation | None
 
 
 def best_working_point(hunts: Sequence[WindowHunt]) -> tuple[Window, float, float] | None:
@@ -194,7 +199,9 @@ def background_model(
         fitted.
     """
     if len(windows) == 0 or len(windows) != len(counts):
-        raise FitError(f"{len(windows)} windows and {len(counts)} selections do not belong together")
+        raise FitError(
+            f"{counted(len(windows), 'window')} and {counted(len(counts), 'selection')} do not belong together"
+        )
     first = counts[0]
     for other in counts:
         if other.efficiencies != first.efficiencies or not np.array_equal(other.edges, first.edges):
@@ -310,9 +317,11 @@ def toy_local_p(model: ToyModel, inclusive: FloatArray, selected: FloatArray) ->
         gradient = model.gradient @ np.linalg.inv(r)
         fit = fit_poisson(inclusive, gradient, log_mu, fitted=outside)
         p_fit = deviance_p_value(fit.deviance, model.inclusive[outside], gradient.shape[1])
-        good = fit.converged & (p_fit >= GOOD_FIT_P_VALUE)
+        good = fit.converged & (p_fit >= GOOD_FIT_P_VALUE) & (inclusive[:, outside].sum(axis=1) >= model.min_events)
         value, error = _inclusive_expectations(fit.expected, gradient, fit.covariance, inside)
-        log_p[w, 0] = local_significance(inclusive[:, inside].sum(axis=1), value, error).log_p
+        log_p[w, 0] = local_significance(
+            inclusive[:, inside].sum(axis=1), value, error, good & _quotable(value, error)
+        ).log_p
         for b in range(nested.shape[1]):
             part = _selected_expectations(
                 nested[w, b],
@@ -326,8 +335,8 @@ def toy_local_p(model: ToyModel, inclusive: FloatArray, selected: FloatArray) ->
                 model.shares[w],
             )
             seen = nested[w, b][:, inside].sum(axis=1)
-            log_p[w, b + 1] = local_significance(seen, part.expected, part.error).log_p
-        log_p[w][:, ~good] = np.nan
+            quoted = good & _quotable(part.expected, part.error)
+            log_p[w, b + 1] = local_significance(seen, part.expected, part.error, quoted).log_p
     return log_p
 
 
@@ -380,13 +389,12 @@ def global_significance(
     # equal p-values (counts are discrete) are as extreme; the tolerance is that between MIGRAD and Newton
     k = int((smallest <= observed + 1e-9 * abs(observed)).sum())
     p = (k + 1) / (toys + 1)
-    bound = k == 0
     tail = 0.5 * (1.0 - level)
     low = float(stats.beta.ppf(tail, k, toys - k + 1)) if k > 0 else 0.0
     high = float(stats.beta.ppf(1.0 - tail, k + 1, toys - k)) if k < toys else 1.0
     return GlobalSignificance(
-        p_global=p, p_global_interval=(low, high), z_global=float(stats.norm.isf(high if bound else p)), bound=bound,
-        toys=toys,
+        p_global=p, p_global_interval=(low, high), z_global=float(stats.norm.isf(p)), bound=k == 0, toys=toys,
         exceeding=k, level=level, p_smallest=float(max(np.exp(observed), np.finfo(np.float64).tiny)),
         best_window=window, best_efficiency=efficiency, toy_log_p=smallest,
+        extrapolated=extrapolate(smallest, observed),
     )  # fmt: skip

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from drapes_hep.config import ON_CONSTITUENTS
-from drapes_hep.errors import ConfigError, UsersCode, reason_of, told
+from drapes_hep.errors import ConfigError, FitError, UsersCode, counted, reason_of, told
 from drapes_hep.events.loading import is_users, source_hashes
 from drapes_hep.rng import event_uniforms, stage_seed
 
@@ -28,6 +28,7 @@ __all__ = [
     "group_holdout",
     "load_classifier",
     "reads_of",
+    "training_parts",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -62,14 +63,61 @@ def balanced_weights(y: IntArray, weight: FloatArray) -> FloatArray:
     Returns
     -------
     array, shape (n,)
+
+    Raises
+    ------
+    FitError
+        If a class has no events, or weights that do not add up to more than 0.
     """
     total = np.array([weight[y == 0].sum(), weight[y == 1].sum()])
+    if not bool((total > 0).all()):
+        names = " and ".join(name for name, value in zip(("template", "data"), total, strict=True) if not value > 0)
+        raise FitError(f"the classifier has no weight to learn from in {names}")
     return np.asarray(weight * (0.5 * len(y) / total)[y], dtype=np.float64)
 
 
 def group_holdout(group: IntArray, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
     """Choose whole groups that make up about ``fraction`` of the events; True where held out."""
     return np.asarray(event_uniforms(seed, group)[:, 0] < fraction, dtype=np.bool_)
+
+
+def training_parts(
+    y: IntArray, weight: FloatArray, group: IntArray, fraction: float, seed: int
+) -> tuple[npt.NDArray[np.bool_], FloatArray]:
+    """Choose what is held out to stop a training, and balance the classes' weights.
+
+    Whole groups are held out, so that no copy of a parent is on both sides.
+
+    Parameters
+    ----------
+    y : array of int, shape (n,)
+        Classes, 0 or 1.
+    weight : array, shape (n,)
+    group : array of int, shape (n,)
+    fraction : float
+        Held out.
+    seed : int
+
+    Returns
+    -------
+    held : array of bool, shape (n,)
+    weight : array, shape (n,)
+        Balanced.
+
+    Raises
+    ------
+    FitError
+        If either part lacks a class.
+    """
+    held, balanced = group_holdout(group, fraction, seed), balanced_weights(y, weight)
+    for part, name in ((~held, "training"), (held, "held-out")):
+        for value, kind in ((0, "template"), (1, "data")):
+            if not balanced[part & (y == value)].sum() > 0:
+                raise FitError(
+                    f"the classifier's {name} part holds no {kind}: {counted(len(y), 'event')} are too few; use fewer"
+                    " folds, a wider window or a larger template"
+                )
+    return held, balanced
 
 
 class Trees:
@@ -109,10 +157,8 @@ class Trees:
 
     def fit(self, x: FloatArray, y: IntArray, weight: FloatArray, group: IntArray) -> None:
         """Train; see :class:`Classifier`."""
-        # the members of an ensemble differ by what they hold out; whole groups, so that no copy of a parent is on
-        # both sides
-        held = group_holdout(group, 0.25, stage_seed(self._seed, "holdout"))
-        w = balanced_weights(y, weight)
+        # the members of an ensemble differ by what they hold out
+        held, w = training_parts(y, weight, group, 0.25, stage_seed(self._seed, "holdout"))
         self._model.fit(
             x[~held], y[~held], sample_weight=w[~held], X_val=x[held], y_val=y[held], sample_weight_val=w[held]
         )
@@ -159,7 +205,7 @@ class Mlp:
         import torch
         from torch.nn.functional import binary_cross_entropy_with_logits
 
-        held = group_holdout(group, 0.25, stage_seed(self._seed, "holdout"))
+        held, balanced = training_parts(y, weight, group, 0.25, stage_seed(self._seed, "holdout"))
         self._mean, self._scale = x[~held].mean(0), x[~held].std(0) + 1e-12
         generator = torch.Generator().manual_seed(self._seed)
         with torch.random.fork_rng(devices=[]):
@@ -171,7 +217,7 @@ class Mlp:
             net = torch.nn.Sequential(*layers, torch.nn.Linear(32, 1))
         z = torch.as_tensor((x - self._mean) / self._scale, dtype=torch.float32)
         target = torch.as_tensor(y, dtype=torch.float32)
-        w = torch.as_tensor(balanced_weights(y, weight), dtype=torch.float32)
+        w = torch.as_tensor(balanced, dtype=torch.float32)
         mask = torch.as_tensor(held)
         train, valid = torch.nonzero(~mask)[:, 0], torch.nonzero(mask)[:, 0]
         steps = -(-len(train) // self._batch)

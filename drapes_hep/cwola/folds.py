@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.errors import FitError, counted
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.rng import event_uniforms, stage_seed
 
-__all__ = ["assign_folds", "root_of"]
+__all__ = ["assign_folds", "check_folds", "root_of"]
 
 
 def root_of(event_id: npt.NDArray[np.int64], parent_id: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
@@ -44,3 +45,26 @@ def assign_folds(
     """
     uniform = event_uniforms(stage_seed(seed, "folds"), root_of(event_id, parent_id))[:, 0]
     return np.minimum((uniform * folds).astype(np.int64), folds - 1)
+
+
+def check_folds(name: str, fold: npt.NDArray[np.int64], folds: int) -> None:
+    """Refuse a sample that leaves a fold empty: its models could not be calibrated, or would see one class alone.
+
+    Parameters
+    ----------
+    name : str
+        Of the sample, for the message.
+    fold : array of int64, shape (n,)
+        From :func:`assign_folds`.
+    folds : int
+
+    Raises
+    ------
+    FitError
+    """
+    present = np.bincount(fold, minlength=folds)
+    if len(present) > folds or (present == 0).any():
+        raise FitError(
+            f"{name}: {counted(len(fold), 'event does', 'events do')} not fill {counted(folds, 'fold')}; use fewer"
+            " folds, a wider window or a larger template"
+        )

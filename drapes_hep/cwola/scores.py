@@ -19,7 +19,8 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from drapes_hep.cwola.classifiers import Classifier
-from drapes_hep.errors import FitError, LeakError
+from drapes_hep.cwola.folds import check_folds
+from drapes_hep.errors import FitError, LeakError, counted
 from drapes_hep.metrics import Estimate, auc
 from drapes_hep.rng import stage_seed
 
@@ -144,9 +145,23 @@ def _fold_scores(
         model = make(stage_seed(seed, "classifier", fold, member))
         model.fit(x, y, weight, group)
         for name, sample in targets.items():
-            total[name] += model.score(sample.x[sample.fold == fold])
+            total[name] += _checked(model, model.score(sample.x[sample.fold == fold]), len(total[name]))
         advance()
     return {name: value / ensemble for name, value in total.items()}
+
+
+def _checked(model: Classifier, score: FloatArray, events: int) -> FloatArray:
+    """Refuse what is not one finite number per event: a NaN would rank above every template event."""
+    values = np.asarray(score, dtype=np.float64)
+    name = type(model).__name__
+    if values.shape != (events,):
+        raise FitError(f"the classifier {name} returned scores of shape {values.shape} for {counted(events, 'event')}")
+    bad = int((~np.isfinite(values)).sum())
+    if bad:
+        raise FitError(
+            f"the classifier {name} returned {counted(bad, 'score that is', 'scores that are')} NaN or infinite"
+        )
+    return values
 
 
 def out_of_fold_scores(
@@ -192,15 +207,11 @@ def out_of_fold_scores(
     LeakError
         If an event, or a copy of it, would be scored by a model that saw it.
     FitError
-        If a fold lacks one of the classes.
+        If a fold lacks one of the classes, or a classifier returns something else than a finite score per event.
     """
     targets = {"data": data, "template": template, **others}
     for name, sample in (("data", data), ("template", template)):
-        present = np.bincount(sample.fold, minlength=folds)
-        if len(present) > folds or (present == 0).any():
-            raise FitError(
-                f"{name}: {len(sample.x)} events do not fill {folds} folds; use fewer folds or a wider window"
-            )
+        check_folds(name, sample.fold, folds)
     score = {name: np.full(len(sample.x), np.nan) for name, sample in targets.items()}
     tail = {name: np.full(len(sample.x), np.nan) for name, sample in targets.items()}
 

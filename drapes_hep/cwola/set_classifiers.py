@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drapes_hep.cwola.classifiers import balanced_weights, group_holdout
+from drapes_hep.cwola.classifiers import training_parts
 from drapes_hep.diffusion.training import learning_rate
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.ragged import KINEMATICS, low_level, pack_nested
@@ -365,16 +365,13 @@ class _SetClassifier(ABC):
             self._fit(x, y, weight, group)
 
     def _fit(self, x: AwkwardArray, y: IntArray, weight: FloatArray, group: IntArray) -> None:
-        held = group_holdout(group, _HELD_OUT, stage_seed(self._seed, "holdout"))
-        for part, name in ((~held, "training"), (held, "held-out")):
-            if len(np.unique(y[part])) < 2:
-                raise FitError(f"the classifier's {name} part lacks a class: {len(y)} events are too few")
+        held, balanced = training_parts(y, weight, group, _HELD_OUT, stage_seed(self._seed, "holdout"))
         events = _prepared(x, self._most, self._kinematics)
         mask = torch.from_numpy(held)
         self._set_scaling(events.choose(torch.nonzero(~mask)[:, 0]))
         events = self._scaled(events).to(self._device)
         target = torch.as_tensor(y, dtype=torch.float32).to(self._device)
-        w = torch.as_tensor(balanced_weights(y, weight), dtype=torch.float32).to(self._device)
+        w = torch.as_tensor(balanced, dtype=torch.float32).to(self._device)
         net = self._network(events.jets.shape[1], self._generator("weights")).to(self._device)
         dropout = self._generator("dropout", self._device)
         for module in net.modules():

@@ -12,7 +12,7 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.errors import InputError
+from drapes_hep.errors import InputError, counted
 from drapes_hep.events.chunks import EventChunk
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, offsets_of
 from drapes_hep.events.types import AwkwardArray, Column
@@ -113,10 +113,10 @@ class BadValuesError(InputError):
         worst = self.bad[0]
         others = sorted({one.column for one in self.bad[1:]} - {worst.column})
         more = f" (and so do {', '.join(others[:3])}{' and others' if len(others) > 3 else ''})" if others else ""
-        rows = "1 row" if worst.count == 1 else f"{worst.count} rows"
         super().__init__(
             path,
-            f"column '{worst.column}' holds {worst.kind} in {rows}, first in row {worst.first} (counted from 0){more}",
+            f"column '{worst.column}' holds {worst.kind} in {counted(worst.count, 'row')},"
+            f" first in row {worst.first} (counted from 0){more}",
             "correct or remove these events",
         )
 

@@ -16,7 +16,7 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.errors import InputError
+from drapes_hep.errors import InputError, counted
 from drapes_hep.events.checks import BadValuesError, row_ids
 from drapes_hep.events.chunks import EventChunk, FileInfo, Reading, split
 from drapes_hep.events.features import invariant_mass
@@ -637,11 +637,11 @@ def text_lines(found: Inspection) -> Sequence[tuple[str, str]]:
         ("path", found.path + ("" if found.bytes is None else f" ({found.bytes / 1e6:.3g} MB)")),
         ("layout", f"{found.layout} ({found.container}" + (f", '{found.object}')" if found.object else ")")),
         ("events", str(found.events)),
-        ("looked at", "all events" if every else f"{found.looked_at} events {runs}"),
+        ("looked at", "all events" if every else f"{counted(found.looked_at, 'event')} {runs}"),
     ]
     if found.unread:
-        out.append(("unread", f"{found.unread} events, for the errors below"))
-    jets = ", ".join(f"{n} in {count} events" for n, count in found.jets.per_event.items())
+        out.append(("unread", f"{counted(found.unread, 'event')}, for the errors below"))
+    jets = ", ".join(f"{n} in {counted(count, 'event')}" for n, count in found.jets.per_event.items())
     out += [
         ("jets", jets),
         (
@@ -649,7 +649,7 @@ def text_lines(found: Inspection) -> Sequence[tuple[str, str]]:
             f"leading {spread(found.jets.leading_pt, ' GeV')}; second {spread(found.jets.subleading_pt, ' GeV')}",
         ),
         ("jet mass", f"{spread(found.jets.mass, ' GeV')} (two leading jets)"),
-        ("m_JJ", f"{spread(found.mjj.range, ' GeV')} ({found.mjj.events} events)"),
+        ("m_JJ", f"{spread(found.mjj.range, ' GeV')} ({counted(found.mjj.events, 'event')})"),
     ]
     if found.constituents is not None:
         share = spread(found.constituents.momentum_fraction, "", ".3f")
@@ -666,7 +666,7 @@ def text_lines(found: Inspection) -> Sequence[tuple[str, str]]:
     ]
     for one in found.problems:
         first = "" if one.first_row is None else f", first in row {one.first_row}"
-        out.append((one.severity, f"{one.what} ({one.events} {'event' if one.events == 1 else 'events'}{first})"))
+        out.append((one.severity, f"{one.what} ({counted(one.events, 'event')}{first})"))
     if not found.problems:
         out.append(("problems", "none"))
     return out

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.errors import InputError
+from drapes_hep.errors import InputError, counted
 from drapes_hep.events.clustering import make_particles
 from drapes_hep.events.schema import offsets_of
 from drapes_hep.events.types import AwkwardArray, Foreign
@@ -142,11 +142,13 @@ def _parse_labels(content: bytes, place: str, path: str, rows: int) -> npt.NDArr
     numbers = [line.split() for line in lines]
     odd = next((i for i, line in enumerate(numbers) if len(line) != 1), None)
     if odd is not None:
-        what = f"{len(numbers[odd])} values" if numbers[odd] else "nothing"
+        what = counted(len(numbers[odd]), "value") if numbers[odd] else "nothing"
         raise InputError(place, f"holds {what} in line {odd + 1}", "write one label a line")
     if len(lines) != rows:
         raise InputError(
-            place, f"holds {len(lines)} labels for the {rows} events of {Path(path).name}", "give the file's own labels"
+            place,
+            f"holds {counted(len(lines), 'label')} for the {counted(rows, 'event')} of {Path(path).name}",
+            "give the file's own labels",
         )
     text = np.array([line[0] for line in numbers], dtype=np.bytes_)
     try:

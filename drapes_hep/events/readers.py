@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import awkward as ak
 
-from drapes_hep.errors import ConfigError, InputError
+from drapes_hep.errors import ConfigError, InputError, counted
 from drapes_hep.events.checks import Columns, missing_columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading
 from drapes_hep.events.layouts import LAYOUTS
@@ -137,7 +137,8 @@ def convert(columns: Columns, chunk: EventChunk) -> Events:
     if short:
         raise InputError(
             chunk.path,
-            f"column '{short[0]}' gave {len(columns[short[0]])} rows where {len(chunk)} were asked for",
+            f"column '{short[0]}' gave {counted(len(columns[short[0]]), 'row')},"
+            f" not the {len(chunk)} that were asked for",
             "the file changed while it was read, or is corrupt",
         )
     converted = LAYOUTS[chunk.layout].convert(columns, chunk)

@@ -28,7 +28,7 @@ from coffea.processor import FuturesExecutor, IterativeExecutor, Runner, accumul
 from coffea.processor.executor import ExecutorBase, WorkItem
 from coffea.util import coffea_console
 
-from drapes_hep.errors import ConfigError, DrapesError, InputError, LostEventsError, reason_of
+from drapes_hep.errors import ConfigError, DrapesError, InputError, LostEventsError, counted, reason_of
 from drapes_hep.events.checks import BadValuesError, row_ids
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, split, states_ids
 from drapes_hep.events.readers import convert, plain_column, read, read_columns, scan
@@ -363,7 +363,8 @@ def _check_account(chunks: Sequence[EventChunk], results: Mapping[Key, _Result])
     if processed != requested or short or len(results) != len(chunks):
         where = f", e.g. rows {short[0].start} to {short[0].stop} of {short[0].path}" if short else ""
         raise LostEventsError(
-            f"{requested} events were requested but {processed} processed ({requested - processed} lost{where})"
+            f"{counted(requested, 'event was', 'events were')} requested but {processed} processed"
+            f" ({requested - processed} lost{where})"
         )
 
 

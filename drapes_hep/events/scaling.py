@@ -22,7 +22,7 @@ Shapes: features (n, d), masses (n,) in GeV.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from drapes_hep.errors import FitError
+from drapes_hep.errors import FitError, counted
 
 __all__ = ["Scaling", "fit_scaling", "scaling_from_dict"]
 
@@ -149,6 +149,7 @@ def fit_scaling(
     mjj: FloatArray,
     weight: FloatArray,
     domain: npt.ArrayLike,
+    names: Sequence[str] | None = None,
 ) -> Scaling:
     """Fit a scaling on sideband events.
 
@@ -163,6 +164,8 @@ def fit_scaling(
         Event weights, positive.
     domain : array_like, shape (d, 2)
         Natural bounds of each feature, infinite where it has none.
+    names : sequence of str, optional
+        The features' names, for messages.
 
     Returns
     -------
@@ -171,20 +174,26 @@ def fit_scaling(
     Raises
     ------
     FitError
-        If there are too few events, or a feature does not vary.
+        If there are too few events, their masses or a feature do not vary, or a feature has one value in nearly all
+        events of some masses ('quantile').
     """
     least = 2 if kind == "standard" else 3 * _LEAST_EVENTS
     if len(x) < least:
-        raise FitError(f"scaling: {len(x)} sideband events are too few, '{kind}' needs at least {least}")
+        raise FitError(f"scaling: {counted(len(x), 'sideband event')} for training; '{kind}' needs at least {least}")
+    labels = [f"'{name}'" for name in names] if names else [f"number {j + 1}" for j in range(x.shape[1])]
     share = weight / weight.sum()
     mean = share @ x
     scale = np.sqrt(share @ (x - mean) ** 2)
     flat = np.flatnonzero(scale <= 1e-12 * np.abs(mean))
     if len(flat):
-        raise FitError(f"scaling: feature number {flat[0] + 1} has the same value in every sideband event")
+        raise FitError(
+            f"scaling: feature {labels[flat[0]]} does not vary: it is {mean[flat[0]]:g} in every sideband event"
+        )
     log = np.log(mjj)
     centre = float(share @ log)
     log_mass = (centre, float(np.sqrt(share @ (log - centre) ** 2)))
+    if log_mass[1] <= 1e-9:
+        raise FitError(f"scaling: every sideband event has the mass {np.exp(centre):g} GeV: nothing to interpolate in")
     d = x.shape[1]
     bounds = np.asarray(domain, dtype=np.float64).reshape(d, 2)
     nothing = np.zeros((d, 0))
@@ -193,7 +202,7 @@ def fit_scaling(
         return empty
     even = np.stack([_fit_even(x[:, j], weight) for j in range(d)])
     y = np.stack([_interpolate(x[:, j], *even[j]) for j in range(d)], axis=1)
-    coarse = replace(empty, even=even, curves=_fit_curves(y, empty.condition(mjj)[:, 0], weight))
+    coarse = replace(empty, even=even, curves=_fit_curves(y, empty.condition(mjj)[:, 0], weight, labels))
     levels = np.empty((d, len(_FINE)))
     for j in range(d):
         unit = _interpolate_rows(y[:, j], coarse._knots(mjj, j), _UNIT)
@@ -219,16 +228,37 @@ def _mass_basis(u: FloatArray, degree: int) -> FloatArray:
     return np.asarray(np.polynomial.legendre.legvander(u / 3.0, degree), dtype=np.float64)
 
 
-def _fit_curves(x: FloatArray, u: FloatArray, weight: FloatArray) -> FloatArray:
-    degree = int(np.clip(len(x) // _EVENTS_A_DEGREE, 1, _MASS_DEGREE))
-    bins = min(_MASS_BINS, len(x) // _LEAST_EVENTS)
+def _mass_bins(u: FloatArray) -> list[npt.NDArray[np.bool_]]:
+    """Divide events into bins of about as many each; fewer and larger ones where many have the same mass."""
+    bins = min(_MASS_BINS, len(u) // _LEAST_EVENTS)
     edges = np.quantile(u, np.linspace(0, 1, bins + 1))
     index = np.clip(np.searchsorted(edges, u, side="right") - 1, 0, bins - 1)
-    chosen = [index == i for i in range(bins)]
+    # equal masses leave bins empty, or nearly: those join the bin below
+    heads: list[int] = []
+    total = _LEAST_EVENTS
+    for i, number in enumerate(np.bincount(index, minlength=bins)):
+        if total >= _LEAST_EVENTS // 2:
+            heads.append(i)
+            total = 0
+        total += int(number)
+    if total < _LEAST_EVENTS // 2 and len(heads) > 1:
+        heads.pop()
+    group = np.searchsorted(heads, index, side="right") - 1
+    return [group == i for i in range(len(heads))]
+
+
+def _fit_curves(x: FloatArray, u: FloatArray, weight: FloatArray, labels: Sequence[str]) -> FloatArray:
+    chosen = _mass_bins(u)
+    degree = min(int(np.clip(len(x) // _EVENTS_A_DEGREE, 1, _MASS_DEGREE)), len(chosen) - 1)
     basis = _mass_basis(np.array([np.average(u[here], weights=weight[here]) for here in chosen]), degree)
     curves = np.empty((x.shape[1], degree + 1, len(_LEVELS)))
     for j in range(x.shape[1]):
         quantiles = np.stack([_weighted_quantiles(x[here, j], weight[here], _LEVELS) for here in chosen])
+        if not bool((quantiles[:, -1] > quantiles[:, 0]).all()):
+            raise FitError(
+                f"scaling: feature {labels[j]} has one value in nearly all sideband events of some masses, which has no"
+                " quantiles: leave it out, or set template.scaling: standard"
+            )
         # a feature that repeats values has distances of 0, which have no logarithm
         steps = np.maximum(np.diff(quantiles, axis=1), 1e-4 * (quantiles[:, -1:] - quantiles[:, :1]) + 1e-300)
         values = np.concatenate([quantiles[:, _MEDIAN, None], np.log(steps)], axis=1)

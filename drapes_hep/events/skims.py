@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drapes_hep.errors import InputError
+from drapes_hep.errors import InputError, counted
 from drapes_hep.events.checks import Columns, missing_columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.layouts import LAYOUTS
@@ -332,7 +332,8 @@ class Truth:
         if not found.all():
             raise InputError(
                 self.path,
-                f"has no label for {np.count_nonzero(~found)} of {len(ids)} events, e.g. event_id {ids[~found][0]}",
+                f"has no label for {np.count_nonzero(~found)} of {counted(len(ids), 'event')},"
+                f" e.g. event_id {ids[~found][0]}",
                 "give the sidecar that belongs to these events",
             )
         return self.label[place]

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 from scipy.stats import norm
 
+from drapes_hep.errors import counted
 from drapes_hep.plots.style import (
     BLUE,
     GREY,
@@ -31,6 +32,10 @@ from drapes_hep.plots.style import (
 )
 
 __all__ = ["GlobalP", "LocalP", "local_p_scan", "toy_distribution"]
+
+
+_COUNTED = 10
+"""With fewer pseudo-experiments as extreme as the data the measured p has an error of a third and more."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,15 @@ class GlobalP:
     interval : tuple of float or None
         Of p, 95%.
     bound : bool
-        No pseudo-experiment was as extreme: p is smaller, z larger, than this at 95% confidence.
-    toys : int
-        Pseudo-experiments.
+        No pseudo-experiment was as extreme: p is an upper bound, z a lower one.
+    toys, exceeding : int
+        Pseudo-experiments, and how many were as extreme.
+    extrapolated, extrapolated_z : float or None
+        From the distribution of the pseudo-experiments' smallest p-values.
+    extrapolated_interval : tuple of float or None
+        Its 68% interval.
+    trials : float or None
+        The effective number of trials.
     """
 
     p: float | None = None
@@ -63,20 +74,33 @@ class GlobalP:
     interval: tuple[float, float] | None = None
     bound: bool = False
     toys: int = 0
+    exceeding: int = 0
+    extrapolated: float | None = None
+    extrapolated_z: float | None = None
+    extrapolated_interval: tuple[float, float] | None = None
+    trials: float | None = None
+
+    @property
+    def quotes_extrapolation(self) -> bool:
+        """Whether so few pseudo-experiments were as extreme that the extrapolated value is the one to quote."""
+        return self.extrapolated is not None and self.exceeding < _COUNTED
 
     @property
     def text(self) -> str:
         """The p-value in one line, as a bound where it is one."""
         if self.p is None:
             return "global p: not quoted"
-        sign, zsign = ("<", ">") if self.bound else ("=", "=")
+        sign, zsign = (r"\leq", r"\geq") if self.bound else ("=", "=")
         z = "" if self.z is None else rf", $z {zsign} \mathrm{{{self.z:.2f}}}$"
         interval = ""
         if self.interval is not None and not self.bound:
             interval = rf" [${number(self.interval[0], 2)}$, ${number(self.interval[1], 2)}$]"
-        level = " at 95% CL" if self.bound else ""
         none = "none of " if self.bound else ""
-        return rf"global $p {sign} {number(self.p, 2)}${level}{interval}{z} ({none}{self.toys} pseudo-experiments)"
+        measured = rf"$p {sign} {number(self.p, 2)}${interval}{z} ({none}{counted(self.toys, 'pseudo-experiment')})"
+        if not self.quotes_extrapolation:
+            return f"global {measured}"
+        z = "" if self.extrapolated_z is None else rf", $z = \mathrm{{{self.extrapolated_z:.2f}}}$"
+        return rf"global $p = {number(self.extrapolated, 2)}${z} (extrapolated); measured {measured}"
 
 
 @styled
@@ -188,7 +212,7 @@ def toy_distribution(smallest_p: npt.ArrayLike, observed: float | None, stamp: S
     counts = np.histogram(x, edges)[0].astype(np.float64)
     beyond = counts.copy()
     ax.stairs(counts, edges, color=BLUE, fill=True, alpha=0.35)
-    ax.stairs(counts, edges, color=BLUE, lw=1.3, label=f"{len(x)} pseudo-experiments, background alone")
+    ax.stairs(counts, edges, color=BLUE, lw=1.3, label=f"{counted(len(x), 'pseudo-experiment')}, background alone")
     centre = 0.5 * (edges[1:] + edges[:-1])
     seen = counts > 0
     ax.errorbar(centre[seen], counts[seen], np.sqrt(counts[seen]), fmt="none", ecolor=BLUE, lw=1)

@@ -43,7 +43,7 @@ class SplitCounts:
 
 
 def _count(value: int | None) -> str:
-    return "" if value is None else f"\n{value:,} events".replace(",", " ")
+    return "" if value is None else f"\n{value:,} event{'' if value == 1 else 's'}".replace(",", " ")
 
 
 @styled

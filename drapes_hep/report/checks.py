@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from drapes_hep import plots
+from drapes_hep.errors import counted
 from drapes_hep.report.inputs import RunFiles
 from drapes_hep.report.values import fit_p, quality_points
 from drapes_hep.report.words import cut
@@ -39,7 +40,7 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     out: list[str | Markup] = []
     accounting = run.results.get("accounting") or {}
     if accounting.get("lost"):
-        out.append(f"{accounting['lost']} events were requested and not processed.")
+        out.append(f"{counted(accounting['lost'], 'event was', 'events were')} requested and not processed.")
     differ: list[str | Markup] = []
     poor: list[str | Markup] = []
     missing: list[str | Markup] = []

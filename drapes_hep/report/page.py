@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 import drapes_hep
 from drapes_hep import plots
+from drapes_hep.errors import counted
 from drapes_hep.files import atomic_path
 from drapes_hep.metrics import Roc
 from drapes_hep.report.album import Album
@@ -124,7 +125,7 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
         return content | {
             "name": str(run.manifest.get("name") or run.config.get("name") or run.directory.path.name),
             "subtitle": Markup("{}: bump hunt in {} of m<sub>JJ</sub> with generated background templates").format(
-                stamp, "1 window" if len(run.windows) == 1 else f"{len(run.windows)} windows"
+                stamp, counted(len(run.windows), "window")
             ),
             "version": drapes_hep.__version__,
             "checks": checks(run, passed),

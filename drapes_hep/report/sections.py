@@ -7,6 +7,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from drapes_hep.errors import counted
+from drapes_hep.plots import GlobalP
 from drapes_hep.report.inputs import Point, RunFiles, WindowFiles
 from drapes_hep.report.values import best, cutflow, fit_p, overall, split_counts
 from drapes_hep.report.words import cut, integer, null, optional_integer, plus_minus, power, sic, signed, step, why
@@ -48,8 +50,9 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
         )
         several = len(run.windows) > 1
         lines.append(
-            f"{len(run.windows)} window{'s' if several else ''} with {max(len(w.points) for w in run.windows)} working"
-            f" points {'each were' if several else 'was'} searched; the local numbers do not account for having chosen"
+            f"{counted(len(run.windows), 'window')} with"
+            f" {counted(max(len(w.points) for w in run.windows), 'working point')}"
+            f" {'each were' if several else 'was'} searched; the local numbers do not account for having chosen"
             f" the largest{'' if whole.p is None else ', the global one does'}."
         )
     cards = [_card("largest local significance", _significance(found), local)]
@@ -57,22 +60,9 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
         why_not = reason if found is None else "no pseudo-experiments" if whole.toys == 0 else "not computed"
         cards.append(_card("global p-value", null(), why_not))
     else:
-        sign, zsign = ("<", ">") if whole.bound else ("=", "=")
-        z_text = Markup("") if whole.z is None else Markup("z {} {}; ").format(zsign, signed(whole.z))
-        how: Markup | str = ""
-        value = Markup("p {} {}").format(sign, power(whole.p))
-        if whole.bound:
-            how = "only a bound"
-            # two digits: it says how many pseudo-experiments there are, not more
-            limit = power(whole.p) if whole.p < 1e-3 else Markup(escape(f"{whole.p:.2g}"))
-            value = Markup("p &lt; {} <small>at 95% CL</small>").format(limit)
-            lines.append(
-                f"The global p-value is only a bound: none of {integer(whole.toys)} pseudo-experiments was as"
-                " extreme as the data. More of them would be needed to quote a number."
-            )
-        elif whole.interval is not None:
-            how = Markup("95% interval [{}, {}]").format(power(whole.interval[0]), power(whole.interval[1]))
-        cards.append(_card("global p-value, all windows and cuts", value, z_text + how))
+        cards.append(_card("global p-value, all windows and cuts", *_global(whole.p, whole)))
+        if whole.bound or whole.quotes_extrapolation:
+            lines.append(_few(whole))
     untrained = reason if inclusive is None else f"largest, {inclusive[0].title} GeV"
     if found is not None and inclusive is not None and found[0] is not inclusive[0]:
         here = next((p for p in found[0].points if float(p["background_efficiency"]) >= 1), None)
@@ -82,6 +72,43 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
     lost = (run.results.get("accounting") or {}).get("lost")
     cards.append(_card("events lost", optional_integer(lost), "requested minus processed"))
     return cards, lines
+
+
+def _global(p: float, whole: GlobalP) -> tuple[Markup, Markup]:
+    """Write the global p-value that is quoted, and the other one below it; ``p`` is the measured one."""
+    sign, zsign = ("≤", "≥") if whole.bound else ("=", "=")
+    value = Markup("p {} {}").format(sign, power(p))
+    z = "" if whole.z is None else f"z {zsign} {signed(whole.z)}"
+    if whole.extrapolated is None:
+        return value, _joined(z, _interval(95, whole.interval))
+    beyond = Markup("p = {}").format(power(whole.extrapolated))
+    beyond_z = "" if whole.extrapolated_z is None else f"z = {signed(whole.extrapolated_z)}"
+    if whole.quotes_extrapolation:
+        more = _joined(beyond_z, _interval(68, whole.extrapolated_interval), Markup("measured: {}").format(value), z)
+        return Markup("{} <small>extrapolated</small>").format(beyond), more
+    more = _joined(z, _interval(95, whole.interval), Markup("extrapolated: {}").format(beyond), beyond_z)
+    return Markup("{} <small>measured</small>").format(value), more
+
+
+def _joined(*parts: Markup | str) -> Markup:
+    return Markup("; ").join(part for part in parts if part)
+
+
+def _interval(percent: int, ends: tuple[float, float] | None) -> Markup | str:
+    return "" if ends is None else Markup("{}% interval [{}, {}]").format(percent, power(ends[0]), power(ends[1]))
+
+
+def _few(whole: GlobalP) -> str:
+    """Write what a global p-value rests on where hardly a pseudo-experiment is as extreme as the data."""
+    some = "None" if whole.exceeding == 0 else f"Only {integer(whole.exceeding)}"
+    few = f"{some} of {integer(whole.toys)} pseudo-experiments {'was' if whole.exceeding < 2 else 'were'}"
+    if not whole.quotes_extrapolation or whole.trials is None:
+        return f"{few} as extreme as the data: the global p-value is an upper bound, set by their number."
+    return (
+        f"{few} as extreme as the data: the global p-value is extrapolated from the distribution of their smallest"
+        f" p-values, which is that of {whole.trials:.1f} independent searches. The measured one is"
+        f" {'an upper bound, set by their number' if whole.bound else 'given beside it'}."
+    )
 
 
 def _significance(found: tuple[WindowFiles, Point] | None) -> Markup:
@@ -98,7 +125,7 @@ def accounting_cards(run: RunFiles) -> list[Row]:
     return [
         _card(key, optional_integer(accounting.get(key), "blinded" if run.blind and key != "lost" else ""), more)
         for key, more in (
-            ("requested", f"events in {len(files)} file{'' if len(files) == 1 else 's'}"),
+            ("requested", f"events in {counted(len(files), 'file')}"),
             ("processed", "events"),
             ("lost", "must be 0"),
         )

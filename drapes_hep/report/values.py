@@ -104,19 +104,27 @@ def foremost(run: RunFiles) -> WindowFiles | None:
 
 
 def overall(run: RunFiles) -> plots.GlobalP:
-    """Give the significance of the whole search."""
+    """Return the significance of the whole search."""
     g = run.results.get("global") or {}
-    interval = g.get("p_global_interval")
-    p, z = g.get("p_global"), g.get("z_global")
-    if g.get("bound") and interval is not None and interval[1] is not None:
-        # with no toy as extreme, what is known is the upper end of the interval
-        p = interval[1]
+
+    def number(name: str) -> float | None:
+        return None if g.get(name) is None else float(g[name])
+
+    def interval(name: str) -> tuple[float, float] | None:
+        ends = g.get(name)
+        return None if ends is None or None in ends else (float(ends[0]), float(ends[1]))
+
     return plots.GlobalP(
-        None if p is None else float(p),
-        None if z is None else float(z),
-        None if interval is None or None in interval else (float(interval[0]), float(interval[1])),
+        number("p_global"),
+        number("z_global"),
+        interval("p_global_interval"),
         bool(g.get("bound") or False),
         int(g.get("toys") or 0),
+        exceeding=int(g.get("exceeding") or 0),
+        extrapolated=number("p_global_extrapolated"),
+        extrapolated_z=number("z_global_extrapolated"),
+        extrapolated_interval=interval("p_global_extrapolated_interval"),
+        trials=number("effective_trials"),
     )
 
 

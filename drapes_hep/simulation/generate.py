@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 import drapes_hep
-from drapes_hep.errors import ConfigError, DrapesError, InputError
+from drapes_hep.errors import ConfigError, DrapesError, InputError, counted
 from drapes_hep.events.checks import row_ids
 from drapes_hep.events.chunks import Reading, file_key
 from drapes_hep.events.clustering import cluster_events, make_particles
@@ -177,8 +177,9 @@ def simulate(order: Order, path: str | Path, workers: int = 1, reporter: Reporte
 def _sentence(summary: Mapping[str, Any]) -> str:
     account, sigma = summary["accounting"], summary["cross_section_pb"]
     return (
-        f"{account['written']} events of {account['tried']} tried ({account['vetoed']} given up after the shower,"
-        f" {account['failed']} failed, {account['filtered']} not selected, {account['surplus']} surplus);"
+        f"{counted(account['written'], 'event')} of {account['tried']} tried"
+        f" ({account['vetoed']} given up after the shower, {account['failed']} failed,"
+        f" {account['filtered']} not selected, {account['surplus']} surplus);"
         f" selected cross section {sigma['selected']:.4g} +- {sigma['selected_error']:.2g} pb"
     )
 
@@ -257,7 +258,7 @@ def _make_blocks(order: Order, folder: Path, workers: int, reporter: Reporter) -
     todo = [index for index in range(order.blocks) if not _block_file(order, folder, index).exists()]
     done = order.events - sum(order.block_events(index) for index in todo)
     if done:
-        reporter.say(f"{done} of {order.events} events were made before")
+        reporter.say(f"made before: {done} of {counted(order.events, 'event')}")
     with reporter.bar("simulate", order.events) as update:
         update(done)
         if workers == 1 or len(todo) <= 1:
@@ -304,7 +305,7 @@ def _read_account(order: Order, folder: Path, index: int) -> Account:
     text = read_skim(path, ("event_id",)).metadata["account"] if skim else str(_load(path)["account"])
     account = Account(**json.loads(text))
     if account.written != order.block_events(index):
-        raise InputError(path, f"holds {account.written} events", "delete it and run again")
+        raise InputError(path, f"holds {counted(account.written, 'event')}", "delete it and run again")
     return account
 
 

@@ -14,7 +14,7 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.errors import DrapesError, LostEventsError
+from drapes_hep.errors import DrapesError, LostEventsError, counted
 from drapes_hep.events.schema import offsets_of
 from drapes_hep.events.types import Foreign
 from drapes_hep.simulation.processes import Process, pythia_settings
@@ -183,7 +183,7 @@ class Generator:
         """
         selected, accepted = self.pythias_counts()
         if accepted != self.returned:
-            raise LostEventsError(f"Pythia accepted {accepted} events, {self.returned} of them arrived")
+            raise LostEventsError(f"Pythia accepted {counted(accepted, 'event')}, {self.returned} of them arrived")
         if not self.vetoed + self.returned <= selected <= self.vetoed + self.asked:
             raise LostEventsError(
                 f"Pythia selected {selected} hard processes, but {self.vetoed} were given up after the shower and"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError
+from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError, counted
 from drapes_hep.events.features import check_classifier_features, check_features
 from drapes_hep.events.skims import Skim, read_skim
 from drapes_hep.files import read_json
@@ -117,16 +117,32 @@ def load_parents(path: Path, config: Config) -> Parents:
     ------
     ConfigError
         If it does, and the events were selected by a processor that keeps no constituents.
+    DrapesError
+        If a mass, a weight or a feature is not one.
     """
     jets = ("jets",) if needs_jets(config) else ()
     table = read_skim(path, ("event_id", "weight", "mjj", *config.features, *jets))
     mjj, weight, ids = (np.asarray(table[name]) for name in ("mjj", "weight", "event_id"))
+    _check_values(path, "mjj", mjj, np.isfinite(mjj) & (mjj > 0), "a mass that is not positive and finite")
+    _check_values(path, "weight", weight, np.isfinite(weight), "a weight that is not finite")
     pairs = table["jets"] if jets else None
     if pairs is not None and "constituents" not in ak.fields(pairs):
         raise ConfigError(
             f"constituents: {path} holds no constituents; set processor: processors/constituents.py:Constituents"
         )
-    return Parents(feature_matrix(table, config.features), mjj, weight, ids, pairs)
+    return Parents(feature_matrix(table, config.features, path), mjj, weight, ids, pairs)
+
+
+def _check_values(
+    where: str | Path, name: str, values: npt.NDArray[np.float64], good: npt.NDArray[np.bool_], problem: str
+) -> None:
+    """Refuse a column with values that no later stage can use; raises DrapesError."""
+    bad = np.flatnonzero(~good)
+    if len(bad):
+        raise DrapesError(
+            f"{where}: {counted(len(bad), 'event has', 'events have')} {problem} in '{name}', the first in row {bad[0]}"
+            f" ({values[bad[0]]:g}); drop such events in the processor"
+        )
 
 
 def read_record(path: Path, *names: str) -> dict[str, Any]:
@@ -144,10 +160,28 @@ def read_record(path: Path, *names: str) -> dict[str, Any]:
     return record  # type: ignore[no-any-return]
 
 
-def feature_matrix(events: Skim, features: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Stack features to shape (n, d); the resonant mass can never be among them."""
+_LARGEST = 1e30
+"""Largest value of a feature: its square overflows nowhere, and no physical quantity in GeV or rad comes near."""
+
+
+def feature_matrix(
+    events: Skim, features: Sequence[str], where: str | Path = "an event table"
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Stack features to shape (n, d); the resonant mass can never be among them.
+
+    Raises
+    ------
+    DrapesError
+        If a value is not finite, or so large that its square is not. Trees would sort it with the others and say
+        nothing.
+    """
     check_features(features)
-    return np.stack([np.asarray(events[name], dtype=np.float64) for name in features], axis=1)
+    columns = [np.asarray(events[name], dtype=np.float64) for name in features]
+    for name, column in zip(features, columns, strict=True):
+        with np.errstate(invalid="ignore"):
+            good = np.abs(column) <= _LARGEST
+        _check_values(where, name, column, good, f"NaN, infinity or a value beyond {_LARGEST:g}")
+    return np.stack(columns, axis=1)
 
 
 def unweighted(weights: npt.ArrayLike, where: str) -> None:

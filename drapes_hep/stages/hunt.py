@@ -155,7 +155,20 @@ def _global(
         return None
     rng = np.random.default_rng(stage_seed(config.seed, "toys"))
     with context.reporter.bar("pseudo-experiments", config.hunt.toys) as bar:
-        return global_significance(hunts, model, config.hunt.toys, rng, progress=lambda done, _: bar(done))
+        significance = global_significance(hunts, model, config.hunt.toys, rng, progress=lambda done, _: bar(done))
+    if significance is not None:
+        context.reporter.say(f"global significance: {_global_text(significance)}")
+    return significance
+
+
+def _global_text(result: GlobalSignificance) -> str:
+    """Write both global p-values in a line."""
+    sign = "<=" if result.bound else "="
+    text = f"p {sign} {result.p_global:.2g} (as extreme: {result.exceeding} of {result.toys} pseudo-experiments)"
+    beyond = result.extrapolated
+    if beyond is None:
+        return text
+    return f"{text}; extrapolated p = {beyond.p:.2g}, z = {beyond.z:.2f} ({beyond.trials:.1f} effective trials)"
 
 
 def _nullable(values: FloatArray) -> list[float | None]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.cwola.folds import assign_folds, check_folds
 from drapes_hep.diffusion.training import Epoch
-from drapes_hep.errors import DrapesError, FitError
+from drapes_hep.errors import DrapesError, FitError, counted
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.mass import SpectrumFit, fit_spectrum, spectrum_edges
@@ -85,7 +86,7 @@ def train(context: Context, window: Window) -> None:
     Raises
     ------
     DrapesError
-        If the skim is missing or the sidebands hold too few events.
+        If the skim is missing, or the window or its sidebands hold too few events.
     """
     run_stage(context.run, train_stage(context, window), lambda: _train(context, window), context.reporter)
 
@@ -96,8 +97,7 @@ def _train(context: Context, window: Window) -> list[Path]:
     # a skim may be weighted: it can serve others. Better refused before a training than after it
     unweighted(events.weight, "the selected events")
     chosen = window.in_sidebands(events.mjj)
-    if not chosen.any():
-        raise DrapesError(f"window {window.name}: its sidebands hold no event; see mass.range and the selection")
+    _check_sample(context, window, events.mjj, events.event_id)
     beside = events.take(chosen)
     part = split_sidebands(beside.event_id, config.seed, config.training)
     hidden = [(window.lo, window.hi)]
@@ -110,6 +110,21 @@ def _train(context: Context, window: Window) -> list[Path]:
         fewer = (beside.take(outside), part[outside])
         written += _fit(context, window, folder / "pseudo_model", "pseudo_training.json", *fewer, [*hidden, pseudo])
     return written
+
+
+def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: IntArray) -> None:
+    """Refuse, before a training, events that no later stage could make a search of; raises FitError."""
+    config = context.config
+    for name, low, high in (("lower", window.range_lo, window.lo), ("upper", window.hi, window.range_hi)):
+        if not ((mjj >= low) & (mjj < high)).any():
+            raise FitError(
+                f"window {window.name}: its {name} sideband, {low:g}-{high:g} GeV, holds no event, so nothing can be"
+                " interpolated; see mass.range and the selection"
+            )
+    inside = event_id[window.in_signal_region(mjj)]
+    check_folds(
+        f"window {window.name}: data", assign_folds(inside, config.cwola.folds, config.seed), config.cwola.folds
+    )
 
 
 def _fit(
@@ -235,15 +250,13 @@ def _generate(context: Context, window: Window) -> list[Path]:
     if recipe.partial:
         strength, left = start_level(config, model)
         made |= {"strength": strength, "steps_left": left}
-        context.reporter.say(f"window {window.name}: strength {strength:.4g}, {left} steps left")
+        context.reporter.say(f"window {window.name}: strength {strength:.4g}, {counted(left, 'step')} left")
     if config.mass.draw == "kde" and not recipe.own_mass:
         context.reporter.say(
             f"window {window.name}: the template's masses follow those of the data in the window, a signal's included"
         )
     written = [folder / "template.parquet", folder / "closure.parquet"]
     inside = window.in_signal_region(mjj)
-    if not inside.any():
-        raise DrapesError(f"window {window.name}: holds no event, so there is nothing to compare a template with")
     closing = np.isin(events.event_id, np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE])
     # sideband events that close nothing: those that close measure how often a cut passes, and parent no template
     used = ~inside & ~closing

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from drapes_hep.config import Config
 from drapes_hep.diffusion.samplers import kernel_threads
 from drapes_hep.diffusion.training import Epoch
-from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError
+from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError, counted
 from drapes_hep.events.skims import read_truth, write_truth
 from drapes_hep.files import content_hash, file_hash, read_json, write_json
 from drapes_hep.parallel import in_processes
@@ -145,7 +145,10 @@ def run_trials(
     total, done = len(wanted) + len(missing), 0
     every = len(distinct)
     say = context.reporter.say
-    say(f"{len(wanted)} models and {len(missing)} trials to do, {every - len(missing)} of {every} trials done before")
+    say(
+        f"{counted(len(wanted), 'model')} and {counted(len(missing), 'trial')} to do, {every - len(missing)} of"
+        f" {counted(every, 'trial')} done before"
+    )
     for one, saw in wanted:
         stem = model_folder(place.models, model_key(one, place.keys, saw))
         if left := unfinished(stem):

@@ -16,7 +16,7 @@ from drapes_hep.diffusion.cards import CARD, load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
 from drapes_hep.diffusion.samplers import Sampler, sample
 from drapes_hep.diffusion.training import Epoch, TrainingResult, TrainingSettings, train
-from drapes_hep.errors import FitError, LeakError, RunDirectoryError
+from drapes_hep.errors import FitError, LeakError, RunDirectoryError, counted
 from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
 from drapes_hep.networks.mlp import ResidualMLP
 from drapes_hep.regions import Window
@@ -141,7 +141,12 @@ def check_hidden(mjj: FloatArray, hidden: Sequence[tuple[float, float]]) -> None
         inside = int(((mjj >= low) & (mjj < high)).sum())
         if inside:
             raise LeakError(
-                f"{inside} events between {low:g} and {high:g} GeV were given to a model that must not see them"
+                counted(
+                    inside,
+                    f"event between {low:g} and {high:g} GeV was",
+                    f"events between {low:g} and {high:g} GeV were",
+                )
+                + " given to a model that must not see any there"
             )
 
 
@@ -149,7 +154,11 @@ def check_parts(part: IntArray, weight: FloatArray) -> None:
     """Refuse sidebands that cannot train or validate a model; raises FitError."""
     fitted, held = part == TRAIN, part == VALIDATION
     if not fitted.any() or not held.any():
-        raise FitError(f"the sidebands hold {len(part)} events: too few to train and to validate")
+        raise FitError(
+            f"the sidebands hold {counted(len(part), 'event')}, {int(fitted.sum())} to train a model and"
+            f" {int(held.sum())} to validate it: each needs some; see mass.range, training.validation and"
+            " training.closure"
+        )
     if not (weight[fitted].sum() > 0 and weight[held].sum() > 0):
         raise FitError("the weights of the sideband events do not add up to more than 0: nothing can be trained")
 
@@ -216,12 +225,7 @@ def fit_model(
     check_hidden(mjj, hidden)
     check_parts(part, weight)
     fitted, held = part == TRAIN, part == VALIDATION
-    scale = fit_scaling(scaling, x[fitted], mjj[fitted], weight[fitted], domain)  # type: ignore[arg-type]
-    if not (np.isfinite(scale.curves).all() and np.isfinite(scale.levels).all()):
-        raise FitError(
-            f"the quantiles of {int(fitted.sum())} sideband events cannot be followed in mass: take more events, or"
-            " template.scaling: standard"
-        )
+    scale = fit_scaling(scaling, x[fitted], mjj[fitted], weight[fitted], domain, features)  # type: ignore[arg-type]
 
     def tensors(chosen: npt.NDArray[np.bool_]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         z = scale.forward(x[chosen], mjj[chosen])

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from drapes_hep.config import TemplateConfig
 from drapes_hep.diffusion.schedules import Schedule, strength_steps
-from drapes_hep.errors import ConfigError
+from drapes_hep.errors import ConfigError, counted
 from drapes_hep.events.schema import NO_PARENT, places_of
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
@@ -179,7 +179,7 @@ def levels(config: TemplateConfig, schedule: Schedule) -> Tensor:
         except ValueError as error:
             raise ConfigError(f"template.strength: {error}") from None
     if left > config.steps:
-        raise ConfigError(f"template.steps_left: {left} of {config.steps} steps")
+        raise ConfigError(f"template.steps_left: {left} of {counted(config.steps, 'step')}")
     return every[-(left + 1) :]
 
 
