@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -94,10 +95,14 @@ def accounting_cards(run: RunFiles) -> list[Row]:
     """Give how many events were asked for, processed and lost."""
     accounting = run.results.get("accounting") or {}
     files = run.skim.get("files") or []
+    empty = [PurePath(one["path"]).name for one in files if not one.get("requested")]
+    without = (
+        f", {len(empty)} without events ({', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''})" if empty else ""
+    )
     return [
         _card(key, optional_integer(accounting.get(key)), more)
         for key, more in (
-            ("requested", f"events in {len(files)} file{'' if len(files) == 1 else 's'}"),
+            ("requested", f"events in {len(files)} file{'' if len(files) == 1 else 's'}{without}"),
             ("processed", "events"),
             ("lost", "must be 0"),
         )
