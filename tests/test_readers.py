@@ -27,6 +27,7 @@ from drapes_hep.events.running import run
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, JET_FIELDS
 from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.files import read_json
+from drapes_hep.report.sections import accounting_cards
 from drapes_hep.stages.skim import skim_stage
 
 FIRST, SECOND = make_columns(20, seed=1), make_columns(12, seed=2)
@@ -697,6 +698,12 @@ def test_empty_files_can_be_an_error(search, drapes):
     status, _, said = drapes("skim", config, "-o", "r")
     assert status == 2
     assert "empty1.root: holds no events; remove it from the list, or set data.empty to skip" in said
+
+
+def test_empty_files_are_in_the_report():
+    files = [{"path": "a.root", "requested": 5}, {"path": "job/b.root", "requested": 0}]
+    cards = accounting_cards(SimpleNamespace(results={"accounting": {"requested": 5}}, skim={"files": files}))
+    assert cards[0]["more"] == "events in 2 files, 1 without events (b.root)"
 
 
 # ---- types of columns ------------------------------------------------------------------------------------------------
