@@ -347,7 +347,7 @@ def validate(
     from drapes_hep.events.features import check_classifier_features
     from drapes_hep.regions import sliding_windows
     from drapes_hep.stages.simulation import check_sources
-    from drapes_hep.stages.skim import check_files, check_labels
+    from drapes_hep.stages.skim import check_labels, examine_files
     from drapes_hep.studies.design import check_study
 
     check_classifier_features(checked.features, checked.classifier_features)
@@ -357,8 +357,16 @@ def validate(
     windows = sliding_windows(checked)
     found = []
     if files:
-        opened = [*check_files(checked), *check_sources(checked)]
+        data = examine_files(checked)
+        if len(data.problems) == 1:
+            raise data.problems[0]
+        for problem in data.problems:
+            typer.echo(f"drapes: {' '.join(str(problem).split())}", err=True)
+        if data.problems:
+            raise DrapesError(f"{config}: {counted(len(data.problems), 'problem')} with the files of data.path")
+        opened = [*data.infos, *check_sources(checked)]
         found = [f"{info.path}: {info.layout}, {counted(info.entries, 'event')}" for info in opened]
+        found += data.remarks
         labels = check_labels(checked)
         if labels is not None:
             kept = "" if checked.signal.inject is None else f", of which signal.inject keeps {checked.signal.inject}"

@@ -68,12 +68,15 @@ class DataConfig(_Section):
     """Where the events are."""
 
     path: str | tuple[str, ...] | dict[str, str] = Field(
-        description="File, glob, URL, list of them, or {file: tree} where a file holds several trees that fit; relative"
-        " to the configuration file."
+        description="File, glob, URL, list of them, or {file: tree} where a file holds several trees that fit (Events;1"
+        " is a cycle of Events); relative to the configuration file."
     )
     labels: bool = Field(False, description="Whether the events carry a truth label (a column, or the sidecar below).")
     truth: str | None = Field(None, description="Sidecar of truth labels, keyed by event id.")
     chunksize: int = Field(50_000, ge=1, description="Events a chunk.")
+    empty: Literal["skip", "error"] = Field(
+        "skip", description="Whether a file without events is passed over, and listed, or an error."
+    )
     layout: str | None = Field(
         None, description="How the files spell events, where several layouts fit; null takes the first that does."
     )

@@ -68,11 +68,16 @@ J1 is the heavier, J2 the lighter of the two jets with the largest pT. m_JJ cann
 
 LAYOUTS_TEXT = """## File layouts
 
-The content of a file decides how it is read, never its name. ROOT files (TTree, RNTuple) can hold `features` and the
-layouts of CMS and Delphes, HDF5 files `features` (as pandas writes them), `lhco_raw` (a table of numbered columns) and
-`simulated` (plain arrays), Parquet files `skim` and `features`. Where several fit, the first in this table is taken,
-and `data.layout` takes another. All values in GeV where they have a unit. `weight` is 1 where it is missing, `label`
-is 1 for signal and 0 for background.
+The content of a file decides how it is read, never its name. ROOT files (TTree, RNTuple) and Parquet files can hold
+`features`, `skim` and the layouts of CMS and Delphes, HDF5 files `features` (as pandas writes them), `lhco_raw` (a
+table of numbered columns) and `simulated` (plain arrays). Where several fit, the first in this table is taken, and
+`data.layout` takes another. All values in GeV where they have a unit. `weight` is 1 where it is missing, `label` is 1
+for signal and 0 for background.
+
+**Nested records.** A column may be a field of a record or of a list of records: the column `FatJet_pt` is also the
+field `pt` of `FatJet`, as uproot writes `file["Events"] = {"FatJet": ak.zip(...)}`. The path to the numbers, its parts
+joined with underscores, is the column's name; `j1.px` is also `pxj1`, dots and underscores are alike, and the whole
+event may be one record. A field that has exactly the column's name is preferred.
 
 **Identity.** `event_id` is an integer that is unique in the search. Files of CMS have `run`, `luminosityBlock` and
 `event` instead: the identity is then the upper 63 bits of Philox4x32-10 with the counter (low and high word of the

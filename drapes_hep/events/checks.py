@@ -253,10 +253,15 @@ class Checks:
         array = np.asarray(values)
         with np.errstate(invalid="ignore"):
             wrong = ~((array >= 0) & (array <= largest))
+            blurred = np.zeros(array.shape, dtype=bool)
             if array.dtype.kind == "f":
-                # beyond 2**53 neighbouring integers share one double: identities would collide silently
-                wrong |= (array != np.floor(array)) | (array >= 2.0**53)
+                wrong |= array != np.floor(array)
+                # beyond 2**53 neighbouring integers share one double, beyond 2**24 one float32: identities would
+                # collide silently
+                blurred = ~wrong & (array >= 2.0 ** (np.finfo(array.dtype).nmant + 1))
             self.flag(column, wrong, kind)
+            self.flag(column, blurred, f"a number that {array.dtype} cannot tell from its neighbours")
+            wrong |= blurred
             return np.where(wrong, 0, array).astype(np.int64)
 
     def common(self, columns: Columns) -> dict[str, Any]:

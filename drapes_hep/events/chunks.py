@@ -30,6 +30,8 @@ class Reading:
         Whether jets carry their constituents.
     jets : bool
         False where identities and labels are all that is wanted: layouts that cluster leave it.
+    empty : {"skip", "error"}
+        What to do with a file without events.
     """
 
     layout: str | None = None
@@ -37,6 +39,7 @@ class Reading:
     axes: str = "onepass_kt"
     constituents: bool = False
     jets: bool = True
+    empty: str = "skip"
 
 
 DEFAULT_READING = Reading()
@@ -68,7 +71,9 @@ class FileInfo:
     beside : tuple of str
         Other files that are read with it, such as labels.
     tree : bool
-        Whether the events are a TTree.
+        Whether the events are a TTree whose branches have the names of the columns.
+    remarks : tuple of str
+        What a user should know of how the file is read, such as a choice between two cycles of a tree.
     """
 
     path: str
@@ -81,6 +86,7 @@ class FileInfo:
     columns: tuple[str, ...]
     beside: tuple[str, ...] = ()
     tree: bool = False
+    remarks: tuple[str, ...] = ()
 
     @property
     def has_event_ids(self) -> bool:

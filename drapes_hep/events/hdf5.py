@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import h5py
-import hdf5plugin  # noqa: F401  importing it registers the compression filters: the official raw file is blosc-compressed
 import numpy as np
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.checks import Columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
+from drapes_hep.events.hdf5files import check_stored, open_hdf5, unwritten
+from drapes_hep.events.layouts import LAYOUTS
 from drapes_hep.events.raw import label_file, raw_columns, read_label_file, read_last_column, read_particles
-from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
+from drapes_hep.events.readers import columns_of, lacks, match_layout, nearest, read_with
 from drapes_hep.events.simulated import CONSTITUENT_DATASETS, read_simulated, scan_simulated
 from drapes_hep.events.types import Events, Foreign
 from drapes_hep.events.writers import raw_metadata
-from drapes_hep.remote import is_url, one_line, open_url
 
 __all__ = ["Hdf5Reader"]
 
@@ -31,36 +31,75 @@ def _text(value: Foreign) -> str:
 
 @contextmanager
 def _open(path: str) -> Iterator[Any]:
-    """Open for reading; whatever HDF5 finds wrong with the file is one line."""
-    try:
-        with open_url(path) if is_url(path) else nullcontext(path) as source, h5py.File(source, "r") as file:
-            yield file
-    except InputError:
-        raise
-    except Exception as error:  # h5py raises OSError, RuntimeError, KeyError or ValueError for a damaged file
-        told = one_line(path, error)
-        if told is not None:
-            raise told from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        cut = "truncated" in reason
-        problem = "is truncated" if cut else f"cannot be read as HDF5 ({reason})"
-        raise InputError(path, problem, "copy or download it again") from error
+    with open_hdf5(path) as (file, _):
+        yield file
 
 
-def _blocks(group: Foreign) -> Iterator[tuple[Any, list[str]]]:
+def _has_numbers(values: Foreign) -> bool:
+    """Whether a block of a frame holds numbers: text is kept as one pickled row, and pickles are not read."""
+    dated = _text(values.attrs.get("value_type", "")).startswith(("datetime", "timedelta"))
+    return values.dtype.kind in "fiub" and values.ndim == 2 and not dated
+
+
+def _all_blocks(group: Foreign) -> Iterator[tuple[Any, list[str]]]:
     for i in range(int(group.attrs.get("nblocks", 0))):
         items, values = group.get(f"block{i}_items"), group.get(f"block{i}_values")
         if items is None or values is None:
             raise InputError(group.file.filename, f"block {i} of '{group.name}' is missing", "write it again")
-        # an object-typed block (text columns) has one pickled row: it holds no numbers, and pickles are not read
-        if values.dtype.kind in "fiub" and values.ndim == 2 and items.dtype.kind != "O":
-            yield values, [_text(name) for name in items[:]]
+        yield values, [_text(name) for name in items[:]]
+
+
+def _blocks(group: Foreign) -> Iterator[tuple[Any, list[str]]]:
+    return ((values, names) for values, names in _all_blocks(group) if _has_numbers(values))
 
 
 def _rows(group: Foreign) -> int:
-    axis = group["axis1"]
+    # a frame whose rows have several names keeps the place of each row in each of them
+    axis = group["axis1"] if "axis1" in group else group["axis1_label0"]
     # pandas writes an empty axis as one dummy value, with its type and its (pickled) shape as attributes
     return 0 if "value_type" in axis.attrs else int(axis.shape[0])
+
+
+_KINDS = {
+    "series": ("is a pandas Series, one column", "write the whole table with DataFrame.to_hdf(..., format='fixed')"),
+    "series_table": (
+        "is a pandas Series, one column",
+        "write the whole table with DataFrame.to_hdf(..., format='fixed')",
+    ),
+    "frame_table": ("was written by pandas with format='table'", "write it with DataFrame.to_hdf(..., format='fixed')"),
+}
+
+
+def _frame_problem(kind: str, group: Foreign) -> tuple[str, str] | None:
+    """Return why what pandas wrote cannot be read, and what to do; None where it can."""
+    if kind != "frame":
+        return _KINDS.get(
+            kind, (f"is a pandas '{kind}', not a table", "write it with DataFrame.to_hdf(..., format='fixed')")
+        )
+    if "axis0_label0" in group:
+        return (
+            "has columns of several names each (a MultiIndex)",
+            "give each one name, as in df.columns = ['_'.join(map(str, one)) for one in df.columns]",
+        )
+    if any(group[name].dtype.kind == "O" for name in group if name == "axis0" or name.endswith("_items")):
+        return (
+            "has column names of several types, which pandas keeps as Python objects",
+            "make them text, with df.columns = df.columns.astype(str)",
+        )
+    return None
+
+
+def _check_types(path: str, name: str, group: Foreign, layout: str) -> None:
+    """Refuse a column that a layout reads, and that is no number in this file: it would be taken for absent."""
+    columns = {*LAYOUTS[layout].required, *LAYOUTS[layout].optional}
+    for values, names in _all_blocks(group):
+        wrong = columns.intersection(names) if not _has_numbers(values) and _rows(group) else set()
+        if wrong:
+            raise InputError(
+                path,
+                f"column '{min(wrong)}' of '{name}' holds Python objects, text or dates, not numbers",
+                "convert it, as in df[column] = df[column].astype(float)",
+            )
 
 
 def _column_names(path: str, group: Foreign) -> list[str]:
@@ -74,6 +113,28 @@ def _labels_beside(group: Foreign) -> bool:
     return sum(len(names) for _, names in _blocks(group)) % 3 == 0
 
 
+def _check_datasets(path: str, datasets: Mapping[str, Any]) -> tuple[str, ...]:
+    """Check that what will be read is stored; a label alone may be left at its fill value, and is remarked on."""
+    remarks = []
+    for name, dataset in datasets.items():
+        if name == "label" and unwritten(dataset):
+            remarks.append("some of its labels were never written, and are read as 0")
+            continue
+        check_stored(path, dataset)
+    return tuple(remarks)
+
+
+def _no_frame(path: str, file: Foreign) -> InputError:
+    """Return the error for a file with neither a frame of pandas nor all arrays of jets."""
+    if set(file) & {"jets", "tau"}:
+        return lacks(path, "the file", list(file), ("simulated",))
+    return InputError(
+        path,
+        f"is HDF5, but not a table written by pandas (it holds {', '.join(list(file)[:5]) or 'nothing'})",
+        "write the feature columns with DataFrame.to_hdf(..., key='df', format='fixed')",
+    )
+
+
 class Hdf5Reader:
     """Reads pandas' fixed format and arrays of jets; see :class:`~drapes_hep.events.readers.EventReader`."""
 
@@ -85,7 +146,7 @@ class Hdf5Reader:
 
     def scan(self, path: str, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
         """Find the one frame that holds the columns."""
-        with _open(path) as file:
+        with open_hdf5(path) as (file, remarks):
             frames: dict[str, Any] = {}
 
             def visit(name: str, item: Foreign) -> None:
@@ -102,36 +163,40 @@ class Hdf5Reader:
                 if reading.layout not in (None, "simulated"):
                     raise InputError(path, f"is not of layout '{reading.layout}' but 'simulated'", "set data.layout")
                 rows, columns = arrays
+                datasets = [*columns, *CONSTITUENT_DATASETS] if "constituents" in columns else columns
+                remarks += _check_datasets(path, {one: file[one] for one in datasets if one in file})
                 return FileInfo(
-                    path, self.container, "simulated", "/", rows, file_key(path), "label" in columns, columns
+                    path,
+                    self.container,
+                    "simulated",
+                    "/",
+                    rows,
+                    file_key(path),
+                    "label" in columns,
+                    columns,
+                    remarks=remarks,
                 )
             if not frames:
-                raise InputError(
-                    path,
-                    f"is HDF5, but not a table written by pandas (it holds {', '.join(list(file)[:5]) or 'nothing'})",
-                    "write the feature columns with DataFrame.to_hdf(..., key='df', format='fixed')",
-                )
-            found = {name: _column_names(path, group) for name, (kind, group) in frames.items() if kind == "frame"}
+                raise _no_frame(path, file)
+            problems = {name: _frame_problem(kind, group) for name, (kind, group) in frames.items()}
+            found = {name: _column_names(path, group) for name, (_, group) in frames.items() if problems[name] is None}
             if not found:
-                raise InputError(
-                    path,
-                    "was written by pandas with format='table'",
-                    "write it with DataFrame.to_hdf(..., format='fixed')",
-                )
+                name, problem = next((name, one) for name, one in problems.items() if one is not None)
+                raise InputError(path, f"table '{name}' {problem[0]}", problem[1])
             fits = {
                 name: layout for name, have in found.items() if (layout := match_layout(have, _LAYOUTS, reading.layout))
             }
             if not fits:
-                name = next(iter(found))
-                # an empty frame has no blocks at all, and zero events are the clearer complaint
-                if _rows(frames[name][1]) == 0:
-                    raise InputError(path, "holds zero events", "take it out of the list of files")
-                raise lacks(path, f"table '{name}'", found[name], reading.layout or "features")
+                name = max(found, key=lambda one: nearest(found[one], _LAYOUTS)[0])
+                for likely in _LAYOUTS:
+                    _check_types(path, name, frames[name][1], likely)
+                raise lacks(path, f"table '{name}'", found[name], _LAYOUTS, reading.layout)
             if len(fits) > 1:
                 raise InputError(path, f"several tables fit: {', '.join(fits)}", "say which: {path: table}")
             ((name, layout),) = fits.items()
             group = frames[name][1]
             rows = _rows(group)
+            _check_types(path, name, group, layout)
             for values, names in _blocks(group):
                 if rows and values.shape != (rows, len(names)):
                     raise InputError(
@@ -140,11 +205,28 @@ class Hdf5Reader:
                         "write it again",
                     )
             columns = columns_of(layout, found[name])
+            read = {
+                values.name: values
+                for values, names in _blocks(group)
+                if rows and (layout == "lhco_raw" or set(columns).intersection(names))
+            }
+            remarks += _check_datasets(path, read)
             beside: tuple[str, ...] = ()
             if layout == "lhco_raw" and "label" in columns and _labels_beside(group):
                 read_label_file(path, rows)
                 beside = (label_file(path),)
-        return FileInfo(path, self.container, layout, name, rows, file_key(path), "label" in columns, columns, beside)
+        return FileInfo(
+            path,
+            self.container,
+            layout,
+            name,
+            rows,
+            file_key(path),
+            "label" in columns,
+            columns,
+            beside,
+            remarks=remarks,
+        )
 
     def simulation(self, path: str) -> Mapping[str, Any]:
         """Attribute of the file."""

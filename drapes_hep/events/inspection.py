@@ -89,7 +89,7 @@ class Problem:
     what : str
         In words.
     events : int
-        How many of the events looked at.
+        How many of the events looked at; 0 for what is said of the file.
     first_row : int or None
         The first of them, counted from 0 in the file.
     """
@@ -334,6 +334,9 @@ def inspect_file(
         Not a file of events, or none of the events looked at can be read.
     """
     info, reading = _scan(path, reading or Reading(), object_path)
+    remarks = [Problem("warning", remark, 0, None) for remark in info.remarks]
+    if not info.entries:
+        return _empty(path, info, remarks)
     (whole,) = split(info, chunksize=info.entries, reading=reading)
     reader = _ChunkReader(whole)
     runs = spread_runs(info.entries, limit or (_FEW if reader.constituents else _MANY))
@@ -349,23 +352,48 @@ def inspect_file(
     wanted = sum(len(chunk) for chunk in chunks)
     if not gathered.events and reader.first_error is not None:
         raise reader.first_error
-    problems = [*reader.problems(), *gathered.problems()]
+    problems = [*reader.problems(), *gathered.problems(), *remarks]
     order = ("error", "warning", "note")
     return Inspection(
-        schema_version=INSPECTION_VERSION,
-        path=str(path),
-        bytes=None if is_url(info.path) else Path(info.path).stat().st_size,
-        container=info.container,
-        layout=info.layout,
-        object=info.object_path,
-        events=info.entries,
+        **_file_part(path, info),
         looked_at=wanted,
         runs=runs,
         unread=wanted - gathered.events,
-        columns=list(info.columns),
-        other_columns=[name for name in present(info) if name not in set(info.columns)],
         **gathered.summary(),
         problems=sorted(problems, key=lambda one: order.index(one.severity)),
+    )
+
+
+def _file_part(path: str | Path, info: FileInfo) -> dict[str, Any]:
+    """Return what a record says of the file itself."""
+    return {
+        "schema_version": INSPECTION_VERSION,
+        "path": str(path),
+        "bytes": None if is_url(info.path) else Path(info.path).stat().st_size,
+        "container": info.container,
+        "layout": info.layout,
+        "object": info.object_path,
+        "events": info.entries,
+        "columns": list(info.columns),
+        "other_columns": [name for name in present(info) if name not in set(info.columns)],
+    }
+
+
+def _empty(path: str | Path, info: FileInfo, remarks: Sequence[Problem]) -> Inspection:
+    """Return the record of a file without events."""
+    note = Problem("note", "holds no events: a run passes it over, unless data.empty is error", 0, None)
+    return Inspection(
+        **_file_part(path, info),
+        looked_at=0,
+        runs=[],
+        unread=0,
+        labels=None,
+        identity=Identity("file" if info.has_event_ids else "name and row", None, None),
+        weights=Weights(True, None, 0.0),
+        jets=Jets({}, None, None, None),
+        constituents=None,
+        mjj=Mass(0, None, [], [], [], None),
+        problems=[*remarks, note],
     )
 
 
@@ -641,7 +669,7 @@ def text_lines(found: Inspection) -> Sequence[tuple[str, str]]:
     ]
     if found.unread:
         out.append(("unread", f"{counted(found.unread, 'event')}, for the errors below"))
-    jets = ", ".join(f"{n} in {counted(count, 'event')}" for n, count in found.jets.per_event.items())
+    jets = ", ".join(f"{n} in {counted(count, 'event')}" for n, count in found.jets.per_event.items()) or "none"
     out += [
         ("jets", jets),
         (
@@ -666,7 +694,8 @@ def text_lines(found: Inspection) -> Sequence[tuple[str, str]]:
     ]
     for one in found.problems:
         first = "" if one.first_row is None else f", first in row {one.first_row}"
-        out.append((one.severity, f"{one.what} ({counted(one.events, 'event')}{first})"))
+        where = f" ({counted(one.events, 'event')}{first})" if one.events else ""
+        out.append((one.severity, one.what + where))
     if not found.problems:
         out.append(("problems", "none"))
     return out

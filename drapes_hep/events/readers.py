@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +23,13 @@ __all__ = [
     "EventReader",
     "expand",
     "expand_trees",
+    "no_events",
     "present",
     "read",
     "read_columns",
     "reader_for",
     "scan",
+    "shared_identities",
     "simulation_order",
 ]
 
@@ -97,21 +99,36 @@ def read_with(reader: EventReader, chunk: EventChunk) -> Events:
     return convert(reader.columns(chunk), chunk)
 
 
-def plain_column(values: AwkwardArray) -> Column:
-    """Give a column as layouts take it: numpy where it is flat, packed awkward where it is ragged.
+def plain_column(values: AwkwardArray, path: str = "", name: str = "") -> Column:
+    """Return a column as layouts take it: numpy where it is flat, packed awkward where it is ragged.
 
     Parameters
     ----------
     values : awkward.Array
         As a file delivers it.
+    path, name : str
+        File and column, for errors.
 
     Returns
     -------
     array
+
+    Raises
+    ------
+    InputError
+        Missing values, which would be read as numbers.
     """
+    values = ak.materialize(values)
+    if "?" in str(values.type) or "option[" in str(values.type):
+        missing = int(ak.sum(ak.is_none(values, axis=-1), axis=None)) + (values.ndim > 1) * int(
+            ak.sum(ak.is_none(values))
+        )
+        if missing:
+            raise InputError(path, f"column '{name}' has {missing} missing values", "fill or drop them")
+        values = ak.drop_none(values, axis=-1)
     if values.ndim == 1 and not ak.fields(values):
         return ak.to_numpy(values)
-    return ak.to_packed(ak.materialize(ak.without_parameters(values)))
+    return ak.to_packed(ak.without_parameters(values))
 
 
 def convert(columns: Columns, chunk: EventChunk) -> Events:
@@ -190,10 +207,40 @@ def columns_of(layout: str, present: Iterable[str], reading: Reading = DEFAULT_R
     return tuple(name for name in (*known.required, *known.optional) if name in have)
 
 
+def nearest(present: Iterable[str], layouts: Iterable[str]) -> tuple[float, str]:
+    """Return the layout that columns come nearest to, and the fraction of its required columns that they have.
+
+    Parameters
+    ----------
+    present : iterable of str
+        Columns of the file.
+    layouts : iterable of str
+        To choose from; of equals, the first.
+
+    Returns
+    -------
+    fraction : float
+        Names that differ in upper and lower case or in punctuation alone count half.
+    layout : str
+    """
+    have = set(present)
+    plain = {_plain(name) for name in have}
+
+    def fraction(layout: str) -> float:
+        required = LAYOUTS[layout].required
+        return sum(1.0 if name in have else 0.5 * (_plain(name) in plain) for name in required) / len(required)
+
+    return max(((fraction(layout), layout) for layout in layouts), key=lambda pair: pair[0])
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
 def lacks(
-    path: str, where: str, present: Iterable[str], layout: str = "features", others: Iterable[str] = ()
+    path: str, where: str, present: Iterable[str], layouts: Sequence[str], wanted: str | None = None
 ) -> InputError:
-    """Say that no layout fits, by what the likeliest one misses.
+    """Return the error that no layout fits, by what the nearest one lacks.
 
     Parameters
     ----------
@@ -203,51 +250,114 @@ def lacks(
         The object inside it, as the message shall call it.
     present : iterable of str
         Its columns.
-    layout : str
-        The layout to compare with.
-    others : iterable of str
-        Layouts that were not asked for, but fit.
+    layouts : sequence of str
+        Those of this kind of file.
+    wanted : str, optional
+        The only one that was asked for.
 
     Returns
     -------
     InputError
         To raise.
     """
-    have, fits = list(present), ", ".join(others)
+    have = list(present)
+    fits = ", ".join(name for name in layouts if match_layout(have, (name,)))
+    if wanted is not None and wanted not in layouts:
+        remedy = f"data.layout can be {fits or ', '.join(layouts)}"
+        return InputError(path, f"{where} cannot be of layout '{wanted}'", remedy)
     if fits:
-        absent = missing_columns(LAYOUTS[layout].required, have)
-        problem = f"{where} does not fit layout '{layout}': it lacks {absent}"
+        absent = missing_columns(LAYOUTS[str(wanted)].required, have)
+        problem = f"{where} does not fit layout '{wanted}': it lacks {absent}"
         return InputError(path, problem, f"data.layout can be {fits}")
-    if not set(have) & set(LAYOUTS[layout].required):
+    fraction, layout = nearest(have, layouts if wanted is None else (wanted,))
+    if not fraction:
         shown = ", ".join(have[:5]) + (" and others" if len(have) > 5 else "")
+        first = {LAYOUTS[name].required[0]: name for name in reversed(layouts)}
+        known = [f"{name} ({column}, ...)" for column, name in reversed(first.items())]
         return InputError(
             path,
             f"{where} has none of the dijet columns (it has {shown or 'no columns'})",
-            f"expected {', '.join(LAYOUTS[layout].required[:3])} and so on",
+            f"expected the columns of a layout: {', '.join(known[:6])}",
         )
     return InputError(
         path,
-        f"{where} lacks {missing_columns(LAYOUTS[layout].required, have)}",
+        f"{where} lacks {missing_columns(LAYOUTS[layout].required, have)} of layout '{layout}', the nearest",
         "add the column or name the right file",
     )
 
 
-def checked(info: FileInfo) -> FileInfo:
-    """Refuse a file without events: a search that silently runs on nothing helps nobody.
+def checked(info: FileInfo, reading: Reading = DEFAULT_READING) -> FileInfo:
+    """Refuse a file without events where the reading says so.
 
     Parameters
     ----------
     info : FileInfo
         From a scan.
+    reading : Reading
+        Its ``empty`` decides.
 
     Returns
     -------
     FileInfo
         The same.
     """
-    if info.entries == 0:
-        raise InputError(info.path, "holds zero events", "take it out of the list of files")
+    if info.entries == 0 and reading.empty == "error":
+        raise InputError(info.path, "holds no events", "remove it from the list, or set data.empty to skip")
     return info
+
+
+def no_events(infos: Sequence[FileInfo]) -> InputError:
+    """Return the error that a data set holds no events at all.
+
+    Parameters
+    ----------
+    infos : sequence of FileInfo
+        All of its files, at least one.
+
+    Returns
+    -------
+    InputError
+        To raise.
+    """
+    more = ", and neither does any other file of its data set" if len(infos) > 1 else ""
+    return InputError(infos[0].path, f"holds no events{more}", "name files that hold some")
+
+
+def shared_identities(infos: Sequence[FileInfo]) -> list[InputError]:
+    """Return an error for each file whose events would have the identities of another file's.
+
+    Parameters
+    ----------
+    infos : sequence of FileInfo
+        Of all data sets of a run. Files without events share nothing.
+
+    Returns
+    -------
+    list of InputError
+        In the order of the files.
+    """
+    seen: dict[int, FileInfo] = {}
+    errors = []
+    for info in infos:
+        if not info.entries:
+            continue
+        other = seen.setdefault(info.id, info)
+        if other is info or (other.has_event_ids and info.has_event_ids):
+            continue
+        if other.path != info.path:
+            problem = f"has the same name as {other.path}"
+        elif other.object_path != info.object_path:
+            problem = f"is listed with '{other.object_path}' and with '{info.object_path}'"
+        else:
+            problem = "is listed twice"
+        errors.append(
+            InputError(
+                info.path,
+                f"{problem}, and events without an 'event_id' column are identified by file name and row",
+                "rename one of them, or add the column",
+            )
+        )
+    return errors
 
 
 def _head(path: str) -> bytes:
@@ -335,7 +445,7 @@ def scan(path: str | Path, object_path: str | None = None, reading: Reading = DE
     Returns
     -------
     FileInfo
-        With an absolute path, at least one event.
+        With an absolute path.
 
     Raises
     ------
@@ -348,8 +458,8 @@ def scan(path: str | Path, object_path: str | None = None, reading: Reading = DE
         close = difflib.get_close_matches(reading.layout, LAYOUTS, n=1, cutoff=0.4)
         hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(LAYOUTS)}"
         raise ConfigError(f"data.layout: unknown layout '{reading.layout}'; {hint}")
-    info = checked(reader.scan(text if is_url(text) else str(Path(text).absolute()), object_path, reading))
-    if reading.constituents and not LAYOUTS[info.layout].constituents:
+    info = checked(reader.scan(text if is_url(text) else str(Path(text).absolute()), object_path, reading), reading)
+    if info.entries and reading.constituents and not LAYOUTS[info.layout].constituents:
         raise InputError(
             text,
             f"holds no constituents of jets (layout '{info.layout}')",

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
+import awkward as ak
 import uproot
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.checks import Columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.delphes import delphes_layouts
-from drapes_hep.events.layouts import LAYOUTS
-from drapes_hep.events.readers import columns_of, lacks, match_layout, plain_column, read_with
-from drapes_hep.events.types import Events, Foreign
+from drapes_hep.events.fields import Field, check_field, spell, zip_jets
+from drapes_hep.events.readers import columns_of, lacks, match_layout, nearest, plain_column, read_with
+from drapes_hep.events.types import AwkwardArray, Events, Foreign
 from drapes_hep.remote import one_line
 
 __all__ = ["RootReader"]
 
-_LAYOUTS = ("features", "pfnano", "pfnano_old", "nanoaod_pf", "nanoaod", *(one.name for one in delphes_layouts()))
+_LAYOUTS = (
+    "features",
+    "skim",
+    "pfnano",
+    "pfnano_old",
+    "nanoaod_pf",
+    "nanoaod",
+    *(one.name for one in delphes_layouts()),
+)
 """The preferred first: with constituents before without."""
 
 
@@ -49,14 +58,20 @@ def _open(path: str) -> Iterator[Any]:
         ) from error
 
 
-def _depth(branch: Foreign) -> int | None:
-    """How many lists a number lies in: 0 for one number an entry, None for what is no number."""
-    kind = str(getattr(branch, "typename", "")).replace("std::", "")
-    kind = re.sub(r"^ROOT::RNTupleCardinality<(.*)>$", r"\1", kind)
-    listed = re.fullmatch(r"(?:vector|ROOT::VecOps::RVec)<(.*)>|(.*?)\[\](?:\[\d+\])?", kind)
-    if listed is not None:
-        return 1 if (listed[1] or listed[2]) in _NUMBERS else None
-    return 0 if kind in _NUMBERS else None
+def _depth(kind: str) -> tuple[int | None, int]:
+    """Return how many lists a number of this type lies in, None for what is no number, and the size of fixed arrays."""
+    kind = kind.replace("std::", "")
+    wrapped = re.fullmatch(r"(?:vector|ROOT::VecOps::RVec)<(.*)>|(.*?)\[\]((?:\[\d+\])?)", kind)
+    if wrapped is not None:
+        depth, size = _depth(wrapped[1] or f"{wrapped[2]}{wrapped[3]}")
+        if wrapped[3]:
+            return (1, size) if depth is None and size else (None, 0)
+        return (None, 0) if depth is None else (depth + 1, size)
+    plain = re.sub(r"^(?:ROOT::RNTupleCardinality|optional)<(.*)>$", r"\1", kind)
+    sized = re.fullmatch(r"array<(.*),(\d+)>|(.*)\[(\d+)\]", plain)
+    if sized is not None:
+        return None, int(sized[2] or sized[4]) if (sized[1] or sized[3]) in _NUMBERS else 0
+    return (0 if plain in _NUMBERS else None), 0
 
 
 _NUMBERS = {
@@ -66,21 +81,124 @@ _NUMBERS = {
 }
 
 
-def _branches(tree: Foreign) -> dict[str, Any]:
-    """Give what can be a column by its name alone: branches and their parts, or the fields of an RNTuple.
+def _fields(tree: Foreign) -> list[Field]:
+    """Return every field of an RNTuple, or every branch of a TTree by its name alone.
 
     An RNTuple that was made of a tree holds each list twice: as ``FatJet_pt``, and inside a nameless collection.
     """
     if "RNTuple" in type(tree).__name__:
-        return {name: tree[name] for name in tree.keys(recursive=False)}
-    branches = dict(tree.items(recursive=True, full_paths=False))
-    return {**branches, **dict(tree.items(recursive=False))}
+        # by the records themselves: RField.fields looks through all of them each time, a minute for 2451 fields
+        children: dict[int, list[int]] = {}
+        top = []
+        for i, record in enumerate(tree.field_records):
+            if record.parent_field_id == i:
+                top.append(i)
+            else:
+                children.setdefault(record.parent_field_id, []).append(i)
+        return [one for i in top for one in _inside(tree, children, i, (), 0)]
+    branches = dict(tree.items(recursive=True, full_paths=False)) | dict(tree.items(recursive=False))
+    return [one for name, branch in branches.items() for one in _of_branch(name, branch)]
 
 
-def _part(present: Iterable[str], layout: str) -> float:
-    """Say which part of a layout's columns is there."""
-    required = set(LAYOUTS[layout].required)
-    return len(required & set(present)) / len(required)
+def _of_branch(name: str, branch: Foreign) -> list[Field]:
+    kind = str(getattr(branch, "typename", ""))
+    parts = getattr(getattr(branch.interpretation, "to_dtype", None), "names", None)
+    if parts:  # a branch of several leaves, which uproot reads as one record
+        dtype = branch.interpretation.to_dtype
+        return [
+            Field((name, part), 0 if dtype[part].kind in "fiub" and not dtype[part].shape else None, kind, branch)
+            for part in parts
+        ]
+    depth, size = _depth(kind)
+    return [Field((name,), depth, kind, branch, size if depth else 0)]
+
+
+def _inside(
+    tree: Foreign, children: Mapping[int, Sequence[int]], i: int, path: tuple[str, ...], lists: int
+) -> Iterator[Field]:
+    """Yield the numbers of field ``i`` of an RNTuple, however deep in collections and records."""
+    field = tree.all_fields[i]
+    record = field.record
+    if not field.is_anonymous:
+        path = (*path, field.name)
+    depth, size = _depth(record.type_name)
+    if depth is not None or size:
+        if depth is None and lists:
+            # an array of fixed size, an event having a list of them
+            yield Field(path, lists, record.type_name, field, size)
+        else:
+            yield Field(path, None if depth is None else lists + depth, record.type_name, field)
+        return
+    role = uproot.const.RNTupleFieldRole
+    if i not in children or record.struct_role == role.VARIANT:
+        yield Field(path, None, record.type_name, field)
+        return
+    lists += record.struct_role == role.COLLECTION
+    for child in children[i]:
+        yield from _inside(tree, children, child, path, lists)
+
+
+def _read_fields(tree: Foreign, fields: Mapping[str, Field], start: int, stop: int) -> dict[str, Any]:
+    """Read the columns that fields spell."""
+    out = {}
+    for name, field in fields.items():
+        values = _read_field(tree, field, start, stop)
+        out[name] = values[field.path[-1]] if ak.fields(values) else values
+    return out
+
+
+def _read_field(tree: Foreign, field: Field, start: int, stop: int) -> AwkwardArray:
+    if "RNTuple" not in type(tree).__name__ or not any("." in name for name in field.path):
+        return field.handle.array(entry_start=start, entry_stop=stop, library="ak")
+    # uproot looks a field up by its path, whose parts it takes to be separated by the dots
+    wanted = field.handle.field_id
+    values = tree.arrays(
+        filter_field=lambda one: one.field_id == wanted, entry_start=start, entry_stop=stop, library="ak"
+    )
+    while ak.fields(values):
+        (name,) = ak.fields(values)
+        values = values[name]
+    return values
+
+
+def _cycles(classes: Mapping[str, str]) -> dict[str, list[int]]:
+    """Return the cycles of each tree, the highest first."""
+    out: dict[str, list[int]] = {}
+    for key, kind in classes.items():
+        if kind in {"TTree", "TNtuple", "TNtupleD"} or "RNTuple" in kind:
+            name, _, cycle = key.rpartition(";")
+            out.setdefault(name, []).append(int(cycle))
+    return {name: sorted(cycles, reverse=True) for name, cycles in out.items()}
+
+
+def _chosen(path: str, object_path: str, trees: Mapping[str, Sequence[int]]) -> str:
+    """Return the name of the tree that was asked for, with its cycle where one was named."""
+    wanted = object_path.strip("/")
+    match = re.fullmatch(r"(.*);(\d+)", wanted)
+    name, cycle = (match[1], int(match[2])) if match else (wanted, None)
+    if name not in trees:
+        close = difflib.get_close_matches(name, trees, n=1, cutoff=0.3)
+        hint = f"did you mean '{close[0]}'?" if close else f"it holds {', '.join(list(trees)[:5]) or 'no tree'}"
+        raise InputError(path, f"no tree '{name}' in it", hint)
+    if cycle is None:
+        return name
+    if cycle not in trees[name]:
+        held = ", ".join(f"{name};{one}" for one in trees[name][:8])
+        raise InputError(path, f"no cycle {cycle} of tree '{name}' in it", f"it holds {held}")
+    return f"{name};{cycle}"
+
+
+def _remarks(file: Foreign, name: str, cycles: Sequence[int]) -> tuple[str, ...]:
+    """Say which cycle is read, where others hold another number of events."""
+    if len(cycles) < 2:
+        return ()
+    base, _, chosen = name.partition(";")
+    counts = {cycle: int(file[f"{base};{cycle}"].num_entries) for cycle in cycles}
+    if len(set(counts.values())) < 2:
+        return ()
+    read = int(chosen) if chosen else cycles[0]
+    listed = ", ".join(f"{base};{cycle} has {count} events" for cycle, count in counts.items())
+    return (f"several cycles of one tree: {listed}; {base};{read} is read",)
 
 
 class RootReader:
@@ -95,32 +213,25 @@ class RootReader:
     def scan(self, path: str, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
         """Find the one tree that holds the columns."""
         with _open(path) as file:
-            classes = file.classnames(recursive=True, cycle=False)
-            trees = [
-                name for name, kind in classes.items() if kind in {"TTree", "TNtuple", "TNtupleD"} or "RNTuple" in kind
-            ]
-            if object_path is not None:
-                wanted = object_path.split(";")[0].strip("/")
-                if wanted not in trees:
-                    close = difflib.get_close_matches(wanted, trees, n=1, cutoff=0.3)
-                    hint = f"did you mean '{close[0]}'?" if close else f"it holds {', '.join(trees[:5]) or 'no tree'}"
-                    raise InputError(path, f"no tree '{wanted}' in it", hint)
-                trees = [wanted]
+            classes = file.classnames(recursive=True)
+            cycles = _cycles(classes)
+            trees = list(cycles) if object_path is None else [_chosen(path, object_path, cycles)]
             if not trees:
-                held = ", ".join(list(classes)[:5]) or "nothing"
-                raise InputError(path, f"holds no TTree or RNTuple (it holds {held})", "name a file of events")
-            found = {name: _branches(file[name]) for name in trees}
+                held = ", ".join(dict.fromkeys(key.partition(";")[0] for key in list(classes)[:5])) or "nothing"
+                raise InputError(
+                    path,
+                    f"holds no TTree or RNTuple (it holds {held})",
+                    "name a file of events; a job that selected none may have written no tree",
+                )
+            opened = {name: file[name] for name in trees}  # once: a tree of 2000 branches takes uproot seconds
+            found = {name: spell(path, _fields(tree), _LAYOUTS) for name, tree in opened.items()}
             fits = {
                 name: layout for name, have in found.items() if (layout := match_layout(have, _LAYOUTS, reading.layout))
             }
             if not fits:
-                candidates = _LAYOUTS if reading.layout is None else (reading.layout,)
-                best, likely = max(
-                    ((tree, layout) for tree in trees for layout in candidates),
-                    key=lambda pair: _part(found[pair[0]], pair[1]),
-                )
-                others = [one for one in _LAYOUTS if match_layout(found[best], (one,))]
-                raise lacks(path, f"tree '{best}'", found[best], likely, others)
+                candidates = [one for one in _LAYOUTS if reading.layout in (None, one)] or list(_LAYOUTS)
+                best = max(trees, key=lambda name: nearest(found[name], candidates)[0])
+                raise lacks(path, f"tree '{best}'", found[best], _LAYOUTS, reading.layout)
             if len(fits) > 1:
                 name = PurePath(path).name
                 raise InputError(
@@ -129,37 +240,68 @@ class RootReader:
                     f"say which, as data.path: {{{name}: {next(iter(fits))}}}, or with inspect --tree",
                 )
             ((name, layout),) = fits.items()
-            columns = columns_of(layout, found[name], reading)
+            columns, tree = columns_of(layout, found[name], reading), opened[name]
+            entries = int(tree.num_entries)
             for column in columns:
-                kind, depth = found[name][column].typename, _depth(found[name][column])
-                if column in LAYOUTS[layout].lists and depth != 1:
-                    raise InputError(path, f"column '{column}' is {kind}, not a list of numbers", "write it as one")
-                if column not in LAYOUTS[layout].lists and depth != 0:
-                    raise InputError(path, f"column '{column}' is {kind}, not one number an event", "flatten it")
-            entries, tree = int(file[name].num_entries), "RNTuple" not in classes[name]
-        labelled = "label" in columns
-        return FileInfo(path, self.container, layout, name, entries, file_key(path), labelled, columns, tree=tree)
+                check_field(path, column, found[name][column], layout)
+                _check_entries(path, column, found[name][column], entries)
+            return FileInfo(
+                path,
+                self.container,
+                layout,
+                name,
+                entries,
+                file_key(path),
+                "label" in columns,
+                columns,
+                tree="RNTuple" not in type(tree).__name__
+                and all(found[name][column].path == (column,) for column in columns)
+                and layout != "skim",
+                remarks=_remarks(file, name, cycles[name.partition(";")[0]]),
+            )
 
     def simulation(self, path: str) -> Mapping[str, Any]:  # noqa: ARG002  as the protocol has it
         """Nothing: the project's own simulation writes no ROOT files."""
         return {}
 
     def present(self, info: FileInfo) -> tuple[str, ...]:
-        """Top-level branches or fields."""
+        """Top-level branches or fields, without those that hold what is read."""
         with _open(info.path) as file:
+            tree = file[info.object_path]
+            spelled = spell(info.path, _fields(tree), _LAYOUTS)
+            read = {name for column in info.columns for name in _sources(spelled[column])}
             # a branch that holds read ones, such as Delphes' collections, is not left over
-            holders = {name.rpartition(".")[0] for name in info.columns}
-            return tuple(name for name in file[info.object_path].keys(recursive=False) if name not in holders)
+            holders = {name.rpartition(".")[0] for name in read} | {name.partition(".")[0] for name in read}
+            left = (name for name in tree.keys(recursive=False) if name not in holders and name not in read)
+            return (*info.columns, *left)
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read with uproot."""
         with _open(chunk.path) as file:
-            branches = _branches(file[chunk.object_path])
-            return {
-                name: plain_column(branches[name].array(entry_start=chunk.start, entry_stop=chunk.stop, library="ak"))
-                for name in chunk.columns
-            }
+            tree = file[chunk.object_path]
+            spelled = spell(chunk.path, _fields(tree), _LAYOUTS)
+            wanted = {name: spelled[name] for name in chunk.columns if name != "jets"}
+            parts = spelled["jets"].handle if "jets" in chunk.columns else {}
+            raw = _read_fields(tree, {**wanted, **parts}, chunk.start, chunk.stop)
+        read = {name: plain_column(values, chunk.path, name) for name, values in raw.items()}
+        out = {name: read[name] for name in wanted}
+        return {**out, "jets": zip_jets(chunk.path, {name: read[name] for name in parts})} if parts else out
 
     def read(self, chunk: EventChunk) -> Events:
         """Read events."""
         return read_with(self, chunk)
+
+
+def _sources(field: Field) -> list[str]:
+    """Return the names in the file of what spells a column."""
+    return [one.name for one in field.handle.values()] if isinstance(field.handle, dict) else [field.name]
+
+
+def _check_entries(path: str, column: str, field: Field, entries: int) -> None:
+    """Refuse a branch that is shorter or longer than its tree."""
+    for one in field.handle.values() if isinstance(field.handle, dict) else [field]:
+        stated = getattr(one.handle, "num_entries", entries)
+        if stated != entries:
+            raise InputError(
+                path, f"column '{column}' has {stated} entries where its tree has {entries}", "write the tree again"
+            )

@@ -31,7 +31,15 @@ from coffea.util import coffea_console
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LostEventsError, counted, reason_of
 from drapes_hep.events.checks import BadValuesError, row_ids
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, split, states_ids
-from drapes_hep.events.readers import convert, plain_column, read, read_columns, scan
+from drapes_hep.events.readers import (
+    convert,
+    no_events,
+    plain_column,
+    read,
+    read_columns,
+    scan,
+    shared_identities,
+)
 from drapes_hep.events.schema import IDENTITY_FIELDS, DijetSchema
 from drapes_hep.events.types import AwkwardArray, Events, Foreign
 from drapes_hep.remote import one_line
@@ -135,16 +143,12 @@ def _scan(fileset: Fileset, reading: Reading) -> list[_Requested]:
         requested += [_Requested(str(dataset), scan(path, tree, reading), metadata) for path, tree in files]
     if not requested:
         raise ConfigError("the fileset names no file")
-    seen: dict[int, FileInfo] = {}
-    for one in requested:
-        other = seen.setdefault(one.info.id, one.info)
-        if other is not one.info and not (other.has_event_ids and one.info.has_event_ids):
-            same = "is listed twice" if other.path == one.info.path else f"has the same name as {other.path}"
-            raise InputError(
-                one.info.path,
-                f"{same}, and events without an 'event_id' column are identified by file name and row",
-                "rename one of them, or add the column",
-            )
+    for error in shared_identities([one.info for one in requested]):
+        raise error
+    for dataset in dict.fromkeys(one.dataset for one in requested):
+        infos = [one.info for one in requested if one.dataset == dataset]
+        if not any(info.entries for info in infos):
+            raise no_events(infos)
     return requested
 
 
@@ -259,7 +263,9 @@ class _RunnerWork:
     def _convert_and_process(self, raw: AwkwardArray, chunk: EventChunk) -> _Result:
         # a part of a branch is called by its path, as EFlowTrack/EFlowTrack.PT; layouts name it without
         paths = {path.rpartition("/")[2]: path for path in raw.fields}
-        columns = _readable(lambda: {name: plain_column(raw[paths[name]]) for name in chunk.columns}, chunk)
+        columns = _readable(
+            lambda: {name: plain_column(raw[paths[name]], chunk.path, name) for name in chunk.columns}, chunk
+        )
         return _process(convert(columns, chunk), self.processor, chunk)
 
 

@@ -8,7 +8,8 @@ meets half a file.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,9 @@ import pyarrow.parquet as pq
 from drapes_hep.errors import InputError, counted
 from drapes_hep.events.checks import Columns, missing_columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
-from drapes_hep.events.layouts import LAYOUTS
-from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
+from drapes_hep.events.delphes import delphes_layouts
+from drapes_hep.events.fields import Field, check_field, spell, zip_jets
+from drapes_hep.events.readers import columns_of, lacks, match_layout, plain_column, read_with
 from drapes_hep.events.schema import offsets_of
 from drapes_hep.events.types import Column, Events
 from drapes_hep.files import atomic_path
@@ -46,7 +48,10 @@ SKIM_VERSION = 1
 
 _KEY = b"drapes_hep"
 _ROW_GROUP, _GROUP_BYTES = 1 << 16, 16 << 20
-_LAYOUTS = ("skim", "features")
+_LAYOUTS = (
+    *("skim", "features", "pfnano", "pfnano_old", "nanoaod_pf", "nanoaod"),
+    *(one.name for one in delphes_layouts()),
+)
 _TRUTH = {"event_id", "label"}
 
 
@@ -122,16 +127,93 @@ def _column(path: str | Path, name: str, column: Column) -> Column:
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=array.type)
     if array.null_count:
         raise InputError(path, f"column '{name}' has {array.null_count} missing values", "fill or drop them")
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return _column(path, name, array.dictionary_decode())
+    if isinstance(kind, pa.BaseExtensionType):  # awkward's own, by default
+        return _column(path, name, array.storage)
+    if pa.types.is_fixed_size_list(kind):
+        content = _column(path, name, array.flatten())
+        inner = content.layout if isinstance(content, ak.Array) else ak.contents.NumpyArray(content)
+        regular = ak.Array(ak.contents.RegularArray(inner, kind.list_size, zeros_length=len(array)))
+        return regular if _is_number(kind.value_type) else ak.from_regular(regular)
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        array = array.cast(pa.large_list(kind.value_field))
+        kind = array.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         offsets = np.asarray(array.offsets).astype(np.int64)
         content = _column(path, name, array.values.slice(offsets[0], offsets[-1] - offsets[0]))
         inner = content.layout if isinstance(content, ak.Array) else ak.contents.NumpyArray(content)
         return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(offsets - offsets[0]), inner))
-    if pa.types.is_struct(array.type):
+    if pa.types.is_struct(kind):
         # flatten, unlike field, heeds the struct's own offset
-        parts = dict(zip((item.name for item in array.type), array.flatten(), strict=True))
+        parts = dict(zip((item.name for item in kind), array.flatten(), strict=True))
         return ak.zip({key: _column(path, f"{name}.{key}", part) for key, part in parts.items()}, depth_limit=1)
+    if pa.types.is_decimal(kind):
+        array = array.cast(pa.float64())
+    elif not _is_number(kind):
+        raise InputError(path, f"column '{name}' holds {kind}, not numbers", "convert it")
     return array.to_numpy(zero_copy_only=False)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    checks = (pa.types.is_list, pa.types.is_large_list, pa.types.is_list_view, pa.types.is_large_list_view)
+    records = pa.types.is_fixed_size_list(kind) and not _is_number(kind.value_type)
+    return records or any(check(kind) for check in checks)
+
+
+def _numbers_of(kind: pa.DataType, path: tuple[str, ...], lists: int) -> Iterator[Field]:
+    """Yield the numbers of a column, however deep in lists and records."""
+    while isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind):
+        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind.value_type
+    if pa.types.is_struct(kind):
+        for item in kind:
+            yield from _numbers_of(item.type, (*path, item.name), lists)
+    elif _is_list(kind):
+        yield from _numbers_of(kind.value_type, path, lists + 1)
+    elif pa.types.is_fixed_size_list(kind) and _is_number(kind.value_type):
+        # of one number a list, an event's own numbers; inside of a list, those of an object
+        yield Field(path, lists or 1, str(kind), path, kind.list_size if lists else 0)
+    else:
+        number = _is_number(kind) or pa.types.is_decimal(kind)
+        yield Field(path, lists if number else None, str(kind), path)
+
+
+def _spelled(path: str, schema: pa.Schema) -> dict[str, Field]:
+    """Return the columns that a table spells; ``jets`` of a skim as it stands, where it is a list of records."""
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise InputError(path, f"has several columns '{twice[0]}'", "keep one of them")
+    fields = [field for item in schema for field in _numbers_of(item.type, (item.name,), 0)]
+    out = spell(path, fields, _LAYOUTS)
+    if "jets" in schema.names and _is_list(schema.field("jets").type):
+        out["jets"] = Field(("jets",), 1, str(schema.field("jets").type), ("jets",))
+    return out
+
+
+_LIST_NAMES = {"list", "element", "item", "array", "bag", "array_element"}
+"""What writers of Parquet call a list and what it holds."""
+
+
+def _leaves(file: pq.ParquetFile, wanted: Iterable[tuple[str, ...]]) -> list[str]:
+    """Return the file's own names of what shall be read; whole columns where they cannot be told apart."""
+    stored: dict[tuple[str, ...], str] = {}
+    for i in range(file.metadata.num_columns):
+        path = file.metadata.schema.column(i).path
+        stored.setdefault(tuple(part for part in path.split(".") if part not in _LIST_NAMES), path)
+    return list(dict.fromkeys(stored.get(path, path[0]) if len(path) > 1 else path[0] for path in wanted))
+
+
+def _nested(path: str, name: str, table: pa.Table, field: Field) -> Column:
+    """One column of a table by the path to its numbers."""
+    values = _column(path, name, table[field.handle[0]])
+    for part in field.handle[1:]:
+        values = values[part]
+    return plain_column(values, path, name) if isinstance(values, ak.Array) else values
 
 
 @dataclass(frozen=True)
@@ -250,14 +332,16 @@ class ParquetReader:
         with _open(path) as file:
             _check_version(path, file)
             names = list(file.schema_arrow.names)
-            layout = match_layout(names, _LAYOUTS, reading.layout)
+            spelled = _spelled(path, file.schema_arrow)
+            layout = match_layout(spelled, _LAYOUTS, reading.layout)
             if layout is None:
                 if set(names) == _TRUTH:
                     raise InputError(path, "is a truth sidecar, not events", "give it as data.truth")
-                likely = "features" if set(names) & set(LAYOUTS["features"].required) else "skim"
-                raise lacks(path, "the table", names, likely)
+                raise lacks(path, "the table", spelled, _LAYOUTS, reading.layout)
             entries = int(file.metadata.num_rows)
-        columns = columns_of(layout, names)
+        columns = columns_of(layout, spelled, reading)
+        for name in columns:
+            check_field(path, name, spelled[name], layout)
         return FileInfo(path, self.container, layout, "", entries, file_key(path), "label" in columns, columns)
 
     def simulation(self, path: str) -> Mapping[str, Any]:
@@ -277,9 +361,26 @@ class ParquetReader:
             ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)])
             starts = ends - [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
             groups = np.flatnonzero((ends > chunk.start) & (starts < chunk.stop))
-            table = file.read_row_groups(groups.tolist(), columns=list(chunk.columns))
+            spelled = _spelled(chunk.path, file.schema_arrow)
+            sources = {name: spelled[name] for name in chunk.columns}
+            fields = [
+                one
+                for field in sources.values()
+                for one in (field.handle.values() if isinstance(field.handle, dict) else [field])
+            ]
+            leaves = _leaves(file, [one.handle for one in fields])
+            table = file.read_row_groups(groups.tolist(), columns=leaves)
             table = table.slice(chunk.start - int(starts[groups[0]]), len(chunk))
-            return {name: _column(chunk.path, name, table[name]) for name in chunk.columns}
+            out = {
+                name: _nested(chunk.path, name, table, field)
+                for name, field in sources.items()
+                if isinstance(field.handle, tuple)
+            }
+            for name, field in sources.items():
+                if not isinstance(field.handle, tuple):
+                    parts = {part: _nested(chunk.path, part, table, one) for part, one in field.handle.items()}
+                    out[name] = zip_jets(chunk.path, parts)
+            return out
 
     def read(self, chunk: EventChunk) -> Events:
         """Read events."""

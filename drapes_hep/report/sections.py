@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -122,10 +123,14 @@ def accounting_cards(run: RunFiles) -> list[Row]:
     """Give how many events were asked for, processed and lost."""
     accounting = run.results.get("accounting") or {}
     files = run.skim.get("files") or []
+    empty = [PurePath(path).name for path in run.skim.get("empty_files") or []]
+    without = (
+        f", {len(empty)} without events ({', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''})" if empty else ""
+    )
     return [
         _card(key, optional_integer(accounting.get(key), "blinded" if run.blind and key != "lost" else ""), more)
         for key, more in (
-            ("requested", f"events in {counted(len(files), 'file')}"),
+            ("requested", f"events in {counted(len(files), 'file')}{without}"),
             ("processed", "events"),
             ("lost", "must be 0"),
         )

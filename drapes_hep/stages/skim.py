@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, InputError, UsersCode, reason_of
+from drapes_hep.errors import ConfigError, DrapesError, InputError, UsersCode, reason_of
 from drapes_hep.events.blinding import Blinding, empty_hidden_bins, measures_mjj
 from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
 from drapes_hep.events.loading import class_sources, load_processor, processor_folders
 from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators, json_form, needs
-from drapes_hep.events.readers import expand_trees, simulation_order
+from drapes_hep.events.readers import expand_trees, no_events, scan, shared_identities, simulation_order
 from drapes_hep.events.running import RunReport, run, scan_fileset
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
 from drapes_hep.events.types import Foreign
@@ -30,9 +32,11 @@ from drapes_hep.stages.context import Context
 from drapes_hep.stamps import Stage, read_stamp, run_stage
 
 __all__ = [
+    "FileCheck",
     "all_truth",
     "check_files",
     "check_labels",
+    "examine_files",
     "load_selection",
     "make_processor",
     "reading_of",
@@ -72,7 +76,7 @@ def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None) -> Sta
         ),
         reads,
         other={
-            "trees": sorted(trees.values()),
+            "trees": sorted([PurePath(path).name, tree] for path, tree in trees.items()),
             # the events are the same, their histograms and numbers are not
             "hidden windows": [list(edges) for edges in context.hidden],
             "processor's source": [file_hash(path) for path in class_sources(load_selection(config))],
@@ -92,8 +96,12 @@ def skim(context: Context) -> None:
     config, directory = context.config, context.run
     processor_class = load_selection(config)
     sources = class_sources(processor_class)
-    infos = check_files(config)
-    run_stage(directory, skim_stage(context, infos), lambda: _work(context, processor_class), context.reporter)
+    opened = examine_files(config)
+    if opened.problems:
+        raise opened.problems[0]
+    for remark in opened.remarks:
+        context.reporter.say(remark)
+    run_stage(directory, skim_stage(context, opened.infos), lambda: _work(context, processor_class), context.reporter)
     context.reporter.say(f"processor: {sources[0] if sources else config.processor}")
     reads = (read_stamp(directory, "skim") or {}).get("reads", {})
     found = {
@@ -108,11 +116,32 @@ def skim(context: Context) -> None:
 def reading_of(config: Config) -> Reading:
     """Say how the configuration's files are read."""
     wants = getattr(load_selection(config), "reads_constituents", False)
-    return Reading(config.data.layout, config.data.radius, config.data.axes, constituents=bool(wants))
+    return Reading(
+        config.data.layout, config.data.radius, config.data.axes, constituents=bool(wants), empty=config.data.empty
+    )
 
 
 def _fileset(config: Config) -> dict[str, Any]:
     return {config.name: {"files": expand_trees(config.data.path)}}
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What opening the files of a data set says, without reading an event.
+
+    Parameters
+    ----------
+    infos : tuple of FileInfo
+        Files that can be read.
+    problems : tuple of DrapesError
+        What a run would stop with, in the order of the files.
+    remarks : tuple of str
+        What a user should know, a line each: files without events, several layouts or trees.
+    """
+
+    infos: tuple[FileInfo, ...]
+    problems: tuple[DrapesError, ...]
+    remarks: tuple[str, ...]
 
 
 def check_files(config: Config) -> list[FileInfo]:
@@ -129,29 +158,95 @@ def check_files(config: Config) -> list[FileInfo]:
     Raises
     ------
     DrapesError
-        If one cannot be read, is there twice, holds the simulated events of another, or lacks the labels that are
-        promised.
+        The first of :func:`examine_files`.
     """
-    fileset = _fileset(config)
-    paths = list(fileset[config.name]["files"])
-    infos = scan_fileset(fileset, reading_of(config))
-    hashes: dict[str, str] = {}
-    for path in paths if len(paths) > 1 else []:
-        twin = hashes.setdefault(sampled_hash(path), path)
-        if twin != path:
-            raise InputError(path, f"holds the same bytes as {twin}", "list a file once: its events would count twice")
-    check_seeds(infos)
-    if sum(info.entries for info in infos) == 0:
-        raise InputError(paths[0], "holds no events", "check data.path")
+    found = examine_files(config)
+    if found.problems:
+        raise found.problems[0]
+    return list(found.infos)
+
+
+def examine_files(config: Config) -> FileCheck:
+    """Open the data files without reading an event, and gather all that is wrong with them.
+
+    Parameters
+    ----------
+    config : Config
+
+    Returns
+    -------
+    FileCheck
+        Problems are files that cannot be read, are listed twice, share identities or the simulated events with
+        another, or lack the labels that are promised; and a data set without events.
+
+    Raises
+    ------
+    DrapesError
+        If the list of files itself cannot be made.
+    """
+    infos: list[FileInfo] = []
+    problems: list[DrapesError] = []
+    reading = reading_of(config)
+    for path, tree in expand_trees(config.data.path).items():
+        try:
+            infos.append(scan(path, tree, reading))
+        except InputError as error:
+            problems.append(error)
+    held = [info for info in infos if info.entries]
+    problems += shared_identities(held)
+    problems += _copies(held)
+    problems += _repeated_seeds(held)
+    if infos and not held:
+        problems.append(no_events(infos))
     if config.data.labels and config.data.truth is None:
-        for info in infos:
-            if not info.has_labels:
-                raise InputError(
-                    info.path, "carries no column 'label'", "set data.labels to false, or name a sidecar in data.truth"
-                )
+        problems += [
+            InputError(
+                info.path, "carries no column 'label'", "set data.labels to false, or name a sidecar in data.truth"
+            )
+            for info in held
+            if not info.has_labels
+        ]
     if config.data.truth and not is_url(config.data.truth) and not Path(config.data.truth).is_file():
-        raise InputError(config.data.truth, "no such file", "check data.truth")
-    return infos
+        problems.append(InputError(config.data.truth, "no such file", "check data.truth"))
+    return FileCheck(tuple(infos), tuple(problems), tuple(_remarks(infos)))
+
+
+def _copies(infos: Sequence[FileInfo]) -> list[DrapesError]:
+    """Return an error for each file that holds the bytes of an earlier one."""
+    hashes: dict[str, str] = {}
+    errors: list[DrapesError] = []
+    for info in infos if len(infos) > 1 else []:
+        twin = hashes.setdefault(sampled_hash(info.path), info.path)
+        if twin != info.path:
+            errors.append(
+                InputError(
+                    info.path,
+                    f"holds the same bytes as {twin}",
+                    "list a file once: its events would count twice",
+                )
+            )
+    return errors
+
+
+def _remarks(infos: Sequence[FileInfo]) -> Iterator[str]:
+    for info in infos:
+        yield from (f"{info.path}: {remark}" for remark in info.remarks)
+    empty = [info.path for info in infos if not info.entries]
+    if empty:
+        yield f"{len(empty)} of {len(infos)} files hold no events and are passed over: {_listed(empty)}"
+    held = [info for info in infos if info.entries]
+    for what, values in (
+        ("layouts", [info.layout for info in held]),
+        ("trees", [info.object_path for info in held if info.container == "root"]),
+    ):
+        if len(set(values)) > 1:
+            counted = ", ".join(f"{count} of '{value}'" for value, count in Counter(values).most_common())
+            yield f"the files are of several {what}: {counted}; check that they belong together"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 _SAME_EVENTS = {"events", "block", "format", "versions"}
@@ -159,20 +254,40 @@ _SAME_EVENTS = {"events", "block", "format", "versions"}
 
 
 def check_seeds(infos: Sequence[FileInfo]) -> None:
-    """Refuse simulated files of one process and seed: the shorter one's events are those of the longer one again."""
+    """Refuse simulated files of one process and seed: the shorter one's events are those of the longer one again.
+
+    Parameters
+    ----------
+    infos : sequence of FileInfo
+
+    Raises
+    ------
+    InputError
+        The first such file.
+    """
+    for error in _repeated_seeds(infos):
+        raise error
+
+
+def _repeated_seeds(infos: Sequence[FileInfo]) -> list[DrapesError]:
     seen: dict[str, str] = {}
+    errors: list[DrapesError] = []
     for info in infos if len(infos) > 1 else []:
-        order = simulation_order(info)
+        order = simulation_order(info) if info.entries else None
         if order is None:
             continue
         made = {name: value for name, value in order.items() if name not in _SAME_EVENTS}
         other = seen.setdefault(json.dumps(made, sort_keys=True), info.path)
         if other != info.path:
-            raise InputError(
-                info.path,
-                f"was simulated with the process and the seed {order.get('seed')} of {other}: it holds the same events",
-                "make more events with another --seed",
+            errors.append(
+                InputError(
+                    info.path,
+                    f"was simulated with the process and the seed {order.get('seed')} of {other}: it holds the same"
+                    " events",
+                    "make more events with another --seed",
+                )
             )
+    return errors
 
 
 def check_labels(config: Config) -> tuple[int, int] | None:
@@ -326,12 +441,12 @@ def _work(context: Context, processor_class: Foreign) -> list[Path]:
     not_applied = [step for step, events in unapplied.items() if step in flow and events == read]
     lost = report.requested - report.processed
 
-    def counted(number: int) -> int | None:
+    def shown(number: int) -> int | None:
         # of all events in the files: with the sidebands' number it would give that in the windows
         return None if hidden else number
 
     record = {
-        "accounting": {"requested": counted(report.requested), "processed": counted(report.processed), "lost": lost},
+        "accounting": {"requested": shown(report.requested), "processed": shown(report.processed), "lost": lost},
         "cutflow": [
             {"name": step, "events": int(numbers["events"]), "weight": float(numbers["weight"])}
             for step, numbers in flow.items()
@@ -340,10 +455,11 @@ def _work(context: Context, processor_class: Foreign) -> list[Path]:
         "not_applied": not_applied,
         "accumulators": accumulators(output),
         "files": [
-            {"path": one.path, "requested": counted(one.requested), "processed": counted(one.processed)}
+            {"path": one.path, "requested": shown(one.requested), "processed": shown(one.processed)}
             for one in report.files
         ],
-        "clipped_masses": counted(report.clipped_masses),
+        "empty_files": [one.path for one in report.files if not one.requested],
+        "clipped_masses": shown(report.clipped_masses),
         "hidden": [list(edges) for edges in hidden],
     }
     with atomic_path(directory.skim_info) as temporary:
