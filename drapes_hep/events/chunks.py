@@ -67,8 +67,8 @@ class FileInfo:
         The columns that the layout reads from this file, in the layout's order.
     beside : tuple of str
         Other files that are read with it, such as labels.
-    tree : bool
-        Whether the events are a TTree.
+    version : str
+        What tells the content behind a URL from a later one, see :func:`drapes_hep.remote.file_version`.
     """
 
     path: str
@@ -80,7 +80,7 @@ class FileInfo:
     has_labels: bool
     columns: tuple[str, ...]
     beside: tuple[str, ...] = ()
-    tree: bool = False
+    version: str = ""
 
     @property
     def has_event_ids(self) -> bool:
@@ -111,7 +111,7 @@ class EventChunk:
     ----------
     dataset : str
         Name in the fileset.
-    path, container, layout, object_path, file_id, columns, tree
+    path, container, layout, object_path, file_id, columns, version
         As in :class:`FileInfo` (``file_id`` is its ``id``).
     start, stop : int
         Rows, ``start`` inclusive and ``stop`` exclusive.
@@ -132,7 +132,7 @@ class EventChunk:
     columns: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
     reading: Reading = DEFAULT_READING
-    tree: bool = False
+    version: str = ""
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -217,7 +217,7 @@ def split(
             columns=info.columns,
             metadata=dict(metadata or {}),
             reading=reading,
-            tree=info.tree,
+            version=info.version,
         )
         for start in range(0, info.entries, chunksize)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import glob
 import os
@@ -15,9 +16,10 @@ from drapes_hep.errors import ConfigError, InputError
 from drapes_hep.events.checks import Columns, missing_columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading
 from drapes_hep.events.layouts import LAYOUTS
+from drapes_hep.events.opened import close_shared
 from drapes_hep.events.schema import build_events
 from drapes_hep.events.types import AwkwardArray, Column, Events
-from drapes_hep.remote import expand_url, is_url, open_url
+from drapes_hep.remote import expand_url, file_version, is_url, open_url, retried
 
 __all__ = [
     "EventReader",
@@ -62,10 +64,6 @@ class EventReader(Protocol):
         """Read the chunk's columns as the file spells them."""
         ...
 
-    def read(self, chunk: EventChunk) -> Events:
-        """Read the chunk as NanoEvents in :class:`~drapes_hep.events.schema.DijetSchema`."""
-        ...
-
 
 def _readers() -> tuple[EventReader, ...]:
     from drapes_hep.events.hdf5 import Hdf5Reader
@@ -77,24 +75,6 @@ def _readers() -> tuple[EventReader, ...]:
 
 def _named(container: str) -> EventReader:
     return next(reader for reader in _readers() if reader.container == container)
-
-
-def read_with(reader: EventReader, chunk: EventChunk) -> Events:
-    """Read, convert and build: the common part of every reader's ``read``.
-
-    Parameters
-    ----------
-    reader : EventReader
-        Delivers the columns.
-    chunk : EventChunk
-        What to read.
-
-    Returns
-    -------
-    NanoEvents
-        ``len(chunk)`` events; ``events.metadata["clipped_masses"]`` counts masses that were rounding errors below 0.
-    """
-    return convert(reader.columns(chunk), chunk)
 
 
 def plain_column(values: AwkwardArray) -> Column:
@@ -308,7 +288,7 @@ def reader_for(path: str | Path) -> EventReader:
         Missing, unreadable, empty, a folder, or of no known kind.
     """
     text = str(path)
-    head = _remote_head(text) if is_url(text) else _head(text)
+    head = retried(lambda: _remote_head(text)) if is_url(text) else _head(text)
     if not head:
         raise InputError(text, "is empty", "copy or make it again")
     for reader in _readers():
@@ -347,7 +327,14 @@ def scan(path: str | Path, object_path: str | None = None, reading: Reading = DE
         close = difflib.get_close_matches(reading.layout, LAYOUTS, n=1, cutoff=0.4)
         hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(LAYOUTS)}"
         raise ConfigError(f"data.layout: unknown layout '{reading.layout}'; {hint}")
-    info = checked(reader.scan(text if is_url(text) else str(Path(text).absolute()), object_path, reading))
+    place = text if is_url(text) else str(Path(text).absolute())
+
+    def once() -> FileInfo:
+        # asked first: whoever reads a chunk compares with what was there before anything was read
+        version = file_version(place)
+        return dataclasses.replace(reader.scan(place, object_path, reading), version=version)
+
+    info = checked(retried(once))
     if reading.constituents and not LAYOUTS[info.layout].constituents:
         raise InputError(
             text,
@@ -405,7 +392,7 @@ def present(info: FileInfo) -> tuple[str, ...]:
     tuple of str
         In the file's order.
     """
-    return _named(info.container).present(info)
+    return retried(lambda: _named(info.container).present(info))
 
 
 def simulation_order(info: FileInfo) -> dict[str, Any] | None:
@@ -422,7 +409,7 @@ def simulation_order(info: FileInfo) -> dict[str, Any] | None:
         The process with its settings, ``seed``, ``events``, ``block``, ``format``, ``versions``; None for a file that
         ``drapes simulate`` did not write.
     """
-    record = _named(info.container).simulation(info.path)
+    record = retried(lambda: _named(info.container).simulation(info.path))
     order = record.get("order") if isinstance(record, dict) else None
     return order if isinstance(order, dict) else None
 
@@ -455,31 +442,52 @@ def expand_trees(paths: str | Path | Iterable[str | Path] | Mapping[str, str]) -
     return dict(sorted(found.items()))
 
 
-def read(chunk: EventChunk) -> Events:
+def read(chunk: EventChunk, *, attempts: int | None = None) -> Events:
     """Read a chunk with the reader that its container names.
 
     Parameters
     ----------
     chunk : EventChunk
         From :func:`drapes_hep.events.chunks.split`.
+    attempts : int, optional
+        As for :func:`read_columns`.
 
     Returns
     -------
     NanoEvents
+        ``len(chunk)`` events; ``events.metadata["clipped_masses"]`` counts masses that were rounding errors below 0.
     """
-    return _named(chunk.container).read(chunk)
+    return convert(read_columns(chunk, attempts=attempts), chunk)
 
 
-def read_columns(chunk: EventChunk) -> Columns:
+def read_columns(chunk: EventChunk, *, attempts: int | None = None) -> Columns:
     """Read a chunk's columns as the file spells them.
 
     Parameters
     ----------
     chunk : EventChunk
         Its ``columns`` are what is read.
+    attempts : int, optional
+        At most, where the file is behind a URL and a failure may pass; see :func:`drapes_hep.remote.retried`.
 
     Returns
     -------
     mapping of str to array
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or is not the one that was scanned.
     """
-    return _named(chunk.container).columns(chunk)
+
+    def once() -> Columns:
+        columns = _named(chunk.container).columns(chunk)
+        # afterwards: what was the same before and after was the same in between
+        if chunk.version and file_version(chunk.path) != chunk.version:
+            close_shared()
+            raise InputError(
+                chunk.path, "changed on the server while it was read", "run the same command again: it reads it anew"
+            )
+        return columns
+
+    return retried(once, attempts=attempts)

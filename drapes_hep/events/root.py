@@ -16,9 +16,10 @@ from drapes_hep.events.checks import Columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.delphes import delphes_layouts
 from drapes_hep.events.layouts import LAYOUTS
-from drapes_hep.events.readers import columns_of, lacks, match_layout, plain_column, read_with
-from drapes_hep.events.types import Events, Foreign
-from drapes_hep.remote import one_line
+from drapes_hep.events.opened import shared
+from drapes_hep.events.readers import columns_of, lacks, match_layout, plain_column
+from drapes_hep.events.types import Foreign
+from drapes_hep.remote import filesystem_options, one_line
 
 __all__ = ["RootReader"]
 
@@ -30,7 +31,7 @@ _LAYOUTS = ("features", "pfnano", "pfnano_old", "nanoaod_pf", "nanoaod", *(one.n
 def _open(path: str) -> Iterator[Any]:
     """Open for reading; whatever uproot finds wrong with the file is one line."""
     try:
-        with uproot.open({path: None}) as file:
+        with uproot.open({path: None}, **filesystem_options(path)) as file:
             size = file.file.source.num_bytes
             if file.file.fEND > size:
                 raise InputError(path, f"is truncated ({size} of {file.file.fEND} bytes)", "copy or download it again")
@@ -136,9 +137,9 @@ class RootReader:
                     raise InputError(path, f"column '{column}' is {kind}, not a list of numbers", "write it as one")
                 if column not in LAYOUTS[layout].lists and depth != 0:
                     raise InputError(path, f"column '{column}' is {kind}, not one number an event", "flatten it")
-            entries, tree = int(file[name].num_entries), "RNTuple" not in classes[name]
+            entries = int(file[name].num_entries)
         labelled = "label" in columns
-        return FileInfo(path, self.container, layout, name, entries, file_key(path), labelled, columns, tree=tree)
+        return FileInfo(path, self.container, layout, name, entries, file_key(path), labelled, columns)
 
     def simulation(self, path: str) -> Mapping[str, Any]:  # noqa: ARG002  as the protocol has it
         """Nothing: the project's own simulation writes no ROOT files."""
@@ -153,13 +154,9 @@ class RootReader:
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read with uproot."""
-        with _open(chunk.path) as file:
+        with shared(_open, chunk.path) as file:
             branches = _branches(file[chunk.object_path])
             return {
                 name: plain_column(branches[name].array(entry_start=chunk.start, entry_stop=chunk.stop, library="ak"))
                 for name in chunk.columns
             }
-
-    def read(self, chunk: EventChunk) -> Events:
-        """Read events."""
-        return read_with(self, chunk)

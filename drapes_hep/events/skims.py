@@ -24,9 +24,10 @@ from drapes_hep.errors import InputError
 from drapes_hep.events.checks import Columns, missing_columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.layouts import LAYOUTS
-from drapes_hep.events.readers import columns_of, lacks, match_layout, read_with
+from drapes_hep.events.opened import shared
+from drapes_hep.events.readers import columns_of, lacks, match_layout
 from drapes_hep.events.schema import offsets_of
-from drapes_hep.events.types import Column, Events
+from drapes_hep.events.types import Column
 from drapes_hep.files import atomic_path
 from drapes_hep.remote import is_url, one_line, open_url
 
@@ -273,17 +274,13 @@ class ParquetReader:
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read the row groups that hold the chunk, and cut."""
-        with _open(chunk.path) as file:
+        with shared(_open, chunk.path) as file:
             ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)])
             starts = ends - [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
             groups = np.flatnonzero((ends > chunk.start) & (starts < chunk.stop))
             table = file.read_row_groups(groups.tolist(), columns=list(chunk.columns))
             table = table.slice(chunk.start - int(starts[groups[0]]), len(chunk))
             return {name: _column(chunk.path, name, table[name]) for name in chunk.columns}
-
-    def read(self, chunk: EventChunk) -> Events:
-        """Read events."""
-        return read_with(self, chunk)
 
 
 @dataclass(frozen=True)
