@@ -226,9 +226,8 @@ def one_line(url: str, error: BaseException) -> InputError | None:
         if isinstance(one, broken) or type(one).__module__.startswith("aiohttp") or _is_short(one):
             problem = f"the server cannot be reached or broke off ({type(one).__name__})"
             return UnreachableError(url, problem, "try again, or download it first")
-        answer = _xrootd(url, one)
-        if answer is not None:
-            return answer
+        if (said := _xrootd(url, one)) is not None:
+            return said
     return None
 
 
@@ -537,7 +536,7 @@ def sampled_hash(path: str | Path) -> str:
         return file_hash(path)
     if urlsplit(str(path)).scheme in _LOCAL:
         with open_url(str(path)) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # reads and no more
+            return hashlib.file_digest(file, "sha256").hexdigest()
     return f"blocks:{retried(lambda: _blocks_hash(str(path), _SAMPLES))}"
 
 

@@ -148,12 +148,12 @@ def _in_pool(
                 break
             done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
             for future in done:
-                index, error = running.pop(future), future.exception()
-                if isinstance(error, concurrent.futures.BrokenExecutor):
-                    suspects[index] = error
+                index, raised = running.pop(future), future.exception()
+                if isinstance(raised, concurrent.futures.BrokenExecutor):
+                    suspects[index] = raised
                     continue
                 ahead.finish(index)
-                yield index, future.result() if error is None else Raised(error)
+                yield index, future.result() if raised is None else Raised(raised)
             if not suspects:
                 continue
             # a broken pool says which worker died, not on which task: all that were under way are tried alone
@@ -225,10 +225,12 @@ def _on_cluster(
     """Workers of a Dask cluster, which come and go."""
     import distributed
 
-    client = executor.client or distributed.Client(threads_per_worker=1)
+    client: Foreign = executor.client
+    if client is None:
+        client = distributed.Client(threads_per_worker=1)  # type: ignore[no-untyped-call, unused-ignore]
     options = {"pure": False, "priority": executor.priority, "retries": executor.retries}
     ahead, running = _Ahead(len(tasks), _window(sum(client.ncores().values()))), {}
-    seen = time.monotonic()
+    seen, wait = time.monotonic(), getattr(distributed, "wait")  # noqa: B009  it has no types
     try:
         # not scattered: a worker that holds scattered data and dies takes them along (coffea issue 465)
         common = client.submit(_same, payload, pure=False)
@@ -238,7 +240,7 @@ def _on_cluster(
             if not running:
                 return
             try:
-                done = distributed.wait(list(running), timeout=2, return_when="FIRST_COMPLETED").done
+                done = wait(list(running), timeout=2, return_when="FIRST_COMPLETED").done
             except (TimeoutError, distributed.TimeoutError):
                 done = set()
                 if client.status != "running":

@@ -44,24 +44,33 @@ class Failure:
         return asdict(self)
 
 
+_NAMED = 4
+"""Further files that a message names."""
+
+
 class FailedFilesError(InputError, LostEventsError):
     """Files that could not be read, or rows whose worker died, after all that could be done without them was done.
 
     Parameters
     ----------
     failures : sequence of Failure
-        At least one; the message is the first's, and says how many other files there are.
+        At least one; the message is the first's, and names the other files.
+    hint : str
+        What the user can do further.
     """
 
-    def __init__(self, failures: Sequence[Failure]) -> None:
-        self.failures = tuple(failures)
+    def __init__(self, failures: Sequence[Failure], hint: str = "") -> None:
+        self.failures, self.hint = tuple(failures), hint
         first = self.failures[0]
-        others = len({one.path for one in self.failures} - {first.path})
-        more = f" ({others} more file{'s' * (others > 1)} failed)" if others else ""
-        super().__init__(first.path, first.problem, first.remedy + more)
+        problems = {one.path: one.problem for one in reversed(self.failures) if one.path != first.path}
+        others = [f"{path}: {problem}" for path, problem in reversed(problems.items())]
+        more = len(others) - _NAMED
+        named = others[:_NAMED] + ([f"{more} more file{'s' * (more > 1)}"] if more > 0 else [])
+        also = f"; failed as well: {', '.join(named)}" if named else ""
+        super().__init__(first.path, first.problem, first.remedy + also + (f"; {hint}" if hint else ""))
 
     def __reduce__(self) -> Any:  # noqa: ANN401
-        return type(self), (self.failures,)
+        return type(self), (self.failures, self.hint)
 
 
 _ATTEMPTS = re.compile(r" \(\d+ attempts? in [^)]*\)")

@@ -10,6 +10,8 @@ from pathlib import PurePath
 from typing import Any
 
 import uproot
+import uproot.source.fsspec
+from fsspec.implementations.cached import CachingFileSystem
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.checks import Columns
@@ -19,7 +21,7 @@ from drapes_hep.events.layouts import LAYOUTS
 from drapes_hep.events.opened import shared
 from drapes_hep.events.readers import columns_of, lacks, match_layout, plain_column
 from drapes_hep.events.types import Foreign
-from drapes_hep.remote import filesystem_options, one_line
+from drapes_hep.remote import filesystem_options, is_url, one_line
 
 __all__ = ["RootReader"]
 
@@ -27,11 +29,36 @@ _LAYOUTS = ("features", "pfnano", "pfnano_old", "nanoaod_pf", "nanoaod", *(one.n
 """The preferred first: with constituents before without."""
 
 
+class _Raising:
+    """A file system whose failures are raised: fsspec returns them in the place of bytes, where uproot slices them."""
+
+    def __init__(self, filesystem: Foreign) -> None:
+        self._filesystem = filesystem
+
+    def __getattr__(self, name: str) -> Foreign:
+        return getattr(self._filesystem, name)
+
+    async def _cat_ranges(self, paths: Foreign, starts: Foreign, ends: Foreign) -> Foreign:
+        return await self._filesystem._cat_ranges(paths, starts, ends, on_error="raise")
+
+    def cat_ranges(self, paths: Foreign, starts: Foreign, ends: Foreign) -> Foreign:
+        return self._filesystem.cat_ranges(paths, starts, ends, on_error="raise")
+
+
+class _Source(uproot.source.fsspec.FSSpecSource):  # type: ignore[misc, unused-ignore]
+    """uproot's source for URLs, which fails where the network does."""
+
+    def _open(self) -> None:
+        super()._open()
+        if not isinstance(self._fs, CachingFileSystem):  # uproot asks for its type; it reads whole files
+            self._fs = _Raising(self._fs)
+
+
 @contextmanager
 def _open(path: str) -> Iterator[Any]:
     """Open for reading; whatever uproot finds wrong with the file is one line."""
     try:
-        with uproot.open({path: None}, **filesystem_options(path)) as file:
+        with uproot.open({path: None}, **_options(path)) as file:
             size = file.file.source.num_bytes
             if file.file.fEND > size:
                 raise InputError(path, f"is truncated ({size} of {file.file.fEND} bytes)", "copy or download it again")
@@ -48,6 +75,10 @@ def _open(path: str) -> Iterator[Any]:
         raise InputError(
             path, f"cannot be read as ROOT: truncated or corrupt ({reason})", "copy or download it again"
         ) from error
+
+
+def _options(path: str) -> dict[str, Any]:
+    return {"handler": _Source, **filesystem_options(path)} if is_url(path) else {}
 
 
 def _depth(branch: Foreign) -> int | None:

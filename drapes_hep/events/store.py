@@ -219,7 +219,7 @@ class ChunkStore:
         if path is None or not path.is_file():
             return None
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             found: dict[str, Any] = unpack(json.loads(bytes(arrays.pop(_TREE))), arrays)
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):

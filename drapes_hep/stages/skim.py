@@ -22,9 +22,10 @@ from drapes_hep.events.running import RunReport, run, scan_fileset
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path, file_hash, read_json
-from drapes_hep.remote import fingerprint, is_url, sampled_hash
+from drapes_hep.remote import is_url, sampled_hash
 from drapes_hep.rundir import note
 from drapes_hep.stages.context import Context
+from drapes_hep.stages.resume import check_unchanged, chunk_store, discard, inputs_of, reported
 from drapes_hep.stamps import Stage, read_stamp, run_stage
 
 __all__ = [
@@ -89,7 +90,9 @@ def skim(context: Context) -> None:
     processor_class = load_selection(config)
     sources = class_sources(processor_class)
     infos = check_files(config)
-    run_stage(directory, skim_stage(context, infos), lambda: _work(context, processor_class), context.reporter)
+    stage = skim_stage(context, infos)
+    run_stage(directory, stage, lambda: _work(context, stage, processor_class), context.reporter)
+    discard(directory, stage)
     context.reporter.say(f"processor: {sources[0] if sources else config.processor}")
     reads = (read_stamp(directory, "skim") or {}).get("reads", {})
     found = {
@@ -214,7 +217,7 @@ def all_truth(config: Config) -> Truth | None:
     out, _ = run(
         _fileset(config),
         collect_truth if sidecar is None else collect_ids,
-        chunksize=config.data.chunksize,
+        chunksize=_chunksize(config),
         reading=dataclasses.replace(reading_of(config), constituents=False, jets=False),
     )
     columns = out["truth"].columns()
@@ -268,32 +271,62 @@ def run_selection(
     processor_class: Foreign,
     dropped: npt.NDArray[np.int64],
     reading: Reading,
-) -> tuple[Foreign, RunReport]:
-    """Run the configuration's selection over files, without some signal events; gives its output and the account."""
-    return run(
+    stage: Stage,
+) -> tuple[Foreign, RunReport, dict[str, str]]:
+    """Run a stage's selection over files, without some signal events.
+
+    Returns
+    -------
+    output : object
+        As the processor returns it.
+    report : RunReport
+        The account.
+    inputs : dict of str to str
+        Fingerprints of the files, the same before and after.
+
+    Raises
+    ------
+    FailedFilesError
+        With what failed written to the run directory; finished chunks are kept there.
+    """
+    paths = [path for one in fileset.values() for path in one["files"]]
+    store = chunk_store(context.run, stage, paths, dropped)
+    output, report = run(
         fileset,
         SignalInjection(make_processor(context.config, processor_class), dropped),
         executor=context.executor,
         workers=context.workers,
-        chunksize=context.config.data.chunksize,
+        chunksize=_chunksize(context.config),
         progress=context.reporter.draws,
         reading=reading,
+        store=store,
     )
+    inputs = inputs_of(paths)
+    check_unchanged(dict(store.fingerprints), inputs)
+    return output, report, inputs
 
 
-def _work(context: Context, processor_class: Foreign) -> list[Path]:
+_SMALLEST = 1000
+"""Events per chunk, at least: a chunk of one event takes a processor as long as one of some thousand."""
+
+
+def _chunksize(config: Config) -> int:
+    return max(config.data.chunksize, _SMALLEST)
+
+
+def _work(context: Context, stage: Stage, processor_class: Foreign) -> list[Path]:
     config, directory = context.config, context.run
     fileset = _fileset(config)
     # with no signal to choose a sidecar serves as it is
     whole = config.data.truth is None or config.signal.inject is not None
-    truth = all_truth(config) if whole else read_truth(str(config.data.truth))
-    dropped = np.empty(0, dtype=np.int64) if truth is None else _dropped(config, truth)
-    output, report = run_selection(context, fileset, processor_class, dropped, reading_of(config))
+    with reported(context, stage):
+        truth = all_truth(config) if whole else read_truth(str(config.data.truth))
+        dropped = np.empty(0, dtype=np.int64) if truth is None else _dropped(config, truth)
+        output, report, inputs = run_selection(context, fileset, processor_class, dropped, reading_of(config), stage)
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
     label = None if truth is None else truth.truth_for(columns["event_id"])
-    inputs = {str(one.path): fingerprint(one.path) for one in report.files}
     # the account is about what the files hold; events that were not injected were read and set aside, and say so
     write_skim(directory.events, columns, {"inputs": inputs, "name": config.name})
     written = [directory.events]
