@@ -38,6 +38,7 @@ __all__ = [
     "filesystem_options",
     "fingerprint",
     "is_url",
+    "longest_wait",
     "next_wait",
     "one_line",
     "open_url",
@@ -293,6 +294,11 @@ def next_wait(failures: int, wanted: float | None = None) -> float:
     """
     length = min(PATIENCE.first * 2.0 ** min(failures - 1, 30), PATIENCE.longest)
     return max(length * _JITTER.uniform(0.5, 1.0), wanted or 0.0)
+
+
+def longest_wait() -> float:
+    """Return the seconds that a wait may take, whatever a server asks for."""
+    return PATIENCE.total
 
 
 def retried(function: Callable[[], R], *, attempts: int | None = None) -> R:

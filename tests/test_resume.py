@@ -320,8 +320,10 @@ def client():
     distributed = pytest.importorskip("distributed")
     import dask
 
+    # on a busy machine a worker takes long to come back: until then the cluster must not give it up
+    settings = {"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "120s"}
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.admin.log-format": "%(message)s"}),
+        dask.config.set(settings),
         distributed.LocalCluster(
             n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1"
         ) as cluster,
@@ -363,9 +365,7 @@ def test_a_cluster_without_workers_does_not_wait_for_ever(monkeypatch):
 
     monkeypatch.setattr(dispatch, "_NO_WORKER", 0.5)
     with (
-        distributed.LocalCluster(
-            n_workers=0, dashboard_address="127.0.0.1:0", processes=False, host="127.0.0.1"
-        ) as cluster,
+        distributed.LocalCluster(n_workers=0, dashboard_address=":0", processes=False) as cluster,
         distributed.Client(cluster) as one,
     ):
         found = dict(dispatch.dispatch(DaskExecutor(client=one, status=False), [1, 2, 3], double, b""))

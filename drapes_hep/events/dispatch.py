@@ -26,7 +26,8 @@ _AHEAD = 4
 _LEAST = 32
 _DEATHS = 3
 """Tasks that may kill their worker before the rest is not tried any more."""
-_NO_WORKER = 60.0
+_NOT_TRIED = "not tried, for too many workers had died"
+_NO_WORKER = 120.0
 """Seconds without any worker of a cluster after which it counts as lost."""
 
 
@@ -178,7 +179,7 @@ def _in_pool(
                 yield index, outcome
             if deaths >= _DEATHS or given is not None:
                 for index in ahead.left:
-                    yield index, Lost("not tried, for too many worker processes had died")
+                    yield index, Lost(_NOT_TRIED)
                 break
             _end(pool, kill=False)
             pool = executor.pool(max_workers=executor.workers)
@@ -215,14 +216,13 @@ def _end(pool: Foreign, *, kill: bool) -> None:
         pool.shutdown(wait=True)
 
 
-def _same(payload: bytes) -> bytes:
-    return payload
-
-
 def _on_cluster(
     executor: Foreign, tasks: Sequence[Any], work: Callable[[bytes, Any], Any], payload: bytes
 ) -> Iterator[tuple[int, Any]]:
-    """Workers of a Dask cluster, which come and go."""
+    """Workers of a Dask cluster, which come and go.
+
+    The payload goes with each task: a worker that holds scattered data and dies takes them along (coffea issue 465).
+    """
     import distributed
 
     client: Foreign = executor.client
@@ -230,13 +230,18 @@ def _on_cluster(
         client = distributed.Client(threads_per_worker=1)  # type: ignore[no-untyped-call, unused-ignore]
     options = {"pure": False, "priority": executor.priority, "retries": executor.retries}
     ahead, running = _Ahead(len(tasks), _window(sum(client.ncores().values()))), {}
+    suspects: list[int] = []
+    alone: list[int] = []
+    deaths = 0
     seen, wait = time.monotonic(), getattr(distributed, "wait")  # noqa: B009  it has no types
     try:
-        # not scattered: a worker that holds scattered data and dies takes them along (coffea issue 465)
-        common = client.submit(_same, payload, pure=False)
         while True:
             for index in ahead.ready():
-                running[client.submit(work, common, tasks[index], **options)] = index
+                running[client.submit(work, payload, tasks[index], **options)] = index
+            if not running and suspects:
+                # a cluster blames all that a dead worker had been given: each is tried with nothing beside it
+                alone.append(suspects.pop(0))
+                running[client.submit(work, payload, tasks[alone[-1]], **options)] = alone[-1]
             if not running:
                 return
             try:
@@ -250,14 +255,22 @@ def _on_cluster(
                 else:
                     problem = "the cluster has no worker left" if time.monotonic() - seen > _NO_WORKER else ""
                 if problem:
-                    for index in sorted([*running.values(), *ahead.left]):
+                    for index in sorted([*suspects, *running.values(), *ahead.left]):
                         yield index, Lost(problem)
                     return
             for future in done:
-                index = running.pop(future)
-                ahead.finish(index)
-                yield index, _outcome(future)
+                index, outcome = running.pop(future), _outcome(future)
                 future.release()
+                if isinstance(outcome, Lost) and index not in alone:
+                    suspects.append(index)
+                    continue
+                deaths += isinstance(outcome, Lost)
+                ahead.finish(index)
+                yield index, outcome
+            if deaths >= _DEATHS:
+                for index in sorted([*suspects, *running.values(), *ahead.left]):
+                    yield index, Lost(_NOT_TRIED)
+                return
     finally:
         with suppress(Exception):
             client.cancel(list(running))

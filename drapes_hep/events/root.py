@@ -48,6 +48,8 @@ class _Raising:
 class _Source(uproot.source.fsspec.FSSpecSource):  # type: ignore[misc, unused-ignore]
     """uproot's source for URLs, which fails where the network does."""
 
+    _fs: Foreign
+
     def _open(self) -> None:
         super()._open()
         if not isinstance(self._fs, CachingFileSystem):  # uproot asks for its type; it reads whole files
