@@ -30,6 +30,7 @@ from drapes_hep.files import file_hash
 
 __all__ = [
     "TRANSIENT",
+    "Alternatives",
     "NotThereError",
     "Patience",
     "UnreachableError",
@@ -37,6 +38,7 @@ __all__ = [
     "file_version",
     "filesystem_options",
     "fingerprint",
+    "first_of",
     "is_url",
     "longest_wait",
     "next_wait",
@@ -131,8 +133,29 @@ class UnreachableError(InputError):
     wait: float | None = None
 
 
+class Alternatives(str):
+    """Several places of one file, in the order in which they are tried; as text, the first.
+
+    Parameters
+    ----------
+    places : sequence of str
+        Paths and URLs, at least one.
+    """
+
+    places: tuple[str, ...]
+
+    def __new__(cls, places: Sequence[str]) -> Alternatives:
+        """Make one; see the class."""
+        made = super().__new__(cls, str(places[0]))
+        made.places = tuple(dict.fromkeys(map(str, places)))
+        return made
+
+    def __getnewargs__(self) -> tuple[tuple[str, ...]]:  # type: ignore[override]  # what __new__ takes
+        return (self.places,)
+
+
 def is_url(path: object) -> bool:
-    """Tell a URL from a path.
+    """Whether a path is a URL, or stands for several places of which one may be.
 
     Parameters
     ----------
@@ -143,7 +166,7 @@ def is_url(path: object) -> bool:
     -------
     bool
     """
-    return "://" in str(path)
+    return isinstance(path, Alternatives) or "://" in str(path)
 
 
 def url_stem(url: str) -> str:
@@ -482,7 +505,7 @@ def fingerprint(path: str | Path) -> str:
     InputError
         A URL that cannot be read, or whose size the server does not tell.
     """
-    if not is_url(path) or urlsplit(str(path)).scheme in _LOCAL:
+    if isinstance(path, Alternatives) or not is_url(path) or urlsplit(str(path)).scheme in _LOCAL:
         return sampled_hash(path)
 
     def ends() -> str | None:
@@ -531,19 +554,66 @@ def sampled_hash(path: str | Path) -> str:
         SHA-256 of a file's bytes, also of ``file://`` and ``memory://``. Of another URL, ``blocks:`` and the SHA-256 of
         its size, its first and last 64 KiB and 32 blocks of 64 KiB that are evenly spread between these: of files up to
         2.1 MiB that is every byte. A change that keeps the size and falls between the blocks of a larger one is not
-        seen.
+        seen. Of :class:`Alternatives` the same, of the first place that answers, local ones included.
 
     Raises
     ------
     InputError
         As for :func:`fingerprint`.
     """
+    if isinstance(path, Alternatives):
+        return first_of(path, lambda place: f"blocks:{_blocks_hash(_as_url(place), _SAMPLES)}")
     if not is_url(path):
         return file_hash(path)
     if urlsplit(str(path)).scheme in _LOCAL:
         with open_url(str(path)) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return f"blocks:{retried(lambda: _blocks_hash(str(path), _SAMPLES))}"
+
+
+def _as_url(place: str) -> str:
+    return place if is_url(place) else Path(place).absolute().as_uri()
+
+
+def first_of(path: str, function: Callable[[str], R], attempts: int | None = None) -> R:
+    """Call a function for the places of a file, one after the other, until it succeeds.
+
+    Parameters
+    ----------
+    path : str
+        :class:`Alternatives`, or one place.
+    function : callable
+        Of a place; must be repeatable.
+    attempts : int, optional
+        At each place, as for :func:`retried`; by default half of the usual where there is another place.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    InputError
+        What went wrong at the first place, and at how many others something did.
+    """
+    places = path.places if isinstance(path, Alternatives) else (str(path),)
+    first: InputError | None = None
+    for number, place in enumerate(places, 1):
+        fewer = max(PATIENCE.attempts // 2, 1) if number < len(places) else None
+        try:
+            return retried(lambda place=place: function(place), attempts=attempts or fewer)  # type: ignore[misc]
+        except InputError as error:
+            first = first or error
+            if number < len(places):
+                _LOG.warning("%s: %s; taking %s", place, error.problem, places[number])
+        except OSError as error:  # a local place
+            if len(places) == 1:
+                raise
+            first = first or InputError(place, f"cannot be read ({error.strerror or error})", "check the path")
+    assert first is not None
+    if len(places) == 1:
+        raise first
+    raise type(first)(first.path, f"{first.problem}, and its {len(places) - 1} other places failed", first.remedy)
 
 
 def _validators(url: str) -> tuple[list[tuple[str, str]], int | None]:

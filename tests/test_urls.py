@@ -19,7 +19,7 @@ from conftest import ROOT, make_columns
 
 from drapes_hep import remote
 from drapes_hep.config import load_config
-from drapes_hep.errors import InputError
+from drapes_hep.errors import DrapesError, InputError
 from drapes_hep.events.chunks import file_key, split
 from drapes_hep.events.loading import load_processor
 from drapes_hep.events.readers import expand, read, scan
@@ -656,3 +656,92 @@ def test_a_silent_server_is_left(server, samples, monkeypatch):
 def test_what_xrootd_says(text, kind):
     told = one_line("root://x.org//a.root", OSError(f"File did not open properly: {text}"))
     assert type(told) is (type(None) if kind is None else kind)
+
+
+# ---- several places of one file --------------------------------------------------------------------------------------
+
+
+def two_sites(server, path):
+    """The same file in two folders of the server, and on the disk."""
+    for site in ("one", "two"):
+        (server.folder / site).mkdir(exist_ok=True)
+        (server.folder / site / path.name).write_bytes(path.read_bytes())
+    return [f"{server.url}/one/{path.name}", f"{server.url}/two/{path.name}", str(path)]
+
+
+def identified(events):
+    return {"n": len(events), "ids": {int(np.sum(np.asarray(events.event_id) % 1000003))}, **summed(events)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("status", [503, 404, 403])
+def test_another_place_serves_the_same_events(server, samples, kind, status):
+    expected, _ = run({"a": samples[kind]}, identified)
+    places = two_sites(server, samples[kind])
+    server.statuses[f"one/{samples[kind].name}"] = status
+    (source,) = expand([places[:2]])
+    out, report = run({"a": [source]}, identified)
+    assert out == expected
+    assert [one.path for one in report.files] == places[:1]
+
+
+def test_a_place_that_breaks_off_midway_is_left_for_the_next(server, samples):
+    expected, _ = run({"a": samples["ttree"]}, identified)
+    places = two_sites(server, samples["ttree"])
+    (source,) = expand([places])
+    info = scan(source)
+    assert [place for place, _ in info.places] == places
+    server.statuses[f"one/{samples['ttree'].name}"] = server.statuses[f"two/{samples['ttree'].name}"] = 500
+    (chunk,) = split(info, "a")
+    assert identified(read(chunk)) == expected
+    assert read(chunk).metadata["filename"] == places[0]
+
+
+def test_places_with_other_content_are_refused(server, samples, tmp_path):
+    places = two_sites(server, samples["hdf5"])
+    columns = make_columns()
+    columns["mj1"][7] += 1
+    from drapes_hep.events.writers import write_feature_hdf5
+
+    write_feature_hdf5(server.folder / "two" / "events.h5", columns)
+    with pytest.raises(InputError, match=f"two/events.h5: holds other content than {places[0]}"):
+        run({"a": expand([places[:2]])}, count)
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        (["a/x.root", "b/y.root"], "b/y.root: has another name than a/x.root"),
+        (["a/*.root", "b/x.root"], r"a/\*.root: is a pattern among the places of one file"),
+        ([], "an empty list of places"),
+    ],
+)
+def test_places_that_are_not_of_one_file(places, words):
+    with pytest.raises(DrapesError, match=words):
+        expand([places])
+
+
+def test_when_all_places_fail_the_first_is_named(server, samples):
+    places = two_sites(server, samples["ttree"])
+    server.status = 503
+    with pytest.raises(InputError) as caught:
+        run({"a": expand([places[:2]])}, count)
+    assert str(caught.value).startswith(f"{places[0]}: the server answers with status 503 (3 attempts in ")
+    assert "and its 1 other places failed" in str(caught.value)
+
+
+def test_the_fingerprint_is_the_same_whatever_place_answers(server, samples):
+    places = two_sites(server, samples["ttree"])
+    server.says = {"ETag": '"of one site"'}
+    found = {fingerprint(remote.Alternatives([one])) for one in places}
+    server.statuses[f"one/{samples['ttree'].name}"] = 503
+    assert found == {fingerprint(remote.Alternatives(places))}
+
+
+def test_a_search_with_two_places_is_done_whichever_answers(server, samples, tmp_path):
+    places = two_sites(server, samples["ttree"])[:2]
+    _, first = skim_of(server, tmp_path, f"[{', '.join(places)}]")
+    server.statuses[f"one/{samples['ttree'].name}"] = 503
+    manifest, second = skim_of(server, tmp_path, f"[{', '.join(places)}]")
+    assert second == first
+    assert list(manifest["inputs"]) == places[:1]

@@ -12,9 +12,9 @@ import numpy as np
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.checks import Columns
-from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
+from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key, label_file
 from drapes_hep.events.opened import shared
-from drapes_hep.events.raw import label_file, raw_columns, read_label_file, read_last_column, read_particles
+from drapes_hep.events.raw import raw_columns, read_label_file, read_last_column, read_particles
 from drapes_hep.events.readers import columns_of, lacks, match_layout
 from drapes_hep.events.simulated import CONSTITUENT_DATASETS, read_simulated, scan_simulated
 from drapes_hep.events.types import Foreign

@@ -126,12 +126,16 @@ def _files(dataset: str, value: Foreign) -> tuple[list[tuple[str, str | None]], 
             raise ConfigError(f"dataset '{dataset}': unknown key '{min(unknown)}'; expected 'files' and 'metadata'")
         metadata, value = dict(value.get("metadata") or {}), value["files"]
     if isinstance(value, (str, Path)):
-        return [(str(value), None)], metadata
+        return [(_place(value), None)], metadata
     if isinstance(value, Mapping):
-        return [(str(path), None if tree is None else str(tree)) for path, tree in value.items()], metadata
+        return [(_place(path), None if tree is None else str(tree)) for path, tree in value.items()], metadata
     if isinstance(value, Sequence):
-        return [(str(path), None) for path in value], metadata
+        return [(_place(path), None) for path in value], metadata
     raise ConfigError(f"dataset '{dataset}': expected a path, a list of paths, or {{path: tree}}")
+
+
+def _place(path: str | Path) -> str:
+    return path if isinstance(path, str) else str(path)  # Alternatives are text, and more than that
 
 
 def _scan(fileset: Fileset, reading: Reading) -> list[_Requested]:
