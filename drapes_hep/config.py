@@ -67,13 +67,18 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Where the events are."""
 
-    path: str | tuple[str, ...] | dict[str, str] = Field(
+    path: str | tuple[str | tuple[str, ...], ...] | dict[str, str] = Field(
         description="File, glob, URL, list of them, or {file: tree} where a file holds several trees that fit (Events;1"
-        " is a cycle of Events); relative to the configuration file."
+        " is a cycle of Events); relative to the configuration file. A list inside the list names places of one file,"
+        " tried in this order: [[root://a/f.root, https://b/f.root], other.root]."
     )
     labels: bool = Field(False, description="Whether the events carry a truth label (a column, or the sidecar below).")
     truth: str | None = Field(None, description="Sidecar of truth labels, keyed by event id.")
-    chunksize: int = Field(50_000, ge=1, description="Events a chunk.")
+    chunksize: int = Field(
+        50_000,
+        ge=1,
+        description="Events per chunk. A number below 1000 counts as 1000, for a smaller chunk takes as long as that.",
+    )
     empty: Literal["skip", "error"] = Field(
         "skip", description="Whether a file without events is passed over, and listed, or an error."
     )
@@ -160,7 +165,7 @@ class TemplateConfig(_Section):
         " sampler's steps is taken.",
     )
     steps_left: int | None = Field(None, ge=1, description="The strength as steps that are left, in its place.")
-    source: str | tuple[str, ...] | None = Field(
+    source: str | tuple[str | tuple[str, ...], ...] | None = Field(
         None, description="Files of the other simulation, for from_simulation: as data.path."
     )
     oversample: Positive = Field(5.0, description="Template events an event in the signal region.")
@@ -384,7 +389,7 @@ class StudyConfig(_Section):
         ("from_noise", "from_window", "from_sidebands"), min_length=1, description="Templates that are compared."
     )
     strength: Positive = Field(2.24, description="Noise sigma' of the partial templates.")
-    source: str | tuple[str, ...] | None = Field(
+    source: str | tuple[str | tuple[str, ...], ...] | None = Field(
         None, description="Files of the other simulation, for from_simulation: as template.source."
     )
     injections: tuple[Annotated[int, Field(ge=1)], ...] = Field(
@@ -619,10 +624,10 @@ def assign(tree: dict[str, Any], assignments: Sequence[str]) -> None:
 
 
 def _each(function: Callable[[Any], str], paths: Any) -> Any:  # noqa: ANN401
-    """Change every path of ``data.path``, whatever its form."""
+    """Change every path of ``data.path``, whatever its form; a list becomes a tuple."""
     if isinstance(paths, dict):
         return {function(path): tree for path, tree in paths.items()}
-    return [function(path) for path in paths] if isinstance(paths, (list, tuple)) else function(paths)
+    return tuple(_each(function, path) for path in paths) if isinstance(paths, (list, tuple)) else function(paths)
 
 
 def _typed(path: object) -> str:
@@ -699,12 +704,11 @@ def _absolute(config: Config, folder: Path) -> Config:
     def place(text: str) -> str:
         return text if "://" in text else str(folder / text)
 
-    def sources(given: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        return None if given is None else place(given) if isinstance(given, str) else tuple(map(place, given))
+    def sources(paths: Any) -> Any:  # noqa: ANN401
+        return None if paths is None else _each(place, paths)
 
     data = config.data
     paths = _each(place, data.path)
-    paths = tuple(paths) if isinstance(paths, list) else paths
     truth = None if data.truth is None else place(data.truth)
     placed = config.model_copy(
         update={

@@ -63,6 +63,14 @@ class RunDirectory:
         """Accounting and cut flow."""
         return self.path / "skim" / "skim.json"
 
+    def failures(self, stage: str) -> Path:
+        """What failed in ``skim`` or ``skim.simulation``, while it is not done."""
+        return self.path / "skim" / f"failures{stage.removeprefix('skim')}.json"
+
+    def chunks(self, stage: str) -> Path:
+        """Results of finished chunks of ``skim`` or ``skim.simulation``, while it is not done."""
+        return self.path / "skim" / f"chunks{stage.removeprefix('skim')}"
+
     @property
     def hunt(self) -> Path:
         """What the figures of the hunt need."""

@@ -25,7 +25,17 @@ from drapes_hep.progress import Cost, Reporter, measured
 from drapes_hep.remote import fingerprint, is_url
 from drapes_hep.rundir import RunDirectory, begin_manifest, note
 
-__all__ = ["Stage", "check_current", "code_hash", "first_difference", "makers", "read_stamp", "run_stage", "shown"]
+__all__ = [
+    "Stage",
+    "check_current",
+    "code_hash",
+    "first_difference",
+    "input_hash",
+    "makers",
+    "read_stamp",
+    "run_stage",
+    "shown",
+]
 
 _NOT_PHYSICS = {
     "plots",
@@ -177,7 +187,8 @@ def _hash_of(path: Path, *_: int) -> str:
     return file_hash(path)
 
 
-def _hash(path: str | Path) -> str:
+def input_hash(path: str | Path) -> str:
+    """Return the fingerprint of a file or URL that a stage reads; a file that did not change is hashed once."""
     if is_url(path):
         return fingerprint(path)
     path = Path(path)
@@ -272,7 +283,7 @@ def _check_done(run: RunDirectory, stage: Stage, wanted_by: str) -> None:
     if broken is not None:
         raise RunDirectoryError(f"{broken}: missing or changed since {stage.name} was run; {again}")
     for path, then in _inside(run, stamp):
-        if not path.is_file() or _hash(path) != then:
+        if not path.is_file() or input_hash(path) != then:
             raise RunDirectoryError(f"{path}: missing or changed since {stage.name} read it; {again}")
 
 
@@ -280,7 +291,7 @@ def _same_inputs(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> b
     """Say whether the user's files hold the same bytes, whatever their new places."""
     then = sorted(one for place, one in stamp["reads"].items() if _outside(place))
     outside = [path for path in stage.reads() if is_url(path) or not Path(path).is_relative_to(run.path)]
-    return all(is_url(path) or Path(path).is_file() for path in outside) and sorted(map(_hash, outside)) == then
+    return all(is_url(path) or Path(path).is_file() for path in outside) and sorted(map(input_hash, outside)) == then
 
 
 def check_current(run: RunDirectory, name: str) -> None:
@@ -307,7 +318,7 @@ def check_current(run: RunDirectory, name: str) -> None:
         if stamp is None:
             raise RunDirectoryError(f"{run.path}: {stage} is not done; run `drapes {verb}` first")
         for path, then in _inside(run, stamp):
-            if path.is_file() and _hash(path) != then:
+            if path.is_file() and input_hash(path) != then:
                 raise RunDirectoryError(
                     f"{path}: changed since {stage} read it; repeat what follows from it (`drapes run` does all)"
                 )
@@ -343,7 +354,7 @@ def run_stage(run: RunDirectory, stage: Stage, work: Callable[[], Sequence[Path]
     for path in reads:
         if not is_url(path) and not Path(path).exists():
             raise RunDirectoryError(f"{path}: missing, {stage.name} needs it")
-    hashes = {_place(run, path): _hash(path) for path in reads}
+    hashes = {_place(run, path): input_hash(path) for path in reads}
     decides = {"config": stage.part(stage.keys), "other": _plain(stage.other)}
     key = content_hash([stage.name, decides, code_hash(), list(hashes.values())])
     record = {"key": key, **decides, "noted": stage.part(stage.noted), "reads": hashes}

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from drapes_hep import remote
 from drapes_hep.errors import ConfigError, DrapesError
 from drapes_hep.events import download
 from drapes_hep.events.download import SAMPLES, choose, fetch, list_files, size_text
@@ -128,7 +129,7 @@ def site(monkeypatch):
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     monkeypatch.setattr(download, "API", f"{found.url}/api/records")
-    monkeypatch.setattr(download, "_WAIT", 0.0)
+    monkeypatch.setattr(remote, "PATIENCE", remote.Patience(first=0.001, longest=0.002, total=0.5))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     yield found
@@ -435,9 +436,10 @@ def test_offline_is_one_clear_line(drapes, monkeypatch, tmp_path):
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     monkeypatch.setattr(download, "API", f"http://127.0.0.1:{port}/api/records")
+    monkeypatch.setattr(remote, "PATIENCE", remote.Patience(first=0.001, longest=0.002))
     status, out, err = drapes("lhco-rd", "-o", "data")
     assert (status, out, len(err.splitlines())) == (2, "", 1)
-    assert "cannot be reached (Connection refused); check the network" in err
+    assert "cannot be reached (Connection refused) (6 attempts in 0 s); check the network" in err
     assert "https://zenodo.org/records/4536377" in err
     assert left(tmp_path) == set()
 

@@ -484,8 +484,9 @@ def test_impossible_values_in_arrays(tmp_path, arrays, case):
     arrays[name][place] = value
     path = write_arrays(tmp_path / "a.h5", arrays)
     assert words in complaint(path, CONSTITUENTS, chunksize=9)
+    (chunk,) = split(scan(path, reading=CONSTITUENTS), reading=CONSTITUENTS)
     with pytest.raises(BadValuesError):
-        run({"data": str(path)}, count, reading=CONSTITUENTS)
+        read(chunk)
 
 
 def test_particles_of_an_absent_jet(tmp_path, arrays):

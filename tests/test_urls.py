@@ -8,6 +8,7 @@ import http.server
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, make_columns
 
+from drapes_hep import remote
 from drapes_hep.config import load_config
-from drapes_hep.errors import InputError
+from drapes_hep.errors import DrapesError, InputError
 from drapes_hep.events.chunks import file_key, split
 from drapes_hep.events.loading import load_processor
 from drapes_hep.events.readers import expand, read, scan
@@ -25,7 +27,7 @@ from drapes_hep.events.running import run
 from drapes_hep.events.skims import write_skim
 from drapes_hep.events.writers import write_feature_root, write_raw_hdf5
 from drapes_hep.files import read_json
-from drapes_hep.remote import fingerprint, is_url, one_line, sibling
+from drapes_hep.remote import UnreachableError, fingerprint, is_url, one_line, retried, retry_after, sibling
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.skim import skim
@@ -63,10 +65,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         content = file.read_bytes()
+        action, amount = server.script.pop(0) if body and server.script and self.headers.get("Range") else ("", 0)
+        if action == "status":
+            self.send_response(amount)
+            for header, value in server.says.items():
+                self.send_header(header, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if action == "call":
+            amount()
+            content = file.read_bytes()
+        if action == "sleep":
+            time.sleep(amount)
         first, last, status = 0, len(content) - 1, 200
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted and server.ranges:
             first, last, status = int(wanted[1]), min(int(wanted[2] or last), last), 206
+        if action == "short":  # an answer that is whole by its own words, and ends too early
+            last = first + (last - first) // 2
         self.send_response(status)
         if server.ranges:
             self.send_header("Accept-Ranges", "bytes")
@@ -80,6 +97,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         part = content[first : last + 1]
         server.sent += len(part)
+        server.asked += 1
+        if action == "drop":
+            self.wfile.write(part[: len(part) // 2])
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
         if server.dies_after is not None and server.sent > server.dies_after:
             self.wfile.write(part[: len(part) // 2])
             self.wfile.flush()
@@ -89,12 +113,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(part)
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch) -> remote.Patience:
+    """The rule, without the waits."""
+    quick = remote.Patience(first=0.001, longest=0.002, total=0.2, loud=0.05)
+    monkeypatch.setattr(remote, "PATIENCE", quick)
+    return quick
+
+
 @pytest.fixture
 def server(tmp_path) -> Iterator[http.server.ThreadingHTTPServer]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as one:
         one.daemon_threads = True
         one.folder, one.status, one.ranges, one.dies_after, one.sent = tmp_path / "served", 0, True, None, 0
-        one.says, one.statuses = {}, {}
+        one.says, one.statuses, one.script, one.asked = {}, {}, [], 0
         one.folder.mkdir()
         one.url = f"http://127.0.0.1:{one.server_address[1]}"
         thread = threading.Thread(target=functools.partial(one.serve_forever, poll_interval=0.02))
@@ -453,3 +485,263 @@ def test_causes_are_looked_at():
     assert one_line("http://x.org/a.root", ValueError("of ours")) is None
     assert is_url("root://x//y")
     assert not is_url("/x//y")
+
+
+# ---- trying again ----------------------------------------------------------------------------------------------------
+
+KINDS = ["ttree", "rntuple", "hdf5", "skim"]
+
+
+def summed(events):
+    """A number that changes with every value."""
+    return {"n": len(events), "pt": float(np.sum(np.asarray(events.jets.pt[:, 0])))}
+
+
+@pytest.mark.parametrize("action", [("status", 503), ("status", 429), ("drop", 0), ("short", 0)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_passes_is_tried_again(server, samples, kind, action):
+    """At every request of the run in turn: the same numbers as from disk."""
+    expected, _ = run({"a": samples[kind]}, summed)
+    url = serve(server, samples[kind])
+    run({"a": url}, summed)
+    for request in range(0, server.asked, max(1, server.asked // 2)):
+        server.script = [("", 0)] * request + [action]
+        assert run({"a": url}, summed)[0] == expected
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_what_does_not_pass_is_asked_once(server, samples, status):
+    url = serve(server, samples["ttree"])
+    server.status = status
+    calls = []
+
+    def once():
+        calls.append(1)
+        with remote.open_url(url) as file:
+            return file.read(1)
+
+    with pytest.raises(InputError) as caught:
+        retried(once)
+    assert not isinstance(caught.value, UnreachableError)
+    assert len(calls) == 1
+
+
+def failing(times, error=None):
+    """A call that fails some times, and the list of its calls."""
+    calls = []
+
+    def call():
+        calls.append(1)
+        if len(calls) <= times:
+            raise error or UnreachableError("http://x.org/a", "is busy", "wait")
+        return len(calls)
+
+    return call, calls
+
+
+def test_attempts_are_bounded_and_counted(patience):
+    call, calls = failing(100)
+    with pytest.raises(UnreachableError, match=r"is busy \(6 attempts in 0 s\)"):
+        retried(call)
+    assert len(calls) == patience.attempts
+    assert retried(failing(5)[0]) == 6
+
+
+def test_all_waits_together_are_bounded(monkeypatch):
+    waits = []
+    monkeypatch.setattr(remote, "PATIENCE", remote.Patience(attempts=1000, first=1, longest=8, total=50))
+    monkeypatch.setattr(remote.time, "sleep", waits.append)
+    with pytest.raises(UnreachableError):
+        retried(failing(1000)[0])
+    assert 42 <= sum(waits) <= 50
+    for wait, longest in zip(waits, [1, 2, 4, 8, 8, 8], strict=False):
+        assert longest / 2 <= wait <= longest
+    assert len(set(waits)) == len(waits)
+
+
+def test_a_server_says_when_to_come_back(monkeypatch):
+    waits = []
+    monkeypatch.setattr(remote, "PATIENCE", remote.Patience())
+    monkeypatch.setattr(remote.time, "sleep", waits.append)
+    busy = UnreachableError("http://x.org/a", "is busy", "wait")
+    busy.wait = 40.0
+    retried(failing(1, busy)[0])
+    assert waits == [40.0]
+    busy.wait = 3600.0
+    with pytest.raises(UnreachableError, match="1 attempt in 0 s, it asks to wait 3600 s"):
+        retried(failing(1, busy)[0])
+
+
+def test_when_to_come_back_is_read_from_the_answer(server, samples):
+    url = serve(server, samples["ttree"])
+    server.says, server.script = {"Retry-After": "7"}, [("status", 503)]
+    with pytest.raises(UnreachableError) as caught, remote.open_url(url) as file:
+        file.read(1)
+    assert caught.value.wait == 7.0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("120", 120), ("0", 0), ("", None), ("soon", None), ("-5", None), ("Thu, 01 Jan 1970 00:00:00 GMT", 0)],
+)
+def test_forms_of_retry_after(text, expected):
+    assert retry_after({"Retry-After": text}) == expected
+
+
+def test_long_waits_are_announced_in_one_line(monkeypatch, caplog):
+    monkeypatch.setattr(remote, "PATIENCE", remote.Patience(first=10, longest=10))
+    monkeypatch.setattr(remote.time, "sleep", lambda _: None)
+    retried(failing(1)[0])
+    (record,) = caplog.records
+    assert re.fullmatch(r"http://x.org/a: is busy; attempt 2 of 6 in \d+ s", record.getMessage())
+
+
+def test_waits_leave_seeded_generators_alone():
+    import random
+
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002  the global one must not be touched
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    retried(failing(3)[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_changes_between_attempts_is_an_error(server, samples, tmp_path, kind):
+    """Not a mix of two: the second attempt would read a file of the same length and other numbers."""
+    url = serve(server, samples[kind])
+    server.says = {"ETag": '"first"'}
+    info = scan(url)
+
+    def other():
+        server.says = {"ETag": '"second"'}
+
+    server.script = [("call", other), ("drop", 0)]
+    (chunk,) = split(info)
+    with pytest.raises(InputError, match="changed on the server while it was read"):
+        read(chunk)
+
+
+def test_fingerprints_are_tried_again(server, samples):
+    url = serve(server, samples["ttree"])
+    expected = fingerprint(url)
+    server.script = [("drop", 0), ("status", 502)]
+    assert fingerprint(url) == expected
+
+
+def test_labels_beside_are_tried_again(server, raw):
+    server.script = [("", 0), ("", 0), ("status", 503)]
+    assert scan(raw).has_labels
+
+
+def test_a_silent_server_is_left(server, samples, monkeypatch):
+    monkeypatch.setattr(remote, "_SILENCE", 0.1)
+    expected, _ = run({"a": samples["ttree"]}, summed)
+    url = serve(server, samples["ttree"])
+    server.script = [("sleep", 0.4)]
+    assert run({"a": url}, summed)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("[ERROR] Server responded with an error: [3011] No such file or directory", remote.NotThereError),
+        ("[ERROR] Server responded with an error: [3010] permission denied", InputError),
+        ("[ERROR] Server responded with an error: [3012] Internal timeout", UnreachableError),
+        ("[ERROR] Operation expired", UnreachableError),
+        ("[FATAL] Connection error", UnreachableError),
+        ("[ERROR] Invalid arguments", None),
+    ],
+)
+def test_what_xrootd_says(text, kind):
+    told = one_line("root://x.org//a.root", OSError(f"File did not open properly: {text}"))
+    assert type(told) is (type(None) if kind is None else kind)
+
+
+# ---- several places of one file --------------------------------------------------------------------------------------
+
+
+def two_sites(server, path):
+    """The same file in two folders of the server, and on the disk."""
+    for site in ("one", "two"):
+        (server.folder / site).mkdir(exist_ok=True)
+        (server.folder / site / path.name).write_bytes(path.read_bytes())
+    return [f"{server.url}/one/{path.name}", f"{server.url}/two/{path.name}", str(path)]
+
+
+def identified(events):
+    return {"n": len(events), "ids": {int(np.sum(np.asarray(events.event_id) % 1000003))}, **summed(events)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("status", [503, 404, 403])
+def test_another_place_serves_the_same_events(server, samples, kind, status):
+    expected, _ = run({"a": samples[kind]}, identified)
+    places = two_sites(server, samples[kind])
+    server.statuses[f"one/{samples[kind].name}"] = status
+    (source,) = expand([places[:2]])
+    out, report = run({"a": [source]}, identified)
+    assert out == expected
+    assert [one.path for one in report.files] == places[:1]
+
+
+def test_a_place_that_breaks_off_midway_is_left_for_the_next(server, samples):
+    expected, _ = run({"a": samples["ttree"]}, identified)
+    places = two_sites(server, samples["ttree"])
+    (source,) = expand([places])
+    info = scan(source)
+    assert [place for place, _ in info.places] == places
+    server.statuses[f"one/{samples['ttree'].name}"] = server.statuses[f"two/{samples['ttree'].name}"] = 500
+    (chunk,) = split(info, "a")
+    assert identified(read(chunk)) == expected
+    assert read(chunk).metadata["filename"] == places[0]
+
+
+def test_places_with_other_content_are_refused(server, samples, tmp_path):
+    places = two_sites(server, samples["hdf5"])
+    columns = make_columns()
+    columns["mj1"][7] += 1
+    from drapes_hep.events.writers import write_feature_hdf5
+
+    write_feature_hdf5(server.folder / "two" / "events.h5", columns)
+    with pytest.raises(InputError, match=f"two/events.h5: holds other content than {places[0]}"):
+        run({"a": expand([places[:2]])}, count)
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        (["a/x.root", "b/y.root"], "b/y.root: has another name than a/x.root"),
+        (["a/*.root", "b/x.root"], r"a/\*.root: is a pattern among the places of one file"),
+        ([], "an empty list of places"),
+    ],
+)
+def test_places_that_are_not_of_one_file(places, words):
+    with pytest.raises(DrapesError, match=words):
+        expand([places])
+
+
+def test_when_all_places_fail_the_first_is_named(server, samples):
+    places = two_sites(server, samples["ttree"])
+    server.status = 503
+    with pytest.raises(InputError) as caught:
+        run({"a": expand([places[:2]])}, count)
+    assert str(caught.value).startswith(f"{places[0]}: the server answers with status 503 (3 attempts in ")
+    assert "and its 1 other places failed" in str(caught.value)
+
+
+def test_the_fingerprint_is_the_same_whatever_place_answers(server, samples):
+    places = two_sites(server, samples["ttree"])
+    server.says = {"ETag": '"of one site"'}
+    found = {fingerprint(remote.Alternatives([one])) for one in places}
+    server.statuses[f"one/{samples['ttree'].name}"] = 503
+    assert found == {fingerprint(remote.Alternatives(places))}
+
+
+def test_a_search_with_two_places_is_done_whichever_answers(server, samples, tmp_path):
+    places = two_sites(server, samples["ttree"])[:2]
+    _, first = skim_of(server, tmp_path, f"[{', '.join(places)}]")
+    server.statuses[f"one/{samples['ttree'].name}"] = 503
+    manifest, second = skim_of(server, tmp_path, f"[{', '.join(places)}]")
+    assert second == first
+    assert list(manifest["inputs"]) == places[:1]

@@ -53,9 +53,10 @@ class ColumnParts:
 
     def __init__(self, parts: Mapping[Key, Mapping[str, Any]] | None = None) -> None:
         self.parts = dict(parts or {})
+        self._joined: set[Key] = set()
 
     def __add__(self, other: ColumnParts) -> ColumnParts:
-        merged = ColumnParts(self.parts)
+        merged = self.__deepcopy__({})
         merged += other
         return merged
 
@@ -68,10 +69,23 @@ class ColumnParts:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ColumnParts:
         # coffea's accumulate deep-copies what it meets for the first time; the arrays are never changed
-        return ColumnParts(self.parts)
+        copy = ColumnParts(self.parts)
+        copy._joined = set(self._joined)
+        return copy
 
     def __len__(self) -> int:
         return sum(len(next(iter(columns.values()))) for columns in self.parts.values() if columns)
+
+    def join(self) -> None:
+        """Join the small parts into one, in the order of their keys; for parts that come in that order.
+
+        A part of many chunks stays as it is: joined again and again, it would be copied each time.
+        """
+        small = sorted(key for key in self.parts if key not in self._joined)
+        if len(small) > 1:
+            columns = ColumnParts({key: self.parts.pop(key) for key in small}).columns()
+            self.parts[small[0]] = columns
+            self._joined.add(small[0])
 
     def columns(self) -> dict[str, Any]:
         """Join the parts in the order of their keys.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from drapes_hep.events.schema import IDENTITY_FIELDS
-from drapes_hep.remote import is_url, url_stem
+from drapes_hep.remote import is_url, sibling, url_stem
 
-__all__ = ["DEFAULT_READING", "EventChunk", "FileInfo", "Reading", "file_key", "split", "states_ids"]
+__all__ = ["DEFAULT_READING", "EventChunk", "FileInfo", "Reading", "file_key", "label_file", "split", "states_ids"]
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,11 @@ class FileInfo:
         The columns that the layout reads from this file, in the layout's order.
     beside : tuple of str
         Other files that are read with it, such as labels.
-    tree : bool
-        Whether the events are a TTree whose branches have the names of the columns.
     remarks : tuple of str
         What a user should know of how the file is read, such as a choice between two cycles of a tree.
+    places : tuple of (str, str)
+        Where it is read, in the order in which they are tried, each with what tells its content from a later one, see
+        :func:`drapes_hep.remote.file_version`.
     """
 
     path: str
@@ -85,8 +86,8 @@ class FileInfo:
     has_labels: bool
     columns: tuple[str, ...]
     beside: tuple[str, ...] = ()
-    tree: bool = False
     remarks: tuple[str, ...] = ()
+    places: tuple[tuple[str, str], ...] = ()
 
     @property
     def has_event_ids(self) -> bool:
@@ -117,7 +118,7 @@ class EventChunk:
     ----------
     dataset : str
         Name in the fileset.
-    path, container, layout, object_path, file_id, columns, tree
+    path, container, layout, object_path, file_id, columns, places
         As in :class:`FileInfo` (``file_id`` is its ``id``).
     start, stop : int
         Rows, ``start`` inclusive and ``stop`` exclusive.
@@ -138,7 +139,7 @@ class EventChunk:
     columns: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
     reading: Reading = DEFAULT_READING
-    tree: bool = False
+    places: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -179,6 +180,22 @@ def file_key(path: str) -> int:
     """
     stem = url_stem(path) if is_url(path) else PurePath(path).stem
     return int.from_bytes(hashlib.sha256(stem.encode()).digest()[:4], "big") >> 1
+
+
+def label_file(path: str) -> str:
+    """Give the place of a raw file's labels where they are no column of it: ``<stem>.masterkey``, as published.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL of the raw file.
+
+    Returns
+    -------
+    str
+        Path or URL. It need not exist.
+    """
+    return sibling(path, ".masterkey") if is_url(path) else str(Path(path).with_suffix(".masterkey"))
 
 
 def split(
@@ -223,7 +240,7 @@ def split(
             columns=info.columns,
             metadata=dict(metadata or {}),
             reading=reading,
-            tree=info.tree,
+            places=info.places,
         )
         for start in range(0, info.entries, chunksize)
     ]

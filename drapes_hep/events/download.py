@@ -24,6 +24,7 @@ from typing import IO, Any
 from drapes_hep.errors import ConfigError, DrapesError
 from drapes_hep.events.types import Foreign
 from drapes_hep.progress import Reporter
+from drapes_hep.remote import TRANSIENT, UnreachableError, longest_wait, next_wait, retried, retry_after
 
 __all__ = [
     "KINDS",
@@ -47,11 +48,8 @@ _TIMEOUT = (15.0, 60.0)
 """Seconds to connect, and without a byte."""
 _ATTEMPTS = 5
 """Failures in a row, none of which brought a byte, after which a download is given up."""
-_WAIT = 1.0
-"""Seconds before the second attempt, doubled before each further one."""
 _BLOCK = 1 << 14
 """Bytes asked for at once: what arrived of a block before the connection broke is lost."""
-_TRANSIENT = (408, 425, 429)
 
 
 @dataclass(frozen=True)
@@ -158,21 +156,8 @@ def list_files(sample: Sample) -> tuple[RemoteFile, ...]:
     DrapesError
         No network, an answer that is no description of a record, no checksums.
     """
-    import requests
-
     url = f"{API}/{sample.record}"
-    try:
-        response = requests.get(url, timeout=_TIMEOUT, headers=_headers())
-    except requests.RequestException as error:
-        raise DrapesError(
-            f"{sample.name}: {url} cannot be reached ({_cause(error)}); check the network, or take the files from "
-            f"{sample.page} on a machine that has one"
-        ) from error
-    if response.status_code != 200:
-        raise DrapesError(
-            f"{sample.name}: {url} answers {response.status_code} {response.reason}; try again later, or see "
-            f"{sample.page}"
-        )
+    response = retried(lambda: _ask(sample, url))
     try:
         return _parse(response.json()["files"])
     except (KeyError, TypeError, ValueError) as error:
@@ -180,6 +165,28 @@ def list_files(sample: Sample) -> tuple[RemoteFile, ...]:
             f"{sample.name}: {url} does not describe a record's files as expected ({type(error).__name__}: {error}); "
             f"take the files from {sample.page}, and upgrade drapes-hep"
         ) from error
+
+
+def _ask(sample: Sample, url: str) -> Foreign:
+    """Ask once; what may pass is an UnreachableError."""
+    import requests
+
+    try:
+        response = requests.get(url, timeout=_TIMEOUT, headers=_headers())
+    except requests.RequestException as error:
+        raise UnreachableError(
+            sample.name,
+            f"{url} cannot be reached ({_cause(error)})",
+            f"check the network, or take the files from {sample.page} on a machine that has one",
+        ) from error
+    if response.status_code == 200:
+        return response
+    answer = f"{url} answers {response.status_code} {response.reason}"
+    if response.status_code not in TRANSIENT:
+        raise DrapesError(f"{sample.name}: {answer}; try again later, or see {sample.page}")
+    busy = UnreachableError(sample.name, answer, f"try again later, or see {sample.page}")
+    busy.wait = retry_after(response.headers)
+    raise busy
 
 
 def _parse(entries: Foreign) -> tuple[RemoteFile, ...]:
@@ -353,7 +360,11 @@ def _cause(error: BaseException) -> str:
 
 
 class _Interruption(Exception):
-    """A failure that may pass."""
+    """A failure that may pass, after so many seconds as the server asks for."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
 
 
 class ResumingDownloader:
@@ -386,22 +397,24 @@ class ResumingDownloader:
                 if have > self.size:
                     stream.truncate(0)
                     continue
+                wanted = None
                 try:
                     self._continue(url, stream, have)
                     reason = "the connection was closed early"
                 except _Interruption as error:
-                    reason = str(error)
+                    reason, wanted = str(error), error.wait
                 stream.flush()
                 now = stream.seek(0, os.SEEK_END)
                 if now == self.size:
                     break
                 failures = 0 if now > have else failures + 1
-                if failures >= _ATTEMPTS:
+                wait = next_wait(max(failures, 1), wanted)
+                if failures >= _ATTEMPTS or wait > longest_wait():
                     raise DrapesError(
                         f"{url}: stopped at {size_text(now)} of {size_text(self.size)} ({reason}); run the same "
                         "command again to go on"
                     )
-                time.sleep(_WAIT * 2 ** max(failures - 1, 0))
+                time.sleep(wait)
             os.fsync(stream.fileno())
             self.part.replace(output_file)
 
@@ -440,8 +453,9 @@ class ResumingDownloader:
         status = response.status_code
         if status in (200, 206):
             return
-        if status >= 500 or status in _TRANSIENT:
-            raise _Interruption(f"the server answers {status} {response.reason}")
+        if status in TRANSIENT:
+            wanted = retry_after(response.headers)
+            raise _Interruption(f"the server answers {status} {response.reason}", wanted)
         if status == 416:  # it has no byte where we want to go on
             self._refuse(url, "has fewer bytes than its record says")
         self._discard_empty()

@@ -11,13 +11,14 @@ import numpy as np
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.checks import Columns
-from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
+from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key, label_file
 from drapes_hep.events.hdf5files import check_stored, open_hdf5, unwritten
 from drapes_hep.events.layouts import LAYOUTS
-from drapes_hep.events.raw import label_file, raw_columns, read_label_file, read_last_column, read_particles
-from drapes_hep.events.readers import columns_of, lacks, match_layout, nearest, read_with
+from drapes_hep.events.opened import shared
+from drapes_hep.events.raw import raw_columns, read_label_file, read_last_column, read_particles
+from drapes_hep.events.readers import columns_of, lacks, match_layout, nearest
 from drapes_hep.events.simulated import CONSTITUENT_DATASETS, read_simulated, scan_simulated
-from drapes_hep.events.types import Events, Foreign
+from drapes_hep.events.types import Foreign
 from drapes_hep.events.writers import raw_metadata
 
 __all__ = ["Hdf5Reader"]
@@ -256,11 +257,11 @@ class Hdf5Reader:
         if chunk.layout == "lhco_raw":
             return self._raw(chunk)
         if chunk.layout == "simulated":
-            with _open(chunk.path) as file:
+            with shared(_open, chunk.path) as file:
                 return read_simulated(file[chunk.object_path], chunk.columns, chunk.start, chunk.stop)
         out: dict[str, Any] = {}
         wanted = set(chunk.columns)
-        with _open(chunk.path) as file:
+        with shared(_open, chunk.path) as file:
             for values, names in _blocks(file[chunk.object_path]):
                 if wanted.intersection(names):
                     part = values[chunk.start : chunk.stop]
@@ -272,7 +273,7 @@ class Hdf5Reader:
     def _raw(self, chunk: EventChunk) -> Columns:
         """Read particles and labels; only labels where no jets are wanted."""
         out: dict[str, Any] = {}
-        with _open(chunk.path) as file:
+        with shared(_open, chunk.path) as file:
             group = file[chunk.object_path]
             blocks = list(_blocks(group))
             if chunk.reading.jets:
@@ -283,7 +284,3 @@ class Hdf5Reader:
                 else:
                     out["label"] = read_last_column(blocks, chunk.start, chunk.stop)
         return out
-
-    def read(self, chunk: EventChunk) -> Events:
-        """Read events."""
-        return read_with(self, chunk)

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.errors import InputError, counted
+from drapes_hep.events.chunks import label_file
 from drapes_hep.events.clustering import make_particles
 from drapes_hep.events.schema import offsets_of
 from drapes_hep.events.types import AwkwardArray, Foreign
-from drapes_hep.remote import NotThereError, is_url, open_url, sibling
+from drapes_hep.remote import NotThereError, is_url, open_url
 
-__all__ = ["label_file", "raw_columns", "read_label_file", "read_last_column", "read_particles"]
+__all__ = ["raw_columns", "read_label_file", "read_last_column", "read_particles"]
 
 Block = tuple[Any, list[str]]
 
@@ -68,22 +69,6 @@ def raw_columns(path: str, blocks: Sequence[Block]) -> list[str] | None:
             raise InputError(path, f"stores particles as {values.dtype}, not as real numbers", "write them as float32")
     labelled = width % 3 == 1 or _has_label_file(path)
     return ["particles", "label"] if labelled else ["particles"]
-
-
-def label_file(path: str) -> str:
-    """Give the place of a raw file's labels where they are no column of it: ``<stem>.masterkey``, as published.
-
-    Parameters
-    ----------
-    path : str
-        Path or URL of the raw file.
-
-    Returns
-    -------
-    str
-        Path or URL. It need not exist.
-    """
-    return sibling(path, ".masterkey") if is_url(path) else str(Path(path).with_suffix(".masterkey"))
 
 
 def _has_label_file(path: str) -> bool:

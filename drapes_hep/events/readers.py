@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,11 +15,12 @@ import awkward as ak
 
 from drapes_hep.errors import ConfigError, InputError, counted
 from drapes_hep.events.checks import Columns, missing_columns
-from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading
+from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key, label_file
 from drapes_hep.events.layouts import LAYOUTS
+from drapes_hep.events.opened import close_shared
 from drapes_hep.events.schema import build_events
 from drapes_hep.events.types import AwkwardArray, Column, Events
-from drapes_hep.remote import expand_url, is_url, open_url
+from drapes_hep.remote import Alternatives, expand_url, file_version, first_of, is_url, open_url, retried, sampled_hash
 
 __all__ = [
     "EventReader",
@@ -34,6 +37,9 @@ __all__ = [
 ]
 
 _HEAD = 8
+
+Paths = str | Path | Iterable[str | Path | Iterable[str | Path]]
+"""Files and patterns, or lists of places of one file."""
 
 
 class EventReader(Protocol):
@@ -64,10 +70,6 @@ class EventReader(Protocol):
         """Read the chunk's columns as the file spells them."""
         ...
 
-    def read(self, chunk: EventChunk) -> Events:
-        """Read the chunk as NanoEvents in :class:`~drapes_hep.events.schema.DijetSchema`."""
-        ...
-
 
 def _readers() -> tuple[EventReader, ...]:
     from drapes_hep.events.hdf5 import Hdf5Reader
@@ -79,24 +81,6 @@ def _readers() -> tuple[EventReader, ...]:
 
 def _named(container: str) -> EventReader:
     return next(reader for reader in _readers() if reader.container == container)
-
-
-def read_with(reader: EventReader, chunk: EventChunk) -> Events:
-    """Read, convert and build: the common part of every reader's ``read``.
-
-    Parameters
-    ----------
-    reader : EventReader
-        Delivers the columns.
-    chunk : EventChunk
-        What to read.
-
-    Returns
-    -------
-    NanoEvents
-        ``len(chunk)`` events; ``events.metadata["clipped_masses"]`` counts masses that were rounding errors below 0.
-    """
-    return convert(reader.columns(chunk), chunk)
 
 
 def plain_column(values: AwkwardArray, path: str = "", name: str = "") -> Column:
@@ -430,6 +414,42 @@ def reader_for(path: str | Path) -> EventReader:
     raise InputError(text, "is not a ROOT, HDF5 or Parquet file", "the content decides, whatever the name says")
 
 
+def _scan_place(text: str, object_path: str | None, reading: Reading) -> FileInfo:
+    reader = reader_for(text)
+    place = text if is_url(text) else str(Path(text).absolute())
+    # asked first: whoever reads a chunk compares with what was there before anything was read
+    version = file_version(place)
+    return dataclasses.replace(reader.scan(place, object_path, reading), places=((place, version),))
+
+
+def _with_others(path: Alternatives, info: FileInfo, object_path: str | None, reading: Reading) -> FileInfo:
+    """Add the other places that answer, which must hold the same; those that do not answer are left out."""
+    (first,) = info.places
+    content = sampled_hash(Alternatives([first[0]]))
+    places = {first[0]: first}
+    for place in path.places:
+        absolute = place if is_url(place) else str(Path(place).absolute())
+        if absolute == first[0]:
+            continue
+        try:
+            other = retried(partial(_scan_place, place, object_path, reading), attempts=1)
+            same = sampled_hash(Alternatives([place])) == content
+        except InputError:
+            continue
+        if not same or (other.entries, other.columns) != (info.entries, info.columns):
+            raise InputError(
+                place,
+                f"holds other content than {first[0]} ({other.entries} and {info.entries} events)",
+                "name places of one file",
+            )
+        places[absolute] = other.places[0]
+    named = [place if is_url(place) else str(Path(place).absolute()) for place in path.places]
+    beside = (Alternatives([label_file(place) for place in named]),) if info.beside else ()
+    return dataclasses.replace(
+        info, path=named[0], places=tuple(places[one] for one in named if one in places), beside=beside
+    )
+
+
 def scan(path: str | Path, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
     """Describe a file of events of any known kind.
 
@@ -452,13 +472,14 @@ def scan(path: str | Path, object_path: str | None = None, reading: Reading = DE
     InputError
         With the one line that says what is wrong.
     """
-    text = str(path)
-    reader = reader_for(text)
     if reading.layout is not None and reading.layout not in LAYOUTS:
         close = difflib.get_close_matches(reading.layout, LAYOUTS, n=1, cutoff=0.4)
         hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(LAYOUTS)}"
         raise ConfigError(f"data.layout: unknown layout '{reading.layout}'; {hint}")
-    info = checked(reader.scan(text if is_url(text) else str(Path(text).absolute()), object_path, reading), reading)
+    text = path if isinstance(path, Alternatives) else str(path)
+    info = checked(first_of(text, lambda place: _scan_place(place, object_path, reading)), reading)
+    if isinstance(text, Alternatives):
+        info = _with_others(text, info, object_path, reading)
     if info.entries and reading.constituents and not LAYOUTS[info.layout].constituents:
         raise InputError(
             text,
@@ -468,14 +489,28 @@ def scan(path: str | Path, object_path: str | None = None, reading: Reading = DE
     return info
 
 
-def expand(paths: str | Path | Iterable[str | Path]) -> list[str]:
+def _alternatives(places: Iterable[str | Path]) -> Alternatives:
+    """Check the places of one file: its name identifies its events, and a pattern names no single file."""
+    texts = [str(place) for place in places]
+    if not texts:
+        raise ConfigError("data.path: an empty list of places")
+    for text in texts:
+        if "*" in text or (not is_url(text) and glob.has_magic(text) and not Path(text).exists()):
+            raise InputError(text, "is a pattern among the places of one file", "name each file with its places")
+        if file_key(text) != file_key(texts[0]):
+            raise InputError(text, f"has another name than {texts[0]}", "places of one file share its name")
+    return Alternatives(texts)
+
+
+def expand(paths: Paths) -> list[str]:
     """Turn paths and patterns into the sorted list of files that they name.
 
     Parameters
     ----------
     paths : str, Path or iterable of them
-        ``*``, ``?`` and ``[...]`` are patterns where no file has literally that name; in a URL only ``*``, and not over
-        http(s), which cannot list files.
+        An iterable inside that one names places of one file, see :class:`drapes_hep.remote.Alternatives`. ``*``, ``?``
+        and ``[...]`` are patterns where no file has literally that name; in a URL only ``*``, and not over http(s),
+        which cannot list files.
 
     Returns
     -------
@@ -489,6 +524,9 @@ def expand(paths: str | Path | Iterable[str | Path]) -> list[str]:
     """
     found: set[str] = set()
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        if not isinstance(path, (str, Path)):
+            found.add(_alternatives(path))
+            continue
         text = str(path)
         if is_url(text):
             found.update(expand_url(text))
@@ -501,6 +539,10 @@ def expand(paths: str | Path | Iterable[str | Path]) -> list[str]:
             raise InputError(text, "no file matches this pattern", "check the folder and the suffix")
         found.update(matches)
     return sorted(found)
+
+
+def _places(info: FileInfo) -> Alternatives:
+    return Alternatives([place for place, _ in info.places] or [info.path])
 
 
 def present(info: FileInfo) -> tuple[str, ...]:
@@ -516,7 +558,7 @@ def present(info: FileInfo) -> tuple[str, ...]:
     tuple of str
         In the file's order.
     """
-    return _named(info.container).present(info)
+    return first_of(_places(info), lambda place: _named(info.container).present(dataclasses.replace(info, path=place)))
 
 
 def simulation_order(info: FileInfo) -> dict[str, Any] | None:
@@ -533,12 +575,12 @@ def simulation_order(info: FileInfo) -> dict[str, Any] | None:
         The process with its settings, ``seed``, ``events``, ``block``, ``format``, ``versions``; None for a file that
         ``drapes simulate`` did not write.
     """
-    record = _named(info.container).simulation(info.path)
+    record = first_of(_places(info), _named(info.container).simulation)
     order = record.get("order") if isinstance(record, dict) else None
     return order if isinstance(order, dict) else None
 
 
-def expand_trees(paths: str | Path | Iterable[str | Path] | Mapping[str, str]) -> dict[str, str | None]:
+def expand_trees(paths: Paths | Mapping[str, str]) -> dict[str, str | None]:
     """Turn paths and patterns into the files that they name, each with the tree to read.
 
     Parameters
@@ -566,31 +608,53 @@ def expand_trees(paths: str | Path | Iterable[str | Path] | Mapping[str, str]) -
     return dict(sorted(found.items()))
 
 
-def read(chunk: EventChunk) -> Events:
+def read(chunk: EventChunk, *, attempts: int | None = None) -> Events:
     """Read a chunk with the reader that its container names.
 
     Parameters
     ----------
     chunk : EventChunk
         From :func:`drapes_hep.events.chunks.split`.
+    attempts : int, optional
+        As for :func:`read_columns`.
 
     Returns
     -------
     NanoEvents
+        ``len(chunk)`` events; ``events.metadata["clipped_masses"]`` counts masses that were rounding errors below 0.
     """
-    return _named(chunk.container).read(chunk)
+    return convert(read_columns(chunk, attempts=attempts), chunk)
 
 
-def read_columns(chunk: EventChunk) -> Columns:
+def read_columns(chunk: EventChunk, *, attempts: int | None = None) -> Columns:
     """Read a chunk's columns as the file spells them.
 
     Parameters
     ----------
     chunk : EventChunk
         Its ``columns`` are what is read.
+    attempts : int, optional
+        At most, where the file is behind a URL and a failure may pass; see :func:`drapes_hep.remote.retried`.
 
     Returns
     -------
     mapping of str to array
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or is not the one that was scanned.
     """
-    return _named(chunk.container).columns(chunk)
+    versions = dict(chunk.places) or {chunk.path: ""}
+
+    def at(place: str) -> Columns:
+        columns = _named(chunk.container).columns(dataclasses.replace(chunk, path=place))
+        # afterwards: what was the same before and after was the same in between
+        if versions[place] and file_version(place) != versions[place]:
+            close_shared()
+            raise InputError(
+                place, "changed on the server while it was read", "run the same command again: it reads it anew"
+            )
+        return columns
+
+    return first_of(Alternatives(list(versions)), at, attempts)

@@ -11,15 +11,18 @@ from typing import Any
 
 import awkward as ak
 import uproot
+import uproot.source.fsspec
+from fsspec.implementations.cached import CachingFileSystem
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.checks import Columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.delphes import delphes_layouts
 from drapes_hep.events.fields import Field, check_field, spell, zip_jets
-from drapes_hep.events.readers import columns_of, lacks, match_layout, nearest, plain_column, read_with
-from drapes_hep.events.types import AwkwardArray, Events, Foreign
-from drapes_hep.remote import one_line
+from drapes_hep.events.opened import shared
+from drapes_hep.events.readers import columns_of, lacks, match_layout, nearest, plain_column
+from drapes_hep.events.types import AwkwardArray, Foreign
+from drapes_hep.remote import filesystem_options, is_url, one_line
 
 __all__ = ["RootReader"]
 
@@ -35,11 +38,38 @@ _LAYOUTS = (
 """The preferred first: with constituents before without."""
 
 
+class _Raising:
+    """A file system whose failures are raised: fsspec returns them in the place of bytes, where uproot slices them."""
+
+    def __init__(self, filesystem: Foreign) -> None:
+        self._filesystem = filesystem
+
+    def __getattr__(self, name: str) -> Foreign:
+        return getattr(self._filesystem, name)
+
+    async def _cat_ranges(self, paths: Foreign, starts: Foreign, ends: Foreign) -> Foreign:
+        return await self._filesystem._cat_ranges(paths, starts, ends, on_error="raise")
+
+    def cat_ranges(self, paths: Foreign, starts: Foreign, ends: Foreign) -> Foreign:
+        return self._filesystem.cat_ranges(paths, starts, ends, on_error="raise")
+
+
+class _Source(uproot.source.fsspec.FSSpecSource):  # type: ignore[misc, unused-ignore]
+    """uproot's source for URLs, which fails where the network does."""
+
+    _fs: Foreign
+
+    def _open(self) -> None:
+        super()._open()
+        if not isinstance(self._fs, CachingFileSystem):  # uproot asks for its type; it reads whole files
+            self._fs = _Raising(self._fs)
+
+
 @contextmanager
 def _open(path: str) -> Iterator[Any]:
     """Open for reading; whatever uproot finds wrong with the file is one line."""
     try:
-        with uproot.open({path: None}) as file:
+        with uproot.open({path: None}, **_options(path)) as file:
             size = file.file.source.num_bytes
             if file.file.fEND > size:
                 raise InputError(path, f"is truncated ({size} of {file.file.fEND} bytes)", "copy or download it again")
@@ -56,6 +86,10 @@ def _open(path: str) -> Iterator[Any]:
         raise InputError(
             path, f"cannot be read as ROOT: truncated or corrupt ({reason})", "copy or download it again"
         ) from error
+
+
+def _options(path: str) -> dict[str, Any]:
+    return {"handler": _Source, **filesystem_options(path)} if is_url(path) else {}
 
 
 def _depth(kind: str) -> tuple[int | None, int]:
@@ -254,9 +288,6 @@ class RootReader:
                 file_key(path),
                 "label" in columns,
                 columns,
-                tree="RNTuple" not in type(tree).__name__
-                and all(found[name][column].path == (column,) for column in columns)
-                and layout != "skim",
                 remarks=_remarks(file, name, cycles[name.partition(";")[0]]),
             )
 
@@ -277,7 +308,7 @@ class RootReader:
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read with uproot."""
-        with _open(chunk.path) as file:
+        with shared(_open, chunk.path) as file:
             tree = file[chunk.object_path]
             spelled = spell(chunk.path, _fields(tree), _LAYOUTS)
             wanted = {name: spelled[name] for name in chunk.columns if name != "jets"}
@@ -286,10 +317,6 @@ class RootReader:
         read = {name: plain_column(values, chunk.path, name) for name, values in raw.items()}
         out = {name: read[name] for name in wanted}
         return {**out, "jets": zip_jets(chunk.path, {name: read[name] for name in parts})} if parts else out
-
-    def read(self, chunk: EventChunk) -> Events:
-        """Read events."""
-        return read_with(self, chunk)
 
 
 def _sources(field: Field) -> list[str]:

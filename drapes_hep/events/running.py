@@ -1,22 +1,21 @@
 """Run a processor over files, with coffea's executors, and account for every event.
 
-TTrees go through coffea's ``Runner``; RNTuples, HDF5 and Parquet go through the same executors with our chunk readers.
-Either way a processor gets events in one schema, results are merged in one order (dataset, file, row) whatever the
-executor, and the run fails unless exactly the requested events were processed.
+Every kind of file is read by its reader, in chunks; a processor gets events in one schema. Results are merged one after
+the other in one order (dataset, file, row) whatever the executor, and the run fails unless exactly the requested events
+were processed. What fails for good is set aside while the rest goes on, so that one run names all failures, and results
+of finished chunks can be kept for the next.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import glob
 import pickle
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +23,27 @@ import awkward as ak
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 import numpy.typing as npt
-from coffea.processor import FuturesExecutor, IterativeExecutor, Runner, accumulate
-from coffea.processor.executor import ExecutorBase, WorkItem
+from coffea.processor import FuturesExecutor, IterativeExecutor, accumulate
+from coffea.processor.executor import ExecutorBase
 from coffea.util import coffea_console
 
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LostEventsError, counted, reason_of
+from drapes_hep.events.accumulate import ColumnParts
 from drapes_hep.events.checks import BadValuesError, row_ids
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, split, states_ids
-from drapes_hep.events.readers import (
-    convert,
-    no_events,
-    plain_column,
-    read,
-    read_columns,
-    scan,
-    shared_identities,
-)
-from drapes_hep.events.schema import IDENTITY_FIELDS, DijetSchema
-from drapes_hep.events.types import AwkwardArray, Events, Foreign
-from drapes_hep.remote import one_line
+from drapes_hep.events.dispatch import Lost, Raised, dispatch
+from drapes_hep.events.failures import FailedFilesError, Failure, join_failures
+from drapes_hep.events.opened import share_files
+from drapes_hep.events.readers import no_events, read, read_columns, scan, shared_identities
+from drapes_hep.events.schema import IDENTITY_FIELDS
+from drapes_hep.events.store import ChunkStore
+from drapes_hep.events.types import Events, Foreign
+from drapes_hep.progress import Reporter
+from drapes_hep.remote import UnreachableError, one_line
 
 __all__ = ["FileReport", "RunReport", "run", "scan_fileset"]
 
 Fileset = Mapping[str, Any]
-Key = tuple[str, int, str, int]
 
 
 @dataclass(frozen=True)
@@ -112,6 +108,8 @@ class _Result:
     error: DrapesError | None = None
     event_ids: npt.NDArray[np.int64] | None = None
     clipped_masses: int = 0
+    unread: bool = False
+    """Whether the error came up while the chunk was read, not while it was processed."""
 
     def __add__(self, other: object) -> _Result:
         raise LostEventsError("a chunk was processed twice")
@@ -128,23 +126,34 @@ def _files(dataset: str, value: Foreign) -> tuple[list[tuple[str, str | None]], 
             raise ConfigError(f"dataset '{dataset}': unknown key '{min(unknown)}'; expected 'files' and 'metadata'")
         metadata, value = dict(value.get("metadata") or {}), value["files"]
     if isinstance(value, (str, Path)):
-        return [(str(value), None)], metadata
+        return [(_place(value), None)], metadata
     if isinstance(value, Mapping):
-        return [(str(path), None if tree is None else str(tree)) for path, tree in value.items()], metadata
+        return [(_place(path), None if tree is None else str(tree)) for path, tree in value.items()], metadata
     if isinstance(value, Sequence):
-        return [(str(path), None) for path in value], metadata
+        return [(_place(path), None) for path in value], metadata
     raise ConfigError(f"dataset '{dataset}': expected a path, a list of paths, or {{path: tree}}")
 
 
+def _place(path: str | Path) -> str:
+    return path if isinstance(path, str) else str(path)  # Alternatives are text, and more than that
+
+
 def _scan(fileset: Fileset, reading: Reading) -> list[_Requested]:
-    requested = []
+    requested, failures = [], []
     for dataset, value in fileset.items():
         files, metadata = _files(str(dataset), value)
-        requested += [_Requested(str(dataset), scan(path, tree, reading), metadata) for path, tree in files]
+        for path, tree in files:
+            try:
+                requested.append(_Requested(str(dataset), scan(path, tree, reading), metadata))
+            except InputError as error:
+                failures.append(Failure(str(dataset), error.path, None, None, error.problem, error.remedy))
+    if failures:
+        raise FailedFilesError(failures)
     if not requested:
         raise ConfigError("the fileset names no file")
-    for error in shared_identities([one.info for one in requested]):
-        raise error
+    shared = shared_identities([one.info for one in requested])
+    if shared:
+        raise shared[0]
     for dataset in dict.fromkeys(one.dataset for one in requested):
         infos = [one.info for one in requested if one.dataset == dataset]
         if not any(info.entries for info in infos):
@@ -201,22 +210,48 @@ def _process(events: Events, processor: Foreign, chunk: EventChunk) -> _Result:
     return _Result(len(events), out, None, stated, int(events.metadata["clipped_masses"]))
 
 
-def _guarded(function: Foreign, *arguments: Foreign) -> _Result:
+@dataclass(frozen=True)
+class _Payload:
+    """What all tasks of a run share."""
+
+    processor: Any
+    run: str
+    sharing: bool
+
+
+_GIVEN_UP: dict[str, set[str]] = {}
+"""Of the run that this process works for: files that could not be reached in spite of all attempts."""
+
+
+def _work(pickled: bytes, chunk: EventChunk) -> _Result:
+    """One task of an executor.
+
+    The processor comes by value, because classes loaded by path cannot be imported in a worker, and anew for each task,
+    because one that keeps state must not count a chunk's events in the next.
+    """
+    payload: _Payload = pickle.loads(pickled)
+    if payload.sharing:
+        share_files(True)
+    if payload.run not in _GIVEN_UP:
+        _GIVEN_UP.clear()
+    unreachable = _GIVEN_UP.setdefault(payload.run, set())
     try:
-        result: _Result = function(*arguments)
+        # nobody wants to wait for the same server again for each chunk of a file
+        events = _readable(chunk, attempts=1 if chunk.path in unreachable else None)
+    except DrapesError as error:
+        if isinstance(error, UnreachableError):
+            unreachable.add(chunk.path)
+        return _Result(error=error, unread=True)
+    try:
+        return _process(events, payload.processor, chunk)
     except DrapesError as error:
         return _Result(error=error)
-    return result
 
 
-def _read_and_process(processor: Foreign, chunk: EventChunk) -> _Result:
-    return _process(_readable(read, chunk, chunk), processor, chunk)
-
-
-def _readable(function: Foreign, chunk: EventChunk, *arguments: Foreign) -> Foreign:
-    """Call what reads; a failure names the file and the rows."""
+def _readable(chunk: EventChunk, attempts: int | None) -> Events:
+    """Read a chunk; a failure names the file and the rows."""
     try:
-        return function(*arguments)
+        return read(chunk, attempts=attempts)
     except (DrapesError, MemoryError):
         raise
     except Exception as error:  # libraries raise anything from zlib.error to IndexError for damaged data
@@ -231,82 +266,6 @@ def _readable(function: Foreign, chunk: EventChunk, *arguments: Foreign) -> Fore
         ) from error
 
 
-def _work(pickled: bytes, chunk: EventChunk) -> dict[Key, _Result]:
-    """One task of an executor. By value, because classes loaded by path cannot be imported in a worker."""
-    return {chunk.key: _guarded(_read_and_process, pickle.loads(pickled), chunk)}
-
-
-@dataclass(frozen=True)
-class _RunnerWork:
-    """What coffea's Runner calls with the columns of a chunk of a TTree, still in the file's spelling."""
-
-    processor: Any
-
-    def __call__(self, raw: AwkwardArray) -> dict[Key, _Result]:
-        meta = raw.metadata
-        chunk = EventChunk(
-            dataset=meta["dataset"],
-            path=meta["filename"],
-            container="root",
-            layout=meta["layout"],
-            object_path=meta["treename"],
-            start=meta["entrystart"],
-            stop=meta["entrystop"],
-            file_id=meta["file_id"],
-            columns=tuple(meta["columns"]),
-            metadata=meta["user"],
-            reading=Reading(**meta["reading"]),
-            tree=True,
-        )
-        return {chunk.key: _guarded(self._convert_and_process, raw, chunk)}
-
-    def _convert_and_process(self, raw: AwkwardArray, chunk: EventChunk) -> _Result:
-        # a part of a branch is called by its path, as EFlowTrack/EFlowTrack.PT; layouts name it without
-        paths = {path.rpartition("/")[2]: path for path in raw.fields}
-        columns = _readable(
-            lambda: {name: plain_column(raw[paths[name]], chunk.path, name) for name in chunk.columns}, chunk
-        )
-        return _process(convert(columns, chunk), self.processor, chunk)
-
-
-def _run_trees(chunks: Sequence[EventChunk], processor: Foreign, executor: Foreign) -> dict[Key, _Result]:
-    # work items of our own making: Runner.preprocess would count the events by itself, drop files that do not open
-    # where it is told to skip, and remember files that have changed since
-    items = [
-        WorkItem(
-            dataset=chunk.dataset,
-            filename=chunk.path,
-            treename=chunk.object_path,
-            entrystart=chunk.start,
-            entrystop=chunk.stop,
-            fileuuid=b"",  # type: ignore[arg-type, unused-ignore]
-            usermeta={
-                "layout": chunk.layout,
-                "file_id": chunk.file_id,
-                "columns": list(chunk.columns),
-                "reading": dataclasses.asdict(chunk.reading),
-                "user": dict(chunk.metadata),
-            },
-        )
-        for chunk in chunks
-    ]
-    runner = Runner(executor=executor, schema=DijetSchema, savemetrics=False, metadata_cache={})
-    # escaped, because uproot takes names for patterns: Tau[5] would match Tau5 alone
-    names = sorted({glob.escape(name) for chunk in chunks for name in chunk.columns})
-    result = runner.run(items, _RunnerWork(processor), iteritems_options={"filter_name": names})
-    out: dict[Key, _Result] = result["out"]
-    return out
-
-
-def _run_chunks(chunks: Sequence[EventChunk], processor: Foreign, executor: Foreign) -> dict[Key, _Result]:
-    work = partial(_work, cloudpickle.dumps(processor))
-    out, error = executor.copy(unit="chunk", function_name=type(processor).__name__)(list(chunks), work, None)
-    if error:
-        raise error
-    results: dict[Key, _Result] = out or {}
-    return results
-
-
 @contextmanager
 def _quiet(progress: bool) -> Iterator[None]:
     """Silence coffea's console: ``status=False`` stops none of its progress bars."""
@@ -318,55 +277,106 @@ def _quiet(progress: bool) -> Iterator[None]:
         coffea_console.quiet = before
 
 
-def _execute(chunks: Sequence[EventChunk], processor: Foreign, executor: Foreign) -> dict[Key, _Result]:
-    results: dict[Key, _Result] = {}
-    # the Runner lists the types of all fields for every chunk, which for an RNTuple of 2451 fields (PFNano) took uproot
-    # 5.7 half a minute: RNTuples are read by our own reader, on the same executor
-    trees = [chunk for chunk in chunks if chunk.tree]
-    rest = [chunk for chunk in chunks if not chunk.tree]
-    for function, part in ((_run_trees, trees), (_run_chunks, rest)):
-        if not part:
-            continue
+_BLOCK = 64
+"""Chunks after which their columns are joined: many small arrays take more memory than what is in them."""
+
+
+Outcome = _Result | Lost | Raised | ChunkStore
+"""What came of a chunk; for one whose result is on disk, where, for it is read when it is its turn."""
+
+
+class _Merged:
+    """Results, merged in the order of the chunks; only those that came before their turn are held.
+
+    Once a chunk has failed, nothing is merged any more: what comes later is only looked at for further failures.
+    """
+
+    def __init__(self, chunks: Sequence[EventChunk], name: str) -> None:
+        self.output: Any = None
+        self.event_ids: list[tuple[EventChunk, npt.NDArray[np.int64]]] = []
+        self.processed: dict[EventChunk, int] = {}
+        self.failed: list[tuple[EventChunk, InputError]] = []
+        self.clipped_masses = 0
+        self._chunks, self._name, self._next, self._count = chunks, name, 0, 0
+        self._waiting: dict[int, Outcome] = {}
+
+    def take(self, index: int, outcome: Outcome) -> None:
+        """Take what came of a chunk; raises what ends the run: whatever the processor raised."""
+        if index in self._waiting or index < self._next:
+            raise LostEventsError("a chunk was processed twice")
+        self._waiting[index] = outcome
+        while self._next in self._waiting:
+            self._merge(self._chunks[self._next], self._waiting.pop(self._next))
+            self._next += 1
+
+    def finish(self) -> None:
+        """Merge what waits for chunks that never came."""
+        for index in sorted(self._waiting):
+            self._merge(self._chunks[index], self._waiting.pop(index))
+
+    def _merge(self, chunk: EventChunk, outcome: Outcome) -> None:
+        if isinstance(outcome, ChunkStore):
+            outcome = _stored(outcome, chunk) or Lost("its result is gone from the disk")
+        if isinstance(outcome, Raised):
+            raise outcome.error
+        if isinstance(outcome, Lost):
+            error = InputError(chunk.path, outcome.problem, "use fewer workers or smaller chunks, if memory ran out")
+            self.failed.append((chunk, error))
+        elif outcome.unread and isinstance(outcome.error, InputError):
+            self.failed.append((chunk, outcome.error))
+        elif outcome.error is not None:
+            raise outcome.error
+        else:
+            self.processed[chunk] = outcome.entries
+            self.clipped_masses += outcome.clipped_masses
+            if not self.failed:
+                self._add(chunk, outcome)
+
+    def _add(self, chunk: EventChunk, result: _Result) -> None:
+        if result.event_ids is not None:
+            self.event_ids.append((chunk, result.event_ids))
+        # the first two make a new accumulator, as coffea's own merging does: a processor's is never changed
+        parts = [result.out] if self._count == 0 else [self.output, result.out]
         try:
-            results.update(function(part, processor, executor))
-        except concurrent.futures.BrokenExecutor as error:
-            raise LostEventsError(
-                f"a worker process died, most likely for lack of memory ({type(error).__name__}): use fewer workers or"
-                " smaller chunks"
-            ) from error
-        except Exception as error:
-            text = str(error)
-            if text.startswith("Failed to open file"):  # coffea's wrapping loses the type
-                path = next((chunk.path for chunk in part if repr(chunk.path) in text), "a file")
-                told = one_line(path, error)
-                if told is not None:
-                    raise told from error
-                raise InputError(path, "could not be opened by a worker", "do not move files during a run") from error
-            if text.startswith("Failed processing file") and isinstance(error.__cause__, Exception):
-                # what the processor raised itself, as with chunks that do not go through the Runner
-                raise error.__cause__ from None
+            self.output = accumulate(parts) if self._count < 2 else accumulate([result.out], self.output)
+        except (DrapesError, MemoryError):
             raise
-    return results
+        except Exception as error:  # accumulators of a user's may raise anything
+            raise ConfigError(
+                f"{self._name}: the results of two chunks cannot be merged ({reason_of(error)})"
+            ) from error
+        self._count += 1
+        if self._count % _BLOCK == 0:
+            _join(self.output)
 
 
-def _raise_first(chunks: Sequence[EventChunk], results: Mapping[Key, _Result]) -> None:
-    errors = [(chunk, results[chunk.key].error) for chunk in chunks if chunk.key in results]
-    raised = [(chunk, error) for chunk, error in errors if error is not None]
-    if not raised:
-        return
-    path, first = raised[0][0].path, raised[0][1]
-    if isinstance(first, BadValuesError):
-        # counts of the whole file, whatever the chunks were
-        same = [error for chunk, error in raised if chunk.path == path and isinstance(error, BadValuesError)]
-        raise BadValuesError(first.path, [bad for error in same for bad in error.bad])
-    raise first
+def _join(output: Foreign) -> None:
+    """Join the columns of the latest chunks, wherever they are in an accumulator."""
+    if isinstance(output, ColumnParts):
+        output.join()
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            _join(value)
 
 
-def _check_account(chunks: Sequence[EventChunk], results: Mapping[Key, _Result]) -> None:
+def _failures(failed: Sequence[tuple[EventChunk, InputError]]) -> tuple[Failure, ...]:
+    """Describe what failed; impossible values are counted in the whole file, whatever the chunks were."""
+    bad: defaultdict[str, list[Any]] = defaultdict(list)
+    for chunk, error in failed:
+        if isinstance(error, BadValuesError):
+            bad[chunk.path] += error.bad
+    found = []
+    for chunk, error in failed:
+        told = BadValuesError(error.path, bad[chunk.path]) if isinstance(error, BadValuesError) else error
+        found.append(Failure(chunk.dataset, chunk.path, chunk.start, chunk.stop, told.problem, told.remedy))
+    return join_failures(found)
+
+
+def _check_account(chunks: Sequence[EventChunk], merged: _Merged) -> None:
     requested = sum(len(chunk) for chunk in chunks)
-    processed = sum(result.entries for result in results.values())
-    short = [chunk for chunk in chunks if results.get(chunk.key, _Result()).entries != len(chunk)]
-    if processed != requested or short or len(results) != len(chunks):
+    processed = sum(merged.processed.values())
+    short = [chunk for chunk in chunks if merged.processed.get(chunk) != len(chunk)]
+    if processed != requested or short:
         where = f", e.g. rows {short[0].start} to {short[0].stop} of {short[0].path}" if short else ""
         raise LostEventsError(
             f"{counted(requested, 'event was', 'events were')} requested but {processed} processed"
@@ -374,11 +384,8 @@ def _check_account(chunks: Sequence[EventChunk], results: Mapping[Key, _Result])
         )
 
 
-def _check_unique(
-    requested: Sequence[_Requested], chunks: Sequence[EventChunk], results: Mapping[Key, _Result]
-) -> None:
-    """Compare all identities: 8 bytes an event, twice, for the files that state them."""
-    stated = [(chunk, ids) for chunk in chunks if (ids := results[chunk.key].event_ids) is not None]
+def _check_unique(requested: Sequence[_Requested], stated: Sequence[tuple[EventChunk, npt.NDArray[np.int64]]]) -> None:
+    """Compare all identities: 8 bytes per event, twice, for the files that state them."""
     if not stated:
         return
     every = [ids for _, ids in stated]
@@ -416,6 +423,7 @@ def run(
     chunksize: int = 50_000,
     progress: bool = False,
     reading: Reading = DEFAULT_READING,
+    store: ChunkStore | None = None,
 ) -> tuple[Any, RunReport]:
     """Run a processor over a fileset.
 
@@ -436,6 +444,8 @@ def run(
         Whether to draw coffea's progress bars.
     reading : Reading
         Choices of the readers: layout, jet clustering, constituents.
+    store : ChunkStore, optional
+        Keeps the results of finished chunks; those that it holds already are not processed again.
 
     Returns
     -------
@@ -446,17 +456,20 @@ def run(
 
     Raises
     ------
+    FailedFilesError
+        Files that cannot be read as events, or chunks whose worker died; all others were processed, and are in the
+        store where there is one.
     InputError
-        A file that cannot be read as events, or repeated event identities.
+        Repeated event identities.
     LostEventsError
-        The events processed are not those requested, or a worker died.
+        The events processed are not those requested.
     ConfigError
         An unknown executor, an empty fileset.
 
     Notes
     -----
-    Results are held a chunk each until the end, so that they merge in one order: the memory is that of the selected
-    columns, plus the histograms times the number of chunks.
+    A chunk's result is merged as soon as those before it are, and dropped: the memory is that of the selected columns
+    and of the histograms, plus a bounded number of results that came before their turn.
     """
     begin = time.perf_counter()
     if chunksize < 1:
@@ -464,34 +477,66 @@ def run(
     pool = _executor(executor, workers, progress)
     requested = _scan(fileset, reading)
     chunks = [chunk for one in requested for chunk in split(one.info, one.dataset, chunksize, one.metadata, reading)]
+    chunks.sort(key=lambda chunk: chunk.key)
     with _quiet(progress):
-        results = _execute(chunks, processor, pool)
-    _raise_first(chunks, results)
-    _check_account(chunks, results)
-    _check_unique(requested, chunks, results)
-    output = _merged(processor, [results[key].out for key in sorted(results)])
+        merged = _execute(chunks, processor, pool, progress, store)
+    if merged.failed:
+        raise FailedFilesError(_failures(merged.failed))
+    _check_account(chunks, merged)
+    _check_unique(requested, merged.event_ids)
+    output = merged.output
     if callable(getattr(processor, "postprocess", None)):
         replaced = processor.postprocess(output)
         output = output if replaced is None else replaced
-    return output, _report(requested, chunks, results, time.perf_counter() - begin)
+    return output, _report(requested, merged, time.perf_counter() - begin)
 
 
-def _merged(processor: Foreign, outputs: Sequence[Foreign]) -> Foreign:
-    try:
-        return accumulate(outputs)
-    except (DrapesError, MemoryError):
-        raise
-    except Exception as error:  # accumulators of a user's may raise anything
-        name = getattr(processor, "described", f"processor {type(processor).__name__}")
-        raise ConfigError(f"{name}: the results of two chunks cannot be merged ({reason_of(error)})") from error
+def _execute(
+    chunks: Sequence[EventChunk], processor: Foreign, executor: Foreign, progress: bool, store: ChunkStore | None
+) -> _Merged:
+    """Process what is not in the store, in the order of the chunks or nearly so."""
+    here = type(executor) is IterativeExecutor
+    payload = cloudpickle.dumps(_Payload(processor, uuid.uuid4().hex, here or type(executor) is FuturesExecutor))
+    name = getattr(processor, "described", f"processor {type(processor).__name__}")
+    merged, done = _Merged(chunks, name), 0
+    todo: list[int] = []
+    with Reporter(quiet=not progress).bar("Processing", len(chunks)) as update:
+        for index, chunk in enumerate(chunks):
+            # read twice, for one that cannot be read must be processed again
+            if store is not None and _stored(store, chunk) is not None:
+                merged.take(index, store)
+                done += 1
+            else:
+                todo.append(index)
+        try:
+            for position, outcome in dispatch(executor, [chunks[index] for index in todo], _work, payload):
+                index = todo[position]
+                if store is not None and isinstance(outcome, _Result) and outcome.error is None:
+                    store.save(chunks[index], {name: getattr(outcome, name) for name in _STORED})
+                merged.take(index, outcome)
+                done += 1
+                update(done)
+        finally:
+            if here:
+                share_files(False)
+    merged.finish()
+    return merged
 
 
-def _report(
-    requested: Iterable[_Requested], chunks: Iterable[EventChunk], results: Mapping[Key, _Result], seconds: float
-) -> RunReport:
+_STORED = ("entries", "out", "event_ids", "clipped_masses")
+
+
+def _stored(store: ChunkStore, chunk: EventChunk) -> _Result | None:
+    found = store.load(chunk)
+    if found is None or set(found) != set(_STORED) or found["entries"] != len(chunk):
+        return None
+    return _Result(**found)
+
+
+def _report(requested: Iterable[_Requested], merged: _Merged, seconds: float) -> RunReport:
     processed: defaultdict[tuple[str, str, str], int] = defaultdict(int)
-    for chunk in chunks:
-        processed[(chunk.dataset, chunk.path, chunk.object_path)] += results[chunk.key].entries
+    for chunk, entries in merged.processed.items():
+        processed[(chunk.dataset, chunk.path, chunk.object_path)] += entries
     files = tuple(
         FileReport(
             one.dataset, one.info.path, one.info.entries, processed[(one.dataset, one.info.path, one.info.object_path)]
@@ -500,9 +545,9 @@ def _report(
     )
     return RunReport(
         requested=sum(one.requested for one in files),
-        processed=sum(result.entries for result in results.values()),
+        processed=sum(merged.processed.values()),
         failed=(),
         files=files,
         seconds=seconds,
-        clipped_masses=sum(result.clipped_masses for result in results.values()),
+        clipped_masses=merged.clipped_masses,
     )

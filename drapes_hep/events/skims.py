@@ -26,9 +26,10 @@ from drapes_hep.events.checks import Columns, missing_columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.delphes import delphes_layouts
 from drapes_hep.events.fields import Field, check_field, spell, zip_jets
-from drapes_hep.events.readers import columns_of, lacks, match_layout, plain_column, read_with
+from drapes_hep.events.opened import shared
+from drapes_hep.events.readers import columns_of, lacks, match_layout, plain_column
 from drapes_hep.events.schema import offsets_of
-from drapes_hep.events.types import Column, Events
+from drapes_hep.events.types import Column
 from drapes_hep.files import atomic_path
 from drapes_hep.remote import is_url, one_line, open_url
 
@@ -357,7 +358,7 @@ class ParquetReader:
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read the row groups that hold the chunk, and cut."""
-        with _open(chunk.path) as file:
+        with shared(_open, chunk.path) as file:
             ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)])
             starts = ends - [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
             groups = np.flatnonzero((ends > chunk.start) & (starts < chunk.stop))
@@ -381,10 +382,6 @@ class ParquetReader:
                     parts = {part: _nested(chunk.path, part, table, one) for part, one in field.handle.items()}
                     out[name] = zip_jets(chunk.path, parts)
             return out
-
-    def read(self, chunk: EventChunk) -> Events:
-        """Read events."""
-        return read_with(self, chunk)
 
 
 @dataclass(frozen=True)

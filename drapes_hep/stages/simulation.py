@@ -17,6 +17,7 @@ from drapes_hep.events.skims import write_skim
 from drapes_hep.files import file_hash
 from drapes_hep.remote import fingerprint
 from drapes_hep.stages.context import Context
+from drapes_hep.stages.resume import discard, reported
 from drapes_hep.stages.skim import check_seeds, load_selection, reading_of, run_selection
 from drapes_hep.stamps import Stage, run_stage
 from drapes_hep.templates.recipes import RECIPES
@@ -82,20 +83,24 @@ def skim_simulation(context: Context) -> None:
     DrapesError
         If an input is bad, is data as well, or no event passes.
     """
-    run_stage(context.run, simulation_stage(context), lambda: _work(context), context.reporter)
+    stage = simulation_stage(context)
+    run_stage(context.run, stage, lambda: _work(context, stage), context.reporter)
+    discard(context.run, stage)
 
 
-def _work(context: Context) -> list[Path]:
+def _work(context: Context, stage: Stage) -> list[Path]:
     config, directory = context.config, context.run
     paths = expand(config.template.source or ())
     # a study's source is its template's, too
     _opened(config, paths, "study.source" if config.study.source == config.template.source else "template.source")
     fileset, nothing = {"simulation": {"files": paths}}, np.empty(0, dtype=np.int64)
-    output, report = run_selection(context, fileset, load_selection(config), nothing, _reading(config))
+    with reported(context, stage):
+        output, report, inputs = run_selection(
+            context, fileset, load_selection(config), nothing, _reading(config), stage
+        )
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         raise ConfigError("template.source: the selection keeps no event of the simulation")
-    inputs = {one.path: fingerprint(one.path) for one in report.files}
     account = {"requested": report.requested, "processed": report.processed}
     write_skim(directory.simulation, columns, {"inputs": inputs, "name": config.name, "accounting": account})
     return [directory.simulation]

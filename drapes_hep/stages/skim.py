@@ -18,6 +18,7 @@ from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, DrapesError, InputError, UsersCode, reason_of
 from drapes_hep.events.blinding import Blinding, empty_hidden_bins, measures_mjj
 from drapes_hep.events.chunks import FileInfo, Reading
+from drapes_hep.events.failures import FailedFilesError, Failure
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
 from drapes_hep.events.loading import class_sources, load_processor, processor_folders
 from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators, json_form, needs
@@ -26,9 +27,10 @@ from drapes_hep.events.running import RunReport, run, scan_fileset
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path, file_hash, read_json
-from drapes_hep.remote import fingerprint, is_url, sampled_hash
+from drapes_hep.remote import is_url, sampled_hash
 from drapes_hep.rundir import note
 from drapes_hep.stages.context import Context
+from drapes_hep.stages.resume import check_unchanged, chunk_store, discard, inputs_of, reported
 from drapes_hep.stamps import Stage, read_stamp, run_stage
 
 __all__ = [
@@ -98,10 +100,12 @@ def skim(context: Context) -> None:
     sources = class_sources(processor_class)
     opened = examine_files(config)
     if opened.problems:
-        raise opened.problems[0]
+        raise _joined(config.name, opened.problems)
     for remark in opened.remarks:
         context.reporter.say(remark)
-    run_stage(directory, skim_stage(context, opened.infos), lambda: _work(context, processor_class), context.reporter)
+    stage = skim_stage(context, opened.infos)
+    run_stage(directory, stage, lambda: _work(context, stage, processor_class), context.reporter)
+    discard(directory, stage)
     context.reporter.say(f"processor: {sources[0] if sources else config.processor}")
     reads = (read_stamp(directory, "skim") or {}).get("reads", {})
     found = {
@@ -158,12 +162,20 @@ def check_files(config: Config) -> list[FileInfo]:
     Raises
     ------
     DrapesError
-        The first of :func:`examine_files`.
+        With the problems of :func:`examine_files`.
     """
     found = examine_files(config)
     if found.problems:
-        raise found.problems[0]
+        raise _joined(config.name, found.problems)
     return list(found.infos)
+
+
+def _joined(dataset: str, problems: Sequence[DrapesError]) -> DrapesError:
+    """Return one error for all problems with files, or the first problem of another kind."""
+    files = [one for one in problems if isinstance(one, InputError)]
+    if len(files) < 2:
+        return problems[0]
+    return FailedFilesError([Failure(dataset, one.path, None, None, one.problem, one.remedy) for one in files])
 
 
 def examine_files(config: Config) -> FileCheck:
@@ -333,7 +345,7 @@ def all_truth(config: Config) -> Truth | None:
     out, _ = run(
         _fileset(config),
         collect_truth if sidecar is None else collect_ids,
-        chunksize=config.data.chunksize,
+        chunksize=_chunksize(config),
         reading=dataclasses.replace(reading_of(config), constituents=False, jets=False),
     )
     columns = out["truth"].columns()
@@ -388,38 +400,69 @@ def run_selection(
     processor_class: Foreign,
     dropped: npt.NDArray[np.int64],
     reading: Reading,
+    stage: Stage,
     hidden: Sequence[tuple[float, float]] = (),
-) -> tuple[Foreign, RunReport]:
-    """Run the configuration's selection over files, without some signal events; gives its output and the account.
+) -> tuple[Foreign, RunReport, dict[str, str]]:
+    """Run a stage's selection over files, without some signal events.
 
     With ``hidden`` windows (GeV), all but the rows of the skim is made of the events outside them.
+
+    Returns
+    -------
+    output : object
+        As the processor returns it.
+    report : RunReport
+        The account.
+    inputs : dict of str to str
+        Fingerprints of the files, the same before and after.
+
+    Raises
+    ------
+    FailedFilesError
+        With what failed written to the run directory; finished chunks are kept there.
     """
+    paths = [path for one in fileset.values() for path in one["files"]]
+    store = chunk_store(context.run, stage, paths, dropped)
     selection = SignalInjection(make_processor(context.config, processor_class), dropped)
-    return run(
+    output, report = run(
         fileset,
         Blinding(selection, hidden) if hidden else selection,
         executor=context.executor,
         workers=context.workers,
-        chunksize=context.config.data.chunksize,
+        chunksize=_chunksize(context.config),
         progress=context.reporter.draws,
         reading=reading,
+        store=store,
     )
+    inputs = inputs_of(paths)
+    check_unchanged(dict(store.fingerprints), inputs)
+    return output, report, inputs
 
 
-def _work(context: Context, processor_class: Foreign) -> list[Path]:
+_SMALLEST = 1000
+"""Events per chunk, at least: a chunk of one event takes a processor as long as one of some thousand."""
+
+
+def _chunksize(config: Config) -> int:
+    return max(config.data.chunksize, _SMALLEST)
+
+
+def _work(context: Context, stage: Stage, processor_class: Foreign) -> list[Path]:
     config, directory = context.config, context.run
     fileset = _fileset(config)
     # with no signal to choose a sidecar serves as it is
     whole = config.data.truth is None or config.signal.inject is not None
-    truth = all_truth(config) if whole else read_truth(str(config.data.truth))
-    dropped = np.empty(0, dtype=np.int64) if truth is None else _dropped(config, truth)
     hidden = context.hidden
-    output, report = run_selection(context, fileset, processor_class, dropped, reading_of(config), hidden)
+    with reported(context, stage):
+        truth = all_truth(config) if whole else read_truth(str(config.data.truth))
+        dropped = np.empty(0, dtype=np.int64) if truth is None else _dropped(config, truth)
+        output, report, inputs = run_selection(
+            context, fileset, processor_class, dropped, reading_of(config), stage, hidden
+        )
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
     label = None if truth is None else truth.truth_for(columns["event_id"])
-    inputs = {str(one.path): fingerprint(one.path) for one in report.files}
     # the account is about what the files hold; events that were not injected were read and set aside, and say so
     write_skim(directory.events, columns, {"inputs": inputs, "name": config.name})
     written = [directory.events]

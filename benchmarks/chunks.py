@@ -1,0 +1,88 @@
+"""Cost of a chunk: many small chunks against one large one, on the same events in the same run.
+
+``python benchmarks/chunks.py [--events N] [--chunksize N] [--processor NAME] [--json FILE]`` prints the milliseconds
+and the memory that a chunk adds, for each kind of file, and the ratio of wall times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from executors import write_repeated
+
+from drapes_hep.events.chunks import split
+from drapes_hep.events.loading import load_processor, starter_folder
+from drapes_hep.events.readers import read_columns, scan
+from drapes_hep.events.running import run
+from drapes_hep.events.types import Foreign
+from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
+
+
+def write(folder: Path, events: int) -> list[Path]:
+    """Write the bundled events as ROOT and HDF5."""
+    whole = folder / "whole.root"
+    write_repeated(whole, 1)
+    (chunk,) = split(scan(whole), chunksize=10**9)
+    columns = {name: values[:events] for name, values in read_columns(chunk).items()}
+    paths = [folder / "events.root", folder / "events.h5"]
+    write_feature_root(paths[0], columns)
+    write_feature_hdf5(paths[1], columns)
+    return paths
+
+
+def measure(path: Path, processor: Foreign, chunksize: int) -> tuple[float, float]:
+    """Return wall time in seconds and the memory that stays with the result, in MiB."""
+    process = psutil.Process()
+    before, began = process.memory_info().rss, time.perf_counter()
+    output, _ = run({"a": path}, processor, chunksize=chunksize)
+    wall, after = time.perf_counter() - began, process.memory_info().rss
+    del output
+    return wall, (after - before) / 2**20
+
+
+def compare(path: Path, make: Callable[[], Foreign], events: int, chunksize: int) -> dict[str, float]:
+    """Measure one file."""
+    measure(path, make(), events)  # imports and caches
+    one, held = measure(path, make(), events)
+    many, more = measure(path, make(), chunksize)
+    chunks = -(-events // chunksize)
+    return {
+        "one_s": one,
+        "many_s": many,
+        "ratio": many / one,
+        "chunks": chunks,
+        "ms_per_chunk": 1e3 * (many - one) / (chunks - 1),
+        "mib_per_chunk": (more - held) / (chunks - 1),
+    }
+
+
+def main() -> None:
+    """Measure, print, and write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--events", type=int, default=2000)
+    parser.add_argument("--chunksize", type=int, default=1)
+    parser.add_argument("--processor", default="processors/dijets.py:Dijets")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    given = parser.parse_args()
+    processor = load_processor(given.processor, [starter_folder()])
+    table = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for path in write(Path(temporary), given.events):
+            events = scan(path).entries
+            table[path.suffix] = row = compare(path, processor, events, given.chunksize)
+            print(
+                f"{path.suffix:6s} {events} events in {row['chunks']} chunks: {row['many_s']:.1f} s, {row['ratio']:.1f}"
+                f" times one chunk; {row['ms_per_chunk']:.1f} ms and {row['mib_per_chunk']:.4f} MiB per chunk"
+            )
+    if given.json is not None:
+        given.json.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
