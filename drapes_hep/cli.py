@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import shutil
+import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,8 @@ import typer
 import drapes_hep
 from drapes_hep.config import Config, assign, check_config, load_config
 from drapes_hep.errors import ConfigError, DrapesError, counted
+from drapes_hep.guard import complain, enter, stage
+from drapes_hep.interrupts import received
 
 if TYPE_CHECKING:
     # these load torch and more: at run time only by the verbs that need them
@@ -51,6 +56,9 @@ Workers = Annotated[int | None, typer.Option(metavar="N", help="Processes or thr
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
 WindowName = Annotated[str | None, typer.Option("--window", metavar="LO-HI", help="One window only, GeV.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars and no messages.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace finished stages of another configuration in the run directory.")
+]
 Unblind = Annotated[bool, typer.Option("--unblind", help="Count and draw the selected data inside the windows.")]
 
 
@@ -71,13 +79,14 @@ def _context(
     executor: str,
     workers: int | None,
     reporter: Reporter,
+    overwrite: bool,
     kind: Literal["search", "study"] = "search",
 ) -> Context:
     from drapes_hep.rundir import open_run
     from drapes_hep.stages.context import Context
 
     # the first stage makes the directory, when it has its inputs: a mistake in what was typed leaves nothing behind
-    run = open_run(output or Path("runs" if kind == "search" else "studies") / config.name, kind)
+    run = open_run(output or Path("runs" if kind == "search" else "studies") / config.name, kind, overwrite=overwrite)
     return Context.of(config, run, device=device, executor=executor, workers=workers, reporter=reporter)
 
 
@@ -129,6 +138,7 @@ def _stage(work: Work) -> Callable[..., None]:
         workers: Workers = None,
         device: Device = "auto",
         unblind: Unblind = False,
+        overwrite: Overwrite = False,
         quiet: Quiet = False,
     ) -> None:
         checked = _configured(config, assignments, unblind)
@@ -143,10 +153,31 @@ def _stage(work: Work) -> Callable[..., None]:
         if work is _run:
             _check_plugins(checked)
         reporter = Reporter(quiet=quiet)
-        context = _context(checked, output, device=device, executor=executor, workers=workers, reporter=reporter)
+        context = _context(
+            checked, output, device=device, executor=executor, workers=workers, reporter=reporter, overwrite=overwrite
+        )
+        _check_overwrite(work, context, windows)
         work(context, windows)
 
     return command
+
+
+def _check_overwrite(work: Work, context: Context, windows: Windows) -> None:
+    """Refuse to replace what another configuration made, before the first stage and not hours into the last."""
+    from drapes_hep.stages.classify import classify_stage
+    from drapes_hep.stages.model import generate_stage, train_stage
+    from drapes_hep.stages.simulation import needs_simulation, simulation_stage
+    from drapes_hep.stages.skim import skim_stage
+    from drapes_hep.stamps import check_overwrite
+
+    every = (train_stage, generate_stage, classify_stage)
+    of_verb: dict[Work, Any] = {_train: every[:1], _generate: every[1:2], _classify: every[2:], _run: every}
+    stages = []
+    if work in {_skim, _run}:
+        stages += [skim_stage(context), *([simulation_stage(context)] if needs_simulation(context) else [])]
+    stages += [describe(context, window) for window in windows for describe in of_verb.get(work, ())]
+    for one in stages:
+        check_overwrite(context.run, one)
 
 
 def _skim(context: Context, _: Windows) -> None:
@@ -447,6 +478,7 @@ def study(
     executor: Executor = "iterative",
     workers: Workers = None,
     device: Device = "auto",
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare templates, strengths, injections: a table and a figure; run again, it goes on where it was."""
@@ -472,7 +504,14 @@ def study(
     _check_generators(checked)
     reporter = Reporter(quiet=quiet)
     context = _context(
-        checked, output, device=device, executor=executor, workers=workers, reporter=reporter, kind="study"
+        checked,
+        output,
+        device=device,
+        executor=executor,
+        workers=workers,
+        reporter=reporter,
+        overwrite=overwrite,
+        kind="study",
     )
     for path in run_study(name, found, context):
         typer.echo(path)
@@ -532,21 +571,36 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; ends by SystemExit where the status is not 0."""
     # third-party chatter is not for users; our own messages go through the reporter
     warnings.filterwarnings("ignore")
     # a user's own module beside the configuration: a console script does not look in the working directory
     sys.path.append(str(Path.cwd()))
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a terminal without Greek letters, or a file's name that is no text, is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    enter("")
     try:
         status = app(standalone_mode=False)
+    except SystemExit as done:
+        # the command line itself gives its status back, except where nobody reads its output any more
+        if _of_output(done.__context__):
+            sys.exit(128 + signal.SIGPIPE)
+        if isinstance(done.__context__, BrokenPipeError):
+            # typer leaves at any broken pipe, as if it could only be its own
+            _complain(f"{_during()}a pipe to another process broke ({done.__context__})", 2)
+        _complain(f"{_during()}ended by sys.exit({done.code!r}) in {_caller(done)}: code of a search must not leave", 2)
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
     except Exception as error:
         message = _one_line(error)
         if message is None:
             raise
         _complain(message, 2)
     if status == _INTERRUPTED:
-        _complain("interrupted; run the same command again to go on", _INTERRUPTED)
+        _complain(_interrupted(), 128 + received())
     if status:
         sys.exit(status)
 
@@ -555,17 +609,55 @@ _INTERRUPTED = 130
 """What typer gives back for Ctrl-C."""
 
 
+def _interrupted() -> str:
+    """Say what was interrupted, and what is left of it."""
+    how = "interrupted" if received() == signal.SIGINT else f"ended by {signal.Signals(received()).name}"
+    name = stage()
+    kept = ""
+    if name.startswith("train."):
+        kept = "; its training is kept in a checkpoint"
+    elif name.startswith("study"):
+        kept = "; finished models and trials are kept, and trainings in checkpoints"
+    elif name:
+        kept = "; finished stages are kept, this one begins anew"
+    return f"{how}{f' during {name}' if name else ''}{kept}; run the same command again to resume"
+
+
+def _during() -> str:
+    return f"{stage()}: " if stage() else ""
+
+
+def _caller(error: SystemExit) -> str:
+    """Name the line that called for the end."""
+    places = [one for one in traceback.extract_tb(error.__traceback__) if "_sitebuiltins" not in one.filename]
+    return f"{places[-1].filename}, line {places[-1].lineno}" if places else "an unknown place"
+
+
+def _of_output(error: BaseException | None) -> bool:
+    """Whether an error came of writing to standard output."""
+    frames = traceback.extract_tb(None if error is None else error.__traceback__)
+    return isinstance(error, OSError) and bool(frames) and Path(frames[-1].filename).parts[-2:] in _WRITERS
+
+
+_WRITERS = {("_click", "utils.py"), ("click", "utils.py"), ("rich", "console.py")}
+"""Whose functions write what a command prints; they say of no failure that it was theirs."""
+
+
 def _one_line(error: Exception) -> str | None:
     """Word a user's mistake; None for a defect of ours, which keeps its traceback."""
     if isinstance(error, DrapesError):
         return str(error)
     if isinstance(error, OSError):
+        if _of_output(error):
+            return f"standard output: cannot be written ({error.strerror or error})"
         return f"{error.filename or 'file system'}: {error.strerror or error}"
+    if isinstance(error, typer.Abort):
+        return f"{_during()}ended early ({error.__cause__ or 'end of input'})"
     # a word that is no option, or an option's value of the wrong type: typer's errors, whose home differs by version
     word = getattr(error, "format_message", None)
     return None if word is None else f"{word()} See drapes --help"
 
 
 def _complain(message: str, status: int) -> NoReturn:
-    print(f"drapes: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    complain(message)
     sys.exit(status)

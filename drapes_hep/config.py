@@ -10,11 +10,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
+from drapes_hep.config_values import plain_value
 from drapes_hep.errors import ConfigError, counted
+from drapes_hep.yaml_text import YamlError, decode, parse
 
 __all__ = [
     "Config",
@@ -61,7 +72,22 @@ def _named(value: str, known: Sequence[str]) -> str:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before", check_fields=False)
+    @classmethod
+    def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+        """Turn a value of YAML into one of the field's types; pydantic alone takes true for 1 and text for numbers."""
+        field = cls.model_fields[info.field_name or ""]
+        if section_of(field) is None:
+            return plain_value(field.annotation, value)
+        if value is None and field.default is not None:
+            # a section whose lines are all comments
+            return {}
+        if value is None or isinstance(value, (Mapping, BaseModel)):
+            return value
+        example = next((f"{key}: {shown}" for key, shown in _examples(section_of(field))), "")
+        raise ValueError(f"is a section: write its keys below it, indented, such as '{example}'")
 
 
 class DataConfig(_Section):
@@ -541,64 +567,99 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _keys(section, f"{prefix}{name}.")
 
 
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+def _examples(section: type[BaseModel] | None) -> Iterator[tuple[str, object]]:
+    """Yield keys of a section with values to show."""
+    for name, info in (section.model_fields if section else {}).items():
+        if info.default not in (None, PydanticUndefined) and not isinstance(info.default, (tuple, dict)):
+            yield name, info.default
+    yield from ((name, "...") for name in (section.model_fields if section else {}))
+
+
+def _unknown(place: str) -> str:
+    """Word an unknown key: the key that was meant, and how sections are written."""
+    known = list(_keys(Config))
+    spelled = place.lower().replace("-", "_")
+    last = spelled.rpartition(".")[2]
+    if place.rpartition(".")[2] != last or place != spelled:
+        same = [key for key in known if key == spelled]
+    else:
+        same = [key for key in known if key != place and key.rpartition(".")[2] == last]
+    close = same or difflib.get_close_matches(spelled, known, n=1, cutoff=0.5)
+    meant = " or ".join(f"'{key}'" for key in close)
+    if len(close) == 1 and place.count(".") != close[0].count("."):
+        section, _, key = close[0].rpartition(".")
+        meant = f"'{key}' in the section {section}" if section else f"'{key}' outside of all sections"
+    return f"unknown key '{place}'" + (f"; did you mean {meant}?" if meant else "")
+
+
+def _dotted(place: tuple[str | int, ...]) -> str | None:
+    """Word a key that holds a dot, as ``--set`` takes it and a file does not."""
+    key = place[-1]
+    path = ".".join(str(part) for part in place)
+    if not isinstance(key, str) or "." not in key:
+        return None
+    known = set(_keys(Config))
+    *sections, last = key.split(".")
+    if path not in known:
+        if key in known and place[:-1] == tuple(sections):
+            return f"the key '{key}' repeats its section: write '{last}: ...' there"
+        return None
+    return (
+        f"the key '{key}' holds a dot: sections are nested, so write '{sections[0]}:' and below it, indented,"
+        f" '{last}: ...' (or '{sections[0]}: {{{last}: ...}}' in one line)"
+    )
+
+
+def _place(location: tuple[str | int, ...]) -> str:
+    """Join the place of an error as far as it is keys of the configuration; pydantic adds types of unions."""
+    known = set(_keys(Config))
+    place = ""
+    for part in location:
+        longer = f"{place}.{part}" if place else str(part)
+        if place in known and longer not in known:
+            break
+        place = longer
+    return place
+
+
+def _one_line(error: ValidationError) -> tuple[str, str]:
+    """Return the place of the first problem, dotted, and one line on it."""
+    # an unknown key explains one that is missing
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    place = _place(first["loc"])
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(place, list(_keys(Config)), n=1, cutoff=0.5)
-        return f"unknown key '{place}'" + (f"; did you mean '{close[0]}'?" if close else "")
+        place = ".".join(str(part) for part in first["loc"])
+        return place, _dotted(first["loc"]) or _unknown(place)
     if first["type"] == "missing":
-        return f"'{place}' is missing"
-    if first["type"] == "tuple_type":
-        return f"'{place}': expected a list in brackets, such as [{first['input']}]"
+        return place, f"'{place}' is missing"
     message = first["msg"].removeprefix("Value error, ")
+    if message.startswith("is a section"):
+        return place, f"'{place}' {message}"
     message = message[0].lower() + message[1:]
-    return f"'{place}': {message}" if place else message
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, which refuses a key that stands twice: the later one would win silently."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401
-        """Read a mapping whose keys are all different, before others are merged into it."""
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen: list[Any] = []
-        for key_node, _ in node.value:
-            # two merge keys are merged both; what is no scalar is no key of a configuration
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node)
-            if any(key == other and type(key) is type(other) for other in seen):
-                line = key_node.start_mark.line + 1
-                raise ConfigError(f"the key '{key_node.value}' stands a second time, in line {line}: keep one")
-            seen.append(key)
-        return node
-
-
-def _parse(text: str) -> Any:  # noqa: ANN401
-    """Read YAML; raises yaml.YAMLError, and ConfigError where a key stands twice."""
-    return yaml.load(text, Loader=_Loader)
+    return place, f"'{place}': {message}" if place else message
 
 
 def _set(tree: dict[str, Any], assignment: str) -> None:
     key, separator, text = assignment.partition("=")
+    key = key.strip()
     if not separator or not key:
         raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. --set signal.inject=0")
     is_path = key in {"data.path", "data.truth", "template.source", "study.source"}
     try:
-        value = _parse(text)
-    except ConfigError as error:
-        raise ConfigError(f"--set {assignment}: {error}") from None
-    except yaml.YAMLError as error:
+        value = parse(text).value
+    except YamlError as error:
         if not is_path:
-            raise ConfigError(f"--set {assignment}: the value is not YAML") from error
+            raise ConfigError(f"--set {assignment}: {error.problem}") from None
         value = text  # a pattern such as *.root
     if is_path and value is not None:
         # what is typed on the command line is relative to where it is typed
         value = _each(_typed, value)
     *parents, last = key.split(".")
     for parent in parents:
-        tree = tree.setdefault(parent, {})
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {assignment}: '{parent}' is not a section")
     tree[last] = value
@@ -656,26 +717,29 @@ def load_config(path: str | Path, assignments: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        document = parse(decode(path.read_bytes()))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration; `drapes init DIR` writes a set to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a configuration ({error.__class__.__name__})") from error
-    try:
-        tree = _parse(text)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}: not valid YAML{where}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read as a configuration ({error.strerror or error})") from error
+    except YamlError as error:
+        raise ConfigError(f"{path}, {error}") from None
+    tree = document.value
+    if tree is None:
+        raise ConfigError(f"{path}: is empty; `drapes init DIR` writes a set to start from")
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping of keys, this is {type(tree).__name__}")
+        raise ConfigError(f"{path}: a configuration is a mapping of keys, such as 'name: search', not {_kind(tree)}")
     assign(tree, assignments)
-    return _absolute(check_config(tree, path), path.resolve().parent)
+    typed = {one.partition("=")[0].strip() for one in assignments}
+    lines = {key: line for key, line in document.lines.items() if key not in typed}
+    return _absolute(check_config(tree, path, lines), path.resolve().parent)
 
 
-def check_config(tree: Mapping[str, Any], path: str | Path) -> Config:
+def _kind(tree: object) -> str:
+    return "a list" if isinstance(tree, list) else "one value"
+
+
+def check_config(tree: Mapping[str, Any], path: str | Path, lines: Mapping[str, int] | None = None) -> Config:
     """Check a configuration that was read.
 
     Parameters
@@ -684,6 +748,8 @@ def check_config(tree: Mapping[str, Any], path: str | Path) -> Config:
         As YAML or JSON gave it.
     path : str or Path
         Where it comes from, for the message.
+    lines : mapping of str to int, optional
+        The lines of its keys, for the message.
 
     Returns
     -------
@@ -697,7 +763,9 @@ def check_config(tree: Mapping[str, Any], path: str | Path) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from None
+        place, problem = _one_line(error)
+        line = (lines or {}).get(place)
+        raise ConfigError(f"{path}{f', line {line}' if line else ''}: {problem}") from None
 
 
 def _absolute(config: Config, folder: Path) -> Config:

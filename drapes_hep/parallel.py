@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from types import FrameType
 from typing import Any, TypeVar
 
 from drapes_hep.errors import DrapesError
@@ -20,6 +21,8 @@ R = TypeVar("R")
 
 def in_processes(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], workers: int) -> Iterator[R]:
     """Call a function for each of many arguments, in fresh processes.
+
+    Where this process is interrupted, a function that runs meets KeyboardInterrupt, so a training keeps what it has.
 
     Parameters
     ----------
@@ -49,13 +52,13 @@ def in_processes(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]
     strangers = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, len(arguments)), mp_context=context, initializer=_begin_worker)
     try:
-        waiting = [pool.submit(function, *one) for one in arguments]
+        waiting = [pool.submit(_stoppable, function, *one) for one in arguments]
         for future in as_completed(waiting):
             yield future.result()
     except BrokenProcessPool as error:
         raise DrapesError(
-            "a worker process died, most likely for lack of memory: use fewer workers; what is finished is kept, so the"
-            " same command goes on"
+            "a worker process died, most likely for lack of memory: use fewer workers; what is finished is kept, run"
+            " the same command again to resume"
         ) from error
     except BaseException:
         # whatever happened, nobody wants to wait for the work under way
@@ -64,6 +67,23 @@ def in_processes(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _stoppable(function: Callable[..., R], *arguments: Any) -> R:  # noqa: ANN401
+    """Call a function that may tidy up, as after Ctrl-C, where the parent has no more use for its result."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return function(*arguments)
+    except KeyboardInterrupt:
+        os._exit(128 + signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    # asked once more by the pool, it is on its way already
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _begin_worker() -> None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -52,12 +52,13 @@ class Reporter:
     @property
     def draws(self) -> bool:
         """Whether bars are drawn: not when quiet, nor into a file or a pipe."""
-        return not self.quiet and sys.stderr.isatty()
+        return not self.quiet and sys.stderr is not None and sys.stderr.isatty()
 
     def say(self, message: str) -> None:
-        """Print one line on standard error."""
+        """Print one line on standard error; that nobody can read it any more does not end the work."""
         if not self.quiet:
-            print(message, file=sys.stderr, flush=True)  # noqa: T201
+            with suppress(OSError, ValueError):
+                print(message, file=sys.stderr, flush=True)  # noqa: T201
 
     @contextmanager
     def bar(self, description: str, total: int, unit: str = "") -> Iterator[Progressed]:

@@ -28,10 +28,13 @@ class RunDirectory:
         The directory.
     kind : {"search", "study"}
         What it holds.
+    overwrite : bool
+        Whether finished stages of another configuration may be replaced.
     """
 
     path: Path
     kind: Literal["search", "study"] = "search"
+    overwrite: bool = False
 
     @property
     def events(self) -> Path:
@@ -95,7 +98,7 @@ class RunDirectory:
         return self.path / "stages" / f"{stage}.json"
 
 
-def open_run(path: str | Path, kind: Literal["search", "study"] = "search") -> RunDirectory:
+def open_run(path: str | Path, kind: Literal["search", "study"] = "search", *, overwrite: bool = False) -> RunDirectory:
     """Name a run directory that can be used; nothing is written before the first stage has its inputs.
 
     Parameters
@@ -104,6 +107,8 @@ def open_run(path: str | Path, kind: Literal["search", "study"] = "search") -> R
         The directory; it need not exist.
     kind : {"search", "study"}
         What it holds, or is to hold.
+    overwrite : bool
+        Whether finished stages of another configuration may be replaced.
 
     Returns
     -------
@@ -114,7 +119,7 @@ def open_run(path: str | Path, kind: Literal["search", "study"] = "search") -> R
     RunDirectoryError
         If it is another version's, another kind's, no directory, or not empty but no run.
     """
-    run = RunDirectory(Path(path), kind)
+    run = RunDirectory(Path(path), kind, overwrite)
     if run.path.exists() and not run.path.is_dir():
         raise RunDirectoryError(f"{path}: is a file; name a directory with -o")
     if run.manifest.exists():

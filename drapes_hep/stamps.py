@@ -21,6 +21,7 @@ from typing import Any
 import drapes_hep
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.files import content_hash, file_hash, read_json, write_json
+from drapes_hep.guard import enter
 from drapes_hep.progress import Cost, Reporter, measured
 from drapes_hep.remote import fingerprint, is_url
 from drapes_hep.rundir import RunDirectory, begin_manifest, note
@@ -28,6 +29,7 @@ from drapes_hep.rundir import RunDirectory, begin_manifest, note
 __all__ = [
     "Stage",
     "check_current",
+    "check_overwrite",
     "code_hash",
     "first_difference",
     "input_hash",
@@ -42,6 +44,8 @@ _NOT_PHYSICS = {
     "report",
     "cli",
     "progress",
+    "guard",
+    "interrupts",
     "starter",
     "stages/report",
     "studies/study",
@@ -223,10 +227,17 @@ def _leaves(part: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def first_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """Give the first key, dotted, that two parts of configurations do not share, with both values."""
+def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     then, present = _leaves(was), _leaves(now)
-    return next(((key, then.get(key), value) for key, value in present.items() if then.get(key) != value), None)
+    yield from ((key, then.get(key), value) for key, value in present.items() if then.get(key) != value)
+    # a section that was left out since has no keys to differ
+    left_out = [key for key, value in was.items() if isinstance(value, dict) and key in now and now[key] is None]
+    yield from ((key, "a section", None) for key in left_out)
+
+
+def first_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Return the first key, dotted, that two parts of configurations do not share, with both values."""
+    return next(_differences(was, now), None)
 
 
 def shown(value: object) -> str:
@@ -266,15 +277,16 @@ def _check_done(run: RunDirectory, stage: Stage, wanted_by: str) -> None:
             f"{run.path}: {stage.name} is not done, {wanted_by} needs it; run `drapes {stage.verb}` first"
         )
     again = f"run `drapes {stage.verb}` again, or use another -o"
-    found = first_difference(stamp["config"], stage.part(stage.keys))
-    found = found or first_difference(stamp["other"], _plain(stage.other))
+    found = _decides_otherwise(stage, stamp)
     noted = first_difference(stamp["noted"], stage.part(stage.noted))
     if found is None and noted is not None and not _same_inputs(run, stage, stamp):
         found = noted
     if found is not None:
         key, was, now = found
+        replaced = "" if _is_source(key) else " with --overwrite"
         raise RunDirectoryError(
-            f"{run.path}: {stage.name} was made with {key} {shown(was)}, the configuration says {shown(now)}; {again}"
+            f"{run.path}: {stage.name} was made with {key} {shown(was)}, the configuration says {shown(now)}; run"
+            f" `drapes {stage.verb}` again{replaced}, or use another -o"
         )
     if stamp.get("code") != code_hash():
         was, now = str(stamp.get("code"))[:12], code_hash()[:12]
@@ -285,6 +297,77 @@ def _check_done(run: RunDirectory, stage: Stage, wanted_by: str) -> None:
     for path, then in _inside(run, stamp):
         if not path.is_file() or input_hash(path) != then:
             raise RunDirectoryError(f"{path}: missing or changed since {stage.name} read it; {again}")
+
+
+def _decides_otherwise(stage: Stage, stamp: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Return the first difference, with both values, between what decided a finished stage and what decides it now."""
+    found = first_difference(stamp["config"], stage.part(stage.keys))
+    return found or first_difference(stamp["other"], _plain(stage.other))
+
+
+def _is_source(key: str) -> bool:
+    """Whether a difference is one of a user's code, which is edited in place: no other configuration."""
+    return key.endswith("'s source")
+
+
+_CHEAP = {"hunt", "study"}
+"""Verbs whose results are made anew from what the others left: of them, nothing is lost that took long."""
+
+
+def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) -> None:
+    """Refuse to replace what a finished stage made of another configuration, unless ``run.overwrite`` allows it.
+
+    Code that was edited, the package's or a user's, is no other configuration; neither is a search that is unblinded,
+    nor another hunt, which is made anew of what the other stages left.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    stage : Stage
+    inputs : bool
+        Whether to compare the bytes of the files as well, if they are named otherwise than before.
+
+    Raises
+    ------
+    RunDirectoryError
+        With the first key that differs, both values, and what to do.
+    """
+    stamp = read_stamp(run, stage.name)
+    if run.overwrite or stamp is None or stage.verb in _CHEAP:
+        return
+    found = _other_configuration(run, stage, stamp)
+    noted = first_difference(stamp["noted"], stage.part(stage.noted))
+    if found is None and noted is not None and inputs and not _same_inputs(run, stage, stamp):
+        found = noted
+    if found is not None:
+        key, was, now = found
+        raise RunDirectoryError(
+            f"{run.path}: holds {stage.name} made with {key} {shown(was)}, the configuration says {shown(now)}; name"
+            " another directory with -o, or replace it with --overwrite"
+        )
+
+
+def _other_configuration(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Return the first difference that is one of configurations, with both values."""
+    for was, now in ((stamp["config"], stage.part(stage.keys)), (stamp["other"], _plain(stage.other))):
+        # a key that only one of the two has is a key of other code
+        shared = [key for key in now if key in was and key != "blind"]
+        for key, then, present in _differences({key: was[key] for key in shared}, {key: now[key] for key in shared}):
+            section, _, name = key.partition(".")
+            if _is_source(key) or (isinstance(was.get(section), dict) and name and name not in was[section]):
+                continue
+            return _cause(run, stage, (key, then, present))
+    return None
+
+
+def _cause(run: RunDirectory, stage: Stage, found: tuple[str, Any, Any]) -> tuple[str, Any, Any]:
+    """Name the key of the configuration behind a difference in what is derived from it, such as the mass bins."""
+    if found[0].partition(".")[0] in stage.config:
+        return found
+    before = read_json(run.manifest).get("config") or {}
+    sections = [name for name in ("mass", "windows", "training") if isinstance(before.get(name), dict)]
+    now = {name: stage.config[name] for name in sections}
+    return first_difference({name: before[name] for name in sections}, now) or found
 
 
 def _same_inputs(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> bool:
@@ -365,15 +448,34 @@ def run_stage(run: RunDirectory, stage: Stage, work: Callable[[], Sequence[Path]
         _stand_for(run, stage)
         reporter.say(f"{stage.name}: done before")
         return False
+    check_overwrite(run, stage, inputs=True)
+    if found is not None:
+        reporter.say(f"{stage.name}: runs again, {_why_again(run, stage, found, hashes)}")
     begin_manifest(run, stage.config)
     run.stamp(stage.name).unlink(missing_ok=True)
+    enter(stage.name)
     with measured() as cost:
         written = work()
+    enter("")
     sizes = {str(path.relative_to(run.path)): path.stat().st_size for path in written}
     write_json(run.stamp(stage.name), {**record, "files": sizes, **_made(cost)})
     _stand_for(run, stage)
     reporter.say(f"{stage.name}: {cost.seconds:.1f} s, {cost.peak_memory / 2**20:.0f} MiB")
     return True
+
+
+def _why_again(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
+    """Say why a finished stage is run again."""
+    differs = _decides_otherwise(stage, stamp)
+    if differs is not None:
+        key, was, now = differs
+        return f"as {key} was changed" + ("" if _is_source(key) else f" from {shown(was)} to {shown(now)}")
+    if stamp.get("code") != code_hash():
+        return "as it was made by other code"
+    if list(stamp["reads"].values()) != list(hashes.values()):
+        changed = [place for place, one in hashes.items() if stamp["reads"].get(place) != one]
+        return f"as {changed[0] if changed else 'one of the files that it reads'} has changed"
+    return f"as {_broken(run, stamp) or 'its stamp'} is missing or was changed"
 
 
 def _stand_for(run: RunDirectory, stage: Stage) -> None:

@@ -76,4 +76,4 @@ def test_diffusion_and_networks_know_no_physics():
         if unit(path) == "networks":
             assert drapes_units(path) <= {"networks", "sets"}
         if unit(path) == "diffusion":
-            assert drapes_units(path) <= {"diffusion", "errors", "files", "sets"}
+            assert drapes_units(path) <= {"diffusion", "errors", "files", "interrupts", "sets"}

@@ -194,7 +194,86 @@ def test_an_interrupted_run_says_how_to_go_on(project, complaint, monkeypatch):
 
     monkeypatch.setattr("drapes_hep.stages.skim.skim", interrupted)
     line = complaint("skim", "tiny.yaml", "-o", "r", new=MANIFEST, status=130)
-    assert "run the same command again to go on" in line
+    assert line == "drapes: interrupted; run the same command again to resume"
+
+
+@pytest.mark.parametrize(
+    ("verb", "place", "kept"),
+    [
+        ("skim", "skim.run_selection", "during skim; finished stages are kept, this one begins anew"),
+        ("train", "model.fit_window_model", "during train.3300-3700; its training is kept in a checkpoint"),
+        ("classify", "classify.out_of_fold_scores", "during classify.3300-3700; finished stages are kept, this one"),
+        ("hunt", "hunt.hunt_window", "during hunt; finished stages are kept, this one begins anew"),
+    ],
+)
+def test_an_interrupted_stage_says_what_is_kept(finished, complaint, monkeypatch, verb, place, kept):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    for stamp in (finished / "stages").glob(f"{verb}*"):
+        stamp.unlink()
+    monkeypatch.setattr(f"drapes_hep.stages.{place}", interrupted)
+    line = complaint(verb, "tiny.yaml", "-o", "run", "--quiet", status=130)
+    assert line.startswith(f"drapes: interrupted {kept}")
+    assert line.endswith("; run the same command again to resume")
+
+
+@pytest.mark.parametrize("status", [0, 3, None, "text"])
+def test_an_exit_from_code_of_the_search_is_a_failure(project, complaint, monkeypatch, status):
+    def leaves(*_):
+        sys.exit(status)
+
+    monkeypatch.setattr("drapes_hep.stages.skim.check_files", leaves)
+    line = complaint("skim", "tiny.yaml", "-o", "r")
+    assert re.search(rf"ended by sys.exit\({status!r}\) in .*test_cli.py, line \d+", line)
+
+
+def test_a_run_into_another_configuration_s_is_refused_at_once(finished, complaint, monkeypatch):
+    """Not after the stages that are the same, nor after the windows that are new."""
+    monkeypatch.setattr("drapes_hep.stages.skim.skim", lambda _: pytest.fail("a stage began"))
+    for verb, change, said in (
+        (
+            "run",
+            "training.epochs=2",
+            "run: holds train.3300-3700 made with training.epochs 1, the configuration says 2",
+        ),
+        (
+            "train",
+            "training.epochs=2",
+            "run: holds train.3300-3700 made with training.epochs 1, the configuration says",
+        ),
+        ("generate", "template.steps=4", "run: holds generate.3300-3700 made with template.steps 3"),
+        ("classify", "cwola.folds=3", "run: holds classify.3300-3700 made with cwola.folds 2"),
+        ("skim", "selection.leading_pt=1160", "run: holds skim made with selection.leading_pt 1150.0"),
+        # the window 3600-4000 is of both searches, the bins of its mass fit are not
+        (
+            "run",
+            "windows.step=150",
+            "run: holds generate.3300-3700 made with windows.step 300.0, the configuration says",
+        ),
+    ):
+        line = complaint(verb, "tiny.yaml", "-o", "run", "--quiet", "--set", change)
+        assert said in line
+        assert "name another directory with -o, or replace it with --overwrite" in line
+
+
+def test_overwrite_replaces_another_configuration_s(finished, capsys):
+    words = ["skim", "tiny.yaml", "-o", "run", "--set", "selection.leading_pt=1160"]
+    assert drapes(*words, "--overwrite") == 0
+    said = "skim: runs again, as selection.leading_pt was changed from 1150.0 to 1160.0"
+    assert said in capsys.readouterr().err.splitlines()
+    # what it holds now is this configuration's
+    assert drapes(*words) == 0
+
+
+def test_an_edited_processor_needs_no_leave(project, capsys):
+    Path("mine.py").write_text("from processors.dijets import Dijets\nclass Mine(Dijets): pass\n")
+    words = ["skim", "tiny.yaml", "-o", "r", "--set", "processor=mine.py:Mine"]
+    assert drapes(*words) == 0
+    Path("mine.py").write_text("from processors.dijets import Dijets\nclass Mine(Dijets): x = 1\n")
+    capsys.readouterr()
+    assert drapes(*words) == 0
+    assert "skim: runs again, as processor's source was changed" in capsys.readouterr().err.splitlines()
 
 
 def test_validate_says_what_the_search_is(project, capsys):
@@ -652,7 +731,8 @@ def test_a_page_is_as_blind_as_its_run(finished, complaint):
 
 
 def test_a_report_of_results_that_are_out_of_date_is_refused(finished, complaint):
-    assert drapes("skim", "tiny.yaml", "-o", "run", "--quiet", "--set", "signal.inject=0") == 0
+    words = ["--quiet", "--set", "signal.inject=0", "--overwrite"]
+    assert drapes("skim", "tiny.yaml", "-o", "run", *words) == 0
     line = complaint("report", "tiny.yaml", "-o", "run", "--set", "signal.inject=0")
     assert re.search(r"events.parquet: changed since .* read it; repeat what follows from it", line)
 

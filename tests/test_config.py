@@ -83,6 +83,34 @@ def test_the_inclusive_point_is_always_there(tmp_path):
         ({"cwola": {"classifier": "forest"}}, "neither 'trees' nor 'mlp'"),
         ({"features": ["m_j1", "m_j1"]}, "a feature is listed twice"),
         ({"cwola": {"features": []}}, "'cwola.features': tuple should have at least 1 item"),
+        ({"mass.range": [2700, 6000]}, "the key 'mass.range' holds a dot: sections are nested, so write 'mass:' and"),
+        ({"training": {"training.epochs": 3}}, "the key 'training.epochs' repeats its section: write 'epochs: ...'"),
+        ({"epochs": 3}, "unknown key 'epochs'; did you mean 'training.epochs' or 'constituents.epochs'?"),
+        ({"mass": {"windows": {}}}, "unknown key 'mass.windows'; did you mean 'windows' outside of all sections?"),
+        ({"mass": {"folds": 2}}, "unknown key 'mass.folds'; did you mean 'cwola.folds'?"),
+        ({"hunt": {"min-events": 3}}, "unknown key 'hunt.min-events'; did you mean 'hunt.min_events'?"),
+        ({"TRAINING": {}}, "unknown key 'TRAINING'; did you mean 'training'?"),
+        ({"training": 3}, "'training' is a section: write its keys below it, indented, such as 'path: edm'"),
+        ({"training": ["epochs"]}, "'training' is a section"),
+        ({"seed": {"value": 3}}, "'seed': expected a whole number, got keys and values"),
+        ({"seed": "7"}, "'seed': expected a whole number, got the text '7'"),
+        ({"seed": True}, "'seed': expected a whole number, got true"),
+        ({"seed": 1.5}, "'seed': expected a whole number, got the number 1.5"),
+        ({"seed": None}, "'seed': expected a whole number, got nothing; leave the key out for its default"),
+        ({"seed": 1e30}, "'seed': 1e+30 is not exact: write all of its digits"),
+        ({"seed": 2**63}, "'seed': 9223372036854775808 is too large: at most 9223372036854775807"),
+        ({"mass": {"sqrt_s": 2**63}}, "'mass.sqrt_s': 9223372036854775808 is too large"),
+        ({"mass": {"sqrt_s": True}}, "'mass.sqrt_s': expected a number, got true"),
+        ({"mass": {"range": [1, 2, 3]}}, "'mass.range': expected a list of 2, got 3"),
+        ({"blind": 1}, "'blind': expected true or false, got the number 1"),
+        ({"blind": "maybe"}, "'blind': expected true or false, got the text 'maybe'"),
+        ({"plots": {"label": 2016}}, "'plots.label': expected text, got the number 2016; quote it if it is text"),
+        ({"data": {"path": ["a.root", 3]}}, "'data.path': 2: expected text, got the number 3"),
+        ({"mass": {"draw": "FIT"}}, "'mass.draw': expected 'fit' or 'kde', got the text 'FIT'; did you mean 'fit'?"),
+        ({"selection": {"undefined": float("nan")}}, "'selection.undefined': expected 'drop' or a finite number"),
+        ({"windows": {"width": float("inf")}}, "'windows.width': expected a finite number, got the number inf"),
+        ({"cwola": {"options": {"kinematics": "no"}}}, "no may be text or false: write true or false"),
+        ({"cwola": {"options": {"rate": float("nan")}}}, "rate: expected"),
         ({"training": {"validation": 0.6, "closure": 0.5}}, "leave less than a tenth"),
     ],
 )
@@ -94,45 +122,69 @@ def test_a_mistake_is_one_line(tmp_path, change, words):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [("a: [1", "not valid YAML"), ("- 1", "a mapping of keys"), ("!!python/object:os.system {}", "not valid YAML")],
+    ("content", "words"),
+    [
+        (b"a: [1", "c.yaml, line 1: the list that begins with '\\[' is not closed"),
+        (b"- 1", "a configuration is a mapping of keys, such as 'name: search', not a list"),
+        (b"", "c.yaml: is empty"),
+        (b"# nothing\n", "c.yaml: is empty"),
+        (b"name: x\nplots: {label: \xe9}\n", "c.yaml, line 2: byte 0xe9 is not UTF-8"),
+        (b"name: x\nseed: 0123\n", "c.yaml, line 2: 'seed': 0123 may be decimal or octal: drop the leading zero"),
+        (b"name: x\nmass:\n  widht: 3\n", "c.yaml, line 3: unknown key 'mass.widht'"),
+    ],
 )
-def test_what_is_no_configuration_is_refused(tmp_path, text, words):
+def test_what_is_no_configuration_is_refused(tmp_path, content, words):
     path = tmp_path / "c.yaml"
-    path.write_text(text)
+    path.write_bytes(content)
     with pytest.raises(ConfigError, match=words):
         load_config(path)
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "key", "value"),
     [
-        ("name: a\nselection: {leading_pt: 700}\nselection: {leading_pt: 1200}\n", "'selection' .* in line 3"),
-        ("name: a\nmass: {0x1: 2, 1: 3}\n", "'1' .* in line 2"),
-        ("name: a\nmass:\n  range: [1, 2]\n  range: [1, 3]\n", "'range' .* in line 4"),
+        ("training: {epochs: 1e4}", "training.epochs", 10_000),
+        ("training: {epochs: 2.0e3}", "training.epochs", 2000),
+        ("training: {epochs: 1_000}", "training.epochs", 1000),
+        ("training:\n  # epochs: 3", "training.epochs", 100),
+        ("seed: 9223372036854775807", "seed", 2**63 - 1),
+        ("study: {injections: [1e3, 2]}", "study.injections", (1000, 2)),
+        ("blind: no", "blind", False),
+        ("blind: On", "blind", True),
+        ("plots: {label: no}", "plots.label", "no"),
+        ("plots: {label: 12:30:00}", "plots.label", "12:30:00"),
+        ("plots: {label: 2016-01-02}", "plots.label", "2016-01-02"),
+        ("plots: {label: '0123'}", "plots.label", "0123"),
+        ("cwola: {options: {rate: 1e-3}}", "cwola.options", {"rate": 0.001}),
     ],
 )
-def test_a_key_that_stands_twice_is_refused(tmp_path, text, words):
-    """The later one would win, and a cut vanish."""
+def test_a_value_is_what_is_meant(tmp_path, text, key, value):
+    """In the file and by ``--set``: one parser reads both."""
     path = tmp_path / "c.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=words):
-        load_config(path)
+    path.write_text(f"name: x\ndata: {{path: a.root}}\n{text}\n")
+
+    def read(config):
+        for name in key.split("."):
+            config = getattr(config, name)
+        return config
+
+    found = read(load_config(path))
+    assert (found, type(found)) == (value, type(value))
+    if "#" not in text:
+        section = text.partition(": ")[2]
+        assert read(load_config(write(tmp_path, MINIMAL), [f"{key.partition('.')[0]}={section}"])) == value
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a: {1: 2, '1': 3}\n",
-        "a: {t: {base: &b {x: 1}, mid: &m {<<: *b, x: 2}}}\nlast: {<<: *m}\n",
-        "a: {b: &b {x: 1}, c: &c {y: 1}, d: {<<: *b, <<: *c, x: 2}}\n",
-    ],
-)
-def test_keys_that_differ_or_are_merged_are_not_refused(tmp_path, text):
+def test_an_assignment_of_two_readings_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--set seed=0123: 0123 may be decimal or octal"):
+        load_config(write(tmp_path, MINIMAL), ["seed=0123"])
+
+
+def test_an_assignment_changes_no_section_of_the_same_alias(tmp_path):
     path = tmp_path / "c.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=r"missing|unknown key"):
-        load_config(path)
+    path.write_text("name: x\ndata: {path: a}\ntraining: &t {epochs: 3}\nconstituents: *t\n")
+    config = load_config(path, ["training.epochs=4"])
+    assert (config.training.epochs, config.constituents.epochs) == (4, 3)
 
 
 @pytest.mark.parametrize("assignment", ["seed", "=1", "data.path.x=1", "seed=[1", "mass={fit: a, fit: b}"])

@@ -372,6 +372,25 @@ def test_a_killed_training_on_sets_goes_on_bit_for_bit(tmp_path, after):
     assert again.history == whole.history == tuple(seen)
 
 
+@pytest.mark.parametrize("step", [1, 3, 8])
+def test_an_interrupted_training_on_sets_resumes_bit_for_bit(tmp_path, monkeypatch, step):
+    """The noise of the steps that were done is drawn again: it depends on how many members their sets have."""
+    whole, steps, rate = on_sets(), [], training_module.learning_rate
+
+    def interrupted(*args):
+        steps.append(args)
+        if len(steps) == step:
+            raise KeyboardInterrupt
+        return rate(*args)
+
+    monkeypatch.setattr(training_module, "learning_rate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        on_sets(checkpoint=tmp_path / "one")
+    again = on_sets(checkpoint=tmp_path / "one")
+    assert torch.equal(weights(again.denoiser), weights(whole.denoiser))
+    assert again.history == whole.history
+
+
 def test_a_checkpoint_of_other_sets_is_refused(tmp_path):
     on_sets(checkpoint=tmp_path / "one")
     x, _ = bags(256, 1)

@@ -6,12 +6,14 @@ import dataclasses
 import itertools
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from drapes_hep.diffusion import training
 from drapes_hep.diffusion.cards import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import Denoiser, EDMDenoiser, FlowDenoiser
 from drapes_hep.diffusion.losses import denoising_loss, stratified, weighted_mean
@@ -514,6 +516,74 @@ def test_killed_training_goes_on_to_the_same_bits(tmp_path):
     again = fit(settings, checkpoint=file)
     assert torch.equal(weights(again.denoiser), weights(whole.denoiser))
     assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+def pressing(monkeypatch, name, calls, before=False):
+    """Press Ctrl-C after (or before) a function of the training did its work so often; returns its calls."""
+    function, counted = getattr(training, name), []
+
+    def pressed(*args, **kwargs):
+        counted.append(name)
+        if before and len(counted) in calls:
+            signal.raise_signal(signal.SIGINT)
+        out = function(*args, **kwargs)
+        if not before and len(counted) in calls:
+            signal.raise_signal(signal.SIGINT)
+        return out
+
+    monkeypatch.setattr(training, name, pressed)
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [
+        ("denoising_loss", {1}),  # before anything was learnt
+        ("learning_rate", {4}),
+        ("ema_weight", {1}),  # between the optimiser and the average: the step is brought to its end
+        ("ema_weight", {8}),  # the last step of the first epoch
+        ("_validate", {1}),
+        ("_validate", {3}),
+        ("learning_rate", {3, 21, 22}),
+        ("write_bytes", {1}),  # while the last checkpoint is written
+    ],
+)
+def test_an_interrupted_training_resumes_with_the_same_bits(tmp_path, monkeypatch, name, calls):
+    """Ctrl-C at any place leaves a checkpoint, from which no step is taken twice."""
+    whole = fit()
+    file = tmp_path / "train.safetensors"
+    pressing(monkeypatch, name, calls)
+    steps = pressing(monkeypatch, "ema_weight", set()) if name != "ema_weight" else []
+    for _ in calls:
+        with pytest.raises(KeyboardInterrupt):
+            fit(checkpoint=file)
+        assert file.is_file()
+    seen = []
+    result = fit(checkpoint=file, progress=seen.append)
+    assert torch.equal(weights(result.denoiser), weights(whole.denoiser))
+    assert result.history == whole.history == tuple(seen)
+    assert len(steps) in {0, FAST.epochs * 512 // FAST.batch}
+
+
+def test_ctrl_c_from_a_callback_leaves_a_checkpoint(tmp_path):
+    def interrupt(line):
+        if line.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(checkpoint=tmp_path / "one", progress=interrupt)
+    assert torch.equal(weights(fit(checkpoint=tmp_path / "one").denoiser), weights(fit().denoiser))
+
+
+def test_a_second_ctrl_c_waits_for_the_checkpoint(tmp_path, monkeypatch):
+    """The first comes in the second epoch; the second when the file is written on the way out."""
+    pressing(monkeypatch, "denoising_loss", {10})
+    written = pressing(monkeypatch, "write_bytes", {1}, before=True)
+    with pytest.raises(KeyboardInterrupt):
+        fit(checkpoint=tmp_path / "one")
+    assert len(written) == 1
+    assert (tmp_path / "one").is_file()
+    assert torch.equal(weights(fit(checkpoint=tmp_path / "one").denoiser), weights(fit().denoiser))
 
 
 def test_checkpoints_of_others_and_broken_ones(tmp_path):

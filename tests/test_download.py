@@ -500,6 +500,6 @@ def test_interrupted_by_the_user(site, drapes, monkeypatch, tmp_path):
     monkeypatch.setattr(download.ResumingDownloader, "_continue", interrupt)
     status, _, err = drapes("lhco-rd", "--files", "raw", "--quiet")
     assert status == 130
-    assert "run the same command again to go on" in err
+    assert "run the same command again to resume" in err
     assert left(tmp_path) == {"raw.h5.part"}
     assert (tmp_path / "raw.h5.part").stat().st_size == 50_007

@@ -717,7 +717,7 @@ def test_ctrl_c_is_one_line_and_keeps_blocks(pythia, tmp_path, monkeypatch, capf
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 130
-    assert capfd.readouterr().err == "drapes: interrupted; run the same command again to go on\n"
+    assert capfd.readouterr().err == "drapes: interrupted; run the same command again to resume\n"
     assert (Path(f"{path}.parts") / "000000.npz").exists()
 
 

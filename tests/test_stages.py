@@ -92,9 +92,9 @@ def project(sample, tmp_path_factory) -> Path:
     return folder
 
 
-def context_of(project: Path, run: Path, *changes: str, workers: int = 2) -> Context:
+def context_of(project: Path, run: Path, *changes: str, workers: int = 2, overwrite: bool = False) -> Context:
     config = load_config(project / "tiny.yaml", changes)
-    return Context.of(config, open_run(run), device="cpu", workers=workers)
+    return Context.of(config, open_run(run, overwrite=overwrite), device="cpu", workers=workers)
 
 
 def stamps(run: Path) -> dict[str, tuple]:
@@ -104,9 +104,9 @@ def stamps(run: Path) -> dict[str, tuple]:
     return {name: tuple((stamp or {}).get(cost) for cost in costs) for name, stamp in found.items()}
 
 
-def search(project: Path, run: Path, *changes: str, workers: int = 2) -> set[str]:
+def search(project: Path, run: Path, *changes: str, workers: int = 2, overwrite: bool = False) -> set[str]:
     """Run all stages but the report; gives those that had to run."""
-    context = context_of(project, run, *changes, workers=workers)
+    context = context_of(project, run, *changes, workers=workers, overwrite=overwrite)
     before = stamps(run) if (run / "stages").is_dir() else {}
     skim(context)
     for window in context.windows:
@@ -270,7 +270,15 @@ def windowed(*stages: str) -> set[str]:
     ],
 )
 def test_a_changed_key_reruns_what_depends_on_it(copy, project, change, expected):
-    assert search(project, copy, change) == expected
+    """Not without leave where models, templates, scores or selected events of another configuration would go."""
+    if not expected <= {"hunt"}:
+        before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+        with pytest.raises(RunDirectoryError) as caught:
+            search(project, copy, change)
+        key, _, value = change.partition("=")
+        assert re.search(rf": holds \S+ made with {key} \d+, the configuration says {value}; name", str(caught.value))
+        assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    assert search(project, copy, change, overwrite=not expected <= {"hunt"}) == expected
 
 
 @pytest.mark.parametrize(
@@ -306,7 +314,7 @@ def test_a_damaged_stamp_is_no_stamp(copy, project, text):
 def test_an_edited_data_file_reruns_everything(copy, tmp_path, sample):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
     write_feature_root(tmp_path / "events.root", {name: values[:-50] for name, values in sample.items()})
-    assert search(tmp_path, copy, "signal.inject=90") == STAGES
+    assert search(tmp_path, copy, "signal.inject=90", overwrite=True) == STAGES
 
 
 def test_a_moved_data_file_reruns_nothing(copy, project, tmp_path):
@@ -401,7 +409,7 @@ def test_a_stage_refuses_what_another_configuration_made(copy, project, stage, c
     with pytest.raises(RunDirectoryError) as caught:
         one_stage(stage, context_of(project, copy, change))
     assert said in str(caught.value)
-    assert "again, or use another -o" in str(caught.value)
+    assert "again with --overwrite, or use another -o" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
@@ -413,7 +421,7 @@ def test_a_stage_refuses_what_other_code_made(copy, project, monkeypatch):
 
 
 def test_a_stage_refuses_a_model_of_events_that_were_selected_anew(copy, project):
-    skim(context_of(project, copy, "signal.inject=100"))
+    skim(context_of(project, copy, "signal.inject=100", overwrite=True))
     with pytest.raises(RunDirectoryError, match=r"events.parquet: missing or changed since train.3300-3700 read it"):
         generate(context_of(project, copy, "signal.inject=100"), Window(3300, 3700, 2700, 6000))
 
@@ -547,7 +555,7 @@ def test_a_tree_can_be_chosen(two_trees, sample):
         (two_trees / "tiny.yaml").write_text(
             yaml.safe_dump({**SEARCH, "signal": {}, "data": {"path": {"event?.root": tree}, "labels": True}})
         )
-        skim(context_of(two_trees, two_trees / "run"))
+        skim(context_of(two_trees, two_trees / "run", overwrite=True))
         accounting = read_json(two_trees / "run" / "skim" / "skim.json")["accounting"]
         assert accounting["requested"] == len(sample["mj1"]) - lost
 
@@ -649,7 +657,7 @@ def test_the_truth_lies_in_its_own_file_alone(done):
 
 def test_what_the_search_computes_does_not_depend_on_the_truth(copy, project, done):
     # all signal events are injected in either run: labels are all that differs
-    ran = search(project, copy, "signal.inject=null", "data.labels=false")
+    ran = search(project, copy, "signal.inject=null", "data.labels=false", overwrite=True)
     assert ran == windowed("classify") | {"skim", "hunt"}
     assert not (copy / "skim" / "truth.parquet").exists()
     for window in WINDOWS:

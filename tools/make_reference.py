@@ -47,10 +47,22 @@ COMMANDS = """## Command line
 
 `run` does all stages, `skim` to `report` one each, in this order. Stages but `report` take the same options; those that
 a stage has no use for change nothing. A single stage stops where an earlier one was run with another configuration.
+A finished stage of another configuration is replaced only with `--overwrite`
+([how](how-to.md#change-the-configuration-of-a-finished-run)).
 
-Exit status: 0 if all went well; 2 for a user's mistake, with one line on standard error that says what and where; 130
-if interrupted. Messages and progress bars go to standard error; bars only to a terminal. `python -m drapes_hep` is the
-same as `drapes`.
+| exit status | meaning |
+| --- | --- |
+| 0 | All went well. |
+| 2 | A mistake, a file that cannot be used, or code that left by itself: one line says what and where. |
+| 130, 143, 129 | Ended by Ctrl-C, SIGTERM or SIGHUP: one line says what is kept. |
+| 141 | Nobody reads the output any more, as after `head`. |
+| 128 + n | Killed by signal n, as 137 for lack of memory, 139 for a crash: one line says in which stage. |
+| 1 | A defect of this program, with its traceback. |
+
+Messages and progress bars go to standard error; bars only to a terminal. Standard streams may be closed. `python -m
+drapes_hep` is the same as `drapes`. The command works in a child process, so that it has a line and a status even if
+code that it calls ends the process; `DRAPES_HEP_GUARD=0` in the environment leaves the second process out, for
+debuggers and profilers.
 """
 
 CONFIGURATION = """## Configuration
@@ -59,6 +71,11 @@ A YAML file. Masses and momenta are in GeV. Unknown keys are errors. `data.path`
 file, with `--set` to the working directory. A relative `processor` is looked for in the working directory, beside the
 file, in the folder above it, and last in the package. `--set section.key=value` takes the value in YAML and may be
 repeated.
+
+Values are read by the rules of YAML 1.2, in the file and after `--set` alike. Whole numbers may be written `10000`,
+`10_000` or `1e4`; `0123` is refused, for YAML 1.1 takes it for 83. `true`, `false`, `yes`, `no`, `on` and `off` are
+true and false where a key asks for that, and words elsewhere; `12:30` and `2016-01-02` are words. True is no number,
+and text in quotes is none either. A section without keys has its defaults.
 """
 
 FEATURES_TEXT = """## Features

@@ -321,6 +321,8 @@ def load_classifier(
     # a class of the user's may mean more than the type of its default says
     for key, value in given.items() if ":" not in name else ():
         default = known[key].default
+        if type(default) is int and type(value) is float and value.is_integer():
+            given[key] = value = int(value)  # 1e4
         # 2.5 epochs would fail an hour later; a bool is an int to Python
         fits = _LIKE.get(type(default), ())
         if fits and type(value) not in fits:

@@ -16,6 +16,9 @@ events are divided by their mean, so a batch of light events counts less than on
 All parameters are views of one buffer: the optimiser and the average are then a few kernels and a checkpoint a few
 tensors. Random numbers are drawn on the CPU, so a checkpoint goes on on another device.
 
+A checkpoint holds the state after a step: the random numbers of its epoch follow from the generator at the epoch's
+start, so those of the steps that were done are drawn again and passed over. Ctrl-C writes one between two steps.
+
 Events are rows of a tensor, or sets: then every member of a set counts alike in the loss, with its set's weight.
 
 Memory: the events once, for sets the noise of one step, for rows that of one epoch; beside them a step's activations.
@@ -45,11 +48,15 @@ from drapes_hep.diffusion.losses import denoising_loss, stratified
 from drapes_hep.diffusion.samplers import Precision, kernel_threads, products
 from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.files import write_bytes
+from drapes_hep.interrupts import uninterrupted
 from drapes_hep.sets import Sets, bounded, take
 
 __all__ = ["Epoch", "TrainingResult", "TrainingSettings", "ema_weight", "learning_rate", "train", "validation_loss"]
 
 _EVALUATION_ROWS = 4096
+
+_LAYOUT = 2
+"""Of checkpoints: changes with what they hold."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class TrainingSettings:
     validation_draws : int
         Noise levels a validation event is seen at.
     checkpoint_seconds : float
-        Least time between two checkpoints; one is always written at the end.
+        Least time between two checkpoints; one is always written at the end, and when Ctrl-C or SIGTERM ends it.
     precision : {"float32", "bf16"}
         Of the network's products on a GPU; parameters, averages and losses stay float32. A CPU always takes float32.
 
@@ -255,7 +262,7 @@ def _fingerprint(
     # the precision belongs to the device, and a checkpoint goes on on another
     fixed.pop("precision")
     model = [str(getattr(denoiser.backbone, "config", "")), str(denoiser.schedule.config)]
-    digest = hashlib.sha256(json.dumps([fixed, seed, model], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([_LAYOUT, fixed, seed, model], sort_keys=True).encode())
     for tensor in [*data, *denoiser.state_dict().values()]:
         if tensor is None:
             digest.update(b"none")
@@ -437,6 +444,9 @@ def _train(
     best = average.clone()
     history: list[Epoch] = []
     seconds = 0.0
+    # of the epoch under way: the generator at its start, the steps that are done and the sum of their losses
+    start, done = generator.get_state(), 0
+    summed = torch.zeros((), device=device)
 
     fingerprint = "" if checkpoint is None else _fingerprint(denoiser, settings, seed, [*events, *held_out])
     if checkpoint is not None and checkpoint.exists():
@@ -446,7 +456,8 @@ def _train(
         best.copy_(tensors["best"])
         for name, moment in moments.items():
             moment.copy_(tensors[name])
-        generator.set_state(tensors["generator"])
+        start, done = tensors["generator"], int(tensors["done"])
+        summed.copy_(tensors["summed"])
         history = [Epoch(int(line[0]), *line[1:]) for line in tensors["history"].tolist()]
         seconds = float(metadata["seconds"])
         if progress is not None:
@@ -457,7 +468,7 @@ def _train(
     def keep() -> None:
         if checkpoint is not None:
             tensors = {"parameters": parameters.detach(), "average": average, "best": best, **moments}
-            tensors["generator"] = generator.get_state()
+            tensors |= {"generator": start, "done": torch.tensor(done), "summed": summed}
             tensors["history"] = torch.tensor(history, dtype=torch.float64)
             spent = seconds + time.perf_counter() - began
             metadata = {"fingerprint": fingerprint, "seconds": repr(spent)}
@@ -469,45 +480,57 @@ def _train(
     total = steps * settings.epochs
     sets = events.offsets is not None
     saved = time.perf_counter()
-    while len(history) < settings.epochs and not _idle(history, settings.patience):
-        epoch = len(history) + 1
-        order = torch.randperm(n, generator=generator)[: steps * batch].to(device)
-        u = stratified(len(order), batch, generator)
-        t = denoiser.schedule.training_times(u).to(device)
-        # of rows for the whole epoch: one draw instead of thousands of small ones
-        noise = torch.randn(0 if sets else len(order), events.x.shape[1], generator=generator).to(device)
-        summed = torch.zeros((), device=device)
-        rate = settings.rate
-        for i in range(steps):
-            rows = slice(i * batch, (i + 1) * batch)
-            part = events.take(order[rows])
-            if len(part.x) == 0:
-                continue
-            drawn = torch.randn(part.x.shape, generator=generator).to(device) if sets else noise[rows]
-            with products(settings.precision, device):
-                losses = denoising_loss(denoiser, part.x, t[rows], drawn, part.condition, part.offsets)
-            loss = torch.dot(losses, part.row_weight) / len(losses)
-            loss.backward()  # type: ignore[no-untyped-call] # torch's own annotation is missing
-            step = (epoch - 1) * steps + i
-            rate = learning_rate(step, total, settings.rate, settings.warmup)
-            optimiser.param_groups[0]["lr"] = rate
-            optimiser.step()
-            assert parameters.grad is not None
-            parameters.grad.zero_()
-            average.lerp_(parameters.detach(), ema_weight(step + 1, settings.ema))
-            summed += loss.detach()
-        line = Epoch(epoch, float(summed) / steps, _validate(averaged, fixed, settings.precision), rate)
-        if not math.isfinite(line.train_loss) or not math.isfinite(line.validation_loss):
-            raise FitError(f"training diverged in epoch {epoch}: lower its rate (now {settings.rate:g})")
-        if line.validation_loss < min((past.validation_loss for past in history), default=math.inf):
-            best.copy_(average)
-        history.append(line)
-        if progress is not None:
-            progress(line)
-        if time.perf_counter() - saved > settings.checkpoint_seconds:
+    try:
+        while len(history) < settings.epochs and not _idle(history, settings.patience):
+            epoch = len(history) + 1
+            generator.set_state(start)
+            order = torch.randperm(n, generator=generator)[: steps * batch].to(device)
+            u = stratified(len(order), batch, generator)
+            t = denoiser.schedule.training_times(u).to(device)
+            # of rows for the whole epoch: one draw instead of thousands of small ones
+            noise = torch.randn(0 if sets else len(order), events.x.shape[1], generator=generator).to(device)
+            passed = done
+            for i in range(steps):
+                rows = slice(i * batch, (i + 1) * batch)
+                part = events.take(order[rows])
+                if len(part.x) == 0:
+                    continue
+                drawn = torch.randn(part.x.shape, generator=generator).to(device) if sets else noise[rows]
+                if i < passed:
+                    continue
+                with products(settings.precision, device):
+                    losses = denoising_loss(denoiser, part.x, t[rows], drawn, part.condition, part.offsets)
+                loss = torch.dot(losses, part.row_weight) / len(losses)
+                loss.backward()  # type: ignore[no-untyped-call] # torch's own annotation is missing
+                step = (epoch - 1) * steps + i
+                optimiser.param_groups[0]["lr"] = learning_rate(step, total, settings.rate, settings.warmup)
+                assert parameters.grad is not None
+                with uninterrupted():
+                    optimiser.step()
+                    parameters.grad.zero_()
+                    average.lerp_(parameters.detach(), ema_weight(step + 1, settings.ema))
+                    summed += loss.detach()
+                    done = i + 1
+            rate = learning_rate(epoch * steps - 1, total, settings.rate, settings.warmup)
+            line = Epoch(epoch, float(summed) / steps, _validate(averaged, fixed, settings.precision), rate)
+            if not math.isfinite(line.train_loss) or not math.isfinite(line.validation_loss):
+                raise FitError(f"training diverged in epoch {epoch}: lower its rate (now {settings.rate:g})")
+            with uninterrupted():
+                if line.validation_loss < min((past.validation_loss for past in history), default=math.inf):
+                    best.copy_(average)
+                history.append(line)
+                start, done = generator.get_state(), 0
+                summed.zero_()
+            if progress is not None:
+                progress(line)
+            if time.perf_counter() - saved > settings.checkpoint_seconds:
+                keep()
+                saved = time.perf_counter()
+        keep()
+    except KeyboardInterrupt:
+        with uninterrupted():
             keep()
-            saved = time.perf_counter()
-    keep()
+        raise
     _unflatten(denoiser, best)
     return TrainingResult(
         denoiser.eval(),

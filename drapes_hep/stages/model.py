@@ -109,6 +109,9 @@ def _train(context: Context, window: Window) -> list[Path]:
         outside = (beside.mjj < pseudo[0]) | (beside.mjj >= pseudo[1])
         fewer = (beside.take(outside), part[outside])
         written += _fit(context, window, folder / "pseudo_model", "pseudo_training.json", *fewer, [*hidden, pseudo])
+    # not before the second model is there as well: the first would be trained anew if that training is cut off
+    for old in folder.glob("*.checkpoint"):
+        old.unlink()
     return written
 
 
@@ -183,8 +186,6 @@ def _fit(
     *others, last = results
     records = {name: training_record(results[name]) for name in others}
     write_json(folder.parent / record, {**training_record(results[last]), **records, "events": counts})
-    for old in folder.parent.glob(f"{folder.name}.*.checkpoint"):
-        old.unlink()
     return [*written, folder.parent / record]
 
 

@@ -1,0 +1,165 @@
+"""A value of YAML or JSON as a key's type takes it: what is exactly meant passes, everything else is one line.
+
+A whole number may be written ``1e4``; true is no number, 1 is not true, and text is no number however it looks.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+__all__ = ["plain_value"]
+
+_LARGEST = 2**63
+"""Whole numbers lie below it in size: random generators, files and libraries take no larger ones."""
+
+_EXACT = 2**53
+"""From here on, a number with an exponent is not exactly what was written."""
+
+_TRUTH = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+
+
+def plain_value(annotation: Any, value: Any) -> Any:  # noqa: ANN401
+    """Turn a value into one of a type's, without changing what it says.
+
+    Parameters
+    ----------
+    annotation : type
+        Of the key: int, float, bool, str, literals, tuples, dicts, None, and unions of them.
+    value : object
+        As YAML or JSON gave it.
+
+    Returns
+    -------
+    object
+        Ranges and lengths are left to pydantic.
+
+    Raises
+    ------
+    ValueError
+        With what is expected, and what the value is.
+    """
+    kinds = _alternatives(annotation)
+    if value is None and type(None) in kinds:
+        return None
+    if isinstance(value, (list, tuple)):
+        lists = [kind for kind in kinds if get_origin(kind) is tuple]
+        if not lists:
+            raise ValueError(f"expected {_expected(kinds)}, got a list")
+        return _list(lists, tuple(value))
+    if isinstance(value, Mapping):
+        mappings = [kind for kind in kinds if get_origin(kind) is dict]
+        if not mappings:
+            raise ValueError(f"expected {_expected(kinds)}, got keys and values")
+        return {key: _item(get_args(mappings[0])[1], key, one) for key, one in value.items()}
+    return _scalar(kinds, value)
+
+
+def _alternatives(annotation: Any) -> list[Any]:  # noqa: ANN401
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if origin in {Union, types.UnionType}:
+        return [kind for one in get_args(annotation) for kind in _alternatives(one)]
+    return [type(None) if annotation is None else annotation]
+
+
+def _list(kinds: list[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
+    errors: list[ValueError] = []
+    for kind in kinds:
+        of = get_args(kind)
+        repeated = len(of) == 2 and of[1] is Ellipsis
+        if not repeated and len(of) != len(values):
+            errors.append(ValueError(f"expected a list of {len(of)}, got {len(values)}"))
+            continue
+        try:
+            return tuple(_item(of[0 if repeated else i], i + 1, one) for i, one in enumerate(values))
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _item(annotation: Any, name: object, value: Any) -> Any:  # noqa: ANN401
+    try:
+        return plain_value(annotation, value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _scalar(kinds: list[Any], value: Any) -> Any:  # noqa: ANN401
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if isinstance(value, str):
+        if value in words:
+            return value
+        truth = _TRUTH.get(value.lower())
+        if bool in kinds and truth is not None:
+            if str in kinds:
+                raise ValueError(f"{value} may be text or {str(truth).lower()}: write true or false")
+            return truth
+        if str in kinds:
+            return value
+    elif isinstance(value, bool):
+        if bool in kinds:
+            return value
+    elif isinstance(value, numbers.Integral):
+        if (int in kinds or float in kinds) and abs(int(value)) >= _LARGEST:
+            raise ValueError(f"{_shown(value)} is too large: at most {_LARGEST - 1}")
+        if int in kinds:
+            return int(value)
+        if float in kinds:
+            return float(value)
+    elif isinstance(value, numbers.Real) and math.isfinite(value):
+        number = float(value)
+        if float in kinds:
+            return number
+        if int in kinds and number.is_integer():
+            if abs(number) >= _EXACT:
+                raise ValueError(f"{_shown(value)} is not exact: write all of its digits")
+            return int(number)
+    raise ValueError(_refused(kinds, words, value))
+
+
+def _refused(kinds: list[Any], words: list[str], value: Any) -> str:  # noqa: ANN401
+    message = f"expected {_expected(kinds, isinstance(value, float) and not math.isfinite(value))}"
+    if value is None:
+        return f"{message}, got nothing; leave the key out for its default"
+    lists = [kind for kind in kinds if get_origin(kind) is tuple]
+    if lists and len(kinds) == 1:
+        return f"{message} in brackets, such as [{_shown(value)}]"
+    kind = "" if isinstance(value, bool) else "the text " if isinstance(value, str) else "the number "
+    shown = repr(value) if isinstance(value, str) and len(value) <= 40 else _shown(value)
+    message += f", got {kind}{shown}"
+    if isinstance(value, str):
+        close = difflib.get_close_matches(value.lower(), words, n=1, cutoff=0.6)
+        return f"{message}; did you mean '{close[0]}'?" if close else message
+    return f"{message}; quote it if it is text" if str in kinds else message
+
+
+def _expected(kinds: list[Any], infinite: bool = False) -> str:
+    names = []
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            names += [f"'{word}'" for word in get_args(kind)]
+        elif get_origin(kind) is tuple:
+            names.append("a list")
+        elif get_origin(kind) is dict:
+            names.append("keys and values")
+        elif kind is not type(None):
+            names.append(
+                {
+                    int: "a whole number",
+                    float: "a finite number" if infinite else "a number",
+                    bool: "true or false",
+                    str: "text",
+                }[kind]
+            )
+    return " or ".join(dict.fromkeys(names))
+
+
+def _shown(value: object) -> str:
+    text = "true" if value is True else "false" if value is False else str(value)
+    return text if len(text) <= 40 else f"{text[:30]}... ({len(text)} characters)"

@@ -1,0 +1,141 @@
+"""What may be replaced in a run directory, with and without leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drapes_hep import stamps as stamp_module
+from drapes_hep.errors import RunDirectoryError
+from drapes_hep.progress import Reporter
+from drapes_hep.rundir import RunDirectory
+from drapes_hep.stamps import Stage, first_difference, read_stamp, run_stage
+
+CONFIG = {
+    "data": {"path": "/a"},
+    "mass": {"fit": "dijet4", "draw": "fit"},
+    "windows": {"step": 200},
+    "training": {"epochs": 3, "rate": 0.1},
+    "constituents": None,
+    "blind": True,
+    "seed": 1,
+}
+
+
+def changed(section: str, value: object) -> dict:
+    """The configuration with another value, or with one key of a section changed."""
+    return {**CONFIG, section: {**CONFIG[section], **value} if isinstance(CONFIG[section], dict) and value else value}
+
+
+def stage(config: dict, name: str = "train.1-2", reads: tuple[Path, ...] = (), **other: object) -> Stage:
+    return Stage(
+        name, config, ("mass", "training", "constituents", "blind", "seed"), lambda: reads, other=other, noted=("data",)
+    )
+
+
+def done(run: RunDirectory, one: Stage) -> bool:
+    """Run a stage whose work is a file; gives whether it had to run."""
+
+    def work() -> list[Path]:
+        (run.path / "out").write_text(str(one.config))
+        return [run.path / "out"]
+
+    return run_stage(run, one, work, Reporter(quiet=True))
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDirectory:
+    run = RunDirectory(tmp_path / "run")
+    assert done(run, stage(CONFIG, bins=[1, 2], **{"network's source": ["abc"]}))
+    return run
+
+
+SOURCE = {"network's source": ["abc"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (changed("training", {"epochs": 4}), "training.epochs 3, the configuration says 4"),
+        (changed("mass", {"fit": "dijet5"}), "mass.fit dijet4, the configuration says dijet5"),
+        (changed("seed", 2), "seed 1, the configuration says 2"),
+        (changed("constituents", {"width": 8}), "constituents.width null, the configuration says 8"),
+    ],
+)
+def test_another_configuration_needs_leave(run, config, said):
+    before = (run.path / "out").read_text()
+    with pytest.raises(RunDirectoryError, match=f"holds train.1-2 made with {said}"):
+        done(run, stage(config, bins=[1, 2], **SOURCE))
+    assert (run.path / "out").read_text() == before
+    assert read_stamp(run, "train.1-2") is not None
+    assert done(RunDirectory(run.path, overwrite=True), stage(config, bins=[1, 2], **SOURCE))
+    assert (run.path / "out").read_text() == str(config)
+    assert not done(run, stage(config, bins=[1, 2], **SOURCE))
+
+
+def test_a_section_that_is_left_out_needs_leave(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    done(run, stage(changed("constituents", {"width": 8})))
+    with pytest.raises(RunDirectoryError, match="made with constituents a section, the configuration says null"):
+        done(run, stage(CONFIG))
+
+
+def test_what_follows_from_a_key_is_called_by_that_key(run):
+    with pytest.raises(RunDirectoryError, match=r"made with windows.step 200, the configuration says 100"):
+        done(run, stage(changed("windows", {"step": 100}), bins=[1, 3], **SOURCE))
+
+
+@pytest.mark.parametrize(
+    ("config", "other"),
+    [
+        (CONFIG, {"bins": [1, 2], "network's source": ["an edited file"]}),
+        (CONFIG, {"bins": [1, 2], "constituents": {"network's source": ["new"]}, **SOURCE}),
+        (changed("blind", False), {"bins": [1, 2], **SOURCE}),
+        (changed("training", {"a key of newer code": 1}), {"bins": [1, 2], **SOURCE}),
+    ],
+    ids=["source", "newer stage", "unblinded", "newer key"],
+)
+def test_other_code_and_unblinding_need_none(run, config, other):
+    assert done(run, stage(config, **other))
+
+
+def test_other_code_of_the_package_needs_none(run, monkeypatch, capsys):
+    monkeypatch.setattr(stamp_module, "code_hash", lambda: "f" * 64)
+    one = stage(CONFIG, bins=[1, 2], **SOURCE)
+    assert run_stage(run, one, lambda: [run.path / "out"], Reporter())
+    assert "train.1-2: runs again, as it was made by other code" in capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize("name", ["hunt", "study.labels"])
+def test_what_is_quickly_made_again_needs_none(tmp_path, name):
+    run = RunDirectory(tmp_path / "run")
+    done(run, stage(CONFIG, name))
+    assert done(run, stage(changed("seed", 2), name))
+
+
+def test_an_unfinished_stage_needs_none(run):
+    run.stamp("train.1-2").unlink()
+    assert done(run, stage(changed("seed", 2)))
+
+
+def test_files_named_otherwise_need_leave_if_they_hold_other_bytes(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_text("1")
+    done(run, stage(CONFIG, reads=(first,)))
+    second.write_text("1")
+    moved = changed("data", {"path": "/b"})
+    assert not done(run, stage(moved, reads=(second,)))
+    second.write_text("2")
+    # the stamp names the place where the bytes were last seen
+    with pytest.raises(RunDirectoryError, match=r"made with data.path /b, the configuration says /c"):
+        done(run, stage(changed("data", {"path": "/c"}), reads=(second,)))
+    # a file that was written again at its place is not another configuration
+    assert done(run, stage(moved, reads=(second,)))
+
+
+def test_a_section_that_is_left_out_is_a_difference():
+    assert first_difference({"a": {"x": 1}}, {"a": None}) == ("a", "a section", None)
+    assert first_difference({"a": None}, {"a": {"x": 1}}) == ("a.x", None, 1)
+    assert first_difference({"a": {"x": 1}}, {"a": {"x": 1}}) is None
