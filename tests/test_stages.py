@@ -658,7 +658,7 @@ def test_the_truth_lies_in_its_own_file_alone(done):
 def test_what_the_search_computes_does_not_depend_on_the_truth(copy, project, done):
     # all signal events are injected in either run: labels are all that differs
     ran = search(project, copy, "signal.inject=null", "data.labels=false", overwrite=True)
-    assert ran == windowed("classify") | {"skim", "hunt"}
+    assert ran == windowed("quality") | {"skim", "hunt"}
     assert not (copy / "skim" / "truth.parquet").exists()
     for window in WINDOWS:
         ours, theirs = (table(run / "windows" / window / "scores.parquet") for run in (done, copy))
