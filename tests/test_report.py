@@ -140,7 +140,7 @@ def build_run(
         {
             "accounting": {"requested": 3 * n + 1100, "processed": 3 * n + 1100, "lost": 0},
             "cutflow": [{"name": k, "events": v, "weight": float(v)} for k, v in flow.items()],
-            "files": ["/data/<events>.h5"],
+            "files": [{"path": "/data/<events>.h5", "requested": 1000, "processed": 1000}],
         },
     )
     axes = {"mjj": hist.axis.Regular(160, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]")}
