@@ -142,7 +142,7 @@ def build_run(
         {
             "accounting": {"requested": 3 * n + 1100, "processed": 3 * n + 1100, "lost": 0},
             "cutflow": [{"name": k, "events": v, "weight": float(v)} for k, v in flow.items()],
-            "files": ["/data/<events>.h5"],
+            "files": [{"path": "/data/<events>.h5", "requested": 1000, "processed": 1000}],
             "hidden": windows if blind else [],
         },
     )
