@@ -670,9 +670,9 @@ def test_a_window_without_events(project, complaint, falling):
     mjj = np.sqrt(total[0] ** 2 - (total[1:] ** 2).sum(axis=0))
     keep = (mjj < 3290) | (mjj > 3710)
     write_feature_root("events.root", {name: values[keep] for name, values in falling.items()})
-    for verb in ("skim", "train"):
-        assert drapes(verb, "tiny.yaml", "-o", "r", "--quiet", "--window", WINDOWS[0]) == 0
-    line = complaint("generate", "tiny.yaml", "-o", "r", "--quiet", "--window", WINDOWS[0])
+    assert drapes("skim", "tiny.yaml", "-o", "r", "--quiet", "--window", WINDOWS[0]) == 0
+    # before the training, which may take hours
+    line = complaint("train", "tiny.yaml", "-o", "r", "--quiet", "--window", WINDOWS[0])
     assert "window 3300-3700: holds no event" in line
 
 

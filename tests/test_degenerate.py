@@ -81,7 +81,7 @@ REFUSED = {
     "no sideband": (some(INSIDE), {}, "lower sideband"),
     "two sideband events": (some(INSIDE | few(LOW, 1) | few(HIGH, 1)), {}, "each needs some"),
     "five sideband events": (some(INSIDE | few(LOW, 3) | few(HIGH, 2)), QUANTILE, "needs at least 300"),
-    "empty window": (some(~INSIDE), {}, "data: 0 events do not fill 2 folds"),
+    "empty window": (some(~INSIDE), {}, "window 3300-3700: holds no event"),
     "one event in the window": (some(~INSIDE | few(INSIDE, 1)), {}, "data: 1 event does not fill 2 folds"),
     "fewer events than folds": (some(~INSIDE | few(INSIDE, 4)), {"cwola.folds": 5}, "4 events do not fill 5 folds"),
     "a fold without template": (DATA, {"template.oversample": 0.002}, "template: 1 event"),

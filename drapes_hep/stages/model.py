@@ -124,10 +124,10 @@ def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: I
                 f"window {window.name}: its {name} sideband, {low:g}-{high:g} GeV, holds no event, so nothing can be"
                 " interpolated; see mass.range and the selection"
             )
-    inside = event_id[window.in_signal_region(mjj)]
-    check_folds(
-        f"window {window.name}: data", assign_folds(inside, config.cwola.folds, config.seed), config.cwola.folds
-    )
+    folds, inside = config.cwola.folds, event_id[window.in_signal_region(mjj)]
+    if not len(inside):
+        raise FitError(f"window {window.name}: holds no event, so there is nothing to compare a template with")
+    check_folds(f"window {window.name}: data", assign_folds(inside, folds, config.seed), folds)
 
 
 def _fit(
