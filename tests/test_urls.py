@@ -752,5 +752,4 @@ def test_an_answer_that_ends_too_early_is_no_content(server, tmp_path):
     url = serve(server, tmp_path / "a.bin")
     server.script = [("short", 0)]
     with pytest.raises(UnreachableError, match="broke off"), remote.open_url(url) as file:
-        file.seek(1)  # all of it at once would be another request
         file.read(150)
