@@ -19,7 +19,7 @@ import typer
 
 import drapes_hep
 from drapes_hep.config import Config, assign, check_config, load_config
-from drapes_hep.errors import ConfigError, DrapesError, counted
+from drapes_hep.errors import ConfigError, DrapesError, counted, printable
 from drapes_hep.guard import complain, enter, stage
 from drapes_hep.interrupts import received
 
@@ -319,7 +319,7 @@ def inspect(
                 raise
             # the others are worth looking at all the same
             failed += 1
-            typer.echo(f"drapes: {' '.join(str(error).split())}", err=True)
+            complain(str(error))
             continue
         records.append(found.to_json())
         if not as_json:
@@ -344,7 +344,9 @@ def _print_inspection(found: Inspection, blank: bool) -> None:
     if blank:
         console.print()
     for name, value in text_lines(found):
-        line = Text(f"{name:13}", style=colours.get(name, "bold")).append(f" {value}", style="not bold default")
+        line = Text(f"{name:13}", style=colours.get(name, "bold")).append(
+            f" {printable(value)}", style="not bold default"
+        )
         console.print(line, soft_wrap=not console.is_terminal)
 
 
@@ -392,7 +394,7 @@ def validate(
         if len(data.problems) == 1:
             raise data.problems[0]
         for problem in data.problems:
-            typer.echo(f"drapes: {' '.join(str(problem).split())}", err=True)
+            complain(str(problem))
         if data.problems:
             raise DrapesError(f"{config}: {counted(len(data.problems), 'problem')} with the files of data.path")
         opened = [*data.infos, *check_sources(checked)]

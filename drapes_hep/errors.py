@@ -6,6 +6,7 @@ escapes is a defect of this project and keeps its traceback.
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +22,48 @@ __all__ = [
     "RunDirectoryError",
     "UsersCode",
     "counted",
+    "printable",
     "reason_of",
     "told",
 ]
 
 
+_LONGEST_WORD = 255
+"""As long as the name of a file can be."""
+_LONGEST_LINE = 1000
+_WORD = re.compile(rf"[^\s/\\]{{{_LONGEST_WORD + 1},}}")
+
+
+def printable(text: str) -> str:
+    r"""Write text of any origin so that it is one line on a terminal, and no more than that.
+
+    Parameters
+    ----------
+    text : str
+        May hold names and values of files.
+
+    Returns
+    -------
+    str
+        Line breaks are spaces, other characters that cannot be printed are escaped (``\x1b``, ``\u202e``): a terminal
+        would obey them. A word that is longer than a file's name can be is cut in its middle.
+    """
+    line = re.sub(r"\s*[\n\r]\s*", " ", text.strip(" \n\r"))
+    line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    return _WORD.sub(lambda word: _cut(word[0], _LONGEST_WORD // 2), line)
+
+
+def _cut(text: str, longest: int) -> str:
+    begin = 2 * longest // 3
+    return text if len(text) <= longest else f"{text[:begin]}... ...{text[begin - longest :]}"
+
+
 class DrapesError(Exception):
-    """Base of the errors that a user can mend."""
+    """Base of the errors that a user can mend; as text always one printable line."""
+
+    def __str__(self) -> str:
+        """Return what is wrong, :func:`printable` and of bounded length, whatever it quotes."""
+        return _cut(printable(super().__str__()), _LONGEST_LINE)
 
 
 class ConfigError(DrapesError):
@@ -140,6 +176,6 @@ def told(
 
 def reason_of(error: BaseException) -> str:
     """Return the type and the first line of what was raised; what is no error, such as SystemExit, ends a program."""
-    line = str(error).partition("\n")[0]
+    line = str(error).strip().partition("\n")[0]
     reason = f"{type(error).__name__}: {line}" if line else type(error).__name__
     return reason if isinstance(error, Exception) else f"it ends the program ({reason})"

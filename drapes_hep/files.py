@@ -13,7 +13,7 @@ from typing import Any
 
 from drapes_hep.errors import DrapesError, RunDirectoryError
 
-__all__ = ["atomic_path", "content_hash", "file_hash", "read_json", "write_bytes", "write_json"]
+__all__ = ["atomic_path", "content_hash", "file_hash", "parse_json", "read_json", "write_bytes", "write_json"]
 
 
 @contextmanager
@@ -71,6 +71,20 @@ def write_json(path: str | Path, value: object) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401
+    """Parse JSON; unlike :func:`json.loads`, all that is wrong with it is a ValueError.
+
+    Raises
+    ------
+    ValueError
+        Not JSON, or nested more deeply than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(path: str | Path) -> Any:  # noqa: ANN401
     """Read JSON that this project wrote.
 
@@ -80,7 +94,7 @@ def read_json(path: str | Path) -> Any:  # noqa: ANN401
         If the file is missing or damaged.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunDirectoryError(f"{path}: missing; run the stage that makes it") from None
     except (OSError, ValueError) as error:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
+from drapes_hep.errors import printable
 from drapes_hep.interrupts import catch_signals, received
 
 __all__ = ["complain", "enter", "guarded", "stage"]
@@ -49,7 +50,7 @@ def stage() -> str:
 def complain(message: str) -> None:
     """Write one line to standard error, if anybody can read it."""
     with suppress(OSError, ValueError):
-        print(f"drapes: {' '.join(message.split())}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"drapes: {printable(message)}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def guarded(work: Callable[[], None]) -> NoReturn:

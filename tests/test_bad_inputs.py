@@ -128,6 +128,22 @@ def test_damaged_in_the_middle(tmp_path, samples, kind):
 # ---- another layout --------------------------------------------------------------------------------------------------
 
 
+def test_a_type_that_numpy_has_not_is_no_damage(tmp_path, samples):
+    """PyTables' dates: of another dataset they do not matter, of one that is read they are named."""
+
+    def dates(path: Path, name: str) -> Path:
+        with h5py.File(path, "a") as file:
+            h5py.h5d.create(file.id, name.encode(), h5py.h5t.UNIX_D64LE, h5py.h5s.create_simple((3,)))
+        return path
+
+    path = tmp_path / "a.h5"
+    path.write_bytes(samples["hdf5"].read_bytes())
+    output, _ = run({"a": dates(path, "when")}, count)
+    assert output == {"n": 3000}
+    assert "not a table written by pandas (it holds when)" in complaint(dates(tmp_path / "b.h5", "when"))
+    assert "'jets' holds no numbers that NumPy can hold" in complaint(dates(tmp_path / "c.h5", "jets"))
+
+
 def test_other_hdf5(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["jets"] = np.zeros((5, 2, 4))
@@ -242,6 +258,10 @@ def test_several_bad_columns(tmp_path, columns):
         ("pyj1", 1e8, "column 'pxj1' holds an energy of more than 1e+06 GeV (MeV?) in 1 row, first in row 4"),
         ("mj2", 2e6, "column 'pxj2' holds an energy of more than 1e+06 GeV (MeV?) in 1 row, first in row 4"),
         ("label", 2, "column 'label' holds a label that is neither 0 nor 1 in 1 row, first in row 4"),
+        ("pxj1", 1.7e308, "column 'pxj1' holds an energy of more than 1e+06 GeV (MeV?) in 1 row, first in row 4"),
+        ("tau3j2", 1e7, "column 'tau3j2' holds a value of more than 1e+06 in 1 row, first in row 4"),
+        ("weight", -1e61, "column 'weight' holds a weight beyond 1e+60 in 1 row, first in row 4"),
+        ("weight", 3e-319, "column 'weight' holds a weight that is not 0 and within 1e-60 of it in 1 row, first"),
         ("weight", np.nan, "column 'weight' holds NaN or infinity in 1 row, first in row 4"),
         ("event_id", -1, "column 'event_id' holds an identity that is not an integer from 0 to 2**63 - 1 in 1 row"),
     ],
@@ -270,16 +290,33 @@ def test_jet_almost_along_the_beam(tmp_path, columns):
     assert "column 'pzj1' holds a pseudorapidity beyond 20 in 1 row" in complaint(write(tmp_path / "a.h5", bad, "hdf5"))
 
 
+@pytest.mark.parametrize("px", [1e-8, 1e-290, 5e-324])
+def test_the_smallest_momentum_is_refused_whatever_overflows(tmp_path, columns, px):
+    bad = {name: values.copy() for name, values in columns.items()}
+    bad["pxj1"][3], bad["pyj1"][3] = px, 0
+    assert "column 'pzj1' holds a pseudorapidity beyond 20 in 1 row" in complaint(write(tmp_path / "a.h5", bad, "hdf5"))
+
+
+def test_any_weight_of_single_precision_is_read(tmp_path, columns):
+    weight = np.ones(3000, dtype=np.float32)
+    weight[:6] = np.float32([0, -1, 1e-45, -1e-45, 3.4e38, -3.4e38])
+    path = write(tmp_path / "a.h5", {**columns, "weight": weight}, "hdf5")
+    output, _ = run({"a": path}, lambda events: {"weight": events.weight.to_numpy()[:6]})
+    np.testing.assert_array_equal(output["weight"], weight[:6].astype(np.float64))
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("pt", -900.0, "a transverse momentum that is not positive"),
         ("pt", 0.0, "a transverse momentum that is not positive"),
+        ("pt", 1e-7, "a transverse momentum below 1e-06 GeV"),
         ("pt", 1e8, "an energy of more than 1e+06 GeV (MeV?)"),
         ("eta", 25.0, "a pseudorapidity beyond 20"),
         ("phi", 170.0, "an azimuth beyond 2 pi (degrees?)"),
         ("mass", -80.0, "a negative mass"),
         ("tau3", -0.1, "a negative value"),
+        ("tau3", 1e7, "a value of more than 1e+06"),
     ],
 )
 def test_impossible_jets_in_a_skim(tmp_path, samples, field, value, message):

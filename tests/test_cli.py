@@ -311,6 +311,14 @@ def test_inspect_counts_one_event_as_one(project, capsys, falling):
     assert lines["labels"] in {"yes: 0 signal, 1 background", "yes: 1 signal, 0 background"}
 
 
+def test_inspect_prints_no_control_characters(project, capsys, falling):
+    write_feature_hdf5("a.h5", {**falling, "a\x1b[31m\nb": falling["mj1"]})
+    assert drapes("inspect", "a.h5") == 0
+    said = capsys.readouterr().out
+    assert "a\\x1b[31m b" in said
+    assert said.replace("\n", "").isprintable()
+
+
 def test_inspect_refuses_what_is_no_data(project, complaint):
     assert "is not a ROOT, HDF5 or Parquet file" in complaint("inspect", "tiny.yaml")
 

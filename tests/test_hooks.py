@@ -207,7 +207,8 @@ def test_weights_may_be_negative_and_of_any_real_type(events, value):
     [
         (np.array([1, 1, np.nan, 1]), "returned NaN or infinity in 1 event, first run:lumi:event 1:8:12"),
         (np.array([1, np.inf, 1, 1]), "returned NaN or infinity in 1 event, first run:lumi:event 1:7:11"),
-        (np.array([1, 1e200, 1, 1]), "overflows"),
+        (np.array([1, 1e200, 1, 1]), "returned a weight beyond 1e+60 in 1 event"),
+        (np.array([1, 1e-200, 1, 1]), "returned a weight that is not 0 and within 1e-60 of it in 1 event"),
         (np.ones(4, dtype=complex), "returned complex numbers"),
         (np.array(["1"] * 4), "returned text"),
         (PASS, "returned booleans"),

@@ -25,6 +25,9 @@ __all__ = [
     "MAX_ABS_ETA",
     "MAX_ABS_PHI",
     "MAX_ENERGY",
+    "MAX_TAU",
+    "MAX_WEIGHT",
+    "MIN_PT",
     "BadValues",
     "BadValuesError",
     "Checks",
@@ -34,6 +37,8 @@ __all__ = [
     "check_particles",
     "collision_ids",
     "impossible",
+    "impossible_taus",
+    "impossible_weights",
     "missing_columns",
     "negative_masses",
     "row_ids",
@@ -51,6 +56,15 @@ MAX_ABS_ETA = 20.0
 
 MAX_ENERGY = 1e6
 """GeV. A particle of more is no event of any collider, but a wrong column or unit, or a flipped bit."""
+
+MIN_PT = 1e-6
+"""GeV. A transverse momentum that is not zero and below it is no measurement, but a wrong column or byte order."""
+
+MAX_TAU = MAX_ENERGY
+"""An N-subjettiness is at most a fraction of the jet's momentum, or that momentum where it is not normalised."""
+
+MAX_WEIGHT = 1e60
+"""A weight is zero or between this and its inverse, as every single-precision number is: its square is a number."""
 
 MASS_TOLERANCE = 1e-3
 """GeV. A mass this little below zero is rounding (E**2 - p**2 in single precision) and is set to zero."""
@@ -248,6 +262,20 @@ class Checks:
         self.flag(column, ~np.isfinite(array), "NaN or infinity")
         return array
 
+    def weight(self, column: str, values: Column) -> FloatArray:
+        """As :meth:`real`, for the weights of events."""
+        array = self.real(column, values)
+        for wrong, kind in impossible_weights(array):
+            self.flag(column, wrong, kind)
+        return array
+
+    def tau(self, column: str, values: Column, offsets: IntArray, *, missing: bool = False) -> FloatArray:
+        """As :meth:`real_flat`, for an N-subjettiness; negative where it is ``missing``, if the layout says so."""
+        array = self.real_flat(column, values, offsets)
+        for wrong, kind in impossible_taus(array, missing=missing):
+            self.flag_flat(column, wrong, offsets, kind)
+        return array
+
     def whole(self, column: str, values: Column, kind: str, largest: int) -> npt.NDArray[np.int64]:
         """Integers from 0 to ``largest``, also where a file stores them as floating point."""
         array = np.asarray(values)
@@ -272,7 +300,7 @@ class Checks:
             out["event_id"] = self.whole("event_id", columns["event_id"], identity, 2**63 - 1)
         else:
             out["event_id"] = row_ids(chunk.file_id, chunk.start, chunk.stop)
-        out["weight"] = self.real("weight", columns["weight"]) if "weight" in columns else np.ones(len(chunk))
+        out["weight"] = self.weight("weight", columns["weight"]) if "weight" in columns else np.ones(len(chunk))
         if "label" in columns:
             out["label"] = self.whole("label", columns["label"], "a label that is neither 0 nor 1", 1)
         if "parent_id" in columns:
@@ -377,6 +405,47 @@ class Checks:
         return vectors, int(np.count_nonzero(negative))
 
 
+def impossible_weights(weight: FloatArray) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
+    """Tell which weights no event can have.
+
+    Parameters
+    ----------
+    weight : array, shape (n,)
+        Those that are not finite are another check's.
+
+    Yields
+    ------
+    wrong : array of bool, shape (n,)
+    kind : str
+        What is wrong.
+    """
+    size = np.abs(weight)
+    yield (size > MAX_WEIGHT) & np.isfinite(size), f"a weight beyond {MAX_WEIGHT:g}"
+    yield (size > 0) & (size < 1 / MAX_WEIGHT), f"a weight that is not 0 and within {1 / MAX_WEIGHT:g} of it"
+
+
+def impossible_taus(tau: FloatArray, *, missing: bool = False) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
+    """Tell which N-subjettinesses no jet can have.
+
+    Parameters
+    ----------
+    tau : array
+        Those that are not finite are another check's.
+    missing : bool
+        Whether a negative value stands for none.
+
+    Yields
+    ------
+    wrong : array of bool, of the same shape
+    kind : str
+        What is wrong.
+    """
+    with np.errstate(invalid="ignore"):
+        if not missing:
+            yield tau < 0, "a negative value"
+        yield (np.abs(tau) > MAX_TAU) & np.isfinite(tau), f"a value of more than {MAX_TAU:g}"
+
+
 def negative_masses(mass: FloatArray, energy: FloatArray) -> npt.NDArray[np.bool_]:
     """Tell which masses are below zero by more than rounding.
 
@@ -402,7 +471,7 @@ def impossible(
     Parameters
     ----------
     pt, eta, phi, mass : array, shape (m,)
-        GeV, rad; values that are not finite are another check's.
+        GeV, rad; values that are not finite are another check's, and so is a transverse momentum of zero or less.
 
     Yields
     ------
@@ -425,6 +494,7 @@ def impossible(
             finite & (np.hypot(momentum, mass) > MAX_ENERGY),
             f"an energy of more than {MAX_ENERGY:g} GeV (MeV?)",
         )
+        yield "pt", (pt > 0) & (pt < MIN_PT) & ~forward, f"a transverse momentum below {MIN_PT:g} GeV"
         yield "mass", finite & negative_masses(mass, momentum), "a negative mass"
 
 

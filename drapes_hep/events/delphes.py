@@ -31,7 +31,7 @@ def _event(checks: Checks, columns: Columns) -> dict[str, Any]:
     if _WEIGHT in columns:
         checks.flag(_WEIGHT, ak.to_numpy(ak.num(columns[_WEIGHT], axis=1)) != 1, "none or several weights")
         checks.finish()
-        out["weight"] = checks.real(_WEIGHT, ak.to_numpy(ak.flatten(columns[_WEIGHT], axis=1)))
+        out["weight"] = checks.weight(_WEIGHT, ak.to_numpy(ak.flatten(columns[_WEIGHT], axis=1)))
     return out
 
 
@@ -145,9 +145,7 @@ class DelphesJetLayout:
             checks.flag(self.required[4], np.ones(len(chunk), dtype=bool), "no five numbers a jet")
             checks.finish()
         for i in range(3):
-            values = checks.real_flat(self.required[4], tau[:, i], offsets)
-            checks.flag_flat(self.required[4], values < 0, offsets, "a negative value")
-            jets[f"tau{i + 1}"] = values
+            jets[f"tau{i + 1}"] = checks.tau(self.required[4], tau[:, i], offsets)
         checks.finish()
         return Converted(out | {f"jets_{field}": ragged(jets[field], offsets) for field in JET_FIELDS}, clipped)
 

@@ -91,7 +91,9 @@ def _match(path: str, fields: Sequence[Field], columns: Iterable[str]) -> dict[s
             )
         if fits:
             out[column] = fits[0]
-    return out
+    # not as if it were absent: without a weight, say, every event would weigh 1
+    records = {field.path[0] for field in fields if len(field.path) > 1} - {"jets"}
+    return {name: Field((name,), None, "a record") for name in sorted(records.intersection(columns))} | out
 
 
 def spell(path: str, fields: Sequence[Field], layouts: Sequence[str]) -> dict[str, Field]:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from drapes_hep.errors import ConfigError
-from drapes_hep.events.checks import impossible
+from drapes_hep.events.checks import impossible, impossible_taus, impossible_weights
 from drapes_hep.events.features import wrapped
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, offsets_of, ragged
 from drapes_hep.events.types import AwkwardArray, Events, Foreign
@@ -228,10 +228,9 @@ class Hooks:
         bad = ~np.isfinite(weight)
         if bad.any():
             refuse("returned NaN or infinity", "give every event a finite weight", bad)
-        with np.errstate(over="ignore"):
-            bad = ~np.isfinite(np.cumsum(weight**2))
-        if bad.any():
-            refuse("returned weights so large that the sum of their squares overflows", "check their unit", bad)
+        for bad, kind in impossible_weights(weight):
+            if bad.any():
+                refuse(f"returned {kind}", "check their unit", bad)
         return weight
 
     def event_mask(self, hook: str) -> tuple[BoolArray, bool]:
@@ -552,7 +551,8 @@ def flat_jets(jets: AwkwardArray, refuse: Refuse) -> tuple[dict[str, FloatArray]
         flag(name, ~np.isfinite(flat[name]), "NaN or infinity")
     _vectors(flat, flag)
     for name in ("tau1", "tau2", "tau3"):
-        flag(name, flat[name] < 0, "a negative value")
+        for wrong, kind in impossible_taus(flat[name]):
+            flag(name, wrong, kind)
     flat["mass"] = np.maximum(flat["mass"], 0.0)
     return flat, counts
 

@@ -16,16 +16,14 @@ import numpy.typing as npt
 from drapes_hep.errors import InputError
 from drapes_hep.events.checks import (
     COMMON,
-    MAX_ABS_ETA,
-    MAX_ENERGY,
     Checks,
     Columns,
     Converted,
     Layout,
     check_particles,
     impossible,
+    impossible_taus,
     missing_columns,
-    negative_masses,
 )
 from drapes_hep.events.chunks import EventChunk
 from drapes_hep.events.clustering import cluster_events, falling_pt, no_jets
@@ -38,6 +36,11 @@ from drapes_hep.events.types import AwkwardArray, Column
 __all__ = ["LAYOUTS", "FeatureLayout", "RawLayout", "SimulatedLayout", "SkimLayout"]
 
 FloatArray = npt.NDArray[np.float64]
+
+
+_LARGEST = np.finfo(np.float64).max
+_SPELLED = {"pt": "px", "eta": "pz", "phi": "py", "mass": "m"}
+"""Columns of the feature layout by what is computed of them."""
 
 
 class FeatureLayout:
@@ -67,25 +70,21 @@ class FeatureLayout:
                 pt = np.hypot(px, py)
                 # arcsinh keeps every digit at any rapidity, unlike the logarithm of (p + pz) / (p - pz)
                 eta = np.arcsinh(np.divide(pz, pt, out=np.zeros_like(pz), where=pt > 0))
-                momentum = np.hypot(pt, pz)
-                energy = np.hypot(momentum, mass)
-                checks.flag("m" + jet, negative_masses(mass, momentum), "a negative mass")
-                too_much = (energy > MAX_ENERGY) & np.isfinite(px + py + pz + mass)
-                checks.flag("px" + jet, too_much, f"an energy of more than {MAX_ENERGY:g} GeV (MeV?)")
-                # a large momentum along the beam and next to none across it, which the energy may allow
-                checks.flag(
-                    "pz" + jet,
-                    (np.abs(eta) > MAX_ABS_ETA) & np.isfinite(eta),
-                    f"a pseudorapidity beyond {MAX_ABS_ETA:g}",
-                )
+                phi = np.arctan2(py, px)
+                # what overflowed on the way is as impossible as the largest number that did not
+                finite = np.isfinite(px) & np.isfinite(py) & np.isfinite(pz)
+                most_pt, most_eta = (np.where(finite, np.clip(one, -_LARGEST, _LARGEST), one) for one in (pt, eta))
+                for field, wrong, kind in impossible(most_pt, most_eta, phi, mass):
+                    checks.flag(_SPELLED[field] + jet, wrong, kind)
                 clipped += int(np.count_nonzero(mass < 0))
                 mass = np.where(mass < 0, 0.0, mass)
-                for n in (1, 2, 3):
-                    checks.flag(f"tau{n}{jet}", values[f"tau{n}{jet}"] < 0, "a negative value")
+                for name in (f"tau{n}{jet}" for n in (1, 2, 3)):
+                    for wrong, kind in impossible_taus(values[name]):
+                        checks.flag(name, wrong, kind)
             real = (pt != 0) | (pz != 0) | (mass != 0)
             checks.flag("px" + jet, real & (pt == 0), "no transverse momentum")
             taus = (values[f"tau{n}{jet}"] for n in (1, 2, 3))
-            for field, array in zip(JET_FIELDS, (pt, eta, np.arctan2(py, px), mass, *taus), strict=True):
+            for field, array in zip(JET_FIELDS, (pt, eta, phi, mass, *taus), strict=True):
                 jets[field].append(array)
             present.append(real)
         checks.finish()
@@ -120,9 +119,7 @@ class SkimLayout:
         flat = {name: ak.to_numpy(ak.flatten(jets[field])) for name, field in zip(names, JET_FIELDS, strict=True)}
         vectors, clipped = checks.vectors(flat, names[:4], offsets)
         for name, field in zip(names[4:], JET_FIELDS[4:], strict=True):
-            vectors[field] = checks.real_flat(name, flat[name], offsets)
-            with np.errstate(invalid="ignore"):
-                checks.flag_flat(name, vectors[field] < 0, offsets, "a negative value")
+            vectors[field] = checks.tau(name, flat[name], offsets)
         out.update({f"jets_{field}": ragged(vectors[field], offsets) for field in JET_FIELDS})
         if chunk.reading.constituents:
             constituents, more = self._constituents(jets, offsets, checks)
@@ -203,8 +200,8 @@ class SimulatedLayout:
         present = (kinematics != 0).any(axis=2)
         for name, values in (("jets", kinematics), ("tau", taus)):
             checks.flag(name, np.any(~np.isfinite(values), axis=(1, 2)), "NaN or infinity")
-        with np.errstate(invalid="ignore"):
-            checks.flag("tau", np.any(taus < 0, axis=(1, 2)), "a negative value")
+        for wrong, kind in impossible_taus(taus):
+            checks.flag("tau", np.any(wrong, axis=(1, 2)), kind)
         # what is not finite can be judged no further, and would be counted a second time
         checks.finish()
         offsets = offsets_of(present.sum(axis=1))

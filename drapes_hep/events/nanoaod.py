@@ -65,7 +65,7 @@ class NanoAODLayout:
         checks = Checks(self, chunk)
         out: dict[str, Any] = dict(checks.numbering(columns))
         weight = columns.get("genWeight")
-        out["weight"] = np.ones(len(chunk)) if weight is None else checks.real("genWeight", weight)
+        out["weight"] = np.ones(len(chunk)) if weight is None else checks.weight("genWeight", weight)
         if IDENTITY_FIELDS[0] in out:
             # simulated samples number their events alike (run 1): there the numbers tell them apart in a file only
             sample = None if weight is None else chunk.file_id
@@ -78,7 +78,7 @@ class NanoAODLayout:
             return Converted({**out, **no_jets(len(chunk), chunk.reading)}, 0)
         flat, offsets = checks.collection(columns, _JETS, "nFatJet")
         jets, clipped = checks.vectors(flat, _JETS[:4], offsets)
-        tau = np.stack([checks.real_flat(name, flat[name], offsets) for name in _JETS[4:]])
+        tau = np.stack([checks.tau(name, flat[name], offsets, missing=True) for name in _JETS[4:]])
         tau[:, (tau < 0).any(axis=0)] = 0.0
         jets.update(tau1=tau[0], tau2=tau[1], tau3=tau[2])
         out.update({f"jets_{field}": ragged(jets[field], offsets) for field in JET_FIELDS})

@@ -55,7 +55,8 @@ def scan_simulated(path: str, file: Foreign, constituents: bool) -> tuple[int, t
         Shapes or types that do not fit each other; constituents wanted and absent.
     """
     layout = LAYOUTS["simulated"]
-    sets = {name: item for name in file if hasattr(item := file[name], "dtype")}
+    sets = {name: file[name] for name in (*layout.required, *layout.optional, *CONSTITUENT_DATASETS) if name in file}
+    sets = {name: item for name, item in sets.items() if _has_type(path, name, item)}
     if not {"jets", "tau"} <= set(sets):
         return None
     shape = sets["jets"].shape
@@ -77,6 +78,14 @@ def scan_simulated(path: str, file: Foreign, constituents: bool) -> tuple[int, t
         if sets[name].dtype.kind not in "fiub":
             raise InputError(path, f"'{name}' holds {sets[name].dtype}, not numbers", "write it again")
     return n, tuple(names)
+
+
+def _has_type(path: str, name: str, item: Foreign) -> bool:
+    """Whether a member of a file is a dataset; a type that NumPy has not is an error, not damage."""
+    try:
+        return hasattr(item, "dtype")
+    except TypeError as error:
+        raise InputError(path, f"'{name}' holds no numbers that NumPy can hold ({error})", "convert it") from error
 
 
 def _check_offsets(path: str, sets: Mapping[str, Any], jets: int) -> None:

@@ -30,7 +30,7 @@ from drapes_hep.events.opened import shared
 from drapes_hep.events.readers import columns_of, lacks, match_layout, plain_column
 from drapes_hep.events.schema import offsets_of
 from drapes_hep.events.types import Column
-from drapes_hep.files import atomic_path
+from drapes_hep.files import atomic_path, parse_json
 from drapes_hep.remote import is_url, one_line, open_url
 
 __all__ = [
@@ -93,13 +93,18 @@ def _write(path: str | Path, columns: Mapping[str, Any], metadata: Mapping[str, 
             data_page_version="1.0",
             use_dictionary=False,
             write_statistics=True,
+            write_page_checksum=True,
         )
 
 
 @contextmanager
 def _open(path: str | Path) -> Iterator[pq.ParquetFile]:
     try:
-        with open_url(str(path)) if is_url(path) else nullcontext(path) as source, pq.ParquetFile(source) as file:
+        with (
+            open_url(str(path)) if is_url(path) else nullcontext(path) as source,
+            # a flipped bit in a page is another value, unless the checksum is compared that its writer stored
+            pq.ParquetFile(source, page_checksum_verification=True) as file,
+        ):
             yield file
     except (InputError, MemoryError):
         raise
@@ -115,9 +120,17 @@ def _open(path: str | Path) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
-def _metadata(file: pq.ParquetFile) -> dict[str, Any]:
+_REMOVE = "write the file without this entry"
+
+
+def _metadata(path: str | Path, file: pq.ParquetFile) -> dict[str, Any]:
     raw = (file.schema_arrow.metadata or {}).get(_KEY)
-    loaded: dict[str, Any] = json.loads(raw) if raw else {}
+    try:
+        loaded = parse_json(raw) if raw else {}
+    except ValueError as error:
+        raise InputError(path, f"its metadata '{_KEY.decode()}' are no JSON ({error})", _REMOVE) from error
+    if not isinstance(loaded, dict):
+        raise InputError(path, f"its metadata '{_KEY.decode()}' are no record of names and values", _REMOVE)
     return loaded
 
 
@@ -308,7 +321,7 @@ def _rows(file: pq.ParquetFile, columns: list[str], rows: npt.NDArray[np.int64])
 
 
 def _check_version(path: str | Path, file: pq.ParquetFile) -> dict[str, Any]:
-    metadata = _metadata(file)
+    metadata = _metadata(path, file)
     version = metadata.get("schema_version", SKIM_VERSION)
     if not isinstance(version, int) or version > SKIM_VERSION:
         raise InputError(
@@ -348,7 +361,7 @@ class ParquetReader:
     def simulation(self, path: str) -> Mapping[str, Any]:
         """Part of the file's metadata."""
         with _open(path) as file:
-            record = _metadata(file).get("simulation")
+            record = _metadata(path, file).get("simulation")
         return record if isinstance(record, dict) else {}
 
     def present(self, info: FileInfo) -> tuple[str, ...]:
@@ -477,12 +490,18 @@ def read_truth(path: str | Path) -> Truth:
         absent = missing_columns(("event_id", "label"), file.schema_arrow.names)
         if absent:
             raise InputError(path, f"is no truth sidecar: it lacks {absent}", "write event_id and label")
+        for item in (file.schema_arrow.field(name) for name in ("event_id", "label")):
+            if [(one.path, one.depth) for one in _numbers_of(item.type, (item.name,), 0)] != [((item.name,), 0)]:
+                raise InputError(path, f"column '{item.name}' is {item.type}, not one number an event", "convert it")
         table = file.read(columns=["event_id", "label"])
         raw_ids, raw_labels = (_column(path, name, table[name]) for name in ("event_id", "label"))
     if not np.isin(raw_labels, (0, 1)).all():
         raise InputError(path, "column 'label' holds values other than 0 and 1", "label signal 1 and background 0")
     if np.asarray(raw_ids).dtype.kind not in "iu":
         raise InputError(path, "column 'event_id' does not hold integers", "write it as int64")
+    # the largest of uint64 would be a negative int64
+    if not ((raw_ids >= 0) & (raw_ids <= np.iinfo(np.int64).max)).all():
+        raise InputError(path, "column 'event_id' holds an integer outside 0 to 2**63 - 1", "write the events' own")
     ids, labels = raw_ids.astype(np.int64), raw_labels.astype(np.int64)
     order = np.argsort(ids, kind="stable")
     ids = ids[order]

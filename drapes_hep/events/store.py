@@ -25,7 +25,7 @@ from drapes_hep.errors import DrapesError
 from drapes_hep.events.accumulate import ColumnParts
 from drapes_hep.events.chunks import EventChunk
 from drapes_hep.events.types import Foreign
-from drapes_hep.files import atomic_path, content_hash
+from drapes_hep.files import atomic_path, content_hash, parse_json
 
 __all__ = ["ChunkStore", "UnstorableError", "pack", "unpack"]
 
@@ -225,7 +225,7 @@ class ChunkStore:
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-            found: dict[str, Any] = unpack(json.loads(bytes(arrays.pop(_TREE))), arrays)
+            found: dict[str, Any] = unpack(parse_json(bytes(arrays.pop(_TREE))), arrays)
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):
             return None
         return found

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import uproot
 
 from drapes_hep.events.types import Foreign
-from drapes_hep.files import atomic_path
+from drapes_hep.files import atomic_path, parse_json
 
 __all__ = ["raw_metadata", "read_raw_metadata", "write_feature_hdf5", "write_feature_root", "write_raw_hdf5"]
 
@@ -180,7 +180,7 @@ def raw_metadata(file: Foreign) -> dict[str, Any]:
         Empty for a file of other origin.
     """
     try:
-        loaded = json.loads(file.attrs.get(_METADATA, "{}"))
+        loaded = parse_json(file.attrs.get(_METADATA, "{}"))
     except (TypeError, ValueError):  # an attribute of this name, but not ours
         return {}
     return loaded if isinstance(loaded, dict) else {}

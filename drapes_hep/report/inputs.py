@@ -75,7 +75,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> Columns:
         If the file is missing or damaged, or lacks a column.
     """
     try:
-        table = pq.read_table(path, columns=list(columns))
+        table = pq.read_table(path, columns=list(columns), page_checksum_verification=True)
     except FileNotFoundError:
         raise RunDirectoryError(f"{path}: missing; run the stage that makes it") from None
     except (OSError, pa.ArrowException) as error:
