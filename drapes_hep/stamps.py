@@ -314,6 +314,10 @@ _CHEAP = {"hunt", "study"}
 """Verbs whose results are made anew from what the others left: of them, nothing is lost that took long."""
 
 
+_ALL_THE_SAME = {"blind", "hidden windows"}
+"""What changes no event, model or score: only what a run shows of them."""
+
+
 def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) -> None:
     """Refuse to replace what a finished stage made of another configuration, unless ``run.overwrite`` allows it.
 
@@ -351,7 +355,7 @@ def _other_configuration(run: RunDirectory, stage: Stage, stamp: Mapping[str, An
     """Return the first difference that is one of configurations, with both values."""
     for was, now in ((stamp["config"], stage.part(stage.keys)), (stamp["other"], _plain(stage.other))):
         # a key that only one of the two has is a key of other code
-        shared = [key for key in now if key in was and key != "blind"]
+        shared = [key for key in now if key in was and key not in _ALL_THE_SAME]
         for key, then, present in _differences({key: was[key] for key in shared}, {key: now[key] for key in shared}):
             section, _, name = key.partition(".")
             if _is_source(key) or (isinstance(was.get(section), dict) and name and name not in was[section]):

@@ -142,6 +142,7 @@ def search(folder, columns, changes) -> dict:
     model._train(context, WINDOW)
     model._generate(context, WINDOW)
     classify._classify(context, WINDOW)
+    classify._quality(context, WINDOW)
     hunt._hunt(context, context.windows)
     return read_json(run.results)
 

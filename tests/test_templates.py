@@ -231,7 +231,7 @@ def partial_context(folder, method, *more):
         changes.append("template.strength=2.24")
     if method == "from_simulation":
         changes.append(f"template.source={folder / 'simulation.root'}")
-    return context_of(folder, folder / "run", *changes, *more)
+    return context_of(folder, folder / "run", *changes, *more, overwrite=True)
 
 
 @pytest.mark.parametrize("method", PARTIAL)

@@ -109,6 +109,9 @@ class SkimLayout:
         """See :class:`Layout`."""
         checks = Checks(self, chunk)
         out = checks.common(columns)
+        if not chunk.reading.jets:
+            checks.finish()
+            return Converted(out | no_jets(len(chunk), chunk.reading), 0)
         jets = columns["jets"]
         absent = missing_columns(JET_FIELDS, ak.fields(jets))
         if absent:

@@ -87,7 +87,7 @@ class GlobalP:
 
     @property
     def text(self) -> str:
-        """The p-value in one line, as a bound where it is one."""
+        """The p-value as a bound where it is one; where it is extrapolated, the measured one on a second line."""
         if self.p is None:
             return "global p: not quoted"
         sign, zsign = (r"\leq", r"\geq") if self.bound else ("=", "=")
@@ -100,7 +100,7 @@ class GlobalP:
         if not self.quotes_extrapolation:
             return f"global {measured}"
         z = "" if self.extrapolated_z is None else rf", $z = \mathrm{{{self.extrapolated_z:.2f}}}$"
-        return rf"global $p = {number(self.extrapolated, 2)}${z} (extrapolated); measured {measured}"
+        return rf"global $p = {number(self.extrapolated, 2)}${z} (extrapolated)" + f"\nmeasured {measured}"
 
 
 @styled
@@ -120,7 +120,7 @@ def local_p_scan(points: Sequence[LocalP], stamp: Stamp, *, overall: GlobalP | N
         Horizontal bars are the windows' widths. Where nothing is quoted, the line is broken and an open mark stands
         above p = 1.
     """
-    fig, axes = canvas(8.6, 6.9, right=0.6, bottom=1.65)
+    fig, axes = canvas(8.6, 7.1, right=0.6, bottom=1.85)
     ax = axes[0, 0]
     cuts = sorted({p.background_efficiency for p in points}, reverse=True)
     quoted = [p.p_local for p in points if p.p_local is not None]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+import hist
 import numpy as np
 import numpy.typing as npt
 
@@ -471,12 +472,14 @@ def _work(context: Context, stage: Stage, processor_class: Foreign) -> list[Path
         written.append(directory.truth)
     else:
         directory.truth.unlink(missing_ok=True)  # of an earlier run that had labels
-    emptied = [name for name, one in output["hists"].items() if hidden and any(map(measures_mjj, one.axes))]
+    # those of boost-histogram have axes without names
+    hists = {name: one if isinstance(one, hist.Hist) else hist.Hist(one) for name, one in output["hists"].items()}
+    emptied = [name for name, one in hists.items() if hidden and any(map(measures_mjj, one.axes))]
     if emptied:
         context.reporter.say(f"skim: blinded: bins that touch a window are empty in {', '.join(emptied)}")
-    hists = json_form({name: empty_hidden_bins(one, hidden) for name, one in output["hists"].items()}, "'hists'")
+    shown_hists = json_form({name: empty_hidden_bins(one, hidden) for name, one in hists.items()}, "'hists'")
     with atomic_path(directory.skim_hists) as temporary:
-        temporary.write_text(json.dumps(hists), encoding="utf-8")
+        temporary.write_text(json.dumps(shown_hists), encoding="utf-8")
     flow = output["cutflow"][config.name]
     unapplied = output.get("not_applied", {}).get(config.name, {})
     # of no event at all: of some, the counts of the step say what it did

@@ -14,7 +14,7 @@ from drapes_hep.config import ConstituentsConfig
 from drapes_hep.diffusion.cards import load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS
 from drapes_hep.diffusion.losses import denoising_loss
-from drapes_hep.errors import ConfigError, UsersCode, reason_of
+from drapes_hep.errors import ConfigError, RunDirectoryError, UsersCode, reason_of
 from drapes_hep.events.loading import source_hashes
 from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer
 
@@ -121,8 +121,11 @@ def _try(config: ConstituentsConfig) -> None:
         denoising_loss(denoiser, x, torch.full((3,), 0.5), noise, condition, offsets).sum().backward()  # type: ignore[no-untyped-call]
         what = "cannot be saved and loaded again: "
         with tempfile.TemporaryDirectory() as folder:
-            save_model(folder, denoiser)
-            again, _ = load_model(folder)
+            try:
+                save_model(folder, denoiser)
+                again, _ = load_model(folder)
+            except RunDirectoryError as error:  # of the folder, which no user knows
+                raise _refused(name, what, error) from error
         # in training each set has its noise level, in sampling one serves all
         what = "cannot be evaluated at one noise level for all sets: "
         with torch.no_grad():
