@@ -14,7 +14,7 @@ from drapes_hep.config import ConstituentsConfig
 from drapes_hep.diffusion.cards import load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS
 from drapes_hep.diffusion.losses import denoising_loss
-from drapes_hep.errors import ConfigError, UsersCode, reason_of
+from drapes_hep.errors import ConfigError, RunDirectoryError, UsersCode, reason_of
 from drapes_hep.events.loading import source_hashes
 from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer
 
@@ -122,7 +122,10 @@ def _try(config: ConstituentsConfig) -> None:
         what = "cannot be saved and loaded again: "
         with tempfile.TemporaryDirectory() as folder:
             save_model(folder, denoiser)
-            again, _ = load_model(folder)
+            try:
+                again, _ = load_model(folder, network=find_backbone(name))
+            except RunDirectoryError as error:  # of a folder that nobody has seen
+                raise _refused(name, what, error.__cause__ or error) from error
         # in training each set has its noise level, in sampling one serves all
         what = "cannot be evaluated at one noise level for all sets: "
         with torch.no_grad():
