@@ -128,8 +128,9 @@ def changes(project, method, *more):
     return [f"template.method={method}", *(c.format(source=project / "simulation.h5") for c in METHODS[method]), *more]
 
 
-def context_of(project, out, *assignments, workers=1):
-    return Context.of(load_config(project / "tiny.yaml", assignments), open_run(out), device="cpu", workers=workers)
+def context_of(project, out, *assignments, workers=1, overwrite=False):
+    run = open_run(out, overwrite=overwrite)
+    return Context.of(load_config(project / "tiny.yaml", assignments), run, device="cpu", workers=workers)
 
 
 def words(project, out, assignments, *more):
@@ -173,9 +174,9 @@ def template_of(out):
     return read_skim(out / "windows" / NAME / "template.parquet")
 
 
-def made_from(project, out, method, *more, workers=1):
+def made_from(project, out, method, *more, **options):
     """Go on to the template."""
-    context = context_of(project, out, *changes(project, method, *more), workers=workers)
+    context = context_of(project, out, *changes(project, method, *more), **options)
     train(context, context.windows[0])
     generate(context, context.windows[0])
     return template_of(out)
@@ -304,7 +305,7 @@ def test_a_second_run_makes_nothing_again(drapes, project, searched):
 def test_classifiers_of_constituents_score_every_event(project, searched, tmp_path, classifier):
     out = shutil.copytree(searched("from_window"), tmp_path / "run")
     given = changes(project, "from_window", f"cwola.classifier={classifier}")
-    context = context_of(project, out, *given)
+    context = context_of(project, out, *given, overwrite=True)
     classify(context, context.windows[0])
     for name in ("scores", "template_scores"):
         table = read_skim(out / "windows" / NAME / f"{name}.parquet")
@@ -406,7 +407,7 @@ def test_the_processor_makes_nothing_of_a_chunk_without_parents(searched, tmp_pa
 
 def test_the_processor_cannot_draw_after_the_window_s_kernels(project, searched, tmp_path):
     out = shutil.copytree(searched("from_sidebands"), tmp_path / "run")
-    made_from(project, out, "from_sidebands", "mass.draw=kde")
+    made_from(project, out, "from_sidebands", "mass.draw=kde", overwrite=True)
     with pytest.raises(ConfigError, match="which no chunk holds"):
         in_chunks(out, project / "events.h5")
 

@@ -216,7 +216,6 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_report_and_the_command_that_takes_up_what_failed(folder, drapes, monkeypatch):
     assert drapes("skim", "tiny.yaml", "-o", "whole", "--quiet")[0] == 0
-    (folder / "whole" / "skim" / "failures.json").exists()
     good = (folder / "part1.h5").read_bytes()
     columns = make_columns(1200, seed=1)
     columns["mj2"][1100] = np.nan

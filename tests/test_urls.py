@@ -745,3 +745,11 @@ def test_a_search_with_two_places_is_done_whichever_answers(server, samples, tmp
     manifest, second = skim_of(server, tmp_path, f"[{', '.join(places)}]")
     assert second == first
     assert list(manifest["inputs"]) == places[:1]
+
+
+def test_an_answer_that_ends_too_early_is_no_content(server, tmp_path):
+    (tmp_path / "a.bin").write_bytes(bytes(range(200)))
+    url = serve(server, tmp_path / "a.bin")
+    server.script = [("short", 0)]
+    with pytest.raises(UnreachableError, match="broke off"), remote.open_url(url) as file:
+        file.read(150)

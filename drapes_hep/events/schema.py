@@ -63,9 +63,6 @@ class DijetSchema(BaseSchema):  # type: ignore[misc]
     """Zip the ragged columns ``jets_*`` into ``jets``, doubly ragged ``constituents_*`` into ``jets.constituents``.
 
     Every other column is left as it is.
-
-    A file whose columns are spelled otherwise passes through unchanged, which is how coffea's Runner hands the
-    columns of any ROOT layout to :mod:`drapes_hep.events.running`.
     """
 
     __dask_capable__ = False

@@ -21,6 +21,7 @@ import hist
 import numpy as np
 import uhi.io.json
 
+from drapes_hep.errors import DrapesError
 from drapes_hep.events.accumulate import ColumnParts
 from drapes_hep.events.chunks import EventChunk
 from drapes_hep.events.types import Foreign
@@ -198,7 +199,7 @@ class ChunkStore:
         Returns
         -------
         bool
-            Whether it could be written without a pickle.
+            Whether it could be written, and without a pickle.
         """
         path = self.path(chunk)
         if path is None:
@@ -209,8 +210,11 @@ class ChunkStore:
         except UnstorableError:
             return False
         text = json.dumps(tree).encode()
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays, **{_TREE: np.frombuffer(text, dtype=np.uint8)})
+        try:
+            with atomic_path(path) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, allow_pickle=False, **arrays, **{_TREE: np.frombuffer(text, dtype=np.uint8)})
+        except DrapesError:
+            return False  # a full disk stops nothing yet: what is not stored is processed again
         return True
 
     def load(self, chunk: EventChunk) -> dict[str, Any] | None:
