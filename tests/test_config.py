@@ -105,7 +105,7 @@ def test_the_inclusive_point_is_always_there(tmp_path):
         ({"blind": 1}, "'blind': expected true or false, got the number 1"),
         ({"blind": "maybe"}, "'blind': expected true or false, got the text 'maybe'"),
         ({"plots": {"label": 2016}}, "'plots.label': expected text, got the number 2016; quote it if it is text"),
-        ({"data": {"path": ["a.root", 3]}}, "'data.path': 2: expected text, got the number 3"),
+        ({"data": {"path": ["a.root", 3]}}, "'data.path': 2: expected text or a list, got the number 3"),
         ({"mass": {"draw": "FIT"}}, "'mass.draw': expected 'fit' or 'kde', got the text 'FIT'; did you mean 'fit'?"),
         ({"selection": {"undefined": float("nan")}}, "'selection.undefined': expected 'drop' or a finite number"),
         ({"windows": {"width": float("inf")}}, "'windows.width': expected a finite number, got the number inf"),
