@@ -412,7 +412,7 @@ def validate(
         )
     typer.echo(f"processor: {place}")
     for line in found:
-        typer.echo(line)
+        typer.echo(printable(line))
 
 
 @app.command()

@@ -25,6 +25,7 @@ __all__ = [
     "printable",
     "reason_of",
     "told",
+    "without_secrets",
 ]
 
 
@@ -46,11 +47,40 @@ def printable(text: str) -> str:
     -------
     str
         Line breaks are spaces, other characters that cannot be printed are escaped (``\x1b``, ``\u202e``): a terminal
-        would obey them. A word that is longer than a file's name can be is cut in its middle.
+        would obey them. URLs are :func:`without_secrets`. A word that is longer than a file's name can be is cut in its
+        middle.
     """
-    line = re.sub(r"\s*[\n\r]\s*", " ", text.strip(" \n\r"))
+    line = re.sub(r"\s*[\n\r]\s*", " ", without_secrets(text).strip(" \n\r"))
     line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
     return _WORD.sub(lambda word: _cut(word[0], _LONGEST_WORD // 2), line)
+
+
+_URL = re.compile(r"(?<=://)[^\s'\"<>]+")
+_USER = re.compile(r"^[^/?#]*@")
+_VALUE = re.compile(r"(?<=[?&;])([^=&?]+)=([^&]*?)(?=[;:,.)\]}]*(?:&|$))")
+_SECRET = re.compile(r"token|sig|secret|key|passw|pwd|auth|cred|session|jwt|bearer", re.IGNORECASE)
+_LONG = 20
+"""Characters from which on the value of a query may be a secret, whatever it is called."""
+
+
+def without_secrets(text: str) -> str:
+    """Leave out of the URLs of a text what may open them to others: user and password, tokens and signatures.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+        With ``...`` in their place.
+    """
+    return _URL.sub(lambda url: _VALUE.sub(_hidden, _USER.sub("...@", url[0])), text)
+
+
+def _hidden(query: re.Match[str]) -> str:
+    name, value = query.groups()
+    return f"{name}=..." if len(value) >= _LONG or _SECRET.search(name) else query[0]
 
 
 def _cut(text: str, longest: int) -> str:

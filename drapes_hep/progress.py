@@ -24,6 +24,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from drapes_hep.errors import printable
+
 __all__ = ["Cost", "Reporter", "measured"]
 
 _DELAY = 2.0
@@ -58,7 +60,7 @@ class Reporter:
         """Print one line on standard error; that nobody can read it any more does not end the work."""
         if not self.quiet:
             with suppress(OSError, ValueError):
-                print(message, file=sys.stderr, flush=True)  # noqa: T201
+                print(printable(message), file=sys.stderr, flush=True)  # noqa: T201
 
     @contextmanager
     def bar(self, description: str, total: int, unit: str = "") -> Iterator[Progressed]:

@@ -31,6 +31,7 @@ from drapes_hep.templates.constituents import (
     _fit_scaling,
     constituent_files,
     fit_constituents,
+    keeps_momenta,
     load_constituent_model,
     pack_jets,
     refill,
@@ -863,6 +864,21 @@ def test_a_saved_model_makes_the_same_events(model, saved, inside):
     one, other = made(model, inside)[1], made(again, inside)[1]
     np.testing.assert_array_equal(one.x, other.x)
     np.testing.assert_array_equal(one.event_id, other.event_id)
+
+
+def test_the_cards_alone_say_what_jets_keep(model, saved):
+    (saved / "constituents" / "model.safetensors").unlink()
+    assert keeps_momenta(saved) == model.keeps
+    for conserves, adds_up, keeps in ((True, True, True), (False, True, False), (False, False, True)):
+        edited(
+            saved,
+            "constituents",
+            lambda card, said=(conserves, adds_up): card.update(conserves=said[0], adds_up=said[1]),
+        )
+        assert keeps_momenta(saved) is keeps
+    edited(saved, "constituents", lambda card: card.pop("adds_up"))
+    with pytest.raises(RunDirectoryError, match="none of a constituent model"):
+        keeps_momenta(saved)
 
 
 @pytest.mark.parametrize("window", [Window(3200.0, 3600.0, 2700.0, 6000.0), Window(4000.0, 4400.0, 2700.0, 6000.0)])

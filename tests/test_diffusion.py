@@ -651,6 +651,7 @@ def edit(folder, change):
     (folder / CARD).write_text(json.dumps(card))
 
 
+OWN = "drapes_hep.networks."
 BROKEN = {
     "no card": (lambda f: (f / CARD).unlink(), "no whole model"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "no whole model"),
@@ -659,8 +660,10 @@ BROKEN = {
     "a list": (lambda f: (f / CARD).write_text("[]"), "not a model card"),
     "cut weights": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-4]), "sha256"),
     "another width": (lambda f: edit(f, lambda c: c["architecture"]["arguments"].update(width=9)), "RuntimeError"),
-    "a stranger": (lambda f: edit(f, lambda c: c["architecture"].update(backbone="os:system")), "not a backbone"),
-    "no module": (lambda f: edit(f, lambda c: c["architecture"].update(backbone="nowhere:Net")), "nowhere"),
+    "a stranger": (lambda f: edit(f, lambda c: c["architecture"].update(backbone="os:system")), "no network of"),
+    "no module": (lambda f: edit(f, lambda c: c["architecture"].update(backbone=OWN + "x:Net")), "No module named"),
+    "no class": (lambda f: edit(f, lambda c: c["architecture"].update(backbone=OWN + "mlp:nn")), "not a backbone"),
+    "too deep": (lambda f: (f / CARD).write_text("[" * 100_000), "nested too deeply"),
     "no schedule": (lambda f: edit(f, lambda c: c["schedule"].update(name="Later")), "Later"),
 }
 

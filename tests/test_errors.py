@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drapes_hep.errors import DrapesError, InputError, counted, printable, reason_of
+from drapes_hep.errors import DrapesError, InputError, counted, printable, reason_of, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,26 @@ def test_a_number_agrees_with_its_noun(number, words, said):
 def test_text_of_any_origin_is_one_printable_line(text, line):
     assert printable(text) == line
     assert printable(line) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:word@host.org/a.root: missing", "https://...@host.org/a.root: missing"),
+        ("https://me@host.org:80//a.root", "https://...@host.org:80//a.root"),
+        ("root://host//store/a@b.root?authz=Bearer%20x.y.z: missing", "root://host//store/a@b.root?authz=...: missing"),
+        ("('https://h/a?X-Amz-Signature=ab/c:d&n=1')", "('https://h/a?X-Amz-Signature=...&n=1')"),
+        ("https://h/a?download=1&file=b.root, row 3", "https://h/a?download=1&file=b.root, row 3"),
+        (f"https://h/a?x={'z' * 20}; copy it", "https://h/a?x=...; copy it"),
+        (
+            "https://h/a?apiKey=1&token=2 https://h/b?PASSWD=3",
+            "https://h/a?apiKey=...&token=... https://h/b?PASSWD=...",
+        ),
+        ("a@b.org?token=1", "a@b.org?token=1"),
+    ],
+)
+def test_what_opens_a_url_is_left_out(text, shown):
+    assert without_secrets(text) == printable(text) == shown
 
 
 def test_an_error_is_a_line_of_bounded_length_whatever_it_quotes():

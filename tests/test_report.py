@@ -619,6 +619,18 @@ def test_nulls_are_dashes_with_a_reason(page):
     assert not re.search(r">(None|nan|null)<", page)
 
 
+def test_what_opens_a_url_is_not_shown(small, no_pictures):
+    manifest = json.loads((small / "manifest.json").read_text())
+    url = "https://me:word@host.org/a.root?token=abcdef"
+    manifest["inputs"] = {url: "12" * 32}
+    manifest["config"]["data"] |= {"path": url}
+    _json(small / "manifest.json", manifest)
+    html = write_report(small).read_text(encoding="utf-8")
+    assert html.count("https://...@host.org/a.root?token=...") == 2
+    assert "word@" not in html
+    assert "abcdef" not in html.replace("0123456789abcdef", "")
+
+
 def test_text_is_escaped(page):
     assert "&lt;events&gt;" in page
     assert "<events>" not in page

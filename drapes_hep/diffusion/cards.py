@@ -21,12 +21,14 @@ from torch import nn
 from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
 from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule
 from drapes_hep.errors import RunDirectoryError
-from drapes_hep.files import write_bytes
+from drapes_hep.files import parse_json, write_bytes
 
-__all__ = ["CARD", "WEIGHTS", "load_model", "save_model"]
+__all__ = ["CARD", "WEIGHTS", "load_model", "read_card", "save_model"]
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
 _VERSION = 1
+_OWN = f"{__name__.partition('.')[0]}.networks."
+"""Where the package's own networks are."""
 _SCHEDULES: dict[str, Any] = {"EDMSchedule": EDMSchedule, "FlowSchedule": FlowSchedule}
 
 
@@ -63,7 +65,7 @@ def save_model(folder: str | Path, denoiser: PreconditionedDenoiser, card: Mappi
     content = {
         "card_version": _VERSION,
         "architecture": {
-            "backbone": f"{type(backbone).__module__}:{type(backbone).__qualname__}",
+            "backbone": _name_of(type(backbone)),
             "arguments": backbone.config,
             "parameters": sum(p.numel() for p in denoiser.parameters()),
         },
@@ -86,19 +88,60 @@ def save_model(folder: str | Path, denoiser: PreconditionedDenoiser, card: Mappi
     return folder
 
 
-def _backbone(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    module, _, attribute = name.partition(":")
-    found = getattr(importlib.import_module(module), attribute)
-    # a card may only name a network, not any callable that happens to be importable
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise TypeError(f"{name} is not a backbone")
+def _name_of(network: type[nn.Module]) -> str:
+    return f"{network.__module__}:{network.__qualname__}"
+
+
+def _backbone(name: str, arguments: Mapping[str, Any], network: type[nn.Module] | None) -> nn.Module:
+    found: Any = network
+    if network is None or name != _name_of(network):
+        module, _, attribute = name.partition(":")
+        # whoever wrote the card must not decide what is imported, for importing runs a module
+        if not module.startswith(_OWN):
+            asked = "" if network is None else f", and not the configuration's {_name_of(network)}"
+            raise TypeError(f"{name} is no network of this package{asked}")
+        found = getattr(importlib.import_module(module), attribute)
+        if not (isinstance(found, type) and issubclass(found, nn.Module)):
+            raise TypeError(f"{name} is not a backbone")
     made = found(**arguments)
-    if not isinstance(getattr(made, "config", None), dict):
+    if not isinstance(made, nn.Module) or not isinstance(getattr(made, "config", None), dict):
         raise TypeError(f"{name} is not a backbone")
     return made
 
 
-def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[PreconditionedDenoiser, dict[str, Any]]:
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """Read the card of a model.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where :func:`save_model` wrote.
+
+    Returns
+    -------
+    dict
+        The whole card; the caller's part under "extra".
+
+    Raises
+    ------
+    RunDirectoryError
+        If it is missing, damaged or of another version.
+    """
+    path = Path(folder) / CARD
+    try:
+        card = parse_json(path.read_bytes())
+    except OSError as error:
+        raise RunDirectoryError(f"{folder}: no whole model ({error.filename}: {error.strerror})") from error
+    except ValueError as error:
+        raise RunDirectoryError(f"{path}: not JSON ({error})") from error
+    if not isinstance(card, dict) or card.get("card_version") != _VERSION:
+        raise RunDirectoryError(f"{path}: not a model card of version {_VERSION}")
+    return card
+
+
+def load_model(
+    folder: str | Path, device: str | torch.device = "cpu", network: type[nn.Module] | None = None
+) -> tuple[PreconditionedDenoiser, dict[str, Any]]:
     """Read a denoiser and its card.
 
     Parameters
@@ -107,6 +150,8 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
         Where :func:`save_model` wrote.
     device : str or torch.device
         Where the denoiser goes.
+    network : type, optional
+        The class of the backbone, where it is none of this package: a card's word is not enough to import a module.
 
     Returns
     -------
@@ -119,24 +164,20 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
     ------
     RunDirectoryError
         If a file is missing or cannot be read, the weights are not the card's, or the card asks for something that
-        this version does not have.
+        this version does not have, or for a network that is neither the package's nor ``network``.
     """
     folder = Path(folder)
+    card = read_card(folder)
     try:
-        card = json.loads((folder / CARD).read_text())
         weights = (folder / WEIGHTS).read_bytes()
     except OSError as error:
         raise RunDirectoryError(f"{folder}: no whole model ({error.filename}: {error.strerror})") from error
-    except ValueError as error:
-        raise RunDirectoryError(f"{folder / CARD}: not JSON ({error})") from error
-    if not isinstance(card, dict) or card.get("card_version") != _VERSION:
-        raise RunDirectoryError(f"{folder / CARD}: not a model card of version {_VERSION}")
     if hashlib.sha256(weights).hexdigest() != card.get("weights_sha256"):
         raise RunDirectoryError(f"{folder / WEIGHTS}: not the weights of its card (sha256 differs): train again")
     try:
         architecture, schedule = card["architecture"], card["schedule"]
         denoiser = DENOISERS[card["preconditioning"]](
-            _backbone(architecture["backbone"], architecture["arguments"]),
+            _backbone(architecture["backbone"], architecture["arguments"], network),
             card["sigma_data"],
             _SCHEDULES[schedule["name"]](**schedule["arguments"]),
         )

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 import drapes_hep
 from drapes_hep import plots
-from drapes_hep.errors import counted
+from drapes_hep.errors import counted, without_secrets
 from drapes_hep.files import atomic_path
 from drapes_hep.metrics import Roc
 from drapes_hep.report.album import Album
@@ -132,12 +132,12 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "provenance": provenance(run),
             # a hash changes with every event of a file
             "inputs": [
-                (path, null("in manifest.json") if run.blind else digest)
+                (without_secrets(path), null("in manifest.json") if run.blind else digest)
                 for path, digest in sorted((run.manifest.get("inputs") or {}).items())
             ],
             "costs": cost_rows(run),
             "versions": version_lines(run),
-            "config": yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
+            "config": without_secrets(yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True)),
         }
 
 

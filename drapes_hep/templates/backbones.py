@@ -121,11 +121,11 @@ def _try(config: ConstituentsConfig) -> None:
         denoising_loss(denoiser, x, torch.full((3,), 0.5), noise, condition, offsets).sum().backward()  # type: ignore[no-untyped-call]
         what = "cannot be saved and loaded again: "
         with tempfile.TemporaryDirectory() as folder:
+            save_model(folder, denoiser)
             try:
-                save_model(folder, denoiser)
-                again, _ = load_model(folder)
-            except RunDirectoryError as error:  # of the folder, which no user knows
-                raise _refused(name, what, error) from error
+                again, _ = load_model(folder, network=find_backbone(name))
+            except RunDirectoryError as error:  # of a folder that nobody has seen
+                raise _refused(name, what, error.__cause__ or error) from error
         # in training each set has its noise level, in sampling one serves all
         what = "cannot be evaluated at one noise level for all sets: "
         with torch.no_grad():

@@ -30,7 +30,7 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from drapes_hep.config import JET_HEADS, ConstituentsConfig, TrainingConfig
-from drapes_hep.diffusion.cards import CARD, WEIGHTS, load_model, save_model
+from drapes_hep.diffusion.cards import CARD, WEIGHTS, load_model, read_card, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
 from drapes_hep.diffusion.samplers import Precision, sample
 from drapes_hep.diffusion.training import Epoch, TrainingResult, TrainingSettings, train
@@ -64,6 +64,7 @@ __all__ = [
     "JetModel",
     "constituent_files",
     "fit_constituents",
+    "keeps_momenta",
     "load_constituent_model",
     "pack_jets",
     "refill",
@@ -335,7 +336,7 @@ class ConstituentModel:
     @property
     def keeps(self) -> bool:
         """Whether jets have the four-momentum that they were generated for, not the sum of what was generated."""
-        return self.conserves or not self.adds_up
+        return _keeps(self.conserves, self.adds_up)
 
     def generate(
         self,
@@ -664,8 +665,49 @@ def constituent_files(folder: Path) -> list[Path]:
     return [folder / part / name for part in _PARTS for name in (CARD, WEIGHTS)]
 
 
-def load_constituent_model(folder: Path, window: Window, device: str = "cpu") -> ConstituentModel:
+def _keeps(conserves: bool, adds_up: bool) -> bool:
+    return conserves or not adds_up
+
+
+def keeps_momenta(folder: Path) -> bool:
+    """Read from the cards alone whether jets have the four-momentum that they were generated for.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a window's models.
+
+    Returns
+    -------
+    bool
+        As :attr:`ConstituentModel.keeps`.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the card is damaged.
+    """
+    extra = read_card(folder / "constituents").get("extra")
+    try:
+        return _keeps(bool(extra["conserves"]), bool(extra["adds_up"]))  # type: ignore[index]  # what is no mapping is refused
+    except (KeyError, TypeError) as error:
+        raise RunDirectoryError(
+            f"{folder}: its cards are none of a constituent model ({error!r}); train again"
+        ) from error
+
+
+def load_constituent_model(
+    folder: Path, window: Window, device: str = "cpu", network: type[nn.Module] | None = None
+) -> ConstituentModel:
     """Read a window's models back.
+
+    Parameters
+    ----------
+    folder : Path
+    window : Window
+    device : str
+    network : type, optional
+        The class that the configuration names for the constituents, where it is none of this package.
 
     Raises
     ------
@@ -676,7 +718,7 @@ def load_constituent_model(folder: Path, window: Window, device: str = "cpu") ->
     """
     denoisers, cards = {}, {}
     for part in _PARTS:
-        denoisers[part], card = load_model(folder / part, device)
+        denoisers[part], card = load_model(folder / part, device, network)
         cards[part] = card.get("extra", {})
     try:
         jets, constituents = cards["jets"], cards["constituents"]

@@ -183,7 +183,9 @@ def load_window_model(
 ) -> WindowModel:
     """Read a window's model back; raises as :func:`drapes_hep.templates.model.load_background_model`."""
     if needs_jets(config):
-        return load_constituent_model(folder, window, device)
+        # the configuration may name a network of the user's, a model's card may not
+        network = None if config.constituents is None else find_backbone(config.constituents.network)
+        return load_constituent_model(folder, window, device, network)
     return load_background_model(folder, window, device, saw_window=saw_window)
 
 
