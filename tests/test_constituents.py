@@ -297,9 +297,9 @@ def project(tmp_path_factory):
     return folder
 
 
-def stage(project, run, *changes):
+def stage(project, run, *changes, overwrite=False):
     config = load_config(project / "search.yaml", changes)
-    context = Context.of(config, open_run(run), device="cpu", workers=1)
+    context = Context.of(config, open_run(run, overwrite=overwrite), device="cpu", workers=1)
     skim(context)
     return context.run
 
@@ -315,7 +315,7 @@ def test_the_stage_writes_constituents(project, tmp_path):
 def test_the_number_of_constituents_is_part_of_the_stage(project, tmp_path):
     run = stage(project, tmp_path / "run")
     before = run.events.read_bytes()
-    stage(project, tmp_path / "run", "selection.max_constituents=null")
+    stage(project, tmp_path / "run", "selection.max_constituents=null", overwrite=True)
     assert ak.max(ak.num(read_skim(run.events, ("jets",))["jets"].constituents, axis=2)) == 8
     assert run.events.read_bytes() != before
 

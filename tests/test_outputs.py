@@ -232,8 +232,9 @@ SEARCH = {
 
 
 @pytest.fixture
-def project(folder, tmp_path):
+def project(folder, tmp_path, monkeypatch):
     """A configuration beside the events, of two chunks; its processor is the test's to write."""
+    monkeypatch.setattr("drapes_hep.stages.skim._SMALLEST", 1)
     (tmp_path / "events.h5").symlink_to(folder / "events.h5")
     (tmp_path / "search.yaml").write_text(yaml.safe_dump({**SEARCH, "processor": "mine.py:Mine"}))
     return tmp_path
