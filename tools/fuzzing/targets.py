@@ -176,7 +176,6 @@ def read_events(path: Path, chunksize: int, constituents: bool) -> str:
 
     reading = Reading(constituents=constituents)
     info = scan(path, reading=reading)
-    require(info.entries > 0, "no events")
     found = inspect_file(path, None, reading, None).to_json()
     require(found["events"] == info.entries, "inspect counts other events")
     json.dumps(found, allow_nan=False)
