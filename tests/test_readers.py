@@ -127,7 +127,7 @@ def test_identities_of_two_cycles_collide_loudly(cycles):
 def test_the_skim_is_made_again_for_another_cycle():
     def trees(first, second):
         config = check_config({"name": "c", "data": {"path": {"a.root": first, "b.root": second}}}, "c.yaml")
-        return skim_stage(SimpleNamespace(config=config), []).other["trees"]
+        return skim_stage(SimpleNamespace(config=config, hidden=()), []).other["trees"]
 
     assert trees("E;1", "E;2") == trees("E;1", "E;2")
     assert len({str(trees(*one)) for one in (("E;1", "E;2"), ("E;2", "E;1"), ("E;1", "E;1"), ("E", "E"))}) == 4
@@ -685,7 +685,7 @@ def test_validate_says_what_a_run_accepts(search, drapes):
 
 def test_empty_files_are_recorded(search, drapes, tmp_path):
     config = search("good.h5", "empty1.root", "empty2.root")
-    status, _, said = drapes("skim", config, "-o", "r")
+    status, _, said = drapes("skim", config, "-o", "r", "--set", "blind=false")
     assert status == 0, said
     assert said.count("2 of 3 files hold no events and are passed over") == 1
     record = read_json(tmp_path / "r" / "skim" / "skim.json")
@@ -702,7 +702,8 @@ def test_empty_files_can_be_an_error(search, drapes):
 
 def test_empty_files_are_in_the_report():
     files = [{"path": "a.root", "requested": 5}, {"path": "job/b.root", "requested": 0}]
-    cards = accounting_cards(SimpleNamespace(results={"accounting": {"requested": 5}}, skim={"files": files}))
+    skim = {"files": files, "empty_files": ["job/b.root"]}
+    cards = accounting_cards(SimpleNamespace(results={"accounting": {"requested": 5}}, skim=skim, blind=False))
     assert cards[0]["more"] == "events in 2 files, 1 without events (b.root)"
 
 
