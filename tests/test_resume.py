@@ -6,7 +6,10 @@ import json
 import os
 import pickle
 import signal
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import awkward as ak
 import hist
@@ -15,7 +18,7 @@ import pytest
 from coffea.processor import FuturesExecutor
 from conftest import ROOT, make_columns
 
-from drapes_hep.errors import InputError, LostEventsError
+from drapes_hep.errors import DrapesError, InputError, LostEventsError
 from drapes_hep.events import dispatch
 from drapes_hep.events.accumulate import ColumnParts
 from drapes_hep.events.chunks import split
@@ -26,7 +29,7 @@ from drapes_hep.events.running import run
 from drapes_hep.events.skims import write_skim
 from drapes_hep.events.store import ChunkStore, UnstorableError, pack, unpack
 from drapes_hep.events.writers import write_feature_hdf5
-from drapes_hep.files import read_json
+from drapes_hep.files import atomic_path, read_json
 
 SETTINGS = {"leading_pt": 1200, "mass_range": (2000, 8000)}
 
@@ -227,7 +230,9 @@ def test_the_report_and_the_command_that_takes_up_what_failed(folder, drapes, mo
     assert [(Path(one["path"]).name, one["start"], one["stop"]) for one in report["failures"]] == [
         ("part1.h5", 1000, 1200)
     ]
-    assert f"failed: {folder / 'part1.h5'}, rows 1000 to 1200: column 'mj2' holds NaN" in said
+    # a single failure is the line of the error, which stands once
+    assert said.count("column 'mj2' holds NaN") == 1
+    assert "failed: " not in said
     assert "listed in parts/skim/failures.json; `drapes skim tiny.yaml -o parts` takes up only what failed" in said
     assert not (folder / "parts" / "skim" / "events.parquet").exists()
     assert not (folder / "parts" / "stages" / "skim.json").exists()
@@ -244,6 +249,68 @@ def test_the_report_and_the_command_that_takes_up_what_failed(folder, drapes, mo
     for name in ("events.parquet", "hists.json", "skim.json"):
         assert (folder / "parts/skim" / name).read_bytes() == (folder / "whole/skim" / name).read_bytes(), name
     assert sorted(p.name for p in (folder / "parts/skim").iterdir()) == ["events.parquet", "hists.json", "skim.json"]
+
+
+def spoil(path, seed):
+    columns = make_columns(1200, seed=seed)
+    columns["mj2"][[100, 1100]] = np.nan
+    write_feature_hdf5(path, columns)
+
+
+def test_several_failures_have_a_line_each_before_the_error(folder, drapes):
+    for i in (0, 2):
+        spoil(folder / f"part{i}.h5", i)
+    status, _, said = drapes("skim", "tiny.yaml", "-o", "parts")
+    *lines, last = said.splitlines()
+    assert status == 2
+    assert sorted(line.partition(" in 2 rows")[0] for line in lines) == [
+        f"failed: {folder / name}, rows 0 to 1200: column 'mj2' holds NaN or infinity"
+        for name in ("part0.h5", "part2.h5")
+    ]
+    assert last.startswith(f"drapes: {folder}/part")
+    assert last.endswith(
+        "listed in parts/skim/failures.json; `drapes skim tiny.yaml -o parts` takes up only what failed"
+    )
+
+
+def test_one_failure_with_nothing_finished_leaves_nothing(folder, drapes):
+    """Not even the report of a command before it."""
+    for i in range(3):
+        spoil(folder / f"part{i}.h5", i)
+    report = folder / "parts" / "skim" / "failures.json"
+    status, _, said = drapes("skim", "tiny.yaml", "-o", "parts")
+    assert status == 2
+    assert len(read_json(report)["failures"]) == 3
+    assert said.endswith("; listed in parts/skim/failures.json\n")
+    status, _, said = drapes("skim", "tiny.yaml", "-o", "parts", "--set", "data.path=part1.h5")
+    assert status == 2
+    assert said == (
+        f"drapes: {folder / 'part1.h5'}: column 'mj2' holds NaN or infinity in 2 rows, first in row 100 (counted from"
+        " 0); correct or remove these events\n"
+    )
+    assert not report.exists()
+
+
+@pytest.mark.parametrize("what", ["chunks", "failures.json"])
+def test_what_cannot_be_kept_does_not_hide_what_failed(folder, drapes, monkeypatch, what):
+    """On a full disk, or in a folder that is not the user's."""
+    spoil(folder / "part1.h5", 1)
+
+    @contextmanager
+    def full(path):
+        if what in Path(path).parts:
+            raise DrapesError(f"{path}: cannot be written (No space left on device)")
+        with atomic_path(path) as temporary:
+            yield temporary
+
+    for module in ("events.store", "files"):
+        monkeypatch.setattr(f"drapes_hep.{module}.atomic_path", full)
+    status, _, said = drapes("skim", "tiny.yaml", "-o", "parts")
+    assert status == 2
+    assert said == (
+        f"drapes: {folder / 'part1.h5'}: column 'mj2' holds NaN or infinity in 2 rows, first in row 100 (counted from"
+        " 0); correct or remove these events\n"
+    )
 
 
 def test_tiny_chunks_are_merged(folder, drapes, monkeypatch):
@@ -301,6 +368,25 @@ def test_workers_that_die_again_and_again_end_the_run():
     assert all(isinstance(one, dispatch.Lost) for one in found.values())
     assert "its worker process died" in found[0].problem
     assert "not tried" in found[49].problem
+
+
+def dies_at_two(payload, task):
+    if task == 2:
+        raise BrokenExecutor
+    return task
+
+
+def test_tasks_that_are_tried_alone_share_a_worker_until_it_dies():
+    pools = []
+
+    def pool(max_workers):
+        pools.append(ThreadPoolExecutor(max_workers))
+        return pools[-1]
+
+    with dispatch._OneWorker(SimpleNamespace(pool=pool)) as alone:
+        found = [alone.run(dies_at_two, b"", task) for task in range(5)]
+    assert found == [0, 1, dispatch.Lost("its worker process died"), 3, 4]
+    assert len(pools) == 2
 
 
 def test_tasks_are_not_far_ahead(monkeypatch):

@@ -161,6 +161,10 @@ def test_every_promised_file_is_there(done):
     top = re.findall(r"RUN/([\w/.]+\.\w+)", tree)
     assert {"manifest.json", "skim/events.parquet", "results.json", "hists.root"} <= set(top)
     top = [name for name in top if not name.startswith("report/")]
+    after_a_failure = re.findall(r"^RUN/(\S+?)/? +only after a failure:", tree, flags=re.MULTILINE)
+    assert after_a_failure == ["skim/failures.json", "skim/chunks"]
+    assert [name for name in after_a_failure if (done / name).exists()] == []
+    top.remove("skim/failures.json")
     inside = re.findall(r"^    ([\w/.]+\.\w+)", tree, flags=re.MULTILINE)
     assert "quality.json" in inside
     promised = [done / name for name in top]
@@ -637,11 +641,13 @@ def test_only_signal_of_the_files_counts_as_injected(with_sidecar):
 
 
 @pytest.mark.parametrize("inject", ["null", "100"])
-def test_a_sidecar_that_lacks_events_is_refused_and_nothing_is_written(with_sidecar, sample, inject):
+def test_a_sidecar_that_lacks_events_is_refused_and_no_output_is_written(with_sidecar, sample, inject):
+    """What was selected waits for the right sidecar."""
     write_truth(with_sidecar / "truth.parquet", np.arange(500) + 7, sample["label"][:500])
     with pytest.raises(InputError, match=r"truth.parquet: has no label for \d+ of \d+ events"):
         skim(context_of(with_sidecar, with_sidecar / "run", f"signal.inject={inject}"))
-    assert [path.name for path in (with_sidecar / "run").iterdir()] == ["manifest.json"]
+    written = {path.relative_to(with_sidecar / "run") for path in (with_sidecar / "run").rglob("*") if path.is_file()}
+    assert {str(path) for path in written if path.parent != Path("skim/chunks")} == {"manifest.json"}
 
 
 def test_the_truth_lies_in_its_own_file_alone(done):

@@ -167,16 +167,17 @@ def _in_pool(
                     ahead.finish(index)
                     yield index, future.result() if broken is None else Raised(broken)
             running = {}
-            for index in sorted(suspects):
-                if deaths >= _DEATHS or given is not None:
-                    outcome: Any = Lost(
-                        f"a worker process died{_signal(suspects[index])}, and this was not tried again"
-                    )
-                else:
-                    outcome = _alone(executor, work, payload, tasks[index])
-                    deaths += isinstance(outcome, Lost)
-                ahead.finish(index)
-                yield index, outcome
+            with _OneWorker(executor) as alone:
+                for index in sorted(suspects):
+                    if deaths >= _DEATHS or given is not None:
+                        outcome: Any = Lost(
+                            f"a worker process died{_signal(suspects[index])}, and this was not tried again"
+                        )
+                    else:
+                        outcome = alone.run(work, payload, tasks[index])
+                        deaths += isinstance(outcome, Lost)
+                    ahead.finish(index)
+                    yield index, outcome
             if deaths >= _DEATHS or given is not None:
                 for index in ahead.left:
                     yield index, Lost(_NOT_TRIED)
@@ -192,17 +193,35 @@ def _in_pool(
                 future.cancel()
 
 
-def _alone(executor: Foreign, work: Callable[[bytes, Any], Any], payload: bytes, task: Foreign) -> Foreign:
-    """Run one task in a pool of its own."""
-    pool = executor.pool(max_workers=1)
-    try:
-        return pool.submit(work, payload, task).result()
-    except concurrent.futures.BrokenExecutor as error:
-        return Lost(f"its worker process died{_signal(error)}")
-    except Exception as error:
-        return Raised(error)
-    finally:
-        _end(pool, kill=False)
+class _OneWorker:
+    """A pool of one worker, which has one task at a time; a new one after a death, for starting one takes seconds."""
+
+    def __init__(self, executor: Foreign) -> None:
+        self._executor = executor
+        self._pool: Foreign = None
+
+    def __enter__(self) -> _OneWorker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._close(kill=kind is not None)
+
+    def _close(self, *, kill: bool) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            _end(pool, kill=kill)
+
+    def run(self, work: Callable[[bytes, Any], Any], payload: bytes, task: Foreign) -> Foreign:
+        """Return what came of a task."""
+        if self._pool is None:
+            self._pool = self._executor.pool(max_workers=1)
+        try:
+            return self._pool.submit(work, payload, task).result()
+        except concurrent.futures.BrokenExecutor as error:
+            self._close(kill=False)
+            return Lost(f"its worker process died{_signal(error)}")
+        except Exception as error:
+            return Raised(error)
 
 
 def _end(pool: Foreign, *, kill: bool) -> None:

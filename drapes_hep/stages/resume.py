@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.errors import InputError
+from drapes_hep.errors import DrapesError, InputError
 from drapes_hep.events.failures import FailedFilesError
 from drapes_hep.events.store import ChunkStore
 from drapes_hep.files import content_hash, write_json
@@ -84,7 +84,9 @@ def _command() -> str:
 
 @contextmanager
 def reported(context: Context, stage: Stage) -> Iterator[None]:
-    """Write the report of what failed inside the block, and say it.
+    """Write the report of what failed inside the block, where it says more than the error.
+
+    One failure without any finished chunk is the error's own line, and leaves nothing behind.
 
     Raises
     ------
@@ -94,9 +96,18 @@ def reported(context: Context, stage: Stage) -> Iterator[None]:
     try:
         yield
     except FailedFilesError as error:
+        finished = any(context.run.chunks(stage.name).glob("*.npz"))
+        several = len(error.failures) > 1
+        if several:
+            for one in error.failures:
+                context.reporter.say(f"failed: {one.line}")
+        if not (finished or several):
+            discard(context.run, stage)
+            raise
         place = context.run.failures(stage.name)
-        write_json(place, {"command": _command(), "failures": [one.to_json() for one in error.failures]})
-        for one in error.failures:
-            context.reporter.say(f"failed: {one.line}")
-        hint = f"listed in {place}; `{_command()}` takes up only what failed"
-        raise FailedFilesError(error.failures, hint) from error
+        try:
+            write_json(place, {"command": _command(), "failures": [one.to_json() for one in error.failures]})
+        except DrapesError:  # a full disk must not hide what failed
+            raise error from None
+        resumes = f"; `{_command()}` takes up only what failed" if finished else ""
+        raise FailedFilesError(error.failures, f"listed in {place}{resumes}") from error

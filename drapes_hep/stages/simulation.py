@@ -100,6 +100,7 @@ def _work(context: Context, stage: Stage) -> list[Path]:
         )
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
+        discard(directory, stage)  # other cuts have other results
         raise ConfigError("template.source: the selection keeps no event of the simulation")
     account = {"requested": report.requested, "processed": report.processed}
     write_skim(directory.simulation, columns, {"inputs": inputs, "name": config.name, "accounting": account})

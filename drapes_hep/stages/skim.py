@@ -462,6 +462,7 @@ def _work(context: Context, stage: Stage, processor_class: Foreign) -> list[Path
         )
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
+        discard(directory, stage)  # other cuts have other results
         raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
     label = None if truth is None else truth.truth_for(columns["event_id"])
     # the account is about what the files hold; events that were not injected were read and set aside, and say so
