@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from drapes_hep import bumphunt as bh
+from drapes_hep.bumphunt import expectation
 from drapes_hep.errors import FitError
 
 
@@ -175,15 +176,16 @@ def test_independent_trials_are_counted(trials):
     assert result.trials_interval[0] < result.trials < result.trials_interval[1]
     # the formula itself
     assert result.trials == pytest.approx(-2000 / np.log1p(-np.exp(smallest)).sum(), rel=1e-12)
-    assert result.p == pytest.approx(1 - (1 - 1e-6) ** result.trials, rel=1e-9)
+    # a search is never less than one trial
+    assert result.p == pytest.approx(max(1 - (1 - 1e-6) ** result.trials, 1e-6), rel=1e-9)
     assert result.z == pytest.approx(stats.norm.isf(result.p), rel=1e-9)
 
 
 def test_the_intervals_hold_the_truth_in_68_percent():
     rng, repeats, trials, log_p = np.random.default_rng(4), 2000, 30, np.log(1e-4)
     truth = 1 - (1 - 1e-4) ** trials
-    # a beta(1, N) minimum, by inversion; ten toys, where a normal approximation would show
-    result = [bh.extrapolate(np.log(-np.expm1(np.log(u) / trials)), log_p) for u in rng.uniform(size=(repeats, 10))]
+    # a beta(1, N) minimum, by inversion; thirty toys, where a normal approximation would show
+    result = [bh.extrapolate(np.log(-np.expm1(np.log(u) / trials)), log_p) for u in rng.uniform(size=(repeats, 30))]
     error = np.sqrt(0.6827 * 0.3173 / repeats)
     for intervals, right in (([f.trials_interval for f in result], trials), ([f.p_interval for f in result], truth)):
         low, high = np.transpose(intervals)
@@ -201,6 +203,32 @@ def test_toys_with_nothing_to_quote_are_a_fraction():
     assert bh.extrapolate(np.zeros(10), -3.0) is None
     # data that observe nothing at all are as extreme as every toy
     assert bh.extrapolate(smallest, 0.0).p == 1
+
+
+def test_a_search_is_never_less_extreme_than_its_own_p_local():
+    # deep deficits and toys that quote little would have N_eff below 1
+    smallest = np.log(np.full(100, 0.9))
+    result = bh.extrapolate(smallest, np.log(1e-3))
+    assert result.trials < 1
+    assert result.p == pytest.approx(1e-3, rel=1e-12)
+    assert result.p_interval[0] >= 1e-3 * (1 - 1e-12)
+
+
+@pytest.mark.parametrize(("quoting", "some"), [(29, False), (30, True)])
+def test_few_toys_are_not_extrapolated(quoting, some):
+    smallest = np.concatenate([np.log(np.full(quoting, 0.02)), np.zeros(500)])
+    assert (bh.extrapolate(smallest, np.log(1e-5)) is not None) == some
+
+
+def test_an_expectation_next_to_nothing_is_not_quoted():
+    quotable = expectation._quotable([1e-12, 9.9e-4, 1e-3, 0.0, np.nan, 5.0], [1e-12, 1e-3, 1e-3, 0.0, 1.0, 1.0])
+    assert quotable.tolist() == [False, False, True, False, False, True]
+
+
+@pytest.mark.parametrize("count", [2.0**53 + 2, 1e308])
+def test_a_count_that_no_double_can_tell_is_refused(count):
+    with pytest.raises(FitError, match="whole number from 0 to 2"):
+        bh.local_significance(count, 1.0, 1.0)
 
 
 def test_the_extrapolation_has_no_last_value():

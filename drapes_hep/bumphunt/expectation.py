@@ -39,6 +39,7 @@ from drapes_hep.regions import Window
 
 __all__ = [
     "DEGREES",
+    "LEAST_EXPECTED",
     "WindowHunt",
     "WorkingPoint",
     "eigen_variations",
@@ -65,6 +66,12 @@ EFFICIENCY_PRIOR = 1.5
 
 On the same toys a prior of 1 biases a true slope of -1 at 1e-3 by 0.1 to 0.4 standard deviations; one of 3 hardly tames
 the slope of ten events.
+"""
+
+
+LEAST_EXPECTED = 1e-3
+"""Events. A smaller expectation carries no p-value: no sideband has the events that could tell it from zero, so it is
+the fit's extrapolation that speaks. Taken as a number, 1e-12 +- 1e-12 would make five events 16 sigma.
 """
 
 
@@ -278,8 +285,8 @@ def eigen_variations(covariance: npt.ArrayLike) -> FloatArray:
 
 
 def _quotable(expected: npt.ArrayLike, error: npt.ArrayLike) -> BoolArray:
-    """Whether there is an expectation: a fit that says nothing leaves NaN."""
-    return np.asarray(np.isfinite(expected) & np.isfinite(error) & (np.asarray(expected) > 0))
+    """Whether there is an expectation: a fit that says nothing leaves NaN, one that ran away next to nothing."""
+    return np.asarray(np.isfinite(expected) & np.isfinite(error) & (np.asarray(expected) >= LEAST_EXPECTED))
 
 
 def _none(x: float) -> float | None:

@@ -35,6 +35,10 @@ _TAIL = float(stats.norm.sf(1.0))
 """Probability on either side of the central 68 % interval."""
 
 
+_LEAST = 30
+"""Pseudo-experiments that quote something, at least: with fewer, N_eff is not known to a fifth."""
+
+
 @dataclass(frozen=True)
 class Extrapolation:
     """A global p-value from the distribution of the pseudo-experiments' smallest p-values.
@@ -74,12 +78,13 @@ def extrapolate(toy_log_p: npt.ArrayLike, log_p: float) -> Extrapolation | None:
     Returns
     -------
     Extrapolation or None
-        None where no pseudo-experiment has a p-value below 1.
+        None where fewer than 30 pseudo-experiments have a p-value below 1. Never below the data's own p_local, as which
+        few trials with deep deficits would have it.
     """
     every = np.asarray(toy_log_p, dtype=np.float64)
     some = every[every < 0]
     total = float(_exponential(some).sum())
-    if not total > 0:
+    if len(some) < _LEAST or not total > 0:
         return None
     n = len(some)
     trials = n / total
@@ -91,6 +96,8 @@ def extrapolate(toy_log_p: npt.ArrayLike, log_p: float) -> Extrapolation | None:
     )
     # binomial error of the fraction, relative; independent of N, so in quadrature
     relative = float(np.sqrt((1.0 - fraction) / n))
+    # a search is never less than one trial
+    centre, below, above = (max(one, log_p) for one in (centre, below, above))
     down, up = centre - np.hypot(centre - below, relative), centre + np.hypot(above - centre, relative)
     tiny = float(np.finfo(np.float64).tiny)
     p, p_low, p_high = (max(float(np.exp(min(value, 0.0))), tiny) for value in (centre, down, up))

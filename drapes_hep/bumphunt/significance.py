@@ -33,6 +33,9 @@ from drapes_hep.errors import FitError
 
 __all__ = ["LocalSignificance", "local_significance"]
 
+_MOST = 2.0**53
+"""Beyond it a double cannot tell one count from the next."""
+
 FloatArray = npt.NDArray[np.float64]
 
 _FAR = 1e-3
@@ -85,14 +88,14 @@ def local_significance(
     Raises
     ------
     FitError
-        If a quoted count is not a whole number of at least 0, a quoted expectation is not positive and finite, or its
+        If a quoted count is not a whole number from 0 to 2^53, a quoted expectation is not positive and finite, or its
         error is negative or not finite.
     """
     arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (observed, expected, error)), quoted)
     shape = arrays[0].shape
     use = np.asarray(arrays[3], dtype=np.bool_).ravel()
     n, mu, s = (np.where(use, a.ravel(), standard) for a, standard in zip(arrays[:3], (0.0, 1.0, 0.0), strict=True))
-    _check("count", n, np.isfinite(n) & (n >= 0) & (np.rint(n) == n), "is not a whole number of at least 0")
+    _check("count", n, (n >= 0) & (n <= _MOST) & (np.rint(n) == n), "is not a whole number from 0 to 2^53")
     _check("expectation", mu, np.isfinite(mu) & (mu > 0), "is not positive and finite")
     _check("error of an expectation", s, np.isfinite(s) & (s >= 0), "is negative or not finite")
     k = np.maximum(n, 1.0)
