@@ -617,7 +617,7 @@ def _interrupted() -> str:
     name = stage()
     kept = ""
     if name.startswith("train."):
-        kept = "; its training is kept in a checkpoint"
+        kept = "; if its training had begun, it is kept in a checkpoint"
     elif name.startswith("study"):
         kept = "; finished models and trials are kept, and trainings in checkpoints"
     elif name:

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from drapes_hep.errors import InputError
+from drapes_hep.errors import InputError, counted
 from drapes_hep.files import file_hash
 
 __all__ = [
@@ -613,7 +613,8 @@ def first_of(path: str, function: Callable[[str], R], attempts: int | None = Non
     assert first is not None
     if len(places) == 1:
         raise first
-    raise type(first)(first.path, f"{first.problem}, and its {len(places) - 1} other places failed", first.remedy)
+    others = counted(len(places) - 1, "other place")
+    raise type(first)(first.path, f"{first.problem}, and so did {others}", first.remedy)
 
 
 def _validators(url: str) -> tuple[list[tuple[str, str]], int | None]:

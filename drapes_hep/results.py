@@ -153,8 +153,8 @@ def results_schema() -> dict[str, Any]:
             "Standard error of the expectation alone, without Poisson fluctuation.", number, null=True
         ),
         p_local=field(
-            "Probability of at least as many events under background alone, the expectation's error included; null without"
-            " an expectation, or with one below 0.001 events.",
+            "Probability of at least as many events under background alone, the expectation's error included; null"
+            " without an expectation, or with one below 0.001 events.",
             probability,
             null=True,
         ),

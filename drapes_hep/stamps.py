@@ -473,6 +473,8 @@ def _why_again(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any], hashes
     differs = _decides_otherwise(stage, stamp)
     if differs is not None:
         key, was, now = differs
+        if key == "hidden windows":
+            return f"as the run is {'blinded' if now else 'unblinded'}, or its windows were changed"
         return f"as {key} was changed" + ("" if _is_source(key) else f" from {shown(was)} to {shown(now)}")
     if stamp.get("code") != code_hash():
         return "as it was made by other code"

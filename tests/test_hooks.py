@@ -427,3 +427,30 @@ def test_integers_never_select_jets_by_index(nano, tmp_path, kind):
     skim = runs["flags"]()["skim"].columns()
     np.testing.assert_array_equal(skim["event_id"] & 0xFFFFFFFF, np.flatnonzero(jet_id.all(axis=1)))
     np.testing.assert_allclose(skim["mjj"], invariant_mass(skim["jets"]), rtol=1e-12)
+
+
+NAMED = """
+from drapes_hep.events.loading import load_processor
+Dijets = load_processor("{root}/processors/dijets.py:Dijets")
+
+
+class Mine(Dijets):
+    def {name}(self, events):
+        return events.weight
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("triger", "trigger"), ("golden_JSON", "golden_json"), ("jetID", "jet_id"), ("weight", "weights")],
+)
+def test_a_misspelled_hook_is_refused(tmp_path, name, meant):
+    (tmp_path / "mine.py").write_text(NAMED.format(root=ROOT, name=name))
+    said = message(lambda: load_processor("mine.py:Mine", [tmp_path]))
+    assert f"Mine defines '{name}', which nothing calls; did you mean '{meant}'?" in said
+
+
+@pytest.mark.parametrize("name", ["weights_up", "ratio", "_triger", "trigger"])
+def test_a_function_of_ones_own_is_none(tmp_path, name):
+    (tmp_path / "mine.py").write_text(NAMED.format(root=ROOT, name=name))
+    assert load_processor("mine.py:Mine", [tmp_path]).__name__ == "Mine"

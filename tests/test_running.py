@@ -362,5 +362,5 @@ def test_bad_arguments(samples, kwargs, message):
 
 
 def test_empty_fileset():
-    with pytest.raises(ConfigError, match="the fileset names no file"):
+    with pytest.raises(ConfigError, match="no file of events is named"):
         run({"a": []}, len_of)

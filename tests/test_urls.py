@@ -715,7 +715,7 @@ def test_places_with_other_content_are_refused(server, samples, tmp_path):
     [
         (["a/x.root", "b/y.root"], "b/y.root: has another name than a/x.root"),
         (["a/*.root", "b/x.root"], r"a/\*.root: is a pattern among the places of one file"),
-        ([], "an empty list of places"),
+        ([], "an empty list in the list of files"),
     ],
 )
 def test_places_that_are_not_of_one_file(places, words):
@@ -729,7 +729,7 @@ def test_when_all_places_fail_the_first_is_named(server, samples):
     with pytest.raises(InputError) as caught:
         run({"a": expand([places[:2]])}, count)
     assert str(caught.value).startswith(f"{places[0]}: the server answers with status 503 (3 attempts in ")
-    assert "and its 1 other places failed" in str(caught.value)
+    assert "and so did 1 other place" in str(caught.value)
 
 
 def test_the_fingerprint_is_the_same_whatever_place_answers(server, samples):

@@ -191,7 +191,29 @@ def load_processor(name: str, search: Sequence[str | Path] | None = None) -> For
         raise ConfigError(f"processor '{name}': no class '{attribute}' in {place}; {hint}")
     if not _is_processor(found):
         raise ConfigError(f"processor '{name}': '{attribute}' is not a class with a method process(events)")
+    _check_names(name, found)
     return found
+
+
+def _check_names(name: str, processor: type) -> None:
+    """Refuse a method whose name is nearly that of a method it would replace: it would never be called."""
+    for kind in processor.__mro__:
+        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        if file is None or not is_users(file):
+            continue
+        above = {key for base in kind.__mro__[1:] for key, one in vars(base).items() if callable(one) and key[0] != "_"}
+        for own in [key for key, one in vars(kind).items() if callable(one) and key not in above and key[0] != "_"]:
+            close = difflib.get_close_matches(_letters(own), map(_letters, above), n=1, cutoff=0.85)
+            meant = [key for key in above if close == [_letters(key)] and abs(len(key) - len(own)) <= 2]
+            if meant:
+                raise ConfigError(
+                    f"processor '{name}': {kind.__name__} defines '{own}', which nothing calls; did you mean"
+                    f" '{meant[0]}'? A function of your own needs a name less like it"
+                )
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("_", "")
 
 
 def _is_processor(value: object) -> bool:

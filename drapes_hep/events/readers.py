@@ -493,7 +493,7 @@ def _alternatives(places: Iterable[str | Path]) -> Alternatives:
     """Check the places of one file: its name identifies its events, and a pattern names no single file."""
     texts = [str(place) for place in places]
     if not texts:
-        raise ConfigError("data.path: an empty list of places")
+        raise ConfigError("data.path: an empty list in the list of files: name the places of a file in it")
     for text in texts:
         if "*" in text or (not is_url(text) and glob.has_magic(text) and not Path(text).exists()):
             raise InputError(text, "is a pattern among the places of one file", "name each file with its places")

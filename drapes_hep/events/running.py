@@ -150,7 +150,7 @@ def _scan(fileset: Fileset, reading: Reading) -> list[_Requested]:
     if failures:
         raise FailedFilesError(failures)
     if not requested:
-        raise ConfigError("the fileset names no file")
+        raise ConfigError("no file of events is named: see data.path")
     shared = shared_identities([one.info for one in requested])
     if shared:
         raise shared[0]

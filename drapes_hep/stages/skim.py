@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, DrapesError, InputError, UsersCode, reason_of
+from drapes_hep.errors import ConfigError, DrapesError, InputError, UsersCode, counted, reason_of
 from drapes_hep.events.blinding import Blinding, empty_hidden_bins, measures_mjj
 from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.failures import FailedFilesError, Failure
@@ -246,15 +246,18 @@ def _remarks(infos: Sequence[FileInfo]) -> Iterator[str]:
         yield from (f"{info.path}: {remark}" for remark in info.remarks)
     empty = [info.path for info in infos if not info.entries]
     if empty:
-        yield f"{len(empty)} of {len(infos)} files hold no events and are passed over: {_listed(empty)}"
+        yield (
+            f"{len(empty)} of {counted(len(infos), 'file')} {'holds' if len(empty) == 1 else 'hold'} no events and"
+            f" {'is' if len(empty) == 1 else 'are'} passed over: {_listed(empty)}"
+        )
     held = [info for info in infos if info.entries]
     for what, values in (
         ("layouts", [info.layout for info in held]),
         ("trees", [info.object_path for info in held if info.container == "root"]),
     ):
         if len(set(values)) > 1:
-            counted = ", ".join(f"{count} of '{value}'" for value, count in Counter(values).most_common())
-            yield f"the files are of several {what}: {counted}; check that they belong together"
+            each = ", ".join(f"{count} of '{value}'" for value, count in Counter(values).most_common())
+            yield f"the files are of several {what}: {each}; check that they belong together"
 
 
 def _listed(names: Sequence[str]) -> str:
