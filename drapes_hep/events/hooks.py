@@ -694,8 +694,8 @@ def _compare(
         if np.count_nonzero(taken) > max(1.0, _TAKEN * np.count_nonzero(changed)):
             complain(taken, f"returned jets with the '{name}' of other jets", "keep the order of jets and events")
     massive = old["mass"] > 0
-    new, own = flat["mass"][massive], old["mass"][massive]
-    if len(own) >= _ENOUGH_JETS and (np.all(new > _UNIT * own) or np.all(new * _UNIT < own)):
+    masses, theirs = flat["mass"][massive], old["mass"][massive]
+    if len(masses) >= _ENOUGH_JETS and (np.all(masses > _UNIT * theirs) or np.all(_UNIT * masses < theirs)):
         complain(massive, f"returned jets whose 'mass' changed by a factor above {_UNIT:g}", "masses are in GeV")
 
 

@@ -351,7 +351,6 @@ class _Merged:
         if self._count % _BLOCK == 0:
             _join(self.output)
 
-
     def _check_histograms(self, chunk: EventChunk, out: Foreign) -> None:
         """Refuse a histogram that some chunks of a dataset lack: its sum would be short of their events."""
         hists = out.get("hists") if isinstance(out, Mapping) else None
