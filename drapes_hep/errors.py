@@ -6,6 +6,7 @@ escapes is a defect of this project and keeps its traceback.
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Callable
@@ -159,7 +160,8 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 class UsersCode:
     """Run a user's code: whatever it raises, SystemExit included, becomes an error of one line.
 
-    Ctrl-C, a lack of memory, and what is one line already pass.
+    Ctrl-C, a lack of memory, and what is one line already pass. A copy of the process that the code forked ends with
+    it: it would go on with the parent's work a second time.
 
     Parameters
     ----------
@@ -171,13 +173,21 @@ class UsersCode:
         self._refuse = refuse
 
     def __enter__(self) -> None:
-        pass
+        self._pid = os.getpid()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if os.getpid() != self._pid:
+            os._exit(_status_of(error))
         if error is not None and not isinstance(error, DrapesError | KeyboardInterrupt | MemoryError):
             raise self._refuse(error) from error
+
+
+def _status_of(error: BaseException | None) -> int:
+    """Return the exit status that Python would leave with."""
+    code = error.code if isinstance(error, SystemExit) else int(error is not None)
+    return (code if isinstance(code, int) else int(code is not None)) & 0xFF
 
 
 def told(

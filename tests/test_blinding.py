@@ -365,6 +365,60 @@ def test_a_chunk_without_visible_events_gives_its_rows_alone():
         blinding.postprocess(out)
 
 
+class Stateful(Counting):
+    """Counts all events that it has seen."""
+
+    seen = 0
+
+    def process(self, events):
+        self.seen += len(events.event_id)
+        return super().process(events) | {"n": self.seen}
+
+
+def test_state_of_a_processor_holds_no_hidden_event():
+    blinding = Blinding(Stateful(), [(3300, 3700)])
+    for _ in range(2):
+        assert blinding.process(Chunk([2, 3, 4], [3000, 3400, 3500]))["n"] == 1
+
+
+class Smearing(Counting):
+    """Draws its random numbers by chunk, not by event."""
+
+    described = "processor Smearing"
+
+    def process(self, events):
+        factors = np.random.default_rng(1).normal(1, 1e-3, len(events.event_id))
+        return super().process(Chunk(events.event_id, events.mjj * factors))
+
+
+class Weighting(Counting):
+    """Divides weights by their mean in the chunk."""
+
+    described = "processor Weighting"
+
+    def process(self, events):
+        out = super().process(events)
+        ((_, columns),) = out["skim"].parts.items()
+        columns["weight"] = columns["mjj"] / columns["mjj"].mean()
+        return out
+
+
+class Emptying(Counting):
+    """Selects nothing in small chunks."""
+
+    described = "processor Emptying"
+
+    def process(self, events):
+        return super().process(events if len(events.event_id) > 2 else Chunk(events.event_id - 9, events.mjj))
+
+
+@pytest.mark.parametrize("kind", [Smearing, Weighting, Emptying])
+def test_passes_that_differ_are_refused(kind):
+    blinding = Blinding(kind(), [(3300, 3700)])
+    with pytest.raises(ConfigError, match=f"processor {kind.__name__}: .* which other events are in the chunk"):
+        blinding.process(Chunk([2, 3, 4], [3600, 3000, 4000]))
+
+
 @pytest.mark.parametrize(
     ("axis", "measures"),
     [

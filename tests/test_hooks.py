@@ -322,6 +322,53 @@ def test_jets_that_cannot_be_are_refused(events, hook, said):
     assert said in message(hooks(events, corrections=hook).jets, "corrections")
 
 
+def with_fields(**changes):
+    """Jets with changed fields, which still tell their place in the chunk."""
+
+    def hook(events):
+        jets = events.jets
+        for name, change in changes.items():
+            flat = change(ak.to_numpy(ak.flatten(events.jets[name])))
+            jets = ak.with_field(jets, ak.unflatten(flat, COUNTS), name)
+        return jets
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        (with_fields(eta=lambda eta: 0 * eta), "'eta' changed by more than 0.5"),
+        (with_fields(phi=lambda phi: -phi), "'phi' changed by more than 0.5"),
+        (with_fields(pt=lambda pt: 6 * pt), "'pt' changed by a factor above 5"),
+        (with_fields(pt=lambda pt: pt / 6), "'pt' changed by a factor above 5"),
+        (with_fields(pt=lambda pt: np.roll(pt, 1)), "with the 'pt' of other jets"),
+        (with_fields(pt=lambda pt: np.roll(pt, 1).astype(np.float32)), "with the 'pt' of other jets"),
+        (with_fields(mass=lambda mass: np.roll(mass, 1)), "with the 'mass' of other jets"),
+        (with_fields(mass=lambda mass: mass / 1000), "'mass' changed by a factor above 100"),
+        (with_fields(mass=lambda mass: mass * 101), "'mass' changed by a factor above 100"),
+    ],
+)
+def test_values_that_no_correction_gives_are_refused(events, hook, said):
+    assert said in message(hooks(events, corrections=hook).jets, "corrections")
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        with_fields(pt=lambda pt: pt * np.random.default_rng(1).normal(1, 0.1, JETS)),
+        with_fields(phi=lambda phi: phi + 0.4),
+        with_fields(phi=lambda phi: phi + 2 * np.pi * (phi < 0)),
+        with_fields(mass=lambda mass: mass * np.linspace(1e-3, 1, JETS)),
+        lambda events: with_fields(pt=lambda pt: 1.1 * pt)(events)[:, ::-1],
+        changed("eta", 2.9),
+    ],
+    ids=["smeared", "shifted", "turned", "groomed", "reordered", "outlier"],
+)
+def test_corrections_within_reason_are_taken(events, hook):
+    assert len(hooks(events, corrections=hook).jets("corrections")) == EVENTS
+
+
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections import Counter, defaultdict
 
 import awkward as ak
@@ -17,7 +19,7 @@ from conftest import ROOT, make_columns
 
 from drapes_hep.config import load_config
 from drapes_hep.cwola.classifiers import load_classifier
-from drapes_hep.errors import ConfigError, LostEventsError
+from drapes_hep.errors import ConfigError, LostEventsError, UsersCode
 from drapes_hep.events.accumulate import ColumnParts, fill_checked
 from drapes_hep.events.chunks import split
 from drapes_hep.events.loading import load_processor
@@ -343,6 +345,62 @@ def test_results_that_cannot_be_merged_are_one_line(dijets, folder):
     assert "the results of two chunks cannot be merged (ValueError" in text
 
 
+def test_a_histogram_that_a_chunk_lacks_is_refused(dijets, folder):
+    def fewer(out):
+        ((_, _, _, start),) = out["skim"].parts
+        return out | {"hists": {"mjj": out["hists"]["mjj"]}} if start else out
+
+    text = message(lambda: run({"": folder / "events.h5"}, checked(dijets, fewer), chunksize=300))
+    assert text.startswith("processor Mine")
+    assert "histogram 'jet_eta' is not in all chunks: that from row 300 of" in text
+
+
+# ---- events that a processor loses -----------------------------------------------------------------------------------
+
+
+def test_a_processor_that_passes_on_half_of_the_events_is_refused(dijets, events):
+    class Half(dijets):
+        def process(self, events):
+            return super().process(events[::2])
+
+    text = message(CheckedProcessor(Half(SETTINGS), WANTED).process, events)
+    assert "step 'read' has 300 events, but the chunk has 600" in text
+
+
+def test_a_skim_of_fewer_events_than_the_cut_flow_is_refused(dijets, events):
+    def half(out):
+        ((key, columns),) = out["skim"].parts.items()
+        return out | {"skim": ColumnParts({key: {name: values[::2] for name, values in columns.items()}})}
+
+    assert "step 'defined' has" in message(checked(dijets, half).process, events)
+
+
+def test_a_cut_flow_that_rises_is_refused(dijets, events):
+    def rising(out):
+        out["cutflow"][""]["two_jets"]["events"] = 601
+        return out
+
+    assert "'two_jets' has 601 events, more than 'trigger' (600)" in message(checked(dijets, rising).process, events)
+
+
+def lost(skim):
+    return {key: {name: values[1:] for name, values in part.items()} for key, part in skim.parts.items()}
+
+
+def repeated(skim):
+    return skim.parts | {("", 0, "", 10**7): next(iter(skim.parts.values()))}
+
+
+@pytest.mark.parametrize("change", [lost, repeated])
+def test_a_postprocess_that_changes_the_events_is_refused(dijets, folder, change):
+    class Mine(dijets):
+        def postprocess(self, accumulator):
+            return accumulator | {"skim": ColumnParts(change(accumulator["skim"]))}
+
+    text = message(lambda: run({"": folder / "events.h5"}, CheckedProcessor(Mine(SETTINGS), WANTED)))
+    assert "postprocess(accumulator) changes which events are selected" in text
+
+
 def test_a_fill_with_nan_is_no_fill():
     one = hist.Hist(hist.axis.Regular(3, 0, 1, name="x"), storage="weight")
     with pytest.raises(LostEventsError):
@@ -390,6 +448,25 @@ def test_a_processor_that_kills_its_worker_is_one_line(project, folder):
     (project / "mine.py").write_text(PLACES["process"].format(way="__import__('os')._exit(0)"))
     with pytest.raises(LostEventsError, match=r"its worker process died \(EXIT\(0\)\)"):
         skim(context_of(project, f"data.path={folder / 'events.root'}", executor="futures", workers=1))
+
+
+@pytest.mark.parametrize(("code", "status"), [(None, 0), (3, 3), ("why", 1)])
+def test_a_forked_copy_ends_with_the_users_code(code, status):
+    with UsersCode(lambda error: ConfigError(str(error))):
+        child = os.fork()
+        if child == 0:
+            sys.exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status
+
+
+def test_a_forked_copy_never_goes_on_with_the_work(tmp_path):
+    with UsersCode(lambda error: ConfigError(str(error))):
+        child = os.fork()
+    if child == 0:
+        (tmp_path / "second").touch()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert not (tmp_path / "second").exists()
 
 
 def test_ctrl_c_stays_what_it_is(project):

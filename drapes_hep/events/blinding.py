@@ -2,7 +2,10 @@
 
 *By data.* :class:`Blinding` wraps any processor. Each chunk is processed as it is, which gives the rows of the skim,
 and a second time without the selected events that lie in a hidden window. Histograms, cut flow and all other
-accumulators come from the second pass, so no sum, mean or difference of theirs holds a hidden event.
+accumulators come from the second pass, so no sum, mean or difference of theirs holds a hidden event. Each pass runs on
+a copy of the processor as it was at first, so nothing that one pass stores in it reaches the other. Both passes must
+select the same visible events with the same masses and weights; otherwise the outputs would describe other events than
+the skim.
 
 *By axis.* Events that fail the selection stay in the second pass. An axis that measures m_JJ would show them inside the
 windows, so :func:`empty_hidden_bins` empties the bins that touch one. The axis of m_JJ is called ``mjj``; an axis of a
@@ -11,9 +14,11 @@ mass that follows m_JJ (groomed, corrected otherwise) says so in its metadata, `
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 import hist
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +37,8 @@ _RAW = ("skim", "truth")
 """Outputs of a processor that are one row per event."""
 _SLACK = 1e-9
 """Fraction of a bin's width by which its edge may miss a window's edge through rounding."""
+_SAME = 1e-9
+"""Relative difference of masses and weights between the two passes that rounding explains."""
 
 
 def in_ranges(mjj: Column, ranges: Ranges) -> BoolArray:
@@ -68,6 +75,7 @@ class Blinding(processor.ProcessorABC):  # type: ignore[misc]
 
     def __init__(self, inner: Foreign, ranges: Ranges) -> None:
         self._inner, self._ranges = inner, tuple(ranges)
+        self._fresh = cloudpickle.dumps(inner)
 
     @property
     def described(self) -> str:
@@ -75,8 +83,14 @@ class Blinding(processor.ProcessorABC):  # type: ignore[misc]
         return str(self._inner.described)
 
     def process(self, events: Events) -> dict[str, Any]:
-        """Process one chunk; rows come from all of its events, the rest from those that are visible."""
-        out: dict[str, Any] = self._inner.process(events)
+        """Process one chunk; rows come from all of its events, the rest from those that are visible.
+
+        Raises
+        ------
+        ConfigError
+            The visible events differ from those that are selected without the hidden ones in the chunk.
+        """
+        out: dict[str, Any] = pickle.loads(self._fresh).process(events)
         columns = out["skim"].columns()
         if not columns:
             return out
@@ -86,7 +100,25 @@ class Blinding(processor.ProcessorABC):  # type: ignore[misc]
         visible = ~np.isin(np.asarray(events.event_id), hidden)
         rows = {name: out[name] for name in _RAW if name in out}
         # a user's processor need not cope with a chunk without events
-        return {**self._inner.process(events[visible]), **rows} if visible.any() else rows
+        if not visible.any():
+            return rows
+        second: dict[str, Any] = pickle.loads(self._fresh).process(events[visible])
+        self._check_passes(columns, ~np.isin(np.asarray(columns["event_id"]), hidden), second["skim"].columns())
+        return {**second, **rows}
+
+    def _check_passes(self, columns: Mapping[str, Column], visible: BoolArray, second: Mapping[str, Column]) -> None:
+        ids = np.asarray(columns["event_id"])[visible]
+        same = np.array_equal(ids, np.asarray(second["event_id"]))
+        for name in ("mjj", "weight"):
+            if same and name in columns:
+                first, again = np.asarray(columns[name])[visible], np.asarray(second[name])
+                same = np.allclose(first, again, rtol=_SAME, atol=0)
+        if not same:
+            raise ConfigError(
+                f"{self.described}: the same events come out otherwise when the events of the hidden windows are left"
+                " out, so a hook depends on which other events are in the chunk; draw random numbers from each event's"
+                " own event_id (drapes_hep.rng)"
+            )
 
     def postprocess(self, accumulator: Foreign) -> Foreign:
         """Postprocess as the inner processor does.

@@ -50,6 +50,15 @@ _SAME_JET = 1.0
 _STRAY_EVENTS = 0.1
 """Fraction of events whose rebuilt leading jet may be farther away, as when jets are clustered anew."""
 
+_MOVED, _SCALED, _CORRECTED = 0.5, 5.0, 0.01
+"""Shift in eta or phi and factor in pt that no correction exceeds in more than this fraction of jets."""
+
+_UNIT, _ENOUGH_JETS = 100.0, 10
+"""Factor in the masses of all jets, of this many or more, that is another unit."""
+
+_TAKEN = 0.5
+"""Fraction of the changed values of a field that are another jet's: far above what rounding to few digits gives."""
+
 _KINDS = {
     "b": "booleans",
     "i": "integers",
@@ -603,6 +612,7 @@ def _jets(value: Foreign, before: AwkwardArray, refuse: Refuse) -> AwkwardArray:
         _match(flat, counts, before, refuse)
     else:
         _trace(origin, counts, before, refuse)
+        _compare(flat, origin, counts, before, refuse)
     offsets = offsets_of(counts)
     fields = {name: ragged(values, offsets) for name, values in flat.items()}
     others = {name: jets[name] for name in jets.fields if name not in fields and name != _ORIGIN}
@@ -651,6 +661,42 @@ def _trace(origin: IntArray, counts: IntArray, before: AwkwardArray, refuse: Ref
     bad[owner[twice]] = True
     if bad.any():
         refuse("returned the same jet twice", "return each jet once", bad)
+
+
+def _compare(
+    flat: Mapping[str, FloatArray], origin: IntArray, counts: IntArray, before: AwkwardArray, refuse: Refuse
+) -> None:
+    """Compare corrected jets with what they were in the file."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    every = {name: np.asarray(ak.to_numpy(ak.flatten(before[name])), dtype=np.float64) for name in CONSTITUENT_FIELDS}
+    old = {name: values[origin] for name, values in every.items()}
+
+    def complain(wrong: BoolArray, problem: str, remedy: str) -> None:
+        bad = np.zeros(len(counts), dtype=bool)
+        bad[owner[wrong]] = True
+        refuse(problem, remedy, bad)
+
+    ratio = flat["pt"] / old["pt"]
+    shift = f"by more than {_MOVED:g}"
+    for name, wrong, change in (
+        ("eta", np.abs(flat["eta"] - old["eta"]) > _MOVED, shift),
+        ("phi", np.abs(wrapped(flat["phi"] - old["phi"])) > _MOVED, shift),
+        ("pt", (ratio > _SCALED) | (ratio < 1 / _SCALED), f"by a factor above {_SCALED:g}"),
+    ):
+        if np.count_nonzero(wrong) > max(1.0, _CORRECTED * len(wrong)):
+            complain(wrong, f"returned jets whose '{name}' changed {change}",
+                     "no correction is that large: check units, and that values are those of the same jet")  # fmt: skip
+    for name in ("pt", "mass"):
+        # single precision: a value that was rounded on its way is still the same
+        new, own = flat[name].astype(np.float32), old[name].astype(np.float32)
+        changed = new != own
+        taken = changed & (new > 0) & np.isin(new, every[name].astype(np.float32))
+        if np.count_nonzero(taken) > max(1.0, _TAKEN * np.count_nonzero(changed)):
+            complain(taken, f"returned jets with the '{name}' of other jets", "keep the order of jets and events")
+    massive = old["mass"] > 0
+    masses, theirs = flat["mass"][massive], old["mass"][massive]
+    if len(masses) >= _ENOUGH_JETS and (np.all(masses > _UNIT * theirs) or np.all(_UNIT * masses < theirs)):
+        complain(massive, f"returned jets whose 'mass' changed by a factor above {_UNIT:g}", "masses are in GeV")
 
 
 def _match(flat: Mapping[str, FloatArray], counts: IntArray, before: AwkwardArray, refuse: Refuse) -> None:

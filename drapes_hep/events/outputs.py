@@ -8,6 +8,7 @@ import math
 import pickle
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from itertools import pairwise
 from types import CodeType
 from typing import Any, NoReturn
 
@@ -34,6 +35,9 @@ BoolArray = npt.NDArray[np.bool_]
 
 _KNOWN = ("hists", "cutflow", "skim", "truth", "not_applied")
 """Keys of the output whose meaning is fixed; others are the processor's own."""
+
+_FLOW = ("read", "golden_json", "trigger", "two_jets", "leading_pt", "abs_eta", "mass_range", "defined")
+"""Steps of the cut flow whose meaning is fixed: none has more events than the one before."""
 
 _MASS_TOLERANCE = 1e-5
 """By which m_JJ may differ from that of the jets, as a fraction: some roundings of jets in single precision."""
@@ -114,7 +118,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
 
     def postprocess(self, accumulator: Foreign) -> Foreign:
         """Postprocess as the inner processor does, and check the result once more."""
-        datasets = set(accumulator["cutflow"])
+        datasets, before = set(accumulator["cutflow"]), _sorted_ids(accumulator["skim"])
         with UsersCode(self._failed):
             replaced = self._inner.postprocess(accumulator) if hasattr(self._inner, "postprocess") else None
         out = accumulator if replaced is None else replaced
@@ -122,6 +126,10 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
             self._check_keys(out)
             self._check_parts(out["hists"], out["cutflow"], datasets)
             self._check_columns(out["skim"].columns(), lambda row, ids: f"event_id {ids[row]}")
+            after = _sorted_ids(out["skim"])
+            if not np.array_equal(before, after):
+                self._refuse(f"postprocess(accumulator) changes which events are selected ({len(before)} before,"
+                             f" {len(after)} after); it may change columns, select in process(events)")  # fmt: skip
             self._extras(out)
         return out
 
@@ -154,6 +162,8 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
         columns = out["skim"].parts[key]
         self._check_ids(columns, ids)
         self._check_columns(columns, event)
+        (flow,) = out["cutflow"].values()
+        self._check_flow(flow, len(events), len(columns["event_id"]))
         if "truth" in out:
             truth = out["truth"].parts[key]
             self._check_ids(truth, ids)
@@ -197,6 +207,19 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
                 fits = isinstance(step, str) and isinstance(numbers, Mapping) and set(numbers) == {"events", "weight"}
                 if not fits or not all(_is_number(value) for value in numbers.values()):
                     self._refuse(f"cutflow[{dataset!r}][{step!r}] is {str(numbers)[:60]}; {form}, finite numbers")
+
+    def _check_flow(self, flow: Mapping[str, Mapping[str, float]], read: int, selected: int) -> None:
+        """Check the events of the known steps against those of the chunk, the skim, and each other."""
+        steps = [(step, numbers["events"]) for step, numbers in flow.items() if step in _FLOW]
+        for (before, more), (step, count) in pairwise(steps):
+            if count > more:
+                self._refuse(f"the cut flow's step '{step}' has {count} events, more than '{before}' ({more})")
+        if "read" in flow and flow["read"]["events"] != read:
+            self._refuse(f"the cut flow's step 'read' has {flow['read']['events']} events, but the chunk has {read};"
+                         " cut events in a step, never before process")  # fmt: skip
+        if "defined" in flow and flow["defined"]["events"] != selected:
+            self._refuse(f"the cut flow's step 'defined' has {flow['defined']['events']} events, but the skim has"
+                         f" {selected}; change both or neither")  # fmt: skip
 
     def _check_ids(self, columns: Mapping[str, Column], ids: npt.NDArray[np.int64]) -> None:
         """Check the identities of selected events against those of the chunk."""
@@ -286,6 +309,11 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
             json_form(value, where)
         except DrapesError as error:
             self._refuse(str(error))
+
+
+def _sorted_ids(skim: ColumnParts) -> npt.NDArray[Any]:
+    """Return the identities of all selected events in rising order, without joining the other columns."""
+    return np.sort(np.concatenate([np.asarray(columns["event_id"]) for columns in skim.parts.values()]))
 
 
 def _is_number(value: Foreign) -> bool:

@@ -299,6 +299,7 @@ class _Merged:
         self.clipped_masses = 0
         self._chunks, self._name, self._next, self._count = chunks, name, 0, 0
         self._waiting: dict[int, Outcome] = {}
+        self._histograms: dict[str, frozenset[str]] = {}
 
     def take(self, index: int, outcome: Outcome) -> None:
         """Take what came of a chunk; raises what ends the run: whatever the processor raised."""
@@ -335,6 +336,7 @@ class _Merged:
     def _add(self, chunk: EventChunk, result: _Result) -> None:
         if result.event_ids is not None:
             self.event_ids.append((chunk, result.event_ids))
+        self._check_histograms(chunk, result.out)
         # the first two make a new accumulator, as coffea's own merging does: a processor's is never changed
         parts = [result.out] if self._count == 0 else [self.output, result.out]
         try:
@@ -348,6 +350,19 @@ class _Merged:
         self._count += 1
         if self._count % _BLOCK == 0:
             _join(self.output)
+
+    def _check_histograms(self, chunk: EventChunk, out: Foreign) -> None:
+        """Refuse a histogram that some chunks of a dataset lack: its sum would be short of their events."""
+        hists = out.get("hists") if isinstance(out, Mapping) else None
+        if not isinstance(hists, Mapping):
+            return  # a chunk whose events are all hidden has rows only
+        names = frozenset(map(str, hists))
+        odd = names ^ self._histograms.setdefault(chunk.dataset, names)
+        if odd:
+            raise ConfigError(
+                f"{self._name}: histogram '{min(odd)}' is not in all chunks: that from row {chunk.start} of"
+                f" {chunk.path} {'has' if min(odd) in names else 'lacks'} it; return it for every chunk"
+            )
 
 
 def _join(output: Foreign) -> None:
