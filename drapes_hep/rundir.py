@@ -97,6 +97,10 @@ class RunDirectory:
         """Stamp of a finished stage."""
         return self.path / "stages" / f"{stage}.json"
 
+    def begun(self, stage: str) -> Path:
+        """What decides a stage that has begun, until its stamp is there."""
+        return self.path / "stages" / f"{stage}.begun"
+
 
 def open_run(path: str | Path, kind: Literal["search", "study"] = "search", *, overwrite: bool = False) -> RunDirectory:
     """Name a run directory that can be used; nothing is written before the first stage has its inputs.

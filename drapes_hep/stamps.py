@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import drapes_hep
-from drapes_hep.errors import RunDirectoryError
+from drapes_hep.errors import DrapesError, RunDirectoryError
 from drapes_hep.files import content_hash, file_hash, read_json, write_json
 from drapes_hep.guard import enter
 from drapes_hep.progress import Cost, Reporter, measured
@@ -169,13 +169,22 @@ def makers() -> dict[str, Any]:
 
 def read_stamp(run: RunDirectory, name: str) -> dict[str, Any] | None:
     """Read a stage's stamp; None where there is none, for a damaged stamp is no stamp."""
-    if not run.stamp(name).is_file():
+    kinds = {"key": str, **dict.fromkeys(("config", "other", "noted", "reads", "files"), dict)}
+    return _read_record(run.stamp(name), kinds)
+
+
+def _read_begun(run: RunDirectory, name: str) -> dict[str, Any] | None:
+    """Read what decides a stage that has begun and not ended; None where there is none, or it is damaged."""
+    return _read_record(run.begun(name), dict.fromkeys(("config", "other", "noted", "reads"), dict))
+
+
+def _read_record(path: Path, kinds: Mapping[str, type]) -> dict[str, Any] | None:
+    if not path.is_file():
         return None
     try:
-        found = read_json(run.stamp(name))
+        found = read_json(path)
     except RunDirectoryError:
         return None
-    kinds = {"key": str, **dict.fromkeys(("config", "other", "noted", "reads", "files"), dict)}
     whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
     return found if whole else None
 
@@ -301,8 +310,37 @@ def _check_done(run: RunDirectory, stage: Stage, wanted_by: str) -> None:
 
 def _decides_otherwise(stage: Stage, stamp: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """Return the first difference, with both values, between what decided a finished stage and what decides it now."""
-    found = first_difference(stamp["config"], stage.part(stage.keys))
-    return found or first_difference(stamp["other"], _plain(stage.other))
+    decides = _without_spelling(_decides(stage), stamp)
+    found = first_difference(stamp["config"], decides["config"])
+    return found or first_difference(stamp["other"], decides["other"])
+
+
+def _decides(stage: Stage) -> dict[str, Any]:
+    return {"config": stage.part(stage.keys), "other": _plain(stage.other)}
+
+
+_SPELLED = {"processor": "processor's source"}
+"""Keys that say where a user's code lies, and what says which code it is."""
+
+
+def _without_spelling(decides: Mapping[str, Any], like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Name a user's class by itself where its source is known: the path to it decides nothing.
+
+    With ``like``, only where that has the same class of the same source.
+    """
+    config = dict(decides["config"])
+    for key, source in _SPELLED.items():
+        if key in config and decides["other"].get(source):
+            name, code = _class_name(config[key]), decides["other"][source]
+            if like is None:
+                config[key] = name
+            elif like["other"].get(source) == code and name == _class_name(like["config"].get(key)):
+                config[key] = like["config"][key]
+    return {"config": config, "other": decides["other"]}
+
+
+def _class_name(processor: object) -> str:
+    return str(processor).rpartition(":")[2]
 
 
 def _is_source(key: str) -> bool:
@@ -319,7 +357,9 @@ _ALL_THE_SAME = {"blind", "hidden windows"}
 
 
 def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) -> None:
-    """Refuse to replace what a finished stage made of another configuration, unless ``run.overwrite`` allows it.
+    """Refuse to replace what a stage made of another configuration, unless ``run.overwrite`` allows it.
+
+    A stage that was interrupted counts as well, for it left a checkpoint or files.
 
     Code that was edited, the package's or a user's, is no other configuration; neither is a search that is unblinded,
     nor another hunt, which is made anew of what the other stages left.
@@ -336,7 +376,7 @@ def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) ->
     RunDirectoryError
         With the first key that differs, both values, and what to do.
     """
-    stamp = read_stamp(run, stage.name)
+    stamp = read_stamp(run, stage.name) or _read_begun(run, stage.name)
     if run.overwrite or stamp is None or stage.verb in _CHEAP:
         return
     found = _other_configuration(run, stage, stamp)
@@ -353,7 +393,8 @@ def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) ->
 
 def _other_configuration(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """Return the first difference that is one of configurations, with both values."""
-    for was, now in ((stamp["config"], stage.part(stage.keys)), (stamp["other"], _plain(stage.other))):
+    decides = _without_spelling(_decides(stage), stamp)
+    for was, now in ((stamp[name], decides[name]) for name in ("config", "other")):
         # a key that only one of the two has is a key of other code
         shared = [key for key in now if key in was and key not in _ALL_THE_SAME]
         for key, then, present in _differences({key: was[key] for key in shared}, {key: now[key] for key in shared}):
@@ -442,8 +483,8 @@ def run_stage(run: RunDirectory, stage: Stage, work: Callable[[], Sequence[Path]
         if not is_url(path) and not Path(path).exists():
             raise RunDirectoryError(f"{path}: missing, {stage.name} needs it")
     hashes = {_place(run, path): input_hash(path) for path in reads}
-    decides = {"config": stage.part(stage.keys), "other": _plain(stage.other)}
-    key = content_hash([stage.name, decides, code_hash(), list(hashes.values())])
+    decides = _decides(stage)
+    key = content_hash([stage.name, _without_spelling(decides), code_hash(), list(hashes.values())])
     record = {"key": key, **decides, "noted": stage.part(stage.noted), "reads": hashes}
     found = read_stamp(run, stage.name)
     if found is not None and found["key"] == key and _broken(run, found) is None:
@@ -456,13 +497,21 @@ def run_stage(run: RunDirectory, stage: Stage, work: Callable[[], Sequence[Path]
     if found is not None:
         reporter.say(f"{stage.name}: runs again, {_why_again(run, stage, found, hashes)}")
     begin_manifest(run, stage.config)
+    # before the old stamp goes, so that one of the two is always there
+    write_json(run.begun(stage.name), record)
     run.stamp(stage.name).unlink(missing_ok=True)
     enter(stage.name)
     with measured() as cost:
-        written = work()
+        try:
+            written = work()
+        except DrapesError:
+            # its configuration may be what is wrong, and is to be corrected: no reason to ask for leave
+            run.begun(stage.name).unlink(missing_ok=True)
+            raise
     enter("")
     sizes = {str(path.relative_to(run.path)): path.stat().st_size for path in written}
     write_json(run.stamp(stage.name), {**record, "files": sizes, **_made(cost)})
+    run.begun(stage.name).unlink(missing_ok=True)
     _stand_for(run, stage)
     reporter.say(f"{stage.name}: {cost.seconds:.1f} s, {cost.peak_memory / 2**20:.0f} MiB")
     return True

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import signal
+import sys
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from coffea.processor import FuturesExecutor
 from conftest import ROOT, make_columns
 
 from drapes_hep.errors import DrapesError, InputError, LostEventsError
-from drapes_hep.events import dispatch
+from drapes_hep.events import dispatch, grounds
 from drapes_hep.events.accumulate import ColumnParts
 from drapes_hep.events.chunks import split
 from drapes_hep.events.failures import FailedFilesError, Failure, join_failures
@@ -311,6 +312,110 @@ def test_what_cannot_be_kept_does_not_hide_what_failed(folder, drapes, monkeypat
         f"drapes: {folder / 'part1.h5'}: column 'mj2' holds NaN or infinity in 2 rows, first in row 100 (counted from"
         " 0); correct or remove these events\n"
     )
+
+
+OWN = """
+import json
+from pathlib import Path
+
+from drapes_hep.events.loading import load_processor
+
+{top}
+Dijets = load_processor("processors/dijets.py:Dijets", [{root!r}])
+
+
+class Own(Dijets):
+    def trigger(self, events):
+        return events.jets.pt[:, 0] > {cut}
+"""
+WAYS = {
+    "opened while it runs": ("", 'json.load(open("golden.json"))["cut"]'),
+    "opened when loaded": ('CUT = json.load(open("golden.json"))["cut"]', "CUT"),
+    "held by a helper": ("import {helper}", "{helper}.golden()"),
+    "helper": ("import {helper}", "{helper}.CUT"),
+    "looked for": ("", 'json.load(open("golden.json"))["cut"] if absent("more.json") else 1400'),
+}
+LOOK = """
+def absent(name):
+    try:
+        open(name).close()
+    except OSError:
+        return True
+    return False
+"""
+HELPER = """
+import functools
+import json
+
+CUT = {cut}
+
+
+@functools.cache
+def golden():
+    return json.load(open("golden.json"))["cut"]
+"""
+
+
+def ground(folder, how, cut):
+    top, expression = (text.replace("{helper}", "helper_of_own") for text in WAYS[how])
+    own = OWN.format(top=top + LOOK * (how == "looked for"), root=str(ROOT), cut=expression)
+    (folder / "own.py").write_text(own)
+    (folder / "helper_of_own.py").write_text(HELPER.format(cut=cut if how == "helper" else 0))
+    (folder / "golden.json").write_text(json.dumps({"cut": 0 if how in {"helper", "looked for"} else cut}))
+    if how == "looked for" and cut:
+        (folder / "more.json").write_text("")
+
+
+@pytest.fixture
+def processed(folder, drapes, monkeypatch):
+    """Skim in this process as a new one would; gives the chunks that were processed."""
+    from drapes_hep.events import running
+
+    read = []
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(running, "_process", lambda *a, before=running._process: read.append(a[2]) or before(*a))
+
+    def forget():
+        read.clear()
+        sys.modules.pop("helper_of_own", None)
+        for record in (grounds._opened, grounds._modules, grounds._unclear):
+            record.clear()
+
+    def skim():
+        forget()
+        status = drapes("skim", "tiny.yaml", "-o", "parts", "--set", "processor=own.py:Own", "--quiet")[0]
+        return status, sorted((Path(one.path).name, one.start) for one in read)
+
+    yield skim
+    forget()
+
+
+CHUNKS = [(f"part{i}.h5", start) for i in range(3) for start in (0, 1000)]
+
+
+@pytest.mark.parametrize("changed", [True, False], ids=["changed", "unchanged"])
+@pytest.mark.parametrize("how", WAYS)
+def test_files_that_the_processor_reads_decide_what_is_taken_up(folder, processed, how, changed):
+    good = (folder / "part1.h5").read_bytes()
+    spoil(folder / "part1.h5", 1)
+    ground(folder, how, 0)
+    assert processed()[0] == 2
+    (folder / "part1.h5").write_bytes(good)
+    ground(folder, how, 100 if changed else 0)
+    assert processed() == (0, CHUNKS if changed else CHUNKS[2:4])
+
+
+def test_what_a_process_or_a_folder_says_keeps_no_chunk(folder, processed):
+    """No hook sees whether it would be the same again."""
+    spoil(folder / "part1.h5", 1)
+    ground(folder, "opened while it runs", 0)
+    own = (folder / "own.py").read_text()
+    (folder / "own.py").write_text(
+        own.replace('json.load(open("golden.json"))["cut"]', 'len(list(Path(".").iterdir()))')
+    )
+    assert processed()[0] == 2
+    assert not (folder / "parts/skim/chunks").exists()
 
 
 def test_tiny_chunks_are_merged(folder, drapes, monkeypatch):

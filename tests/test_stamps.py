@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from drapes_hep import stamps as stamp_module
-from drapes_hep.errors import RunDirectoryError
+from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.progress import Reporter
 from drapes_hep.rundir import RunDirectory
 from drapes_hep.stamps import Stage, first_difference, read_stamp, run_stage
@@ -117,6 +117,66 @@ def test_what_is_quickly_made_again_needs_none(tmp_path, name):
 def test_an_unfinished_stage_needs_none(run):
     run.stamp("train.1-2").unlink()
     assert done(run, stage(changed("seed", 2)))
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, a signal, a scheduler."""
+
+
+def begin(run: RunDirectory, one: Stage, error: type[BaseException]) -> None:
+    def work() -> list[Path]:
+        raise error
+
+    with pytest.raises(error):
+        run_stage(run, one, work, Reporter(quiet=True))
+
+
+def test_an_interrupted_stage_of_another_configuration_needs_leave(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    begin(run, stage(CONFIG), Interrupted)
+    assert run.begun("train.1-2").is_file()
+    with pytest.raises(
+        RunDirectoryError, match="holds train.1-2 made with training.epochs 3, the configuration says 1"
+    ):
+        done(run, stage(changed("training", {"epochs": 1})))
+    assert done(run, stage(CONFIG))
+    assert not run.begun("train.1-2").exists()
+
+
+def test_an_interrupted_stage_is_replaced_with_leave(tmp_path):
+    run = RunDirectory(tmp_path / "run", overwrite=True)
+    begin(run, stage(CONFIG), Interrupted)
+    assert done(run, stage(changed("training", {"epochs": 1})))
+
+
+def test_a_stage_that_refused_its_configuration_needs_no_leave(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    begin(run, stage(CONFIG), FitError)
+    assert done(run, stage(changed("training", {"epochs": 1})))
+
+
+def processed(name: str, source: str) -> Stage:
+    config = {**CONFIG, "processor": name}
+    return Stage("skim", config, ("processor",), lambda: (), other={"processor's source": [source]})
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "leave"),
+    [
+        ("./own.py:Own", "a", False),
+        ("/elsewhere/own.py:Own", "a", False),
+        ("own.py:Other", "a", True),
+        ("other.py:Own", "b", True),
+    ],
+)
+def test_a_processor_is_its_class_and_its_source(tmp_path, name, source, leave):
+    run = RunDirectory(tmp_path / "run")
+    done(run, processed("own.py:Own", "a"))
+    if leave:
+        with pytest.raises(RunDirectoryError, match="made with processor own.py:Own"):
+            done(run, processed(name, source))
+    else:
+        assert not done(run, processed(name, source))
 
 
 def test_files_named_otherwise_need_leave_if_they_hold_other_bytes(tmp_path):

@@ -26,6 +26,7 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 from coffea.processor import ProcessorABC
 
 from drapes_hep.errors import ConfigError, UsersCode, reason_of
+from drapes_hep.events.grounds import unwatched, watched
 from drapes_hep.events.hooks import SOURCE
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import file_hash
@@ -226,7 +227,7 @@ def _reason(error: BaseException) -> str:
 
 def _from_package(name: str, place: str) -> ModuleType:
     said = f"processor '{name}': module {place} cannot be imported"
-    with UsersCode(lambda error: ConfigError(f"{said} ({_reason(error)})")):
+    with UsersCode(lambda error: ConfigError(f"{said} ({_reason(error)})")), watched():
         return importlib.import_module(place)
 
 
@@ -236,7 +237,9 @@ class _SourceLoader(importlib.machinery.SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
         """Give the code of the file as it is now."""
         path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)  # type: ignore[no-any-return, unused-ignore]
+        with unwatched():
+            source = self.get_data(path)
+        return self.source_to_code(source, path)  # type: ignore[no-any-return, unused-ignore]
 
 
 def load_source(name: str, path: Path) -> ModuleType:
@@ -267,7 +270,9 @@ def load_source(name: str, path: Path) -> ModuleType:
 
 def _module_name(path: Path) -> str:
     """Name a file by its content: an edited file is a new module, the same file is loaded once."""
-    digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
+    with unwatched():
+        content = path.read_bytes()
+    digest = hashlib.sha256(str(path).encode() + b"\0" + content).hexdigest()[:12]
     return f"{_MODULE}{path.stem.replace('-', '_')}_{digest}"
 
 
@@ -301,7 +306,7 @@ def _from_file(name: str, place: str, search: Sequence[str | Path] | None) -> Mo
     if key in sys.modules and _current(sys.modules[key]):
         return sys.modules[key]
     said = f"processor '{name}': {path} does not run"
-    with UsersCode(lambda error: ConfigError(f"{said} ({_reason(error)})")), _searching(folders):
+    with UsersCode(lambda error: ConfigError(f"{said} ({_reason(error)})")), _searching(folders), watched():
         module = load_source(key, path)
     for one in vars(module).values():
         if isinstance(one, type) and one.__module__ == key:

@@ -33,6 +33,7 @@ from drapes_hep.events.checks import BadValuesError, row_ids
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, split, states_ids
 from drapes_hep.events.dispatch import Lost, Raised, dispatch
 from drapes_hep.events.failures import FailedFilesError, Failure, join_failures
+from drapes_hep.events.grounds import Grounds, current, grounds_of, watched
 from drapes_hep.events.opened import share_files
 from drapes_hep.events.readers import no_events, read, read_columns, scan, shared_identities
 from drapes_hep.events.schema import IDENTITY_FIELDS
@@ -110,6 +111,8 @@ class _Result:
     clipped_masses: int = 0
     unread: bool = False
     """Whether the error came up while the chunk was read, not while it was processed."""
+    grounds: Grounds | None = None
+    """What else the processor has read; None where that cannot be told."""
 
     def __add__(self, other: object) -> _Result:
         raise LostEventsError("a chunk was processed twice")
@@ -217,6 +220,8 @@ class _Payload:
     processor: Any
     run: str
     sharing: bool
+    storing: bool
+    """Whether results are kept, so that what they rest on must be known."""
 
 
 _GIVEN_UP: dict[str, set[str]] = {}
@@ -229,7 +234,8 @@ def _work(pickled: bytes, chunk: EventChunk) -> _Result:
     The processor comes by value, because classes loaded by path cannot be imported in a worker, and anew for each task,
     because one that keeps state must not count a chunk's events in the next.
     """
-    payload: _Payload = pickle.loads(pickled)
+    with watched():  # modules of the user's are imported
+        payload: _Payload = pickle.loads(pickled)
     if payload.sharing:
         share_files(True)
     if payload.run not in _GIVEN_UP:
@@ -243,7 +249,9 @@ def _work(pickled: bytes, chunk: EventChunk) -> _Result:
             unreachable.add(chunk.path)
         return _Result(error=error, unread=True)
     try:
-        return _process(events, payload.processor, chunk)
+        with watched(chunk.path):
+            result = _process(events, payload.processor, chunk)
+        return dataclasses.replace(result, grounds=current()) if payload.storing else result
     except DrapesError as error:
         return _Result(error=error)
 
@@ -511,7 +519,8 @@ def _execute(
 ) -> _Merged:
     """Process what is not in the store, in the order of the chunks or nearly so."""
     here = type(executor) is IterativeExecutor
-    payload = cloudpickle.dumps(_Payload(processor, uuid.uuid4().hex, here or type(executor) is FuturesExecutor))
+    sharing = here or type(executor) is FuturesExecutor
+    payload = cloudpickle.dumps(_Payload(processor, uuid.uuid4().hex, sharing, store is not None))
     name = getattr(processor, "described", f"processor {type(processor).__name__}")
     merged, done = _Merged(chunks, name), 0
     todo: list[int] = []
@@ -527,7 +536,10 @@ def _execute(
             for position, outcome in dispatch(executor, [chunks[index] for index in todo], _work, payload):
                 index = todo[position]
                 if store is not None and isinstance(outcome, _Result) and outcome.error is None:
-                    store.save(chunks[index], {name: getattr(outcome, name) for name in _STORED})
+                    # the processor was loaded here, and it may have read files then
+                    grounds = grounds_of(current(), outcome.grounds)
+                    if grounds is not None:
+                        store.save(chunks[index], {name: getattr(outcome, name) for name in _STORED}, grounds)
                 merged.take(index, outcome)
                 done += 1
                 update(done)

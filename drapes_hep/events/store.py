@@ -24,13 +24,15 @@ import uhi.io.json
 from drapes_hep.errors import DrapesError
 from drapes_hep.events.accumulate import ColumnParts
 from drapes_hep.events.chunks import EventChunk
+from drapes_hep.events.grounds import Grounds, holds
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path, content_hash, parse_json
 
 __all__ = ["ChunkStore", "UnstorableError", "pack", "unpack"]
 
 _TREE = "tree"
-_VERSION = 1
+_GROUNDS = "grounds"
+_VERSION = 2
 
 Arrays = dict[str, Any]
 
@@ -187,7 +189,7 @@ class ChunkStore:
         path = self.path(chunk)
         return path is not None and path.is_file()
 
-    def save(self, chunk: EventChunk, fields: Mapping[str, Any]) -> bool:
+    def save(self, chunk: EventChunk, fields: Mapping[str, Any], grounds: Grounds) -> bool:
         """Write a chunk's result, atomically.
 
         Parameters
@@ -195,6 +197,8 @@ class ChunkStore:
         chunk : EventChunk
         fields : mapping of str to object
             What to read back.
+        grounds : mapping of str to str
+            SHA-256 of the files that the processor has read, by absolute path; None for one that was not there.
 
         Returns
         -------
@@ -209,22 +213,27 @@ class ChunkStore:
             tree = pack(dict(fields), arrays)
         except UnstorableError:
             return False
-        text = json.dumps(tree).encode()
+        texts = {
+            name: np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+            for name, value in ((_TREE, tree), (_GROUNDS, dict(grounds)))
+        }
         try:
             with atomic_path(path) as temporary, temporary.open("wb") as stream:
-                np.savez(stream, allow_pickle=False, **arrays, **{_TREE: np.frombuffer(text, dtype=np.uint8)})
+                np.savez(stream, allow_pickle=False, **arrays, **texts)
         except DrapesError:
             return False  # a full disk stops nothing yet: what is not stored is processed again
         return True
 
     def load(self, chunk: EventChunk) -> dict[str, Any] | None:
-        """Read a chunk's result; None where there is none, and for a damaged file, which is no result."""
+        """Read a chunk's result; None where there is none, where it is damaged, or where a file that it rests on changed."""
         path = self.path(chunk)
         if path is None or not path.is_file():
             return None
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
+            if not holds(parse_json(bytes(arrays.pop(_GROUNDS)))):
+                return None
             found: dict[str, Any] = unpack(parse_json(bytes(arrays.pop(_TREE))), arrays)
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):
             return None

@@ -23,6 +23,7 @@ from drapes_hep.stages.skim import skim_stage
 from drapes_hep.stamps import Stage, code_hash, run_stage
 from drapes_hep.templates.family import (
     WindowModel,
+    checkpoints,
     fit_window_model,
     load_window_model,
     make_window_template,
@@ -102,15 +103,18 @@ def _train(context: Context, window: Window) -> list[Path]:
     part = split_sidebands(beside.event_id, config.seed, config.training)
     hidden = [(window.lo, window.hi)]
     written = _fit(context, window, folder / "model", "training.json", beside, part, hidden)
+    stems = [_stem(context, folder / "model", hidden)]
     write_skim(folder / "split.parquet", {"event_id": beside.event_id, "part": part.astype(np.int8)})
     written.append(folder / "split.parquet")
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
         outside = (beside.mjj < pseudo[0]) | (beside.mjj >= pseudo[1])
         fewer = (beside.take(outside), part[outside])
-        written += _fit(context, window, folder / "pseudo_model", "pseudo_training.json", *fewer, [*hidden, pseudo])
+        all_hidden = [*hidden, pseudo]
+        written += _fit(context, window, folder / "pseudo_model", "pseudo_training.json", *fewer, all_hidden)
+        stems.append(_stem(context, folder / "pseudo_model", all_hidden))
     # not before the second model is there as well: the first would be trained anew if that training is cut off
-    for old in folder.glob("*.checkpoint"):
+    for old in (path for stem in stems for path in checkpoints(stem)):
         old.unlink()
     return written
 
@@ -130,6 +134,16 @@ def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: I
     check_folds(f"window {window.name}: data", assign_folds(inside, folds, config.seed), folds)
 
 
+def _stem(context: Context, folder: Path, hidden: list[tuple[float, float]]) -> Path:
+    """Return the stem of a training's checkpoints."""
+    config = context.config
+    # named by all that the training depends on: a killed run goes on, a changed one starts afresh
+    key = content_hash(
+        [model_settings(config), config.features, config.seed, hidden, file_hash(context.run.events), code_hash()]
+    )
+    return folder.parent / f"{folder.name}.{key[:12]}"
+
+
 def _fit(
     context: Context,
     window: Window,
@@ -140,14 +154,10 @@ def _fit(
     hidden: list[tuple[float, float]],
 ) -> list[Path]:
     config = context.config
-    # named by all that the training depends on: a killed run goes on, a changed one starts afresh
-    key = content_hash(
-        [model_settings(config), config.features, config.seed, hidden, file_hash(context.run.events), code_hash()]
-    )
     lengths = {"features": config.training.epochs, "jets": config.training.epochs}
     if config.constituents is not None:
         lengths["constituents"] = config.constituents.epochs
-    stem = folder.parent / f"{folder.name}.{key[:12]}"
+    stem = _stem(context, folder, hidden)
     if left := unfinished(stem):
         what = folder.name.replace("_", " ")
         context.reporter.say(
