@@ -116,6 +116,9 @@ class SkimLayout:
         absent = missing_columns(JET_FIELDS, ak.fields(jets))
         if absent:
             raise InputError(chunk.path, f"its jets have no {absent}", "write skims with `drapes skim`")
+        nested = next((field for field in JET_FIELDS if jets[field].ndim != 2 or ak.fields(jets[field])), None)
+        if nested is not None:
+            raise InputError(chunk.path, f"'{nested}' of its jets is not one number per jet", "write one per jet")
         counts = ak.to_numpy(ak.num(jets))
         offsets = offsets_of(counts)
         names = tuple(f"jets.{field}" for field in JET_FIELDS)
