@@ -136,7 +136,7 @@ def test_an_interrupted_stage_of_another_configuration_needs_leave(tmp_path):
     begin(run, stage(CONFIG), Interrupted)
     assert run.begun("train.1-2").is_file()
     with pytest.raises(
-        RunDirectoryError, match="holds train.1-2 made with training.epochs 3, the configuration says 1"
+        RunDirectoryError, match=r"holds train.1-2 made with training.epochs 3, the configuration says 1"
     ):
         done(run, stage(changed("training", {"epochs": 1})))
     assert done(run, stage(CONFIG))
@@ -173,7 +173,7 @@ def test_a_processor_is_its_class_and_its_source(tmp_path, name, source, leave):
     run = RunDirectory(tmp_path / "run")
     done(run, processed("own.py:Own", "a"))
     if leave:
-        with pytest.raises(RunDirectoryError, match="made with processor own.py:Own"):
+        with pytest.raises(RunDirectoryError, match=r"made with processor own.py:Own"):
             done(run, processed(name, source))
     else:
         assert not done(run, processed(name, source))

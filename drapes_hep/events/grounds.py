@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,13 @@ def _is_users(path: str) -> bool:
     return place.startswith(_STARTER) or not place.startswith(_LIBRARIES)
 
 
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100  a link that is set anew is another file: it must not be resolved
+
+
 def _version(path: str) -> _Version:
     try:
-        state = os.stat(path)
+        state = Path(path).stat()
     except OSError:
         return None
     return (state.st_ino, state.st_size, state.st_mtime_ns)
@@ -85,7 +89,7 @@ def _by_import() -> bool:
         file = frame.f_code.co_filename
         if file.startswith("<frozen importlib") or f"{os.sep}importlib{os.sep}" in file:
             return True
-        if frame.f_globals.get("__name__") == __name__ or (os.path.isabs(file) and _is_users(file)):
+        if frame.f_globals.get("__name__") == __name__ or (Path(file).is_absolute() and _is_users(file)):
             return False
         frame = frame.f_back  # type: ignore[assignment]  # the last one has none
     return False
@@ -103,14 +107,12 @@ def _hook(event: str, details: tuple[Any, ...]) -> None:
 def _note_open(name: object, _: object, flags: int) -> None:
     if not isinstance(name, (str, bytes, os.PathLike)) or flags & os.O_ACCMODE == os.O_WRONLY:
         return
-    path = os.path.abspath(os.fsdecode(name))
+    path = _absolute(os.fsdecode(name))
     if path.endswith(".pyc"):
-        try:
+        with suppress(ValueError):  # a module without source
             path = importlib.util.source_from_cache(path)
-        except ValueError:  # a module without source
-            pass
     try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
+        regular = stat.S_ISREG(Path(path).stat().st_mode)
     except OSError:
         regular = True  # looked for in vain: it may be there the next time
     if regular and path not in _THREAD.apart and _is_users(path):
@@ -157,7 +159,7 @@ def _note_modules() -> None:
         if not isinstance(file, str) or not _is_users(file):
             continue
         if name not in _modules or _modules[name][0] is not module:
-            path = os.path.abspath(file)
+            path = _absolute(file)
             _modules[name] = (module, path, _version(path))
 
 

@@ -225,7 +225,7 @@ class ChunkStore:
         return True
 
     def load(self, chunk: EventChunk) -> dict[str, Any] | None:
-        """Read a chunk's result; None where there is none, where it is damaged, or where a file that it rests on changed."""
+        """Read a chunk's result; None where there is none that is whole, or where a file that it rests on changed."""
         path = self.path(chunk)
         if path is None or not path.is_file():
             return None
