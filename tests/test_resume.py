@@ -326,7 +326,7 @@ Dijets = load_processor("processors/dijets.py:Dijets", [{root!r}])
 
 class Own(Dijets):
     def trigger(self, events):
-        return events.jets.pt[:, 0] > {cut}
+        return events.jets.pt[:, 0] > ({cut})
 """
 WAYS = {
     "opened while it runs": ("", 'json.load(open("golden.json"))["cut"]'),
@@ -378,7 +378,8 @@ def processed(folder, drapes, monkeypatch):
 
     def forget():
         read.clear()
-        sys.modules.pop("helper_of_own", None)
+        for name in [name for name in sys.modules if name.startswith(("helper_of_own", "_drapes_processor_"))]:
+            del sys.modules[name]
         for record in (grounds._opened, grounds._modules, grounds._unclear):
             record.clear()
 
