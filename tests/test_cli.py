@@ -223,7 +223,7 @@ def test_an_interrupted_stage_says_what_is_kept(finished, complaint, monkeypatch
     for stamp in (finished / "stages").glob(f"{verb}*"):
         stamp.unlink()
     monkeypatch.setattr(f"drapes_hep.stages.{place}", interrupted)
-    line = complaint(verb, "tiny.yaml", "-o", "run", "--quiet", status=130)
+    line = complaint(verb, "tiny.yaml", "-o", "run", "--quiet", new={"run/stages/*.begun"}, status=130)
     assert line.startswith(f"drapes: interrupted {kept}")
     assert line.endswith("; run the same command again to resume")
 

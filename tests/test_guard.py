@@ -235,7 +235,7 @@ def test_a_processor_that_leaves_is_spoken_of(project, leaves, status, words):
     assert (found, out) == (status, "")
     assert words in err
     assert len(err.splitlines()) == 1
-    assert not list(project.glob("r/stages/*"))
+    assert not list(project.glob("r/stages/*.json"))
 
 
 SLOW = """
