@@ -36,6 +36,14 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="a study of minutes: give --run-slow"))
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_process_of_its_own():
+    """Forget what the processors of other tests have read: it would decide which chunks are kept."""
+    grounds = sys.modules.get("drapes_hep.events.grounds")
+    for record in () if grounds is None else (grounds._opened, grounds._modules, grounds._unclear):
+        record.clear()
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Real events that may not be committed: DRAPES_HEP_DATA, or the folder beside the checkout."""

@@ -35,13 +35,6 @@ from drapes_hep.files import atomic_path, read_json
 SETTINGS = {"leading_pt": 1200, "mass_range": (2000, 8000)}
 
 
-@pytest.fixture(autouse=True)
-def as_in_a_process_of_its_own():
-    """Forget what the processors of other tests have read: it would decide what is kept here."""
-    for record in (grounds._opened, grounds._modules, grounds._unclear):
-        record.clear()
-
-
 def counted(events):
     """Leaves a line per chunk, so that a test sees what was processed."""
     with Path(events.metadata["log"]).open("a") as log:
