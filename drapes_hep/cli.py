@@ -612,17 +612,17 @@ _INTERRUPTED = 130
 
 
 def _interrupted() -> str:
-    """Say what was interrupted, and what is left of it."""
+    """Return what was interrupted, and what remains of it."""
     how = "interrupted" if received() == signal.SIGINT else f"ended by {signal.Signals(received()).name}"
     name = stage()
-    kept = ""
+    remains = ""
     if name.startswith("train."):
-        kept = "; if its training had begun, it is kept in a checkpoint"
+        remains = "; if its training had begun, it is kept in a checkpoint"
     elif name.startswith("study"):
-        kept = "; finished models and trials are kept, and trainings in checkpoints"
+        remains = "; finished models and trials are kept, and trainings in checkpoints"
     elif name:
-        kept = "; finished stages are kept, this one begins anew"
-    return f"{how}{f' during {name}' if name else ''}{kept}; run the same command again to resume"
+        remains = "; finished stages are kept, this one begins anew"
+    return f"{how}{f' during {name}' if name else ''}{remains}; run the same command again to resume"
 
 
 def _during() -> str:

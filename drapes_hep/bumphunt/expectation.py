@@ -278,8 +278,8 @@ def eigen_variations(covariance: npt.ArrayLike) -> FloatArray:
         than the fit has parameters; eigenvalues below 1e-8 of the largest are left out.
     """
     value, vector = np.linalg.eigh(np.asarray(covariance, dtype=np.float64))
-    kept = np.flatnonzero(value > 1e-8 * value[-1])[::-1]
-    variations = (vector[:, kept] * np.sqrt(value[kept])).T
+    large = np.flatnonzero(value > 1e-8 * value[-1])[::-1]
+    variations = (vector[:, large] * np.sqrt(value[large])).T
     # an eigenvector has no sign of its own: up is where the sum rises
     return np.asarray(variations * np.where(variations.sum(axis=1) < 0, -1.0, 1.0)[:, None], dtype=np.float64)
 
