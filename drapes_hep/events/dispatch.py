@@ -246,13 +246,13 @@ def _on_cluster(
 
     client: Foreign = executor.client
     if client is None:
-        client = distributed.Client(threads_per_worker=1)  # type: ignore[no-untyped-call, unused-ignore]
+        client = distributed.Client(threads_per_worker=1)
     options = {"pure": False, "priority": executor.priority, "retries": executor.retries}
     ahead, running = _Ahead(len(tasks), _window(sum(client.ncores().values()))), {}
     suspects: list[int] = []
     alone: list[int] = []
     deaths = 0
-    seen, wait = time.monotonic(), getattr(distributed, "wait")  # noqa: B009  it has no types
+    seen, wait = time.monotonic(), distributed.wait
     try:
         while True:
             for index in ahead.ready():
