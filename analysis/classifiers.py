@@ -38,8 +38,8 @@ def entries(config: Config) -> list[Entry]:
                 for subject in subjects:
                     labels = {
                         "injected": count,
-                        "template": title_of(subject),
-                        "classifier": f"{title}, {title_of(subject)}",
+                        "template": title_of(subject, config),
+                        "classifier": f"{title}, {title_of(subject, config)}",
                         "seed": one.seed,
                     }
                     out.append(Entry(trial_of("search", changed, subject), labels))

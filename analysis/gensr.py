@@ -36,7 +36,7 @@ def entries(config: Config) -> list[Entry]:
             trial_of("search", injected(one, count), method, gensr=gensr, unseen=True),
             {
                 "injected": count,
-                "template": title_of(method),
+                "template": title_of(method, config),
                 "data": "GenSR" if gensr else "Data",
                 "seed": one.seed,
             },
@@ -49,7 +49,7 @@ def entries(config: Config) -> list[Entry]:
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
     """Draw a panel an injection."""
-    return sic_curve_panels(rows, config, by="data", title=title_of(config.study.templates[0]))
+    return sic_curve_panels(rows, config, by="data", title=title_of(config.study.templates[0], config))
 
 
 STUDY = Study("SIC with the data class oversampled by GenSR", entries, curve_lines, panels)

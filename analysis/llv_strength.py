@@ -25,7 +25,7 @@ from drapes_hep.studies.design import (
     title_of,
 )
 from drapes_hep.studies.trials import Trial
-from drapes_hep.templates.recipes import RECIPES
+from drapes_hep.templates.registry import origin_of
 
 
 def entries(config: Config) -> list[Entry]:
@@ -35,8 +35,8 @@ def entries(config: Config) -> list[Entry]:
     for own, word in ((config, " LLV"), (on_features(config), "")):
         for one in repetitions(injected(own, count)):
             for method in config.study.templates:
-                for wanted in config.study.strengths if RECIPES[method].partial else ():
-                    labels = {"template": title_of(method) + word, "wanted_strength": wanted, "seed": one.seed}
+                for wanted in config.study.strengths if origin_of(method, config.folder).partial else ():
+                    labels = {"template": title_of(method, config) + word, "wanted_strength": wanted, "seed": one.seed}
                     out.append(Entry(Trial("search", of_template(one, method, strength=wanted), method), labels))
     return out
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,17 +31,19 @@ from drapes_hep.config import Config, load_config
 from drapes_hep.cwola.classifiers import load_classifier
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
-from drapes_hep.events.features import domains
 from drapes_hep.events.skims import Skim, read_truth
-from drapes_hep.mass import draw, fit_spectrum, spectrum_edges
+from drapes_hep.mass import fit_spectrum, spectrum_edges
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.context import Context, feature_matrix, load_events
 from drapes_hep.stages.skim import skim
-from drapes_hep.templates.model import CLOSURE, fit_model, split_sidebands
-from drapes_hep.templates.recipes import RECIPES, make_template, starts
+from drapes_hep.templates.methods import FitTask, SampleTask
+from drapes_hep.templates.model import CLOSURE, split_sidebands
+from drapes_hep.templates.plan import Parents, Pool, fit_masses, plan_region
+from drapes_hep.templates.registry import method_of
+from drapes_hep.templates.window_models import fit_window_model, sample_template
 
 COLUMNS = ("bootstrap", "background_efficiency", "observed", "expected", "expected_error", "pull")
 
@@ -97,27 +98,18 @@ def bootstrap(
 
 
 def diffusion_template(data: Events, window: Window, edges: np.ndarray, config: Config, workers: int) -> Events:
-    """Train on the sidebands of a bootstrap and generate its template, as the search does."""
-    outside = data.where(window.in_sidebands(data.mjj))
-    model, _ = fit_model(
-        outside.x,
-        outside.mjj,
-        np.ones(len(outside.x)),
-        split_sidebands(outside.root, config.seed, config.training),
-        features=config.features,
-        domain=domains(config.features),
-        hidden=[(window.lo, window.hi)],
-        training=config.training,
-        scaling=config.template.scaling,
-        seed=config.seed,
-    )
-    counts = np.histogram(data.mjj, edges)[0].astype(float)
-    fit = fit_spectrum(counts, edges, (window.lo, window.hi), config.mass.fit, config.mass.sqrt_s)
+    """Train on the sidebands of a bootstrap and make its template, as the search does."""
+    method, region = method_of(config), (window.lo, window.hi)
+    events = Parents(data.x, data.mjj, np.ones(len(data.mjj)), data.root)
+    pool = Pool(window, events, split_sidebands(data.root, config.seed, config.training))
+    outside = window.in_sidebands(data.mjj)
+    model, _ = fit_window_model(method, FitTask(events.take(outside), pool.part[outside], (region,), config.seed))
+    fit = fit_masses(config.mass, events.mjj, events.weight, edges, window)
     size = config.template.oversample * int(window.in_signal_region(data.mjj).sum())
-    draw_mass = functools.partial(draw, fit, window.lo, window.hi)
-    plan = starts(RECIPES[config.template.method], None, size, config.seed, draw_mass)
-    made = make_template(model, config.template, plan, None, config.seed, workers=workers)
-    return Events(made.x, made.mjj, made.event_id)
+    planned = plan_region(method, config.mass, pool, region, size, config.seed, fit, method.reach(region))
+    task = SampleTask(config.seed, window.in_signal_region, workers=workers)
+    found = sample_template(method, model, planned, task, events)
+    return Events(found.x, found.mjj, found.event_id)
 
 
 def working_points(
@@ -196,7 +188,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     config = load_config(arguments.config, [*arguments.assignments, "signal.inject=0"])
-    if RECIPES[config.template.method].source != "noise":
+    if method_of(config).source != "noise":
         # a bootstrap repeats events, and copies of a parent would be made of the same noise
         raise SystemExit(f"template.method {config.template.method}: only templates from noise can be bootstrapped")
     run = open_run(arguments.output / "events")

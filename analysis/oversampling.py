@@ -31,7 +31,12 @@ def entries(config: Config) -> list[Entry]:
     return [
         Entry(
             Trial("search", of_template(injected(one, count), method, oversample=size), method),
-            {"injected": f"{count} injected", "template": title_of(method), "oversample": size, "seed": one.seed},
+            {
+                "injected": f"{count} injected",
+                "template": title_of(method, config),
+                "oversample": size,
+                "seed": one.seed,
+            },
         )
         for count in config.study.examples
         for one in repetitions(config)
@@ -41,7 +46,7 @@ def entries(config: Config) -> list[Entry]:
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
     """Draw SIC at two rejections and its maximum, a line an injection."""
-    name, label = title_of(config.study.templates[0]), "Template events an event in the window"
+    name, label = title_of(config.study.templates[0], config), "Template events an event in the window"
     return sic_panels(rows, "oversample", label, by="injected", title=name, log_x=False, level=False)
 
 

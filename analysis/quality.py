@@ -28,7 +28,7 @@ def entries(config: Config) -> list[Entry]:
     return [
         Entry(
             Trial("quality", of_template(one, method, oversample=1.0), method),
-            {"template": title_of(method), "seed": one.seed},
+            {"template": title_of(method, config), "seed": one.seed},
         )
         for one in repetitions(injected(config, 0))
         for method in config.study.templates

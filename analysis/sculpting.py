@@ -27,7 +27,9 @@ from drapes_hep.studies.design import (
 def entries(config: Config) -> list[Entry]:
     """Select background with each template, and with true background in its place."""
     return [
-        Entry(trial_of("sculpting", injected(one, 0), subject), {"template": title_of(subject), "seed": one.seed})
+        Entry(
+            trial_of("sculpting", injected(one, 0), subject), {"template": title_of(subject, config), "seed": one.seed}
+        )
         for one in repetitions(config)
         for subject in subjects(config, "over_idealised")
     ]

@@ -29,7 +29,7 @@ def entries(config: Config) -> list[Entry]:
             out += [
                 Entry(
                     trial_of("search", narrow, method),
-                    {"sidebands": total, "template": title_of(method), "seed": one.seed},
+                    {"sidebands": total, "template": title_of(method, config), "seed": one.seed},
                 )
                 for method in config.study.templates
             ]

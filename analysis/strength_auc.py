@@ -25,12 +25,16 @@ from drapes_hep.studies.design import (
     title_of,
 )
 from drapes_hep.studies.trials import Trial
-from drapes_hep.templates.recipes import RECIPES
+from drapes_hep.templates.registry import origin_of
 
 
 def methods(config: Config) -> list[str]:
     """Give the partial templates of the study, and the one that starts from low noise."""
-    return list(dict.fromkeys(["from_low_noise", *(name for name in config.study.templates if RECIPES[name].partial)]))
+    return list(
+        dict.fromkeys(
+            ["from_low_noise", *(name for name in config.study.templates if origin_of(name, config.folder).partial)]
+        )
+    )
 
 
 def entries(config: Config) -> list[Entry]:
@@ -41,13 +45,15 @@ def entries(config: Config) -> list[Entry]:
             for strength in config.study.strengths:
                 changed = of_template(one, method, strength=strength, oversample=1.0)
                 trial = Trial("quality", changed, method)
-                out.append(Entry(trial, {"template": title_of(method), "wanted_strength": strength, "seed": one.seed}))
+                out.append(
+                    Entry(trial, {"template": title_of(method, config), "wanted_strength": strength, "seed": one.seed})
+                )
     return out
 
 
-def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
+def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
     """Draw the AUC of all templates, and closer of those that start from events."""
-    closer = [row for row in rows if row["template"] != title_of("from_low_noise")]
+    closer = [row for row in rows if row["template"] != title_of("from_low_noise", config)]
     return [
         auc_panel(chosen, "strength", r"Noise $\sigma'$", title, column=column)
         for chosen, column, title in (

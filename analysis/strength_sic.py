@@ -24,7 +24,7 @@ from drapes_hep.studies.design import (
     title_of,
 )
 from drapes_hep.studies.trials import Trial
-from drapes_hep.templates.recipes import RECIPES
+from drapes_hep.templates.registry import origin_of
 
 
 def entries(config: Config) -> list[Entry]:
@@ -33,11 +33,11 @@ def entries(config: Config) -> list[Entry]:
     for count in config.study.examples:
         for one in repetitions(config):
             for method in config.study.templates:
-                for wanted in config.study.strengths if RECIPES[method].partial else ():
+                for wanted in config.study.strengths if origin_of(method, config.folder).partial else ():
                     changed = of_template(injected(one, count), method, strength=wanted)
                     labels = {
                         "injected": count,
-                        "template": title_of(method),
+                        "template": title_of(method, config),
                         "wanted_strength": wanted,
                         "seed": one.seed,
                     }

@@ -24,8 +24,11 @@ from drapes_hep.diffusion.denoisers import EDMDenoiser
 from drapes_hep.diffusion.samplers import evaluations, kernel_threads
 from drapes_hep.events.scaling import fit_scaling
 from drapes_hep.networks.mlp import ResidualMLP
+from drapes_hep.templates.drapes import levels, make_template
+from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.model import BackgroundModel
-from drapes_hep.templates.recipes import RECIPES, Parents, Starts, levels, make_template, starts
+from drapes_hep.templates.plan import Parents, Starts, starts
+from drapes_hep.templates.recipes import RECIPES
 
 FEATURES = ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r")
 
@@ -69,7 +72,8 @@ def measure(n: int, steps: int, workers: int, rounds: int) -> list[dict[str, flo
         plan = plan_of(method, parents, n)
         left = len(levels(config, background.denoiser.schedule)) - 1
         cost = evaluations(solver, left)
-        make = functools.partial(make_template, background, config, plan, parents, 1, workers=workers)
+        task = SampleTask(1, lambda mjj: np.full(len(mjj), True), workers=workers)
+        make = functools.partial(make_template, background, config, plan, parents, task)
         walls, shares = [], []
         for _ in range(rounds):
             with kernel_threads(workers):

@@ -95,23 +95,25 @@ def _check_plugins(config: Config) -> str:
     from drapes_hep.cwola.classifiers import load_classifier, reads_of
     from drapes_hep.events.loading import class_sources
     from drapes_hep.stages.skim import load_selection, make_processor
+    from drapes_hep.templates.registry import method_of
 
     selection = load_selection(config)
-    if config.constituents is not None and not getattr(selection, "reads_constituents", False):
+    method = method_of(config)
+    if "jets" in method.columns and not getattr(selection, "reads_constituents", False):
         raise ConfigError(
             f"constituents: {config.processor} keeps none; set processor: processors/constituents.py:Constituents"
         )
     make_processor(config, selection)
     sources = class_sources(selection)
     classifier = load_classifier(config.cwola.classifier, config.cwola.options)
-    if config.constituents is None and reads_of(classifier) == "constituents":
+    if "jets" not in method.columns and reads_of(classifier) == "constituents":
         raise ConfigError(
             f"cwola.classifier {config.cwola.classifier} needs templates of constituents: add 'constituents: {{}}'"
         )
-    if config.constituents is not None:
-        from drapes_hep.templates.backbones import check_backbone
-
-        check_backbone(config.constituents)
+    if (method.source == "simulation") != (config.template.source is not None):
+        what = "names no simulation that it starts from" if config.template.source is None else "is not used"
+        raise ConfigError(f"template.source: {what} ({method.title})")
+    method.check()
     return str(sources[0]) if sources else config.processor
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -60,7 +61,9 @@ NETWORKS = ("transformer", "epic", "deepsets")
 JET_HEADS = 4
 """Attention heads of ``constituents.kinematics_network: deepsets``."""
 
-Method = Literal["from_noise", "from_low_noise", "from_window", "from_sidebands", "from_simulation"]
+METHODS = ("from_noise", "from_low_noise", "from_window", "from_sidebands", "from_simulation", "file")
+"""Template methods of the package; those of Drapes first."""
+DRAPES = METHODS[:-1]
 
 
 def _named(value: str, known: Sequence[str]) -> str:
@@ -69,6 +72,13 @@ def _named(value: str, known: Sequence[str]) -> str:
         names = "' nor '".join(known)
         raise ValueError(f"{value!r} is neither '{names}' nor 'package.module:Class'")
     return value
+
+
+def _method(value: str) -> str:
+    return _named(value, METHODS)
+
+
+Method = Annotated[str, AfterValidator(_method)]
 
 
 class _Section(BaseModel):
@@ -183,7 +193,14 @@ class TemplateConfig(_Section):
     method: Method = Field(
         "from_noise",
         description="Where template events start: noise (Drapes 0), noise of the strength below, or data of the window"
-        " (Drapes SR), data of the sidebands (SB), another simulation (MC), each with noise of that strength.",
+        " (Drapes SR), data of the sidebands (SB), another simulation (MC), each with noise of that strength;"
+        " 'file' for a template that is there already (path below); or a method of your own, 'file.py:Class' or"
+        " 'package.module:Class'.",
+    )
+    options: dict[str, int | float | bool | str] = Field({}, description="Further arguments of the method's class.")
+    path: str | None = Field(
+        None,
+        description="The template of method file: a Parquet or ROOT table of the features, mjj, weight, parent_id.",
     )
     strength: Positive | None = Field(
         None,
@@ -192,7 +209,8 @@ class TemplateConfig(_Section):
     )
     steps_left: int | None = Field(None, ge=1, description="The strength as steps that are left, in its place.")
     source: str | tuple[str | tuple[str, ...], ...] | None = Field(
-        None, description="Files of the other simulation, for from_simulation: as data.path."
+        None,
+        description="Files of the other simulation, for from_simulation and methods that start from one: as data.path.",
     )
     oversample: Positive = Field(5.0, description="Template events an event in the signal region.")
     steps: int = Field(50, ge=2, description="Steps of the sampler.")
@@ -209,16 +227,20 @@ class TemplateConfig(_Section):
     def _ordered(self) -> TemplateConfig:
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min {self.sigma_min:g} must lie below sigma_max {self.sigma_max:g}")
-        given = (self.strength is not None) + (self.steps_left is not None)
-        if self.method == "from_noise" and given:
-            raise ValueError("from_noise starts at sigma_max: strength and steps_left belong to the other methods")
-        if self.method != "from_noise" and given != 1:
+        chosen = (self.strength is not None) + (self.steps_left is not None)
+        if self.method in ("from_noise", "file") and chosen:
+            start = "starts at sigma_max" if self.method == "from_noise" else "has no noise"
+            raise ValueError(f"{self.method} {start}: strength and steps_left belong to the other methods")
+        if self.method in DRAPES[1:] and chosen != 1:
             raise ValueError(f"{self.method} needs either strength or steps_left")
+        if (self.path is not None) != (self.method == "file"):
+            raise ValueError("path names the table of method file, and belongs to no other method")
         if self.strength is not None and not self.sigma_min <= self.strength <= self.sigma_max:
             raise ValueError(f"strength {self.strength:g} is not within {self.sigma_min:g} to {self.sigma_max:g}")
         if self.steps_left is not None and self.steps_left > self.steps:
             raise ValueError(f"steps_left {self.steps_left} exceeds the {counted(self.steps, 'step')}")
-        if (self.source is not None) != (self.method == "from_simulation"):
+        # whether a method of the user's starts from a simulation, its class says
+        if ":" not in self.method and (self.source is not None) != (self.method == "from_simulation"):
             raise ValueError("source names the simulation of from_simulation, and belongs to no other method")
         return self
 
@@ -522,6 +544,8 @@ class Config(_Section):
         if self.study.window is not None and not low < self.study.window[0] < self.study.window[1] < high:
             raise ValueError(f"study.window must rise and lie inside mass.range [{low:g}, {high:g}]")
         if self.constituents is not None:
+            if self.template.method == "file":
+                raise ValueError("constituents: a template file holds features; leave the section out")
             if self.template.method == "from_low_noise":
                 raise ValueError("constituents: from_low_noise is a study of features, and makes no constituents")
             if self.template.method == "from_sidebands" and self.constituents.kinematics_strength is None:
@@ -645,7 +669,7 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
     key = key.strip()
     if not separator or not key:
         raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. --set signal.inject=0")
-    is_path = key in {"data.path", "data.truth", "template.source", "study.source"}
+    is_path = key in {"data.path", "data.truth", "template.source", "template.path", "study.source"}
     try:
         value = parse(text).value
     except YamlError as error:
@@ -708,7 +732,7 @@ def load_config(path: str | Path, assignments: Sequence[str] = ()) -> Config:
     Returns
     -------
     Config
-        With ``data.path``, ``data.truth``, ``template.source`` and ``study.source`` absolute.
+        With ``data.path``, ``data.truth``, ``template.source``, ``template.path`` and ``study.source`` absolute.
 
     Raises
     ------
@@ -781,7 +805,9 @@ def _absolute(config: Config, folder: Path) -> Config:
     placed = config.model_copy(
         update={
             "data": data.model_copy(update={"path": paths, "truth": truth}),
-            "template": config.template.model_copy(update={"source": sources(config.template.source)}),
+            "template": config.template.model_copy(
+                update={"source": sources(config.template.source), "path": sources(config.template.path)}
+            ),
             "study": config.study.model_copy(update={"source": sources(config.study.source)}),
         }
     )

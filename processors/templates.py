@@ -25,8 +25,7 @@ from drapes_hep.events.accumulate import ColumnParts, chunk_key, feature_axis, f
 from drapes_hep.events.types import Events, Foreign
 from drapes_hep.stages.chunks import load_chunk_template
 from drapes_hep.stages.skim import load_selection, make_processor
-from drapes_hep.templates.family import needs_jets
-from drapes_hep.templates.recipes import Parents
+from drapes_hep.templates.plan import Parents
 
 __all__ = ["TemplateSettings", "Templates"]
 
@@ -74,7 +73,7 @@ class Templates(processor.ProcessorABC):  # type: ignore[misc]
         selected = make_processor(config, load_selection(config)).process(events)
         columns = selected["skim"].columns()
         x = np.stack([columns[name] for name in config.features], axis=1)
-        jets = columns["jets"] if needs_jets(config) else None
+        jets = columns["jets"] if "jets" in plan.method.columns else None
         parents, made = plan(Parents(x, columns["mjj"], columns["weight"], columns["event_id"], jets))
         out = {"event_id": made.event_id, "parent_id": made.parent_id, "mjj": made.mjj, "weight": made.weight}
         out |= {name: made.x[:, j] for j, name in enumerate(config.features)}

@@ -9,6 +9,8 @@ import awkward as ak
 import numpy as np
 import pytest
 import torch
+from drapes_hep.templates.events import LOSSES, build_jets, make_constituent_template
+from drapes_hep.templates.family import unfinished
 from scipy.stats import chi2, kstest
 from torch import nn
 
@@ -37,8 +39,6 @@ from drapes_hep.templates.constituents import (
     refill,
     save_constituent_model,
 )
-from drapes_hep.templates.events import LOSSES, build_jets, make_constituent_template
-from drapes_hep.templates.family import unfinished
 from drapes_hep.templates.kinematics import MASS, N
 from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.recipes import RECIPES, Parents, starts

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
+from drapes_hep.templates.events import LOSSES
 from test_constituent_models import shower
 from test_stages import stamps
 
@@ -38,7 +39,6 @@ from drapes_hep.stages.skim import skim
 from drapes_hep.studies.llv import llv_searches
 from drapes_hep.templates.comparison import compare_jets, kept_quantities
 from drapes_hep.templates.constituents import pack_jets
-from drapes_hep.templates.events import LOSSES
 from drapes_hep.templates.model import CLOSURE
 
 NAME = "3300-3700"

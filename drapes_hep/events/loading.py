@@ -34,6 +34,7 @@ from drapes_hep.files import file_hash
 __all__ = [
     "class_sources",
     "is_users",
+    "load_module",
     "load_processor",
     "load_source",
     "names_defined",
@@ -183,7 +184,8 @@ def load_processor(name: str, search: Sequence[str | Path] | None = None) -> For
     place, separator, attribute = name.rpartition(":")
     if not separator or not place or not attribute.isidentifier():
         raise ConfigError(f"processor '{name}': expected 'path/to/file.py:Class' or 'package.module:Class'")
-    module = _from_file(name, place, search) if place.endswith(".py") else _from_package(name, place)
+    said = f"processor '{name}'"
+    module = load_module(said, place, search) if place.endswith(".py") else _from_package(name, place)
     found = getattr(module, attribute, None)
     if found is None:
         classes = [key for key, value in vars(module).items() if _is_processor(value) and value is not ProcessorABC]
@@ -293,7 +295,29 @@ def _searching(folders: tuple[Path, ...]) -> Iterator[None]:
         _SEARCHED.reset(token)
 
 
-def _from_file(name: str, place: str, search: Sequence[str | Path] | None) -> ModuleType:
+def load_module(said: str, place: str, search: Sequence[str | Path] | None = None) -> ModuleType:
+    """Load a user's file as a module; a file that did not change is loaded once.
+
+    Its classes are registered with cloudpickle to travel by value: worker processes have no module of that name.
+
+    Parameters
+    ----------
+    said : str
+        Which key of the configuration names it, for messages.
+    place : str
+        Path of the file.
+    search : sequence of path, optional
+        Where a relative path is looked for, as for :func:`load_processor`.
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file, or it does not run.
+    """
     folders = tuple(map(Path, search)) if search is not None else _SEARCHED.get() or processor_folders()
     candidates = [folder / place for folder in folders]  # an absolute place replaces the folder
     path = next((candidate.resolve() for candidate in candidates if candidate.is_file()), None)
@@ -301,12 +325,12 @@ def _from_file(name: str, place: str, search: Sequence[str | Path] | None) -> Mo
         near = [p.name for c in candidates if c.parent.is_dir() for p in c.parent.glob("*.py")]
         close = difflib.get_close_matches(Path(place).name, near, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"looked in {', '.join(str(f) for f in folders)}"
-        raise ConfigError(f"processor '{name}': no file {place}; {hint}")
+        raise ConfigError(f"{said}: no file {place}; {hint}")
     key = _module_name(path)
     if key in sys.modules and _current(sys.modules[key]):
         return sys.modules[key]
-    said = f"processor '{name}': {path} does not run"
-    with UsersCode(lambda error: ConfigError(f"{said} ({_reason(error)})")), _searching(folders), watched():
+    fails = f"{said}: {path} does not run"
+    with UsersCode(lambda error: ConfigError(f"{fails} ({_reason(error)})")), _searching(folders), watched():
         module = load_source(key, path)
     for one in vars(module).values():
         if isinstance(one, type) and one.__module__ == key:

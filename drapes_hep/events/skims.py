@@ -40,6 +40,7 @@ __all__ = [
     "Truth",
     "read_skim",
     "read_truth",
+    "skim_metadata",
     "write_skim",
     "write_truth",
 ]
@@ -306,6 +307,12 @@ def read_skim(
         wanted = list(columns) if columns else names
         table = file.read(columns=wanted) if rows is None else _rows(file, wanted, rows)
         return Skim({name: _column(path, name, table[name]) for name in wanted}, metadata)
+
+
+def skim_metadata(path: str | Path) -> dict[str, Any]:
+    """Return what was written with a skim beside its columns; raises InputError as :func:`read_skim`."""
+    with _open(path) as file:
+        return _check_version(path, file)
 
 
 def _rows(file: pq.ParquetFile, columns: list[str], rows: npt.NDArray[np.int64]) -> pa.Table:

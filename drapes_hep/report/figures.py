@@ -102,7 +102,7 @@ def window_figures(run: RunFiles, files: WindowFiles, album: Album) -> tuple[lis
         _score_figure(run, files, album),
         *_training_figures(run, files, album),
         _closure_figure(run, files, album),
-        *([_jets_figure(run, files, album)] if run.config.get("constituents") else []),
+        *([_jets_figure(run, files, album)] if files.has_jets else []),
     ]
     return [f for f in found if isinstance(f, Picture)], [f for f in found if isinstance(f, str)]
 
@@ -185,24 +185,16 @@ def _score_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | 
 def _training_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[Picture | str]:
     if files.training is None:
         return ["No training.json: this template was not trained in this run."]
-    name, record = files.window.name, files.training
+    name, figures = files.window.name, list[Picture | str]()
     words = "Loss on the events it is fitted to and on those that stop it; the first epochs may lie above the range."
-    trainings = [(f"training_{name}", record, "Training of the background model", words, "event")]
-    if run.config.get("constituents"):
-        # two models make a template of constituents; the record is the constituents', with the other one in it
-        words = f"The constituents of one jet, given the jet. {words}"
-        trainings = [(f"training_{name}", record, "Training on the constituents", words, "constituent")]
-        if record.get("jets"):
-            words = "The kinematics of both jets, given their mass."
-            title = "Training on the jets' kinematics"
-            trainings.append((f"training_jets_{name}", record["jets"], title, words, "event"))
-    figures: list[Picture | str] = []
-    for slug, t, title, caption, unit in trainings:
+    for training, curve in (files.training.get("trainings") or {}).items():
         with reading(files.folder / "training.json"):
-            curve = plots.TrainingCurve(t["train"], t["validation"], t["rate"], t.get("best_epoch"))
-            figure = plots.training_loss(curve, run.stamp, title=f"window {files.title} GeV", unit=unit)
-        figures.append(album.add(slug, figure, title, caption, (f"windows/{name}/training.json",)))
-    return figures
+            losses = plots.TrainingCurve(curve["train"], curve["validation"], curve["rate"], curve.get("best_epoch"))
+            figure = plots.training_loss(losses, run.stamp, title=f"window {files.title} GeV", unit=curve["unit"])
+            title, caption = str(curve["title"]), f"{curve['caption']} {words}".strip()
+        sources = (f"windows/{name}/training.json",)
+        figures.append(album.add(f"training_{training}_{name}", figure, title, caption, sources))
+    return figures or ["This template's method is not trained epoch by epoch."]
 
 
 def _closure_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | str:
@@ -247,7 +239,7 @@ def _jets_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | s
         f" of that between two samples of the data, of {events} events each."
         + (
             " The template starts from these same events, and what it keeps of them is not shown."
-            if run.config["template"]["method"] == "from_window"
+            if files.made.get("source") == "window"
             else ""
         )
         + (" Masses in any window are left out." if run.blind else ""),

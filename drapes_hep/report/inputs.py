@@ -19,6 +19,7 @@ from drapes_hep import plots
 from drapes_hep.config import PlotConfig
 from drapes_hep.errors import ConfigError, RunDirectoryError
 from drapes_hep.events.blinding import in_ranges
+from drapes_hep.events.skims import skim_metadata
 from drapes_hep.files import read_json
 from drapes_hep.regions import Window
 from drapes_hep.rundir import RunDirectory
@@ -144,6 +145,18 @@ class WindowFiles:
     def template(self) -> Mapping[str, Any]:
         """What the results say of its template."""
         return self.result.get("template") or {}
+
+    @cached_property
+    def made(self) -> Mapping[str, Any]:
+        """What is recorded with its closure sample of how its template is made; nothing where there is none."""
+        path = self.folder / "closure.parquet"
+        return skim_metadata(path) if path.is_file() else {}
+
+    @property
+    def has_jets(self) -> bool:
+        """Whether its template is made of jets with constituents."""
+        path = self.folder / "closure.parquet"
+        return path.is_file() and "jets" in pq.read_schema(path).names
 
     @property
     def pseudo_window(self) -> tuple[float, float] | None:

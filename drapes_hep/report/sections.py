@@ -13,7 +13,6 @@ from drapes_hep.plots import GlobalP
 from drapes_hep.report.inputs import Point, RunFiles, WindowFiles
 from drapes_hep.report.values import best, cutflow, fit_p, overall, split_counts
 from drapes_hep.report.words import cut, integer, null, optional_integer, plus_minus, power, sic, signed, step, why
-from drapes_hep.templates.recipes import RECIPES
 
 __all__ = [
     "accounting_cards",
@@ -295,28 +294,8 @@ def split_rows(run: RunFiles) -> list[Row]:
 
 
 def model_words(run: RunFiles) -> str:
-    """Say what the background model is made of, where that is more than a network of features."""
-    given = run.config.get("constituents")
-    if not given:
-        return ""
-    train, template = run.config["training"], run.config["template"]
-    if RECIPES[template["method"]].partial and given["kinematics_strength"] is None:
-        jets = "The kinematics of both jets are those of the events that the template starts from"
-    elif given["kinematics_network"] == "deepsets":
-        jets = f"The kinematics of both jets, given their mass, are made by DeepSets with attention ({_budget(train)})"
-    else:
-        jets = f"The kinematics of both jets, given their mass, are made by a residual network ({_budget(train)})"
-    # a class of the user's has a width or has none
-    own = f"at most {given['epochs']} passes" if ":" in given["network"] else _budget(given)
-    return (
-        f"Templates are made of constituents. {jets}; the constituents of one jet, given that jet, are made by the"
-        f" network {given['network']} ({own} in batches of {given['batch']} jets; {given['steps']} steps of"
-        f" {given['solver']}). Features are computed from the generated constituents."
-    )
-
-
-def _budget(section: Mapping[str, Any]) -> str:
-    return f"width {section['width']}, depth {section['depth']}; at most {section['epochs']} passes"
+    """Return what the background model is made of, where the method says so."""
+    return next((str(files.made["summary"]) for files in run.windows if files.made.get("summary")), "")
 
 
 def provenance(run: RunFiles) -> list[tuple[str, Any]]:

@@ -17,8 +17,7 @@ from drapes_hep.events.skims import read_skim
 from drapes_hep.metrics import Roc
 from drapes_hep.poisson import deviance_p_value
 from drapes_hep.report.inputs import Point, RunFiles, WindowFiles, estimate, optional_array, read_columns
-from drapes_hep.templates.comparison import compare_jets, kept_quantities
-from drapes_hep.templates.constituents import keeps_momenta
+from drapes_hep.templates.comparison import compare_jets
 
 __all__ = [
     "Step",
@@ -250,11 +249,9 @@ def closure_jets(run: RunFiles, files: WindowFiles) -> Mapping[str, Any] | None:
         # evenly over the file, whatever its order
         chosen = seen[np.linspace(0, len(seen), min(_JETS, len(seen)), endpoint=False).astype(np.int64)]
         found.append(read_skim(source, ("jets",), chosen)["jets"])
-    method, strength = run.config["template"]["method"], run.config["constituents"].get("kinematics_strength")
-    kept = kept_quantities(method, strength, keeps_momenta(files.folder / "model"))
     try:
         # the template is made at the masses of these events
-        return compare_jets(found[0], found[1], seed=1, kept=("mjj", *kept))
+        return compare_jets(found[0], found[1], seed=1, kept=("mjj", *(files.made.get("kept") or ())))
     except FitError:
         return None
 

@@ -9,18 +9,23 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from drapes_hep.config import Config, check_config
 from drapes_hep.errors import ConfigError, RunDirectoryError
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
-from drapes_hep.mass import Density, draw
+from drapes_hep.mass import Density
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rundir import RunDirectory, open_run
 from drapes_hep.stamps import check_current
-from drapes_hep.templates.family import WindowModel, load_window_model, make_window_template, model_files
-from drapes_hep.templates.model import CLOSURE, split_sidebands
-from drapes_hep.templates.recipes import RECIPES, Parents, Template, starts
+from drapes_hep.templates.methods import BackgroundMethod, SampleTask
+from drapes_hep.templates.model import split_sidebands
+from drapes_hep.templates.plan import Parents, Pool, Template, plan_chunk
+from drapes_hep.templates.registry import method_of
+from drapes_hep.templates.window_models import load_window_model, model_files, sample_template
 
 __all__ = ["ChunkTemplate", "load_chunk_template"]
 
@@ -34,9 +39,11 @@ class ChunkTemplate:
     config : Config
         Of the run.
     window : Window
-    model : BackgroundModel or ConstituentModel
+    method : BackgroundMethod
+    model
+        The method's own.
     rate : float
-        Mean number of template events a parent.
+        Mean number of template events per parent.
     seed : int
         Of the template.
     density : Density or None
@@ -45,7 +52,8 @@ class ChunkTemplate:
 
     config: Config
     window: Window
-    model: WindowModel
+    method: BackgroundMethod
+    model: Any
     rate: float
     seed: int
     density: Density | None
@@ -64,16 +72,15 @@ class ChunkTemplate:
             Those that it starts from.
         template : Template
         """
-        recipe, window, config = RECIPES[self.config.template.method], self.window, self.config
-        if recipe.source == "sidebands":
-            part = split_sidebands(events.event_id, config.seed, config.training)
-            parents = events.take(window.in_sidebands(events.mjj) & (part != CLOSURE))
-        else:
-            parents = events.take(window.in_signal_region(events.mjj))
-        drawn = None if self.density is None else functools.partial(draw, self.density, window.lo, window.hi)
-        plan = starts(recipe, parents, self.rate, self.seed, drawn)
-        region = window.in_signal_region
-        return parents, make_window_template(self.model, config, plan, parents, self.seed, region=region)
+        window, config = self.window, self.config
+        part = split_sidebands(events.event_id, config.seed, config.training)
+        pool = Pool(window, events, part, events if self.method.source == "simulation" else None)
+        planned = plan_chunk(self.method, pool, self.rate, self.seed, self.density)
+        assert planned.parents is not None
+        # the run has compared its template with the data; parents that are data are no template events
+        nothing = events.take(np.zeros(len(events), dtype=bool))
+        task = SampleTask(self.seed, window.in_signal_region)
+        return planned.parents, sample_template(self.method, self.model, planned, task, nothing)
 
 
 def load_chunk_template(run: str | Path, window: str) -> ChunkTemplate:
@@ -101,7 +108,7 @@ def load_chunk_template(run: str | Path, window: str) -> ChunkTemplate:
     parsed = parse_window(window, sliding_windows(_config(directory)))
     folder = directory.window(parsed)
     # read again once anything was made again, in a process that lives longer than that
-    files = (folder / "template.parquet", *model_files(_config(directory), folder / "model"), directory.manifest)
+    files = (folder / "template.parquet", *model_files(folder / "model"), directory.manifest)
     return _load(directory, parsed, tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files))
 
 
@@ -114,20 +121,20 @@ def _load(run: RunDirectory, window: Window, _: tuple[int, ...]) -> ChunkTemplat
     # a model that was trained again since makes another template than the one whose numbers are read below
     check_current(run, f"generate.{window.name}")
     config, folder = _config(run), run.window(window)
-    recipe = RECIPES[config.template.method]
-    if recipe.source == "noise":
-        raise ConfigError(f"{run.path}: {recipe.title} starts from noise, so no chunk of events holds its parents")
-    if config.mass.draw == "kde" and not recipe.own_mass:
+    method = method_of(config)
+    if method.source == "noise":
+        raise ConfigError(f"{run.path}: {method.title} starts from noise, so no chunk of events holds its parents")
+    if config.mass.draw == "kde" and not method.own_mass:
         raise ConfigError(
             f"{run.path}: its masses follow the data of its window (mass.draw: kde), which no chunk holds"
         )
     made = read_skim(folder / "template.parquet", ("event_id",)).metadata
     try:
-        density = None if recipe.own_mass else Density(**made["mass_fit"])
+        density = None if method.own_mass else Density(**made["mass_fit"])
         rate, seed = float(made["rate"]), int(made["seed"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError(
             f"{run.window(window)}: its template does not say how it was made; generate it again"
         ) from error
-    model = load_window_model(config, run.window(window) / "model", window)
-    return ChunkTemplate(config, window, model, rate, seed, density)
+    model = load_window_model(method, run.window(window) / "model", window)
+    return ChunkTemplate(config, window, method, model, rate, seed, density)

@@ -21,8 +21,8 @@ from drapes_hep.files import read_json
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, sliding_windows
 from drapes_hep.rundir import RunDirectory
-from drapes_hep.templates.family import needs_jets
-from drapes_hep.templates.recipes import Parents
+from drapes_hep.templates.plan import Parents
+from drapes_hep.templates.registry import method_of
 
 __all__ = ["Context", "choose_device", "feature_matrix", "load_events", "load_parents", "read_record", "unweighted"]
 
@@ -111,7 +111,7 @@ def load_events(path: Path, features: Sequence[str]) -> Skim:
 
 
 def load_parents(path: Path, config: Config) -> Parents:
-    """Read the events of a table as a template's model takes them: with their jets if it makes constituents.
+    """Read the events of a table as a template's model takes them: with their jets if the method reads them.
 
     Raises
     ------
@@ -120,12 +120,12 @@ def load_parents(path: Path, config: Config) -> Parents:
     DrapesError
         If a mass, a weight or a feature is not one.
     """
-    jets = ("jets",) if needs_jets(config) else ()
-    table = read_skim(path, ("event_id", "weight", "mjj", *config.features, *jets))
+    columns = method_of(config).columns
+    table = read_skim(path, ("event_id", "weight", "mjj", *config.features, *columns))
     mjj, weight, ids = (np.asarray(table[name]) for name in ("mjj", "weight", "event_id"))
     _check_values(path, "mjj", mjj, np.isfinite(mjj) & (mjj > 0), "a mass that is not positive and finite")
     _check_values(path, "weight", weight, np.isfinite(weight), "a weight that is not finite")
-    pairs = table["jets"] if jets else None
+    pairs = table["jets"] if "jets" in columns else None
     if pairs is not None and "constituents" not in ak.fields(pairs):
         raise ConfigError(
             f"constituents: {path} holds no constituents; set processor: processors/constituents.py:Constituents"

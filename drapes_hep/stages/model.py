@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,33 +13,35 @@ import numpy.typing as npt
 
 from drapes_hep.cwola.folds import assign_folds, check_folds
 from drapes_hep.diffusion.training import Epoch
-from drapes_hep.errors import DrapesError, FitError, counted
+from drapes_hep.errors import FitError, RunDirectoryError, counted
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
-from drapes_hep.mass import SpectrumFit, fit_spectrum, spectrum_edges
+from drapes_hep.mass import SpectrumFit, spectrum_edges
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
 from drapes_hep.stages.context import Context, load_parents, unweighted
 from drapes_hep.stages.simulation import needs_simulation, simulation_stage
 from drapes_hep.stages.skim import skim_stage
 from drapes_hep.stamps import Stage, code_hash, run_stage
-from drapes_hep.templates.family import (
-    WindowModel,
+from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
+from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, split_sidebands
+from drapes_hep.templates.plan import Parents, Planned, Pool, fit_masses, plan_closure, plan_region
+from drapes_hep.templates.registry import method_of, model_settings
+from drapes_hep.templates.window_models import (
     checkpoints,
     fit_window_model,
     load_window_model,
-    make_window_template,
-    mass_source,
     model_files,
-    model_settings,
+    sample_template,
     save_window_model,
-    start_level,
+    training_record,
     unfinished,
 )
-from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, split_sidebands, training_record
-from drapes_hep.templates.recipes import RECIPES, Parents, Recipe, Starts, starts
 
 __all__ = ["generate", "generate_stage", "mass_edges", "pseudo_window", "train", "train_stage"]
+
+_SILENCE = 60.0
+"""Seconds that a training may take without a word."""
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -75,7 +79,7 @@ def train_stage(context: Context, window: Window) -> Stage:
         lambda: [context.run.events],
         other={
             "pseudo-window": pseudo_window(context, window),
-            "constituents": model_settings(context.config)["constituents"],
+            "model": model_settings(context.config),
         },
         after=(skim_stage(context),),
     )
@@ -153,37 +157,41 @@ def _fit(
     part: IntArray,
     hidden: list[tuple[float, float]],
 ) -> list[Path]:
-    config = context.config
-    lengths = {"features": config.training.epochs, "jets": config.training.epochs}
-    if config.constituents is not None:
-        lengths["constituents"] = config.constituents.epochs
+    config, method = context.config, method_of(context.config)
+    trainings = method.trainings()
     stem = _stem(context, folder, hidden)
     if left := unfinished(stem):
         what = folder.name.replace("_", " ")
         context.reporter.say(
-            f"window {window.name}: the training of the {what} that was cut off goes on from the checkpoint of {left}"
+            f"window {window.name}: the interrupted training of the {what} resumes from the checkpoint of {left}"
         )
-    with context.reporter.bar(f"train {window.name}", config.training.epochs) as bar:
+    with context.reporter.bar(
+        f"train {window.name}", max((one.epochs for one in trainings.values()), default=1)
+    ) as bar:
+        spoken = time.monotonic()
 
-        def told(name: str, epoch: Epoch) -> None:
-            bar(epoch.epoch, lengths[name])
+        def advance(name: str, epoch: Epoch) -> None:
+            nonlocal spoken
+            total = trainings[name].epochs if name in trainings else epoch.epoch
+            bar(epoch.epoch, total)
             # where no bar is drawn, a line now and then says that a long training lives
-            if name == "constituents" and not context.reporter.draws and epoch.epoch % max(lengths[name] // 10, 1) == 0:
+            if not context.reporter.draws and time.monotonic() - spoken > _SILENCE:
+                spoken = time.monotonic()
                 context.reporter.say(
-                    f"window {window.name}: constituents, epoch {epoch.epoch} of {lengths[name]}, losses"
+                    f"window {window.name}: {name}, epoch {epoch.epoch} of {total}, losses"
                     f" {epoch.train_loss:.4f} and {epoch.validation_loss:.4f} (validation)"
                 )
 
-        model, results = fit_window_model(
-            config,
+        task = FitTask(
             events,
             part,
-            hidden=hidden,
-            seed=stage_seed(config.seed, folder.name, window.name),
+            tuple(hidden),
+            stage_seed(config.seed, folder.name, window.name),
             device=context.device,
             checkpoint=stem,
-            progress=told,
+            progress=advance,
         )
+        model, results = fit_window_model(method, task)
     counts = {name: int((part == value).sum()) for name, value in _PARTS.items()}
     extra = {
         "window": [window.lo, window.hi],
@@ -191,11 +199,9 @@ def _fit(
         "events_sha256": file_hash(context.run.events),
         "events": counts,
     }
-    written = save_window_model(folder, model, extra)
-    # the last training's curve is the one that is drawn: of features, or of constituents
-    *others, last = results
-    records = {name: training_record(results[name]) for name in others}
-    write_json(folder.parent / record, {**training_record(results[last]), **records, "events": counts})
+    written = save_window_model(method, folder, model, hidden, extra)
+    curves = {name: training_record(result, trainings.get(name)) for name, result in results.items()}
+    write_json(folder.parent / record, {"trainings": curves, "events": counts})
     return [*written, folder.parent / record]
 
 
@@ -206,22 +212,25 @@ def generate_stage(context: Context, window: Window) -> Stage:
     """Describe the stage: what decides a window's template."""
     folder, pseudo = context.run.window(window), pseudo_window(context, window)
     models = ["model"] if pseudo is None else ["model", "pseudo_model"]
-    reads = [context.run.events, folder / "split.parquet"]
-    reads += [path for model in models for path in model_files(context.config, folder / model)]
+
+    def reads() -> list[Path]:
+        files = [path for model in models for path in model_files(folder / model)]
+        other = [context.run.simulation] if needs_simulation(context) else []
+        return [context.run.events, folder / "split.parquet", *files, *other]
+
     after = [train_stage(context, window)]
     if needs_simulation(context):
-        reads.append(context.run.simulation)
         after.append(simulation_stage(context))
     return Stage(
         f"generate.{window.name}",
         context.config.model_dump(mode="json"),
         ("template", "constituents", "features", "mass", "seed", "data.radius", "data.axes"),
-        lambda: reads,
+        reads,
         other={
             "pseudo-window": pseudo,
             "mass bins": mass_edges(context).tolist(),
             # weights may stay the same where a network is evaluated otherwise
-            "model": model_settings(context.config)["constituents"],
+            "model": model_settings(context.config),
         },
         after=tuple(after),
     )
@@ -239,15 +248,9 @@ def generate(context: Context, window: Window) -> None:
 
 
 def _generate(context: Context, window: Window) -> list[Path]:
-    config, folder = context.config, context.run.window(window)
-    recipe = RECIPES[config.template.method]
-    events = load_parents(context.run.events, config)
-    mjj, weight = events.mjj, events.weight
-    edges = mass_edges(context)
-    counts = np.histogram(mjj, edges, weights=weight)[0]
-    variance = np.histogram(mjj, edges, weights=weight**2)[0]
-    shape = (config.mass.fit, config.mass.sqrt_s)
-    fit = fit_spectrum(counts, edges, (window.lo, window.hi), *shape, variance=variance)
+    config, folder, method = context.config, context.run.window(window), method_of(context.config)
+    events, edges = load_parents(context.run.events, config), mass_edges(context)
+    fit = fit_masses(config.mass, events.mjj, events.weight, edges, window)
     # in a blinded run a fit that other hidden windows take part in is judged by the hunt, which leaves them out
     others = set(context.hidden) - {(window.lo, window.hi)}
     if not fit.good and not others:
@@ -255,133 +258,85 @@ def _generate(context: Context, window: Window) -> list[Path]:
             f"window {window.name}: the mass fit is poor (2NLLR {fit.chi2:.1f} for {fit.ndof}), "
             "its template's masses and significance are not to be trusted"
         )
-    split = read_skim(folder / "split.parquet", ("event_id", "part"))
-    model = load_window_model(config, folder / "model", window, context.device)
-    made: dict[str, Any] = {"template": config.template.method, "strength": None, "steps_left": None}
-    if recipe.partial:
-        strength, left = start_level(config, model)
-        made |= {"strength": strength, "steps_left": left}
-        context.reporter.say(f"window {window.name}: strength {strength:.4g}, {counted(left, 'step')} left")
-    if config.mass.draw == "kde" and not recipe.own_mass:
-        context.reporter.say(
-            f"window {window.name}: the template's masses follow those of the data in the window, a signal's included"
-        )
-    written = [folder / "template.parquet", folder / "closure.parquet"]
-    inside = window.in_signal_region(mjj)
-    closing = np.isin(events.event_id, np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE])
-    # sideband events that close nothing: those that close measure how often a cut passes, and parent no template
-    used = ~inside & ~closing
-    simulation = load_parents(context.run.simulation, config) if recipe.source == "simulation" else None
-    size = config.template.oversample * int(inside.sum())
+    model = load_window_model(method, folder / "model", window, context.device)
+    record = _record(context, window, method, model)
+    part = split_sidebands(events.event_id, config.seed, config.training)
+    _check_split(folder / "split.parquet", events, part, window)
+    simulation = load_parents(context.run.simulation, config) if needs_simulation(context) else None
+    pool = Pool(window, events, part, simulation)
 
-    def sample(model: WindowModel, path: Path, fit: SpectrumFit, region: tuple[float, float], size: float) -> None:
-        here = (mjj >= region[0]) & (mjj < region[1])
-        parents = _parents(recipe, events, simulation, here, used, region)
-        source = None if recipe.own_mass else mass_source(config, fit, mjj, region)
-        size *= 1.0 if source is None else source.more
-        rate = size if parents is None else size / len(parents)
-        seed = stage_seed(config.seed, path.stem, window.name)
-        plan = starts(recipe, parents, rate, seed, None if source is None else source.draw)
+    def sample(name: str, model: Any, region: tuple[float, float], size: float, fit: SpectrumFit) -> Path:  # noqa: ANN401
+        path, seed = folder / f"{name}.parquet", stage_seed(config.seed, name, window.name)
+        planned = plan_region(method, config.mass, pool, region, size, seed, fit, method.reach(region))
         # all that makes the same events of the same parents again
-        how = {"rate": rate, "seed": seed, "mass_fit": None if recipe.own_mass else fit.density._asdict()}
+        how = {"rate": planned.rate, "seed": seed, "mass_fit": None if method.own_mass else fit.density._asdict()}
+        inside = functools.partial(_inside, region)
+        _write_sample(context, window, path, planned, (method, model), record | how, inside, events)
+        return path
 
-        def there(masses: FloatArray) -> BoolArray:
-            return np.asarray((masses >= region[0]) & (masses < region[1]))
-
-        _write_sample(context, window, model, path, plan, parents, seed, made | how, there)
-
-    sample(model, written[0], fit, (window.lo, window.hi), size)
-    _write_closure(context, window, model, written[1], recipe, events, simulation, (closing, used), made)
+    size = config.template.oversample * int(window.in_signal_region(events.mjj).sum())
+    written = [sample("template", model, (window.lo, window.hi), size, fit), folder / "closure.parquet"]
+    planned = plan_closure(method, pool, stage_seed(config.seed, "closure", window.name))
+    _write_sample(context, window, written[1], planned, (method, model), record, window.in_sidebands, events)
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
-        second = load_window_model(config, folder / "pseudo_model", window, context.device)
-        there = (mjj >= pseudo[0]) & (mjj < pseudo[1])
-        used &= ~there
+        second = load_window_model(method, folder / "pseudo_model", window, context.device)
+        size = max(1.0, config.template.oversample * _inside(pseudo, events.mjj).sum())
         # the masses too come from a fit that saw neither region
-        apart = (edges[1:] <= pseudo[0]) | (edges[:-1] >= pseudo[1])
-        other = fit_spectrum(counts, edges, (window.lo, window.hi), *shape, variance=variance, fitted=apart)
-        sample(second, folder / "pseudo.parquet", other, pseudo, max(1.0, config.template.oversample * there.sum()))
-        written.append(folder / "pseudo.parquet")
+        other = fit_masses(config.mass, events.mjj, events.weight, edges, window, pseudo)
+        written.append(sample("pseudo", second, pseudo, size, other))
     return written
 
 
-def _parents(
-    recipe: Recipe,
-    events: Parents,
-    simulation: Parents | None,
-    here: BoolArray,
-    used: BoolArray,
-    region: tuple[float, float],
-) -> Parents | None:
-    """Give the events that a recipe starts from to make a template of a mass region; None from noise."""
-    if recipe.source == "noise":
-        return None
-    if simulation is not None:
-        found = simulation.take((simulation.mjj >= region[0]) & (simulation.mjj < region[1]))
-    else:
-        found = events.take(here if recipe.source == "window" else used)
-    if not len(found):
-        raise DrapesError(
-            f"{recipe.title} finds no event to start from between {region[0]:g} and {region[1]:g} GeV; see"
-            f" {'template.source' if simulation is not None else 'the skim'}"
+def _inside(region: tuple[float, float], mjj: FloatArray) -> BoolArray:
+    return np.asarray((mjj >= region[0]) & (mjj < region[1]))
+
+
+def _record(context: Context, window: Window, method: BackgroundMethod, model: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return what is recorded with each of a window's samples, and say how far parents are noised."""
+    config, sampler = context.config, method.describe(model)
+    record: dict[str, Any] = {"template": config.template.method, "strength": None, "steps_left": None}
+    record |= {"title": method.title, "source": method.source, "summary": method.summary()}
+    record["kept"] = list(method.kept(model))
+    if method.partial:
+        strength, left = sampler["strength"], sampler["steps"]
+        record |= {"strength": strength, "steps_left": left}
+        context.reporter.say(f"window {window.name}: strength {strength:.4g}, {counted(left, 'step')} left")
+    if config.mass.draw == "kde" and not method.own_mass:
+        context.reporter.say(
+            f"window {window.name}: the template's masses follow those of the data in the window, a signal's included"
         )
-    return found
+    return record
 
 
-def _write_closure(
-    context: Context,
-    window: Window,
-    model: WindowModel,
-    path: Path,
-    recipe: Recipe,
-    events: Parents,
-    simulation: Parents | None,
-    parts: tuple[BoolArray, BoolArray],
-    made: Mapping[str, Any],
-) -> None:
-    """Make the recipe's template of the sideband events that the model never met: as many, at their masses."""
-    closing, used = parts
-    seed = stage_seed(context.config.seed, path.stem, window.name)
-    mjj = events.mjj[closing]
-    if recipe.source == "noise":
-        parents = None
-    elif recipe.source == "window":
-        parents = events.take(closing)
-    elif simulation is None:
-        parents = events.take(used)
-    else:
-        parents = simulation.take(~window.in_signal_region(simulation.mjj))
-    if parents is None or recipe.source == "window":
-        plan = starts(recipe, parents, len(mjj) if parents is None else 1.0, seed, lambda _: mjj)
-    else:
-        plan = starts(recipe, parents, len(mjj) / len(parents), seed, lambda u: np.quantile(mjj, u))
-    _write_sample(context, window, model, path, plan, parents, seed, made, window.in_sidebands)
+def _check_split(path: Path, events: Parents, part: IntArray, window: Window) -> None:
+    """Refuse to take other events for closure than those that the training left out."""
+    split, outside = read_skim(path, ("event_id", "part")), window.in_sidebands(events.mjj)
+    same = np.array_equal(split["event_id"], events.event_id[outside]) and np.array_equal(split["part"], part[outside])
+    if not same:
+        raise RunDirectoryError(f"{path}: is not the split of these events; run `drapes train` again")
 
 
 def _write_sample(
     context: Context,
     window: Window,
-    model: WindowModel,
     path: Path,
-    plan: Starts,
-    parents: Parents | None,
-    seed: int,
-    made: Mapping[str, Any],
+    planned: Planned,
+    of: tuple[BackgroundMethod, Any],
+    record: Mapping[str, Any],
     region: Callable[[FloatArray], BoolArray],
+    data: Parents,
 ) -> None:
-    config = context.config
+    config, plan = context.config, planned.starts
     with context.reporter.bar(f"{path.stem} {window.name}", 100) as bar:
-        found = make_window_template(
-            model,
-            config,
-            plan,
-            parents,
-            seed,
-            region=region,
+        task = SampleTask(
+            planned.seed,
+            region,
             device=context.device,
             workers=context.workers,
             progress=lambda done, total: bar(100 * done // total),
         )
+        found = sample_template(*of, planned, task, data)
     columns: dict[str, Any] = {
         "event_id": found.event_id, "parent_id": found.parent_id, "mjj": found.mjj, "weight": found.weight
     }  # fmt: skip
@@ -404,4 +359,4 @@ def _write_sample(
                 f" kept{f' ({counted})' if counted else ''}"
             )
     account = {"generated": len(plan.event_id), "lost": dict(found.lost)}
-    write_skim(path, columns, {**made, **account, "window": [window.lo, window.hi]})
+    write_skim(path, columns, {**record, **account, "window": [window.lo, window.hi]})

@@ -17,7 +17,7 @@ from drapes_hep.plots.studies import FEW_SEEDS, Band, Panel
 from drapes_hep.plots.style import Stamp
 from drapes_hep.studies.measures import REJECTIONS
 from drapes_hep.studies.trials import REFERENCES, Kind, Trial
-from drapes_hep.templates.recipes import RECIPES
+from drapes_hep.templates.registry import origin_of
 
 __all__ = [
     "Entry",
@@ -111,13 +111,16 @@ def injected(config: Config, count: int) -> Config:
 
 def of_template(config: Config, method: str, **changes: Any) -> Config:  # noqa: ANN401
     """Give the configuration with one method of template, at ``study.strength``, and other changes of ``template``."""
-    recipe = RECIPES[method]
+    origin = origin_of(method, config.folder)
     own: dict[str, Any] = {
         "method": method,
-        "strength": config.study.strength if recipe.partial else None,
+        "strength": config.study.strength if origin.partial else None,
         "steps_left": None,
-        "source": config.study.source if recipe.source == "simulation" else None,
+        "source": config.study.source if origin.source == "simulation" else None,
     }
+    if method != config.template.method:
+        # options and a table belong to the one method
+        own |= {"options": {}, "path": None}
     template = config.template.model_dump(mode="json") | own | changes
     return check_config(config.model_dump(mode="json") | {"template": template}, config.name)
 
@@ -169,7 +172,7 @@ def on_features(config: Config, classifier: str = "trees") -> Config:
 
 def trial_of(kind: Kind, config: Config, subject: str, **flags: bool) -> Trial:
     """Make the trial of a template's method or of a reference."""
-    if subject in RECIPES:
+    if subject not in REFERENCES:
         return Trial(kind, of_template(config, subject), subject, **flags)
     if subject == "supervised":
         # what it learns from does not depend on what was injected
@@ -193,9 +196,9 @@ def left_out(config: Config) -> dict[str, float]:
     return {name: largest for name, largest in _LARGEST_SHARE.items() if share > largest}
 
 
-def title_of(subject: str) -> str:
-    """Give what legends call a template's method or a reference."""
-    return REFERENCES[subject] if subject in REFERENCES else RECIPES[subject].title
+def title_of(subject: str, config: Config) -> str:
+    """Return what legends call a template's method or a reference."""
+    return REFERENCES[subject] if subject in REFERENCES else origin_of(subject, config.folder).title
 
 
 def searches(config: Config, counts: Sequence[int], *references: str) -> list[Entry]:
@@ -203,7 +206,7 @@ def searches(config: Config, counts: Sequence[int], *references: str) -> list[En
     return [
         Entry(
             trial_of("search", injected(one, count), subject),
-            {"injected": count, "template": title_of(subject), "seed": one.seed},
+            {"injected": count, "template": title_of(subject, config), "seed": one.seed},
         )
         for count in counts
         for one in repetitions(config)

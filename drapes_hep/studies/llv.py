@@ -25,17 +25,20 @@ from drapes_hep.studies.design import (
     trial_of,
 )
 from drapes_hep.studies.trials import Kind, Trial
+from drapes_hep.templates.registry import method_of
 
 __all__ = ["comparisons", "jet_figure", "jet_lines", "llv_searches"]
 
 
-def _name(generator: str, method: str) -> str:
-    """Give what legends call a generator's template."""
-    return generator if generator and method == "from_noise" else " ".join((generator or title_of(method), "LLV"))
+def _name(generator: str, method: str, config: Config) -> str:
+    """Return what legends call a generator's template."""
+    if generator and method == "from_noise":
+        return generator
+    return f"{generator or title_of(method, config)} LLV"
 
 
 def _check(config: Config) -> None:
-    if config.constituents is None:
+    if "jets" not in method_of(config).columns:
         raise ConfigError("this study is of jets as sets: its configuration needs the section constituents")
 
 
@@ -58,7 +61,7 @@ def comparisons(config: Config, kind: Kind, beside: bool) -> list[Entry]:
     return [
         Entry(
             Trial(kind, of_template(injected(one, 0), method), method, beside=beside),
-            {"template": _name(name, method), "region": "sidebands" if beside else "window", "seed": one.seed},
+            {"template": _name(name, method, config), "region": "sidebands" if beside else "window", "seed": one.seed},
         )
         for name, own in generators(config).items()
         for one in repetitions(own)
@@ -108,10 +111,14 @@ def llv_searches(config: Config, counts: Sequence[int], *references: str) -> lis
             for one in repetitions(injected(own, count)):
                 # references know no generator: they are measured once
                 for subject in subjects(own, *(() if i else references)):
-                    title = _name(name, subject) if subject in config.study.templates else title_of(subject) + level
+                    title = (
+                        _name(name, subject, config)
+                        if subject in config.study.templates
+                        else title_of(subject, config) + level
+                    )
                     labels: Row = {"injected": count, "template": title, "seed": one.seed}
                     out.append(Entry(trial_of("search", one, subject), labels))
         for one in repetitions(injected(on_features(config), count)):
-            of_features: Row = {"injected": count, "template": title_of("from_noise"), "seed": one.seed}
+            of_features: Row = {"injected": count, "template": title_of("from_noise", config), "seed": one.seed}
             out.append(Entry(trial_of("search", one, "from_noise"), of_features))
     return out

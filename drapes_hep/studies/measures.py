@@ -17,18 +17,16 @@ import numpy.typing as npt
 from drapes_hep.cwola.classifiers import Trees, find_classifier, load_classifier, reads_of
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
-from drapes_hep.diffusion.samplers import evaluations
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.features import check_features
 from drapes_hep.mass import spectrum_edges
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.rng import stage_seed
-from drapes_hep.studies.trials import Bench, Trial
-from drapes_hep.templates.comparison import compare_jets, kept_quantities, summaries
-from drapes_hep.templates.constituents import ConstituentModel
-from drapes_hep.templates.family import needs_jets, start_level
-from drapes_hep.templates.model import CLOSURE, BackgroundModel
-from drapes_hep.templates.recipes import RECIPES, Parents, Template, make_template, starts
+from drapes_hep.studies.trials import REFERENCES, Bench, Trial
+from drapes_hep.templates.comparison import compare_jets, summaries
+from drapes_hep.templates.methods import SampleTask
+from drapes_hep.templates.model import CLOSURE
+from drapes_hep.templates.plan import Parents, Template, starts
 
 __all__ = ["MEASURES", "REJECTIONS"]
 
@@ -123,8 +121,8 @@ def _search(bench: Bench, trial: Trial) -> Record:
     classes = _classes(bench, trial)
     judges = {"signal": _sample(bench, bench.chosen(signal)), "background": _sample(bench, bench.chosen(background))}
     found = [_found(_scored(bench, classes, judges, training), judges) for training in range(trial.trainings)]
-    made = _steps(bench) if trial.subject in RECIPES else {}
-    if trial.subject in RECIPES and not RECIPES[trial.subject].own_mass:
+    made = {} if trial.subject in REFERENCES else _steps(bench)
+    if trial.subject not in REFERENCES and not bench.method.own_mass:
         # a poor fit draws the template's masses from a wrong shape
         made |= {"mass_fit_p_value": bench.mass_fit.p_value, "mass_fit_good": bench.mass_fit.good}
     injected, rest = int((draw.data & inside & is_signal).sum()), int((draw.data & inside & ~is_signal).sum())
@@ -198,7 +196,7 @@ def _quality(bench: Bench, trial: Trial) -> Record:
         )
         out.update({column: found.value, f"{column}_error": found.error})
 
-    if needs_jets(config):
+    if template.jets is not None:
         own = _classifier(bench)
         # the search's own, if it reads constituents
         own = own if reads_of(own) == "constituents" else load_classifier("constituents", device=bench.device)
@@ -212,11 +210,8 @@ def _quality(bench: Bench, trial: Trial) -> Record:
 
 
 def _steps(bench: Bench) -> Record:
-    """Say how a template is sampled: the strength that exists, and what it costs."""
-    config = bench.config
-    strength, steps = start_level(config, bench.model())
-    solver = config.template.solver if config.constituents is None else config.constituents.solver
-    return {"strength": strength, "steps": steps, "evaluations": evaluations(solver, steps)}
+    """Return how a template is sampled: the strength that exists, and what it costs; None where nothing is denoised."""
+    return dict.fromkeys(("strength", "steps", "evaluations")) | dict(bench.method.describe(bench.model()))
 
 
 def _lost(template: Template) -> Record:
@@ -230,12 +225,7 @@ def _jets(bench: Bench, trial: Trial) -> Record:
     truth = bench.truth_beside if trial.beside else bench.chosen(bench.draw.background & bench.inside)
     template = bench.template_beside() if trial.beside else bench.template()
     # in the sidebands, masses are those of what the template is held against
-    section = bench.config.constituents
-    assert section is not None
-    model = bench.model()
-    assert isinstance(model, ConstituentModel)
-    kept = kept_quantities(bench.config.template.method, section.kinematics_strength, model.keeps)
-    kept = kept or (("mjj",) if trial.beside else ())
+    kept = bench.method.kept(bench.model()) or (("mjj",) if trial.beside else ())
     found = compare_jets(truth.jets, template.jets, stage_seed(bench.config.seed, "study", "jets"), kept)
     made: Record = {"n_truth": len(truth), "n_template": len(template.event_id)}
     return {**made, **_steps(bench), **_lost(template), **found}
@@ -248,16 +238,18 @@ def _displacement(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
     events, signal = bench.chosen(chosen), is_signal[chosen]
     if not signal.any() or signal.all():
         raise FitError(f"window {bench.window.name}: the displacement of signal and background needs both")
-    model = bench.model()
-    if not isinstance(model, BackgroundModel):
-        raise ConfigError("displacement: is a study of features; leave the section constituents out")
+    model, method = bench.model(), bench.method
+    if not hasattr(method, "scaled"):
+        raise ConfigError(f"displacement: {method.title} has no scaled features that noise is added to")
     copies = max(1, round(config.template.oversample))
     seed = stage_seed(config.seed, "study", "displacement", bench.window.name)
-    plan = starts(RECIPES["from_window"], events, copies, seed, None)
-    made = make_template(model, config.template, plan, events, seed, device=bench.device)
+    plan = starts(method, events, copies, seed, None)
+    task = SampleTask(seed, bench.window.in_signal_region, device=bench.device)
+    # every event is carried, signal as well as background, so the data are among them
+    made = method.sample(model, plan, events, task)
     shift = np.abs(made.x - events.x[plan.row])
-    here, there = model.scaling.forward(events.x[plan.row], made.mjj), model.scaling.forward(made.x, made.mjj)
-    length = np.linalg.norm(there - here, axis=1)
+    before, after = (method.scaled(model, x, made.mjj) for x in (events.x[plan.row], made.x))
+    length = np.linalg.norm(after - before, axis=1)
     # copies of an event lie one after the other
     shift, distance = shift.reshape(len(events), copies, -1).mean(axis=1), length.reshape(-1, copies).mean(axis=1)
     out: Record = {"n_signal": int(signal.sum()), "n_background": int((~signal).sum()), **_steps(bench)}

@@ -27,8 +27,8 @@ from drapes_hep.stages.skim import all_truth, skim, skim_stage
 from drapes_hep.stamps import Stage, code_hash, run_stage
 from drapes_hep.studies.measures import MEASURES
 from drapes_hep.studies.sample import StudySample, check_signal, load_sample
-from drapes_hep.studies.trials import Bench, SampleKeys, Trial, has_model, model_folder, model_key, trial_key
-from drapes_hep.templates.family import unfinished
+from drapes_hep.studies.trials import Bench, SampleKeys, Trial, model_folder, model_key, trial_key
+from drapes_hep.templates.window_models import has_model, unfinished
 
 __all__ = ["check_labels", "make_sample", "run_trials", "sample_keys"]
 
@@ -140,7 +140,7 @@ def run_trials(
     distinct = dict(zip(keys, trials, strict=True))
     missing = {key: trial for key, trial in distinct.items() if not _is_done(place.record(key))}
     models = {model_key(t.config, place.keys, saw): (t.config, saw) for t in missing.values() for saw in t.models}
-    wanted = [one for key, one in models.items() if not has_model(one[0], model_folder(place.models, key))]
+    wanted = [one for key, one in models.items() if not has_model(model_folder(place.models, key))]
     _check_signal(context.run, trials)
     total, done = len(wanted) + len(missing), 0
     every = len(distinct)

@@ -92,7 +92,7 @@ def run_study(name: str, study: Study, context: Context) -> list[Path]:
             " needs partial ones), study.data_share (references need room beside the data) and the lists of the scan"
         )
     if missing := left_out(config) if any(one.trial.subject in REFERENCES for one in entries) else {}:
-        names = ", ".join(f"{title_of(name)} (at most {largest:g})" for name, largest in missing.items())
+        names = ", ".join(f"{title_of(name, config)} (at most {largest:g})" for name, largest in missing.items())
         reporter.say(f"study.data_share {config.study.data_share:g} leaves no room for these references: {names}")
     make_sample(context)
     with reporter.bar(f"study {name}", 1) as bar:

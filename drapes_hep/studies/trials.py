@@ -19,28 +19,28 @@ from drapes_hep.cwola.classifiers import find_classifier
 from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.loading import source_hashes
+from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.files import content_hash, write_json
-from drapes_hep.mass import SpectrumFit, fit_spectrum, spectrum_edges
+from drapes_hep.mass import SpectrumFit, spectrum_edges
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
 from drapes_hep.stamps import code_hash
 from drapes_hep.studies.sample import Draw, StudySample, draw_data, study_window
-from drapes_hep.templates.family import (
-    WindowModel,
+from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
+from drapes_hep.templates.model import split_sidebands
+from drapes_hep.templates.plan import Parents, Planned, Pool, Starts, Template, fit_masses, plan_at, plan_region
+from drapes_hep.templates.registry import method_of, model_settings
+from drapes_hep.templates.window_models import (
     checkpoints,
     fit_window_model,
+    has_model,
     load_window_model,
-    make_window_template,
-    mass_source,
-    model_files,
-    model_settings,
-    needs_jets,
+    sample_template,
     save_window_model,
+    training_record,
 )
-from drapes_hep.templates.model import CLOSURE, BackgroundModel, split_sidebands, training_record
-from drapes_hep.templates.recipes import RECIPES, Parents, Starts, Template, levels, starts
 
-__all__ = ["REFERENCES", "Bench", "SampleKeys", "Trial", "has_model", "model_folder", "model_key", "trial_key"]
+__all__ = ["REFERENCES", "Bench", "SampleKeys", "Trial", "model_folder", "model_key", "trial_key"]
 
 REFERENCES: dict[str, str] = {
     "supervised": "Supervised",
@@ -67,8 +67,7 @@ class Trial:
     config : Config
         All that decides it: seeds, injection, template, training, classifier.
     subject : str
-        A method of :data:`~drapes_hep.templates.recipes.RECIPES`, which is then ``config.template.method``, or a key
-        of :data:`REFERENCES`.
+        A template method, which is then ``config.template.method``, or a key of :data:`REFERENCES`.
     gensr : bool
         Whether the *data* class is oversampled by a second model that saw the window.
     unseen : bool
@@ -89,9 +88,11 @@ class Trial:
             raise ValueError(f"a trial of {self.subject} whose configuration makes {self.config.template.method}")
         if self.gensr and not self.unseen:
             raise ValueError("GenSR's model saw the data: only events that it never saw may judge it")
-        if self.kind == "jets" and not needs_jets(self.config):
+        if self.gensr and self.config.template.method == "file":
+            raise ConfigError("gensr: a template file holds no model that could oversample the data")
+        if self.kind == "jets" and "jets" not in method_of(self.config).columns:
             raise ConfigError("this study compares jets: its configuration needs the section constituents")
-        if self.beside and (self.kind not in {"quality", "jets"} or self.config.template.method != "from_noise"):
+        if self.beside and (self.kind not in {"quality", "jets"} or method_of(self.config).source != "noise"):
             raise ValueError("only the quality and jets of templates from noise are compared in the sidebands")
 
     @property
@@ -106,7 +107,6 @@ class Trial:
         return (*template, True) if self.gensr else template
 
 
-_FEATURES_ONLY = "gensr: the model that oversamples the data makes features; leave the section constituents out"
 _DATA = ("seed", "signal", "features")
 
 
@@ -138,11 +138,6 @@ def model_folder(models: Path, key: str) -> Path:
     return models / key[:20]
 
 
-def has_model(config: Config, folder: Path) -> bool:
-    """Say whether the model of a folder is trained."""
-    return all(path.is_file() for path in model_files(config, folder))
-
-
 def trial_key(trial: Trial, keys: SampleKeys) -> str:
     """Name a trial by all that decides its numbers."""
     config = trial.config
@@ -167,7 +162,7 @@ def trial_key(trial: Trial, keys: SampleKeys) -> str:
             [config.data.radius, config.data.axes],
             [model_key(config, keys, saw) for saw in trial.models],
         ]
-        if trial.config.template.method == "from_simulation":
+        if method_of(config).source == "simulation":
             own.append(keys.simulation)
     return content_hash([*own, *_drawn(config, keys)])
 
@@ -192,7 +187,8 @@ class Bench:
         self.sample, self.config, self.folder = sample, config, folder
         self.keys, self.device = keys, device
         self.window: Window = study_window(config)
-        self._models: dict[bool, WindowModel] = {}
+        self.method: BackgroundMethod = method_of(config)
+        self._models: dict[bool, Any] = {}
 
     @functools.cached_property
     def draw(self) -> Draw:
@@ -249,35 +245,33 @@ class Bench:
         """Train a model unless it is there; a killed training goes on."""
         folder = self.model_folder(saw_window)
         config, window = self.config, self.window
-        if has_model(config, folder):
+        if has_model(folder):
             return
-        if saw_window and needs_jets(config):
-            raise ConfigError(_FEATURES_ONLY)
         region = self.outside | self.inside if saw_window else self.outside
         rows = np.flatnonzero(self.draw.data & region)
-        events = self.chosen(self.draw.data & region)
-        model, results = fit_window_model(
-            config,
-            events,
+        hidden = () if saw_window else ((window.lo, window.hi),)
+        task = FitTask(
+            self.chosen(self.draw.data & region),
             self.part[rows],
-            hidden=[] if saw_window else [(window.lo, window.hi)],
-            seed=stage_seed(config.seed, "study", "gensr" if saw_window else "model", window.name),
+            hidden,
+            stage_seed(config.seed, "study", "gensr" if saw_window else "model", window.name),
             device=self.device,
             checkpoint=folder,
             progress=progress,
         )
-        save_window_model(folder, model, {"seed": config.seed, "saw_window": saw_window})
+        model, results = fit_window_model(self.method, task)
         write_json(folder / "training.json", {name: training_record(result) for name, result in results.items()})
+        save_window_model(self.method, folder, model, hidden, {"seed": config.seed})
         for old in checkpoints(folder):
             old.unlink()
 
-    def model(self, saw_window: bool = False) -> WindowModel:
+    def model(self, saw_window: bool = False) -> Any:  # noqa: ANN401 - the method's own
         """Read a model, trained now if it is not there."""
         if saw_window not in self._models:
             self.train(saw_window)
             place = self.model_folder(saw_window)
             self._models[saw_window] = load_window_model(
-                self.config, place, self.window, self.device, saw_window=saw_window
+                self.method, place, self.window, self.device, saw_window=saw_window
             )
         return self._models[saw_window]
 
@@ -286,44 +280,27 @@ class Bench:
     @functools.cached_property
     def mass_fit(self) -> SpectrumFit:
         """The fit of the data's masses outside the window."""
-        config, window = self.config, self.window
-        mjj = self.sample.events.mjj[self.draw.data]
-        edges = spectrum_edges(config.mass.range, config.mass.bin_width, (window,))
-        counts = np.histogram(mjj, edges)[0]
-        return fit_spectrum(counts, edges, (window.lo, window.hi), config.mass.fit, config.mass.sqrt_s)
+        config, events = self.config, self.sample.events.take(self.draw.data)
+        edges = spectrum_edges(config.mass.range, config.mass.bin_width, (self.window,))
+        return fit_masses(config.mass, events.mjj, events.weight, edges, self.window)
 
-    def parents(self) -> Parents | None:
-        """Give the events that the configured template starts from."""
-        source = RECIPES[self.config.template.method].source
-        if source == "noise":
-            return None
-        if source == "window":
-            return self.data()
-        if source == "sidebands":
-            # those that close measure how often a cut passes, so they parent no template
-            return self.chosen(self.draw.data & self.outside & (self.part != CLOSURE))
-        if self.sample.simulation is None:
-            raise ConfigError("study.source names no other simulation for from_simulation")
-        found = self.sample.simulation.take(self.window.in_signal_region(self.sample.simulation.mjj))
-        if not len(found):
-            raise ConfigError(f"study.source: no event lies in the window {self.window.name}")
-        return found
+    @functools.cached_property
+    def pool(self) -> Pool:
+        """The data, and the simulation, that templates may start from."""
+        if self.method.source == "simulation" and self.sample.simulation is None:
+            raise ConfigError(f"study.source names no other simulation for {self.config.template.method}")
+        data = self.draw.data
+        return Pool(self.window, self.sample.events.take(data), self.part[data], self.sample.simulation)
 
     def template(self) -> Template:
         """Make the configured template."""
-        config = self.config
-        recipe = RECIPES[config.template.method]
-        parents = self.parents()
-        size = config.template.oversample * len(self.data())
-        seed = stage_seed(config.seed, "study", "template", self.window.name)
-        source = None
-        if not recipe.own_mass:
-            masses = self.sample.events.mjj[self.draw.data]
-            source = mass_source(config, self.mass_fit, masses, (self.window.lo, self.window.hi))
-            size *= source.more
-        rate = size if parents is None else size / len(parents)
-        plan = starts(recipe, parents, rate, seed, None if source is None else source.draw)
-        return self._made(plan, parents, seed, self.window.in_signal_region)
+        config, window = self.config, self.window
+        size, region = config.template.oversample * len(self.data()), (window.lo, window.hi)
+        seed = stage_seed(config.seed, "study", "template", window.name)
+        fit = None if self.method.own_mass else self.mass_fit
+        reach = self.method.reach(region)
+        planned = plan_region(self.method, config.mass, self.pool, region, size, seed, fit, reach)
+        return self._made(planned, window.in_signal_region)
 
     @functools.cached_property
     def truth_beside(self) -> Parents:
@@ -337,27 +314,28 @@ class Bench:
         """Make a template from noise at the masses of :attr:`truth_beside`, one event each."""
         mjj = self.truth_beside.mjj
         seed = stage_seed(self.config.seed, "study", "beside", self.window.name)
-        plan = starts(RECIPES["from_noise"], None, len(mjj), seed, lambda _: mjj)
-        return self._made(plan, None, seed, self.window.in_sidebands)
+        return self._made(plan_at(self.method, mjj, seed), self.window.in_sidebands)
 
-    def _made(
-        self,
-        plan: Starts,
-        parents: Parents | None,
-        seed: int,
-        region: Callable[[FloatArray], BoolArray],
-    ) -> Template:
-        return make_window_template(self.model(), self.config, plan, parents, seed, region=region, device=self.device)
+    def _made(self, planned: Planned, region: Callable[[FloatArray], BoolArray]) -> Template:
+        task = SampleTask(planned.seed, region, device=self.device)
+        return sample_template(self.method, self.model(), planned, task, self.pool.events)
 
     def oversampled(self) -> Parents:
         """Make GenSR: events like the window's data, at their masses, from the model that saw them."""
-        config, data, model = self.config, self.data(), self.model(True)
-        if not isinstance(model, BackgroundModel):
-            raise ConfigError(_FEATURES_ONLY)
-        times = levels(config.template.model_copy(update={"method": "from_noise"}), model.denoiser.schedule)
+        config, data = self.config, self.data()
+        method = self.method if self.method.source == "noise" else method_of(_from_noise(config))
         copies = max(1, round(config.template.oversample))
         root, copy = np.repeat(data.event_id, copies), np.tile(np.arange(copies), len(data))
         seed = stage_seed(config.seed, "study", "gensr", self.window.name)
-        mjj = np.repeat(data.mjj, copies)
-        x = model.generate(mjj, root, seed, times, copy=copy, solver=config.template.solver, device=self.device)
-        return Parents(x, mjj, np.ones(len(mjj)), event_keys(stage_seed(seed, "identity"), root, copy))
+        identity, nobody = event_keys(stage_seed(seed, "identity"), root, copy), np.full(len(root), NO_PARENT)
+        mjj, weight = np.repeat(data.mjj, copies), np.ones(len(root))
+        plan = Starts(identity, nobody, np.full(len(root), -1), root, copy, mjj, weight)
+        task = SampleTask(seed, self.window.in_signal_region, device=self.device)
+        made = method.sample(self.model(True), plan, None, task)
+        return Parents(made.x, made.mjj, made.weight, made.event_id, made.jets)
+
+
+def _from_noise(config: Config) -> Config:
+    """Return the configuration of the same model's templates from noise."""
+    changes = {"method": "from_noise", "strength": None, "steps_left": None, "source": None}
+    return config.model_copy(update={"template": config.template.model_copy(update=changes)})

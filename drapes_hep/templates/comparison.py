@@ -19,9 +19,8 @@ from scipy.stats import wasserstein_distance
 from drapes_hep.errors import FitError
 from drapes_hep.events.features import invariant_mass, wrapped
 from drapes_hep.events.types import AwkwardArray
-from drapes_hep.templates.recipes import RECIPES
 
-__all__ = ["QUANTITIES", "compare_jets", "kept_quantities", "summaries"]
+__all__ = ["KINEMATICS", "QUANTITIES", "compare_jets", "summaries"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -48,30 +47,8 @@ QUANTITIES: dict[str, str] = {
 }
 """What is compared: of jets, of pairs, of constituents; with axis labels."""
 
-_KINEMATICS = ("pt", "eta", "mass", "n", "mjj", "delta_phi_jj")
-
-
-def kept_quantities(method: str, kinematics_strength: float | None, keeps: bool) -> tuple[str, ...]:
-    """Name the quantities that a template takes over from its parents, and does not make.
-
-    Parameters
-    ----------
-    method : str
-        ``template.method``.
-    kinematics_strength : float or None
-        ``constituents.kinematics_strength``.
-    keeps : bool
-        Whether jets have the four-momentum that their constituents were generated for
-        (:attr:`drapes_hep.templates.constituents.ConstituentModel.keeps`); else only the numbers are kept.
-
-    Returns
-    -------
-    tuple of str
-        Of :data:`QUANTITIES`.
-    """
-    if not RECIPES[method].partial or kinematics_strength is not None:
-        return ()
-    return _KINEMATICS if keeps else ("n",)
+KINEMATICS = ("pt", "eta", "mass", "n", "mjj", "delta_phi_jj")
+"""Those that follow from the jets' kinematics and their numbers of constituents."""
 
 
 def _flat(array: AwkwardArray) -> FloatArray:

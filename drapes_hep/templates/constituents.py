@@ -30,7 +30,7 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from drapes_hep.config import JET_HEADS, ConstituentsConfig, TrainingConfig
-from drapes_hep.diffusion.cards import CARD, WEIGHTS, load_model, read_card, save_model
+from drapes_hep.diffusion.cards import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
 from drapes_hep.diffusion.samplers import Precision, sample
 from drapes_hep.diffusion.training import Epoch, TrainingResult, TrainingSettings, train
@@ -41,7 +41,6 @@ from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
 from drapes_hep.events.schema import offsets_of, places_of
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.networks import AttentiveDeepSets, ResidualMLP
-from drapes_hep.regions import Window
 from drapes_hep.rng import event_normals, event_uniforms, stage_seed
 from drapes_hep.sets import Sets, take
 from drapes_hep.templates.backbones import make_backbone
@@ -56,15 +55,13 @@ from drapes_hep.templates.kinematics import (
     domain,
     jets_from,
 )
-from drapes_hep.templates.model import TRAIN, VALIDATION, check_hidden, check_parts, check_window
+from drapes_hep.templates.model import TRAIN, VALIDATION, check_hidden, check_parts
 
 __all__ = [
     "ConstituentModel",
     "ConstituentScaling",
     "JetModel",
-    "constituent_files",
     "fit_constituents",
-    "keeps_momenta",
     "load_constituent_model",
     "pack_jets",
     "refill",
@@ -636,8 +633,8 @@ def fit_constituents(
 _PARTS = ("jets", "constituents")
 
 
-def save_constituent_model(folder: Path, model: ConstituentModel, extra: Mapping[str, Any]) -> list[Path]:
-    """Write both models with their cards, into ``folder/jets`` and ``folder/constituents``; gives the files."""
+def save_constituent_model(folder: Path, model: ConstituentModel) -> list[Path]:
+    """Write both models with their cards, into ``folder/jets`` and ``folder/constituents``; return the files."""
     hidden = [list(interval) for interval in model.hidden]
     jets = {
         "scaling": model.jets.scaling.to_dict(),
@@ -645,7 +642,6 @@ def save_constituent_model(folder: Path, model: ConstituentModel, extra: Mapping
         "bounds": asdict(model.jets.bounds),
         "as_set": model.jets.as_set,
         "hidden": hidden,
-        **extra,
     }
     constituents = {
         "scaling": model.scaling.to_dict(),
@@ -653,15 +649,9 @@ def save_constituent_model(folder: Path, model: ConstituentModel, extra: Mapping
         "adds_up": model.adds_up,
         "radius": model.radius,
         "hidden": hidden,
-        **extra,
     }
     save_model(folder / "jets", model.jets.denoiser, jets)
     save_model(folder / "constituents", model.denoiser, constituents)
-    return constituent_files(folder)
-
-
-def constituent_files(folder: Path) -> list[Path]:
-    """Give the files of both models; where all of them are, the model is whole."""
     return [folder / part / name for part in _PARTS for name in (CARD, WEIGHTS)]
 
 
@@ -669,50 +659,20 @@ def _keeps(conserves: bool, adds_up: bool) -> bool:
     return conserves or not adds_up
 
 
-def keeps_momenta(folder: Path) -> bool:
-    """Read from the cards alone whether jets have the four-momentum that they were generated for.
-
-    Parameters
-    ----------
-    folder : Path
-        Of a window's models.
-
-    Returns
-    -------
-    bool
-        As :attr:`ConstituentModel.keeps`.
-
-    Raises
-    ------
-    RunDirectoryError
-        If the card is damaged.
-    """
-    extra = read_card(folder / "constituents").get("extra")
-    try:
-        return _keeps(bool(extra["conserves"]), bool(extra["adds_up"]))  # type: ignore[index]  # what is no mapping is refused
-    except (KeyError, TypeError) as error:
-        raise RunDirectoryError(
-            f"{folder}: its cards are none of a constituent model ({error!r}); train again"
-        ) from error
-
-
 def load_constituent_model(
-    folder: Path, window: Window, device: str = "cpu", network: type[nn.Module] | None = None
+    folder: Path, device: str = "cpu", network: type[nn.Module] | None = None
 ) -> ConstituentModel:
     """Read a window's models back.
 
     Parameters
     ----------
     folder : Path
-    window : Window
     device : str
     network : type, optional
         The class that the configuration names for the constituents, where it is none of this package.
 
     Raises
     ------
-    LeakError
-        If a model's card does not say that it was trained without this window.
     RunDirectoryError
         If card and weights are damaged or do not belong together.
     """
@@ -733,7 +693,7 @@ def load_constituent_model(
             bool(jets["as_set"]),
         )
         scaling = ConstituentScaling.from_dict(constituents["scaling"])
-        model = ConstituentModel(
+        return ConstituentModel(
             jet_model,
             denoisers["constituents"],
             scaling,
@@ -747,5 +707,3 @@ def load_constituent_model(
         raise RunDirectoryError(
             f"{folder}: its cards are none of a constituent model ({type(error).__name__}: {reason}); train again"
         ) from error
-    check_window(folder, model.hidden, window)
-    return model

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from drapes_hep.config import TrainingConfig
-from drapes_hep.diffusion.cards import CARD, load_model, save_model
+from drapes_hep.diffusion.cards import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
 from drapes_hep.diffusion.samplers import Sampler, sample
 from drapes_hep.diffusion.training import Epoch, TrainingResult, TrainingSettings, train
 from drapes_hep.errors import FitError, LeakError, RunDirectoryError, counted
 from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
 from drapes_hep.networks.mlp import ResidualMLP
-from drapes_hep.regions import Window
 from drapes_hep.rng import event_normals, event_uniforms, stage_seed
 
 __all__ = [
@@ -163,12 +161,6 @@ def check_parts(part: IntArray, weight: FloatArray) -> None:
         raise FitError("the weights of the sideband events do not add up to more than 0: nothing can be trained")
 
 
-def check_window(folder: Path, hidden: Sequence[tuple[float, float]], window: Window) -> None:
-    """Refuse a model that may have seen a window; raises LeakError."""
-    if not any(low <= window.lo and window.hi <= high for low, high in hidden):
-        raise LeakError(f"{folder}: this model saw the window {window.name}")
-
-
 def fit_model(
     x: FloatArray,
     mjj: FloatArray,
@@ -256,34 +248,22 @@ def fit_model(
     return model, result
 
 
-def save_background_model(folder: Path, model: BackgroundModel, extra: Mapping[str, Any]) -> Path:
-    """Write a model with its card."""
+def save_background_model(folder: Path, model: BackgroundModel) -> list[Path]:
+    """Write a model with its card; return its files."""
     card = {
         "scaling": model.scaling.to_dict(),
         "features": list(model.features),
         "hidden": [list(interval) for interval in model.hidden],
-        **extra,
     }
-    return save_model(folder, model.denoiser, card)
+    save_model(folder, model.denoiser, card)
+    return [folder / WEIGHTS, folder / CARD]
 
 
-def load_background_model(
-    folder: Path, window: Window, device: str = "cpu", *, saw_window: bool = False
-) -> BackgroundModel:
-    """Read a window's model back.
-
-    Parameters
-    ----------
-    folder : Path
-    window : Window
-    device : str
-    saw_window : bool
-        For the one model that may see its window: GenSR's, which oversamples the data. Its card must say so.
+def load_background_model(folder: Path, device: str = "cpu") -> BackgroundModel:
+    """Read a model back.
 
     Raises
     ------
-    LeakError
-        If the model's card does not say that it was trained without this window.
     RunDirectoryError
         If card and weights are damaged or do not belong together.
     """
@@ -291,27 +271,9 @@ def load_background_model(
     try:
         extra = card["extra"]
         hidden = tuple((float(a), float(b)) for a, b in extra["hidden"])
-        model = BackgroundModel(denoiser, scaling_from_dict(extra["scaling"]), tuple(extra["features"]), hidden)
+        return BackgroundModel(denoiser, scaling_from_dict(extra["scaling"]), tuple(extra["features"]), hidden)
     except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RunDirectoryError(
-            f"{folder / CARD}: is no card of a background model ({type(error).__name__}: {reason}); train again"
+            f"{folder / CARD}: is not a model checkpoint ({type(error).__name__}: {reason}); train again"
         ) from error
-    if saw_window != bool(extra.get("saw_window", False)):
-        raise LeakError(f"{folder}: this model {'did not see' if saw_window else 'saw'} the window {window.name}")
-    if not saw_window:
-        check_window(folder, hidden, window)
-    return model
-
-
-def training_record(result: TrainingResult) -> dict[str, Any]:
-    """Give what ``training.json`` holds of a training."""
-    epochs = [epoch._asdict() for epoch in result.history]
-    return {
-        "train": [epoch["train_loss"] for epoch in epochs],
-        "validation": [epoch["validation_loss"] for epoch in epochs],
-        "rate": [epoch["rate"] for epoch in epochs],
-        "best_epoch": result.best_epoch,
-        "stopped_early": result.stopped_early,
-        "seconds": round(result.seconds, 3),
-    }

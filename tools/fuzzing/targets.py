@@ -434,7 +434,6 @@ def _read_tables(run: Path) -> None:
     """Read the tables and models of a run directory as a user's own script would."""
     from drapes_hep.events.readers import scan
     from drapes_hep.events.skims import read_skim, read_truth
-    from drapes_hep.regions import Window
     from drapes_hep.templates.model import load_background_model
 
     for path in sorted(run.rglob("*.parquet")):
@@ -444,7 +443,7 @@ def _read_tables(run: Path) -> None:
             read_skim(path)
     scan(run / "skim" / "events.parquet")
     for card in sorted(run.rglob("card.json")):
-        load_background_model(card.parent, Window(3300, 3700, 2700, 6000))
+        load_background_model(card.parent)
 
 
 def _denoiser() -> Any:  # noqa: ANN401  of torch, which takes a second to import

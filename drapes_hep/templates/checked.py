@@ -1,0 +1,194 @@
+"""A method of the user's, whose every result is checked: what it raises or gives wrongly is one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from drapes_hep.config import Config
+from drapes_hep.diffusion.training import TrainingResult
+from drapes_hep.errors import ConfigError, DrapesError, UsersCode, counted, told
+from drapes_hep.events.loading import is_users
+from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
+from drapes_hep.templates.plan import Parents, Starts, Template
+from drapes_hep.templates.recipes import Source
+
+__all__ = ["CheckedMethod", "check_declared"]
+
+_LARGEST = 1e30
+"""Largest value of a feature: its square overflows nowhere."""
+
+
+def check_declared(name: str, found: Any) -> None:  # noqa: ANN401 - a user's class or its instance
+    """Check what a method says of itself.
+
+    Raises
+    ------
+    ConfigError
+        If an attribute is missing or none that it can be.
+    """
+    said = f"template.method {name}"
+    title, source = getattr(found, "title", None), getattr(found, "source", "noise")
+    if not isinstance(title, str) or not title.strip():
+        raise ConfigError(f"{said}: needs the attribute title, what legends call it, such as title = 'CATHODE'")
+    if source not in get_args(Source):
+        raise ConfigError(f"{said}: source is {source!r}, which is none of {', '.join(get_args(Source))}")
+    for flag in ("own_mass", "partial"):
+        if not isinstance(getattr(found, flag, False), bool):
+            raise ConfigError(f"{said}: {flag} is {getattr(found, flag)!r}, neither True nor False")
+    if getattr(found, "own_mass", False) and source not in ("window", "simulation"):
+        raise ConfigError(
+            f"{said}: own_mass needs parents in the window: source 'window' or 'simulation', not {source!r}"
+        )
+    columns = getattr(found, "columns", ())
+    if not isinstance(columns, tuple) or not set(columns) <= {"jets"}:
+        raise ConfigError(f"{said}: columns is {columns!r}, neither () nor ('jets',)")
+
+
+class CheckedMethod(BackgroundMethod):
+    """A user's method behind checks.
+
+    Parameters
+    ----------
+    inner : object
+        An instance of the user's class.
+    config : Config
+    """
+
+    def __init__(self, inner: Any, config: Config) -> None:  # noqa: ANN401 - a user's class
+        name = config.template.method
+        check_declared(name, inner)
+        self._inner, self._name, self._features = inner, name, config.features
+        self.title = inner.title
+        self.source = getattr(inner, "source", "noise")
+        self.own_mass, self.partial = getattr(inner, "own_mass", False), getattr(inner, "partial", False)
+        self.columns = getattr(inner, "columns", ())
+
+    def _said(self, error: BaseException) -> DrapesError:
+        return ConfigError(f"template.method {self._name}: {told(error, is_users)}")
+
+    def _wrong(self, method: str, what: str) -> ConfigError:
+        return ConfigError(f"template.method {self._name}: {method}() returned {what}")
+
+    def _asked(self, method: str, *arguments: Any) -> Any:  # noqa: ANN401 - whatever the user's code gives
+        """Call a method that need not be there."""
+        call: Callable[..., Any] = getattr(self._inner, method, getattr(super(), method))
+        with UsersCode(self._said):
+            return call(*arguments)
+
+    def fit(self, task: FitTask) -> tuple[Any, Mapping[str, TrainingResult]]:
+        """Fit as the user's class does."""
+        with UsersCode(self._said):
+            found = self._inner.fit(task)
+        if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
+            raise self._wrong("fit", f"{type(found).__name__}, not (model, {{name: TrainingResult}})")
+        model, results = found
+        strange = [key for key, one in results.items() if not isinstance(one, TrainingResult) or not one.history]
+        if strange:
+            raise self._wrong("fit", f"no TrainingResult with a history as {strange[0]!r}; {{}} stands for no training")
+        return model, results
+
+    def save(self, folder: Path, model: Any) -> Sequence[Path]:  # noqa: ANN401 - the user's
+        """Write as the user's class does."""
+        with UsersCode(self._said):
+            found = self._inner.save(folder, model)
+        if not isinstance(found, Sequence) or not all(isinstance(one, Path) for one in found):
+            raise self._wrong("save", f"{type(found).__name__}, not the list of the paths that it wrote")
+        return found
+
+    def load(self, folder: Path, device: str) -> Any:  # noqa: ANN401 - the user's
+        """Read as the user's class does."""
+        with UsersCode(self._said):
+            return self._inner.load(folder, device)
+
+    def sample(self, model: Any, plan: Starts, parents: Parents | None, task: SampleTask) -> Template:  # noqa: ANN401
+        """Make template events as the user's class does, and check them.
+
+        Raises
+        ------
+        ConfigError
+            If they are none of the plan, lie outside the region, or hold what no later stage can use.
+        """
+        with UsersCode(self._said):
+            found = self._inner.sample(model, plan, parents, task)
+        if not isinstance(found, Template):
+            raise self._wrong("sample", f"{type(found).__name__}, not a Template; plan.template(x) makes one")
+        self._check(found, plan, task)
+        return found
+
+    def _check(self, found: Template, plan: Starts, task: SampleTask) -> None:
+        count, names = len(found.event_id), ("parent_id", "mjj", "weight")
+        x = np.asarray(found.x)
+        if x.shape != (count, len(self._features)):
+            raise self._wrong("sample", f"features of shape {x.shape}, not {(count, len(self._features))}")
+        for name in names:
+            if np.shape(getattr(found, name)) != (count,):
+                raise self._wrong("sample", f"{name} of shape {np.shape(getattr(found, name))}, not {(count,)}")
+        order = np.argsort(plan.event_id, kind="stable")
+        place = np.minimum(np.searchsorted(plan.event_id[order], found.event_id), max(len(order) - 1, 0))
+        rows = order[place] if len(order) else np.empty(0, dtype=np.int64)
+        if count and (not np.array_equal(plan.event_id[rows], found.event_id) or not (np.diff(rows) > 0).all()):
+            raise self._wrong(
+                "sample", "events that are not those of the plan, in its order; plan.take(rows) leaves some out"
+            )
+        if not np.array_equal(plan.parent_id[rows], found.parent_id):
+            raise self._wrong("sample", "other parents than those of the plan, whose folds they decide")
+        weight, mjj = np.asarray(found.weight), np.asarray(found.mjj)
+        with np.errstate(invalid="ignore"):
+            checks = [
+                (~(np.abs(x[:, j]) <= _LARGEST), f"NaN or infinity as '{name}'")
+                for j, name in enumerate(self._features)
+            ]
+            checks += [
+                (~(np.isfinite(weight) & (weight >= 0)), "a weight that is negative or not finite"),
+                (~(np.isfinite(mjj) & task.region(mjj)), "a mass outside the region that is asked for"),
+            ]
+        for bad, what in checks:
+            if bad.any():
+                rows = np.flatnonzero(bad)
+                raise self._wrong("sample", f"{what} for {counted(len(rows), 'event')}, the first in row {rows[0]}")
+        if found.jets is None and "jets" in self.columns:
+            raise self._wrong("sample", "no jets, though its columns name them")
+
+    def check(self) -> None:
+        """Check as the user's class does."""
+        self._asked("check")
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return what decides the user's model."""
+        return self._mapping("settings")
+
+    def trainings(self) -> Mapping[str, Training]:
+        """Return what the user's trainings are."""
+        found = self._mapping("trainings")
+        if not all(isinstance(training, Training) for training in found.values()):
+            raise self._wrong("trainings", "what is no Training; an example is {'flow': Training(epochs=50)}")
+        return found
+
+    def summary(self) -> str:
+        """Return the user's sentence."""
+        return str(self._asked("summary"))
+
+    def describe(self, model: Any) -> Mapping[str, Any]:  # noqa: ANN401 - the user's
+        """Return what the user's class records."""
+        return self._mapping("describe", model)
+
+    def kept(self, model: Any) -> tuple[str, ...]:  # noqa: ANN401 - the user's
+        """Return what the user's templates take over."""
+        return tuple(self._asked("kept", model))
+
+    def reach(self, region: tuple[float, float]) -> tuple[float, float]:
+        """Return where the user's class draws masses."""
+        found = self._asked("reach", region)
+        if not (isinstance(found, tuple) and len(found) == 2 and found[0] <= region[0] and found[1] >= region[1]):
+            raise self._wrong("reach", f"{found!r}, not an interval (low, high) around {region}")
+        return found
+
+    def _mapping(self, method: str, *arguments: Any) -> Mapping[str, Any]:  # noqa: ANN401 - the user's
+        found = self._asked(method, *arguments)
+        if not isinstance(found, Mapping):
+            raise self._wrong(method, f"{type(found).__name__}, not a mapping")
+        return found

@@ -1,0 +1,190 @@
+"""What a background method offers: ``template.method`` names one, and a class of the user's may be one.
+
+A method fits a model on the sidebands of a window and makes template events of a plan
+(:mod:`drapes_hep.templates.plan`). Those of Drapes are in :mod:`drapes_hep.templates.drapes` (features) and
+:mod:`drapes_hep.templates.drapes_constituents` (constituents).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from drapes_hep.config import Config
+from drapes_hep.diffusion.training import Epoch, TrainingResult
+from drapes_hep.templates.plan import Parents, Starts, Template
+from drapes_hep.templates.recipes import Source
+
+__all__ = ["BackgroundMethod", "FitTask", "SampleTask", "Training"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """What a model is fitted on.
+
+    Attributes
+    ----------
+    events : Parents
+        n sideband events; with their jets if the method's ``columns`` name them.
+    part : array of int, shape (n,)
+        :data:`~drapes_hep.templates.model.TRAIN`, ``VALIDATION`` or ``CLOSURE``; closure events train nothing.
+    hidden : tuple of (float, float)
+        Mass intervals without events: the window, and a pseudo-window, GeV.
+    seed : int
+        Of weights, order and noise.
+    device : str
+        "cpu" or "cuda".
+    checkpoint : Path, optional
+        Stem of the files that an interrupted training may leave: ``STEM.checkpoint`` or ``STEM.NAME.checkpoint``.
+    progress : callable, optional
+        Called with the training's name and each epoch.
+    """
+
+    events: Parents
+    part: IntArray
+    hidden: tuple[tuple[float, float], ...]
+    seed: int
+    device: str = "cpu"
+    checkpoint: Path | None = None
+    progress: Callable[[str, Epoch], None] | None = None
+
+
+@dataclass(frozen=True)
+class SampleTask:
+    """How template events are made.
+
+    Attributes
+    ----------
+    seed : int
+        Of the noise.
+    region : callable
+        From masses (n,) to whether they lie where the template is wanted.
+    device : str
+        "cpu" or "cuda".
+    workers : int
+        Threads or processes that may be used.
+    progress : callable, optional
+        Called with what is done, and all there is to do.
+    """
+
+    seed: int
+    region: Callable[[FloatArray], BoolArray]
+    device: str = "cpu"
+    workers: int = 1
+    progress: Callable[[int, int], None] | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a method, as the progress bar and the report show it.
+
+    Attributes
+    ----------
+    epochs : int
+        At most so many.
+    title, caption : str
+        Of its figure.
+    unit : str
+        What the loss is a mean over: "event", "constituent".
+    """
+
+    epochs: int
+    title: str = "Training of the background model"
+    caption: str = ""
+    unit: str = "event"
+
+
+class BackgroundMethod(Protocol):
+    """A way to make background templates; subclass it, and ``template.method`` may name your class.
+
+    It is made with the configuration and, as keywords, ``template.options``.
+
+    Attributes
+    ----------
+    title : str
+        What legends and the report call it.
+    source : {"noise", "window", "sidebands", "simulation"}
+        Where the parents of template events come from (:mod:`drapes_hep.templates.plan`).
+    own_mass : bool
+        Whether a template event has its parent's m_JJ, or one drawn in the window.
+    partial : bool
+        Whether it takes ``template.strength`` or ``template.steps_left``: how far its parents are noised.
+    columns : tuple of str
+        Columns of the skim that it needs beside the features: ``("jets",)`` for jets with constituents.
+    """
+
+    title: str
+    source: Source = "noise"
+    own_mass: bool = False
+    partial: bool = False
+    columns: tuple[str, ...] = ()
+
+    def __init__(self, config: Config) -> None: ...
+
+    def fit(self, task: FitTask) -> tuple[Any, Mapping[str, TrainingResult]]:
+        """Fit a model on sideband events.
+
+        Returns
+        -------
+        model
+            Whatever :meth:`save` and :meth:`sample` take.
+        results : mapping of str to TrainingResult
+            The trainings by name, for the report; empty if nothing is trained epoch by epoch.
+        """
+        ...
+
+    def save(self, folder: Path, model: Any) -> Sequence[Path]:  # noqa: ANN401 - the method's own
+        """Write a model into a folder that exists, never as a pickle, and return its files."""
+        ...
+
+    def load(self, folder: Path, device: str) -> Any:  # noqa: ANN401 - the method's own
+        """Read back what :meth:`save` wrote."""
+        ...
+
+    def sample(self, model: Any, plan: Starts, parents: Parents | None, task: SampleTask) -> Template:  # noqa: ANN401
+        """Make the events of a plan; ``plan.template(x)`` is the template of features x, shape (n, d).
+
+        Random numbers belong to an event (:mod:`drapes_hep.rng`, with ``task.seed``, ``plan.root``, ``plan.copy``), so
+        that a chunk of a plan gives what the whole gives. Events that cannot be made are left out, and counted in
+        ``lost``.
+        """
+        ...
+
+    # ---- what may stay as it is --------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise ConfigError if the configuration does not fit; called before anything is run."""
+        return
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return what decides a model, as JSON values, beside its class, its options and the keys of a training."""
+        return {}
+
+    def trainings(self) -> Mapping[str, Training]:
+        """Return what the trainings that :meth:`fit` reports are, by name."""
+        return {}
+
+    def summary(self) -> str:
+        """Return a sentence for the report on what makes the template; nothing by default."""
+        return ""
+
+    def describe(self, model: Any) -> Mapping[str, Any]:  # noqa: ANN401, ARG002 - the method's own
+        """Return what is recorded with a template: ``strength``, ``steps`` and ``evaluations`` of a diffusion model."""
+        return {}
+
+    def kept(self, model: Any) -> tuple[str, ...]:  # noqa: ANN401, ARG002 - the method's own
+        """Name what events take over from their parents, of :data:`drapes_hep.templates.comparison.QUANTITIES`."""
+        return ()
+
+    def reach(self, region: tuple[float, float]) -> tuple[float, float]:
+        """Return where masses are drawn, GeV, if events migrate between the region and its surroundings."""
+        return region

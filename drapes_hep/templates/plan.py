@@ -1,0 +1,508 @@
+r"""The plan of a template: which events it starts from, at which masses, and how often each.
+
+The rule stands here once, for a window's template, its closure sample, its pseudo-window, a chunk of a finished run and
+the trials of a study. A method says where it starts from (:class:`Origin`); all else follows from the events:
+
+============  ==================================================  ==================================================
+source        parents of the template of a region [a, b)          parents of the closure sample
+============  ==================================================  ==================================================
+noise         none                                                none
+window        data in [a, b)                                      the closure events themselves
+sidebands     sideband events of the training, none in [a, b)     sideband events of the training
+simulation    simulated events in [a, b)                          simulated events in the sidebands
+============  ==================================================  ==================================================
+
+Masses are the parents' own (``own_mass``), or drawn inside the region from a fit of the spectrum that leaves the window
+out, and the pseudo-window where that is the region. The closure sample has the masses of the closure events.
+
+Identities. A template event is known by its parent and its copy (or by its number, from noise): its own identity, its
+noise and, where it is drawn, its mass follow from those alone. A chunk of parents therefore gives the events that all
+parents at once would have given.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from drapes_hep.config import MassConfig
+from drapes_hep.errors import DrapesError
+from drapes_hep.events.schema import NO_PARENT, places_of
+from drapes_hep.events.types import AwkwardArray
+from drapes_hep.mass import Density, SpectrumFit, draw, draw_kernels, expected, fit_spectrum
+from drapes_hep.regions import Window
+from drapes_hep.rng import event_keys, event_uniforms, stage_seed
+from drapes_hep.templates.model import CLOSURE
+from drapes_hep.templates.recipes import Source
+
+__all__ = [
+    "Origin",
+    "Parents",
+    "Planned",
+    "Pool",
+    "Starts",
+    "Template",
+    "copies_of",
+    "fit_masses",
+    "parents_in",
+    "plan_at",
+    "plan_chunk",
+    "plan_closure",
+    "plan_region",
+    "starts",
+]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+Interval = tuple[float, float]
+
+
+class Origin(Protocol):
+    """Where a template starts: what its plan follows from.
+
+    Attributes
+    ----------
+    title : str
+        What legends call it.
+    source : {"noise", "window", "sidebands", "simulation"}
+    own_mass : bool
+        Whether a template event has its parent's m_JJ, or one drawn in the window.
+    partial : bool
+        Whether parents are noised by ``template.strength``.
+    """
+
+    @property
+    def title(self) -> str: ...  # noqa: D102 - above
+
+    @property
+    def source(self) -> Source: ...  # noqa: D102 - above
+
+    @property
+    def own_mass(self) -> bool: ...  # noqa: D102 - above
+
+    @property
+    def partial(self) -> bool: ...  # noqa: D102 - above
+
+
+@dataclass(frozen=True)
+class Parents:
+    """Events that a template starts from.
+
+    Attributes
+    ----------
+    x : array, shape (n, d)
+        Features.
+    mjj, weight : array, shape (n,)
+        GeV, and the weight that each copy inherits.
+    event_id : array of int, shape (n,)
+    jets : awkward.Array, optional
+        n lists of two jets with constituents, where templates are made of them.
+    """
+
+    x: FloatArray
+    mjj: FloatArray
+    weight: FloatArray
+    event_id: IntArray
+    jets: AwkwardArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.event_id)
+
+    def take(self, chosen: npt.NDArray[Any]) -> Parents:
+        """Return some of them, by a mask or by rows."""
+        jets = None if self.jets is None else self.jets[chosen]
+        return Parents(self.x[chosen], self.mjj[chosen], self.weight[chosen], self.event_id[chosen], jets)
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Template events before they are made; arrays of shape (n,).
+
+    Attributes
+    ----------
+    event_id, parent_id : array of int
+        ``parent_id`` is :data:`~drapes_hep.events.schema.NO_PARENT` from noise.
+    row : array of int
+        Row of the parent in :class:`Parents`; -1 from noise.
+    root, copy : array of int
+        What its random numbers belong to.
+    mjj : array
+        The mass to generate at, GeV.
+    weight : array
+    """
+
+    event_id: IntArray
+    parent_id: IntArray
+    row: IntArray
+    root: IntArray
+    copy: IntArray
+    mjj: FloatArray
+    weight: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.event_id)
+
+    def take(self, chosen: slice | npt.NDArray[Any]) -> Starts:
+        """Return some of them."""
+        return replace(self, **{one.name: getattr(self, one.name)[chosen] for one in fields(self)})
+
+    def template(self, x: FloatArray, weight: FloatArray | None = None) -> Template:
+        """Return the template that has these features, shape (n, d), in the plan's order.
+
+        ``weight``, shape (n,), multiplies the weight of the plan.
+        """
+        weights = self.weight if weight is None else self.weight * weight
+        return Template(self.event_id, self.parent_id, x, self.mjj, weights)
+
+
+@dataclass(frozen=True)
+class Template:
+    """Template events; arrays of shape (n,) but ``x``, (n, d). ``parent_id`` decides their folds.
+
+    ``jets`` are those of a template of constituents; ``lost`` counts the events of the plan that are not among these,
+    by reason.
+    """
+
+    event_id: IntArray
+    parent_id: IntArray
+    x: FloatArray
+    mjj: FloatArray
+    weight: FloatArray
+    jets: AwkwardArray | None = None
+    lost: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The events that templates of a window may start from.
+
+    Attributes
+    ----------
+    window : Window
+    events : Parents
+        Data, n events.
+    part : array of int, shape (n,)
+        From :func:`drapes_hep.templates.model.split_sidebands`; read in the sidebands alone.
+    simulation : Parents, optional
+        Of another simulation.
+    """
+
+    window: Window
+    events: Parents
+    part: IntArray
+    simulation: Parents | None = None
+
+    @functools.cached_property
+    def closing(self) -> BoolArray:
+        """Sideband events that measure how often a cut passes: they train no model and parent no template."""
+        return np.asarray(self.window.in_sidebands(self.events.mjj) & (self.part == CLOSURE))
+
+    @functools.cached_property
+    def training(self) -> BoolArray:
+        """Sideband events that a model is trained and validated on."""
+        return np.asarray(self.window.in_sidebands(self.events.mjj) & (self.part != CLOSURE))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan with what it was made of.
+
+    Attributes
+    ----------
+    starts : Starts
+    parents : Parents or None
+        Those that the rows of ``starts`` count in; None from noise.
+    seed : int
+        Of the plan, and of the noise.
+    rate : float
+        Template events per parent; from noise their number.
+    """
+
+    starts: Starts
+    parents: Parents | None
+    seed: int
+    rate: float
+
+
+def _between(mjj: FloatArray, region: Interval) -> BoolArray:
+    return np.asarray((mjj >= region[0]) & (mjj < region[1]))
+
+
+def fit_masses(
+    config: MassConfig,
+    mjj: FloatArray,
+    weight: FloatArray,
+    edges: FloatArray,
+    window: Window,
+    pseudo: Interval | None = None,
+) -> SpectrumFit:
+    """Fit the spectrum that template masses are drawn from, outside the window and, for its own, the pseudo-window.
+
+    Parameters
+    ----------
+    config : MassConfig
+        Shape and centre-of-mass energy.
+    mjj, weight : array, shape (n,)
+        Of the data, GeV.
+    edges : array, shape (bins + 1,)
+        GeV.
+    window : Window
+    pseudo : (float, float), optional
+        GeV.
+
+    Returns
+    -------
+    SpectrumFit
+
+    Raises
+    ------
+    FitError
+        If too few bins or events are left.
+    """
+    counts = np.histogram(mjj, edges, weights=weight)[0]
+    variance = np.histogram(mjj, edges, weights=weight**2)[0]
+    fitted = None
+    if pseudo is not None:
+        fitted = (edges[1:] <= pseudo[0]) | (edges[:-1] >= pseudo[1])
+    return fit_spectrum(
+        counts, edges, (window.lo, window.hi), config.fit, config.sqrt_s, variance=variance, fitted=fitted
+    )
+
+
+def parents_in(origin: Origin, pool: Pool, region: Interval) -> Parents | None:
+    """Return the events that a template of a mass region starts from.
+
+    Parameters
+    ----------
+    origin : Origin
+    pool : Pool
+    region : (float, float)
+        The window or a pseudo-window, GeV.
+
+    Returns
+    -------
+    Parents or None
+        None from noise.
+
+    Raises
+    ------
+    DrapesError
+        If there is none to start from.
+    """
+    chosen = _parents(origin, pool, region)
+    if chosen is not None and not len(chosen):
+        where = "template.source" if origin.source == "simulation" else "the skim"
+        raise DrapesError(
+            f"{origin.title} finds no event to start from between {region[0]:g} and {region[1]:g} GeV; see {where}"
+        )
+    return chosen
+
+
+def _parents(origin: Origin, pool: Pool, region: Interval) -> Parents | None:
+    if origin.source == "noise":
+        return None
+    if origin.source == "simulation":
+        simulation = _simulation(origin, pool)
+        return simulation.take(_between(simulation.mjj, region))
+    if origin.source == "window":
+        return pool.events.take(_between(pool.events.mjj, region))
+    return pool.events.take(pool.training & ~_between(pool.events.mjj, region))
+
+
+def _simulation(origin: Origin, pool: Pool) -> Parents:
+    if pool.simulation is None:
+        raise ValueError(f"{origin.title} starts from a simulation")
+    return pool.simulation
+
+
+def plan_region(
+    origin: Origin,
+    config: MassConfig,
+    pool: Pool,
+    region: Interval,
+    size: float,
+    seed: int,
+    fit: SpectrumFit | None,
+    reach: Interval | None = None,
+) -> Planned:
+    """Plan the template of a window or pseudo-window.
+
+    Parameters
+    ----------
+    origin : Origin
+    config : MassConfig
+        Its ``draw`` says whether masses follow the fit or the data.
+    pool : Pool
+    region : (float, float)
+        GeV.
+    size : float
+        Mean number of events in the region.
+    seed : int
+    fit : SpectrumFit, optional
+        From :func:`fit_masses`; not needed where masses are the parents' own.
+    reach : (float, float), optional
+        Where masses are drawn, GeV, if events migrate out of the region and into it; the region by default. So many
+        more events are planned.
+
+    Returns
+    -------
+    Planned
+
+    Raises
+    ------
+    DrapesError
+        If there is no event to start from.
+    """
+    parents = parents_in(origin, pool, region)
+    draw_mass = None
+    if not origin.own_mass:
+        if fit is None:
+            raise ValueError(f"{origin.title} draws masses")
+        low, high = reach or region
+        draw_mass, more = _mass_source(config, fit, pool.events.mjj, region, (low, high))
+        size *= more
+    rate = size if parents is None else size / len(parents)
+    return Planned(starts(origin, parents, rate, seed, draw_mass), parents, seed, rate)
+
+
+def _mass_source(
+    config: MassConfig, fit: SpectrumFit, masses: FloatArray, region: Interval, reach: Interval
+) -> tuple[Callable[[FloatArray], FloatArray], float]:
+    """Return what turns uniform numbers into masses, and how many events it takes for one in the region."""
+    if config.draw == "kde":
+        inside, around = (int(_between(masses, interval).sum()) for interval in (region, reach))
+        return functools.partial(draw_kernels, masses, config.kde_bandwidth, *reach), float(around) / max(inside, 1)
+    more = expected(fit, *reach)[0] / expected(fit, *region)[0] if reach != region else 1.0
+    return functools.partial(draw, fit, *reach), more
+
+
+def plan_closure(origin: Origin, pool: Pool, seed: int) -> Planned:
+    """Plan the template of the closure events, which the model has never seen: as many, at their masses.
+
+    Parameters
+    ----------
+    origin : Origin
+    pool : Pool
+    seed : int
+
+    Returns
+    -------
+    Planned
+    """
+    mjj = pool.events.mjj[pool.closing]
+    if origin.source == "noise":
+        return plan_at(origin, mjj, seed)
+    if origin.source == "window":
+        parents = pool.events.take(pool.closing)
+        return Planned(starts(origin, parents, 1.0, seed, lambda _: mjj), parents, seed, 1.0)
+    if origin.source == "sidebands":
+        parents = pool.events.take(pool.training)
+    else:
+        found = _simulation(origin, pool)
+        parents = found.take(pool.window.in_sidebands(found.mjj))
+    if not len(parents):
+        raise DrapesError(f"{origin.title} finds no event in the sidebands to start from; see template.source")
+    rate = len(mjj) / len(parents)
+    return Planned(starts(origin, parents, rate, seed, lambda u: np.quantile(mjj, u)), parents, seed, rate)
+
+
+def plan_at(origin: Origin, mjj: FloatArray, seed: int) -> Planned:
+    """Plan template events from noise at masses that are there already, shape (n,), GeV."""
+    return Planned(starts(origin, None, len(mjj), seed, lambda _: mjj), None, seed, float(len(mjj)))
+
+
+def plan_chunk(origin: Origin, pool: Pool, rate: float, seed: int, density: Density | None) -> Planned:
+    """Plan what a finished run's template makes of a chunk of events.
+
+    Parameters
+    ----------
+    origin : Origin
+        Not from noise.
+    pool : Pool
+        Of the chunk; for a template from simulation the chunk is ``simulation``.
+    rate, seed : float, int
+        Of the run's :class:`Planned`.
+    density : Density, optional
+        What its masses were drawn from, where they were drawn.
+
+    Returns
+    -------
+    Planned
+    """
+    window = pool.window
+    parents = _parents(origin, pool, (window.lo, window.hi))
+    drawn = None if density is None else functools.partial(draw, density, window.lo, window.hi)
+    return Planned(starts(origin, parents, rate, seed, drawn), parents, seed, rate)
+
+
+def copies_of(event_id: IntArray, rate: float, seed: int) -> IntArray:
+    """Compute how many template events each parent has.
+
+    Parameters
+    ----------
+    event_id : array of int, shape (n,)
+    rate : float
+        Mean number per parent.
+    seed : int
+
+    Returns
+    -------
+    array of int, shape (n,)
+        The whole part of the rate, and one more with the probability of the rest: a function of the identity alone, so
+        that a chunk decides as the whole does; the total is the rate times n within sqrt(n) / 2.
+    """
+    whole = int(np.floor(rate))
+    more = event_uniforms(stage_seed(seed, "copies"), event_id)[:, 0] < rate - whole
+    return whole + more.astype(np.int64)
+
+
+def starts(
+    origin: Origin,
+    parents: Parents | None,
+    size: float,
+    seed: int,
+    draw_mass: Callable[[FloatArray], FloatArray] | None,
+) -> Starts:
+    """List the template events that are to be made.
+
+    Parameters
+    ----------
+    origin : Origin
+    parents : Parents, optional
+        Needed by all but those from noise.
+    size : float
+        From noise the number of events; else the mean number of copies of each parent.
+    seed : int
+    draw_mass : callable, optional
+        From uniform numbers (n,) to masses in the window, where masses are drawn.
+
+    Returns
+    -------
+    Starts
+    """
+    if origin.source == "noise":
+        number = np.arange(round(size), dtype=np.int64)
+        row, root, copy = np.full(len(number), -1, dtype=np.int64), number, np.zeros(len(number), dtype=np.int64)
+        parent = np.full(len(number), NO_PARENT, dtype=np.int64)
+        weight = np.ones(len(number))
+    else:
+        if parents is None:
+            raise ValueError(f"{origin.title} starts from events")
+        counts = copies_of(parents.event_id, size, seed)
+        row = np.repeat(np.arange(len(counts)), counts)
+        copy = places_of(counts)
+        root = parent = parents.event_id[row]
+        weight = parents.weight[row]
+    if origin.own_mass and parents is not None:
+        mjj = parents.mjj[row]
+    elif draw_mass is None:
+        raise ValueError(f"{origin.title} draws masses")
+    else:
+        mjj = draw_mass(event_uniforms(stage_seed(seed, "mass"), root, copy)[:, 0])
+    return Starts(event_keys(stage_seed(seed, "template"), root, copy), parent, row, root, copy, mjj, weight)

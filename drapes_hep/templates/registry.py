@@ -1,0 +1,92 @@
+"""Which background method a configuration names, and what decides its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from drapes_hep.config import Config
+from drapes_hep.errors import ConfigError, UsersCode, told
+from drapes_hep.events.loading import is_users
+from drapes_hep.plugins import Kind, check_options, load_class, source_hashes
+from drapes_hep.templates.checked import CheckedMethod, check_declared
+from drapes_hep.templates.methods import BackgroundMethod
+from drapes_hep.templates.plan import Origin
+from drapes_hep.templates.recipes import RECIPES
+
+__all__ = ["METHODS", "find_method", "method_of", "method_settings", "model_settings", "origin_of"]
+
+_FEATURES = "drapes_hep.templates.drapes:Drapes"
+_CONSTITUENTS = "drapes_hep.templates.drapes_constituents:DrapesConstituents"
+
+METHODS: dict[str, str] = {**dict.fromkeys(RECIPES, _FEATURES), "file": "drapes_hep.templates.table:TemplateTable"}
+"""The package's own, by the names that ``template.method`` takes."""
+
+_KIND = Kind("template.method", "background method", ("fit", "save", "load", "sample"), METHODS)
+
+
+def find_method(config: Config) -> type[BackgroundMethod]:
+    """Find the class that a configuration names; raises ConfigError."""
+    name = config.template.method
+    if name in RECIPES and config.constituents is not None:
+        name = _CONSTITUENTS
+    return load_class(_KIND, name, config.folder)
+
+
+def method_of(config: Config) -> BackgroundMethod:
+    """Make the method that a configuration names.
+
+    Parameters
+    ----------
+    config : Config
+        Its ``template.method`` and ``template.options``.
+
+    Returns
+    -------
+    BackgroundMethod
+
+    Raises
+    ------
+    ConfigError
+        If there is no such class, or it refuses the configuration or the options.
+    """
+    name, options = config.template.method, config.template.options
+    found = find_method(config)
+    check_options("template.options", name, found, options, ("config",))
+    if name in METHODS:
+        return found(config, **options)
+    with UsersCode(lambda error: ConfigError(f"template.method {name}: {told(error, is_users)}")):
+        made = found(config, **options)
+    return CheckedMethod(made, config)
+
+
+def origin_of(name: str, folder: Path | None = None) -> Origin:
+    """Return where the templates of a method start, by its name in the configuration; raises ConfigError."""
+    if name in RECIPES:
+        return RECIPES[name]
+    found = load_class(_KIND, name, folder)
+    check_declared(name, found)
+    return cast(Origin, found)
+
+
+def method_settings(config: Config) -> dict[str, Any]:
+    """Return what decides a model beside the keys of a training: class and options of a method that is no Drapes."""
+    out = dict(method_of(config).settings())
+    if config.template.method not in RECIPES:
+        # the templates of Drapes share their models, whatever they start from
+        name = config.template.method
+        sources = list(source_hashes(find_method(config)))
+        out |= {"method": name.rpartition(":")[2], "method's source": sources, "options": dict(config.template.options)}
+    return out
+
+
+def model_settings(config: Config) -> dict[str, Any]:
+    """Return all of a configuration that decides a model, given its events; the rest decides what is made with it."""
+    training = config.training.model_dump(mode="json") | {"pseudo_window": None}
+    section: dict[str, Any] | None = None
+    if config.constituents is not None:
+        section = config.constituents.model_dump(mode="json")
+        for name in ("steps", "solver", "members", "kinematics_strength", "margin"):
+            del section[name]
+    scaled = {"scaling": config.template.scaling, "radius": config.data.radius}
+    return {"training": training, "constituents": section, "method": method_settings(config), **scaled}
