@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from drapes_hep.templates.family import model_settings
 from test_howto import example
 from torch import nn
 
@@ -15,6 +14,7 @@ from drapes_hep.errors import ConfigError
 from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer
 from drapes_hep.networks.sets import SetBackbone
 from drapes_hep.templates.backbones import check_backbone, find_backbone, make_backbone
+from drapes_hep.templates.registry import model_settings
 
 SIZES = {"width": 8, "depth": 2, "heads": 2}
 

@@ -917,9 +917,9 @@ def test_a_table_without_its_columns_is_named(finished, complaint):
 
 
 def test_a_card_that_says_it_saw_the_window(finished, complaint):
-    card = finished / "windows" / WINDOWS[0] / "model" / "card.json"
+    card = finished / "windows" / WINDOWS[0] / "model" / "method.json"
     record = read_json(card)
-    record["extra"]["hidden"] = [[4000, 4400]]
+    record["hidden"] = [[4000, 4400]]
     write_json(card, record)
     accept_files(finished)
     assert "this model saw the window 3300-3700" in complaint("generate", "tiny.yaml", "-o", "run", "--quiet")

@@ -9,12 +9,10 @@ import awkward as ak
 import numpy as np
 import pytest
 import torch
-from drapes_hep.templates.events import LOSSES, build_jets, make_constituent_template
-from drapes_hep.templates.family import unfinished
 from scipy.stats import chi2, kstest
 from torch import nn
 
-from drapes_hep.config import ConstituentsConfig, TemplateConfig, TrainingConfig
+from drapes_hep.config import Config, ConstituentsConfig, TrainingConfig
 from drapes_hep.diffusion import training as training_module
 from drapes_hep.diffusion.denoisers import EDMDenoiser
 from drapes_hep.diffusion.samplers import sample
@@ -31,17 +29,19 @@ from drapes_hep.templates.conserve import jet_sums
 from drapes_hep.templates.constituents import (
     ConstituentScaling,
     _fit_scaling,
-    constituent_files,
     fit_constituents,
-    keeps_momenta,
     load_constituent_model,
     pack_jets,
     refill,
     save_constituent_model,
 )
+from drapes_hep.templates.drapes_constituents import LOSSES, DrapesConstituents, build_jets
 from drapes_hep.templates.kinematics import MASS, N
+from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION
-from drapes_hep.templates.recipes import RECIPES, Parents, starts
+from drapes_hep.templates.plan import Parents, starts
+from drapes_hep.templates.recipes import RECIPES
+from drapes_hep.templates.window_models import unfinished
 
 WINDOW = Window(3300.0, 3700.0, 2700.0, 6000.0)
 NAMES = ("pt", "eta", "phi", "mass", "n")
@@ -689,15 +689,22 @@ def test_refilling_with_what_is_there_changes_nothing(packed):
 # ---- whole events ----------------------------------------------------------------------------------------------------
 
 
-def made(model, events, method="from_window", strength=2.24, size=1.0, config=CONFIG, **more):
+def method_of(method, config=CONFIG, features=("m_j1", "delta_m"), **template):
+    whole = {"name": "t", "data": {"path": "none.h5"}, "features": features}
+    template = {"method": method, "steps": 8, **template}
+    if method == "from_simulation":
+        template["source"] = "none.h5"
+    return DrapesConstituents(Config.model_validate({**whole, "template": template, "constituents": config}))
+
+
+def made(model, events, method="from_window", strength=2.24, size=1.0, config=CONFIG, region=None, **more):
     recipe = RECIPES[method]
-    given = {"strength": strength} if recipe.partial else {}
-    template = TemplateConfig(method=method, steps=8, **given)
+    template = {"strength": strength} if recipe.partial else {}
     parents = None if recipe.source == "noise" else events
     mass = None if recipe.own_mass else lambda u: 3300 + 400 * u
     plan = starts(recipe, parents, size, 7, mass)
-    options = {"features": ("m_j1", "delta_m"), "reading": Reading(), "region": WINDOW.in_signal_region} | more
-    return plan, make_constituent_template(model, template, config, plan, parents, 7, **options)
+    task = SampleTask(7, region or WINDOW.in_signal_region)
+    return plan, method_of(method, config, **template, **more).sample(model, plan, parents, task)
 
 
 @pytest.fixture(scope="module")
@@ -810,8 +817,8 @@ def test_every_kind_trains_and_makes_events_and_survives_its_cards(events, insid
     config = CONFIG.model_copy(update={**KINDS[kind], "epochs": 1})
     found, results = fitted(beside(events.take(slice(0, 500))), config)
     assert list(results) == ["jets", "constituents"]
-    save_constituent_model(tmp_path, found, {"seed": 1})
-    again = load_constituent_model(tmp_path, WINDOW)
+    save_constituent_model(tmp_path, found)
+    again = load_constituent_model(tmp_path)
     one, other = (made(each, inside, "from_noise", size=30, config=config)[1] for each in (found, again))
     assert one.lost == other.lost
     np.testing.assert_array_equal(one.mjj, other.mjj)
@@ -846,45 +853,43 @@ def test_a_killed_training_of_constituents_goes_on(events, tmp_path, monkeypatch
         assert torch.equal(weights(one), weights(other))
 
 
+@pytest.mark.parametrize(
+    ("method", "strength", "keeps", "expected"),
+    [
+        ("from_window", None, True, {"pt", "eta", "mass", "n", "mjj", "delta_phi_jj"}),
+        ("from_window", None, False, {"n"}),
+        ("from_window", 2.0, True, set()),
+        ("from_noise", None, True, set()),
+    ],
+)
+def test_what_a_template_takes_over(model, method, strength, keeps, expected):
+    config = CONFIG.model_copy(update={"kinematics_strength": strength})
+    chosen = method_of(method, config, **({"strength": 2.24} if RECIPES[method].partial else {}))
+    assert set(chosen.kept(replace(model, conserves=keeps, adds_up=True))) == expected
+
+
 # ---- on disk ---------------------------------------------------------------------------------------------------------
+
+
+def constituent_files(folder):
+    return [folder / part / name for part in ("jets", "constituents") for name in ("card.json", "model.safetensors")]
 
 
 @pytest.fixture
 def saved(model, tmp_path):
-    written = save_constituent_model(tmp_path / "model", model, {"seed": 1})
+    written = save_constituent_model(tmp_path / "model", model)
     assert written == constituent_files(tmp_path / "model")
     assert all(path.is_file() for path in written)
     return tmp_path / "model"
 
 
 def test_a_saved_model_makes_the_same_events(model, saved, inside):
-    again = load_constituent_model(saved, WINDOW)
+    again = load_constituent_model(saved)
     assert again.hidden == model.hidden
     assert again.conserves == model.conserves
     one, other = made(model, inside)[1], made(again, inside)[1]
     np.testing.assert_array_equal(one.x, other.x)
     np.testing.assert_array_equal(one.event_id, other.event_id)
-
-
-def test_the_cards_alone_say_what_jets_keep(model, saved):
-    (saved / "constituents" / "model.safetensors").unlink()
-    assert keeps_momenta(saved) == model.keeps
-    for conserves, adds_up, keeps in ((True, True, True), (False, True, False), (False, False, True)):
-        edited(
-            saved,
-            "constituents",
-            lambda card, said=(conserves, adds_up): card.update(conserves=said[0], adds_up=said[1]),
-        )
-        assert keeps_momenta(saved) is keeps
-    edited(saved, "constituents", lambda card: card.pop("adds_up"))
-    with pytest.raises(RunDirectoryError, match="none of a constituent model"):
-        keeps_momenta(saved)
-
-
-@pytest.mark.parametrize("window", [Window(3200.0, 3600.0, 2700.0, 6000.0), Window(4000.0, 4400.0, 2700.0, 6000.0)])
-def test_a_model_that_saw_a_window_is_refused(saved, window):
-    with pytest.raises(LeakError, match="saw the window"):
-        load_constituent_model(saved, window)
 
 
 def edited(folder, part, change):
@@ -895,19 +900,10 @@ def edited(folder, part, change):
 
 
 @pytest.mark.parametrize("part", ["jets", "constituents"])
-def test_a_card_that_hides_no_window_is_a_leak(saved, part):
-    other = "constituents" if part == "jets" else "jets"
-    for one in (part, other):
-        edited(saved, one, lambda card: card.update(hidden=[]))
-    with pytest.raises(LeakError, match="saw the window"):
-        load_constituent_model(saved, WINDOW)
-
-
-@pytest.mark.parametrize("part", ["jets", "constituents"])
 def test_models_that_hide_different_windows_do_not_belong_together(saved, part):
     edited(saved, part, lambda card: card.update(hidden=[[3300, 3800]]))
     with pytest.raises(RunDirectoryError, match="different windows"):
-        load_constituent_model(saved, WINDOW)
+        load_constituent_model(saved)
 
 
 @pytest.mark.parametrize(
@@ -926,7 +922,7 @@ def test_models_that_hide_different_windows_do_not_belong_together(saved, part):
 def test_a_damaged_card_is_said_in_one_line(saved, part, change):
     edited(saved, part, change)
     with pytest.raises(RunDirectoryError, match="none of a constituent model") as said:
-        load_constituent_model(saved, WINDOW)
+        load_constituent_model(saved)
     assert "\n" not in str(said.value)
 
 
@@ -935,10 +931,10 @@ def test_a_missing_or_cut_file_is_said(saved, which):
     path = constituent_files(saved)[which]
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(RunDirectoryError):
-        load_constituent_model(saved, WINDOW)
+        load_constituent_model(saved)
     path.unlink()
     with pytest.raises(RunDirectoryError, match="no whole model"):
-        load_constituent_model(saved, WINDOW)
+        load_constituent_model(saved)
 
 
 @pytest.mark.parametrize(

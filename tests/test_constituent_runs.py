@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
-from drapes_hep.templates.events import LOSSES
 from test_constituent_models import shower
 from test_stages import stamps
 
@@ -37,8 +36,9 @@ from drapes_hep.stages.context import Context
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.skim import skim
 from drapes_hep.studies.llv import llv_searches
-from drapes_hep.templates.comparison import compare_jets, kept_quantities
+from drapes_hep.templates.comparison import compare_jets
 from drapes_hep.templates.constituents import pack_jets
+from drapes_hep.templates.drapes_constituents import LOSSES
 from drapes_hep.templates.model import CLOSURE
 
 NAME = "3300-3700"
@@ -561,19 +561,6 @@ def test_counts_of_other_true_jets_are_not_drawn_together():
     found = {str(i): compare_jets(jets[i:], jets[:40], 1) for i in (0, 20)}
     with pytest.raises(ValueError, match="different true jets"):
         jet_shapes(found)
-
-
-@pytest.mark.parametrize(
-    ("method", "strength", "keeps", "expected"),
-    [
-        ("from_window", None, True, {"pt", "eta", "mass", "n", "mjj", "delta_phi_jj"}),
-        ("from_window", None, False, {"n"}),
-        ("from_window", 2.0, True, set()),
-        ("from_noise", None, True, set()),
-    ],
-)
-def test_what_a_template_takes_over(method, strength, keeps, expected):
-    assert set(kept_quantities(method, strength, keeps)) == expected
 
 
 def test_a_figure_without_any_number_is_still_drawn(tmp_path):

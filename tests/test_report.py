@@ -249,12 +249,19 @@ def build_run(
         _json(
             home / "training.json",
             {
-                "train": list(loss + rng.normal(0, 0.003, epochs)),
-                "validation": list(loss + 0.004 + rng.normal(0, 0.006, epochs)),
-                "rate": list(2e-3 * np.cos(np.linspace(0, 1.5, epochs))),
-                "best_epoch": 51,
-                "stopped_early": False,
-                "seconds": 30.1,
+                "trainings": {
+                    "features": {
+                        "title": "Training of the background model",
+                        "caption": "",
+                        "unit": "event",
+                        "train": list(loss + rng.normal(0, 0.003, epochs)),
+                        "validation": list(loss + 0.004 + rng.normal(0, 0.006, epochs)),
+                        "rate": list(2e-3 * np.cos(np.linspace(0, 1.5, epochs))),
+                        "best_epoch": 51,
+                        "stopped_early": False,
+                        "seconds": 30.1,
+                    }
+                },
                 "events": {
                     "train": int((side & (part == 0)).sum()),
                     "validation": int((side & (part == 1)).sum()),

@@ -43,8 +43,10 @@ from drapes_hep.stages.context import Context, feature_matrix
 from drapes_hep.stages.hunt import hunt
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.skim import skim
-from drapes_hep.templates import family
+from drapes_hep.templates import drapes
 from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, fit_model, load_background_model
+from drapes_hep.templates.registry import method_of
+from drapes_hep.templates.window_models import load_window_model
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 
@@ -368,18 +370,18 @@ def test_a_killed_training_goes_on_and_ends_alike(project, done, tmp_path, monke
     killed_when(command, lambda: list(folder.glob("model.*.checkpoint")))
     assert not (run / "stages" / f"train.{WINDOWS[0]}.json").exists()
     kept: list[int] = []
-    fit = family.fit_model
+    fit = drapes.fit_model
 
     def spied(*args, checkpoint, **kwargs):
         kept.append(checkpoint.exists())
         return fit(*args, checkpoint=checkpoint, **kwargs)
 
     said: list[str] = []
-    monkeypatch.setattr(family, "fit_model", spied)
+    monkeypatch.setattr(drapes, "fit_model", spied)
     monkeypatch.setattr(Reporter, "say", lambda _, line: said.append(line))
     ran = search(project, run)
     assert kept == [True, False, False]
-    words = "the training of the model that was cut off goes on from the checkpoint of features"
+    words = "the interrupted training of the model resumes from the checkpoint of features"
     assert said.count(f"window {WINDOWS[0]}: {words}") == 1
     assert ran == STAGES - {"skim"}
     assert (run / "results.json").read_bytes() == (done / "results.json").read_bytes()
@@ -703,7 +705,7 @@ def test_a_model_refuses_events_of_its_window(project, done):
 
 
 def test_a_card_names_the_hidden_windows(done):
-    cards = {path.parent: read_json(path)["extra"] for path in done.rglob("card.json")}
+    cards = {path.parent: read_json(path) for path in done.rglob("method.json")}
     assert {str(path.relative_to(done / "windows")): card["hidden"] for path, card in cards.items()} == {
         "3300-3700/model": [[3300, 3700]],
         "3600-4000/model": [[3600, 4000]],
@@ -711,19 +713,28 @@ def test_a_card_names_the_hidden_windows(done):
     }
 
 
-def test_a_model_serves_no_window_that_it_saw(done):
-    folder = done / "windows" / WINDOWS[0] / "model"
-    assert load_background_model(folder, Window(3300, 3700, 2700, 6000)).hidden == ((3300, 3700),)
-    with pytest.raises(LeakError, match="this model saw the window 3600-4000"):
-        load_background_model(folder, Window(3600, 4000, 2700, 6000))
+def test_a_model_serves_no_window_that_it_saw(project, done):
+    folder, method = done / "windows" / WINDOWS[0] / "model", method_of(context_of(project, done).config)
+    assert load_window_model(method, folder, Window(3300, 3700, 2700, 6000)).hidden == ((3300, 3700),)
+    for window in (Window(3200, 3600, 2700, 6000), Window(3600, 4000, 2700, 6000)):
+        with pytest.raises(LeakError, match=f"this model saw the window {window.name}"):
+            load_window_model(method, folder, window)
+
+
+def test_the_files_of_a_model_belong_to_its_card(project, copy):
+    models, method = copy / "windows", method_of(context_of(project, copy).config)
+    weights = "model/model.safetensors"
+    shutil.copy(models / WINDOWS[1] / weights, models / WINDOWS[0] / weights)
+    with pytest.raises(RunDirectoryError, match=r"model\.safetensors: missing or changed since the model was trained"):
+        load_window_model(method, models / WINDOWS[0] / "model", Window(3300, 3700, 2700, 6000))
 
 
 @pytest.mark.parametrize("harm", [{"extra": {}}, {"extra": {"hidden": 3}}, {"extra": None}])
 def test_a_card_that_is_not_ours_is_refused(copy, harm):
     card = copy / "windows" / WINDOWS[0] / "model" / "card.json"
     write_json(card, {**read_json(card), **harm})
-    with pytest.raises(RunDirectoryError, match=r"card.json: is no card of a background model"):
-        load_background_model(card.parent, Window(3300, 3700, 2700, 6000))
+    with pytest.raises(RunDirectoryError, match=r"card.json: is not a model checkpoint"):
+        load_background_model(card.parent)
 
 
 @pytest.mark.parametrize("window", WINDOWS)

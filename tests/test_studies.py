@@ -44,7 +44,7 @@ from drapes_hep.studies.running import make_sample, run_trials
 from drapes_hep.studies.sample import draw_data, load_sample, study_window
 from drapes_hep.studies.study import find_studies, load_study, run_study
 from drapes_hep.studies.trials import REFERENCES, Bench, SampleKeys, Trial, model_key, trial_key
-from drapes_hep.templates.model import load_background_model
+from drapes_hep.templates.window_models import load_window_model
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 
@@ -299,14 +299,14 @@ def test_a_model_that_saw_the_window_makes_no_template(context, sample):
     bench = bench_of(context, sample, injected(context.config, 100))
     bench.train(True)
     with pytest.raises(LeakError, match="saw the window"):
-        load_background_model(bench.model_folder(True), bench.window)
+        load_window_model(bench.method, bench.model_folder(True), bench.window)
 
 
 def test_a_template_s_model_is_no_gensr(context, sample):
     bench = bench_of(context, sample, injected(context.config, 100))
     bench.train(False)
     with pytest.raises(LeakError, match="did not see"):
-        load_background_model(bench.model_folder(False), bench.window, saw_window=True)
+        load_window_model(bench.method, bench.model_folder(False), bench.window, saw_window=True)
 
 
 def test_the_displacement_grows_with_the_noise(context, sample):
