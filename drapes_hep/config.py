@@ -43,6 +43,7 @@ __all__ = [
     "TrainingConfig",
     "WindowsConfig",
     "assign",
+    "changed_config",
     "check_config",
     "load_config",
 ]
@@ -790,6 +791,20 @@ def check_config(tree: Mapping[str, Any], path: str | Path, lines: Mapping[str, 
         place, problem = _one_line(error)
         line = (lines or {}).get(place)
         raise ConfigError(f"{path}{f', line {line}' if line else ''}: {problem}") from None
+
+
+def changed_config(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Return a configuration with other sections, checked again; raises ConfigError where they do not fit.
+
+    Parameters
+    ----------
+    config : Config
+    changes : mapping
+        Sections and keys of the top level, as JSON values.
+    """
+    changed = check_config({**config.model_dump(mode="json"), **changes}, config.name)
+    changed._folder = config._folder
+    return changed
 
 
 def _absolute(config: Config, folder: Path) -> Config:

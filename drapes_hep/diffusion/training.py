@@ -51,7 +51,16 @@ from drapes_hep.files import write_bytes
 from drapes_hep.interrupts import uninterrupted
 from drapes_hep.sets import Sets, bounded, take
 
-__all__ = ["Epoch", "TrainingResult", "TrainingSettings", "ema_weight", "learning_rate", "train", "validation_loss"]
+__all__ = [
+    "Epoch",
+    "TrainingCurve",
+    "TrainingResult",
+    "TrainingSettings",
+    "ema_weight",
+    "learning_rate",
+    "train",
+    "validation_loss",
+]
 
 _EVALUATION_ROWS = 4096
 
@@ -116,29 +125,39 @@ class Epoch(NamedTuple):
     rate: float
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training gives.
+@dataclass(frozen=True, kw_only=True)
+class TrainingCurve:
+    """How a training went.
 
     Parameters
     ----------
-    denoiser : PreconditionedDenoiser
-        The one that was passed in, with the best averaged weights, in evaluation mode.
     history : tuple of Epoch
-        One entry an epoch.
+        One entry per epoch.
     best_epoch : int
-        Number of the epoch whose weights are in ``denoiser``.
+        Number of the epoch whose weights are used.
     stopped_early : bool
         Whether patience ended it.
     seconds : float
         Wall time, over all the runs of a resumed training.
     """
 
-    denoiser: PreconditionedDenoiser
     history: tuple[Epoch, ...]
     best_epoch: int
-    stopped_early: bool
-    seconds: float
+    stopped_early: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult(TrainingCurve):
+    """What a training gives.
+
+    Parameters
+    ----------
+    denoiser : PreconditionedDenoiser
+        The one that was passed in, with the best averaged weights, in evaluation mode.
+    """
+
+    denoiser: PreconditionedDenoiser
 
 
 def learning_rate(step: int, steps: int, rate: float, warmup: float) -> float:
@@ -533,11 +552,11 @@ def _train(
         raise
     _unflatten(denoiser, best)
     return TrainingResult(
-        denoiser.eval(),
-        tuple(history),
-        _best(history).epoch,
-        len(history) < settings.epochs,
-        seconds + time.perf_counter() - began,
+        denoiser=denoiser.eval(),
+        history=tuple(history),
+        best_epoch=_best(history).epoch,
+        stopped_early=len(history) < settings.epochs,
+        seconds=seconds + time.perf_counter() - began,
     )
 
 

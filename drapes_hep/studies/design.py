@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from drapes_hep.config import Config, CwolaConfig, assign, check_config
+from drapes_hep.config import Config, CwolaConfig, assign, changed_config
 from drapes_hep.errors import ConfigError
 from drapes_hep.metrics import spread
 from drapes_hep.plots.scores import LEAST_BACKGROUND
@@ -122,14 +122,14 @@ def of_template(config: Config, method: str, **changes: Any) -> Config:  # noqa:
         # options and a table belong to the one method
         own |= {"options": {}, "path": None}
     template = config.template.model_dump(mode="json") | own | changes
-    return check_config(config.model_dump(mode="json") | {"template": template}, config.name)
+    return changed_config(config, {"template": template})
 
 
 def changed(config: Config, *assignments: str) -> Config:
     """Give the configuration with other values, as ``SECTION.KEY=VALUE``; raises ConfigError where they do not fit."""
     tree = config.model_dump(mode="json")
     assign(tree, assignments)
-    return check_config(tree, config.name)
+    return changed_config(config, tree)
 
 
 def generators(config: Config) -> dict[str, Config]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from drapes_hep.config import Config
-from drapes_hep.diffusion.training import TrainingResult
+from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError, DrapesError, UsersCode, counted, told
 from drapes_hep.events.loading import is_users
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
@@ -79,17 +79,17 @@ class CheckedMethod(BackgroundMethod):
         with UsersCode(self._said):
             return call(*arguments)
 
-    def fit(self, task: FitTask) -> tuple[Any, Mapping[str, TrainingResult]]:
+    def fit(self, task: FitTask) -> tuple[Any, Mapping[str, TrainingCurve]]:
         """Fit as the user's class does."""
         with UsersCode(self._said):
             found = self._inner.fit(task)
         if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
-            raise self._wrong("fit", f"{type(found).__name__}, not (model, {{name: TrainingResult}})")
-        model, results = found
-        strange = [key for key, one in results.items() if not isinstance(one, TrainingResult) or not one.history]
+            raise self._wrong("fit", f"{type(found).__name__}, not (model, {{name: TrainingCurve}})")
+        model, curves = found
+        strange = [key for key, one in curves.items() if not isinstance(one, TrainingCurve) or not one.history]
         if strange:
-            raise self._wrong("fit", f"no TrainingResult with a history as {strange[0]!r}; {{}} stands for no training")
-        return model, results
+            raise self._wrong("fit", f"no TrainingCurve with a history as {strange[0]!r}; {{}} stands for no training")
+        return model, curves
 
     def save(self, folder: Path, model: Any) -> Sequence[Path]:  # noqa: ANN401 - the user's
         """Write as the user's class does."""

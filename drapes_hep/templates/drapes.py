@@ -16,7 +16,7 @@ from torch import Tensor
 from drapes_hep.config import Config, TemplateConfig
 from drapes_hep.diffusion.samplers import evaluations
 from drapes_hep.diffusion.schedules import Schedule, strength_steps
-from drapes_hep.diffusion.training import TrainingResult
+from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError, counted
 from drapes_hep.events.features import domains
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
@@ -129,7 +129,7 @@ class Drapes(BackgroundMethod):
         self.title, self.source = recipe.title, recipe.source
         self.own_mass, self.partial = recipe.own_mass, recipe.partial
 
-    def fit(self, task: FitTask) -> tuple[BackgroundModel, Mapping[str, TrainingResult]]:
+    def fit(self, task: FitTask) -> tuple[BackgroundModel, Mapping[str, TrainingCurve]]:
         """Train the model of features."""
         config, progress, events = self.config, task.progress, task.events
         model, result = fit_model(

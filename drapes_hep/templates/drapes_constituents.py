@@ -18,7 +18,7 @@ from torch import Tensor
 
 from drapes_hep.config import Config, ConstituentsConfig, TemplateConfig, TrainingConfig
 from drapes_hep.diffusion.schedules import Schedule
-from drapes_hep.diffusion.training import TrainingResult
+from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.clustering import falling_pt, subjettiness
@@ -141,7 +141,7 @@ class DrapesConstituents(BackgroundMethod):
         """Return the hash of a network of the user's: an edited file is another network."""
         return {"network's source": list(source_hashes(find_backbone(self.section.network)))}
 
-    def fit(self, task: FitTask) -> tuple[ConstituentModel, Mapping[str, TrainingResult]]:
+    def fit(self, task: FitTask) -> tuple[ConstituentModel, Mapping[str, TrainingCurve]]:
         """Train the models of the jets' kinematics and of one jet's constituents."""
         events, config = task.events, self.config
         if events.jets is None:

@@ -16,7 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config
-from drapes_hep.diffusion.training import Epoch, TrainingResult
+from drapes_hep.diffusion.training import Epoch, TrainingCurve
+from drapes_hep.events.features import domains
+from drapes_hep.events.scaling import Scaling
+from drapes_hep.rng import event_normals, stage_seed
+from drapes_hep.templates.model import Tensors, scaled_parts
 from drapes_hep.templates.plan import Parents, Starts, Template
 from drapes_hep.templates.recipes import Source
 
@@ -57,6 +61,26 @@ class FitTask:
     checkpoint: Path | None = None
     progress: Callable[[str, Epoch], None] | None = None
 
+    def scaled(self, config: Config) -> tuple[Scaling, Tensors, Tensors]:
+        """Scale the features as ``template.scaling`` says: the scaling, and what is trained and stopped on.
+
+        Returns
+        -------
+        scaling : Scaling
+            Fitted on the training part.
+        train, validation : tuple of Tensor
+            float32: scaled features (k, d), scaled masses (k, 1), weights (k,).
+        """
+        return scaled_parts(
+            self.events.x,
+            self.events.mjj,
+            self.events.weight,
+            self.part,
+            features=config.features,
+            domain=domains(config.features),
+            scaling=config.template.scaling,
+        )
+
 
 @dataclass(frozen=True)
 class SampleTask:
@@ -81,6 +105,10 @@ class SampleTask:
     device: str = "cpu"
     workers: int = 1
     progress: Callable[[int, int], None] | None = None
+
+    def normals(self, plan: Starts, size: int) -> FloatArray:
+        """Draw standard normal numbers that belong to the events of a plan, shape (n, size)."""
+        return event_normals(stage_seed(self.seed, "noise"), plan.root, plan.copy, size=size)
 
 
 @dataclass(frozen=True)
@@ -130,14 +158,14 @@ class BackgroundMethod(Protocol):
 
     def __init__(self, config: Config) -> None: ...
 
-    def fit(self, task: FitTask) -> tuple[Any, Mapping[str, TrainingResult]]:
+    def fit(self, task: FitTask) -> tuple[Any, Mapping[str, TrainingCurve]]:
         """Fit a model on sideband events.
 
         Returns
         -------
         model
             Whatever :meth:`save` and :meth:`sample` take.
-        results : mapping of str to TrainingResult
+        curves : mapping of str to TrainingCurve
             The trainings by name, for the report; empty if nothing is trained epoch by epoch.
         """
         ...

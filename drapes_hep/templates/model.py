@@ -28,6 +28,7 @@ __all__ = [
     "fit_model",
     "load_background_model",
     "save_background_model",
+    "scaled_parts",
     "split_sidebands",
 ]
 
@@ -161,6 +162,54 @@ def check_parts(part: IntArray, weight: FloatArray) -> None:
         raise FitError("the weights of the sideband events do not add up to more than 0: nothing can be trained")
 
 
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Scaled features (n, d), scaled masses (n, 1), weights (n,)."""
+
+
+def scaled_parts(
+    x: FloatArray,
+    mjj: FloatArray,
+    weight: FloatArray,
+    part: IntArray,
+    *,
+    features: Sequence[str],
+    domain: npt.ArrayLike,
+    scaling: str,
+) -> tuple[Scaling, Tensors, Tensors]:
+    """Fit a scaling on the training part of the sidebands, and scale what a model is trained and stopped on.
+
+    Parameters
+    ----------
+    x : array, shape (n, d)
+        Features of sideband events.
+    mjj, weight : array, shape (n,)
+        Masses in GeV, and weights.
+    part : array of int, shape (n,)
+        From :func:`split_sidebands`.
+    features : sequence of str
+        Their names.
+    domain : array_like, shape (d, 2)
+        Their natural bounds.
+    scaling : {"quantile", "standard"}
+
+    Returns
+    -------
+    scaling : Scaling
+    train, validation : tuple of Tensor
+        float32: scaled features (k, d), scaled masses (k, 1), weights (k,).
+    """
+    fitted = part == TRAIN
+    scale = fit_scaling(scaling, x[fitted], mjj[fitted], weight[fitted], domain, features)  # type: ignore[arg-type]
+
+    def tensors(chosen: npt.NDArray[np.bool_]) -> Tensors:
+        z = scale.forward(x[chosen], mjj[chosen])
+        arrays = (z, scale.condition(mjj[chosen]), weight[chosen])
+        z_t, c_t, w_t = (torch.as_tensor(np.ascontiguousarray(a), dtype=torch.float32) for a in arrays)
+        return z_t, c_t, w_t
+
+    return scale, tensors(fitted), tensors(part == VALIDATION)
+
+
 def fit_model(
     x: FloatArray,
     mjj: FloatArray,
@@ -216,15 +265,7 @@ def fit_model(
     """
     check_hidden(mjj, hidden)
     check_parts(part, weight)
-    fitted, held = part == TRAIN, part == VALIDATION
-    scale = fit_scaling(scaling, x[fitted], mjj[fitted], weight[fitted], domain, features)  # type: ignore[arg-type]
-
-    def tensors(chosen: npt.NDArray[np.bool_]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        z = scale.forward(x[chosen], mjj[chosen])
-        arrays = (z, scale.condition(mjj[chosen]), weight[chosen])
-        z_t, c_t, w_t = (torch.as_tensor(np.ascontiguousarray(a), dtype=torch.float32) for a in arrays)
-        return z_t, c_t, w_t
-
+    scale, fitted, held = scaled_parts(x, mjj, weight, part, features=features, domain=domain, scaling=scaling)
     backbone = ResidualMLP(x.shape[1], 1, width=training.width, depth=training.depth, seed=stage_seed(seed, "weights"))
     settings = TrainingSettings(
         epochs=training.epochs,
@@ -236,8 +277,8 @@ def fit_model(
     )
     result = train(
         DENOISERS[training.path](backbone),
-        *tensors(fitted),
-        *tensors(held),
+        *fitted,
+        *held,
         settings,
         seed=stage_seed(seed, "train"),
         device=device,

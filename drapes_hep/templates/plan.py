@@ -409,7 +409,9 @@ def plan_closure(origin: Origin, pool: Pool, seed: int) -> Planned:
     if not len(parents):
         raise DrapesError(f"{origin.title} finds no event in the sidebands to start from; see template.source")
     rate = len(mjj) / len(parents)
-    return Planned(starts(origin, parents, rate, seed, lambda u: np.quantile(mjj, u)), parents, seed, rate)
+    # the masses themselves: what is interpolated between them lies in the window, now and then
+    masses = functools.partial(np.quantile, mjj, method="inverted_cdf")
+    return Planned(starts(origin, parents, rate, seed, masses), parents, seed, rate)
 
 
 def plan_at(origin: Origin, mjj: FloatArray, seed: int) -> Planned:

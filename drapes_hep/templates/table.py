@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import uproot
 
 from drapes_hep.config import Config
-from drapes_hep.diffusion.training import TrainingResult
+from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError, InputError, counted, reason_of
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.events.skims import read_skim, write_skim
@@ -154,7 +154,7 @@ class TemplateTable(BackgroundMethod):
         except OSError as error:
             raise ConfigError(f"template.path {self.path}: cannot be read ({error.strerror})") from error
 
-    def fit(self, task: FitTask) -> tuple[dict[str, npt.NDArray[Any]], Mapping[str, TrainingResult]]:
+    def fit(self, task: FitTask) -> tuple[dict[str, npt.NDArray[Any]], Mapping[str, TrainingCurve]]:
         """Read the table; nothing is trained.
 
         Raises

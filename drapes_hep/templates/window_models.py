@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.diffusion.training import TrainingResult
+from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError, LeakError, RunDirectoryError, counted
 from drapes_hep.files import file_hash, read_json, write_json
 from drapes_hep.regions import Window
@@ -40,7 +40,7 @@ CARD = "method.json"
 """Beside a model's own files: which method made it, what was hidden from it, and the hashes of the files."""
 
 
-def fit_window_model(method: BackgroundMethod, task: FitTask) -> tuple[Any, Mapping[str, TrainingResult]]:
+def fit_window_model(method: BackgroundMethod, task: FitTask) -> tuple[Any, Mapping[str, TrainingCurve]]:
     """Fit a method's model.
 
     Raises
@@ -205,7 +205,7 @@ def unfinished(stem: Path) -> str:
     return " and ".join(parts)
 
 
-def training_record(result: TrainingResult, training: Training | None = None) -> dict[str, Any]:
+def training_record(result: TrainingCurve, training: Training | None = None) -> dict[str, Any]:
     """Return what ``training.json`` holds of a training."""
     epochs = [epoch._asdict() for epoch in result.history]
     named = training or Training(len(epochs))

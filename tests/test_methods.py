@@ -1,0 +1,466 @@
+"""Template methods of the user's own, and templates that are there already."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import uproot
+import yaml
+from test_howto import example
+from test_stages import SEARCH, cut_sample
+
+from drapes_hep.config import load_config
+from drapes_hep.cwola.folds import assign_folds
+from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError, RunDirectoryError
+from drapes_hep.events.skims import read_skim
+from drapes_hep.events.writers import write_feature_root
+from drapes_hep.files import read_json
+from drapes_hep.regions import Window
+from drapes_hep.rundir import open_run
+from drapes_hep.stages.classify import classify
+from drapes_hep.stages.context import Context, load_parents
+from drapes_hep.stages.model import generate, train
+from drapes_hep.stages.skim import skim
+from drapes_hep.studies.trials import Trial
+from drapes_hep.templates.methods import FitTask, SampleTask
+from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION
+from drapes_hep.templates.plan import Pool, fit_masses, plan_closure, plan_region
+from drapes_hep.templates.registry import METHODS, method_of, model_settings, origin_of
+from drapes_hep.templates.window_models import has_model, load_window_model, sample_template, save_window_model
+
+pytestmark = pytest.mark.usefixtures("few_trees")
+
+FEATURES = ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r")
+WINDOW = Window(3300.0, 3700.0, 2700.0, 6000.0)
+
+SHIFT = '''
+import json
+import numpy as np
+from drapes_hep.templates.methods import BackgroundMethod
+
+
+class Shift(BackgroundMethod):
+    """Sideband events with their features scaled, at masses in the window."""
+
+    title = "Shifted sidebands"
+    source = "sidebands"
+
+    def __init__(self, config, scale=1.5):
+        self.scale = scale
+
+    def fit(self, task):
+        return {"mean": task.events.x[task.part != 2].mean(axis=0).tolist()}, {}
+
+    def save(self, folder, model):
+        (folder / "mean.json").write_text(json.dumps(model))
+        return [folder / "mean.json"]
+
+    def load(self, folder, device):
+        return json.loads((folder / "mean.json").read_text())
+
+    def sample(self, model, plan, parents, task):
+        mean = np.asarray(model["mean"])
+        return plan.template(mean + self.scale * (parents.x[plan.row] - mean))
+'''
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder with data, a skim, and a method in a file."""
+    folder = tmp_path_factory.mktemp("methods")
+    write_feature_root(folder / "events.root", cut_sample())
+    (folder / "shift.py").write_text(SHIFT)
+    search = {**SEARCH, "windows": {"width": 400, "step": 300, "first": 3300, "last": 3300}}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(search))
+    skim(context_of(folder, folder / "run"))
+    return folder
+
+
+def context_of(project, run, *changes):
+    return Context.of(load_config(project / "tiny.yaml", changes), open_run(run), device="cpu", workers=1)
+
+
+@pytest.fixture
+def run(project, tmp_path):
+    return shutil.copytree(project / "run", tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def events(project):
+    context = context_of(project, project / "run")
+    return load_parents(context.run.events, context.config)
+
+
+def searched(project, run, *changes):
+    """Run the stages that make and use a template, and give its table."""
+    context = context_of(project, run, *changes)
+    window = context.windows[0]
+    for stage in (train, generate, classify):
+        stage(context, window)
+    return read_skim(run / "windows" / window.name / "template.parquet")
+
+
+# ---- a table ---------------------------------------------------------------------------------------------------------
+
+
+def columns_of(number=600, seed=1, low=2800, high=5500):
+    rng = np.random.default_rng(seed)
+    columns = {name: rng.uniform(0.1, 0.9, number) for name in FEATURES}
+    return {**columns, "mjj": rng.uniform(low, high, number)}
+
+
+def written(path, columns):
+    if path.suffix == ".root":
+        with uproot.recreate(path) as file:
+            file["Template"] = columns
+    else:
+        pq.write_table(pa.table(columns), path)
+    return f"template.path={path}"
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "table.root"])
+def test_a_table_is_the_template_of_its_window(project, run, tmp_path, name):
+    columns = columns_of() | {"weight": np.linspace(0.5, 1.5, 600)}
+    path = written(tmp_path / name, columns)
+    template = searched(project, run, "template.method=file", path)
+    inside = (columns["mjj"] >= 3300) & (columns["mjj"] < 3700)
+    for column in (*FEATURES, "mjj", "weight"):
+        np.testing.assert_array_equal(template[column], columns[column][inside])
+    closure = read_skim(run / "windows" / "3300-3700" / "closure.parquet")
+    np.testing.assert_array_equal(closure["mjj"], columns["mjj"][~inside])
+    assert (np.asarray(template["parent_id"]) == -1).all()
+
+
+def test_the_weights_of_a_table_decide_the_tails(project, run, tmp_path):
+    columns = columns_of(low=3300, high=3700) | {"weight": np.geomspace(0.01, 10, 600)}
+    searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
+    scored = read_skim(run / "windows" / "3300-3700" / "template_scores.parquet")
+    fold, tail, score, weight = (np.asarray(scored[name]) for name in ("fold", "tail", "score", "weight"))
+    for number in np.unique(fold):
+        mine = fold == number
+        expected = [weight[mine][score[mine] >= cut].sum() / weight[mine].sum() for cut in score[mine]]
+        np.testing.assert_allclose(tail[mine], expected, rtol=1e-9)
+
+
+def test_a_parent_decides_the_fold_of_an_event_of_a_table(project, run, tmp_path, events):
+    parent = events.event_id[:600]
+    columns = columns_of(low=3300, high=3700) | {"parent_id": parent}
+    searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
+    scored = read_skim(run / "windows" / "3300-3700" / "template_scores.parquet")
+    np.testing.assert_array_equal(scored["fold"], assign_folds(parent, 2, SEARCH["seed"]))
+
+
+def changed(**columns):
+    return columns_of() | columns
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({name: values for name, values in columns_of().items() if name != "m_j1"}, "lacks column 'm_j1'"),
+        ({name: values for name, values in columns_of().items() if name != "mjj"}, "lacks column 'mjj'"),
+        (changed(m_j1=np.full(600, np.nan)), "column 'm_j1' has 600 bad values, the first in row 0 (nan)"),
+        (changed(mjj=np.full(600, -3.0)), "column 'mjj' has 600 bad values"),
+        (changed(weight=np.full(600, -1.0)), "column 'weight' has 600 bad values, the first in row 0 (-1)"),
+        (changed(weight=np.zeros(600)), "has no positive weight between 3300 and 3700 GeV"),
+        (columns_of(low=4000), "has no event between 3300 and 3700 GeV"),
+        (changed(parent_id=np.full(600, 0.5)), "column 'parent_id' holds float64 of shape (600,), not whole numbers"),
+        (changed(m_j1=[["a"]] * 600), "column 'm_j1' holds"),
+        (changed(m_j1=[None] * 300 + [1.0] * 300), "column 'm_j1' has missing values"),
+    ],
+)
+def test_a_bad_table_is_one_line(project, run, tmp_path, columns, words):
+    path = written(tmp_path / "t.parquet", columns)
+    with pytest.raises(InputError) as caught:
+        searched(project, run, "template.method=file", path)
+    assert words in str(caught.value)
+    assert str(tmp_path / "t.parquet") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.root"])
+def test_a_damaged_table_is_one_line(project, tmp_path, name):
+    (tmp_path / name).write_bytes(b"root or PAR1?" * 100)
+    config = load_config(project / "tiny.yaml", ["template.method=file", f"template.path={tmp_path / name}"])
+    with pytest.raises(InputError, match="cannot be read as"):
+        method_of(config).check()
+
+
+def test_the_tree_of_a_table_is_named_where_there_are_several(project, tmp_path):
+    with uproot.recreate(tmp_path / "t.root") as file:
+        file["A"], file["B"] = columns_of(), columns_of(seed=2)
+    given = ["template.method=file", f"template.path={tmp_path / 't.root'}"]
+    with pytest.raises(InputError, match=r"holds the trees A, B; name one with template\.options: \{tree: NAME\}"):
+        method_of(load_config(project / "tiny.yaml", given)).check()
+    method_of(load_config(project / "tiny.yaml", [*given, "template.options={tree: B}"])).check()
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_a_table_that_holds_events_of_the_data_is_a_leak(project, run, tmp_path, events, kind):
+    rows = np.flatnonzero(WINDOW.in_signal_region(events.mjj))[:3]
+    columns = columns_of()
+    for j, name in enumerate(FEATURES):
+        columns[name][:3] = events.x[rows, j]
+    columns["mjj"][:3] = events.mjj[rows]
+    path = written(tmp_path / "t.parquet", {name: values.astype(kind) for name, values in columns.items()})
+    with pytest.raises(LeakError, match="3 template events are an event of the data"):
+        searched(project, run, "template.method=file", path)
+
+
+def test_another_table_of_the_same_name_is_another_template(project, tmp_path):
+    given = ["template.method=file", written(tmp_path / "t.parquet", columns_of())]
+    before = model_settings(load_config(project / "tiny.yaml", given))
+    written(tmp_path / "t.parquet", columns_of(seed=2))
+    assert model_settings(load_config(project / "tiny.yaml", given)) != before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["template.method=file"], "path names the table of method file"),
+        (["template.path=t.parquet"], "path names the table of method file"),
+        (["template.method=file", "template.path=t.parquet", "template.strength=1"], "file has no noise"),
+        (["template.method=fromnoise"], "'fromnoise' is neither 'from_noise'"),
+    ],
+)
+def test_a_method_that_cannot_be_is_refused_by_the_configuration(project, changes, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_config(project / "tiny.yaml", changes)
+
+
+def test_a_table_oversamples_no_data(project, tmp_path):
+    path = written(tmp_path / "t.parquet", columns_of())
+    config = load_config(project / "tiny.yaml", ["template.method=file", path])
+    with pytest.raises(ConfigError, match="holds no model that could oversample"):
+        Trial("search", config, "file", gensr=True, unseen=True)
+
+
+# ---- a class of the user's -------------------------------------------------------------------------------------------
+
+
+def test_a_method_from_a_file_makes_a_template_of_its_own(project, run, events):
+    template = searched(project, run, "template.method=shift.py:Shift", "template.options={scale: 2.0}")
+    parent = np.asarray(template["parent_id"])
+    place = {int(key): row for row, key in enumerate(events.event_id)}
+    rows = np.array([place[int(key)] for key in parent])
+    # parents are sideband events of the training; masses lie in the window
+    assert WINDOW.in_sidebands(events.mjj[rows]).all()
+    assert WINDOW.in_signal_region(np.asarray(template["mjj"])).all()
+    split = read_skim(run / "windows" / "3300-3700" / "split.parquet")
+    closing = np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE]
+    assert not np.isin(parent, closing).any()
+    mean = np.asarray(read_json(run / "windows" / "3300-3700" / "model" / "mean.json")["mean"])
+    x = np.stack([np.asarray(template[name]) for name in FEATURES], axis=1)
+    np.testing.assert_allclose(x, mean + 2.0 * (events.x[rows] - mean))
+
+
+def test_other_options_are_another_model_and_another_message_names_them(project, run):
+    searched(project, run, "template.method=shift.py:Shift")
+    with pytest.raises(RunDirectoryError, match="name another directory with -o"):
+        searched(project, run, "template.method=shift.py:Shift", "template.options={scale: 3.0}")
+
+
+def test_what_is_recorded_of_a_method_names_it(project, run):
+    template = searched(project, run, "template.method=shift.py:Shift")
+    assert template.metadata["title"] == "Shifted sidebands"
+    assert template.metadata["source"] == "sidebands"
+    assert template.metadata["strength"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("{size: 2}", "template.options: shift.py:Shift has no option 'size'; it has scale"),
+        ("{config: 2}", "template.options: shift.py:Shift has no option 'config'; it has scale"),
+    ],
+)
+def test_an_option_that_a_method_has_not_is_refused(project, options, words):
+    config = load_config(project / "tiny.yaml", ["template.method=shift.py:Shift", f"template.options={options}"])
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        method_of(config)
+
+
+def test_the_methods_of_drapes_take_no_options(project):
+    config = load_config(project / "tiny.yaml", ["template.options={scale: 2}"])
+    with pytest.raises(ConfigError, match="from_noise has no option 'scale'; it has none"):
+        method_of(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("shift.py:Shifted", "no class 'Shifted' in shift.py; did you mean 'Shift'?"),
+        ("shifts.py:Shift", "no file shifts.py; did you mean 'shift.py'?"),
+        ("nowhere.at.all:Shift", "module nowhere.at.all cannot be imported"),
+        ("drapes_hep.config:Config", "a background method needs the method fit"),
+    ],
+)
+def test_a_method_that_is_not_there_is_one_line(project, name, words):
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        method_of(load_config(project / "tiny.yaml", [f"template.method={name}"]))
+    assert "\n" not in str(caught.value)
+
+
+def edited(project, tmp_path, old, new):
+    assert old in SHIFT
+    path = tmp_path / "mine.py"
+    path.write_text(SHIFT.replace(old, textwrap.dedent(new)))
+    return load_config(project / "tiny.yaml", [f"template.method={path}:Shift"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('title = "Shifted sidebands"', "pass", "needs the attribute title"),
+        ('"sidebands"', '"sideband"', "source is 'sideband', which is none of noise, window, sidebands, simulation"),
+        ('source = "sidebands"', "own_mass = True", "own_mass needs parents in the window"),
+        ('source = "sidebands"', "columns = ['jets']", "columns is ['jets'], neither () nor ('jets',)"),
+    ],
+)
+def test_a_method_that_says_what_cannot_be_is_refused(project, tmp_path, old, new, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        method_of(edited(project, tmp_path, old, new))
+
+
+RETURN = "return plan.template(mean + self.scale * (parents.x[plan.row] - mean))"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("}, {}", "}", "fit() returned dict, not (model, {name: TrainingCurve})"),
+        ("}, {}", "}, {'a': 1}", "fit() returned no TrainingCurve with a history as 'a'"),
+        ('return [folder / "mean.json"]', "return None", "save() returned NoneType"),
+        ('return [folder / "mean.json"]', "return []", "save() returned no file"),
+        ('return [folder / "mean.json"]', "return [folder / 'other']", "other is none of its files"),
+        (RETURN, "return parents.x[plan.row]", "sample() returned ndarray, not a Template; plan.template(x) makes one"),
+        (RETURN, "return plan.template(parents.x[plan.row][:, :2])", "sample() returned features of shape"),
+        (RETURN, "return plan.template(parents.x[plan.row] * np.nan)", "sample() returned NaN or infinity as 'm_j1'"),
+        (RETURN, "return plan.template(parents.x[plan.row], -np.ones(len(plan)))", "a weight that is negative"),
+        (RETURN, "return plan.template(parents.x)", "sample() returned features of shape"),
+        (
+            RETURN,
+            "import dataclasses; return dataclasses.replace(plan.template(parents.x[plan.row]), mjj=plan.mjj + 5000)",
+            "a mass outside the region that is asked for",
+        ),
+        (
+            RETURN,
+            "return plan.take(np.arange(len(plan))[::-1]).template(parents.x[plan.row])",
+            "events that are not those of the plan, in its order",
+        ),
+        (
+            RETURN,
+            "import dataclasses; return dataclasses.replace(plan.template(parents.x[plan.row]), parent_id=plan.root * 0)",
+            "other parents than those of the plan",
+        ),
+        (RETURN, "return plan.template(parents.z)", "'Parents' object has no attribute 'z'"),
+        (RETURN, "raise SystemExit(0)", "SystemExit"),
+    ],
+)
+def test_a_wrong_result_of_a_method_is_one_line(project, tmp_path, events, old, new, words):
+    config = edited(project, tmp_path, old, new)
+    with pytest.raises(DrapesError, match=re.escape(words)) as caught:
+        made(method_of(config), config, events, tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+
+def made(method, config, events, folder):
+    """Fit, save, load and sample, as a stage does."""
+    part = np.where(
+        np.arange(len(events)) % 3 == 0, CLOSURE, np.where(np.arange(len(events)) % 3 == 1, TRAIN, VALIDATION)
+    )
+    outside = WINDOW.in_sidebands(events.mjj)
+    model, _ = method.fit(FitTask(events.take(outside), part[outside], ((3300.0, 3700.0),), 1))
+    save_window_model(method, folder, model, [(3300.0, 3700.0)], {})
+    assert has_model(folder)
+    model = load_window_model(method, folder, WINDOW)
+    pool = Pool(WINDOW, events, part)
+    fit = fit_masses(config.mass, events.mjj, events.weight, np.linspace(2700, 6000, 34), WINDOW)
+    planned = plan_region(method, config.mass, pool, (3300.0, 3700.0), 500, 1, fit)
+    return sample_template(method, model, planned, SampleTask(1, WINDOW.in_signal_region), events)
+
+
+def test_events_that_a_method_leaves_out_are_taken_from_the_plan(project, tmp_path, events):
+    config = edited(
+        project,
+        tmp_path,
+        RETURN,
+        "rows = np.arange(0, len(plan), 2); p = plan.take(rows); return p.template(2 * parents.x[p.row])",
+    )
+    found = made(method_of(config), config, events, tmp_path / "model")
+    assert 150 < len(found.event_id) < 350
+
+
+def test_a_method_that_gives_the_data_back_is_a_leak(project, tmp_path, events):
+    edited(project, tmp_path, 'source = "sidebands"', 'source = "window"\n    own_mass = True')
+    path = tmp_path / "mine.py"
+    path.write_text(path.read_text().replace(RETURN, "return plan.template(parents.x[plan.row])"))
+    config = load_config(project / "tiny.yaml", [f"template.method={path}:Shift"])
+    with pytest.raises(LeakError, match="an event of the data"):
+        made(method_of(config), config, events, tmp_path / "model")
+
+
+def test_a_reference_by_name_says_where_it_starts(project):
+    assert origin_of("from_window").source == "window"
+    assert origin_of("shift.py:Shift", project).title == "Shifted sidebands"
+    assert set(METHODS) >= {"from_noise", "file"}
+
+
+def test_cathode_of_the_page_makes_a_template(project, run, tmp_path):
+    pytest.importorskip("zuko")
+    (tmp_path / "cathode.py").write_text(example("class Cathode"), encoding="utf-8")
+    name = f"template.method={tmp_path / 'cathode.py'}:Cathode"
+    template = searched(project, run, name, "template.options={epochs: 2, width: 8, transforms: 2}")
+    assert template.metadata["title"] == "CATHODE"
+    curves = read_json(run / "windows" / "3300-3700" / "training.json")["trainings"]
+    assert len(curves["flow"]["train"]) == 2
+    assert curves["flow"]["title"] == "Training of the flow"
+
+
+def test_cathode_of_the_page_has_at_most_seventy_lines():
+    assert len(example("class Cathode").splitlines()) <= 70
+
+
+# ---- the plan --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["from_window", "from_sidebands", "from_simulation"])
+def test_closure_events_parent_only_the_closure_of_the_window_s_own(events, name):
+    part = np.arange(len(events)) % 3
+    other = replace(events, event_id=events.event_id + 10**9)
+    pool = Pool(WINDOW, events, part, other)
+    closing = events.event_id[pool.closing]
+    parents = plan_closure(origin_of(name), pool, 1).parents
+    assert parents is not None
+    expected = {
+        "from_window": closing,
+        "from_sidebands": events.event_id[pool.training],
+        "from_simulation": other.event_id[WINDOW.in_sidebands(other.mjj)],
+    }[name]
+    np.testing.assert_array_equal(parents.event_id, expected)
+
+
+def test_nobody_to_start_from_says_where_to_look(project, events):
+    config = load_config(project / "tiny.yaml")
+    nobody = events.take(~WINDOW.in_signal_region(events.mjj))
+    pool = Pool(WINDOW, nobody, np.zeros(len(nobody), dtype=np.int64), nobody)
+    for name, where in (("from_window", "the skim"), ("from_simulation", "template.source")):
+        with pytest.raises(DrapesError, match=f"finds no event to start from between 3300 and 3700 GeV; see {where}"):
+            plan_region(origin_of(name), config.mass, pool, (3300.0, 3700.0), 10, 1, None)
+
+
+@pytest.mark.parametrize("name", ["from_noise", "from_window", "from_sidebands", "from_simulation"])
+def test_closure_templates_have_the_masses_of_closure_events(events, name):
+    pool = Pool(WINDOW, events, np.arange(len(events)) % 3, events)
+    planned = plan_closure(origin_of(name), pool, 1)
+    if name == "from_simulation":  # its own
+        assert WINDOW.in_sidebands(planned.starts.mjj).all()
+    else:
+        assert np.isin(planned.starts.mjj, events.mjj[pool.closing]).all()
