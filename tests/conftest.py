@@ -95,6 +95,14 @@ def make_columns(n: int = 3000, seed: int = 1, labels: bool = True) -> dict[str,
 
 
 @pytest.fixture
+def unrendered(monkeypatch):
+    """Reports whose figures are made and written, but of a few bytes: rendering them takes most of a report's time."""
+    from drapes_hep.plots.style import HepFigure
+
+    monkeypatch.setattr(HepFigure, "savefig", lambda _, file, **how: file.write(how["format"].encode()))
+
+
+@pytest.fixture
 def drapes(monkeypatch, capsys):
     """Run the command line in this process; gives status, standard output and error."""
     from drapes_hep.cli import main
