@@ -94,12 +94,17 @@ def make_columns(n: int = 3000, seed: int = 1, labels: bool = True) -> dict[str,
     return columns
 
 
-@pytest.fixture
-def unrendered(monkeypatch):
-    """Reports whose figures are made and written, but of a few bytes: rendering them takes most of a report's time."""
+def unrender(patch: pytest.MonkeyPatch) -> None:
+    """Let reports make and write their figures, but of a few bytes: rendering takes most of a report's time."""
     from drapes_hep.plots.style import HepFigure
 
-    monkeypatch.setattr(HepFigure, "savefig", lambda _, file, **how: file.write(how["format"].encode()))
+    patch.setattr(HepFigure, "savefig", lambda _, file, **how: file.write(how["format"].encode()))
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Reports whose figures are made and written, but not rendered."""
+    unrender(monkeypatch)
 
 
 @pytest.fixture
