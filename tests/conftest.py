@@ -94,6 +94,19 @@ def make_columns(n: int = 3000, seed: int = 1, labels: bool = True) -> dict[str,
     return columns
 
 
+def unrender(patch: pytest.MonkeyPatch) -> None:
+    """Let reports make and write their figures, but of a few bytes: rendering takes most of a report's time."""
+    from drapes_hep.plots.style import HepFigure
+
+    patch.setattr(HepFigure, "savefig", lambda _, file, **how: file.write(how["format"].encode()))
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Reports whose figures are made and written, but not rendered."""
+    unrender(monkeypatch)
+
+
 @pytest.fixture
 def drapes(monkeypatch, capsys):
     """Run the command line in this process; gives status, standard output and error."""

@@ -501,7 +501,7 @@ def test_a_window_can_be_run_alone(project):
     assert [path.name for path in Path("r/windows").iterdir()] == ["3600-4000"]
 
 
-def test_unblind_counts_what_blinding_hides(finished):
+def test_unblind_counts_what_blinding_hides(finished, unrendered):
     for flags, observed in ((["--set", "blind=true"], False), (["--set", "blind=true", "--unblind"], True)):
         assert drapes("run", "tiny.yaml", "-o", "run", "--quiet", *flags) == 0
         results = read_json("run/results.json")
@@ -737,7 +737,7 @@ def test_a_report_under_another_configuration_is_refused(kept, complaint, change
         assert said in complaint("report", "-o", "run", "--set", change)
 
 
-def test_a_report_writes_nothing_but_itself(kept, capsys):
+def test_a_report_writes_nothing_but_itself(kept, unrendered):
     assert drapes("report", "-o", "run", "--quiet") == 0
     assert "" not in observed(kept)
     # the data lie elsewhere than they did, with the same content
@@ -745,7 +745,7 @@ def test_a_report_writes_nothing_but_itself(kept, capsys):
     assert "Elsewhere" in (kept / "report" / "index.html").read_text(encoding="utf-8")
 
 
-def test_a_page_is_as_blind_as_its_run(finished, complaint):
+def test_a_page_is_as_blind_as_its_run(finished, complaint, unrendered):
     for words in (["tiny.yaml", "-o", "run"], ["-o", "run"]):
         line = complaint("report", *words, "--set", "blind=true")
         assert "run: the run is not blinded, so no page of it can be; run `drapes run --set blind=true` first" in line

@@ -342,7 +342,7 @@ def test_an_edit_of_what_it_builds_on_repeats_the_stage(project, tmp_path):
     assert run.events.is_file()
 
 
-def test_a_whole_search_on_constituents(project, tmp_path):
+def test_a_whole_search_on_constituents(project, tmp_path, unrendered):
     config, output = str(project / "search.yaml"), str(tmp_path / "run")
     app(["run", config, "-o", output, "--device", "cpu", "--workers", "2", "--quiet"], standalone_mode=False)
     results = json.loads((tmp_path / "run" / "results.json").read_text())

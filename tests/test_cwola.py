@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
 
-from drapes_hep.cwola.classifiers import Classifier, Mlp, Trees, balanced_weights, load_classifier
+from drapes_hep.cwola.classifiers import (
+    Classifier,
+    Mlp,
+    Trees,
+    _bin_edges,
+    balanced_weights,
+    load_classifier,
+    training_parts,
+)
 from drapes_hep.cwola.folds import NO_PARENT, assign_folds
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores, tail_probability
 from drapes_hep.errors import ConfigError, FitError, LeakError
 from drapes_hep.metrics import auc
+from drapes_hep.rng import stage_seed
 
 
 def sample(n, seed, shift=0.0, first_id=0, folds=5):
@@ -118,6 +128,40 @@ def test_classifiers_find_a_difference_and_repeat(make):
     assert np.array_equal(*found)
     # two unit Gaussians at distance sqrt(3): AUC = Phi(sqrt(3 / 2)) = 0.890
     assert auc(found[0], y == 1).value > 0.87
+
+
+def test_trees_are_those_of_scikit_learn():
+    """In columns of few values, whose edges lie between them in every release."""
+    rng = np.random.default_rng(1)
+    x, y = rng.integers(0, 60, (800, 3)) / 7, np.repeat([0, 1], 400)
+    x[y == 1, 0] += 1
+    x[::50, 1] = np.nan
+    weight, group, seed = rng.uniform(0.5, 2, 800), np.arange(800), 4
+    ours = Trees(seed, iterations=20)
+    ours.fit(x, y, weight, group)
+    held, balanced = training_parts(y, weight, group, 0.25, stage_seed(seed, "holdout"))
+    theirs = HistGradientBoostingClassifier(
+        max_iter=20, learning_rate=0.05, max_leaf_nodes=31, early_stopping=True, n_iter_no_change=10, random_state=seed
+    ).fit(
+        x[~held],
+        y[~held],
+        sample_weight=balanced[~held],
+        X_val=x[held],
+        y_val=y[held],
+        sample_weight_val=balanced[held],
+    )
+    np.testing.assert_array_equal(ours.score(x), theirs.decision_function(x))
+
+
+def test_the_bins_of_trees_are_of_equal_weight():
+    rng = np.random.default_rng(2)
+    values, weight = rng.normal(size=5000), rng.uniform(0, 3, 5000)
+    values[:100], weight[100:300] = np.nan, 0
+    edges = _bin_edges(values, weight)
+    assert len(edges) == 254
+    kept, weight = values[100:], weight[100:]
+    for i, edge in enumerate(edges, 1):
+        assert weight[kept < edge].sum() <= i / 255 * weight.sum() <= weight[kept <= edge].sum()
 
 
 def test_class_weights_are_equal_whatever_the_sizes():

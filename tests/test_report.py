@@ -6,6 +6,7 @@ import csv
 import html
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import hist
@@ -413,9 +414,14 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(Album, "prune", prune)
 
 
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    return build_run(tmp_path_factory.mktemp("small") / "run", starts=(3300,), events=3000, signal=30, toys=50)
+
+
 @pytest.fixture
-def small(tmp_path):
-    return build_run(tmp_path / "run", starts=(3300,), events=3000, signal=30, toys=50)
+def small(small_run, tmp_path):
+    return shutil.copytree(small_run, tmp_path / "run")
 
 
 def test_page_is_self_contained(page):
@@ -718,16 +724,29 @@ def test_blinded_report_is_deterministic_and_independent_of_data_in_windows(tmp_
     assert [name for name in first if first[name] != second[name]] == []
 
 
-@pytest.mark.parametrize("name", ["results.json", "hunt.json", "manifest.json", "skim/skim.json", "skim/hists.json"])
-@pytest.mark.parametrize("damage", ["cut", "missing", "empty mapping", "list"])
+def test_a_run_without_control_histograms_has_a_page_without_them(small, no_pictures):
+    pages = []
+    for hists in (json.loads((small / "skim" / "hists.json").read_text()), {}):
+        _json(small / "skim" / "hists.json", hists)
+        pages.append(write_report(small).read_text(encoding="utf-8"))
+    assert ["Control histograms of" in page for page in pages] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (name, damage)
+        for name in ("results.json", "hunt.json", "manifest.json", "skim/skim.json", "skim/hists.json")
+        for damage in ("cut", "missing", "empty mapping", "list")
+        if (name, damage) != ("skim/hists.json", "empty mapping")  # no damage, but a run without control histograms
+    ],
+)
 def test_damaged_json_is_one_clear_line(small, no_pictures, name, damage):
     path = small / name
     if damage == "cut":
         path.write_text(path.read_text()[: path.stat().st_size // 2])
     elif damage == "missing":
         path.unlink()
-    elif name == "skim/hists.json" and damage == "empty mapping":
-        pytest.skip("a run without control histograms is one")
     else:
         path.write_text("{}" if damage == "empty mapping" else "[1]")
     with pytest.raises(RunDirectoryError) as error:

@@ -471,7 +471,7 @@ def test_the_bar_counts_models_and_trials(project):
 KILLED = """
 import sys
 from drapes_hep import cli
-less = ["study.seeds=1", "study.injections=[100]", "study.templates=[from_noise]"]
+less = ["study.seeds=1", "study.injections=[100]", "study.templates=[from_noise]", "cwola.options={iterations: 8}"]
 sys.argv = ["drapes", "study", "injection", "tiny.yaml", "-o", "killed", "--quiet", "--workers", "2"]
 sys.argv += [word for one in less for word in ("--set", one)]
 cli.main()
