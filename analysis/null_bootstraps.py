@@ -39,9 +39,11 @@ from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import open_run
-from drapes_hep.stages.context import Context, feature_matrix, load_events
+from drapes_hep.stages.context import Context
 from drapes_hep.stages.skim import skim
-from drapes_hep.templates.model import CLOSURE, fit_model, split_sidebands
+from drapes_hep.stages.tables import feature_matrix, load_events
+from drapes_hep.templates.model import fit_model
+from drapes_hep.templates.parts import CLOSURE, split_sidebands
 from drapes_hep.templates.recipes import RECIPES, make_template, starts
 
 COLUMNS = ("bootstrap", "background_efficiency", "observed", "expected", "expected_error", "pull")

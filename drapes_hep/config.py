@@ -25,6 +25,7 @@ from pydantic_core import PydanticUndefined
 
 from drapes_hep.config_values import plain_value
 from drapes_hep.errors import ConfigError, counted
+from drapes_hep.fixed import JET_HEADS
 from drapes_hep.keys import Decides, decided, section_of
 from drapes_hep.yaml_text import YamlError, decode, parse
 
@@ -51,16 +52,10 @@ __all__ = [
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-ON_CONSTITUENTS = {
-    "constituents": "drapes_hep.cwola.set_classifiers:ConstituentTransformer",
-    "full_phase_space": "drapes_hep.cwola.set_classifiers:DijetTransformer",
-}
-"""Classifiers of the package that read constituents, and their classes."""
+ON_CONSTITUENTS = ("constituents", "full_phase_space")
+"""Classifiers of the package that read constituents."""
 NETWORKS = ("transformer", "epic", "deepsets")
 """Networks of the package for constituents."""
-
-JET_HEADS = 4
-"""Attention heads of ``constituents.kinematics_network: deepsets``."""
 
 Method = Literal["from_noise", "from_low_noise", "from_window", "from_sidebands", "from_simulation"]
 

@@ -40,7 +40,7 @@ from drapes_hep.templates.constituents import (
 from drapes_hep.templates.events import LOSSES, build_jets, make_constituent_template
 from drapes_hep.templates.family import unfinished
 from drapes_hep.templates.kinematics import MASS, N
-from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION
+from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.recipes import RECIPES, Parents, starts
 
 WINDOW = Window(3300.0, 3700.0, 2700.0, 6000.0)

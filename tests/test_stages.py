@@ -39,12 +39,14 @@ from drapes_hep.regions import Window, blinded
 from drapes_hep.results import results_schema
 from drapes_hep.rundir import RunDirectory, open_run
 from drapes_hep.stages.classify import classify
-from drapes_hep.stages.context import Context, feature_matrix
+from drapes_hep.stages.context import Context
 from drapes_hep.stages.hunt import hunt
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.skim import skim
+from drapes_hep.stages.tables import feature_matrix
 from drapes_hep.templates import family
-from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, fit_model, load_background_model
+from drapes_hep.templates.model import fit_model, load_background_model
+from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 

@@ -28,7 +28,8 @@ from drapes_hep.stages.classify import classify
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import skim
-from drapes_hep.templates.model import CLOSURE, BackgroundModel
+from drapes_hep.templates.model import BackgroundModel
+from drapes_hep.templates.parts import CLOSURE
 from drapes_hep.templates.recipes import RECIPES, Parents, copies_of, levels, make_template, starts
 
 pytestmark = pytest.mark.usefixtures("few_trees")

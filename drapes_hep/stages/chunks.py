@@ -19,7 +19,7 @@ from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rundir import RunDirectory, open_run
 from drapes_hep.stamps import check_current
 from drapes_hep.templates.family import WindowModel, load_window_model, make_window_template, model_files
-from drapes_hep.templates.model import CLOSURE, split_sidebands
+from drapes_hep.templates.parts import CLOSURE, split_sidebands
 from drapes_hep.templates.recipes import RECIPES, Parents, Template, starts
 
 __all__ = ["ChunkTemplate", "load_chunk_template"]

@@ -14,12 +14,15 @@ from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import DrapesError, FitError, counted
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
-from drapes_hep.mass import SpectrumFit, fit_spectrum, spectrum_edges
+from drapes_hep.mass import SpectrumFit, fit_spectrum
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
-from drapes_hep.stages.context import Context, load_parents, unweighted
-from drapes_hep.stages.simulation import needs_simulation, simulation_stage
+from drapes_hep.stages.context import Context
+from drapes_hep.stages.derived import mass_edges, needs_simulation, pseudo_window
+from drapes_hep.stages.parents import load_parents
+from drapes_hep.stages.simulation import simulation_stage
 from drapes_hep.stages.skim import skim_stage
+from drapes_hep.stages.tables import unweighted
 from drapes_hep.stamps import Stage, code_hash, run_stage
 from drapes_hep.templates.family import (
     WindowModel,
@@ -34,36 +37,15 @@ from drapes_hep.templates.family import (
     start_level,
     unfinished,
 )
-from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, split_sidebands, training_record
+from drapes_hep.templates.model import training_record
+from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
 from drapes_hep.templates.recipes import RECIPES, Parents, Recipe, Starts, starts
 
-__all__ = ["generate", "generate_stage", "mass_edges", "pseudo_window", "train", "train_stage"]
+__all__ = ["generate", "generate_stage", "train", "train_stage"]
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-
-def mass_edges(context: Context) -> npt.NDArray[np.float64]:
-    """Give the bins of the search, GeV."""
-    config = context.config
-    return spectrum_edges(config.mass.range, config.mass.bin_width, context.windows)
-
-
-def pseudo_window(context: Context, window: Window) -> tuple[float, float] | None:
-    """Give the pseudo-window of a window: as wide, in the nearest place with sidebands around, or None.
-
-    It lies half a width above the window, or below where the range ends.
-    """
-    which = context.config.training.pseudo_window
-    if which == "none" or (which == "one" and window != context.windows[len(context.windows) // 2]):
-        return None
-    width = window.hi - window.lo
-    above = (window.hi + 0.5 * width, window.hi + 1.5 * width)
-    below = (window.lo - 1.5 * width, window.lo - 0.5 * width)
-    if above[1] + 0.5 * width <= window.range_hi:
-        return above
-    return below if below[0] - 0.5 * width >= window.range_lo else None
 
 
 def train_stage(context: Context, window: Window) -> Stage:

@@ -20,14 +20,8 @@ from drapes_hep.stages.context import Context
 from drapes_hep.stages.resume import discard, reported
 from drapes_hep.stages.skim import check_seeds, load_selection, reading_of, run_selection
 from drapes_hep.stamps import Stage, run_stage
-from drapes_hep.templates.recipes import RECIPES
 
-__all__ = ["check_sources", "needs_simulation", "simulation_stage", "skim_simulation"]
-
-
-def needs_simulation(context: Context) -> bool:
-    """Say whether the template starts from another simulation."""
-    return RECIPES[context.config.template.method].source == "simulation"
+__all__ = ["check_sources", "simulation_stage", "skim_simulation"]
 
 
 def check_sources(config: Config) -> list[FileInfo]:

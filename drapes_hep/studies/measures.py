@@ -27,7 +27,8 @@ from drapes_hep.studies.trials import Bench, Trial
 from drapes_hep.templates.comparison import compare_jets, kept_quantities, summaries
 from drapes_hep.templates.constituents import ConstituentModel
 from drapes_hep.templates.family import needs_jets, start_level
-from drapes_hep.templates.model import CLOSURE, BackgroundModel
+from drapes_hep.templates.model import BackgroundModel
+from drapes_hep.templates.parts import CLOSURE
 from drapes_hep.templates.recipes import RECIPES, Parents, Template, make_template, starts
 
 __all__ = ["MEASURES", "REJECTIONS"]

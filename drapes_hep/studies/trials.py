@@ -37,7 +37,8 @@ from drapes_hep.templates.family import (
     needs_jets,
     save_window_model,
 )
-from drapes_hep.templates.model import CLOSURE, BackgroundModel, split_sidebands, training_record
+from drapes_hep.templates.model import BackgroundModel, training_record
+from drapes_hep.templates.parts import CLOSURE, split_sidebands
 from drapes_hep.templates.recipes import RECIPES, Parents, Starts, Template, levels, starts
 
 __all__ = ["REFERENCES", "Bench", "SampleKeys", "Trial", "has_model", "model_folder", "model_key", "trial_key"]
