@@ -20,17 +20,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from drapes_hep.files import content_hash, file_hash
+from drapes_hep.files import content_hash
 
-__all__ = ["CHANGE_NO_NUMBER", "PACKAGE", "code_hash", "hashes_of", "module_hashes", "package_hash"]
+__all__ = ["CHANGE_NO_NUMBER", "PACKAGE", "code_hash", "hashes_of", "module_hashes"]
 
 PACKAGE = Path(__file__).resolve().parent
 
 CHANGE_NO_NUMBER = {
     "config": "its values are in the keys themselves, each with the stages that it decides",
     "errors": "words",
+    "events.declared": "finds the keys",
     "guard": "watches the process",
     "interrupts": "ends the process",
+    "makers": "recorded, and compared nowhere",
     "keys": "finds the keys",
     "code_keys": "finds the keys",
     "progress": "words and clocks",
@@ -89,14 +91,7 @@ def module_hashes(code: tuple[str | Path, ...]) -> Mapping[str, str]:
 
 def code_hash(*code: str | Path) -> str:
     """Return one hash for all modules that some code rests on, as this process first saw them."""
-    return content_hash(dict(module_hashes(code)))
-
-
-@functools.cache
-def package_hash() -> str:
-    """Return a hash of the package's source by its bytes: what a number was made by, not what it rests on."""
-    files = sorted(PACKAGE.rglob("*.py"))
-    return content_hash([(path.relative_to(PACKAGE).as_posix(), file_hash(path)) for path in files])
+    return content_hash(module_hashes(code).items())
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ what only matters through something derived from it, which then belongs to ``Sta
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -14,7 +15,21 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-__all__ = ["Decides", "decided", "leaves", "part_of", "section_of"]
+__all__ = [
+    "Decides",
+    "Difference",
+    "decided",
+    "differences",
+    "first_difference",
+    "leaves",
+    "part_of",
+    "put_part",
+    "section_of",
+    "shown",
+]
+
+Difference = tuple[str, Any, Any]
+"""A dotted key, its value then and its value now."""
 
 
 @dataclass(frozen=True, init=False)
@@ -97,3 +112,43 @@ def part_of(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
         else:
             part.setdefault(name, {})[inner] = config[name][inner]
     return part
+
+
+def put_part(tree: dict[str, Any], config: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Put a part of a configuration, as for :func:`part_of`, into another one, in its place."""
+    for key in keys:
+        name, _, inner = key.partition(".")
+        if not inner or config[name] is None:
+            tree[name] = config[name]
+        elif isinstance(tree.get(name), dict):
+            tree[name][inner] = config[name][inner]
+        else:
+            tree[name] = {inner: config[name][inner]}
+
+
+def _values(part: Mapping[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in part.items():
+        # a configuration has two levels: what lies deeper is a value
+        out |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+    return out
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
+    """Yield the keys, dotted, whose value in a part of a configuration is another than it was, with both values."""
+    then, present = _values(was), _values(now)
+    yield from ((key, then.get(key), value) for key, value in present.items() if then.get(key) != value)
+    # a section that was left out since has no keys to differ
+    left_out = [key for key, value in was.items() if isinstance(value, dict) and key in now and now[key] is None]
+    yield from ((key, "a section", None) for key in left_out)
+
+
+def first_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> Difference | None:
+    """Return the first key, dotted, that two parts of configurations do not share, with both values."""
+    return next(differences(was, now), None)
+
+
+def shown(value: object) -> str:
+    """Write a configuration's value into a line of text."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:40]}...{text[-37:]}"

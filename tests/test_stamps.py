@@ -8,9 +8,11 @@ import pytest
 
 from drapes_hep import stamps as stamp_module
 from drapes_hep.errors import FitError, RunDirectoryError
+from drapes_hep.files import content_hash
+from drapes_hep.keys import first_difference
 from drapes_hep.progress import Reporter
 from drapes_hep.rundir import RunDirectory
-from drapes_hep.stamps import Stage, first_difference, read_stamp, run_stage
+from drapes_hep.stamps import Stage, read_stamp, run_stage
 
 CONFIG = {
     "data": {"path": "/a"},
@@ -29,9 +31,8 @@ def changed(section: str, value: object) -> dict:
 
 
 def stage(config: dict, name: str = "train.1-2", reads: tuple[Path, ...] = (), **other: object) -> Stage:
-    return Stage(
-        name, config, ("mass", "training", "constituents", "blind", "seed"), lambda: reads, other=other, noted=("data",)
-    )
+    keys = ("mass", "training", "constituents", "blind", "seed")
+    return Stage(name, config, keys, lambda: reads, ("mass",), other=other, recorded=("data",))
 
 
 def done(run: RunDirectory, one: Stage) -> bool:
@@ -100,11 +101,22 @@ def test_other_code_and_unblinding_need_none(run, config, other):
     assert done(run, stage(config, **other))
 
 
+def change_code(monkeypatch, *names: str) -> None:
+    """Let modules of the package be other ones."""
+    before = stamp_module.module_hashes
+
+    def changed(code: tuple) -> dict[str, str]:
+        return {**before(code), **dict.fromkeys(names, "f" * 12)}
+
+    monkeypatch.setattr(stamp_module, "module_hashes", changed)
+    monkeypatch.setattr(stamp_module, "code_hash", lambda *code: content_hash(changed(code).items()))
+
+
 def test_other_code_of_the_package_needs_none(run, monkeypatch, capsys):
-    monkeypatch.setattr(stamp_module, "code_hash", lambda: "f" * 64)
+    change_code(monkeypatch, "drapes_hep/poisson.py")
     one = stage(CONFIG, bins=[1, 2], **SOURCE)
     assert run_stage(run, one, lambda: [run.path / "out"], Reporter())
-    assert "train.1-2: runs again, as it was made by other code" in capsys.readouterr().err.splitlines()
+    assert "train.1-2: runs again, as drapes_hep/poisson.py was changed" in capsys.readouterr().err.splitlines()
 
 
 @pytest.mark.parametrize("name", ["hunt", "study.labels"])
@@ -157,7 +169,8 @@ def test_a_stage_that_refused_its_configuration_needs_no_leave(tmp_path):
 
 def processed(name: str, source: str) -> Stage:
     config = {**CONFIG, "processor": name}
-    return Stage("skim", config, ("processor",), lambda: (), other={"processor's source": [source]})
+    other = {"processor's class": name.rpartition(":")[2], "processor's source": [source]}
+    return Stage("skim", config, (), lambda: (), ("mass",), other=other, recorded=("processor",))
 
 
 @pytest.mark.parametrize(

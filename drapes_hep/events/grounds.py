@@ -21,7 +21,18 @@ from typing import Any
 
 from drapes_hep.files import file_hash
 
-__all__ = ["Grounds", "current", "grounds_of", "holds", "unwatched", "watched"]
+__all__ = [
+    "CHANGED",
+    "Grounds",
+    "changed",
+    "current",
+    "grounds_of",
+    "holds",
+    "is_users_file",
+    "opened",
+    "unwatched",
+    "watched",
+]
 
 Grounds = Mapping[str, str | None]
 """SHA-256 of files by absolute path; None for a file that was looked for in vain."""
@@ -63,7 +74,8 @@ _unclear: set[str] = set()
 
 
 @functools.lru_cache(None)
-def _is_users(path: str) -> bool:
+def is_users_file(path: str) -> bool:
+    """Whether a file is the user's: neither of this package nor installed."""
     place = os.path.realpath(path)
     if {"site-packages", "dist-packages"} & set(Path(place).parts):
         return False
@@ -89,7 +101,7 @@ def _by_import() -> bool:
         file = frame.f_code.co_filename
         if file.startswith("<frozen importlib") or f"{os.sep}importlib{os.sep}" in file:
             return True
-        if frame.f_globals.get("__name__") == __name__ or (Path(file).is_absolute() and _is_users(file)):
+        if frame.f_globals.get("__name__") == __name__ or (Path(file).is_absolute() and is_users_file(file)):
             return False
         frame = frame.f_back  # type: ignore[assignment]  # the last one has none
     return False
@@ -115,7 +127,7 @@ def _note_open(name: object, _: object, flags: int) -> None:
         regular = stat.S_ISREG(Path(path).stat().st_mode)
     except OSError:
         regular = True  # looked for in vain: it may be there the next time
-    if regular and path not in _THREAD.apart and _is_users(path):
+    if regular and path not in _THREAD.apart and is_users_file(path):
         _opened.setdefault(path, set()).add(_version(path))
 
 
@@ -156,7 +168,7 @@ def unwatched() -> Iterator[None]:
 def _note_modules() -> None:
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or not _is_users(file):
+        if not isinstance(file, str) or not is_users_file(file):
             continue
         if name not in _modules or _modules[name][0] is not module:
             path = _absolute(file)
@@ -194,6 +206,30 @@ def current() -> Grounds | None:
         return None
 
 
+def opened() -> Grounds:
+    """Return the files that the user's code of this process has opened, whatever else its results may rest on.
+
+    Returns
+    -------
+    mapping of str to str
+        A file that is no longer what it was then has no hash, but a word that is none.
+    """
+    return {path: _state(path, set(seen)) for path, seen in _opened.items()}
+
+
+def _state(path: str, seen: set[_Version]) -> str | None:
+    if seen != {_version(path)}:
+        return CHANGED
+    try:
+        return None if None in seen else _hash_of(path, *seen)
+    except OSError:
+        return CHANGED
+
+
+CHANGED = "changed while it was read"
+"""In place of a hash; no later state of the file is that."""
+
+
 def grounds_of(*parts: Grounds | None) -> Grounds | None:
     """Join what several processes have read; None where one cannot tell, or two differ."""
     joined: dict[str, str | None] = {}
@@ -204,13 +240,15 @@ def grounds_of(*parts: Grounds | None) -> Grounds | None:
     return joined
 
 
+def changed(grounds: Mapping[str, str | None]) -> list[str]:
+    """Return the files that are not what they were when a result was made of them."""
+    return [path for path, then in grounds.items() if _now(path) != then]
+
+
+def _now(path: str) -> str | None:
+    return _state(path, {_version(path)})
+
+
 def holds(grounds: object) -> bool:
     """Whether all files are what they were when a result was made of them."""
-    if not isinstance(grounds, dict):
-        return False
-    try:
-        return all(
-            (None if (now := _version(path)) is None else _hash_of(path, now)) == then for path, then in grounds.items()
-        )
-    except (OSError, TypeError):
-        return False
+    return isinstance(grounds, dict) and not changed(grounds)

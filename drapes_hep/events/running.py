@@ -33,7 +33,7 @@ from drapes_hep.events.checks import BadValuesError, row_ids
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, split, states_ids
 from drapes_hep.events.dispatch import Lost, Raised, dispatch
 from drapes_hep.events.failures import FailedFilesError, Failure, join_failures
-from drapes_hep.events.grounds import Grounds, current, grounds_of, watched
+from drapes_hep.events.grounds import CHANGED, Grounds, current, grounds_of, opened, watched
 from drapes_hep.events.opened import share_files
 from drapes_hep.events.readers import no_events, read, read_columns, scan, shared_identities
 from drapes_hep.events.schema import IDENTITY_FIELDS
@@ -83,6 +83,9 @@ class RunReport:
         Wall time, scan included.
     clipped_masses : int
         Jets and constituents whose mass was a rounding error below zero and was set to zero.
+    opened : mapping of str to str
+        Files that the processor has opened, by absolute path, with their SHA-256; None for one that was not there.
+        Known where results are stored.
     """
 
     requested: int
@@ -91,6 +94,7 @@ class RunReport:
     files: tuple[FileReport, ...]
     seconds: float
     clipped_masses: int
+    opened: Grounds = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ class _Result:
     """Whether the error came up while the chunk was read, not while it was processed."""
     grounds: Grounds | None = None
     """What else the processor has read; None where that cannot be told."""
+    opened: Grounds = dataclasses.field(default_factory=dict)
+    """The files among it, in any case."""
 
     def __add__(self, other: object) -> _Result:
         raise LostEventsError("a chunk was processed twice")
@@ -251,7 +257,7 @@ def _work(pickled: bytes, chunk: EventChunk) -> _Result:
     try:
         with watched(chunk.path):
             result = _process(events, payload.processor, chunk)
-        return dataclasses.replace(result, grounds=current()) if payload.storing else result
+        return dataclasses.replace(result, grounds=current(), opened=opened()) if payload.storing else result
     except DrapesError as error:
         return _Result(error=error)
 
@@ -305,6 +311,7 @@ class _Merged:
         self.processed: dict[EventChunk, int] = {}
         self.failed: list[tuple[EventChunk, InputError]] = []
         self.clipped_masses = 0
+        self.opened: dict[str, str | None] = {}
         self._chunks, self._name, self._next, self._count = chunks, name, 0, 0
         self._waiting: dict[int, Outcome] = {}
         self._histograms: dict[str, frozenset[str]] = {}
@@ -338,8 +345,14 @@ class _Merged:
         else:
             self.processed[chunk] = outcome.entries
             self.clipped_masses += outcome.clipped_masses
+            self.note_opened(outcome.opened)
             if not self.failed:
                 self._add(chunk, outcome)
+
+    def note_opened(self, files: Grounds) -> None:
+        for path, state in files.items():
+            # two processes that met two states of a file: none of them is the state of all results
+            self.opened[path] = state if self.opened.get(path, state) == state else CHANGED
 
     def _add(self, chunk: EventChunk, result: _Result) -> None:
         if result.event_ids is not None:
@@ -547,10 +560,13 @@ def _execute(
             if here:
                 share_files(False)
     merged.finish()
+    if store is not None:
+        # the processor was loaded and made here
+        merged.note_opened(opened())
     return merged
 
 
-_STORED = ("entries", "out", "event_ids", "clipped_masses")
+_STORED = ("entries", "out", "event_ids", "clipped_masses", "opened")
 
 
 def _stored(store: ChunkStore, chunk: EventChunk) -> _Result | None:
@@ -577,4 +593,5 @@ def _report(requested: Iterable[_Requested], merged: _Merged, seconds: float) ->
         files=files,
         seconds=seconds,
         clipped_masses=merged.clipped_masses,
+        opened=merged.opened,
     )

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.code_keys import code_hash
+from drapes_hep.config import keys_of
 from drapes_hep.cwola.folds import assign_folds, check_folds
 from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import DrapesError, FitError, counted
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
+from drapes_hep.keys import part_of
 from drapes_hep.mass import SpectrumFit, fit_spectrum
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
@@ -23,7 +26,7 @@ from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.simulation import simulation_stage
 from drapes_hep.stages.skim import skim_stage
 from drapes_hep.stages.tables import unweighted
-from drapes_hep.stamps import Stage, code_hash, run_stage
+from drapes_hep.stamps import Stage, run_stage
 from drapes_hep.templates.family import (
     WindowModel,
     checkpoints,
@@ -31,8 +34,8 @@ from drapes_hep.templates.family import (
     load_window_model,
     make_window_template,
     mass_source,
+    method_sources,
     model_files,
-    model_settings,
     save_window_model,
     start_level,
     unfinished,
@@ -48,17 +51,20 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
+_TRAINING = ("stages.model",)
+"""Where the code of a training begins."""
+
+
 def train_stage(context: Context, window: Window) -> Stage:
     """Describe the stage: what decides a window's model."""
     return Stage(
         f"train.{window.name}",
         context.config.model_dump(mode="json"),
-        ("training", "features", "seed", "template.scaling", "mass.range", "data.radius"),
+        keys_of("train"),
         lambda: [context.run.events],
-        other={
-            "pseudo-window": pseudo_window(context, window),
-            "constituents": model_settings(context.config)["constituents"],
-        },
+        _TRAINING,
+        other={"pseudo-window": pseudo_window(context, window), **method_sources(context.config)},
+        recorded=("training.pseudo_window",),
         after=(skim_stage(context),),
     )
 
@@ -119,10 +125,9 @@ def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: I
 def _stem(context: Context, folder: Path, hidden: list[tuple[float, float]]) -> Path:
     """Return the stem of a training's checkpoints."""
     config = context.config
-    # named by all that the training depends on: a killed run goes on, a changed one starts afresh
-    key = content_hash(
-        [model_settings(config), config.features, config.seed, hidden, file_hash(context.run.events), code_hash()]
-    )
+    part = part_of(config.model_dump(mode="json"), keys_of("train"))
+    # named by all that the training depends on: a killed run resumes, a changed one starts afresh
+    key = content_hash([part, method_sources(config), hidden, file_hash(context.run.events), code_hash(*_TRAINING)])
     return folder.parent / f"{folder.name}.{key[:12]}"
 
 
@@ -197,13 +202,14 @@ def generate_stage(context: Context, window: Window) -> Stage:
     return Stage(
         f"generate.{window.name}",
         context.config.model_dump(mode="json"),
-        ("template", "constituents", "features", "mass", "seed", "data.radius", "data.axes"),
+        keys_of("generate"),
         lambda: reads,
+        ("stages.model",),
         other={
             "pseudo-window": pseudo,
             "mass bins": mass_edges(context).tolist(),
             # weights may stay the same where a network is evaluated otherwise
-            "model": model_settings(context.config)["constituents"],
+            **method_sources(context.config),
         },
         after=tuple(after),
     )

@@ -14,16 +14,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.config import Config
-from drapes_hep.cwola.classifiers import find_classifier
+from drapes_hep.code_keys import code_hash
+from drapes_hep.config import Config, keys_of
 from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, FitError
-from drapes_hep.events.loading import source_hashes
 from drapes_hep.files import content_hash, write_json
+from drapes_hep.keys import part_of
 from drapes_hep.mass import SpectrumFit, fit_spectrum, spectrum_edges
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
-from drapes_hep.stamps import code_hash
 from drapes_hep.studies.sample import Draw, StudySample, draw_data, study_window
 from drapes_hep.templates.family import (
     WindowModel,
@@ -32,8 +31,8 @@ from drapes_hep.templates.family import (
     load_window_model,
     make_window_template,
     mass_source,
+    method_sources,
     model_files,
-    model_settings,
     needs_jets,
     save_window_model,
 )
@@ -41,7 +40,7 @@ from drapes_hep.templates.model import BackgroundModel, training_record
 from drapes_hep.templates.parts import CLOSURE, split_sidebands
 from drapes_hep.templates.recipes import RECIPES, Parents, Starts, Template, levels, starts
 
-__all__ = ["REFERENCES", "Bench", "SampleKeys", "Trial", "has_model", "model_folder", "model_key", "trial_key"]
+__all__ = ["REFERENCES", "Bench", "SampleKeys", "Trial", "draw_key", "has_model", "model_folder", "model_key"]
 
 REFERENCES: dict[str, str] = {
     "supervised": "Supervised",
@@ -108,11 +107,6 @@ class Trial:
 
 
 _FEATURES_ONLY = "gensr: the model that oversamples the data makes features; leave the section constituents out"
-_DATA = ("seed", "signal", "features")
-
-
-def _part(config: Config, *names: str) -> dict[str, Any]:
-    return config.model_dump(mode="json", include=set(names))
 
 
 class SampleKeys(NamedTuple):
@@ -122,16 +116,17 @@ class SampleKeys(NamedTuple):
     simulation: str | None = None
 
 
-def _drawn(config: Config, keys: SampleKeys) -> list[Any]:
-    """What decides which events stand for what."""
+def draw_key(config: Config, keys: SampleKeys) -> list[Any]:
+    """Return what decides which events stand for what."""
     window = study_window(config)
-    regions = [window.lo, window.hi, *config.mass.range]
-    return [regions, config.study.data_share, _part(config, *_DATA), keys.data, code_hash()]
+    return [[window.lo, window.hi], part_of(config.model_dump(mode="json"), keys_of("study.draw")), keys.data]
 
 
 def model_key(config: Config, keys: SampleKeys, saw_window: bool) -> str:
     """Name a model by all that decides it."""
-    return content_hash([model_settings(config), saw_window, *_drawn(config, keys)])
+    part = part_of(config.model_dump(mode="json"), keys_of("train"))
+    code = code_hash("studies.trials")
+    return content_hash([part, method_sources(config), saw_window, *draw_key(config, keys), code])
 
 
 def model_folder(models: Path, key: str) -> Path:
@@ -142,35 +137,6 @@ def model_folder(models: Path, key: str) -> Path:
 def has_model(config: Config, folder: Path) -> bool:
     """Say whether the model of a folder is trained."""
     return all(path.is_file() for path in model_files(config, folder))
-
-
-def trial_key(trial: Trial, keys: SampleKeys) -> str:
-    """Name a trial by all that decides its numbers."""
-    config = trial.config
-    own = [
-        trial.kind,
-        trial.subject,
-        trial.gensr,
-        trial.unseen,
-        trial.beside,
-        trial.trainings,
-        _part(config, "cwola"),
-        config.classifier_features,
-    ]
-    # editing a classifier of one's own makes old records stale
-    own.append(list(source_hashes(find_classifier(config.cwola.classifier))))
-    if trial.kind == "sculpting":
-        own.append(_part(config, "hunt")["hunt"]["background_efficiencies"])
-    if trial.models:
-        own += [
-            _part(config, "template", "mass", "constituents"),
-            # N-subjettiness of generated constituents
-            [config.data.radius, config.data.axes],
-            [model_key(config, keys, saw) for saw in trial.models],
-        ]
-        if trial.config.template.method == "from_simulation":
-            own.append(keys.simulation)
-    return content_hash([*own, *_drawn(config, keys)])
 
 
 class Bench:

@@ -48,8 +48,8 @@ __all__ = [
     "load_window_model",
     "make_window_template",
     "mass_source",
+    "method_sources",
     "model_files",
-    "model_settings",
     "needs_jets",
     "save_window_model",
     "start_level",
@@ -242,18 +242,12 @@ def mass_source(config: Config, fit: SpectrumFit, masses: FloatArray, region: tu
     return MassSource(functools.partial(draw, fit, low, high), more)
 
 
-def model_settings(config: Config) -> dict[str, Any]:
-    """Give all of a configuration that decides a model, given its events; the rest decides what is made with it."""
-    training = config.training.model_dump(mode="json") | {"pseudo_window": None}
-    section: dict[str, Any] | None = None
-    if config.constituents is not None:
-        section = config.constituents.model_dump(mode="json")
-        for name in ("steps", "solver", "members", "kinematics_strength", "margin"):
-            del section[name]
-        # an edited file of this name is another network; the package's own are in the code's hash
-        section["network's source"] = list(source_hashes(find_backbone(config.constituents.network)))
-    scaled = {"scaling": config.template.scaling, "radius": config.data.radius}
-    return {"training": training, "constituents": section, **scaled}
+def method_sources(config: Config) -> dict[str, list[str]]:
+    """Return what decides a model beyond the keys of the configuration: the hashes of a user's network."""
+    if config.constituents is None:
+        return {}
+    # an edited file of this name is another network; the package's own are in the code's hash
+    return {"network's source": list(source_hashes(find_backbone(config.constituents.network)))}
 
 
 def make_window_template(
