@@ -65,10 +65,10 @@ def _find(processor: str, name: str, folders: Sequence[Path]) -> str | Path:
     return place
 
 
-def modules_of(processor: type) -> tuple[Path, ...]:
-    """Return the files of the user's modules that a processor's module uses, and of those that these use."""
+def modules_of(processor: type) -> dict[str, Path]:
+    """Return the user's modules that a processor's module uses, and those that these use: their files by name."""
     todo, seen = [kind.__module__ for kind in processor.__mro__], set[str]()
-    files: dict[Path, None] = {}
+    files: dict[str, Path] = {}
     while todo:
         name = todo.pop()
         module = sys.modules.get(name)
@@ -76,12 +76,12 @@ def modules_of(processor: type) -> tuple[Path, ...]:
         if name in seen or module is None or file is None or not is_users_file(str(file)):
             continue
         seen.add(name)
-        files[Path(file).resolve()] = None
+        files[name] = Path(file).resolve()
         todo += [
             one.__name__ if isinstance(one, ModuleType) else str(getattr(one, "__module__", ""))
             for one in list(vars(module).values())
         ]
-    return tuple(files)
+    return files
 
 
 def undeclared(seen: Grounds, known: Iterable[str | Path]) -> dict[str, str | None]:
@@ -90,7 +90,7 @@ def undeclared(seen: Grounds, known: Iterable[str | Path]) -> dict[str, str | No
     Parameters
     ----------
     seen : mapping
-        From :func:`drapes_hep.events.grounds.opened`, joined over processes.
+        Hashes by path.
     known : iterable of str or Path
         Files that are accounted for: of events, of the processor's source, declared.
 

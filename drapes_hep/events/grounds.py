@@ -14,9 +14,11 @@ import stat
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from drapes_hep.files import file_hash
@@ -24,6 +26,7 @@ from drapes_hep.files import file_hash
 __all__ = [
     "CHANGED",
     "Grounds",
+    "Opened",
     "changed",
     "current",
     "grounds_of",
@@ -69,6 +72,8 @@ _LOADED_BY_PATH = "_drapes_processor_"
 
 _THREAD = threading.local()
 _opened: dict[str, set[_Version]] = {}
+_openers: dict[str, set[str]] = {}
+"""Names of the modules whose code opened a file, by path."""
 _modules: dict[str, tuple[Any, str, _Version]] = {}
 _unclear: set[str] = set()
 
@@ -129,6 +134,19 @@ def _note_open(name: object, _: object, flags: int) -> None:
         regular = True  # looked for in vain: it may be there the next time
     if regular and path not in _THREAD.apart and is_users_file(path):
         _opened.setdefault(path, set()).add(_version(path))
+        _openers.setdefault(path, set()).add(_at_work())
+
+
+def _at_work() -> str:
+    """Return the user's module whose code, or a library that it calls, runs just now."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        name, file = str(frame.f_globals.get("__name__")), frame.f_code.co_filename
+        # a class that travels by value keeps its module's name, and not always its file
+        if name == "__main__" or name.startswith(_LOADED_BY_PATH) or (Path(file).is_absolute() and is_users_file(file)):
+            return name
+        frame = frame.f_back
+    return ""
 
 
 @functools.cache
@@ -206,15 +224,39 @@ def current() -> Grounds | None:
         return None
 
 
-def opened() -> Grounds:
-    """Return the files that the user's code of this process has opened, whatever else its results may rest on.
+@dataclass(frozen=True)
+class Opened:
+    """Files that users' code has opened, whatever else its results may rest on.
 
-    Returns
-    -------
-    mapping of str to str
-        A file that is no longer what it was then has no hash, but a word that is none.
+    Attributes
+    ----------
+    files : mapping of str to str
+        SHA-256 by absolute path; None for a file that was not there, :data:`CHANGED` for one that is no longer what it
+        was then.
+    modules : mapping of str to tuple of str
+        By path, the modules whose code has opened it: a process may have run more than one processor.
     """
-    return {path: _state(path, set(seen)) for path, seen in _opened.items()}
+
+    files: Grounds = field(default_factory=dict)
+    modules: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+    def by(self, modules: Collection[str]) -> dict[str, str | None]:
+        """Return the files that code of some modules has opened."""
+        return {path: state for path, state in self.files.items() if set(self.modules[path]) & set(modules)}
+
+    def __or__(self, other: Opened) -> Opened:
+        # two processes that met two states of a file: none of them is the state of all results
+        files = {
+            path: state if self.files.get(path, state) == state else CHANGED for path, state in other.files.items()
+        }
+        names = {path: sorted({*self.modules.get(path, ()), *more}) for path, more in other.modules.items()}
+        return Opened({**self.files, **files}, {**self.modules, **names})
+
+
+def opened() -> Opened:
+    """Return what users' code of this process has opened."""
+    files = {path: _state(path, set(seen)) for path, seen in _opened.items()}
+    return Opened(files, {path: sorted(_openers.get(path, ())) for path in files})
 
 
 def _state(path: str, seen: set[_Version]) -> str | None:

@@ -33,7 +33,7 @@ from drapes_hep.events.checks import BadValuesError, row_ids
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, split, states_ids
 from drapes_hep.events.dispatch import Lost, Raised, dispatch
 from drapes_hep.events.failures import FailedFilesError, Failure, join_failures
-from drapes_hep.events.grounds import CHANGED, Grounds, current, grounds_of, opened, watched
+from drapes_hep.events.grounds import Grounds, Opened, current, grounds_of, opened, watched
 from drapes_hep.events.opened import share_files
 from drapes_hep.events.readers import no_events, read, read_columns, scan, shared_identities
 from drapes_hep.events.schema import IDENTITY_FIELDS
@@ -83,9 +83,8 @@ class RunReport:
         Wall time, scan included.
     clipped_masses : int
         Jets and constituents whose mass was a rounding error below zero and was set to zero.
-    opened : mapping of str to str
-        Files that the processor has opened, by absolute path, with their SHA-256; None for one that was not there.
-        Known where results are stored.
+    opened : Opened
+        Files that users' code has opened; known where results are stored.
     """
 
     requested: int
@@ -94,7 +93,7 @@ class RunReport:
     files: tuple[FileReport, ...]
     seconds: float
     clipped_masses: int
-    opened: Grounds = dataclasses.field(default_factory=dict)
+    opened: Opened = dataclasses.field(default_factory=Opened)
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class _Result:
     """Whether the error came up while the chunk was read, not while it was processed."""
     grounds: Grounds | None = None
     """What else the processor has read; None where that cannot be told."""
-    opened: Grounds = dataclasses.field(default_factory=dict)
+    opened: Opened = dataclasses.field(default_factory=Opened)
     """The files among it, in any case."""
 
     def __add__(self, other: object) -> _Result:
@@ -311,7 +310,7 @@ class _Merged:
         self.processed: dict[EventChunk, int] = {}
         self.failed: list[tuple[EventChunk, InputError]] = []
         self.clipped_masses = 0
-        self.opened: dict[str, str | None] = {}
+        self.opened = Opened()
         self._chunks, self._name, self._next, self._count = chunks, name, 0, 0
         self._waiting: dict[int, Outcome] = {}
         self._histograms: dict[str, frozenset[str]] = {}
@@ -345,14 +344,9 @@ class _Merged:
         else:
             self.processed[chunk] = outcome.entries
             self.clipped_masses += outcome.clipped_masses
-            self.note_opened(outcome.opened)
+            self.opened |= outcome.opened
             if not self.failed:
                 self._add(chunk, outcome)
-
-    def note_opened(self, files: Grounds) -> None:
-        for path, state in files.items():
-            # two processes that met two states of a file: none of them is the state of all results
-            self.opened[path] = state if self.opened.get(path, state) == state else CHANGED
 
     def _add(self, chunk: EventChunk, result: _Result) -> None:
         if result.event_ids is not None:
@@ -552,7 +546,7 @@ def _execute(
                     # the processor was loaded here, and it may have read files then
                     grounds = grounds_of(current(), outcome.grounds)
                     if grounds is not None:
-                        store.save(chunks[index], {name: getattr(outcome, name) for name in _STORED}, grounds)
+                        store.save(chunks[index], _to_store(outcome), grounds)
                 merged.take(index, outcome)
                 done += 1
                 update(done)
@@ -562,8 +556,13 @@ def _execute(
     merged.finish()
     if store is not None:
         # the processor was loaded and made here
-        merged.note_opened(opened())
+        merged.opened |= opened()
     return merged
+
+
+def _to_store(result: _Result) -> dict[str, Any]:
+    fields = {name: getattr(result, name) for name in _STORED if name != "opened"}
+    return {**fields, "opened": {name: dict(one) for name, one in vars(result.opened).items()}}
 
 
 _STORED = ("entries", "out", "event_ids", "clipped_masses", "opened")
@@ -573,7 +572,7 @@ def _stored(store: ChunkStore, chunk: EventChunk) -> _Result | None:
     found = store.load(chunk)
     if found is None or set(found) != set(_STORED) or found["entries"] != len(chunk):
         return None
-    return _Result(**found)
+    return _Result(**{**found, "opened": Opened(**found["opened"])})
 
 
 def _report(requested: Iterable[_Requested], merged: _Merged, seconds: float) -> RunReport:

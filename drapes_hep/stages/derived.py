@@ -1,26 +1,16 @@
-"""What follows from the configuration of a search for several stages: mass bins, pseudo-windows, another simulation."""
+"""What follows from the configuration of a search for several stages: pseudo-windows, another simulation."""
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
-from drapes_hep.mass import spectrum_edges
 from drapes_hep.regions import Window
 from drapes_hep.stages.context import Context
 
-__all__ = ["mass_edges", "needs_simulation", "pseudo_window"]
+__all__ = ["needs_simulation", "pseudo_window"]
 
 
 def needs_simulation(context: Context) -> bool:
     """Whether the template starts from another simulation: the configuration names its files then, and only then."""
     return context.config.template.source is not None
-
-
-def mass_edges(context: Context) -> npt.NDArray[np.float64]:
-    """Return the bins of the search, GeV."""
-    config = context.config
-    return spectrum_edges(config.mass.range, config.mass.bin_width, context.windows)
 
 
 def pseudo_window(context: Context, window: Window) -> tuple[float, float] | None:

@@ -21,9 +21,9 @@ from drapes_hep.regions import Window
 from drapes_hep.results import global_record, results_record, window_record
 from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import RunDirectory
+from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import quality_stage
 from drapes_hep.stages.context import Context
-from drapes_hep.stages.derived import mass_edges
 from drapes_hep.stages.histograms import write_histograms
 from drapes_hep.stages.tables import read_record, unweighted
 from drapes_hep.stamps import Stage, run_stage

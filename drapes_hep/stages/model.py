@@ -20,8 +20,9 @@ from drapes_hep.keys import part_of
 from drapes_hep.mass import SpectrumFit, fit_spectrum
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
+from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.context import Context
-from drapes_hep.stages.derived import mass_edges, needs_simulation, pseudo_window
+from drapes_hep.stages.derived import needs_simulation, pseudo_window
 from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.simulation import simulation_stage
 from drapes_hep.stages.skim import skim_stage

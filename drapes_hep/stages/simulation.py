@@ -96,5 +96,5 @@ def _work(context: Context, stage: Stage) -> Written:
         discard(directory, stage)  # other cuts have other results
         raise ConfigError("template.source: the selection keeps no event of the simulation")
     account = {"requested": report.requested, "processed": report.processed}
-    write_skim(directory.simulation, columns, {"inputs": inputs, "name": config.name, "accounting": account})
+    write_skim(directory.simulation, columns, {"inputs": inputs, "accounting": account})
     return Written([directory.simulation], opened_by(context, stage, selection, report))

@@ -115,7 +115,8 @@ def reads_of(config: Config, selection: Foreign) -> dict[str, str | Path]:
 def opened_by(context: Context, stage: Stage, selection: Foreign, report: RunReport) -> dict[str, str | None]:
     """Return what a stage's processor has opened, and declares nowhere; says so in one line."""
     config = context.config
-    seen = {**report.opened, **{str(path): file_hash(path) for path in modules_of(selection)}}
+    modules = modules_of(selection)
+    seen = {**report.opened.by(modules), **{str(path): file_hash(path) for path in modules.values()}}
     known = [*stage.reads(), *class_sources(selection), *reads_of(config, selection).values()]
     files = undeclared(seen, known)
     line = warning_of(stage.name, files)
@@ -153,7 +154,7 @@ def skim(context: Context) -> None:
     sources = class_sources(processor_class)
     opened = examine_files(config)
     if opened.problems:
-        raise _joined(config.name, opened.problems)
+        raise _joined(opened.problems)
     for remark in opened.remarks:
         context.reporter.say(remark)
     stage = skim_stage(context, opened.infos)
@@ -183,8 +184,12 @@ def reading_of(config: Config) -> Reading:
     )
 
 
+_DATASET = "data"
+"""What a processor is told of the events: the name of the search decides nothing."""
+
+
 def _fileset(config: Config) -> dict[str, Any]:
-    return {config.name: {"files": expand_trees(config.data.path)}}
+    return {_DATASET: {"files": expand_trees(config.data.path)}}
 
 
 @dataclass(frozen=True)
@@ -224,16 +229,16 @@ def check_files(config: Config) -> list[FileInfo]:
     """
     found = examine_files(config)
     if found.problems:
-        raise _joined(config.name, found.problems)
+        raise _joined(found.problems)
     return list(found.infos)
 
 
-def _joined(dataset: str, problems: Sequence[DrapesError]) -> DrapesError:
+def _joined(problems: Sequence[DrapesError]) -> DrapesError:
     """Return one error for all problems with files, or the first problem of another kind."""
     files = [one for one in problems if isinstance(one, InputError)]
     if len(files) < 2:
         return problems[0]
-    return FailedFilesError([Failure(dataset, one.path, None, None, one.problem, one.remedy) for one in files])
+    return FailedFilesError([Failure(_DATASET, one.path, None, None, one.problem, one.remedy) for one in files])
 
 
 def examine_files(config: Config) -> FileCheck:
@@ -527,7 +532,7 @@ def _work(context: Context, stage: Stage, processor_class: Foreign) -> Written:
         raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
     label = None if truth is None else truth.truth_for(columns["event_id"])
     # the account is about what the files hold; events that were not injected were read and set aside, and say so
-    write_skim(directory.events, columns, {"inputs": inputs, "name": config.name})
+    write_skim(directory.events, columns, {"inputs": inputs})
     written = [directory.events]
     if label is not None:
         write_truth(directory.truth, columns["event_id"], label)
@@ -542,8 +547,8 @@ def _work(context: Context, stage: Stage, processor_class: Foreign) -> Written:
     shown_hists = json_form({name: empty_hidden_bins(one, hidden) for name, one in hists.items()}, "'hists'")
     with atomic_path(directory.skim_hists) as temporary:
         temporary.write_text(json.dumps(shown_hists), encoding="utf-8")
-    flow = output["cutflow"][config.name]
-    unapplied = output.get("not_applied", {}).get(config.name, {})
+    flow = output["cutflow"][_DATASET]
+    unapplied = output.get("not_applied", {}).get(_DATASET, {})
     # of no event at all: of some, the counts of the step say what it did
     read = flow.get("read", {}).get("events")
     not_applied = [step for step, events in unapplied.items() if step in flow and events == read]
