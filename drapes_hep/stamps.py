@@ -75,6 +75,8 @@ class Stage:
         Sections and keys that it stands for in the manifest although they decide nothing by themselves.
     after : tuple of Stage
         The stages that it stands on.
+    cheap : bool
+        Whether it is made anew quickly from what the others left, and may be replaced without leave.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Stage:
     other: Mapping[str, Any] = field(default_factory=dict)
     recorded: tuple[str, ...] = ()
     after: tuple[Stage, ...] = ()
+    cheap: bool = False
 
     @property
     def verb(self) -> str:
@@ -282,10 +285,6 @@ def _worded(key: str) -> str:
     return f"{file}, which the {reader} reads," if file else f"the {whose}"
 
 
-_CHEAP = {"hunt", "study"}
-"""Verbs whose results are made anew from what the others left: of them, nothing is lost that took long."""
-
-
 _ALL_THE_SAME = {"blind", "hidden windows"}
 """What changes no event, model or score: only what a run shows of them."""
 
@@ -311,7 +310,7 @@ def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) ->
         With the first key that differs, both values, and what to do.
     """
     stamp = last_record(run, stage.name)
-    if run.overwrite or stamp is None or stage.verb in _CHEAP:
+    if run.overwrite or stamp is None or stage.cheap:
         return
     difference = _other_configuration(run, stage, stamp) or (_renamed(run, stage, stamp) if inputs else None)
     if difference is not None:

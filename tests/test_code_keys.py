@@ -88,7 +88,7 @@ SMALL = {
     "__init__": "from drapes_hep.heavy import x",
     "stage": '"""Words."""\nfrom drapes_hep.maths import number\nfrom drapes_hep import tools',
     "maths": 'number = 1\n"""A number."""\n\n\ndef twice(x):\n    """Return it twice."""\n    return 2 * x',
-    "tools": 'REGISTRY = {"a": "drapes_hep.named:A"}\n\n\ndef use():\n    from drapes_hep.late import one\n    return one',
+    "tools": 'BY_NAME = {"a": "drapes_hep.named:A"}\n\n\ndef use():\n    from drapes_hep.late import one\n    one()',
     "late": "one = 1",
     "named": "class A: ...",
     "heavy": "x = 1",

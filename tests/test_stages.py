@@ -515,6 +515,8 @@ def test_a_processor_lies_beside_the_configuration_or_above_it(own):
     assert read_json(run / "manifest.json")["processor"] == {
         "class": "processors/mine.py:Mine",
         "files": {str(own / name): file_hash(own / name) for name in ("processors/mine.py", "dijets.py")},
+        "reads": {},
+        "opened": {},
     }
 
 

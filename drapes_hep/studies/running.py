@@ -66,7 +66,7 @@ def make_sample(context: Context) -> None:
     skim(whole)
     selected = skim_stage(whole)
     keys, code = keys_of("study.labels"), ("stages.skim",)
-    stage = Stage("study.labels", selected.config, keys, selected.reads, code, after=(selected,))
+    stage = Stage("study.labels", selected.config, keys, selected.reads, code, after=(selected,), cheap=True)
     run_stage(context.run, stage, lambda: _write_labels(whole), context.reporter)
     if config.study.source is not None:
         skim_simulation(whole)
