@@ -597,7 +597,7 @@ def test_provenance_tells_stages_of_different_code_apart(small, no_pictures):
     manifest["stages"]["train.9000-9400"] = {"seconds": 1.0, "peak_memory_mib": 1.0, "code": "ef" * 32}
     _json(small / "manifest.json", manifest)
     for name, state in (("skim", "1"), ("hunt", "2")):
-        stamp = dict.fromkeys(("config", "other", "recorded", "reads", "files", "opened"), {})
+        stamp = {key: {} for key in ("config", "other", "recorded", "reads", "files", "opened")}
         modules = {"drapes_hep/rng.py": "0", "drapes_hep/mass.py": state}
         _json(small / "stages" / f"{name}.json", {**stamp, "version": 2, "key": "", "modules": modules})
     html = write_report(small).read_text(encoding="utf-8")
