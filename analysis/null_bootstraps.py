@@ -37,10 +37,11 @@ from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import open_run
-from drapes_hep.stages.context import Context, feature_matrix, load_events
+from drapes_hep.stages.context import Context
 from drapes_hep.stages.skim import skim
+from drapes_hep.stages.tables import feature_matrix, load_events
 from drapes_hep.templates.methods import FitTask, SampleTask
-from drapes_hep.templates.model import CLOSURE, split_sidebands
+from drapes_hep.templates.parts import CLOSURE, split_sidebands
 from drapes_hep.templates.plan import Parents, Pool, fit_masses, plan_region
 from drapes_hep.templates.registry import method_of
 from drapes_hep.templates.window_models import fit_window_model, sample_template

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from drapes_hep.progress import Reporter
     from drapes_hep.regions import Window
     from drapes_hep.stages.context import Context
+    from drapes_hep.stamps import Stage
 
     Windows = tuple[Window, ...]
     Work = Callable[[Context, Windows], None]
@@ -166,24 +167,34 @@ def _stage(work: Work) -> Callable[..., None]:
 
 def _check_overwrite(work: Work, context: Context, windows: Windows) -> None:
     """Refuse to replace what another configuration made, before the first stage and not hours into the last."""
-    from drapes_hep.stages.classify import classify_stage
-    from drapes_hep.stages.model import generate_stage, train_stage
-    from drapes_hep.stages.simulation import needs_simulation, simulation_stage
+    from drapes_hep.stages.derived import needs_simulation
+    from drapes_hep.stages.simulation import simulation_stage
     from drapes_hep.stages.skim import skim_stage
     from drapes_hep.stamps import check_overwrite
 
-    every = (train_stage, generate_stage, classify_stage)
-    of_verb: dict[Work, Any] = {_train: every[:1], _generate: every[1:2], _classify: every[2:], _run: every}
     stages = []
     if work in {_skim, _run}:
         stages += [skim_stage(context), *([simulation_stage(context)] if needs_simulation(context) else [])]
-    stages += [describe(context, window) for window in windows for describe in of_verb.get(work, ())]
+    stages += [one for window in windows for one in _of_window(work, context, window)]
     for one in stages:
         check_overwrite(context.run, one)
 
 
+def _of_window(work: Work, context: Context, window: Window) -> list[Stage]:
+    """Describe the stages of a window that a verb runs, and that take long."""
+    if work not in {_train, _generate, _classify, _run}:
+        return []
+    from drapes_hep.stages.classify import classify_stage
+    from drapes_hep.stages.model import generate_stage, train_stage
+
+    every = (train_stage, generate_stage, classify_stage)
+    of_verb: dict[Work, Any] = {_train: every[:1], _generate: every[1:2], _classify: every[2:], _run: every}
+    return [describe(context, window) for describe in of_verb[work]]
+
+
 def _skim(context: Context, _: Windows) -> None:
-    from drapes_hep.stages.simulation import needs_simulation, skim_simulation
+    from drapes_hep.stages.derived import needs_simulation
+    from drapes_hep.stages.simulation import skim_simulation
     from drapes_hep.stages.skim import skim
 
     skim(context)

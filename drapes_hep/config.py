@@ -6,9 +6,10 @@ Masses and momenta are in GeV. An unknown key, a wrong type or an inverted windo
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -21,11 +22,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from drapes_hep.config_values import plain_value
 from drapes_hep.errors import ConfigError, counted
+from drapes_hep.fixed import JET_HEADS
+from drapes_hep.keys import Decides, decided, section_of
 from drapes_hep.yaml_text import YamlError, decode, parse
 
 __all__ = [
@@ -45,22 +47,17 @@ __all__ = [
     "assign",
     "changed_config",
     "check_config",
+    "keys_of",
     "load_config",
 ]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-ON_CONSTITUENTS = {
-    "constituents": "drapes_hep.cwola.set_classifiers:ConstituentTransformer",
-    "full_phase_space": "drapes_hep.cwola.set_classifiers:DijetTransformer",
-}
-"""Classifiers of the package that read constituents, and their classes."""
+ON_CONSTITUENTS = ("constituents", "full_phase_space")
+"""Classifiers of the package that read constituents."""
 NETWORKS = ("transformer", "epic", "deepsets")
 """Networks of the package for constituents."""
-
-JET_HEADS = 4
-"""Attention heads of ``constituents.kinematics_network: deepsets``."""
 
 METHODS = ("from_noise", "from_low_noise", "from_window", "from_sidebands", "from_simulation", "file")
 """Template methods of the package; those of Drapes first."""
@@ -104,26 +101,30 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Where the events are."""
 
-    path: str | tuple[str | tuple[str, ...], ...] | dict[str, str] = Field(
+    path: Annotated[str | tuple[str | tuple[str, ...], ...] | dict[str, str], Decides()] = Field(
         description="File, glob, URL, list of them, or {file: tree} where a file holds several trees that fit (Events;1"
         " is a cycle of Events); relative to the configuration file. A list inside the list names places of one file,"
         " tried in this order: [[root://a/f.root, https://b/f.root], other.root]."
     )
-    labels: bool = Field(False, description="Whether the events carry a truth label (a column, or the sidecar below).")
-    truth: str | None = Field(None, description="Sidecar of truth labels, keyed by event id.")
-    chunksize: int = Field(
+    labels: Annotated[bool, Decides("skim", "quality", "study.labels")] = Field(
+        False, description="Whether the events carry a truth label (a column, or the sidecar below)."
+    )
+    truth: Annotated[str | None, Decides()] = Field(None, description="Sidecar of truth labels, keyed by event id.")
+    chunksize: Annotated[int, Decides()] = Field(
         50_000,
         ge=1,
         description="Events per chunk. A number below 1000 counts as 1000, for a smaller chunk takes as long as that.",
     )
-    empty: Literal["skip", "error"] = Field(
+    empty: Annotated[Literal["skip", "error"], Decides()] = Field(
         "skip", description="Whether a file without events is passed over, and listed, or an error."
     )
-    layout: str | None = Field(
+    layout: Annotated[str | None, Decides()] = Field(
         None, description="How the files spell events, where several layouts fit; null takes the first that does."
     )
-    radius: Positive = Field(1.0, description="Radius of anti-kT jets, where jets are clustered here.")
-    axes: Literal["onepass_kt", "kt"] = Field(
+    radius: Annotated[Positive, Decides("skim", "simulation", "train", "generate")] = Field(
+        1.0, description="Radius of anti-kT jets, where jets are clustered here."
+    )
+    axes: Annotated[Literal["onepass_kt", "kt"], Decides("skim", "simulation", "generate")] = Field(
         "onepass_kt", description="Axes of N-subjettiness, where it is computed here: kT axes, minimised once or not."
     )
 
@@ -131,22 +132,28 @@ class DataConfig(_Section):
 class SignalConfig(_Section):
     """How many labelled signal events to keep; the rest is dropped."""
 
-    inject: int | None = Field(None, ge=0, description="Signal events to keep before the selection; null keeps all.")
-    seed: int = Field(1, ge=0, description="Which signal events are kept.")
+    inject: Annotated[int | None, Decides("skim", "study.draw")] = Field(
+        None, ge=0, description="Signal events to keep before the selection; null keeps all."
+    )
+    seed: Annotated[int, Decides("skim", "study.draw")] = Field(1, ge=0, description="Which signal events are kept.")
 
 
 class SelectionConfig(_Section):
     """The event selection, on the two leading jets."""
 
-    leading_pt: NonNegative = Field(1200.0, description="Least transverse momentum of the leading jet, GeV.")
-    abs_eta_max: Positive = Field(2.5, description="Largest |eta| of either jet.")
-    max_constituents: int | None = Field(
+    leading_pt: Annotated[NonNegative, Decides("skim", "simulation")] = Field(
+        1200.0, description="Least transverse momentum of the leading jet, GeV."
+    )
+    abs_eta_max: Annotated[Positive, Decides("skim", "simulation")] = Field(
+        2.5, description="Largest |eta| of either jet."
+    )
+    max_constituents: Annotated[int | None, Decides("skim", "simulation")] = Field(
         None,
         ge=1,
         description="Constituents that a jet keeps in the skim, the leading ones in pT; null keeps all. For processors"
         " that read constituents; the others refuse a number.",
     )
-    undefined: Literal["drop"] | float = Field(
+    undefined: Annotated[Literal["drop"] | float, Decides("skim", "simulation")] = Field(
         "drop", description="A derived feature that is undefined (tau21 where tau1 = 0): drop the event, or this value."
     )
 
@@ -154,16 +161,26 @@ class SelectionConfig(_Section):
 class MassConfig(_Section):
     """The m_JJ spectrum and its shape."""
 
-    range: tuple[Positive, Positive] = Field((2700.0, 6000.0), description="Fitted range of m_JJ, GeV.")
-    sqrt_s: Positive = Field(13_000.0, description="Centre-of-mass energy, GeV.")
-    fit: Literal["dijet3", "dijet4", "dijet5"] = Field("dijet4", description="Shape of the spectrum.")
-    bin_width: Positive = Field(20.0, description="Largest width of a bin of the fit, GeV.")
-    draw: Literal["fit", "kde"] = Field(
+    range: Annotated[
+        tuple[Positive, Positive], Decides("skim", "simulation", "train", "generate", "classify", "hunt", "study.draw")
+    ] = Field((2700.0, 6000.0), description="Fitted range of m_JJ, GeV.")
+    sqrt_s: Annotated[Positive, Decides("generate", "hunt")] = Field(
+        13_000.0, description="Centre-of-mass energy, GeV."
+    )
+    fit: Annotated[Literal["dijet3", "dijet4", "dijet5"], Decides("generate", "hunt")] = Field(
+        "dijet4", description="Shape of the spectrum."
+    )
+    bin_width: Annotated[Positive, Decides("generate", "hunt")] = Field(
+        20.0, description="Largest width of a bin of the fit, GeV."
+    )
+    draw: Annotated[Literal["fit", "kde"], Decides("generate")] = Field(
         "fit",
         description="Where templates draw m_JJ from: the fit, or a Gaussian kernel density of the data in the window,"
         " which carries the peak of a signal with it.",
     )
-    kde_bandwidth: Positive = Field(1.0, description="Standard deviation of the kernels, GeV.")
+    kde_bandwidth: Annotated[Positive, Decides("generate")] = Field(
+        1.0, description="Standard deviation of the kernels, GeV."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> MassConfig:
@@ -176,10 +193,14 @@ class MassConfig(_Section):
 class WindowsConfig(_Section):
     """The sliding scan of signal regions."""
 
-    width: Positive = Field(400.0, description="Width of a signal region, GeV.")
-    step: Positive = Field(200.0, description="Distance between neighbouring signal regions, GeV.")
-    first: Positive = Field(3100.0, description="Lower edge of the first signal region, GeV.")
-    last: Positive = Field(4700.0, description="Largest lower edge allowed of a signal region, GeV.")
+    width: Annotated[Positive, Decides()] = Field(400.0, description="Width of a signal region, GeV.")
+    step: Annotated[Positive, Decides()] = Field(
+        200.0, description="Distance between neighbouring signal regions, GeV."
+    )
+    first: Annotated[Positive, Decides()] = Field(3100.0, description="Lower edge of the first signal region, GeV.")
+    last: Annotated[Positive, Decides()] = Field(
+        4700.0, description="Largest lower edge allowed of a signal region, GeV."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> WindowsConfig:
@@ -191,36 +212,42 @@ class WindowsConfig(_Section):
 class TemplateConfig(_Section):
     """How the background template is made."""
 
-    method: Method = Field(
+    method: Annotated[Method, Decides("generate", "quality")] = Field(
         "from_noise",
         description="Where template events start: noise (Drapes 0), noise of the strength below, or data of the window"
         " (Drapes SR), data of the sidebands (SB), another simulation (MC), each with noise of that strength;"
         " 'file' for a template that is there already (path below); or a method of your own, 'file.py:Class' or"
         " 'package.module:Class'.",
     )
-    options: dict[str, int | float | bool | str] = Field({}, description="Further arguments of the method's class.")
-    path: str | None = Field(
+    options: Annotated[dict[str, int | float | bool | str], Decides("generate")] = Field(
+        {}, description="Further arguments of the method's class."
+    )
+    path: Annotated[str | None, Decides()] = Field(
         None,
         description="The template of method file: a Parquet or ROOT table of the features, mjj, weight, parent_id.",
     )
-    strength: Positive | None = Field(
+    strength: Annotated[Positive | None, Decides("generate")] = Field(
         None,
         description="Noise sigma' of a partial method (for flow matching sigma / alpha); the nearest level of the"
         " sampler's steps is taken.",
     )
-    steps_left: int | None = Field(None, ge=1, description="The strength as steps that are left, in its place.")
-    source: str | tuple[str | tuple[str, ...], ...] | None = Field(
+    steps_left: Annotated[int | None, Decides("generate")] = Field(
+        None, ge=1, description="The strength as steps that are left, in its place."
+    )
+    source: Annotated[str | tuple[str | tuple[str, ...], ...] | None, Decides()] = Field(
         None,
         description="Files of the other simulation, for from_simulation and methods that start from one: as data.path.",
     )
-    oversample: Positive = Field(5.0, description="Template events an event in the signal region.")
-    steps: int = Field(50, ge=2, description="Steps of the sampler.")
-    solver: Literal["euler", "heun", "midpoint", "dpm2m"] = Field(
+    oversample: Annotated[Positive, Decides("generate")] = Field(
+        5.0, description="Template events an event in the signal region."
+    )
+    steps: Annotated[int, Decides("generate")] = Field(50, ge=2, description="Steps of the sampler.")
+    solver: Annotated[Literal["euler", "heun", "midpoint", "dpm2m"], Decides("generate")] = Field(
         "heun", description="Solver of the probability-flow equation: Euler (DDIM), Heun, midpoint, DPM-Solver++(2M)."
     )
-    sigma_max: Positive = Field(80.0, description="Largest noise of EDM's path.")
-    sigma_min: Positive = Field(0.002, description="Smallest noise of EDM's path.")
-    scaling: Literal["quantile", "standard"] = Field(
+    sigma_max: Annotated[Positive, Decides("generate")] = Field(80.0, description="Largest noise of EDM's path.")
+    sigma_min: Annotated[Positive, Decides("generate")] = Field(0.002, description="Smallest noise of EDM's path.")
+    scaling: Annotated[Literal["quantile", "standard"], Decides("train")] = Field(
         "quantile", description="How features are scaled: to normal quantiles, or to zero mean and unit variance."
     )
 
@@ -249,24 +276,34 @@ class TemplateConfig(_Section):
 class TrainingConfig(_Section):
     """The training of the diffusion model."""
 
-    path: Literal["edm", "flow"] = Field(
+    path: Annotated[Literal["edm", "flow"], Decides("train")] = Field(
         "edm", description="Between data and noise: EDM's, or the straight path of flow matching."
     )
-    epochs: int = Field(100, ge=1, description="Passes over the training part of the sidebands.")
-    batch: int = Field(1024, ge=1, description="Events a step.")
-    rate: Positive = Field(6.0e-3, description="Largest learning rate.")
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.02, description="Part of the steps of linear warm-up.")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="Decay of the weights' moving average a step.")
-    patience: int = Field(50, ge=1, description="Epochs without improvement after which training stops.")
-    width: int = Field(64, ge=1, description="Width of the residual network.")
-    depth: int = Field(4, ge=1, description="Hidden layers of the residual network.")
-    validation: Fraction = Field(0.1, description="Part of the sidebands that is held out for early stopping.")
-    closure: Fraction = Field(
+    epochs: Annotated[int, Decides("train")] = Field(
+        100, ge=1, description="Passes over the training part of the sidebands."
+    )
+    batch: Annotated[int, Decides("train")] = Field(1024, ge=1, description="Events a step.")
+    rate: Annotated[Positive, Decides("train")] = Field(6.0e-3, description="Largest learning rate.")
+    warmup: Annotated[float, Field(ge=0, lt=1), Decides("train")] = Field(
+        0.02, description="Part of the steps of linear warm-up."
+    )
+    ema: Annotated[float, Field(ge=0, lt=1), Decides("train")] = Field(
+        0.999, description="Decay of the weights' moving average a step."
+    )
+    patience: Annotated[int, Decides("train")] = Field(
+        50, ge=1, description="Epochs without improvement after which training stops."
+    )
+    width: Annotated[int, Decides("train")] = Field(64, ge=1, description="Width of the residual network.")
+    depth: Annotated[int, Decides("train")] = Field(4, ge=1, description="Hidden layers of the residual network.")
+    validation: Annotated[Fraction, Decides("train")] = Field(
+        0.1, description="Part of the sidebands that is held out for early stopping."
+    )
+    closure: Annotated[Fraction, Decides("train", "hunt")] = Field(
         0.4,
         description="Part of the sidebands that the model never meets: for the closure test, and to measure how often a"
         " cut passes outside the window.",
     )
-    pseudo_window: Literal["one", "all", "none"] = Field(
+    pseudo_window: Annotated[Literal["one", "all", "none"], Decides()] = Field(
         "one",
         description="For which windows a second model, which also never saw a pseudo-window inside a sideband, tests"
         " the interpolation: the middle one, all, none.",
@@ -287,60 +324,80 @@ class ConstituentsConfig(_Section):
     `sigma_min` hold for both; `template.strength`, or `steps_left` of `constituents.steps`, is the constituents' noise.
     """
 
-    kinematics: Literal["solved", "free"] = Field(
+    kinematics: Annotated[Literal["solved", "free"], Decides("train", "generate")] = Field(
         "solved",
         description="The jets' coordinates: solved for m_JJ, which is then kept, or (pT, eta, phi, m, N) of both, with"
         " m_JJ as right as the network.",
     )
-    kinematics_network: Literal["mlp", "deepsets"] = Field(
+    kinematics_network: Annotated[Literal["mlp", "deepsets"], Decides("train", "generate")] = Field(
         "mlp", description="Network of the jets' kinematics; deepsets takes the two jets as a set, and is for free."
     )
-    kinematics_strength: Positive | None = Field(
+    kinematics_strength: Annotated[Positive | None, Decides("generate")] = Field(
         None,
         description="Noise sigma' of the kinematics in partial templates; null keeps those of the parents, which"
         " from_sidebands cannot do.",
     )
-    network: str = Field(
+    network: Annotated[str, Decides("train", "generate")] = Field(
         "transformer",
         description="Network of the constituents: 'transformer' (PC-Droid), 'epic', 'deepsets' (with attention), or"
         " 'package.module:Class'.",
     )
-    width: int = Field(64, ge=1, description="Its width.")
-    depth: int = Field(3, ge=1, description="Its layers.")
-    heads: int = Field(4, ge=1, description="Its attention heads; width is a multiple of it. EPiC has none.")
-    tokens: int = Field(
+    width: Annotated[int, Decides("train", "generate")] = Field(64, ge=1, description="Its width.")
+    depth: Annotated[int, Decides("train", "generate")] = Field(3, ge=1, description="Its layers.")
+    heads: Annotated[int, Decides("train", "generate")] = Field(
+        4, ge=1, description="Its attention heads; width is a multiple of it. EPiC has none."
+    )
+    tokens: Annotated[int, Decides("train", "generate")] = Field(
         0, ge=0, description="Class tokens of the transformer's faster variant; 0 lets all constituents attend."
     )
-    token_width: int = Field(64, ge=1, description="Width of these tokens; a multiple of the heads.")
-    global_width: int = Field(
+    token_width: Annotated[int, Decides("train", "generate")] = Field(
+        64, ge=1, description="Width of these tokens; a multiple of the heads."
+    )
+    global_width: Annotated[int, Decides("train", "generate")] = Field(
         16, ge=1, description="Length of the vector through which EPiC's constituents speak to each other."
     )
-    condition: tuple[Literal["pt", "eta", "phi", "mass", "n", "mjj"], ...] = Field(
-        ("pt", "eta", "phi", "mass", "n"), min_length=1, description="What the constituents' network is told of a jet."
+    condition: Annotated[tuple[Literal["pt", "eta", "phi", "mass", "n", "mjj"], ...], Decides("train", "generate")] = (
+        Field(
+            ("pt", "eta", "phi", "mass", "n"),
+            min_length=1,
+            description="What the constituents' network is told of a jet.",
+        )
     )
-    path: Literal["edm", "flow"] = Field("edm", description="Between data and noise, as training.path.")
-    epochs: int = Field(50, ge=1, description="Passes over the jets of the training part.")
-    batch: int = Field(
+    path: Annotated[Literal["edm", "flow"], Decides("train", "generate")] = Field(
+        "edm", description="Between data and noise, as training.path."
+    )
+    epochs: Annotated[int, Decides("train")] = Field(50, ge=1, description="Passes over the jets of the training part.")
+    batch: Annotated[int, Decides("train")] = Field(
         128,
         ge=1,
         description="Jets a step. A step needs about 4 bytes x 19 x depth x width for each of their constituents.",
     )
-    rate: Positive = Field(1.0e-3, description="Largest learning rate.")
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="Part of the steps of linear warm-up.")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="Decay of the weights' moving average a step.")
-    patience: int = Field(50, ge=1, description="Epochs without improvement after which training stops.")
-    steps: int = Field(30, ge=2, description="Steps of the sampler.")
-    solver: Literal["euler", "heun", "midpoint", "dpm2m"] = Field("heun", description="Solver, as template.solver.")
-    members: int = Field(
+    rate: Annotated[Positive, Decides("train")] = Field(1.0e-3, description="Largest learning rate.")
+    warmup: Annotated[float, Field(ge=0, lt=1), Decides("train")] = Field(
+        0.05, description="Part of the steps of linear warm-up."
+    )
+    ema: Annotated[float, Field(ge=0, lt=1), Decides("train")] = Field(
+        0.999, description="Decay of the weights' moving average a step."
+    )
+    patience: Annotated[int, Decides("train")] = Field(
+        50, ge=1, description="Epochs without improvement after which training stops."
+    )
+    steps: Annotated[int, Decides("generate")] = Field(30, ge=2, description="Steps of the sampler.")
+    solver: Annotated[Literal["euler", "heun", "midpoint", "dpm2m"], Decides("generate")] = Field(
+        "heun", description="Solver, as template.solver."
+    )
+    members: Annotated[int, Decides("generate")] = Field(
         8192, ge=1, description="Constituents a worker generates at once: what bounds the memory of generation."
     )
-    precision: Literal["float32", "bf16"] = Field("float32", description="Of the network's products on a GPU.")
-    margin: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+    precision: Annotated[Literal["float32", "bf16"], Decides("train", "generate")] = Field(
+        "float32", description="Of the network's products on a GPU."
+    )
+    margin: Annotated[float, Field(ge=0, lt=0.5), Decides("generate")] = Field(
         0.1,
         description="How far beyond the window, relative to its edges, free kinematics are generated: what lands in the"
         " window is kept.",
     )
-    conserve: bool | None = Field(
+    conserve: Annotated[bool | None, Decides("train", "generate")] = Field(
         None,
         description="Bring the constituents to the four-momentum of their jet; null does so if those of the training"
         " jets add up to theirs within 1% for nine of ten.",
@@ -375,24 +432,28 @@ class ConstituentsConfig(_Section):
 class CwolaConfig(_Section):
     """The classifier between data and template."""
 
-    classifier: str = Field(
+    classifier: Annotated[str, Decides("classify")] = Field(
         "trees",
         description="'trees', 'mlp', on the constituents 'constituents' or 'full_phase_space', or"
         " 'package.module:Class'.",
     )
-    options: dict[str, int | float | bool | str] = Field(
+    options: Annotated[dict[str, int | float | bool | str], Decides("classify")] = Field(
         {},
         description="Further arguments of the classifier's class, such as epochs, steps, width or most (leading"
         " constituents that it sees) of the two on constituents.",
     )
-    features: tuple[str, ...] | None = Field(
+    features: Annotated[tuple[str, ...] | None, Decides()] = Field(
         None,
         min_length=1,
         description="What the classifier sees; null is all features but delta_r, which follows m_JJ: a cut on it"
         " sculpts the spectrum.",
     )
-    ensemble: int = Field(10, ge=1, description="Classifiers a fold, whose scores are averaged.")
-    folds: int = Field(5, ge=2, description="Folds: an event is scored by the models that did not see its fold.")
+    ensemble: Annotated[int, Decides("classify")] = Field(
+        10, ge=1, description="Classifiers a fold, whose scores are averaged."
+    )
+    folds: Annotated[int, Decides("classify", "quality")] = Field(
+        5, ge=2, description="Folds: an event is scored by the models that did not see its fold."
+    )
 
     @field_validator("classifier")
     @classmethod
@@ -403,11 +464,17 @@ class CwolaConfig(_Section):
 class HuntConfig(_Section):
     """The bump hunt."""
 
-    background_efficiencies: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+    background_efficiencies: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...], Decides("hunt", "study.sculpting")
+    ] = Field(
         (1.0, 0.1, 0.01, 0.001), min_length=1, description="Working points: cuts at these efficiencies on the template."
     )
-    toys: int = Field(10_000, ge=0, description="Pseudo-experiments for the global p-value; 0 gives none.")
-    min_events: int = Field(10, ge=1, description="Selected events outside a window below which nothing is quoted.")
+    toys: Annotated[int, Decides("hunt")] = Field(
+        10_000, ge=0, description="Pseudo-experiments for the global p-value; 0 gives none."
+    )
+    min_events: Annotated[int, Decides("hunt")] = Field(
+        10, ge=1, description="Selected events outside a window below which nothing is quoted."
+    )
 
     @field_validator("background_efficiencies")
     @classmethod
@@ -419,58 +486,60 @@ class HuntConfig(_Section):
 class StudyConfig(_Section):
     """What `drapes study` compares. Only labelled events can be studied."""
 
-    window: tuple[Positive, Positive] | None = Field(
+    window: Annotated[tuple[Positive, Positive] | None, Decides()] = Field(
         None, description="Edges of the signal region that is studied, GeV; null takes the middle window of the scan."
     )
-    seeds: int = Field(3, ge=1, description="Repetitions; each draws data, signal, models and noise anew.")
-    trainings: int = Field(
+    seeds: Annotated[int, Decides()] = Field(
+        3, ge=1, description="Repetitions; each draws data, signal, models and noise anew."
+    )
+    trainings: Annotated[int, Decides()] = Field(
         1,
         ge=1,
         description="Trainings of the classifier a repetition, on the same events, in studies that search; from six"
         " values on, bands are the central 68%.",
     )
-    data_share: Annotated[float, Field(gt=0, le=1)] = Field(
+    data_share: Annotated[float, Field(gt=0, le=1), Decides("study.draw")] = Field(
         0.3333,
         description="Part of the background that stands as data; the rest is the references' true background. Above"
         " 0.334 it is too little for the over-idealised reference, above 0.45 for the idealised, which are left out.",
     )
-    templates: tuple[Method, ...] = Field(
+    templates: Annotated[tuple[Method, ...], Decides()] = Field(
         ("from_noise", "from_window", "from_sidebands"), min_length=1, description="Templates that are compared."
     )
-    strength: Positive = Field(2.24, description="Noise sigma' of the partial templates.")
-    source: str | tuple[str | tuple[str, ...], ...] | None = Field(
+    strength: Annotated[Positive, Decides()] = Field(2.24, description="Noise sigma' of the partial templates.")
+    source: Annotated[str | tuple[str | tuple[str, ...], ...] | None, Decides()] = Field(
         None, description="Files of the other simulation, for from_simulation: as template.source."
     )
-    injections: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    injections: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Decides()] = Field(
         (250, 500, 1000, 2000, 3000),
         min_length=1,
         description="Signal events injected, before the selection, in the studies injection and llv-injection.",
     )
-    examples: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    examples: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Decides()] = Field(
         (1000, 3000),
         min_length=1,
         description="Signal events injected, before the selection, in roc, sic, strength-sic, oversampling, gensr,"
         " classifiers, llv-roc and, the largest, sideband-width and llv-strength.",
     )
-    strengths: tuple[Positive, ...] = Field(
+    strengths: Annotated[tuple[Positive, ...], Decides()] = Field(
         (0.05, 0.15, 0.3, 0.62, 1.2, 2.24, 5.0, 12.0),
         min_length=1,
         description="Noise sigma' scanned by strength-auc, strength-sic, displacement and llv-strength.",
     )
-    oversamples: tuple[Positive, ...] = Field(
+    oversamples: Annotated[tuple[Positive, ...], Decides()] = Field(
         (1.0, 2.0, 4.0, 8.0, 12.0),
         min_length=1,
         description="Template events an event in the signal region, of oversampling.",
     )
-    sidebands: tuple[Positive, ...] = Field(
+    sidebands: Annotated[tuple[Positive, ...], Decides()] = Field(
         (200.0, 400.0, 800.0),
         min_length=1,
         description="Widths of the sidebands on either side, GeV, that sideband-width takes beside all of mass.range.",
     )
-    evaluations: tuple[Annotated[int, Field(ge=4)], ...] = Field(
+    evaluations: Annotated[tuple[Annotated[int, Field(ge=4)], ...], Decides()] = Field(
         (8, 16, 35, 64, 100), min_length=1, description="Network evaluations a template event, of solver-steps."
     )
-    generators: dict[str, tuple[str, ...]] = Field(
+    generators: Annotated[dict[str, tuple[str, ...]], Decides()] = Field(
         {},
         description="Generators of constituents that the studies llv-* compare, all but llv-strength: a name for"
         " legends, and what differs from the rest of this file, as SECTION.KEY=VALUE.",
@@ -486,20 +555,30 @@ class StudyConfig(_Section):
 class PlotConfig(_Section):
     """What the figures say of the sample."""
 
-    label: str = Field("Simulation", description="Sample or experiment, upper left of each figure.")
-    text: str = Field("", description="Words after it, such as 'R&D dataset'.")
-    lumi: Positive | None = Field(None, description="Integrated luminosity in 1/fb; null prints none.")
+    label: Annotated[str, Decides()] = Field(
+        "Simulation", description="Sample or experiment, upper left of each figure."
+    )
+    text: Annotated[str, Decides()] = Field("", description="Words after it, such as 'R&D dataset'.")
+    lumi: Annotated[Positive | None, Decides()] = Field(
+        None, description="Integrated luminosity in 1/fb; null prints none."
+    )
 
 
 class Config(_Section):
     """A whole search."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(description="Name of the search.")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"), Decides()] = Field(
+        description="Name of the search."
+    )
     data: DataConfig
     signal: SignalConfig = SignalConfig()
-    processor: str = Field("processors/dijets.py:Dijets", description="'file.py:Class' or 'package.module:Class'.")
+    processor: Annotated[str, Decides()] = Field(
+        "processors/dijets.py:Dijets", description="'file.py:Class' or 'package.module:Class'."
+    )
     selection: SelectionConfig = SelectionConfig()
-    features: tuple[str, ...] = Field(
+    features: Annotated[
+        tuple[str, ...], Decides("skim", "simulation", "train", "generate", "quality", "hunt", "study.draw")
+    ] = Field(
         ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r"),
         min_length=1,
         description="What the diffusion model makes; the classifier sees cwola.features.",
@@ -513,8 +592,12 @@ class Config(_Section):
     hunt: HuntConfig = HuntConfig()
     study: StudyConfig = StudyConfig()
     plots: PlotConfig = PlotConfig()
-    blind: bool = Field(True, description="Whether data inside the windows are left uncounted and undrawn.")
-    seed: int = Field(1, ge=0, description="The run's seed.")
+    blind: Annotated[bool, Decides("hunt")] = Field(
+        True, description="Whether data inside the windows are left uncounted and undrawn."
+    )
+    seed: Annotated[int, Decides("train", "generate", "classify", "quality", "hunt", "study.draw")] = Field(
+        1, ge=0, description="The run's seed."
+    )
 
     _folder: Path | None = PrivateAttr(None)
 
@@ -574,14 +657,6 @@ class Config(_Section):
         if len(set(self.features)) != len(self.features):
             raise ValueError("a feature is listed twice")
         return self
-
-
-def section_of(info: FieldInfo) -> type[BaseModel] | None:
-    """Give the section that a field holds, also one that may be left out; None for a value."""
-    for kind in (info.annotation, *get_args(info.annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -828,6 +903,12 @@ def _absolute(config: Config, folder: Path) -> Config:
     )
     placed._folder = folder
     return placed
+
+
+@functools.cache
+def keys_of(stage: str) -> tuple[str, ...]:
+    """Return the keys of a configuration that decide a stage's result, dotted, as their fields say."""
+    return decided(Config, stage)
 
 
 def schema() -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ return is checked: a mask holds booleans, weights are finite, jets are those of 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -85,6 +85,8 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
     """
 
     settings_class: type[DijetSettings] = DijetSettings
+    reads: Sequence[str] = ()
+    """Files that the hooks read: a golden JSON, corrections. An edited one makes the skim run again."""
 
     def __init__(self, settings: DijetSettings | Mapping[str, Any] | None = None) -> None:
         if isinstance(settings, DijetSettings):

@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config, items):
 def as_in_a_process_of_its_own():
     """Forget what the processors of other tests have read: it would decide which chunks are kept."""
     grounds = sys.modules.get("drapes_hep.events.grounds")
-    for record in () if grounds is None else (grounds._opened, grounds._modules, grounds._unclear):
+    for record in () if grounds is None else (grounds._opened, grounds._openers, grounds._modules, grounds._unclear):
         record.clear()
 
 

@@ -14,7 +14,7 @@ from drapes_hep.errors import ConfigError
 from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer
 from drapes_hep.networks.sets import SetBackbone
 from drapes_hep.templates.backbones import check_backbone, find_backbone, make_backbone
-from drapes_hep.templates.registry import model_settings
+from drapes_hep.templates.registry import method_settings
 
 SIZES = {"width": 8, "depth": 2, "heads": 2}
 
@@ -181,12 +181,12 @@ def test_the_model_is_named_by_the_network_at_work_and_not_by_an_edited_file(min
     path = tmp_path / "c.yaml"
     path.write_text(f"{{name: x, data: {{path: a.h5}}, constituents: {{network: '{mine}'}}}}")
     config = load_config(path)
-    before = model_settings(config)
+    before = method_settings(config)
     with (tmp_path / "my_networks.py").open("a", encoding="utf-8") as file:
         file.write("\n# edited\n")
-    assert model_settings(config) == before
+    assert method_settings(config) == before
     del sys.modules["my_networks"]
-    assert model_settings(config) != before
+    assert method_settings(config) != before
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from drapes_hep.templates.constituents import (
 from drapes_hep.templates.drapes_constituents import LOSSES, DrapesConstituents, build_jets
 from drapes_hep.templates.kinematics import MASS, N
 from drapes_hep.templates.methods import SampleTask
-from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION
+from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.plan import Parents, starts
 from drapes_hep.templates.recipes import RECIPES
 from drapes_hep.templates.window_models import unfinished

@@ -39,7 +39,7 @@ from drapes_hep.studies.llv import llv_searches
 from drapes_hep.templates.comparison import compare_jets
 from drapes_hep.templates.constituents import pack_jets
 from drapes_hep.templates.drapes_constituents import LOSSES
-from drapes_hep.templates.model import CLOSURE
+from drapes_hep.templates.parts import CLOSURE
 
 NAME = "3300-3700"
 CONFIGS = ("llv_small", "llv_paper", "full_phase_space_small", "full_phase_space_paper")

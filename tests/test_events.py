@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, make_columns
 
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LostEventsError
-from drapes_hep.events import skims
+from drapes_hep.events import arrow, skims
 from drapes_hep.events.accumulate import ColumnParts, fill_checked
 from drapes_hep.events.chunks import file_key, split
 from drapes_hep.events.features import FEATURES, check_features, compute_features, invariant_mass, order_by_mass
@@ -294,7 +294,7 @@ def test_skim_round_trip_and_bytes(tmp_path):
 
 @pytest.mark.parametrize("rows", [[], [0], [3, 39, 40, 41, 99], range(100)])
 def test_some_rows_of_a_skim(tmp_path, rows, monkeypatch):
-    monkeypatch.setattr(skims, "_ROW_GROUP", 40)
+    monkeypatch.setattr(arrow, "_ROW_GROUP", 40)
     columns = skim_columns()
     write_skim(tmp_path / "a.parquet", columns)
     some = read_skim(tmp_path / "a.parquet", rows=np.array(rows, dtype=np.int64))

@@ -25,14 +25,15 @@ from drapes_hep.files import read_json
 from drapes_hep.regions import Window
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.classify import classify
-from drapes_hep.stages.context import Context, load_parents
+from drapes_hep.stages.context import Context
 from drapes_hep.stages.model import generate, train
+from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.skim import skim
 from drapes_hep.studies.trials import Trial
 from drapes_hep.templates.methods import FitTask, SampleTask
-from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION
+from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.plan import Pool, fit_masses, plan_closure, plan_region
-from drapes_hep.templates.registry import METHODS, method_of, model_settings, origin_of
+from drapes_hep.templates.registry import METHODS, method_of, method_settings, origin_of
 from drapes_hep.templates.window_models import has_model, load_window_model, sample_template, save_window_model
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -216,9 +217,9 @@ def test_a_table_that_holds_events_of_the_data_is_a_leak(project, run, tmp_path,
 
 def test_another_table_of_the_same_name_is_another_template(project, tmp_path):
     given = ["template.method=file", written(tmp_path / "t.parquet", columns_of())]
-    before = model_settings(load_config(project / "tiny.yaml", given))
+    before = method_settings(load_config(project / "tiny.yaml", given))
     written(tmp_path / "t.parquet", columns_of(seed=2))
-    assert model_settings(load_config(project / "tiny.yaml", given)) != before
+    assert method_settings(load_config(project / "tiny.yaml", given)) != before
 
 
 @pytest.mark.parametrize(
@@ -357,7 +358,7 @@ RETURN = "return plan.template(mean + self.scale * (parents.x[plan.row] - mean))
         ),
         (
             RETURN,
-            "import dataclasses; return dataclasses.replace(plan.template(parents.x[plan.row]), parent_id=plan.root * 0)",
+            "import dataclasses as d; return d.replace(plan.template(parents.x[plan.row]), parent_id=plan.root * 0)",
             "other parents than those of the plan",
         ),
         (RETURN, "return plan.template(parents.z)", "'Parents' object has no attribute 'z'"),

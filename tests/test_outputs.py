@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
+import re
+import shutil
 import sys
 from collections import Counter, defaultdict
 
@@ -27,7 +31,8 @@ from drapes_hep.events.outputs import CheckedProcessor, Wanted, json_form
 from drapes_hep.events.readers import read, scan
 from drapes_hep.events.running import run
 from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
-from drapes_hep.files import read_json
+from drapes_hep.files import file_hash, read_json
+from drapes_hep.progress import Reporter
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.skim import skim
@@ -300,16 +305,117 @@ class Mine(load_processor("processors/dijets.py:Dijets")):
 """
 
 
-@pytest.mark.xfail(strict=True, reason="stage keys do not follow the files that a processor reads yet")
 def test_an_edited_golden_json_reruns_the_skim(project):
     (project / "mine.py").write_text(GOLDEN.replace("Path(__file__)", f"Path({str(project / 'mine.py')!r})"))
     counts = []
     for lowest in (0, 100):
         (project / "golden.json").write_text(json.dumps(lowest))
-        skim(context_of(project))
+        skim(context_of(project, "blind=false"))
         flow = read_json(project / "run" / "skim" / "skim.json")["cutflow"]
         counts.append({step["name"]: step["events"] for step in flow}["golden_json"])
     assert counts == [600, 500]
+
+
+DECLARED = GOLDEN.replace("    def golden", '    reads = ["golden.json"]\n\n    def golden', 1)
+
+
+def selected(project, *changes) -> str:
+    """Select events of a project; returns what is said."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        skim(context_of(project, *changes, reporter=Reporter()))
+    return said.getvalue()
+
+
+def write_golden(project, source, lowest):
+    (project / "mine.py").write_text(source.replace("Path(__file__)", f"Path({str(project / 'mine.py')!r})"))
+    (project / "golden.json").write_text(json.dumps(lowest))
+
+
+def test_a_file_that_is_not_declared_is_said_once_and_kept_in_the_stamp(project):
+    write_golden(project, GOLDEN, 0)
+    place = str(project / "golden.json")
+    lines = [line for line in selected(project).splitlines() if "golden" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"skim: the processor reads {place} and does not declare it")
+    assert 'reads = ["golden.json"]' in lines[0]
+    assert read_json(project / "run" / "stages" / "skim.json")["opened"] == {place: file_hash(place)}
+    named = read_json(project / "run" / "manifest.json")["processor"]
+    assert (named["reads"], named["opened"]) == ({}, {place: file_hash(place)})
+    assert "skim: done before" in selected(project)
+    (project / "golden.json").write_text("100")
+    assert f"skim: runs again, as {place}, which the processor reads, has changed" in selected(project)
+
+
+def test_a_declared_file_is_part_of_the_key_and_not_said(project):
+    write_golden(project, DECLARED, 0)
+    place = str(project / "golden.json")
+    assert "golden" not in selected(project)
+    stamp = read_json(project / "run" / "stages" / "skim.json")
+    assert stamp["opened"] == {}
+    assert stamp["other"]["processor's files"] == {"golden.json": file_hash(place)}
+    assert read_json(project / "run" / "manifest.json")["processor"]["reads"] == {place: file_hash(place)}
+    assert "skim: done before" in selected(project)
+    (project / "golden.json").write_text("100")
+    assert "skim: runs again, as golden.json, which the processor reads, was changed" in selected(project)
+
+
+def test_a_project_with_a_declared_file_may_move(project, tmp_path_factory, monkeypatch):
+    source = DECLARED.replace("Path(__file__).with_name", "Path")
+    write_golden(project, source, 0)
+    monkeypatch.chdir(project)
+    selected(project)
+    other = tmp_path_factory.mktemp("moved") / "project"
+    shutil.copytree(project, other, symlinks=True)
+    monkeypatch.chdir(other)
+    assert "skim: done before" in selected(other)
+
+
+def test_a_helper_of_a_processor_is_part_of_the_key(project, monkeypatch):
+    monkeypatch.syspath_prepend(project)
+    (project / "helper_of_mine.py").write_text("LOWEST = 0\n")
+    lowest = "        lowest = helper_of_mine.LOWEST\n"
+    source = re.sub("        lowest = .*\n", lowest, GOLDEN).replace("import json", "import helper_of_mine")
+    (project / "mine.py").write_text(source)
+    assert "declare" not in selected(project)
+    assert "skim: done before" in selected(project)
+    (project / "helper_of_mine.py").write_text("LOWEST = 100\n")
+    assert f"as {project / 'helper_of_mine.py'}, which the processor reads, has changed" in selected(project)
+
+
+@pytest.mark.parametrize(
+    ("reads", "said"),
+    [
+        ("'golden.json'", "reads is no list of files, such as reads = ['golden.json']"),
+        ("[3]", "reads holds 3, which names no file"),
+        ("['golden.jsn']", "reads golden.jsn, but there is no such file; looked in "),
+    ],
+)
+def test_what_cannot_be_read_is_refused(project, reads, said):
+    write_golden(project, DECLARED.replace('["golden.json"]', reads), 0)
+    assert f"processor 'mine.py:Mine': {said}" in message(lambda: skim(context_of(project)))
+
+
+def test_files_of_another_processor_of_the_process_do_not_count(project, tmp_path_factory):
+    write_golden(project, GOLDEN, 0)
+    selected(project)
+    other = tmp_path_factory.mktemp("other")
+    (other / "events.h5").symlink_to(project / "events.h5")
+    (other / "search.yaml").write_text(
+        yaml.safe_dump({**SEARCH, "processor": str(ROOT / "processors" / "dijets.py:Dijets")})
+    )
+    selected(other)
+    assert read_json(other / "run" / "stages" / "skim.json")["opened"] == {}
+
+
+@pytest.mark.parametrize(
+    "change", ["name=other", "data.layout=LAYOUT", "data.chunksize=250", "seed=7", "plots.label=Words"]
+)
+def test_what_is_spelled_otherwise_or_decides_nothing_reruns_nothing(project, change):
+    write_golden(project, SUBCLASS, 0)
+    selected(project)
+    layout = read_json(project / "run" / "stages" / "skim.json")["other"]["data.layout"]
+    assert "skim: done before" in selected(project, change.replace("LAYOUT", layout))
 
 
 # ---- merging ---------------------------------------------------------------------------------------------------------

@@ -595,16 +595,29 @@ def test_provenance_names_what_made_the_stages(page):
         assert words in page
 
 
+def test_provenance_names_the_files_that_the_processor_reads(small, no_pictures):
+    manifest = json.loads((small / "manifest.json").read_text())
+    manifest["processor"] |= {"reads": {"/a/golden.json": "12" * 32}, "opened": {"/a/b": None, "/a/jes": "34" * 32}}
+    _json(small / "manifest.json", manifest)
+    html = write_report(small).read_text(encoding="utf-8")
+    opened = f"/a/b (absent; not declared); /a/jes (SHA-256 {'34' * 32}; not declared)"
+    assert f"/a/golden.json (SHA-256 {'12' * 32}); {opened}" in html
+
+
 def test_provenance_tells_stages_of_different_code_apart(small, no_pictures):
     manifest = json.loads((small / "manifest.json").read_text())
     manifest["stages"]["hunt"] |= {"code": "cd" * 32, "git": {"commit": "fedc", "clean": False}}
     manifest["stages"]["train.9000-9400"] = {"seconds": 1.0, "peak_memory_mib": 1.0, "code": "ef" * 32}
     _json(small / "manifest.json", manifest)
+    for name, state in (("skim", "1"), ("hunt", "2")):
+        stamp = {key: {} for key in ("config", "other", "recorded", "reads", "files", "opened")}
+        modules = {"drapes_hep/rng.py": "0", "drapes_hep/mass.py": state}
+        _json(small / "stages" / f"{name}.json", {**stamp, "version": 2, "key": "", "modules": modules})
     html = write_report(small).read_text(encoding="utf-8")
     assert f"{'cd' * 32} (hunt)" in html
     assert f"{'ab' * 32} (skim, train.3300-3700, generate.3300-3700, classify.3300-3700)" in html
     assert "The code had uncommitted changes when hunt was run." in html
-    assert "Not all stages were run by the same code" in html
+    assert "Not all stages were run by the same code: drapes_hep/mass.py changed between them." in html
     # of a window that is not among the results
     assert "9000-9400" not in html
     assert "ef" * 32 not in html.replace("/project/mine.py (SHA-256 " + "ef" * 32, "")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from drapes_hep import stamps as stamp_module
 from drapes_hep.errors import FitError, RunDirectoryError
+from drapes_hep.files import content_hash, file_hash, read_json, write_json
+from drapes_hep.keys import first_difference
 from drapes_hep.progress import Reporter
 from drapes_hep.rundir import RunDirectory
-from drapes_hep.stamps import Stage, first_difference, read_stamp, run_stage
+from drapes_hep.stamps import Stage, Written, mixed_modules, read_stamp, run_stage
 
 CONFIG = {
     "data": {"path": "/a"},
@@ -29,9 +32,8 @@ def changed(section: str, value: object) -> dict:
 
 
 def stage(config: dict, name: str = "train.1-2", reads: tuple[Path, ...] = (), **other: object) -> Stage:
-    return Stage(
-        name, config, ("mass", "training", "constituents", "blind", "seed"), lambda: reads, other=other, noted=("data",)
-    )
+    keys = ("mass", "training", "constituents", "blind", "seed")
+    return Stage(name, config, keys, lambda: reads, ("mass",), other=other, recorded=("data",))
 
 
 def done(run: RunDirectory, one: Stage) -> bool:
@@ -100,18 +102,28 @@ def test_other_code_and_unblinding_need_none(run, config, other):
     assert done(run, stage(config, **other))
 
 
+def change_code(monkeypatch, *names: str) -> None:
+    """Let modules of the package be other ones."""
+    before = stamp_module.module_hashes
+
+    def changed(code: tuple) -> dict[str, str]:
+        return {**before(code), **dict.fromkeys(names, "f" * 12)}
+
+    monkeypatch.setattr(stamp_module, "module_hashes", changed)
+    monkeypatch.setattr(stamp_module, "code_hash", lambda *code: content_hash(changed(code).items()))
+
+
 def test_other_code_of_the_package_needs_none(run, monkeypatch, capsys):
-    monkeypatch.setattr(stamp_module, "code_hash", lambda: "f" * 64)
+    change_code(monkeypatch, "drapes_hep/poisson.py")
     one = stage(CONFIG, bins=[1, 2], **SOURCE)
     assert run_stage(run, one, lambda: [run.path / "out"], Reporter())
-    assert "train.1-2: runs again, as it was made by other code" in capsys.readouterr().err.splitlines()
+    assert "train.1-2: runs again, as drapes_hep/poisson.py was changed" in capsys.readouterr().err.splitlines()
 
 
-@pytest.mark.parametrize("name", ["hunt", "study.labels"])
-def test_what_is_quickly_made_again_needs_none(tmp_path, name):
+def test_what_is_quickly_made_again_needs_none(tmp_path):
     run = RunDirectory(tmp_path / "run")
-    done(run, stage(CONFIG, name))
-    assert done(run, stage(changed("seed", 2), name))
+    done(run, replace(stage(CONFIG), cheap=True))
+    assert done(run, replace(stage(changed("seed", 2)), cheap=True))
 
 
 def test_an_unfinished_stage_needs_none(run):
@@ -157,7 +169,8 @@ def test_a_stage_that_refused_its_configuration_needs_no_leave(tmp_path):
 
 def processed(name: str, source: str) -> Stage:
     config = {**CONFIG, "processor": name}
-    return Stage("skim", config, ("processor",), lambda: (), other={"processor's source": [source]})
+    other = {"processor's class": name.rpartition(":")[2], "processor's source": [source]}
+    return Stage("skim", config, (), lambda: (), ("mass",), other=other, recorded=("processor",))
 
 
 @pytest.mark.parametrize(
@@ -193,6 +206,43 @@ def test_files_named_otherwise_need_leave_if_they_hold_other_bytes(tmp_path):
         done(run, stage(changed("data", {"path": "/c"}), reads=(second,)))
     # a file that was written again at its place is not another configuration
     assert done(run, stage(moved, reads=(second,)))
+
+
+def test_a_stamp_of_an_older_release_is_said_to_be_one(run, capsys):
+    stamp = read_json(run.stamp("train.1-2"))
+    old = {key: value for key, value in stamp.items() if key not in {"version", "modules", "opened", "recorded"}}
+    write_json(run.stamp("train.1-2"), {**old, "key": "0" * 64, "noted": stamp["recorded"]})
+    earlier = stage(CONFIG, bins=[1, 2], **SOURCE)
+    later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("mass",), after=(earlier,))
+    with pytest.raises(RunDirectoryError, match=r"stamp of train.1-2 is an older release.s; run `drapes train` again"):
+        done(run, later)
+    with pytest.raises(RunDirectoryError, match=r"made with training.epochs 3, the configuration says 4"):
+        done(run, stage(changed("training", {"epochs": 4}), bins=[1, 2], **SOURCE))
+    assert run_stage(run, earlier, lambda: [run.path / "out"], Reporter())
+    assert "train.1-2: runs again, as its stamp is an older release's" in capsys.readouterr().err.splitlines()
+    assert not done(run, earlier)
+
+
+def test_a_later_stage_refuses_what_rests_on_a_file_that_has_changed(tmp_path):
+    run, file = RunDirectory(tmp_path / "run"), tmp_path / "golden.json"
+    file.write_text("1")
+    first = stage(CONFIG, "skim")
+    written = Written([], {str(file): file_hash(file)})
+    assert run_stage(run, first, lambda: written, Reporter(quiet=True))
+    later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("mass",), after=(first,))
+    assert done(run, later)
+    file.write_text("2")
+    with pytest.raises(RunDirectoryError, match=r"golden.json: changed since the processor read it in skim; run"):
+        done(run, later)
+
+
+def test_modules_that_differ_between_stages_are_named(tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path / "run")
+    done(run, stage(CONFIG, "train.1-2"))
+    assert mixed_modules(run, ["train.1-2"]) == ()
+    change_code(monkeypatch, "drapes_hep/poisson.py")
+    done(run, stage(CONFIG, "train.2-3"))
+    assert mixed_modules(run, ["train.1-2", "train.2-3", "hunt"]) == ("drapes_hep/poisson.py",)
 
 
 def test_a_section_that_is_left_out_is_a_difference():

@@ -43,7 +43,8 @@ from drapes_hep.studies.measures import MEASURES, REJECTIONS
 from drapes_hep.studies.running import make_sample, run_trials
 from drapes_hep.studies.sample import draw_data, load_sample, study_window
 from drapes_hep.studies.study import find_studies, load_study, run_study
-from drapes_hep.studies.trials import REFERENCES, Bench, SampleKeys, Trial, model_key, trial_key
+from drapes_hep.studies.trial_keys import trial_key
+from drapes_hep.studies.trials import REFERENCES, Bench, SampleKeys, Trial, model_key
 from drapes_hep.templates.window_models import load_window_model
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -395,7 +396,7 @@ def test_code_that_changes_on_the_way_stops_the_study(context, monkeypatch):
     from drapes_hep.studies import running
 
     codes = iter(["now", "then", "then"])
-    monkeypatch.setattr(running, "code_hash", lambda: next(codes))
+    monkeypatch.setattr(running, "code_hash", lambda *_: next(codes))
     with pytest.raises(DrapesError, match="code changed while the study ran"):
         run_trials([trial(injected(context.config, 60), "idealised")], context)
 

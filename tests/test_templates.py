@@ -30,7 +30,8 @@ from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import skim
 from drapes_hep.templates.drapes import levels, make_template
 from drapes_hep.templates.methods import SampleTask
-from drapes_hep.templates.model import CLOSURE, BackgroundModel
+from drapes_hep.templates.model import BackgroundModel
+from drapes_hep.templates.parts import CLOSURE
 from drapes_hep.templates.plan import Parents, copies_of, starts
 from drapes_hep.templates.recipes import RECIPES
 

@@ -102,7 +102,8 @@ def fuzz(target: str, bases: tuple[str, ...], campaign: Campaign, seconds: float
 
 
 def _keys() -> list[str]:
-    from drapes_hep.config import Config, section_of
+    from drapes_hep.config import Config
+    from drapes_hep.keys import section_of
 
     out = []
     for name, info in Config.model_fields.items():

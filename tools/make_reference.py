@@ -23,10 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from drapes_hep.cli import app  # noqa: E402
-from drapes_hep.config import Config, schema, section_of  # noqa: E402
+from drapes_hep.config import Config, schema  # noqa: E402
 from drapes_hep.events.features import FEATURES  # noqa: E402
 from drapes_hep.events.inspection import inspection_schema  # noqa: E402
 from drapes_hep.events.layouts import LAYOUTS  # noqa: E402
+from drapes_hep.keys import section_of  # noqa: E402
 from drapes_hep.results import results_schema  # noqa: E402
 
 HEAD = """# Reference

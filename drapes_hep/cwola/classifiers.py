@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from drapes_hep.config import ON_CONSTITUENTS
 from drapes_hep.errors import ConfigError, FitError, UsersCode, counted, reason_of, told
 from drapes_hep.events.loading import is_users, source_hashes
 from drapes_hep.rng import event_uniforms, stage_seed
@@ -409,6 +408,13 @@ def _guarded(
     return make
 
 
+_ON_CONSTITUENTS = {
+    "constituents": "drapes_hep.cwola.set_classifiers:ConstituentTransformer",
+    "full_phase_space": "drapes_hep.cwola.set_classifiers:DijetTransformer",
+}
+"""By name, as they import torch, which takes seconds."""
+
+
 def find_classifier(name: str) -> type[Any]:
     """Find a classifier's class by its name in the configuration.
 
@@ -429,8 +435,7 @@ def find_classifier(name: str) -> type[Any]:
     known: dict[str, type[Any]] = {"trees": Trees, "mlp": Mlp}
     if name in known:
         return known[name]
-    # by name, as they import torch, which takes seconds
-    name = ON_CONSTITUENTS.get(name, name)
+    name = _ON_CONSTITUENTS.get(name, name)
     module, _, attribute = name.partition(":")
     with UsersCode(lambda error: ConfigError(f"cwola.classifier {name}: {reason_of(error)}")):
         found = getattr(importlib.import_module(module), attribute)

@@ -14,14 +14,28 @@ import stat
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from drapes_hep.files import file_hash
 
-__all__ = ["Grounds", "current", "grounds_of", "holds", "unwatched", "watched"]
+__all__ = [
+    "CHANGED",
+    "Grounds",
+    "Opened",
+    "changed",
+    "current",
+    "grounds_of",
+    "holds",
+    "is_users_file",
+    "opened",
+    "unwatched",
+    "watched",
+]
 
 Grounds = Mapping[str, str | None]
 """SHA-256 of files by absolute path; None for a file that was looked for in vain."""
@@ -58,12 +72,15 @@ _LOADED_BY_PATH = "_drapes_processor_"
 
 _THREAD = threading.local()
 _opened: dict[str, set[_Version]] = {}
+_openers: dict[str, set[str]] = {}
+"""Names of the modules whose code opened a file, by path."""
 _modules: dict[str, tuple[Any, str, _Version]] = {}
 _unclear: set[str] = set()
 
 
 @functools.lru_cache(None)
-def _is_users(path: str) -> bool:
+def is_users_file(path: str) -> bool:
+    """Whether a file is the user's: neither of this package nor installed."""
     place = os.path.realpath(path)
     if {"site-packages", "dist-packages"} & set(Path(place).parts):
         return False
@@ -89,7 +106,7 @@ def _by_import() -> bool:
         file = frame.f_code.co_filename
         if file.startswith("<frozen importlib") or f"{os.sep}importlib{os.sep}" in file:
             return True
-        if frame.f_globals.get("__name__") == __name__ or (Path(file).is_absolute() and _is_users(file)):
+        if frame.f_globals.get("__name__") == __name__ or (Path(file).is_absolute() and is_users_file(file)):
             return False
         frame = frame.f_back  # type: ignore[assignment]  # the last one has none
     return False
@@ -115,8 +132,21 @@ def _note_open(name: object, _: object, flags: int) -> None:
         regular = stat.S_ISREG(Path(path).stat().st_mode)
     except OSError:
         regular = True  # looked for in vain: it may be there the next time
-    if regular and path not in _THREAD.apart and _is_users(path):
+    if regular and path not in _THREAD.apart and is_users_file(path):
         _opened.setdefault(path, set()).add(_version(path))
+        _openers.setdefault(path, set()).add(_at_work())
+
+
+def _at_work() -> str:
+    """Return the user's module whose code, or a library that it calls, runs just now."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        name, file = str(frame.f_globals.get("__name__")), frame.f_code.co_filename
+        # a class that travels by value keeps its module's name, and not always its file
+        if name == "__main__" or name.startswith(_LOADED_BY_PATH) or (Path(file).is_absolute() and is_users_file(file)):
+            return name
+        frame = frame.f_back
+    return ""
 
 
 @functools.cache
@@ -156,7 +186,7 @@ def unwatched() -> Iterator[None]:
 def _note_modules() -> None:
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or not _is_users(file):
+        if not isinstance(file, str) or not is_users_file(file):
             continue
         if name not in _modules or _modules[name][0] is not module:
             path = _absolute(file)
@@ -194,6 +224,54 @@ def current() -> Grounds | None:
         return None
 
 
+@dataclass(frozen=True)
+class Opened:
+    """Files that users' code has opened, whatever else its results may rest on.
+
+    Attributes
+    ----------
+    files : mapping of str to str
+        SHA-256 by absolute path; None for a file that was not there, :data:`CHANGED` for one that is no longer what it
+        was then.
+    modules : mapping of str to tuple of str
+        By path, the modules whose code has opened it: a process may have run more than one processor.
+    """
+
+    files: Grounds = field(default_factory=dict)
+    modules: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+    def by(self, modules: Collection[str]) -> dict[str, str | None]:
+        """Return the files that code of some modules has opened."""
+        return {path: state for path, state in self.files.items() if set(self.modules[path]) & set(modules)}
+
+    def __or__(self, other: Opened) -> Opened:
+        # two processes that met two states of a file: none of them is the state of all results
+        files = {
+            path: state if self.files.get(path, state) == state else CHANGED for path, state in other.files.items()
+        }
+        names = {path: sorted({*self.modules.get(path, ()), *more}) for path, more in other.modules.items()}
+        return Opened({**self.files, **files}, {**self.modules, **names})
+
+
+def opened() -> Opened:
+    """Return what users' code of this process has opened."""
+    files = {path: _state(path, set(seen)) for path, seen in _opened.items()}
+    return Opened(files, {path: sorted(_openers.get(path, ())) for path in files})
+
+
+def _state(path: str, seen: set[_Version]) -> str | None:
+    if seen != {_version(path)}:
+        return CHANGED
+    try:
+        return None if None in seen else _hash_of(path, *seen)
+    except OSError:
+        return CHANGED
+
+
+CHANGED = "changed while it was read"
+"""In place of a hash; no later state of the file is that."""
+
+
 def grounds_of(*parts: Grounds | None) -> Grounds | None:
     """Join what several processes have read; None where one cannot tell, or two differ."""
     joined: dict[str, str | None] = {}
@@ -204,13 +282,15 @@ def grounds_of(*parts: Grounds | None) -> Grounds | None:
     return joined
 
 
+def changed(grounds: Mapping[str, str | None]) -> list[str]:
+    """Return the files that are not what they were when a result was made of them."""
+    return [path for path, then in grounds.items() if _now(path) != then]
+
+
+def _now(path: str) -> str | None:
+    return _state(path, {_version(path)})
+
+
 def holds(grounds: object) -> bool:
     """Whether all files are what they were when a result was made of them."""
-    if not isinstance(grounds, dict):
-        return False
-    try:
-        return all(
-            (None if (now := _version(path)) is None else _hash_of(path, now)) == then for path, then in grounds.items()
-        )
-    except (OSError, TypeError):
-        return False
+    return isinstance(grounds, dict) and not changed(grounds)

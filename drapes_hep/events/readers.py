@@ -73,8 +73,8 @@ class EventReader(Protocol):
 
 def _readers() -> tuple[EventReader, ...]:
     from drapes_hep.events.hdf5 import Hdf5Reader
+    from drapes_hep.events.parquet import ParquetReader
     from drapes_hep.events.root import RootReader
-    from drapes_hep.events.skims import ParquetReader
 
     return (RootReader(), Hdf5Reader(), ParquetReader())
 

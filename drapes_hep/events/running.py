@@ -33,7 +33,7 @@ from drapes_hep.events.checks import BadValuesError, row_ids
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, split, states_ids
 from drapes_hep.events.dispatch import Lost, Raised, dispatch
 from drapes_hep.events.failures import FailedFilesError, Failure, join_failures
-from drapes_hep.events.grounds import Grounds, current, grounds_of, watched
+from drapes_hep.events.grounds import Grounds, Opened, current, grounds_of, opened, watched
 from drapes_hep.events.opened import share_files
 from drapes_hep.events.readers import no_events, read, read_columns, scan, shared_identities
 from drapes_hep.events.schema import IDENTITY_FIELDS
@@ -83,6 +83,8 @@ class RunReport:
         Wall time, scan included.
     clipped_masses : int
         Jets and constituents whose mass was a rounding error below zero and was set to zero.
+    opened : Opened
+        Files that users' code has opened; known where results are stored.
     """
 
     requested: int
@@ -91,6 +93,7 @@ class RunReport:
     files: tuple[FileReport, ...]
     seconds: float
     clipped_masses: int
+    opened: Opened = dataclasses.field(default_factory=Opened)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ class _Result:
     """Whether the error came up while the chunk was read, not while it was processed."""
     grounds: Grounds | None = None
     """What else the processor has read; None where that cannot be told."""
+    opened: Opened = dataclasses.field(default_factory=Opened)
+    """The files among it, in any case."""
 
     def __add__(self, other: object) -> _Result:
         raise LostEventsError("a chunk was processed twice")
@@ -251,7 +256,7 @@ def _work(pickled: bytes, chunk: EventChunk) -> _Result:
     try:
         with watched(chunk.path):
             result = _process(events, payload.processor, chunk)
-        return dataclasses.replace(result, grounds=current()) if payload.storing else result
+        return dataclasses.replace(result, grounds=current(), opened=opened()) if payload.storing else result
     except DrapesError as error:
         return _Result(error=error)
 
@@ -305,6 +310,7 @@ class _Merged:
         self.processed: dict[EventChunk, int] = {}
         self.failed: list[tuple[EventChunk, InputError]] = []
         self.clipped_masses = 0
+        self.opened = Opened()
         self._chunks, self._name, self._next, self._count = chunks, name, 0, 0
         self._waiting: dict[int, Outcome] = {}
         self._histograms: dict[str, frozenset[str]] = {}
@@ -338,6 +344,7 @@ class _Merged:
         else:
             self.processed[chunk] = outcome.entries
             self.clipped_masses += outcome.clipped_masses
+            self.opened |= outcome.opened
             if not self.failed:
                 self._add(chunk, outcome)
 
@@ -539,7 +546,7 @@ def _execute(
                     # the processor was loaded here, and it may have read files then
                     grounds = grounds_of(current(), outcome.grounds)
                     if grounds is not None:
-                        store.save(chunks[index], {name: getattr(outcome, name) for name in _STORED}, grounds)
+                        store.save(chunks[index], _to_store(outcome), grounds)
                 merged.take(index, outcome)
                 done += 1
                 update(done)
@@ -547,17 +554,25 @@ def _execute(
             if here:
                 share_files(False)
     merged.finish()
+    if store is not None:
+        # the processor was loaded and made here
+        merged.opened |= opened()
     return merged
 
 
-_STORED = ("entries", "out", "event_ids", "clipped_masses")
+def _to_store(result: _Result) -> dict[str, Any]:
+    fields = {name: getattr(result, name) for name in _STORED if name != "opened"}
+    return {**fields, "opened": {name: dict(one) for name, one in vars(result.opened).items()}}
+
+
+_STORED = ("entries", "out", "event_ids", "clipped_masses", "opened")
 
 
 def _stored(store: ChunkStore, chunk: EventChunk) -> _Result | None:
     found = store.load(chunk)
     if found is None or set(found) != set(_STORED) or found["entries"] != len(chunk):
         return None
-    return _Result(**found)
+    return _Result(**{**found, "opened": Opened(**found["opened"])})
 
 
 def _report(requested: Iterable[_Requested], merged: _Merged, seconds: float) -> RunReport:
@@ -577,4 +592,5 @@ def _report(requested: Iterable[_Requested], merged: _Merged, seconds: float) ->
         files=files,
         seconds=seconds,
         clipped_masses=merged.clipped_masses,
+        opened=merged.opened,
     )

@@ -12,6 +12,7 @@ from drapes_hep.errors import counted
 from drapes_hep.report.inputs import RunFiles
 from drapes_hep.report.values import fit_p, quality_points
 from drapes_hep.report.words import cut
+from drapes_hep.stamps import mixed_modules
 
 __all__ = ["checks"]
 
@@ -81,8 +82,10 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     if dirty:
         which = "this" if len(dirty) == len(run.stages) else ", ".join(dirty)
         out.append(f"The code had uncommitted changes when {which} {'were' if ',' in which else 'was'} run.")
-    if len(run.made_by("code")) > 1:
-        out.append("Not all stages were run by the same code; see the provenance.")
+    mixed = mixed_modules(run.directory, list(run.stages))
+    if mixed:
+        shown = ", ".join(mixed[:3]) + (" and others" if len(mixed) > 3 else "")
+        out.append(f"Not all stages were run by the same code: {shown} changed between them.")
     return out
 
 

@@ -309,6 +309,7 @@ def provenance(run: RunFiles) -> list[tuple[str, Any]]:
         ("seeds", seeds),
         ("blind", "yes" if run.blind else "no"),
         ("processor", _processor(run.manifest.get("processor") or {})),
+        ("files that the processor reads", _read_files(run.manifest.get("processor") or {})),
         ("git", _by_stage(run, "git", _git, "not run from a checkout")),
         ("code hash", _by_stage(run, "code", str)),
         ("platform", _by_stage(run, "platform", str)),
@@ -322,6 +323,15 @@ def _git(state: Mapping[str, Any]) -> str:
 def _processor(named: Mapping[str, Any]) -> Markup:
     files = [f"{path} (SHA-256 {digest})" for path, digest in (named.get("files") or {}).items()]
     return escape("; ".join([str(named["class"]), *files])) if "class" in named else null()
+
+
+def _read_files(named: Mapping[str, Any]) -> Markup:
+    files = [f"{path} (SHA-256 {digest})" for path, digest in (named.get("reads") or {}).items()]
+    files += [
+        f"{path} ({f'SHA-256 {digest}' if digest else 'absent'}; not declared)"
+        for path, digest in (named.get("opened") or {}).items()
+    ]
+    return escape("; ".join(files)) if files else null("none")
 
 
 def _by_stage(run: RunFiles, what: str, text: Callable[[Any], str], absent: str = "") -> Markup:

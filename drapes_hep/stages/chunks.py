@@ -22,7 +22,7 @@ from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rundir import RunDirectory, open_run
 from drapes_hep.stamps import check_current
 from drapes_hep.templates.methods import BackgroundMethod, SampleTask
-from drapes_hep.templates.model import split_sidebands
+from drapes_hep.templates.parts import split_sidebands
 from drapes_hep.templates.plan import Parents, Pool, Template, plan_chunk
 from drapes_hep.templates.registry import method_of
 from drapes_hep.templates.window_models import load_window_model, model_files, sample_template

@@ -15,6 +15,7 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.config import keys_of
 from drapes_hep.cwola.classifiers import Trees, find_classifier, load_classifier, reads_of
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
@@ -26,10 +27,12 @@ from drapes_hep.files import write_json
 from drapes_hep.metrics import Estimate, Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
-from drapes_hep.stages.context import Context, feature_matrix
-from drapes_hep.stages.model import generate_stage, pseudo_window
+from drapes_hep.stages.context import Context
+from drapes_hep.stages.derived import pseudo_window
+from drapes_hep.stages.model import generate_stage
+from drapes_hep.stages.tables import feature_matrix
 from drapes_hep.stamps import Stage, run_stage
-from drapes_hep.templates.model import CLOSURE
+from drapes_hep.templates.parts import CLOSURE
 
 __all__ = ["classify", "classify_stage", "quality_stage", "sample_of", "truth_metrics"]
 
@@ -84,9 +87,11 @@ def classify_stage(context: Context, window: Window) -> Stage:
     return Stage(
         f"classify.{window.name}",
         config.model_dump(mode="json"),
-        ("cwola", "constituents", "features", "seed", "mass.range", "template.method"),
+        keys_of("classify"),
         lambda: reads,
+        ("stages.classify",),
         other={"classifier's source": sources, "classifier's features": config.classifier_features},
+        recorded=("cwola.features",),
         after=(generate_stage(context, window),),
     )
 
@@ -103,8 +108,9 @@ def quality_stage(context: Context, window: Window) -> Stage:
     return Stage(
         f"quality.{window.name}",
         config.model_dump(mode="json"),
-        ("cwola.folds", "features", "seed", "template.method"),
+        keys_of("quality"),
         lambda: reads,
+        ("stages.classify",),
         other={"pseudo-window": pseudo, "hidden windows": [list(edges) for edges in context.hidden]},
         after=(classify_stage(context, window),),
     )

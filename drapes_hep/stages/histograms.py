@@ -29,7 +29,8 @@ from drapes_hep.events.features import check_features
 from drapes_hep.events.skims import Skim
 from drapes_hep.files import atomic_path, content_hash, write_bytes
 from drapes_hep.regions import Window
-from drapes_hep.stages.context import Context, load_events, read_record
+from drapes_hep.stages.context import Context
+from drapes_hep.stages.tables import load_events, read_record
 
 __all__ = ["by_category", "export_key", "write_histograms"]
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from drapes_hep.bumphunt.expectation import WindowHunt, hunt_window
 from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, set_overlaps
 from drapes_hep.bumphunt.toys import GlobalSignificance, background_model, global_significance
+from drapes_hep.config import keys_of
 from drapes_hep.errors import DrapesError, FitError
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import write_json
@@ -20,12 +21,13 @@ from drapes_hep.regions import Window
 from drapes_hep.results import global_record, results_record, window_record
 from drapes_hep.rng import stage_seed
 from drapes_hep.rundir import RunDirectory
+from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import quality_stage
-from drapes_hep.stages.context import Context, read_record, unweighted
+from drapes_hep.stages.context import Context
 from drapes_hep.stages.histograms import write_histograms
-from drapes_hep.stages.model import mass_edges
+from drapes_hep.stages.tables import read_record, unweighted
 from drapes_hep.stamps import Stage, run_stage
-from drapes_hep.templates.model import CLOSURE
+from drapes_hep.templates.parts import CLOSURE
 
 __all__ = ["hunt", "hunt_stage"]
 
@@ -45,16 +47,18 @@ def hunt_stage(context: Context, windows: Sequence[Window]) -> Stage:
     return Stage(
         "hunt",
         config,
-        ("hunt", "mass", "blind", "seed", "features", "template", "training"),
+        keys_of("hunt"),
         lambda: reads,
+        ("stages.hunt",),
         other={
             "windows": [[window.lo, window.hi] for window in windows],
             "search": [[window.lo, window.hi] for window in context.windows],
             "mass bins": mass_edges(context).tolist(),
         },
         # all that stands before it was checked against this configuration; where the data lie is the skim's to say
-        noted=tuple(name for name in config if name != "data"),
+        recorded=tuple(name for name in config if name != "data"),
         after=tuple(quality_stage(context, window) for window in windows),
+        cheap=True,
     )
 
 

@@ -11,22 +11,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.code_keys import code_hash
+from drapes_hep.config import keys_of
 from drapes_hep.cwola.folds import assign_folds, check_folds
 from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import FitError, RunDirectoryError, counted
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
-from drapes_hep.mass import SpectrumFit, spectrum_edges
+from drapes_hep.keys import part_of
+from drapes_hep.mass import SpectrumFit
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
-from drapes_hep.stages.context import Context, load_parents, unweighted
-from drapes_hep.stages.simulation import needs_simulation, simulation_stage
+from drapes_hep.stages.bins import mass_edges
+from drapes_hep.stages.context import Context
+from drapes_hep.stages.derived import needs_simulation, pseudo_window
+from drapes_hep.stages.parents import load_parents
+from drapes_hep.stages.simulation import simulation_stage
 from drapes_hep.stages.skim import skim_stage
-from drapes_hep.stamps import Stage, code_hash, run_stage
+from drapes_hep.stages.tables import unweighted
+from drapes_hep.stamps import Stage, run_stage
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
-from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, split_sidebands
+from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
 from drapes_hep.templates.plan import Parents, Planned, Pool, fit_masses, plan_closure, plan_region
-from drapes_hep.templates.registry import method_of, model_settings
+from drapes_hep.templates.registry import method_of, method_settings
 from drapes_hep.templates.window_models import (
     checkpoints,
     fit_window_model,
@@ -38,7 +45,7 @@ from drapes_hep.templates.window_models import (
     unfinished,
 )
 
-__all__ = ["generate", "generate_stage", "mass_edges", "pseudo_window", "train", "train_stage"]
+__all__ = ["generate", "generate_stage", "train", "train_stage"]
 
 _SILENCE = 60.0
 """Seconds that a training may take without a word."""
@@ -48,26 +55,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
-def mass_edges(context: Context) -> npt.NDArray[np.float64]:
-    """Give the bins of the search, GeV."""
-    config = context.config
-    return spectrum_edges(config.mass.range, config.mass.bin_width, context.windows)
-
-
-def pseudo_window(context: Context, window: Window) -> tuple[float, float] | None:
-    """Give the pseudo-window of a window: as wide, in the nearest place with sidebands around, or None.
-
-    It lies half a width above the window, or below where the range ends.
-    """
-    which = context.config.training.pseudo_window
-    if which == "none" or (which == "one" and window != context.windows[len(context.windows) // 2]):
-        return None
-    width = window.hi - window.lo
-    above = (window.hi + 0.5 * width, window.hi + 1.5 * width)
-    below = (window.lo - 1.5 * width, window.lo - 0.5 * width)
-    if above[1] + 0.5 * width <= window.range_hi:
-        return above
-    return below if below[0] - 0.5 * width >= window.range_lo else None
+_TRAINING = ("stages.model",)
+"""Where the code of a training begins."""
 
 
 def train_stage(context: Context, window: Window) -> Stage:
@@ -75,12 +64,11 @@ def train_stage(context: Context, window: Window) -> Stage:
     return Stage(
         f"train.{window.name}",
         context.config.model_dump(mode="json"),
-        ("training", "features", "seed", "template.scaling", "mass.range", "data.radius"),
+        keys_of("train"),
         lambda: [context.run.events],
-        other={
-            "pseudo-window": pseudo_window(context, window),
-            "model": model_settings(context.config),
-        },
+        _TRAINING,
+        other={"pseudo-window": pseudo_window(context, window), **method_settings(context.config)},
+        recorded=("training.pseudo_window",),
         after=(skim_stage(context),),
     )
 
@@ -141,10 +129,9 @@ def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: I
 def _stem(context: Context, folder: Path, hidden: list[tuple[float, float]]) -> Path:
     """Return the stem of a training's checkpoints."""
     config = context.config
-    # named by all that the training depends on: a killed run goes on, a changed one starts afresh
-    key = content_hash(
-        [model_settings(config), config.features, config.seed, hidden, file_hash(context.run.events), code_hash()]
-    )
+    part = part_of(config.model_dump(mode="json"), keys_of("train"))
+    # named by all that the training depends on: a killed run resumes, a changed one starts afresh
+    key = content_hash([part, method_settings(config), hidden, file_hash(context.run.events), code_hash(*_TRAINING)])
     return folder.parent / f"{folder.name}.{key[:12]}"
 
 
@@ -224,13 +211,14 @@ def generate_stage(context: Context, window: Window) -> Stage:
     return Stage(
         f"generate.{window.name}",
         context.config.model_dump(mode="json"),
-        ("template", "constituents", "features", "mass", "seed", "data.radius", "data.axes"),
+        keys_of("generate"),
         reads,
+        ("stages.model",),
         other={
             "pseudo-window": pseudo,
             "mass bins": mass_edges(context).tolist(),
             # weights may stay the same where a network is evaluated otherwise
-            "model": model_settings(context.config),
+            **method_settings(context.config),
         },
         after=tuple(after),
     )

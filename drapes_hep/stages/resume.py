@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.code_keys import code_hash
 from drapes_hep.errors import DrapesError, InputError
 from drapes_hep.events.failures import FailedFilesError
 from drapes_hep.events.store import ChunkStore
 from drapes_hep.files import content_hash, write_json
+from drapes_hep.makers import makers
 from drapes_hep.remote import is_url
 from drapes_hep.rundir import RunDirectory
 from drapes_hep.stages.context import Context
-from drapes_hep.stamps import Stage, input_hash, makers
+from drapes_hep.stamps import Stage, input_hash
 
 __all__ = ["check_unchanged", "chunk_store", "discard", "inputs_of", "reported"]
 
@@ -40,12 +42,10 @@ def chunk_store(run: RunDirectory, stage: Stage, paths: Iterable[str], dropped: 
     -------
     ChunkStore
     """
-    made = makers()
     decides = {
-        "config": stage.part(stage.keys),
-        "other": dict(stage.other),
-        "code": made["code"],
-        "versions": made["versions"],
+        **stage.decides(),
+        "code": code_hash(*stage.code),
+        "versions": makers()["versions"],
         "dropped": content_hash([dropped.tolist()]),
     }
     return ChunkStore(run.chunks(stage.name), decides, inputs_of(paths))

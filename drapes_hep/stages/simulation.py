@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 
-from drapes_hep.config import Config
+from drapes_hep.config import Config, keys_of
 from drapes_hep.errors import ConfigError, InputError
 from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.loading import class_sources
 from drapes_hep.events.readers import expand, expand_trees
 from drapes_hep.events.running import scan_fileset
 from drapes_hep.events.skims import write_skim
-from drapes_hep.files import file_hash
 from drapes_hep.remote import fingerprint
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.resume import discard, reported
-from drapes_hep.stages.skim import check_seeds, load_selection, reading_of, run_selection
-from drapes_hep.stamps import Stage, run_stage
-from drapes_hep.templates.registry import origin_of
+from drapes_hep.stages.skim import check_seeds, load_selection, opened_by, processor_of, reading_of, run_selection
+from drapes_hep.stamps import Stage, Written, run_stage
 
-__all__ = ["check_sources", "needs_simulation", "simulation_stage", "skim_simulation"]
-
-
-def needs_simulation(context: Context) -> bool:
-    """Whether the template starts from another simulation."""
-    config = context.config
-    return origin_of(config.template.method, config.folder).source == "simulation"
+__all__ = ["check_sources", "simulation_stage", "skim_simulation"]
 
 
 def check_sources(config: Config) -> list[FileInfo]:
@@ -66,13 +57,15 @@ def _opened(config: Config, paths: list[str], name: str) -> list[FileInfo]:
 def simulation_stage(context: Context) -> Stage:
     """Describe the stage: what decides the simulated events."""
     config = context.config
-    source = config.template.source or ()
+    source, selection = config.template.source or (), load_selection(config)
     return Stage(
         "skim.simulation",
         config.model_dump(mode="json"),
-        ("processor", "selection", "features", "mass.range", "data.radius", "data.axes"),
+        keys_of("simulation"),
         lambda: [*expand(source)],
-        other={"processor's source": [file_hash(path) for path in class_sources(load_selection(config))]},
+        ("stages.simulation", *class_sources(selection)),
+        other=processor_of(config, selection),
+        recorded=("processor", "template.source"),
     )
 
 
@@ -89,20 +82,19 @@ def skim_simulation(context: Context) -> None:
     discard(context.run, stage)
 
 
-def _work(context: Context, stage: Stage) -> list[Path]:
+def _work(context: Context, stage: Stage) -> Written:
     config, directory = context.config, context.run
     paths = expand(config.template.source or ())
     # a study's source is its template's, too
     _opened(config, paths, "study.source" if config.study.source == config.template.source else "template.source")
+    selection = load_selection(config)
     fileset, nothing = {"simulation": {"files": paths}}, np.empty(0, dtype=np.int64)
     with reported(context, stage):
-        output, report, inputs = run_selection(
-            context, fileset, load_selection(config), nothing, _reading(config), stage
-        )
+        output, report, inputs = run_selection(context, fileset, selection, nothing, _reading(config), stage)
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         discard(directory, stage)  # other cuts have other results
         raise ConfigError("template.source: the selection keeps no event of the simulation")
     account = {"requested": report.requested, "processed": report.processed}
-    write_skim(directory.simulation, columns, {"inputs": inputs, "name": config.name, "accounting": account})
-    return [directory.simulation]
+    write_skim(directory.simulation, columns, {"inputs": inputs, "accounting": account})
+    return Written([directory.simulation], opened_by(context, stage, selection, report))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -15,11 +16,13 @@ import hist
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.config import Config
+from drapes_hep.config import Config, keys_of
 from drapes_hep.errors import ConfigError, DrapesError, InputError, UsersCode, counted, reason_of
 from drapes_hep.events.blinding import Blinding, empty_hidden_bins, measures_mjj
 from drapes_hep.events.chunks import FileInfo, Reading
+from drapes_hep.events.declared import declared_files, modules_of, undeclared, warning_of
 from drapes_hep.events.failures import FailedFilesError, Failure
+from drapes_hep.events.grounds import watched
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
 from drapes_hep.events.loading import class_sources, load_processor, processor_folders
 from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators, json_form, needs
@@ -32,7 +35,7 @@ from drapes_hep.remote import is_url, sampled_hash
 from drapes_hep.rundir import note
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.resume import check_unchanged, chunk_store, discard, inputs_of, reported
-from drapes_hep.stamps import Stage, read_stamp, run_stage
+from drapes_hep.stamps import Stage, Written, input_hash, last_record, read_stamp, run_stage
 
 __all__ = [
     "FileCheck",
@@ -42,7 +45,10 @@ __all__ = [
     "examine_files",
     "load_selection",
     "make_processor",
+    "opened_by",
+    "processor_of",
     "reading_of",
+    "reads_of",
     "run_selection",
     "skim",
     "skim_stage",
@@ -56,36 +62,83 @@ def load_selection(config: Config) -> Foreign:
 
 def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None) -> Stage:
     """Describe the stage: what decides the selected events; ``infos`` are the files' if they were opened already."""
-    config = context.config
+    config, selection = context.config, load_selection(context.config)
     truth = [] if config.data.truth is None else [config.data.truth]
+    trees = config.data.path if isinstance(config.data.path, dict) else {}
+
+    @functools.cache
+    def opened() -> Sequence[FileInfo]:
+        return scan_fileset(_fileset(config), reading_of(config)) if infos is None else infos
 
     def reads() -> list[str | Path]:
         paths = expand_trees(config.data.path)
-        found = infos
-        if found is None:
-            # files that are gone are the caller's to complain of
-            there = all(is_url(path) or Path(path).is_file() for path in paths)
-            found = scan_fileset(_fileset(config), reading_of(config)) if there else []
+        # files that are gone are the caller's to complain of
+        whole = all(is_url(path) or Path(path).is_file() for path in paths)
         # labels may lie in a file beside one of these
-        return [*paths, *(one for info in found for one in info.beside), *truth]
+        return [*paths, *(one for info in (opened() if whole else ()) for one in info.beside), *truth]
 
-    trees = config.data.path if isinstance(config.data.path, dict) else {}
     return Stage(
         "skim",
         config.model_dump(mode="json"),
-        (
-            *("name", "signal", "processor", "selection", "features", "mass.range"),
-            *("data.labels", "data.layout", "data.radius", "data.axes"),
-        ),
+        keys_of("skim"),
         reads,
+        ("stages.skim", *class_sources(selection)),
         other={
             "trees": sorted([PurePath(path).name, tree] for path, tree in trees.items()),
+            "data.layout": _layouts(context, infos is not None, opened),
             # the events are the same, their histograms and numbers are not
             "hidden windows": [list(edges) for edges in context.hidden],
-            "processor's source": [file_hash(path) for path in class_sources(load_selection(config))],
+            **processor_of(config, selection),
         },
-        noted=("data",),
+        recorded=("data", "processor"),
     )
+
+
+def _layouts(context: Context, scanned: bool, opened: Callable[[], Sequence[FileInfo]]) -> str:
+    """Return the layouts that the files are read in: ``data.layout``, or what it stands for where it is null."""
+    layout = context.config.data.layout
+    if layout is not None:
+        return layout
+    if not scanned:
+        record = last_record(context.run, "skim")
+        if record is None or record["recorded"].get("data", {}).get("layout") is None:
+            # a later stage opens no file of events: these were found in the files whose hashes the record holds
+            return "" if record is None else str(record["other"].get("data.layout", ""))
+    return ", ".join(sorted({info.layout for info in opened()}))
+
+
+def reads_of(config: Config, selection: Foreign) -> dict[str, str | Path]:
+    """Find the files that a processor declares; raises ConfigError if one is not there."""
+    return declared_files(config.processor, selection, processor_folders(config.folder))
+
+
+def opened_by(context: Context, stage: Stage, selection: Foreign, report: RunReport) -> dict[str, str | None]:
+    """Return what a stage's processor has opened, and declares nowhere; says so in one line."""
+    config = context.config
+    modules = modules_of(selection)
+    seen = {**report.opened.by(modules), **{str(path): file_hash(path) for path in modules.values()}}
+    known = [*stage.reads(), *class_sources(selection), *reads_of(config, selection).values()]
+    files = undeclared(seen, known)
+    line = warning_of(stage.name, files)
+    if line is not None:
+        context.reporter.say(line)
+    return files
+
+
+def processor_of(config: Config, selection: Foreign) -> dict[str, Any]:
+    """Return what a processor is, wherever it lies: its class, its source, and the files that it says it reads.
+
+    Raises
+    ------
+    ConfigError
+        If one of these is not there.
+    """
+    sources = class_sources(selection)
+    return {
+        "processor's class": config.processor.rpartition(":")[2] if sources else config.processor,
+        "processor's source": [file_hash(path) for path in sources],
+        "processor's files": {name: input_hash(place) for name, place in reads_of(config, selection).items()},
+    }
 
 
 def skim(context: Context) -> None:
@@ -101,21 +154,26 @@ def skim(context: Context) -> None:
     sources = class_sources(processor_class)
     opened = examine_files(config)
     if opened.problems:
-        raise _joined(config.name, opened.problems)
+        raise _joined(opened.problems)
     for remark in opened.remarks:
         context.reporter.say(remark)
     stage = skim_stage(context, opened.infos)
     run_stage(directory, stage, lambda: _work(context, stage, processor_class), context.reporter)
     discard(directory, stage)
     context.reporter.say(f"processor: {sources[0] if sources else config.processor}")
-    reads = (read_stamp(directory, "skim") or {}).get("reads", {})
-    found = {
-        "processor": {"class": config.processor, "files": {str(path): file_hash(path) for path in sources}},
-        "inputs": {path: reads[path] for path in expand_trees(config.data.path) if path in reads},
+    stamp = read_stamp(directory, "skim") or {"reads": {}, "opened": {}}
+    entries = {
+        "processor": {
+            "class": config.processor,
+            "files": {str(path): file_hash(path) for path in sources},
+            "reads": {str(place): input_hash(place) for place in reads_of(config, processor_class).values()},
+            "opened": stamp["opened"],
+        },
+        "inputs": {path: stamp["reads"][path] for path in expand_trees(config.data.path) if path in stamp["reads"]},
     }
     manifest = read_json(directory.manifest)
-    if any(manifest.get(name) != value for name, value in found.items()):
-        note(directory, **found)
+    if any(manifest.get(name) != value for name, value in entries.items()):
+        note(directory, **entries)
 
 
 def reading_of(config: Config) -> Reading:
@@ -126,8 +184,12 @@ def reading_of(config: Config) -> Reading:
     )
 
 
+_DATASET = "data"
+"""What a processor is told of the events: the name of the search decides nothing."""
+
+
 def _fileset(config: Config) -> dict[str, Any]:
-    return {config.name: {"files": expand_trees(config.data.path)}}
+    return {_DATASET: {"files": expand_trees(config.data.path)}}
 
 
 @dataclass(frozen=True)
@@ -167,16 +229,16 @@ def check_files(config: Config) -> list[FileInfo]:
     """
     found = examine_files(config)
     if found.problems:
-        raise _joined(config.name, found.problems)
+        raise _joined(found.problems)
     return list(found.infos)
 
 
-def _joined(dataset: str, problems: Sequence[DrapesError]) -> DrapesError:
+def _joined(problems: Sequence[DrapesError]) -> DrapesError:
     """Return one error for all problems with files, or the first problem of another kind."""
     files = [one for one in problems if isinstance(one, InputError)]
     if len(files) < 2:
         return problems[0]
-    return FailedFilesError([Failure(dataset, one.path, None, None, one.problem, one.remedy) for one in files])
+    return FailedFilesError([Failure(_DATASET, one.path, None, None, one.problem, one.remedy) for one in files])
 
 
 def examine_files(config: Config) -> FileCheck:
@@ -393,7 +455,8 @@ def make_processor(config: Config, processor_class: Foreign) -> CheckedProcessor
         raise ConfigError(needs(f"{name}: takes no settings")) from None
     except ValueError:  # a class that shows no signature
         pass
-    with UsersCode(lambda error: ConfigError(f"{name}: cannot be made with the settings ({reason_of(error)})")):
+    said = f"{name}: cannot be made with the settings"
+    with UsersCode(lambda error: ConfigError(f"{said} ({reason_of(error)})")), watched():
         made = processor_class(settings)
     return CheckedProcessor(made, Wanted(config.features, config.mass.range))
 
@@ -451,7 +514,7 @@ def _chunksize(config: Config) -> int:
     return max(config.data.chunksize, _SMALLEST)
 
 
-def _work(context: Context, stage: Stage, processor_class: Foreign) -> list[Path]:
+def _work(context: Context, stage: Stage, processor_class: Foreign) -> Written:
     config, directory = context.config, context.run
     fileset = _fileset(config)
     # with no signal to choose a sidecar serves as it is
@@ -469,7 +532,7 @@ def _work(context: Context, stage: Stage, processor_class: Foreign) -> list[Path
         raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
     label = None if truth is None else truth.truth_for(columns["event_id"])
     # the account is about what the files hold; events that were not injected were read and set aside, and say so
-    write_skim(directory.events, columns, {"inputs": inputs, "name": config.name})
+    write_skim(directory.events, columns, {"inputs": inputs})
     written = [directory.events]
     if label is not None:
         write_truth(directory.truth, columns["event_id"], label)
@@ -484,8 +547,8 @@ def _work(context: Context, stage: Stage, processor_class: Foreign) -> list[Path
     shown_hists = json_form({name: empty_hidden_bins(one, hidden) for name, one in hists.items()}, "'hists'")
     with atomic_path(directory.skim_hists) as temporary:
         temporary.write_text(json.dumps(shown_hists), encoding="utf-8")
-    flow = output["cutflow"][config.name]
-    unapplied = output.get("not_applied", {}).get(config.name, {})
+    flow = output["cutflow"][_DATASET]
+    unapplied = output.get("not_applied", {}).get(_DATASET, {})
     # of no event at all: of some, the counts of the step say what it did
     read = flow.get("read", {}).get("events")
     not_applied = [step for step, events in unapplied.items() if step in flow and events == read]
@@ -514,4 +577,5 @@ def _work(context: Context, stage: Stage, processor_class: Foreign) -> list[Path
     }
     with atomic_path(directory.skim_info) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return [*written, directory.skim_hists, directory.skim_info]
+    files = [*written, directory.skim_hists, directory.skim_info]
+    return Written(files, opened_by(context, stage, processor_class, report))

@@ -25,7 +25,7 @@ from drapes_hep.rng import stage_seed
 from drapes_hep.studies.trials import REFERENCES, Bench, Trial
 from drapes_hep.templates.comparison import compare_jets, summaries
 from drapes_hep.templates.methods import SampleTask
-from drapes_hep.templates.model import CLOSURE
+from drapes_hep.templates.parts import CLOSURE
 from drapes_hep.templates.plan import Parents, Template, starts
 
 __all__ = ["MEASURES", "REJECTIONS"]

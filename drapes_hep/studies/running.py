@@ -12,7 +12,8 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from drapes_hep.config import Config
+from drapes_hep.code_keys import code_hash
+from drapes_hep.config import Config, keys_of
 from drapes_hep.diffusion.samplers import kernel_threads
 from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError, counted
@@ -24,10 +25,11 @@ from drapes_hep.rundir import RunDirectory
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import all_truth, skim, skim_stage
-from drapes_hep.stamps import Stage, code_hash, run_stage
+from drapes_hep.stamps import Stage, run_stage
 from drapes_hep.studies.measures import MEASURES
 from drapes_hep.studies.sample import StudySample, check_signal, load_sample
-from drapes_hep.studies.trials import Bench, SampleKeys, Trial, model_folder, model_key, trial_key
+from drapes_hep.studies.trial_keys import TRIAL_CODE, trial_key
+from drapes_hep.studies.trials import Bench, SampleKeys, Trial, model_folder, model_key
 from drapes_hep.templates.window_models import has_model, unfinished
 
 __all__ = ["check_labels", "make_sample", "run_trials", "sample_keys"]
@@ -63,7 +65,8 @@ def make_sample(context: Context) -> None:
     whole = replace(context, config=_whole(config))
     skim(whole)
     selected = skim_stage(whole)
-    stage = Stage("study.labels", selected.config, ("data.labels",), selected.reads, after=(selected,))
+    keys, code = keys_of("study.labels"), ("stages.skim",)
+    stage = Stage("study.labels", selected.config, keys, selected.reads, code, after=(selected,), cheap=True)
     run_stage(context.run, stage, lambda: _write_labels(whole), context.reporter)
     if config.study.source is not None:
         skim_simulation(whole)
@@ -135,7 +138,7 @@ def run_trials(
         If a trial cannot be done; those that are done stay.
     """
     loud = not (context.reporter.quiet or context.reporter.draws)
-    place = _Place(context.run, context.config, sample_keys(context), code_hash(), context.device, loud)
+    place = _Place(context.run, context.config, sample_keys(context), code_hash(*TRIAL_CODE), context.device, loud)
     keys = [trial_key(trial, place.keys) for trial in trials]
     distinct = dict(zip(keys, trials, strict=True))
     missing = {key: trial for key, trial in distinct.items() if not _is_done(place.record(key))}
@@ -208,7 +211,7 @@ _LOADED: dict[SampleKeys, StudySample] = {}
 
 
 def _bench(place: _Place, config: Config) -> Bench:
-    if place.code != code_hash():
+    if place.code != code_hash(*TRIAL_CODE):
         # this process would give its models and records other names than those that are waited for
         raise DrapesError("the package's code changed while the study ran; run the same command again")
     if place.keys not in _LOADED:

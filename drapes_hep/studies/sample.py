@@ -19,7 +19,8 @@ from drapes_hep.events.skims import read_truth
 from drapes_hep.regions import Window, sliding_windows
 from drapes_hep.rng import event_uniforms, stage_seed
 from drapes_hep.rundir import RunDirectory
-from drapes_hep.stages.context import load_parents, unweighted
+from drapes_hep.stages.parents import load_parents
+from drapes_hep.stages.tables import unweighted
 from drapes_hep.templates.plan import Parents
 
 __all__ = ["Draw", "StudySample", "check_signal", "draw_data", "load_sample", "study_window"]

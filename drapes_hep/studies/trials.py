@@ -14,22 +14,21 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.config import Config
-from drapes_hep.cwola.classifiers import find_classifier
+from drapes_hep.code_keys import code_hash
+from drapes_hep.config import Config, keys_of
 from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, FitError
-from drapes_hep.events.loading import source_hashes
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.files import content_hash, write_json
+from drapes_hep.keys import part_of
 from drapes_hep.mass import SpectrumFit, spectrum_edges
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
-from drapes_hep.stamps import code_hash
 from drapes_hep.studies.sample import Draw, StudySample, draw_data, study_window
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
-from drapes_hep.templates.model import split_sidebands
+from drapes_hep.templates.parts import split_sidebands
 from drapes_hep.templates.plan import Parents, Planned, Pool, Starts, Template, fit_masses, plan_at, plan_region
-from drapes_hep.templates.registry import method_of, model_settings
+from drapes_hep.templates.registry import method_of, method_settings
 from drapes_hep.templates.window_models import (
     checkpoints,
     fit_window_model,
@@ -40,7 +39,7 @@ from drapes_hep.templates.window_models import (
     training_record,
 )
 
-__all__ = ["REFERENCES", "Bench", "SampleKeys", "Trial", "model_folder", "model_key", "trial_key"]
+__all__ = ["REFERENCES", "Bench", "SampleKeys", "Trial", "draw_key", "model_folder", "model_key"]
 
 REFERENCES: dict[str, str] = {
     "supervised": "Supervised",
@@ -107,13 +106,6 @@ class Trial:
         return (*template, True) if self.gensr else template
 
 
-_DATA = ("seed", "signal", "features")
-
-
-def _part(config: Config, *names: str) -> dict[str, Any]:
-    return config.model_dump(mode="json", include=set(names))
-
-
 class SampleKeys(NamedTuple):
     """What decides the selected events: of the data, and of the other simulation."""
 
@@ -121,50 +113,22 @@ class SampleKeys(NamedTuple):
     simulation: str | None = None
 
 
-def _drawn(config: Config, keys: SampleKeys) -> list[Any]:
-    """What decides which events stand for what."""
+def draw_key(config: Config, keys: SampleKeys) -> list[Any]:
+    """Return what decides which events stand for what."""
     window = study_window(config)
-    regions = [window.lo, window.hi, *config.mass.range]
-    return [regions, config.study.data_share, _part(config, *_DATA), keys.data, code_hash()]
+    return [[window.lo, window.hi], part_of(config.model_dump(mode="json"), keys_of("study.draw")), keys.data]
 
 
 def model_key(config: Config, keys: SampleKeys, saw_window: bool) -> str:
     """Name a model by all that decides it."""
-    return content_hash([model_settings(config), saw_window, *_drawn(config, keys)])
+    part = part_of(config.model_dump(mode="json"), keys_of("train"))
+    code = code_hash("studies.trials")
+    return content_hash([part, method_settings(config), saw_window, *draw_key(config, keys), code])
 
 
 def model_folder(models: Path, key: str) -> Path:
     """Give the place of a model, by its key."""
     return models / key[:20]
-
-
-def trial_key(trial: Trial, keys: SampleKeys) -> str:
-    """Name a trial by all that decides its numbers."""
-    config = trial.config
-    own = [
-        trial.kind,
-        trial.subject,
-        trial.gensr,
-        trial.unseen,
-        trial.beside,
-        trial.trainings,
-        _part(config, "cwola"),
-        config.classifier_features,
-    ]
-    # editing a classifier of one's own makes old records stale
-    own.append(list(source_hashes(find_classifier(config.cwola.classifier))))
-    if trial.kind == "sculpting":
-        own.append(_part(config, "hunt")["hunt"]["background_efficiencies"])
-    if trial.models:
-        own += [
-            _part(config, "template", "mass", "constituents"),
-            # N-subjettiness of generated constituents
-            [config.data.radius, config.data.axes],
-            [model_key(config, keys, saw) for saw in trial.models],
-        ]
-        if method_of(config).source == "simulation":
-            own.append(keys.simulation)
-    return content_hash([*own, *_drawn(config, keys)])
 
 
 class Bench:

@@ -29,7 +29,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from drapes_hep.config import JET_HEADS, ConstituentsConfig, TrainingConfig
+from drapes_hep.config import ConstituentsConfig, TrainingConfig
 from drapes_hep.diffusion.cards import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
 from drapes_hep.diffusion.samplers import Precision, sample
@@ -40,6 +40,7 @@ from drapes_hep.events.ragged import KINEMATICS, low_level, pack_nested
 from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
 from drapes_hep.events.schema import offsets_of, places_of
 from drapes_hep.events.types import AwkwardArray
+from drapes_hep.fixed import JET_HEADS
 from drapes_hep.networks import AttentiveDeepSets, ResidualMLP
 from drapes_hep.rng import event_normals, event_uniforms, stage_seed
 from drapes_hep.sets import Sets, take
@@ -55,7 +56,8 @@ from drapes_hep.templates.kinematics import (
     domain,
     jets_from,
 )
-from drapes_hep.templates.model import TRAIN, VALIDATION, check_hidden, check_parts
+from drapes_hep.templates.model import check_hidden, check_parts
+from drapes_hep.templates.parts import TRAIN, VALIDATION
 
 __all__ = [
     "ConstituentModel",

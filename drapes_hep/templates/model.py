@@ -18,25 +18,19 @@ from drapes_hep.diffusion.training import Epoch, TrainingResult, TrainingSetting
 from drapes_hep.errors import FitError, LeakError, RunDirectoryError, counted
 from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
 from drapes_hep.networks.mlp import ResidualMLP
-from drapes_hep.rng import event_normals, event_uniforms, stage_seed
+from drapes_hep.rng import event_normals, stage_seed
+from drapes_hep.templates.parts import TRAIN, VALIDATION
 
 __all__ = [
-    "CLOSURE",
-    "TRAIN",
-    "VALIDATION",
     "BackgroundModel",
     "fit_model",
     "load_background_model",
     "save_background_model",
     "scaled_parts",
-    "split_sidebands",
 ]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-TRAIN, VALIDATION, CLOSURE = 0, 1, 2
-"""Parts of the sidebands: disjoint, by event identity."""
 
 
 @dataclass(frozen=True)
@@ -109,29 +103,6 @@ class BackgroundModel:
             progress=progress,
         )
         return self.scaling.inverse(z.numpy(), mjj)
-
-
-def split_sidebands(event_id: IntArray, seed: int, config: TrainingConfig) -> IntArray:
-    """Assign each sideband event to train, validate or close.
-
-    Parameters
-    ----------
-    event_id : array of int, shape (n,)
-    seed : int
-        The run's seed.
-    config : TrainingConfig
-        Its ``validation`` and ``closure`` fractions.
-
-    Returns
-    -------
-    array of int, shape (n,)
-        :data:`TRAIN`, :data:`VALIDATION` or :data:`CLOSURE`; a function of the identity alone.
-    """
-    u = event_uniforms(stage_seed(seed, "split"), event_id)[:, 0]
-    part = np.full(len(u), TRAIN, dtype=np.int64)
-    part[u < config.validation + config.closure] = VALIDATION
-    part[u < config.closure] = CLOSURE
-    return part
 
 
 def check_hidden(mjj: FloatArray, hidden: Sequence[tuple[float, float]]) -> None:

@@ -37,7 +37,7 @@ from drapes_hep.events.types import AwkwardArray
 from drapes_hep.mass import Density, SpectrumFit, draw, draw_kernels, expected, fit_spectrum
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
-from drapes_hep.templates.model import CLOSURE
+from drapes_hep.templates.parts import CLOSURE
 from drapes_hep.templates.recipes import Source
 
 __all__ = [

@@ -14,7 +14,7 @@ from drapes_hep.templates.methods import BackgroundMethod
 from drapes_hep.templates.plan import Origin
 from drapes_hep.templates.recipes import RECIPES
 
-__all__ = ["METHODS", "find_method", "method_of", "method_settings", "model_settings", "origin_of"]
+__all__ = ["METHODS", "find_method", "method_of", "method_settings", "origin_of"]
 
 _FEATURES = "drapes_hep.templates.drapes:Drapes"
 _CONSTITUENTS = "drapes_hep.templates.drapes_constituents:DrapesConstituents"
@@ -74,19 +74,9 @@ def method_settings(config: Config) -> dict[str, Any]:
     out = dict(method_of(config).settings())
     if config.template.method not in RECIPES:
         # the templates of Drapes share their models, whatever they start from
-        name = config.template.method
-        sources = list(source_hashes(find_method(config)))
-        out |= {"method": name.rpartition(":")[2], "method's source": sources, "options": dict(config.template.options)}
+        out |= {
+            "template method": config.template.method.rpartition(":")[2],
+            "method's source": list(source_hashes(find_method(config))),
+            "method's options": dict(config.template.options),
+        }
     return out
-
-
-def model_settings(config: Config) -> dict[str, Any]:
-    """Return all of a configuration that decides a model, given its events; the rest decides what is made with it."""
-    training = config.training.model_dump(mode="json") | {"pseudo_window": None}
-    section: dict[str, Any] | None = None
-    if config.constituents is not None:
-        section = config.constituents.model_dump(mode="json")
-        for name in ("steps", "solver", "members", "kinematics_strength", "margin"):
-            del section[name]
-    scaled = {"scaling": config.template.scaling, "radius": config.data.radius}
-    return {"training": training, "constituents": section, "method": method_settings(config), **scaled}

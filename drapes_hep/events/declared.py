@@ -1,0 +1,126 @@
+"""Files that a user's processor reads beside the events: those that its class declares, and those that it only opens.
+
+A class declares them by name: ``reads = ["golden.json", "jes.json.gz"]``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from drapes_hep.errors import ConfigError
+from drapes_hep.events.grounds import Grounds, is_users_file
+from drapes_hep.remote import is_url
+
+__all__ = ["declared_files", "modules_of", "undeclared", "warning_of"]
+
+
+def declared_files(name: str, processor: type, folders: Sequence[Path]) -> dict[str, str | Path]:
+    """Find the files that a processor's class and its bases declare.
+
+    Parameters
+    ----------
+    name : str
+        The processor, as the configuration names it.
+    processor : type
+    folders : sequence of Path
+        Where a relative path is looked for if it is not beside the file of the class.
+
+    Returns
+    -------
+    dict of str to str or Path
+        By the name that the class gives; a URL is its own place.
+
+    Raises
+    ------
+    ConfigError
+        If ``reads`` is no list of names, or a file is not there.
+    """
+    places: dict[str, str | Path] = {}
+    for kind in processor.__mro__:
+        names = vars(kind).get("reads", ())
+        if isinstance(names, (str, Path)) or not isinstance(names, Iterable):
+            raise ConfigError(f"processor '{name}': reads is no list of files, such as reads = ['golden.json']")
+        for one in names:
+            if not isinstance(one, (str, Path)):
+                raise ConfigError(f"processor '{name}': reads holds {one!r}, which names no file")
+            places.setdefault(str(one), _find(name, str(one), [*_folder_of(kind), *folders]))
+    return places
+
+
+def _folder_of(kind: type) -> list[Path]:
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return [] if file is None else [Path(file).resolve().parent]
+
+
+def _find(processor: str, name: str, folders: Sequence[Path]) -> str | Path:
+    if is_url(name):
+        return name
+    place = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    if place is None:
+        where = ", ".join(dict.fromkeys(map(str, folders)))
+        raise ConfigError(f"processor '{processor}': reads {name}, but there is no such file; looked in {where}")
+    return place
+
+
+def modules_of(processor: type) -> dict[str, Path]:
+    """Return the user's modules that a processor's module uses, and those that these use: their files by name."""
+    todo, seen = [kind.__module__ for kind in processor.__mro__], set[str]()
+    files: dict[str, Path] = {}
+    while todo:
+        name = todo.pop()
+        module = sys.modules.get(name)
+        file = getattr(module, "__file__", None)
+        if name in seen or module is None or file is None or not is_users_file(str(file)):
+            continue
+        seen.add(name)
+        files[name] = Path(file).resolve()
+        todo += [
+            one.__name__ if isinstance(one, ModuleType) else str(getattr(one, "__module__", ""))
+            for one in list(vars(module).values())
+        ]
+    return files
+
+
+def undeclared(seen: Grounds, known: Iterable[str | Path]) -> dict[str, str | None]:
+    """Return what a processor has opened and nothing else accounts for.
+
+    Parameters
+    ----------
+    seen : mapping
+        Hashes by path.
+    known : iterable of str or Path
+        Files that are accounted for: of events, of the processor's source, declared.
+
+    Returns
+    -------
+    dict of str to str or None
+        Without what libraries keep in hidden folders of the user's home and in ``__pycache__``.
+    """
+    accounted = {str(Path(one).resolve()) for one in known if not is_url(one)}
+    return {
+        path: state
+        for path, state in sorted(seen.items())
+        if str(Path(path).resolve()) not in accounted and not _of_libraries(Path(path))
+    }
+
+
+def _of_libraries(path: Path) -> bool:
+    home = Path.home()
+    hidden = path.is_relative_to(home) and path.relative_to(home).parts[:1][0].startswith(".")
+    return hidden or "__pycache__" in path.parts
+
+
+def warning_of(stage: str, files: Mapping[str, str | None]) -> str | None:
+    """Return a line on the files that a processor has opened and does not declare; None where it is not worth one."""
+    data = [path for path, state in files.items() if state is not None and not path.endswith(".py")]
+    if not data:
+        return None
+    shown = ", ".join(data[:3]) + (f" and {len(data) - 3} more" if len(data) > 3 else "")
+    names = ", ".join(f'"{Path(path).name}"' for path in data[:3])
+    return (
+        f"{stage}: the processor reads {shown} and does not declare {'it' if len(data) == 1 else 'them'}; the selection"
+        f" runs again when that changes, and finds it elsewhere too if the class says reads = [{names}]"
+    )

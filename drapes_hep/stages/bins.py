@@ -1,0 +1,17 @@
+"""The bins of the search."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from drapes_hep.mass import spectrum_edges
+from drapes_hep.stages.context import Context
+
+__all__ = ["mass_edges"]
+
+
+def mass_edges(context: Context) -> npt.NDArray[np.float64]:
+    """Return the bins of the search, GeV."""
+    config = context.config
+    return spectrum_edges(config.mass.range, config.mass.bin_width, context.windows)

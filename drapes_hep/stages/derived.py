@@ -1,0 +1,29 @@
+"""What follows from the configuration of a search for several stages: pseudo-windows, another simulation."""
+
+from __future__ import annotations
+
+from drapes_hep.regions import Window
+from drapes_hep.stages.context import Context
+
+__all__ = ["needs_simulation", "pseudo_window"]
+
+
+def needs_simulation(context: Context) -> bool:
+    """Whether the template starts from another simulation: the configuration names its files then, and only then."""
+    return context.config.template.source is not None
+
+
+def pseudo_window(context: Context, window: Window) -> tuple[float, float] | None:
+    """Return the pseudo-window of a window: as wide, in the nearest place with sidebands around, or None.
+
+    It lies half a width above the window, or below where the range ends.
+    """
+    which = context.config.training.pseudo_window
+    if which == "none" or (which == "one" and window != context.windows[len(context.windows) // 2]):
+        return None
+    width = window.hi - window.lo
+    above = (window.hi + 0.5 * width, window.hi + 1.5 * width)
+    below = (window.lo - 1.5 * width, window.lo - 0.5 * width)
+    if above[1] + 0.5 * width <= window.range_hi:
+        return above
+    return below if below[0] - 0.5 * width >= window.range_lo else None

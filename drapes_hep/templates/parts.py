@@ -1,0 +1,39 @@
+"""Parts of the sidebands: what a model is trained on, what stops its training, and what it never meets."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from drapes_hep.config import TrainingConfig
+from drapes_hep.rng import event_uniforms, stage_seed
+
+__all__ = ["CLOSURE", "TRAIN", "VALIDATION", "split_sidebands"]
+
+IntArray = npt.NDArray[np.int64]
+
+TRAIN, VALIDATION, CLOSURE = 0, 1, 2
+"""Parts of the sidebands: disjoint, by event identity."""
+
+
+def split_sidebands(event_id: IntArray, seed: int, config: TrainingConfig) -> IntArray:
+    """Assign each sideband event to train, validate or close.
+
+    Parameters
+    ----------
+    event_id : array of int, shape (n,)
+    seed : int
+        The run's seed.
+    config : TrainingConfig
+        Its ``validation`` and ``closure`` fractions.
+
+    Returns
+    -------
+    array of int, shape (n,)
+        :data:`TRAIN`, :data:`VALIDATION` or :data:`CLOSURE`; a function of the identity alone.
+    """
+    u = event_uniforms(stage_seed(seed, "split"), event_id)[:, 0]
+    part = np.full(len(u), TRAIN, dtype=np.int64)
+    part[u < config.validation + config.closure] = VALIDATION
+    part[u < config.closure] = CLOSURE
+    return part
