@@ -24,8 +24,8 @@ from coffea.processor import accumulate
 from drapes_hep.errors import ConfigError, DrapesError, UsersCode, reason_of, told
 from drapes_hep.events.accumulate import ColumnParts, chunk_key
 from drapes_hep.events.features import invariant_mass
-from drapes_hep.events.hooks import STRIPPED, first_of, flat_jets, name_event, protect
-from drapes_hep.events.loading import class_sources, is_users, names_defined
+from drapes_hep.events.hooks import first_of, flat_jets, name_event, protect
+from drapes_hep.events.loading import STRIPPED, class_sources, is_users, names_defined
 from drapes_hep.events.schema import JET_FIELDS
 from drapes_hep.events.types import Column, Events, Foreign
 
