@@ -106,6 +106,11 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
         """Class and file of the processor."""
         return self._name
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the modules that define the processor and the classes it is made of."""
+        return tuple(dict.fromkeys(kind.__module__ for kind in type(self._inner).__mro__ if kind is not object))
+
     def process(self, events: Events) -> dict[str, Any]:
         """Process one chunk, and check what comes out."""
         protect(events)
