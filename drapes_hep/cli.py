@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 import drapes_hep
-from drapes_hep.config import Config, assign, check_config, load_config
+from drapes_hep.config import Config, assigned_config, load_config
 from drapes_hep.errors import ConfigError, DrapesError, counted, printable
 from drapes_hep.guard import complain, enter, stage
 from drapes_hep.interrupts import received
@@ -269,8 +269,8 @@ def draw(
     run = open_run(output)
     if config is None and (assignments or unblind):
         tree = own_configuration(run)
-        assign(tree, [*(assignments or []), *(["blind=false"] if unblind else [])])
-        given = check_config(tree, run.manifest).model_dump(mode="json")
+        changes = [*(assignments or []), *(["blind=false"] if unblind else [])]
+        given = assigned_config(tree, changes, run.manifest).model_dump(mode="json")
     Reporter(quiet=quiet).say(f"report: {report(run, given)}")
 
 

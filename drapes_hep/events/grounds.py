@@ -21,7 +21,7 @@ from typing import Any
 
 from drapes_hep.files import file_hash
 
-__all__ = ["Grounds", "current", "grounds_of", "holds", "unwatched", "watched"]
+__all__ = ["Grounds", "current", "grounds_of", "holds", "unwatched", "users_modules", "watched"]
 
 Grounds = Mapping[str, str | None]
 """SHA-256 of files by absolute path; None for a file that was looked for in vain."""
@@ -153,11 +153,17 @@ def unwatched() -> Iterator[None]:
         _THREAD.watching = before
 
 
-def _note_modules() -> None:
+def users_modules() -> Iterator[tuple[str, str]]:
+    """Yield the names and files of the user's modules that this process has imported."""
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or not _is_users(file):
-            continue
+        if isinstance(file, str) and _is_users(file):
+            yield name, file
+
+
+def _note_modules() -> None:
+    for name, file in users_modules():
+        module = sys.modules[name]
         if name not in _modules or _modules[name][0] is not module:
             path = _absolute(file)
             _modules[name] = (module, path, _version(path))

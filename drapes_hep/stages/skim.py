@@ -37,7 +37,6 @@ from drapes_hep.stamps import Stage, read_stamp, run_stage
 __all__ = [
     "FileCheck",
     "all_truth",
-    "check_files",
     "check_labels",
     "examine_files",
     "load_selection",
@@ -147,28 +146,6 @@ class FileCheck:
     infos: tuple[FileInfo, ...]
     problems: tuple[DrapesError, ...]
     remarks: tuple[str, ...]
-
-
-def check_files(config: Config) -> list[FileInfo]:
-    """Open the data files without reading an event.
-
-    Parameters
-    ----------
-    config : Config
-
-    Returns
-    -------
-    list of FileInfo
-
-    Raises
-    ------
-    DrapesError
-        With the problems of :func:`examine_files`.
-    """
-    found = examine_files(config)
-    if found.problems:
-        raise _joined(config.name, found.problems)
-    return list(found.infos)
 
 
 def _joined(dataset: str, problems: Sequence[DrapesError]) -> DrapesError:
