@@ -19,7 +19,7 @@ import typer
 
 import drapes_hep
 from drapes_hep.config import Config, assign, check_config, load_config
-from drapes_hep.errors import ConfigError, DrapesError, InputError, counted, printable
+from drapes_hep.errors import ConfigError, DrapesError, InputError, RunDirectoryError, counted, printable
 from drapes_hep.guard import complain, enter, stage
 from drapes_hep.interrupts import received
 
@@ -267,6 +267,11 @@ def draw(
     from drapes_hep.stages.report import own_configuration, report
 
     run = open_run(output)
+    if not run.manifest.exists():
+        raise RunDirectoryError(
+            f"{output}: no run is in this directory; name that of a finished run with -o, or make one:"
+            f" drapes run {config or 'CONFIG'} -o {output}"
+        )
     if config is None and (assignments or unblind):
         tree = own_configuration(run)
         assign(tree, [*(assignments or []), *(["blind=false"] if unblind else [])])

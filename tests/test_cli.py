@@ -931,8 +931,28 @@ def test_a_stage_without_the_earlier_ones_leaves_nothing(project, complaint, ver
 
 
 def test_a_report_of_nothing_leaves_nothing(project, complaint):
-    assert "r: hunt is not done; run `drapes hunt` first" in complaint("report", "tiny.yaml", "-o", "r", "--quiet")
+    words = (
+        "r: no run is in this directory; name that of a finished run with -o, or make one: drapes run tiny.yaml -o r"
+    )
+    assert words in complaint("report", "tiny.yaml", "-o", "r", "--quiet")
     assert not Path("r").exists()
+
+
+def test_a_report_of_no_directory(project, complaint):
+    line = complaint("report", "-o", "nosuch")
+    assert line == (
+        "drapes: nosuch: no run is in this directory; name that of a finished run with -o, or make one: drapes run"
+        " CONFIG -o nosuch"
+    )
+
+
+def test_a_part_of_the_search_has_a_reason_in_place_of_a_global_p_value(finished):
+    words = ("tiny.yaml", "-o", "run", "--quiet")
+    assert drapes("hunt", *words, "--window", WINDOWS[0]) == 0
+    reason = "only 1 window was hunted, the search has 2"
+    assert read_json(finished / "results.json")["global"]["reason"] == reason
+    assert drapes("report", *words) == 0
+    assert reason in (finished / "report" / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
