@@ -767,7 +767,6 @@ def test_run_without_toys_labels_or_training(small, no_pictures):
     page = write_report(small).read_text(encoding="utf-8")
     assert 'id="metrics"' not in page
     assert "hunt.toys is 0: no pseudo-experiments" in page
-    assert "global p-value, all cuts" in page
     assert "neighbouring" not in page
     assert "1 window with 4 working points was searched" in page
     assert "the global one does" not in page

@@ -197,7 +197,7 @@ def _shade(ax: Axes, s: Spectrum, top: float = 1.0) -> list[Patch]:
 def _below_legend(ax: Axes, lines: int) -> float:
     """Return the fraction of the axes' height that a legend of so many lines leaves free."""
     height = ax.figure.get_figheight() * ax.get_position().height  # type: ignore[union-attr]  # of a Figure
-    return 1.0 - (0.15 + 0.24 * lines) / height
+    return 1.0 - (0.22 + 0.24 * lines) / height
 
 
 def _y_range(levels: Sequence[FloatArray], filled: float) -> tuple[float, float]:
