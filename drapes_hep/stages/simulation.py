@@ -22,7 +22,7 @@ from drapes_hep.stages.skim import check_seeds, load_selection, reading_of, run_
 from drapes_hep.stamps import Stage, run_stage
 from drapes_hep.templates.recipes import RECIPES
 
-__all__ = ["check_sources", "needs_simulation", "simulation_stage", "skim_simulation"]
+__all__ = ["check_sources", "needs_simulation", "reading_of_sources", "simulation_stage", "skim_simulation"]
 
 
 def needs_simulation(context: Context) -> bool:
@@ -45,13 +45,14 @@ def check_sources(config: Config) -> list[FileInfo]:
     return infos
 
 
-def _reading(config: Config) -> Reading:
+def reading_of_sources(config: Config) -> Reading:
+    """Return how files of other simulations are read."""
     # the simulation may lie in another layout than the data
     return dataclasses.replace(reading_of(config), layout=None)
 
 
 def _opened(config: Config, paths: list[str], name: str) -> list[FileInfo]:
-    infos = scan_fileset({"simulation": {"files": paths}}, _reading(config))
+    infos = scan_fileset({"simulation": {"files": paths}}, reading_of_sources(config))
     trees = expand_trees(config.data.path)
     data = {fingerprint(path): path for path in trees}
     for path in paths:
@@ -96,7 +97,7 @@ def _work(context: Context, stage: Stage) -> list[Path]:
     fileset, nothing = {"simulation": {"files": paths}}, np.empty(0, dtype=np.int64)
     with reported(context, stage):
         output, report, inputs = run_selection(
-            context, fileset, load_selection(config), nothing, _reading(config), stage
+            context, fileset, load_selection(config), nothing, reading_of_sources(config), stage
         )
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
