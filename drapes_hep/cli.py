@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 import drapes_hep
-from drapes_hep.config import Config, assign, check_config, load_config
-from drapes_hep.errors import ConfigError, DrapesError, counted, printable
+from drapes_hep.config import Config, assigned_config, load_config
+from drapes_hep.errors import ConfigError, DrapesError, InputError, RunDirectoryError, counted, printable
 from drapes_hep.guard import complain, enter, stage
 from drapes_hep.interrupts import received
 
@@ -280,10 +280,15 @@ def draw(
     from drapes_hep.stages.report import own_configuration, report
 
     run = open_run(output)
+    if not run.manifest.exists():
+        raise RunDirectoryError(
+            f"{output}: no run is in this directory; name that of a finished run with -o, or make one:"
+            f" drapes run {config or 'CONFIG'} -o {output}"
+        )
     if config is None and (assignments or unblind):
         tree = own_configuration(run)
-        assign(tree, [*(assignments or []), *(["blind=false"] if unblind else [])])
-        given = check_config(tree, run.manifest).model_dump(mode="json")
+        changes = [*(assignments or []), *(["blind=false"] if unblind else [])]
+        given = assigned_config(tree, changes, run.manifest).model_dump(mode="json")
     Reporter(quiet=quiet).say(f"report: {report(run, given)}")
 
 
@@ -382,18 +387,66 @@ def _draw_inspection(found: Inspection, target: Path) -> None:
         plots.mass_preview(preview, stamp).savefig(temporary, format=target.suffix[1:])
 
 
+def _check_files(config: Config, name: Path) -> list[str]:
+    """Open all files, read and process the first chunk of each, and return a line per file and remark."""
+    from drapes_hep.stages.simulation import check_sources, reading_of_sources
+    from drapes_hep.stages.skim import check_labels, examine_files, reading_of, try_files
+
+    data = examine_files(config)
+    named = {one.path for one in data.problems if isinstance(one, InputError)}
+    tried = try_files(config, [info for info in data.infos if info.path not in named], reading_of(config))
+    # a mistake of the processor's is the same in every file
+    problems = {str(one): one for one in (*data.problems, *(one.error for one in tried)) if one is not None}
+    if len(problems) == 1:
+        raise next(iter(problems.values()))
+    for problem in problems:
+        complain(problem)
+    if problems:
+        raise DrapesError(f"{name}: {counted(len(problems), 'problem')} with the files of data.path")
+    sources = check_sources(config)
+    from_sources = try_files(config, sources, reading_of_sources(config))
+    for one in from_sources:
+        if one.error is not None:
+            raise one.error
+    every = (*tried, *from_sources)
+    read = {one.info.path: one.entries for one in every}
+    found = []
+    for info in (*data.infos, *sources):
+        part = f", selection tried on the first {read[info.path]}" if 0 < read.get(info.path, 0) < info.entries else ""
+        found.append(f"{info.path}: {info.layout}, {counted(info.entries, 'event')}{part}")
+    found += data.remarks
+    found += [
+        f"{one.info.path}: the selection keeps none of {counted(one.entries, 'event')} that were read; check the cuts"
+        " in 'selection' and 'mass.range'"
+        for one in every
+        if not one.selected
+    ]
+    labels = check_labels(config)
+    partly = sum(one.entries < one.info.entries for one in every)
+    if partly:
+        seen = "not read" if labels is None else "read for identities and labels alone"
+        found.append(
+            f"{seen}: what follows the first chunk of {counted(partly, 'file')}; drapes inspect FILE --all reads every"
+            " event"
+        )
+    if labels is not None:
+        kept = "" if config.signal.inject is None else f", of which signal.inject keeps {config.signal.inject}"
+        found.append(f"labels: {labels[0]} background and {labels[1]} signal events{kept}")
+    return found
+
+
 @app.command()
 def validate(
     config: ConfigPath,
     assignments: Assignments = None,
-    files: Annotated[bool, typer.Option("--files", help="Open the data and other simulations too.")] = False,
+    files: Annotated[
+        bool, typer.Option("--files", help="Open all files too, and read and select the first chunk of each.")
+    ] = False,
 ) -> None:
     """Check a configuration, and with --files the data and the other simulations that it names."""
     checked = _configured(config, assignments, False)
     from drapes_hep.events.features import check_classifier_features
     from drapes_hep.regions import sliding_windows
-    from drapes_hep.stages.simulation import check_sources
-    from drapes_hep.stages.skim import check_labels, examine_files
     from drapes_hep.studies.design import check_study
 
     check_classifier_features(checked.features, checked.classifier_features)
@@ -401,22 +454,7 @@ def validate(
     check_study(checked)
     _check_generators(checked)
     windows = sliding_windows(checked)
-    found = []
-    if files:
-        data = examine_files(checked)
-        if len(data.problems) == 1:
-            raise data.problems[0]
-        for problem in data.problems:
-            complain(str(problem))
-        if data.problems:
-            raise DrapesError(f"{config}: {counted(len(data.problems), 'problem')} with the files of data.path")
-        opened = [*data.infos, *check_sources(checked)]
-        found = [f"{info.path}: {info.layout}, {counted(info.entries, 'event')}" for info in opened]
-        found += data.remarks
-        labels = check_labels(checked)
-        if labels is not None:
-            kept = "" if checked.signal.inject is None else f", of which signal.inject keeps {checked.signal.inject}"
-            found.append(f"labels: {labels[0]} background and {labels[1]} signal events{kept}")
+    found = _check_files(checked, config) if files else []
     typer.echo(f"{config}: valid; {counted(len(windows), 'window')} from {windows[0].name} to {windows[-1].name} GeV")
     if windows[-1].lo != checked.windows.last:
         typer.echo(

@@ -5,6 +5,7 @@ Masses and momenta are in GeV. An unknown key, a wrong type or an inverted windo
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ __all__ = [
     "TrainingConfig",
     "WindowsConfig",
     "assign",
+    "assigned_config",
     "changed_config",
     "check_config",
     "keys_of",
@@ -87,6 +89,8 @@ class _Section(BaseModel):
     def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
         """Turn a value of YAML into one of the field's types; pydantic alone takes true for 1 and text for numbers."""
         field = cls.model_fields[info.field_name or ""]
+        if value is None and field.is_required():
+            raise ValueError("has no value, and no default: write one")
         if section_of(field) is None:
             return plain_value(field.annotation, value)
         if value is None and field.default is not None:
@@ -96,6 +100,19 @@ class _Section(BaseModel):
             return value
         example = next((f"{key}: {shown}" for key, shown in _examples(section_of(field))), "")
         raise ValueError(f"is a section: write its keys below it, indented, such as '{example}'")
+
+
+def _names_files(value: Any) -> Any:  # noqa: ANN401  files have several forms
+    """Check that every place of files holds a name."""
+    if not _all_named(value):
+        raise ValueError("names no file: write a file, a pattern or a URL, or a list of them")
+    return value
+
+
+def _all_named(value: Any) -> bool:  # noqa: ANN401  as above
+    if isinstance(value, (tuple, Mapping)):
+        return bool(value) and all(map(_all_named, value))
+    return value is None or bool(value.strip())
 
 
 class DataConfig(_Section):
@@ -127,6 +144,8 @@ class DataConfig(_Section):
     axes: Annotated[Literal["onepass_kt", "kt"], Decides("skim", "simulation", "generate")] = Field(
         "onepass_kt", description="Axes of N-subjettiness, where it is computed here: kT axes, minimised once or not."
     )
+
+    _path_named = field_validator("path", "truth")(_names_files)
 
 
 class SignalConfig(_Section):
@@ -250,6 +269,8 @@ class TemplateConfig(_Section):
     scaling: Annotated[Literal["quantile", "standard"], Decides("train")] = Field(
         "quantile", description="How features are scaled: to normal quantiles, or to zero mean and unit variance."
     )
+
+    _source_named = field_validator("source")(_names_files)
 
     @model_validator(mode="after")
     def _ordered(self) -> TemplateConfig:
@@ -545,6 +566,8 @@ class StudyConfig(_Section):
         " legends, and what differs from the rest of this file, as SECTION.KEY=VALUE.",
     )
 
+    _source_named = field_validator("source")(_names_files)
+
     @model_validator(mode="after")
     def _sourced(self) -> StudyConfig:
         if "from_simulation" in self.templates and self.source is None:
@@ -829,10 +852,58 @@ def load_config(path: str | Path, assignments: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: is empty; `drapes init DIR` writes a set to start from")
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of keys, such as 'name: search', not {_kind(tree)}")
-    assign(tree, assignments)
-    typed = {one.partition("=")[0].strip() for one in assignments}
-    lines = {key: line for key, line in document.lines.items() if key not in typed}
-    return _absolute(check_config(tree, path, lines), path.resolve().parent)
+    return _absolute(assigned_config(tree, assignments, path, document.lines), path.resolve().parent)
+
+
+def assigned_config(
+    tree: Mapping[str, Any], assignments: Sequence[str], path: str | Path, lines: Mapping[str, int] | None = None
+) -> Config:
+    """Override keys of a configuration, and check it.
+
+    Parameters
+    ----------
+    tree : mapping
+        As YAML or JSON gave it.
+    assignments : sequence of str
+        ``section.key=value``, the value in YAML.
+    path : str or Path
+        Where the tree comes from, for the message.
+    lines : mapping of str to int, optional
+        The lines of its keys, for the message.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    ConfigError
+        With the key, what is wrong, and where that comes from: the assignment that brings it, or else the file.
+    """
+    changed = copy.deepcopy(dict(tree))
+    assign(changed, assignments)
+    try:
+        return Config.model_validate(changed)
+    except ValidationError as error:
+        place, problem = _one_line(error)
+    changed, source = copy.deepcopy(dict(tree)), str(path)
+    if (lines or {}).get(place):
+        source = f"{path}, line {(lines or {})[place]}"
+    for assignment in assignments:
+        if _problem(changed) == (place, problem):
+            break
+        _set(changed, assignment)
+        source = f"--set {assignment}"
+    raise ConfigError(f"{source}: {problem}")
+
+
+def _problem(tree: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the place of the first problem and one line on it; None where there is none."""
+    try:
+        Config.model_validate(tree)
+    except ValidationError as error:
+        return _one_line(error)
+    return None
 
 
 def _kind(tree: object) -> str:
@@ -860,12 +931,7 @@ def check_config(tree: Mapping[str, Any], path: str | Path, lines: Mapping[str, 
     ConfigError
         With the file, the key and what is wrong.
     """
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        place, problem = _one_line(error)
-        line = (lines or {}).get(place)
-        raise ConfigError(f"{path}{f', line {line}' if line else ''}: {problem}") from None
+    return assigned_config(tree, (), path, lines)
 
 
 def changed_config(config: Config, changes: Mapping[str, Any]) -> Config:

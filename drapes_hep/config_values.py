@@ -1,6 +1,7 @@
 """A value of YAML or JSON as a key's type takes it: what is exactly meant passes, everything else is one line.
 
-A whole number may be written ``1e4``; true is no number, 1 is not true, and text is no number however it looks.
+A whole number may be written ``1e4``; true is no number, 1 is not true, and text in quotes is neither a number nor a
+boolean, however it looks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from drapes_hep.yaml_text import TRUTH, Unquoted
+
 __all__ = ["plain_value"]
 
 _LARGEST = 2**63
@@ -19,8 +22,6 @@ _LARGEST = 2**63
 
 _EXACT = 2**53
 """From here on, a number with an exponent is not exactly what was written."""
-
-_TRUTH = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
 def plain_value(annotation: Any, value: Any) -> Any:  # noqa: ANN401
@@ -94,14 +95,14 @@ def _scalar(kinds: list[Any], value: Any) -> Any:  # noqa: ANN401
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     if isinstance(value, str):
         if value in words:
-            return value
-        truth = _TRUTH.get(value.lower())
+            return str(value)
+        truth = TRUTH.get(value.lower()) if isinstance(value, Unquoted) else None
         if bool in kinds and truth is not None:
             if str in kinds:
-                raise ValueError(f"{value} may be text or {str(truth).lower()}: write true or false")
+                raise ValueError(f"{value} may be text or {str(truth).lower()}: write true or false, or quote it")
             return truth
         if str in kinds:
-            return value
+            return str(value)
     elif isinstance(value, bool):
         if bool in kinds:
             return value
@@ -131,9 +132,11 @@ def _refused(kinds: list[Any], words: list[str], value: Any) -> str:  # noqa: AN
     if lists and len(kinds) == 1:
         return f"{message} in brackets, such as [{_shown(value)}]"
     kind = "" if isinstance(value, bool) else "the text " if isinstance(value, str) else "the number "
-    shown = repr(value) if isinstance(value, str) and len(value) <= 40 else _shown(value)
+    shown = repr(str(value)) if isinstance(value, str) and len(value) <= 40 else _shown(value)
     message += f", got {kind}{shown}"
     if isinstance(value, str):
+        if bool in kinds and value.lower() in TRUTH:
+            return f"{message} in quotes: leave them out"
         close = difflib.get_close_matches(value.lower(), words, n=1, cutoff=0.6)
         return f"{message}; did you mean '{close[0]}'?" if close else message
     return f"{message}; quote it if it is text" if str in kinds else message

@@ -233,7 +233,8 @@ def one_line(url: str, error: BaseException) -> InputError | None:
         if status in (401, 403) or isinstance(one, PermissionError):
             return InputError(url, "the server refuses it", "it needs a login or a token: download it yourself")
         if isinstance(one, FileNotFoundError) or status in (404, 410):
-            return NotThereError(url, "no such file on the server", "check the address")
+            where = "" if url.startswith(("file:", "local:")) else " on the server"
+            return NotThereError(url, f"no such file{where}", "check the address")
         if any(words in str(one) for words in _NO_RANGES):
             return InputError(url, "the server does not serve parts of files", "download it first")
         if type(one).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:

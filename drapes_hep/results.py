@@ -77,10 +77,10 @@ def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str
     }
 
 
-def global_record(found: GlobalSignificance | None, toys: int) -> dict[str, Any]:
-    """Return the entry of the whole search; all None where there is none."""
-    if found is None:
-        return {**dict.fromkeys(_GLOBAL), "toys": toys}
+def global_record(found: GlobalSignificance | str, toys: int) -> dict[str, Any]:
+    """Return the entry of the whole search; all None where there is none, with the reason."""
+    if isinstance(found, str):
+        return {**dict.fromkeys(_GLOBAL), "toys": toys, "reason": found}
     beyond = found.extrapolated
     return {
         "p_global": found.p_global,
@@ -96,6 +96,7 @@ def global_record(found: GlobalSignificance | None, toys: int) -> dict[str, Any]
         "best_window": [found.best_window.lo, found.best_window.hi],
         "best_background_efficiency": found.best_efficiency,
         "toys": found.toys,
+        "reason": None,
     }
 
 
@@ -255,6 +256,7 @@ def results_schema() -> dict[str, Any]:
         best_window=field("The window of the smallest p_local, GeV.", interval, null=True),
         best_background_efficiency=field("Its cut.", efficiency, null=True),
         toys=field("n, the pseudo-experiments.", count),
+        reason=field("Why p_global is null; null where it is not.", {"type": "string"}, null=True),
     )
     accounting = record(
         requested=field("Events in the files; null if blind.", count, null=True),

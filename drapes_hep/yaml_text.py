@@ -23,7 +23,7 @@ from yaml.scanner import Scanner
 
 from drapes_hep.errors import ConfigError
 
-__all__ = ["Document", "YamlError", "decode", "parse"]
+__all__ = ["TRUTH", "Document", "Unquoted", "YamlError", "decode", "parse"]
 
 _DEPTH = 50
 _VALUES = 1_000_000
@@ -49,6 +49,16 @@ _WORDS: dict[str, bool | float | None] = {
 _TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,), "float": (int, float), "bool": (bool,), "null": (type(None),)
 }  # fmt: skip
+
+
+TRUTH = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+"""What the words of YAML 1.1 mean where true or false is asked for, in lower case."""
+
+
+class Unquoted(str):
+    """A word of :data:`TRUTH` that was written without quotes, and so may mean true or false."""
+
+    __slots__ = ()
 
 
 class YamlError(ConfigError):
@@ -78,7 +88,8 @@ class Document:
     Attributes
     ----------
     value : object
-        Dicts with text as keys, lists, text, numbers, booleans and None.
+        Dicts with text as keys, lists, text (:class:`Unquoted` where it may mean true or false), numbers, booleans and
+        None.
     lines : dict of str to int
         The line of each key, from 1; keys of nested sections are joined by dots.
     """
@@ -277,7 +288,7 @@ def _plain(text: str) -> Any:  # noqa: ANN401
             size = "large" if value else "small"
             raise ValueError(f"{text} is too {size} for a number; quote it if it is text")
         return value
-    return text
+    return Unquoted(text) if text.lower() in TRUTH else text
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import itertools
 import json
 import re
 import shutil
+import sys
 import types
 from pathlib import Path
 
@@ -379,6 +381,98 @@ def test_state_of_a_processor_holds_no_hidden_event():
     blinding = Blinding(Stateful(), [(3300, 3700)])
     for _ in range(2):
         assert blinding.process(Chunk([2, 3, 4], [3000, 3400, 3500]))["n"] == 1
+
+
+REMEMBERS = {
+    "list": ("SEEN = []", "SEEN.append(1)"),
+    "number": ("SEEN = 0", "global SEEN; SEEN += 1"),
+    "nothing at first": ("SEEN = None", "global SEEN; SEEN = (SEEN or 0) + 1"),
+    "new name": ("", "globals().setdefault('SEEN', []).append(1)"),
+    "gone": ("SEEN = 1", "globals().pop('SEEN')"),
+    "dict in a tuple": ("SEEN = ({},)", "SEEN[0][len(SEEN[0])] = 1"),
+    "array": ("SEEN = np.zeros(3)", "SEEN[0] += 1"),
+    "array of objects": ("SEEN = np.array([[], [1]], dtype=object)", "SEEN[0].append(1)"),
+    "awkward": ("SEEN = ak.Array([[1.0]])", "global SEEN; SEEN = SEEN + 1"),
+    "histogram": ("SEEN = hist.Hist.new.Reg(2, 0, 2, name='x').Double()", "SEEN.fill([1.0])"),
+    "accumulator": ("SEEN = processor.value_accumulator(int, 0)", "SEEN.add(1)"),
+    "generator": ("SEEN = np.random.default_rng(1)", "SEEN.normal()"),
+    "count": ("SEEN = itertools.count()", "next(SEEN)"),
+    "class": ("class SEEN:\n    n = []", "SEEN.n.append(1)"),
+    "instance": ("class A:\n    n = 0\nSEEN = A()", "SEEN.n += 1"),
+    "function": ("def SEEN(): pass\nSEEN.n = 0", "SEEN.n += 1"),
+    "default": ("def SEEN(n=[]): n.append(1)", "SEEN()"),
+    "closure": ("def make(n):\n    return lambda: n.append(1)\nSEEN = make([])", "SEEN()"),
+}
+FORGETS = {
+    "its own": ("SEEN = []", "SEEN[:] = []"),
+    "cache": ("@functools.cache\ndef SEEN(n): return object()", "SEEN(np.random.default_rng().integers(9**9))"),
+    "loaded late": ("SEEN = None", "global SEEN; SEEN = re.compile('x')"),
+    "equal": ("SEEN = [1]", "global SEEN; SEEN = [1]"),
+}
+HELPER = """
+import functools, itertools, re
+import awkward as ak, hist, numpy as np
+from coffea import processor
+{state}
+
+def touch():
+    {change}
+"""
+
+
+class Remembering(Counting):
+    """Calls a function of a module that is imported when it is first needed, or before."""
+
+    described = "processor Remembering"
+
+    def process(self, events):
+        importlib.import_module("mine_helper").touch()
+        return super().process(events)
+
+
+@pytest.fixture
+def helper(tmp_path, monkeypatch):
+    """Write a user's module."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, "mine_helper", raising=False)
+
+    def write(state, change, *, imported):
+        (tmp_path / "mine_helper.py").write_text(HELPER.format(state=state, change=change))
+        importlib.invalidate_caches()
+        if imported:
+            importlib.import_module("mine_helper")
+        return tmp_path / "mine_helper.py"
+
+    yield write
+    sys.modules.pop("mine_helper", None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "imported"),
+    [*((kind, True) for kind in REMEMBERS), *((kind, False) for kind in REMEMBERS if kind != "gone")],
+)
+def test_a_pass_that_a_module_remembers_is_refused(helper, kind, imported):
+    file = helper(*REMEMBERS[kind], imported=imported)
+    with pytest.raises(ConfigError) as caught:
+        Blinding(Remembering(), [(3300, 3700)]).process(Chunk([2, 3, 4], [3000, 3400, 3500]))
+    text = str(caught.value)
+    assert text.startswith(f"processor Remembering: process(events) changes 'SEEN' of {file}, ")
+
+
+@pytest.mark.parametrize("imported", [True, False])
+@pytest.mark.parametrize("kind", FORGETS)
+def test_what_a_module_reads_once_is_taken(helper, kind, imported):
+    helper(*FORGETS[kind], imported=imported)
+    assert Blinding(Remembering(), [(3300, 3700)]).process(Chunk([2, 3, 4], [3000, 3400, 3500]))["n"] == 1
+
+
+def test_an_installed_processor_may_remember_nothing_either(helper, monkeypatch):
+    file = helper(*REMEMBERS["list"], imported=True)
+    monkeypatch.setattr("drapes_hep.events.grounds._is_users", lambda _: False)
+    monkeypatch.setattr(Remembering, "modules", ("mine_helper",), raising=False)
+    with pytest.raises(ConfigError, match=f"changes 'SEEN' of {file}"):
+        Blinding(Remembering(), [(3300, 3700)]).process(Chunk([2, 3], [3000, 3400]))
 
 
 class Smearing(Counting):

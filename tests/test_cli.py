@@ -27,7 +27,7 @@ from drapes_hep.cli import main
 from drapes_hep.config import load_config
 from drapes_hep.events.checks import row_ids
 from drapes_hep.events.readers import scan
-from drapes_hep.events.skims import write_truth
+from drapes_hep.events.skims import read_skim, write_skim, write_truth
 from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.files import file_hash, read_json, write_json
 
@@ -297,6 +297,72 @@ def test_validate_says_what_the_search_is(project, capsys):
 def test_validate_opens_the_files_too(project, capsys, falling):
     assert drapes("validate", "tiny.yaml", "--files") == 0
     assert f"events.root: features, {len(falling['mj1'])} events" in capsys.readouterr().out
+
+
+def test_validate_reads_the_first_chunk_of_every_file(project, capsys, falling):
+    write_feature_root("more.root", {name: np.tile(values, 21) for name, values in falling.items()})
+    words = ["--set", "data.path=[events.root, more.root]", "--set", "data.labels=false"]
+    assert drapes("validate", "tiny.yaml", "--files", *words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{project / 'events.root'}: features, 2500 events" in lines
+    assert f"{project / 'more.root'}: features, 52500 events, selection tried on the first 50000" in lines
+    assert any(line.startswith("not read: what follows the first chunk of 1 file;") for line in lines)
+
+
+@pytest.mark.parametrize(("row", "status"), [(49_999, 2), (50_000, 0)])
+def test_validate_says_nothing_of_what_it_does_not_read(project, falling, row, status):
+    columns = {name: np.tile(values, 21) for name, values in falling.items()}
+    columns["mj2"][row] = np.nan
+    write_feature_root("more.root", columns)
+    assert (
+        drapes("validate", "tiny.yaml", "--files", "--set", "data.path=more.root", "--set", "data.labels=false")
+        == status
+    )
+
+
+def test_validate_names_every_file_with_bad_values(project, capsys, falling):
+    for name, row in (("a.root", 3), ("b.root", 7)):
+        bad = falling["mj1"].copy()
+        bad[row] = np.nan
+        write_feature_root(name, {**falling, "mj1": bad})
+    assert drapes("validate", "tiny.yaml", "--files", "--set", "data.path=[events.root, a.root, b.root]") == 2
+    lines = capsys.readouterr().err.splitlines()
+    for name, row in (("a.root", 3), ("b.root", 7)):
+        assert any(f"{name}: column 'mj1' holds NaN or infinity in 1 row, first in row {row}" in line for line in lines)
+    assert lines[-1] == "drapes: tiny.yaml: 2 problems with the files of data.path"
+
+
+def test_validate_reads_other_simulations(project, complaint, falling):
+    bad = falling["mj1"][:70].copy()
+    bad[5] = np.nan
+    write_feature_root("other.root", {**{name: values[:70] for name, values in falling.items()}, "mj1": bad})
+    line = complaint("validate", "tiny.yaml", "--files", "--set", "study.source=other.root")
+    assert "other.root: column 'mj1' holds NaN or infinity in 1 row, first in row 5" in line
+
+
+def test_validate_runs_the_processor(project, complaint):
+    Path("mine.py").write_text(
+        "import numpy as np\nfrom processors.dijets import Dijets\n"
+        "class Mine(Dijets):\n    def trigger(self, events):\n        return np.ones(len(events), dtype=int)\n"
+    )
+    line = complaint("validate", "tiny.yaml", "--files", "--set", "processor=mine.py:Mine")
+    assert "trigger" in line
+    assert "mine.py" in line
+
+
+def test_validate_says_where_nothing_is_selected(project, capsys):
+    assert drapes("validate", "tiny.yaml", "--files", "--set", "selection.leading_pt=20000") == 0
+    assert "events.root: the selection keeps none of 2500 events that were read" in capsys.readouterr().out
+
+
+def test_validate_compares_identities_of_what_it_reads(finished, complaint):
+    names = ("event_id", "weight", "jets")
+    columns = read_skim("run/skim/events.parquet", names)
+    for name, rows in (("a.parquet", slice(0, 100)), ("b.parquet", slice(99, 200))):
+        write_skim(name, {key: columns[key][rows] for key in names})
+    words = ["--set", "data.path=[a.parquet, b.parquet]", "--set", "data.labels=false"]
+    line = complaint("validate", "tiny.yaml", "--files", *words)
+    assert "stands for more than one event (1 repeated in all files)" in line
 
 
 def test_validate_writes_nothing(project):
@@ -865,8 +931,28 @@ def test_a_stage_without_the_earlier_ones_leaves_nothing(project, complaint, ver
 
 
 def test_a_report_of_nothing_leaves_nothing(project, complaint):
-    assert "r: hunt is not done; run `drapes hunt` first" in complaint("report", "tiny.yaml", "-o", "r", "--quiet")
+    words = (
+        "r: no run is in this directory; name that of a finished run with -o, or make one: drapes run tiny.yaml -o r"
+    )
+    assert words in complaint("report", "tiny.yaml", "-o", "r", "--quiet")
     assert not Path("r").exists()
+
+
+def test_a_report_of_no_directory(project, complaint):
+    line = complaint("report", "-o", "nosuch")
+    assert line == (
+        "drapes: nosuch: no run is in this directory; name that of a finished run with -o, or make one: drapes run"
+        " CONFIG -o nosuch"
+    )
+
+
+def test_a_part_of_the_search_has_a_reason_in_place_of_a_global_p_value(finished):
+    words = ("tiny.yaml", "-o", "run", "--quiet")
+    assert drapes("hunt", *words, "--window", WINDOWS[0]) == 0
+    reason = "only 1 window was hunted, the search has 2"
+    assert read_json(finished / "results.json")["global"]["reason"] == reason
+    assert drapes("report", *words) == 0
+    assert reason in (finished / "report" / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,6 @@ def test_the_inclusive_point_is_always_there(tmp_path):
         ({"mass": {"draw": "FIT"}}, "'mass.draw': expected 'fit' or 'kde', got the text 'FIT'; did you mean 'fit'?"),
         ({"selection": {"undefined": float("nan")}}, "'selection.undefined': expected 'drop' or a finite number"),
         ({"windows": {"width": float("inf")}}, "'windows.width': expected a finite number, got the number inf"),
-        ({"cwola": {"options": {"kinematics": "no"}}}, "no may be text or false: write true or false"),
         ({"cwola": {"options": {"rate": float("nan")}}}, "rate: expected"),
         ({"training": {"validation": 0.6, "closure": 0.5}}, "leave less than a tenth"),
     ],
@@ -130,6 +129,10 @@ def test_a_mistake_is_one_line(tmp_path, change, words):
         (b"# nothing\n", "c.yaml: is empty"),
         (b"name: x\nplots: {label: \xe9}\n", "c.yaml, line 2: byte 0xe9 is not UTF-8"),
         (b"name: x\nseed: 0123\n", "c.yaml, line 2: 'seed': 0123 may be decimal or octal: drop the leading zero"),
+        (
+            b"name: x\ndata: {path: a}\ncwola: {options: {kinematics: no}}",
+            "'cwola.options': kinematics: no may be text or false: write true or false, or quote it",
+        ),
         (b"name: x\nmass:\n  widht: 3\n", "c.yaml, line 3: unknown key 'mass.widht'"),
     ],
 )
@@ -152,6 +155,7 @@ def test_what_is_no_configuration_is_refused(tmp_path, content, words):
         ("blind: no", "blind", False),
         ("blind: On", "blind", True),
         ("plots: {label: no}", "plots.label", "no"),
+        ("cwola: {options: {kind: 'no'}}", "cwola.options", {"kind": "no"}),
         ("plots: {label: 12:30:00}", "plots.label", "12:30:00"),
         ("plots: {label: 2016-01-02}", "plots.label", "2016-01-02"),
         ("plots: {label: '0123'}", "plots.label", "0123"),
@@ -234,3 +238,78 @@ def test_a_window_is_named_by_its_edges(text, words):
 def test_blinding_hides_every_window():
     windows = (Window(3300, 3700, 2700, 6000), Window(3500, 3900, 2700, 6000))
     assert blinded([3200.0, 3400.0, 3800.0, 3900.0], windows).tolist() == [False, True, True, False]
+
+
+BOOLEANS = ("blind", "data.labels", "constituents.conserve")
+WORDS = ("yes", "no", "on", "off", "true", "false", "True", "OFF")
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("key", BOOLEANS)
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_boolean_in_quotes_is_refused_everywhere(tmp_path, key, word, quote):
+    path = tmp_path / "c.yaml"
+    section, _, last = key.rpartition(".")
+    value = f"{last}: {quote}{word}{quote}"
+    files = "path: a.root"
+    own = f"data: {{{files}, {value}}}" if section == "data" else f"data: {{{files}}}\n"
+    other = {"data": "", "": value}.get(section, f"{section}: {{{value}}}")
+    path.write_text(f"name: x\n{own}{other}\n")
+    said = f"'{key}': expected true or false, got the text '{word}' in quotes: leave them out"
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).endswith(said)
+    assert str(caught.value).startswith(f"{path}, line ")
+    assignment = f"{key}={quote}{word}{quote}"
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, MINIMAL), [assignment])
+    assert str(caught.value) == f"--set {assignment}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("assignments", "to_blame", "words"),
+    [
+        (["seed=x"], "--set seed=x", "'seed': expected a whole number"),
+        (["blind=true", "sede=1", "seed=2"], "--set sede=1", "unknown key 'sede'"),
+        (["windows.wdith=3"], "--set windows.wdith=3", "unknown key 'windows.wdith'"),
+        (["windows={first: a}"], "--set windows={first: a}", "'windows.first': expected a number"),
+        (["windows.first=9000"], "--set windows.first=9000", ""),
+        (["seed=3", "mass.range=[3200, 6000]"], "--set mass.range=[3200, 6000]", "windows from"),
+        (
+            ["template.method=from_window", "template.strength=null"],
+            "--set template.method=from_window",
+            "'template': from_w",
+        ),
+        (["seed=x", "seed=y"], "--set seed=y", "'seed': expected a whole number, got the text 'y'"),
+        (["data.path=[]"], "--set data.path=[]", "'data.path': names no file"),
+        (["data.path="], "--set data.path=", "'data.path': has no value, and no default"),
+    ],
+)
+def test_a_mistake_of_an_assignment_names_the_assignment(tmp_path, assignments, to_blame, words):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, MINIMAL), assignments)
+    assert str(caught.value).startswith(f"{to_blame}: {words}")
+
+
+def test_a_mistake_of_the_file_names_the_file_whatever_is_assigned(tmp_path):
+    path = write(tmp_path, {**MINIMAL, "windows": {"width": -1}})
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["seed=3", "windows.step=100"])
+    assert str(caught.value).startswith(f"{path}, line ")
+
+
+NO_FILES = [[], "", " ", [""], [[]], [[""]], ["a.root", ""]]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(key, value) for key in ("data.path", "template.source", "study.source") for value in NO_FILES]
+    + [("data.path", {}), ("data.path", {"": "Events"}), ("data.truth", "")],
+)
+def test_a_list_of_no_files_is_refused_with_its_key(tmp_path, key, value):
+    section, name = key.split(".")
+    path = write(tmp_path, {**MINIMAL, section: {**MINIMAL.get(section, {}), name: value}})
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}, line ")
+    assert f"'{key}': names no file" in str(caught.value)

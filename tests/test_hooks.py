@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import re
+
 import awkward as ak
 import numpy as np
 import pandas as pd
@@ -70,6 +73,7 @@ PASS = np.array([True, False, True, True])
         ak.mask(ak.Array(PASS), [True] * EVENTS),
         np.ma.MaskedArray(PASS, mask=False),
         pd.Series(PASS),
+        PASS.astype(object),
         pd.Series(PASS, dtype="boolean"),
         ak.Array(["x", "y", "x", "x"]) == "x",
     ],
@@ -90,17 +94,21 @@ def test_a_mask_that_means_one_thing_is_taken(events, value):
         ([1, 0, 1, 1], "returned integers, which select by index"),
         (np.array([1, 0, np.nan, 1]), "with NaN, which counts as true in 1 event, first run:lumi:event 1:8:12"),
         (np.array([1.0, 0.0, 1.0, 1.0]), "returned floating-point numbers"),
-        (np.array([True, None, True, True], dtype=object), "returned Python objects"),
+        (np.array([True, None, True, True], dtype=object), "returned missing values (None) in 1 event"),
+        (np.array([object(), 2, 3, 4], dtype=object), "returned Python objects"),
         (np.array(["yes", "no", "yes", "yes"]), "returned text"),
         (ak.Array(["yes", "no", "yes", "yes"]), "returned text"),
         ("yes!", "returned a str"),
         (ak.Array([True, None, True, True]), "returned missing values (None) in 1 event, first run:lumi:event 1:7:11"),
         ([True, None, True, True], "returned missing values (None) in 1 event, first run:lumi:event 1:7:11"),
         (np.ma.MaskedArray(PASS, mask=[0, 0, 1, 0]), "missing (masked) values in 1 event, first run:lumi:event 1:8:12"),
-        (pd.Series([True, pd.NA, True, True], dtype="boolean"), "returned Python objects"),
+        (
+            pd.Series([True, pd.NA, True, True], dtype="boolean"),
+            "returned missing values (NA) in 1 event, first run:lumi",
+        ),
         (pd.Series(PASS, index=[3, 2, 1, 0]), "with an index other than 0 to n-1"),
-        (pd.DataFrame({"a": PASS}), "returned an array of shape (4, 1)"),
-        (None, "returned None; does it end without `return`?"),
+        (pd.DataFrame({"a": PASS}), "returned a DataFrame of 1 column"),
+        (None, "returned None; return one boolean per event (does it end without a return?)"),
         ((flag for flag in PASS), "returned a generator"),
         (slice(0, 2), "returned a slice"),
         (True, "returned a single bool"),
@@ -175,7 +183,7 @@ def test_a_rectangular_mask_of_jets_is_taken(events):
         (ak.where(GOOD, np.nan, 1.0), "with NaN, which counts as true in 4 events"),
         (PASS, "returned one value per event or a flat array"),
         (no_cut(range(4)), "has one value per event"),
-        (np.ones(JETS, dtype=bool), "returned one value per event or a flat array"),
+        (np.ones(JETS, dtype=bool), "returned a flat array"),
         (GOOD[:3], "returned lists of 3 events for 4"),
         (ak.concatenate([GOOD[:2], GOOD[2:] [:, :1]]), "other lengths than the jets' (1 for 2) in 2 events"),
         (ak.mask(GOOD, PASS), "missing values (None) in 1 event, first run:lumi:event 1:7:11"),
@@ -304,9 +312,9 @@ SECOND = "in 1 event, first run:lumi:event 1:7:11"
         (lambda events: events.jets[:3], "returned jets of 3 events for 4"),
         (lambda events: events.jets[PASS], "returned jets of 3 events for 4"),
         (lambda events: events.jets[:, 0], "return one list of jets per event"),
-        (lambda events: ak.flatten(events.jets), "for 4"),
+        (lambda events: ak.flatten(events.jets), "returned a flat array of 11 jets"),
         (lambda events: events.jets.pt, "return one list of jets per event"),
-        (lambda events: events, "return one list of jets per event"),
+        (lambda events: events, "returned the events"),
         (lambda _: [1, 2, 3, 4], "returned a list"),
         (lambda _: None, "returned None"),
         (lambda _: np.ones((4, 2)), "returned a ndarray"),
@@ -353,6 +361,93 @@ def test_values_that_no_correction_gives_are_refused(events, hook, said):
     assert said in message(hooks(events, corrections=hook).jets, "corrections")
 
 
+def rolled(events, field, scale=1.0):
+    flat = np.roll(ak.to_numpy(ak.flatten(events.jets[field])), 1)
+    return rebuilt(events, **{field: ak.unflatten(scale * flat, COUNTS)})
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        (lambda events: rolled(events, "pt"), "with the 'pt' of other jets"),
+        (lambda events: rolled(events, "mass"), "with the 'mass' of other jets"),
+        (lambda events: rebuilt(events, pt=events.jets.pt[:, ::-1]), "with the 'pt' of other jets"),
+        (lambda events: rebuilt(events, pt=6 * events.jets.pt), "'pt' changed by a factor above 5"),
+        (lambda events: rebuilt(events, mass=events.jets.mass / 1000), "'mass' changed by a factor above 100"),
+    ],
+)
+def test_values_of_other_jets_are_refused_in_rebuilt_jets(events, hook, said):
+    assert said in message(hooks(events, corrections=hook).jets, "corrections")
+
+
+MANY = 300
+
+
+@pytest.fixture(scope="module")
+def dijet_events():
+    """Events of two jets with a falling spectrum of pt."""
+    rng = np.random.default_rng(5)
+    leading = 600 * (1 + rng.pareto(6, MANY))
+    pt = np.stack([leading, leading * rng.uniform(0.5, 0.99, MANY)], axis=1).ravel()
+    flat = {"pt": pt, "eta": rng.uniform(-2, 2, 2 * MANY), "phi": rng.uniform(-3, 3, 2 * MANY)}
+    flat |= {"mass": 0.1 * pt, "tau1": 0.4 + 0 * pt, "tau2": 0.2 + 0 * pt, "tau3": 0.1 + 0 * pt}
+    columns = {f"jets_{name}": ak.unflatten(values, [2] * MANY) for name, values in flat.items()}
+    return build_events({"event_id": np.arange(MANY), "weight": np.ones(MANY), **columns}, METADATA)
+
+
+def corrected(width):
+    """Factors that smear pt by a width, the same for each call."""
+    return ak.unflatten(np.random.default_rng(6).lognormal(0, width, 2 * MANY), [2] * MANY)
+
+
+OTHER_ORDER = {
+    "within the event": (lambda pt: ak.sort(pt, axis=1), "of other jets of their events"),
+    "next event": (lambda pt: pt[np.roll(np.arange(MANY), 1)], "does not follow from their own"),
+    "at random": (lambda pt: pt[np.random.default_rng(7).permutation(MANY)], "does not follow from their own"),
+}
+
+
+@pytest.mark.parametrize("build", ["rebuilt", "field"])
+@pytest.mark.parametrize("width", [0.0, 0.05])
+@pytest.mark.parametrize("order", OTHER_ORDER)
+def test_corrected_momenta_in_another_order_are_refused(dijet_events, order, width, build):
+    change, said = OTHER_ORDER[order]
+
+    def corrections(events):
+        pt = change(1.01 * events.jets.pt * corrected(width))
+        return rebuilt(events, pt=pt) if build == "rebuilt" else ak.with_field(events.jets, pt, "pt")
+
+    assert said in message(hooks(dijet_events, corrections=corrections).jets, "corrections")
+
+
+@pytest.mark.parametrize("width", [0.0, 0.02, 0.1, 0.3])
+@pytest.mark.parametrize("spectrum", ["falling", "narrow", "equal"])
+def test_smeared_momenta_are_taken(dijet_events, width, spectrum):
+    events = copy.copy(dijet_events)
+    if spectrum != "falling":
+        factor = corrected(0.01) if spectrum == "narrow" else 1.0
+        events["jets", "pt"] = 800 * factor * ak.ones_like(events.jets.pt)
+    smeared = events.jets.pt * corrected(width)[::-1]
+    jets = hooks(events, corrections=lambda events: rebuilt(events, pt=smeared)).jets("corrections")
+    np.testing.assert_array_equal(ak.flatten(jets.pt), ak.flatten(smeared))
+
+
+def test_jets_clustered_anew_may_have_other_momenta(dijet_events):
+    """Small jets inside the large ones: most of the momentum in the first, the rest in another one nearby."""
+
+    def corrections(events):
+        jets = events.jets
+        share = ak.unflatten(np.random.default_rng(8).uniform(0.55, 0.95, 2 * MANY), [2] * MANY)
+        first = {"pt": share * jets.pt, "eta": jets.eta + 0.03, "phi": jets.phi}
+        second = {"pt": (1 - share) * jets.pt, "eta": jets.eta - 0.3, "phi": jets.phi}
+        both = {name: ak.concatenate([first[name], second[name]], axis=1) for name in first}
+        mass = ak.concatenate([0.3 * jets.mass, 0.1 * jets.mass], axis=1)
+        taus = {name: ak.concatenate([jets[name], jets[name]], axis=1) for name in ("tau1", "tau2", "tau3")}
+        return ak.zip({**both, "mass": mass, **taus})
+
+    assert ak.all(ak.num(hooks(dijet_events, corrections=corrections).jets("corrections")) == 4)
+
+
 @pytest.mark.parametrize(
     "hook",
     [
@@ -369,6 +464,184 @@ def test_corrections_within_reason_are_taken(events, hook):
     assert len(hooks(events, corrections=hook).jets("corrections")) == EVENTS
 
 
+# ---- what the messages advise ----------------------------------------------------------------------------------------
+
+NA = pd.Series([1.0, pd.NA, 1.0, 1.0], dtype="Float64")
+ADVISED = {
+    "event_mask": [
+        True, False, 1, 0.5, np.array(True), [1, 0, 1, 1], np.array([1, 0, 1, 1]), ak.Array([1, 0, 1, 1]),
+        pd.Series([1, 0, 1, 1]), [1.0, np.nan, 0.2, 1.0], np.array([1.0, 0.0, 1.0, 1.0]), (1, 0, 1, 1),
+        ak.Array([True, None, True, True]), [True, None, True, True], np.array([True, None, True, True], dtype=object),
+        np.ma.MaskedArray(PASS, mask=[0, 0, 1, 0]), pd.Series([True, pd.NA, True, True], dtype="boolean"),
+        pd.Series(PASS, index=[3, 2, 1, 0]), pd.DataFrame({"a": PASS}), PASS[:, None], GOOD,
+        GOOD.to_list(), (PASS, PASS),
+    ],
+    "weights": [
+        1.0, 2, True, PASS, ak.Array(PASS), PASS.tolist(), [1.0, None, 1.0, 1.0], ak.Array([1.0, None, 1.0, 1.0]),
+        np.ma.MaskedArray(np.ones(4), mask=[0, 0, 1, 0]), NA, pd.Series(np.ones(4), index=[3, 2, 1, 0]),
+        pd.DataFrame({"a": np.ones(4)}), np.ones((4, 2)), [[1.0], [1.0, 2.0], [], [3.0]], (np.ones(4), np.ones(4)),
+        np.array([1.0, None, 1.0, 1.0], dtype=object),
+    ],
+    "jet_mask": [
+        True, False, 1, ak.values_astype(GOOD, np.int32), ak.values_astype(GOOD, np.float64), GOOD.to_list(),
+        ak.where(GOOD, np.nan, 1.0), [[1] * n for n in COUNTS], ak.mask(GOOD, GOOD), PASS, no_cut(range(4)),
+        np.ones(JETS, dtype=bool), (GOOD, GOOD),
+    ],
+}  # fmt: skip
+CALLS = [(call, value) for call, values in ADVISED.items() for value in values]
+
+
+def called(events, call, value):
+    ours = hooks(events, mine=lambda *_: value)
+    return getattr(ours, call)("mine", *([events.jets] if call == "jet_mask" else []))
+
+
+@pytest.mark.parametrize(("call", "value"), CALLS, ids=[f"{call}-{i}" for i, (call, _) in enumerate(CALLS)])
+def test_what_a_message_advises_is_taken(events, call, value):
+    if call == "jet_mask" and isinstance(value, list) and isinstance(value[0][0], bool):
+        called(events, call, value)  # lists of booleans mean one thing
+        return
+    text = message(called, events, call, value)
+    (advised,) = re.findall("`([^`]+)`", text)
+    names = {"ak": ak, "np": np, "result": value, "events": events, "jets": events.jets}
+    called(events, call, eval(advised, names))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda jets: ak.flatten(jets),
+        lambda jets: jets[:, 0],
+        lambda jets: ak.mask(jets, jets.pt > ak.min(jets.pt)),
+        lambda jets: (jets, jets),
+    ],
+    ids=["flat", "one", "missing", "tuple"],
+)
+def test_what_a_message_advises_for_jets_is_taken(events, value):
+    wrong = value(events.jets)
+    (advised,) = re.findall("`([^`]+)`", message(hooks(events, corrections=lambda _: wrong).jets, "corrections"))
+    right = eval(advised, {"ak": ak, "np": np, "result": wrong, "events": events})
+    assert len(hooks(events, corrections=lambda _: right).jets("corrections")) == EVENTS
+
+
+WHAT = {
+    "event_mask": "one boolean per event",
+    "weights": "one real number per event",
+    "jet_mask": "one boolean per jet, in lists",
+    "jets": "jets as events.jets holds them",
+}
+
+
+async def later():
+    return PASS
+
+
+@pytest.mark.parametrize("call", WHAT)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: None, lambda: "yes", lambda: b"yes", lambda: {"a": PASS}, lambda: {1, 2}, lambda: slice(0, 2),
+        lambda: (flag for flag in PASS), later, lambda: len, lambda: 1j, lambda: [object()] * 4, object,
+        lambda: np.datetime64("2020-01-01"), lambda: iter([1, 2]),
+    ],
+)  # fmt: skip
+def test_a_message_says_what_is_expected(events, call, make):
+    value = make()
+    text = message(called, events, call, value)
+    assert text.startswith("Mine.mine (")
+    assert ": returned " in text
+    assert f"return {WHAT[call]}" in text
+
+
+# ---- what goes wrong inside a hook -----------------------------------------------------------------------------------
+
+
+def test_a_missing_branch_is_one_line_of_its_hook(events):
+    text = message(hooks(events, trigger=lambda events: events.HLT_PFHT1050).event_mask, "trigger")
+    assert text.startswith(f"Mine.trigger ({__file__}, line ")
+    assert ": AttributeError: no field named 'HLT_PFHT1050' (" in text
+    assert "events holds " in text
+    assert text.endswith("'Use trigger, golden JSON, jet identification and corrections'")
+
+
+@pytest.mark.parametrize(
+    ("function", "meant"),
+    [
+        (lambda events, _: events.jets.Mass > 100, "mass"),
+        (lambda _, jets: jets["tau_1"] > 0, "tau1"),
+        (lambda events, _: events["wieght"] > 0, "weight"),
+    ],
+)
+def test_the_nearest_field_is_named(events, function, meant):
+    text = message(hooks(events, jet_id=function).jet_mask, "jet_id", events.jets)
+    assert f"; did you mean '{meant}'? " in text
+
+
+class Signatures:
+    """Hooks that cannot be called as they are."""
+
+    def no_self(events):
+        return events
+
+    def no_argument(self):
+        return PASS
+
+    def one_more(self, events, era):
+        return events, era
+
+    def turned(self, jets, events):
+        return jets.pt > events.weight
+
+    number = 3
+    nothing = None
+
+
+@pytest.mark.parametrize("name", ["no_self", "no_argument", "one_more"])
+def test_a_wrong_signature_is_one_line_with_the_right_one(events, name):
+    text = message(Hooks(Signatures(), events).event_mask, name)
+    assert text.startswith(f"Signatures.{name} ({__file__}, line ")
+    assert text.endswith(f"cannot be called with (events); define it as def {name}(self, events)")
+
+
+def test_arguments_in_another_order_are_refused(events):
+    text = message(Hooks(Signatures(), events).jet_mask, "turned", events.jets)
+    assert text.endswith("cannot be called with (events, jets); define it as def turned(self, events, jets)")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("number", "Signatures.number: is no method but a int; define it as def number(self, events)"),
+        ("nothing", "Signatures.nothing: is no method but a NoneType; define it as def nothing(self, events)"),
+        ("absent", "Signatures has no method 'absent'; define it as def absent(self, events)"),
+    ],
+)
+def test_what_is_no_method_is_refused(events, name, said):
+    assert message(Hooks(Signatures(), events).event_mask, name) == said
+
+
+def failing(error):
+    def hook(_):
+        raise error
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModuleNotFoundError("No module named 'x'"), "; install it in this environment"),
+        (FileNotFoundError(2, "No such file", "g.json"), "; a relative path is looked for where drapes was started"),
+        (KeyError("x"), "KeyError: 'x' ("),
+        (SystemExit(0), "it ends the program (SystemExit: 0) ("),
+    ],
+)
+def test_whatever_a_hook_raises_is_one_line_of_it(events, error, said):
+    text = message(hooks(events, golden_json=failing(error)).event_mask, "golden_json")
+    assert text.startswith("Mine.golden_json (")
+    assert said in text
+
+
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 
@@ -378,8 +651,8 @@ def test_a_hook_cannot_write_into_the_events(events):
         weight *= 2
         return weight
 
-    with pytest.raises(ValueError, match="read-only"):
-        hooks(events, weights=weights).weights("weights")
+    text = message(hooks(events, weights=weights).weights, "weights")
+    assert text.endswith("; events are read-only: change a copy")
     assert events.weight.to_list() == [1, 1, 1, 1]
 
 
@@ -391,6 +664,39 @@ def test_a_mask_that_changes_the_events_is_refused(events, field, name):
 
     text = message(hooks(events, trigger=trigger).event_mask, "trigger")
     assert f"changes '{name}' of the events that it is given" in text
+
+
+@pytest.mark.parametrize("name", ["event_id", "run", "luminosityBlock", "event", "row"])
+def test_corrections_that_change_an_identity_are_refused(events, name):
+    def corrections(events):
+        events[name] = events[name] + 1
+        return events.jets
+
+    text = message(hooks(events, corrections=corrections).jets, "corrections")
+    assert text.startswith("Mine.corrections (")
+    assert (
+        f"changes '{name}' of the events that it is given; identities, labels and rows stay those of the file" in text
+    )
+
+
+@pytest.mark.parametrize("name", ["label", "parent_id"])
+def test_a_hook_that_adds_a_column_of_the_file_is_refused(events, name):
+    def corrections(events):
+        events[name] = events.event_id
+        return events.jets
+
+    text = message(hooks(events, corrections=corrections).jets, "corrections")
+    assert f"adds '{name}' to the events, which only a file does; choose another name" in text
+
+
+def test_corrections_that_return_the_jets_as_they_were_are_refused(events):
+    def corrections(events):
+        before = events.jets
+        events["jets", "pt"] = 1.01 * before.pt
+        return before
+
+    text = message(hooks(events, corrections=corrections).jets, "corrections")
+    assert text.endswith("changes 'jets' of the events but returns them as they were; return events.jets")
 
 
 def test_a_mask_that_changes_the_jets_is_refused(events):

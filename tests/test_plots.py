@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle, StepPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle, StepPatch
 from matplotlib.text import Text
 from scipy.stats import norm, poisson
 
@@ -183,6 +183,36 @@ def test_legends_hide_no_points(figures, name):
                 assert not box.contains(xy[:, 0], xy[:, 1]) if xy.ndim == 1 else not any(box.contains(*p) for p in xy)
 
 
+@pytest.mark.parametrize("name", ["spectrum", "spectrum_tight", "spectrum_blind", "selected"])
+def test_legends_lie_above_what_is_shaded(figures, name):
+    fig = figures[name]
+    fig.canvas.draw()
+    ax = fig.axes[0]
+    shaded = [one.get_window_extent() for one in ax.patches if isinstance(one, Rectangle)]
+    assert shaded
+    assert max(box.y1 for box in shaded) <= ax.get_legend().get_window_extent().y0
+
+
+def test_lines_of_the_legend_are_those_of_the_scan(figures):
+    fig = figures["scan"]
+    dashed = {to_rgb(line.get_color()): line.get_linestyle() == "--" for line in fig.legends[0].get_lines()}
+    assert sum(dashed.values()) == 1
+    bars = [one for one in fig.axes[0].collections if isinstance(one, LineCollection)]
+    assert bars
+    for bar in bars:
+        assert (bar.get_linestyle()[0][1] is not None) == dashed[to_rgb(bar.get_color()[0])]
+
+
+def test_words_of_the_split_lie_inside_their_boxes(figures):
+    fig = figures["split"]
+    fig.canvas.draw()
+    ax = fig.axes[0]
+    for box in (patch.get_window_extent() for patch in ax.patches if isinstance(patch, FancyBboxPatch)):
+        for text in (one.get_window_extent() for one in ax.texts):
+            if box.x0 < (text.x0 + text.x1) / 2 < box.x1 and box.y0 < (text.y0 + text.y1) / 2 < box.y1:
+                assert box.x0 + 8 < text.x0 < text.x1 < box.x1 - 8
+
+
 def test_session_is_left_alone(figures):
     # the backend resolves itself when it is looked at
     before = {k: v for k, v in mpl.rcParams.copy().items() if k != "backend"}
@@ -346,6 +376,7 @@ def test_global_p_says_when_it_is_a_bound():
     assert "extrapolated" not in measured
     assert "[" in measured
     assert plots.GlobalP().text == "global p: not quoted"
+    assert plots.GlobalP(reason="the run is blinded").text == "global p: not quoted (the run is blinded)"
 
 
 def test_extreme_p_values_are_drawn():

@@ -367,6 +367,7 @@ def build_run(
         "effective_trials_interval": [27.3, 30.1] if have else None,
         "best_window": best[1] if best else None,
         "toys": toys,
+        "reason": None if have else "the run is blinded" if blind else "hunt.toys is 0: no pseudo-experiments",
     }
     _json(
         folder / "hunt.json",
@@ -789,7 +790,10 @@ def test_missing_column_and_missing_run_are_named(small, no_pictures, tmp_path):
 
 def test_run_without_toys_labels_or_training(small, no_pictures):
     results = json.loads((small / "results.json").read_text())
-    results["global"] = dict.fromkeys(results["global"]) | {"toys": 0}
+    results["global"] = dict.fromkeys(results["global"]) | {
+        "toys": 0,
+        "reason": "hunt.toys is 0: no pseudo-experiments",
+    }
     results["windows"][0]["metrics"] = None
     _json(small / "results.json", results)
     hunt = json.loads((small / "hunt.json").read_text())
@@ -801,7 +805,8 @@ def test_run_without_toys_labels_or_training(small, no_pictures):
         (folder / name).unlink()
     page = write_report(small).read_text(encoding="utf-8")
     assert 'id="metrics"' not in page
-    assert "no pseudo-experiments" in page
+    assert "hunt.toys is 0: no pseudo-experiments" in page
+    assert "neighbouring" not in page
     assert "1 window with 4 working points was searched" in page
     assert "the global one does" not in page
     assert "was not trained in this run" in page

@@ -755,3 +755,7 @@ def test_an_answer_that_ends_too_early_is_no_content(server, tmp_path):
     server.script = [("short", 0)]
     with pytest.raises(UnreachableError, match="broke off"), remote.open_url(url) as file:
         file.read(150)
+
+
+def test_a_local_address_is_on_no_server(tmp_path):
+    assert f"{tmp_path}/nothing.root: no such file; check the address" in complaint(f"file://{tmp_path}/nothing.root")

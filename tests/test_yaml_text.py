@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from drapes_hep.yaml_text import YamlError, decode, parse
+from drapes_hep.yaml_text import Unquoted, YamlError, decode, parse
 
 BOMB = "\n".join(
     f"{name}: &{name} [{', '.join([value] * 10)}]"
@@ -39,10 +39,10 @@ MERGE_BOMB = "a: &a {x: 1}\n" + "\n".join(
         ("22:22", "22:22"),
         ("2016-01-02", "2016-01-02"),
         ("2016-01-02T12:00:00Z", "2016-01-02T12:00:00Z"),
-        ("no", "no"),
-        ("Yes", "Yes"),
-        ("on", "on"),
-        ("off", "off"),
+        ("no", Unquoted("no")),
+        ("Yes", Unquoted("Yes")),
+        ("on", Unquoted("on")),
+        ("off", Unquoted("off")),
         ("true", True),
         ("FALSE", False),
         ("~", None),

@@ -76,7 +76,8 @@ repeated.
 Values are read by the rules of YAML 1.2, in the file and after `--set` alike. Whole numbers may be written `10000`,
 `10_000` or `1e4`; `0123` is refused, for YAML 1.1 takes it for 83. `true`, `false`, `yes`, `no`, `on` and `off` are
 true and false where a key asks for that, and words elsewhere; `12:30` and `2016-01-02` are words. True is no number,
-and text in quotes is none either. A section without keys has its defaults.
+and text in quotes is neither a number nor true or false: `blind: "no"` is refused. A section without keys has its
+defaults.
 """
 
 FEATURES_TEXT = """## Features

@@ -3,7 +3,8 @@
 *By data.* :class:`Blinding` wraps any processor. Each chunk is processed as it is, which gives the rows of the skim,
 and a second time without the selected events that lie in a hidden window. Histograms, cut flow and all other
 accumulators come from the second pass, so no sum, mean or difference of theirs holds a hidden event. Each pass runs on
-a copy of the processor as it was at first, so nothing that one pass stores in it reaches the other. Both passes must
+a copy of the processor as it was at first, so nothing that one pass stores in it reaches the other, and a pass that
+stores something in an imported module is refused (:mod:`drapes_hep.events.module_state`). Both passes must
 select the same visible events with the same masses and weights; otherwise the outputs would describe other events than
 the skim.
 
@@ -25,6 +26,7 @@ import numpy.typing as npt
 from coffea import processor
 
 from drapes_hep.errors import ConfigError
+from drapes_hep.events.module_state import changed_name, module_state
 from drapes_hep.events.types import Column, Events, Foreign
 
 __all__ = ["Blinding", "empty_hidden_bins", "hidden_bins", "in_ranges", "measures_mjj"]
@@ -90,7 +92,7 @@ class Blinding(processor.ProcessorABC):  # type: ignore[misc]
         ConfigError
             The visible events differ from those that are selected without the hidden ones in the chunk.
         """
-        out: dict[str, Any] = pickle.loads(self._fresh).process(events)
+        out = self._first_pass(events)
         columns = out["skim"].columns()
         if not columns:
             return out
@@ -105,6 +107,32 @@ class Blinding(processor.ProcessorABC):  # type: ignore[misc]
         second: dict[str, Any] = pickle.loads(self._fresh).process(events[visible])
         self._check_passes(columns, ~np.isin(np.asarray(columns["event_id"]), hidden), second["skim"].columns())
         return {**second, **rows}
+
+    def _first_pass(self, events: Events) -> dict[str, Any]:
+        """Process all events, and make sure that nothing but the output remembers them.
+
+        Raises
+        ------
+        ConfigError
+            The code keeps something in a module, where the second pass or another chunk would find it.
+        """
+        modules = getattr(self._inner, "modules", ())
+        before = module_state(modules)
+        while True:
+            out: dict[str, Any] = pickle.loads(self._fresh).process(events)
+            after = module_state(modules)
+            changed = changed_name(before, after)
+            if changed is not None:
+                file, name = changed
+                raise ConfigError(
+                    f"{self.described}: process(events) changes '{name}' of {file}, which would tell other events of"
+                    " the hidden ones; keep it in self, return it in the output, or compute it where the module is"
+                    " imported (what is read from files: functools.cache)"
+                )
+            # of a module that this pass imported, one cannot tell what it was like before
+            if {file for file, _ in after} <= {file for file, _ in before}:
+                return out
+            before = after
 
     def _check_passes(self, columns: Mapping[str, Column], visible: BoolArray, second: Mapping[str, Column]) -> None:
         ids = np.asarray(columns["event_id"])[visible]

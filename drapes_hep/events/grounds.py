@@ -34,6 +34,7 @@ __all__ = [
     "is_users_file",
     "opened",
     "unwatched",
+    "users_modules",
     "watched",
 ]
 
@@ -183,11 +184,17 @@ def unwatched() -> Iterator[None]:
         _THREAD.watching = before
 
 
-def _note_modules() -> None:
+def users_modules() -> Iterator[tuple[str, str]]:
+    """Yield the names and files of the user's modules that this process has imported."""
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or not is_users_file(file):
-            continue
+        if isinstance(file, str) and is_users_file(file):
+            yield name, file
+
+
+def _note_modules() -> None:
+    for name, file in users_modules():
+        module = sys.modules[name]
         if name not in _modules or _modules[name][0] is not module:
             path = _absolute(file)
             _modules[name] = (module, path, _version(path))

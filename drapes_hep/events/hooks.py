@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from types import CodeType
 from typing import Any, NoReturn
 
 import awkward as ak
@@ -21,25 +20,20 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from drapes_hep.errors import ConfigError
+from drapes_hep.errors import ConfigError, counted
 from drapes_hep.events.checks import impossible, impossible_taus, impossible_weights
 from drapes_hep.events.features import wrapped
+from drapes_hep.events.hook_calls import Hook
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, offsets_of, ragged
 from drapes_hep.events.types import AwkwardArray, Events, Foreign
 
-__all__ = ["SOURCE", "STRIPPED", "Hooks", "NoCut", "first_of", "flat_jets", "name_event", "no_cut", "protect"]
+__all__ = ["Hooks", "NoCut", "first_of", "flat_jets", "name_event", "no_cut", "protect"]
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Refuse = Callable[..., NoReturn]
 """Called with the problem, the remedy, and optionally one flag per event that is at fault."""
-
-SOURCE = "__drapes_source__"
-"""Attribute in which a class that was loaded by path keeps its file."""
-
-STRIPPED = "<dynamic-code>"
-"""What cloudpickle (from 3.1.3 on) writes for the file of code that travels by value."""
 
 _ORIGIN = "_origin"
 """Hidden field of the jets that :meth:`Hooks.jets` hands out: each jet's place in the chunk."""
@@ -58,6 +52,18 @@ _UNIT, _ENOUGH_JETS = 100.0, 10
 
 _TAKEN = 0.5
 """Fraction of the changed values of a field that are another jet's: far above what rounding to few digits gives."""
+
+_RESERVED = ("event_id", "row", "label", "parent_id", *IDENTITY_FIELDS)
+"""Columns that say which event it is, or what is true of it: no hook sets them."""
+
+_NEAR = 0.1
+"""Distance (eta, phi) within which a rebuilt jet is one of its event's: above the resolution, below a jet's radius."""
+
+_ROUNDED, _BETTER = 0.02, 0.3
+"""Spread of log(pt after / pt before) that no order explains, and the fraction of it that the right order leaves."""
+
+_ENOUGH_EVENTS, _UNRELATED = 100, 0.25
+"""Events from which on the rank correlation of leading pt is taken, and the value below which none is left."""
 
 _KINDS = {
     "b": "booleans",
@@ -165,31 +171,6 @@ def first_of(flags: BoolArray) -> int:
     return int(np.argmax(flags))
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A hook and where it is defined."""
-
-    name: str
-    function: Callable[..., Any]
-
-    def __str__(self) -> str:
-        return self.name
-
-    @classmethod
-    def of(cls, processor: Foreign, hook: str) -> _Place:
-        function = getattr(processor, hook)
-        owner = next((base for base in type(processor).__mro__ if hook in vars(base)), type(processor))
-        return cls(f"{owner.__name__}.{hook}{_where(function, owner)}", function)
-
-
-def _where(function: Callable[..., Any], owner: type) -> str:
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    if not isinstance(code, CodeType):
-        return ""
-    file = vars(owner).get(SOURCE) if code.co_filename == STRIPPED else code.co_filename
-    return "" if file is None else f" ({file}, line {code.co_firstlineno})"
-
-
 class Hooks:
     """Calls the hooks of a processor for one chunk, and checks what they return.
 
@@ -230,9 +211,11 @@ class Hooks:
         """
         place, value = self._call(hook)
         refuse = self._refuse(place)
-        weight = _one_per_event(value, len(self._events), refuse)
+        weight = _one_per_event(value, len(self._events), _WEIGHTS, refuse)
+        if weight.dtype.kind == "b":
+            refuse("returned booleans", "return numbers: `np.where(result, 1.0, 0.0)`")
         if weight.dtype.kind not in "iuf":
-            refuse(f"returned {_KINDS[weight.dtype.kind]}", "return one real number per event")
+            refuse(f"returned {_KINDS[weight.dtype.kind]}", f"return {_WEIGHTS.what}")
         weight = np.ascontiguousarray(weight, dtype=np.float64)
         bad = ~np.isfinite(weight)
         if bad.any():
@@ -286,7 +269,7 @@ class Hooks:
         ConfigError
             It is not one boolean per event.
         """
-        place = _Place.of(self._processor, "process")
+        place = Hook.of(self._processor, "process")
         return _event_mask(mask, len(rows), self._refuse(place, f"cut '{step}'", rows))
 
     def jets(self, hook: str) -> AwkwardArray:
@@ -308,19 +291,21 @@ class Hooks:
         ConfigError
             They are not such lists, hold values that no jet can have, are those of other events, or one jet twice.
         """
-        place = _Place.of(self._processor, hook)
+        place = Hook.of(self._processor, hook)
         before = self._copy.jets
         argument = copy.copy(self._copy)
         counts = ak.to_numpy(ak.num(before)).astype(np.int64)
         argument["jets", _ORIGIN] = ragged(np.arange(counts.sum()), offsets_of(counts))
         handed = argument.jets
-        value = place.function(argument)
+        value = place.call(argument)
+        refuse = self._refuse(place)
+        self._unchanged(place, argument, except_for="jets")
         for field in set(argument.fields) - set(self._copy.fields):
             self._copy[field] = argument[field]
         if isinstance(value, ak.Array) and value.layout is handed.layout:
+            if not _same_jets(handed, argument.jets):
+                refuse("changes 'jets' of the events but returns them as they were", "return events.jets")
             return before
-        refuse = self._refuse(place)
-        self._unchanged(place, argument, except_for="jets")
         return _jets(value, before, refuse)
 
     def jet_mask(self, hook: str, jets: AwkwardArray) -> AwkwardArray:
@@ -345,19 +330,25 @@ class Hooks:
         """
         protect(jets)
         handed = copy.copy(jets)
-        place, value = self._call(hook, handed)
+        place, value = self._call(hook, jets=handed)
         if handed.layout is not jets.layout and not _same_jets(jets, handed):
             self._refuse(place)("changes the jets that it is given", "change a copy, or correct jets in `corrections`")
         return _jet_mask(value, ak.to_numpy(ak.num(jets)).astype(np.int64), self._refuse(place))
 
-    def _call(self, hook: str, *arguments: Foreign) -> tuple[_Place, Foreign]:
-        place = _Place.of(self._processor, hook)
-        value = place.function(self._copy, *arguments)
+    def _call(self, hook: str, **arguments: AwkwardArray) -> tuple[Hook, Foreign]:
+        place = Hook.of(self._processor, hook, ("events", *arguments))
+        value = place.call(self._copy, *arguments.values())
         self._unchanged(place, self._copy)
         return place, value
 
-    def _unchanged(self, place: _Place, argument: Events, except_for: str = "") -> None:
-        """Refuse a hook that replaced a column of the events: what it meant to change would be forgotten."""
+    def _unchanged(self, place: Hook, argument: Events, except_for: str = "") -> None:
+        """Refuse a hook that replaced a column of the events: what it meant to change would be forgotten.
+
+        So would be a column of the schema that the file does not hold.
+        """
+        for name in _RESERVED:
+            if name in argument.fields and name not in self._events.fields:
+                self._refuse(place)(f"adds '{name}' to the events, which only a file does", "choose another name")
         for name in self._events.fields:
             before = self._events.layout.content(name)
             if name == except_for or (name in argument.fields and argument.layout.content(name) is before):
@@ -368,9 +359,14 @@ class Hooks:
             elif same:
                 same = np.array_equal(ak.to_numpy(self._events[name]), ak.to_numpy(argument[name]))
             if not same:
-                self._refuse(place)(f"changes '{name}' of the events that it is given", "change a copy and return it")
+                self._refuse(place)(
+                    f"changes '{name}' of the events that it is given",
+                    "identities, labels and rows stay those of the file"
+                    if name in _RESERVED
+                    else "change a copy and return it",
+                )
 
-    def _refuse(self, place: _Place, part: str = "", rows: IntArray | None = None) -> Refuse:
+    def _refuse(self, place: Hook, part: str = "", rows: IntArray | None = None) -> Refuse:
         def refuse(problem: str, remedy: str, bad: BoolArray | None = None) -> NoReturn:
             says = f"{part}: {problem.removeprefix('returned ')}" if part else problem
             if bad is None:
@@ -386,41 +382,106 @@ class Hooks:
 # ---- any array -------------------------------------------------------------------------------------------------------
 
 
-def _array(value: Foreign, refuse: Refuse) -> npt.NDArray[Any] | AwkwardArray:
+@dataclass(frozen=True)
+class _Form:
+    """What a hook returns, in words, and how it is made of something else, which is called ``result``.
+
+    Parameters
+    ----------
+    what : str
+        What is expected.
+    of_one : str
+        Expression that makes it of a single value.
+    of_many : str
+        Expression that makes it of several values per event; empty where there is none.
+    fill : str
+        What a missing value may be replaced by.
+    """
+
+    what: str
+    of_one: str
+    of_many: str
+    fill: str
+
+
+_MASK = _Form("one boolean per event", "np.full(len(events), bool(result))", "ak.any(result, axis=1)", "False")
+_WEIGHTS = _Form("one real number per event", "np.full(len(events), float(result))", "ak.prod(result, axis=1)", "1.0")
+_JET_MASK = _Form("one boolean per jet, in lists", "ak.full_like(jets.pt, bool(result), dtype=bool)", "", "False")
+_JETS = _Form("jets as events.jets holds them", "", "", "")
+
+
+def _array(value: Foreign, form: _Form, refuse: Refuse) -> npt.NDArray[Any] | AwkwardArray:
     """Return a value as the array that it can only mean; missing values are still in an awkward array."""
     kind = type(value).__name__
     if value is None:
-        refuse("returned None", "does it end without `return`?")
-    if isinstance(value, Iterator):
-        refuse(f"returned a {kind}", "return an array (does it contain `yield`?)")
+        refuse("returned None", f"return {form.what} (does it end without a return?)")
     if type(value).__module__.partition(".")[0] in {"dask", "dask_awkward"}:
-        refuse("returned a lazy dask array", "compute it: .compute()")
+        refuse("returned a lazy dask array", "compute it: `result.compute()`")
+    if inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()  # or Python warns that nobody waits for it
+        refuse(f"returned a {kind}", f"return {form.what}: define it with def, not async def")
+    if isinstance(value, Iterator):
+        refuse(f"returned a {kind}", f"return {form.what} (does it contain a yield?)")
     if isinstance(value, ak.Array):
         return value
     if isinstance(value, str | bytes | Mapping | Set | slice | ak.Record) or callable(value):
-        refuse(f"returned a {kind}", "return an array")
+        refuse(f"returned a {kind}", f"return {form.what}")
     if isinstance(value, np.ma.MaskedArray):
         missing = np.ma.getmaskarray(value)
         if missing.any():
             rows = missing.reshape(len(missing), -1).any(axis=1)
-            refuse("returned missing (masked) values", "fill them, e.g. .filled(False)", rows)
+            fill = f"fill them: `result.filled({form.fill})`" if form.fill else f"return {form.what}"
+            refuse("returned missing (masked) values", fill, rows)
         return np.asarray(value.data)
-    if hasattr(value, "to_numpy") and hasattr(value, "index"):  # pandas
-        if not np.array_equal(np.asarray(value.index), np.arange(len(value))):
-            refuse(f"returned a {kind} with an index other than 0 to n-1", "return .to_numpy() in the events' order")
-        return np.asarray(value.to_numpy())
+    if hasattr(value, "to_numpy") and hasattr(value, "index"):
+        return _of_pandas(value, form, refuse)
     if isinstance(value, list | tuple):
-        try:
-            return ak.Array(list(value))
-        except Exception:  # awkward raises TypeError, ValueError and others for what it cannot hold
-            refuse(f"returned a {kind} of objects", "return an array")
+        _refuse_several(value, form, refuse)
+        return _of_list(value, f"a {kind} of objects", form, refuse)
     array = np.asarray(value)
     if array.ndim == 0:
-        refuse(f"returned a single {kind}", "return one value per event")
+        plain = array.dtype.kind in "biuf" and form.of_one
+        refuse(f"returned a single {kind}", f"return {form.what}" + (f": `{form.of_one}`" if plain else ""))
+    if array.dtype.kind == "O":
+        return _of_list(array.tolist(), f"Python objects, e.g. {str(array[:1])[:40]}", form, refuse)
     return array
 
 
-def _without_options(array: AwkwardArray, axis: int, refuse: Refuse) -> AwkwardArray:
+def _of_pandas(value: Foreign, form: _Form, refuse: Refuse) -> npt.NDArray[Any]:
+    kind = type(value).__name__
+    if value.ndim != 1:
+        refuse(f"returned a {kind} of {counted(value.shape[1], 'column')}",
+               f"return {form.what}: `result.iloc[:, 0].to_numpy()` is the first column")  # fmt: skip
+    if not np.array_equal(np.asarray(value.index), np.arange(len(value))):
+        refuse(f"returned a {kind} with an index other than 0 to n-1",
+               "return the values in the order of the events: `result.to_numpy()` if it is theirs")  # fmt: skip
+    array = np.asarray(value.to_numpy())
+    # in a NumPy column of numbers NaN is a value, which other checks are about
+    plain = isinstance(value.dtype, np.dtype) and array.dtype.kind != "O"
+    missing = np.zeros(len(value), dtype=bool) if plain else np.asarray(value.isna())
+    if missing.any():
+        dtype = {"False": "bool", "1.0": "float"}.get(form.fill)
+        fill = f"fill them: `result.fillna({form.fill}).to_numpy(dtype={dtype})`" if dtype else f"return {form.what}"
+        refuse("returned missing values (NA)", fill, missing)
+    return array
+
+
+def _of_list(values: Sequence[Foreign], shown: str, form: _Form, refuse: Refuse) -> AwkwardArray:
+    try:
+        return ak.Array(list(values))
+    except Exception:  # awkward raises TypeError, ValueError and others for what it cannot hold
+        refuse(f"returned {shown}", f"return {form.what}, in an array")
+
+
+def _refuse_several(value: Sequence[Foreign], form: _Form, refuse: Refuse) -> None:
+    """Refuse several results in one: a return with a comma."""
+    if value and all(isinstance(part, np.ndarray | ak.Array) for part in value):
+        refuse(f"returned a {type(value).__name__} of {counted(len(value), 'array')}",
+               f"return {form.what}: `result[0]` is the first")  # fmt: skip
+
+
+def _without_options(array: AwkwardArray, axis: int, form: _Form, refuse: Refuse) -> AwkwardArray:
     """Return an array without its option type at an axis, 0 or 1; values that are missing there are refused."""
     flat = array if axis == 0 else ak.flatten(array)
     # not ak.is_none, which goes into the fields of records
@@ -432,35 +493,57 @@ def _without_options(array: AwkwardArray, axis: int, refuse: Refuse) -> AwkwardA
         if axis == 1:
             rows = np.zeros(len(array), dtype=bool)
             rows[np.repeat(np.arange(len(array)), ak.to_numpy(ak.num(array)))[missing]] = True
-        refuse("returned missing values (None)", "fill or drop them, e.g. ak.fill_none(result, False)", rows)
+        refuse("returned missing values (None)", _fill(array, axis, form), rows)
     return ak.drop_none(array, axis=axis)
 
 
-def _leaf(array: AwkwardArray, refuse: Refuse) -> npt.NDArray[Any]:
+def _fill(array: AwkwardArray, axis: int, form: _Form) -> str:
+    """Return how missing values at an axis are mended."""
+    if form is _JETS:
+        return "drop them: `ak.drop_none(result, axis=1)`" if axis else "give every event a list of jets"
+    if axis == 0 and array.ndim > 1:
+        return "give every event a list"
+    return f"fill them: `ak.fill_none(ak.Array(list(result)), {form.fill})`"
+
+
+def _leaf(array: AwkwardArray, form: _Form, refuse: Refuse) -> npt.NDArray[Any]:
     try:
         return np.asarray(ak.to_numpy(array, allow_missing=False))
     except Exception:  # unions and whatever else is no plain column
-        refuse(f"returned values of type {array.type}", "return one plain value each")
+        refuse(f"returned values of type {str(array.type)[:80]}", f"return {form.what}")
 
 
-def _one_per_event(value: Foreign, count: int, refuse: Refuse) -> npt.NDArray[Any]:
+def _refuse_records(array: AwkwardArray, form: _Form, refuse: Refuse) -> None:
+    if array.fields:
+        hint = ", the mask itself and not what passes it" if form.fill == "False" else ""
+        refuse(f"returned records ({', '.join(array.fields[:4])})", f"return {form.what}{hint}")
+
+
+def _one_per_event(value: Foreign, count: int, form: _Form, refuse: Refuse) -> npt.NDArray[Any]:
     """Return a result as an array (count,) of any type but objects."""
     if isinstance(value, NoCut):
         value = np.asarray(value)
-    array = _array(value, refuse)
+    array = _array(value, form, refuse)
     if isinstance(array, ak.Array):
-        if array.fields:
-            refuse(f"returned records ({', '.join(array.fields[:4])})", "return one value per event")
+        _refuse_records(array, form, refuse)
         if array.ndim == 1:
-            array = _leaf(_without_options(array, 0, _only_of(refuse, len(array) == count)), refuse)
+            array = _leaf(_without_options(array, 0, form, _only_of(refuse, len(array) == count)), form, refuse)
     if array.ndim != 1:
         lists = "lists" if isinstance(array, ak.Array) else f"an array of shape {array.shape}"
-        refuse(f"returned {lists}", "return one value per event; ak.any or ak.all with axis=1 makes one of many")
+        one = f": `{form.of_many}` makes one of many" if array.ndim == 2 and _is_plain(array) else ""
+        refuse(f"returned {lists}", f"return {form.what}{one}")
     if len(array) != count:
-        refuse(f"returned {len(array)} values for {count} events", "return one per event")
-    if array.dtype.kind == "O" and count:
-        refuse(f"returned Python objects, e.g. {str(array[0])[:40]}", "return an array of plain values")
+        refuse(f"returned {len(array)} values for {count} events",
+               f"return {form.what}, also for events that other cuts reject")  # fmt: skip
     return array if count else array.astype(bool)
+
+
+def _is_plain(array: npt.NDArray[Any] | AwkwardArray) -> bool:
+    """Whether an array holds numbers or booleans."""
+    try:
+        return np.asarray(ak.to_numpy(ak.flatten(array, axis=None))).dtype.kind in "biuf"
+    except Exception:  # unions and whatever else is no plain column
+        return False
 
 
 def _only_of(refuse: Refuse, matches: bool) -> Refuse:
@@ -469,60 +552,66 @@ def _only_of(refuse: Refuse, matches: bool) -> Refuse:
 
 
 def _event_mask(value: Foreign, count: int, refuse: Refuse) -> BoolArray:
-    mask = _one_per_event(value, count, refuse)
+    mask = _one_per_event(value, count, _MASK, refuse)
     if mask.dtype.kind != "b":
-        _refuse_mask(mask, np.ones(count, dtype=bool), np.arange(count), refuse)
+        _refuse_mask(mask, np.ones(count, dtype=bool), np.arange(count), _MASK, refuse)
     return mask
 
 
-def _refuse_mask(flat: npt.NDArray[Any], rows: BoolArray, owner: IntArray, refuse: Refuse) -> NoReturn:
-    """Say what a mask holds in place of booleans; the events with NaN where there are such."""
+def _refuse_mask(flat: npt.NDArray[Any], rows: BoolArray, owner: IntArray, form: _Form, refuse: Refuse) -> NoReturn:
+    """Refuse a mask of other values than booleans, with the events that hold NaN where there are such."""
     kind = _KINDS.get(flat.dtype.kind, str(flat.dtype))
+    array = "ak.Array(result)" if form is _JET_MASK else "np.asarray(result)"
     if flat.dtype.kind in "iu":
-        refuse(
-            f"returned {kind}, which select by index",
-            "return booleans: compare (`== 1`, `!= 0`) or .astype(bool)",
-            rows,
-        )
-    if flat.dtype.kind == "f" and np.isnan(flat).any():
-        bad = np.zeros(len(rows), dtype=bool)
-        bad[owner[np.isnan(flat)]] = True
-        refuse(f"returned {kind} with NaN, which counts as true", "return booleans: compare (`> 0.5`)", bad)
-    refuse(f"returned {kind}", "return booleans: compare (`== 1`, `> 0.5`)", rows)
+        refuse(f"returned {kind}, which select by index",
+               f"return {form.what}: `{array} != 0`, or compare with the wanted value", rows)  # fmt: skip
+    if flat.dtype.kind == "f":
+        bad, nan = rows, ""
+        if np.isnan(flat).any():
+            bad, nan = np.zeros(len(rows), dtype=bool), " with NaN, which counts as true"
+            bad[owner[np.isnan(flat)]] = True
+        refuse(f"returned {kind}{nan}", f"return {form.what}: `{array} > 0.5`, or another comparison", bad)
+    refuse(f"returned {kind}", f"return {form.what}: compare with the wanted value", rows)
 
 
 def _jet_mask(value: Foreign, counts: IntArray, refuse: Refuse) -> AwkwardArray:
-    events, offsets = len(counts), offsets_of(counts)
+    form, events, offsets = _JET_MASK, len(counts), offsets_of(counts)
     if isinstance(value, NoCut):
-        refuse("returned no_cut(events), which has one value per event", "return ak.ones_like(jets.pt, dtype=bool)")
-    array = _array(value, refuse)
+        refuse("returned no_cut(events), which has one value per event",
+               f"return {form.what}: `ak.ones_like(jets.pt, dtype=bool)`")  # fmt: skip
+    array = _array(value, form, refuse)
     if isinstance(array, np.ndarray) and array.ndim == 2:
         array = ak.Array(array)
     if isinstance(array, ak.Array):
-        if array.fields:
-            refuse(f"returned records ({', '.join(array.fields[:4])})", "return one boolean per jet")
-        matches = _only_of(refuse, len(array) == events)
-        array = _without_options(array, 0, matches)
+        _refuse_records(array, form, refuse)
+        array = _without_options(array, 0, form, _only_of(refuse, len(array) == events))
     if array.ndim == 1 and len(array):
-        refuse(
-            "returned one value per event or a flat array", "return one boolean per jet, in lists: e.g. jets.pt > 200"
-        )
+        _refuse_flat(array, counts, refuse)
     if len(array) != events:
-        refuse(f"returned lists of {len(array)} events for {events}", "return one list per event")
+        refuse(f"returned lists of {len(array)} events for {events}", f"return {form.what}, one list per event")
     if not events:
         return ragged(np.zeros(0, dtype=bool), offsets)
     if not isinstance(array, ak.Array) or array.ndim != 2:
-        refuse(f"returned an array of {array.ndim} dimensions", "return one boolean per jet, in lists")
-    array = _without_options(ak.from_regular(array), 1, refuse)
+        refuse(f"returned an array of {array.ndim} dimensions", f"return {form.what}")
+    array = _without_options(ak.from_regular(array), 1, form, refuse)
     bad = ak.to_numpy(ak.num(array)) != counts
     if bad.any():
         first = first_of(bad)
         refuse(f"returned lists of other lengths than the jets' ({len(array[first])} for {counts[first]})",
-               "return one boolean for each of `jets`", bad)  # fmt: skip
-    flat = _leaf(ak.flatten(array), refuse)
+               "return one boolean for each of `jets`, which `corrections` may have changed", bad)  # fmt: skip
+    flat = _leaf(ak.flatten(array), form, refuse)
     if len(flat) and flat.dtype.kind != "b":
-        _refuse_mask(flat, counts > 0, np.repeat(np.arange(events), counts), refuse)
+        _refuse_mask(flat, counts > 0, np.repeat(np.arange(events), counts), form, refuse)
     return ragged(flat.astype(bool), offsets)
+
+
+def _refuse_flat(array: npt.NDArray[Any] | AwkwardArray, counts: IntArray, refuse: Refuse) -> NoReturn:
+    total = int(counts.sum())
+    if len(array) == total and total != len(counts):
+        refuse("returned a flat array", f"return {_JET_MASK.what}: `ak.unflatten(result, ak.num(jets))`")
+    spread = ": `ak.broadcast_arrays(result, jets.pt)[0]` gives all jets of an event the same"
+    refuse(f"returned one value per event or a flat array ({len(array)} values, {total} jets, {len(counts)} events)",
+           f"return {_JET_MASK.what}{spread if len(array) == len(counts) else ', e.g. jets.pt > 200'}")  # fmt: skip
 
 
 # ---- jets ------------------------------------------------------------------------------------------------------------
@@ -553,7 +642,7 @@ def flat_jets(jets: AwkwardArray, refuse: Refuse) -> tuple[dict[str, FloatArray]
             refuse(f"returned jets whose '{name}' is no single number", "give every jet one")
         if values.layout.is_option:
             flag(name, np.asarray(values.layout.mask_as_bool(valid_when=False)), "missing values (None)")
-        array = _leaf(values, refuse)
+        array = _leaf(values, _JETS, refuse)
         if len(array) and array.dtype.kind not in "iuf":
             refuse(f"returned jets whose '{name}' holds {_KINDS.get(array.dtype.kind, array.dtype)}", "give numbers")
         flat[name] = np.asarray(array, dtype=np.float64)
@@ -592,27 +681,42 @@ def _jets(value: Foreign, before: AwkwardArray, refuse: Refuse) -> AwkwardArray:
     """Return corrected jets in float64, checked against those of the file."""
     events = len(before)
     if not isinstance(value, ak.Array):
-        _array(value, refuse)
-        refuse(f"returned a {type(value).__name__}", "return jets as events.jets holds them, an awkward array")
-    jets = _without_options(value, 0, _only_of(refuse, len(value) == events))
+        if isinstance(value, list | tuple):
+            _refuse_several(value, _JETS, refuse)
+        else:
+            _array(value, _JETS, refuse)
+        refuse(f"returned a {type(value).__name__}", f"return {_JETS.what}, an awkward array")
+    jets = _without_options(value, 0, _JETS, _only_of(refuse, len(value) == events))
+    if "jets" in jets.fields:
+        refuse("returned the events", "return their jets: `result.jets`")
+    total = int(ak.sum(ak.num(before)))
+    if jets.ndim == 1 and jets.fields and len(jets) == total != events:
+        refuse(f"returned a flat array of {total} jets",
+               "return one list of jets per event: `ak.unflatten(result, ak.num(events.jets))`")  # fmt: skip
     if len(jets) != events:
         refuse(f"returned jets of {len(jets)} events for {events}", "return one list of jets per event")
+    if jets.ndim == 1 and jets.fields:
+        refuse("returned one jet per event", "return one list of jets per event: `result[:, np.newaxis]`")
     if jets.ndim != 2 or not jets.fields:
-        refuse(f"returned values of type {str(jets.type)[:80]}", "return one list of jets per event, as events.jets")
-    jets = _without_options(jets, 1, refuse)
+        refuse(f"returned values of type {str(jets.type)[:80]}",
+               'return one list of jets per event, e.g. ak.with_field(events.jets, pt, "pt")')  # fmt: skip
+    jets = _without_options(jets, 1, _JETS, refuse)
     wanted = [*JET_FIELDS, *(["constituents"] if "constituents" in before.fields else [])]
     absent = [name for name in wanted if name not in jets.fields]
     if absent:
-        refuse(f"returned jets without the field '{absent[0]}'", f"jets keep {', '.join(wanted)}")
+        refuse(f"returned jets without the field '{absent[0]}'",
+               f"change the fields of events.jets: jets keep {', '.join(wanted)}")  # fmt: skip
     flat, counts = flat_jets(jets, refuse)
     if "constituents" in wanted:
         _check_constituents(jets["constituents"], refuse)
     origin = _origins(jets, int(ak.to_numpy(ak.num(before)).sum()))
     if origin is None:
-        _match(flat, counts, before, refuse)
+        origin, same = _match(flat, counts, before, refuse)
     else:
         _trace(origin, counts, before, refuse)
-        _compare(flat, origin, counts, before, refuse)
+        same = np.ones(len(origin), dtype=bool)
+    owner = np.repeat(np.arange(len(counts)), counts)[same]
+    _compare({name: values[same] for name, values in flat.items()}, origin[same], owner, before, refuse)
     offsets = offsets_of(counts)
     fields = {name: ragged(values, offsets) for name, values in flat.items()}
     others = {name: jets[name] for name in jets.fields if name not in fields and name != _ORIGIN}
@@ -626,13 +730,14 @@ def _check_constituents(inside: AwkwardArray, refuse: Refuse) -> None:
     flag = _flags("constituents", counts, refuse)
     flat = {}
     for name in CONSTITUENT_FIELDS:
-        flat[name] = np.asarray(_leaf(ak.flatten(inside[name], axis=None), refuse), dtype=np.float64)
+        flat[name] = np.asarray(_leaf(ak.flatten(inside[name], axis=None), _JETS, refuse), dtype=np.float64)
         if len(flat[name]) != counts.sum():
             refuse(f"returned constituents with missing values (None) in '{name}'", "fill or drop them")
         flag(name, ~np.isfinite(flat[name]), "NaN or infinity")
     _vectors(flat, flag)
 
 
+_ORDER = "keep the order of jets and events: sort and select whole jets, never one of their fields"
 _STRANGE = "returned the jets of other events"
 _IN_PLACE = "select and reorder jets inside their events, never the events"
 
@@ -664,15 +769,14 @@ def _trace(origin: IntArray, counts: IntArray, before: AwkwardArray, refuse: Ref
 
 
 def _compare(
-    flat: Mapping[str, FloatArray], origin: IntArray, counts: IntArray, before: AwkwardArray, refuse: Refuse
+    flat: Mapping[str, FloatArray], origin: IntArray, owner: IntArray, before: AwkwardArray, refuse: Refuse
 ) -> None:
-    """Compare corrected jets with what they were in the file."""
-    owner = np.repeat(np.arange(len(counts)), counts)
+    """Compare corrected jets (m,) of some events with what they were in the file."""
     every = {name: np.asarray(ak.to_numpy(ak.flatten(before[name])), dtype=np.float64) for name in CONSTITUENT_FIELDS}
     old = {name: values[origin] for name, values in every.items()}
 
     def complain(wrong: BoolArray, problem: str, remedy: str) -> None:
-        bad = np.zeros(len(counts), dtype=bool)
+        bad = np.zeros(len(before), dtype=bool)
         bad[owner[wrong]] = True
         refuse(problem, remedy, bad)
 
@@ -692,23 +796,104 @@ def _compare(
         changed = new != own
         taken = changed & (new > 0) & np.isin(new, every[name].astype(np.float32))
         if np.count_nonzero(taken) > max(1.0, _TAKEN * np.count_nonzero(changed)):
-            complain(taken, f"returned jets with the '{name}' of other jets", "keep the order of jets and events")
+            complain(taken, f"returned jets with the '{name}' of other jets", _ORDER)
+    wrong = _reordered(flat["pt"], old["pt"], owner)
+    if wrong.any():
+        complain(wrong, "returned jets with the 'pt' of other jets of their events", _ORDER)
+    wrong = _unrelated(flat["pt"], old["pt"], owner)
+    if wrong.any():
+        complain(wrong, "returned jets whose 'pt' does not follow from their own", _ORDER)
     massive = old["mass"] > 0
     masses, theirs = flat["mass"][massive], old["mass"][massive]
     if len(masses) >= _ENOUGH_JETS and (np.all(masses > _UNIT * theirs) or np.all(_UNIT * masses < theirs)):
         complain(massive, f"returned jets whose 'mass' changed by a factor above {_UNIT:g}", "masses are in GeV")
 
 
-def _match(flat: Mapping[str, FloatArray], counts: IntArray, before: AwkwardArray, refuse: Refuse) -> None:
-    """Compare jets that were built anew with those of their events, by direction."""
+def _reordered(new: FloatArray, old: FloatArray, owner: IntArray) -> BoolArray:
+    """Whether each jet's momentum is that of another jet of its event, times a correction.
+
+    A correction smears the ratio of momenta after and before. If jets ordered by momentum, after and before, agree much
+    better than each jet with itself, it is the order that changed. What a correction that changes the order of some
+    jets does to the spread is far less.
+
+    Parameters
+    ----------
+    new, old : array, shape (m,)
+        Transverse momenta, GeV.
+    owner : array of int, shape (m,)
+        The event of each jet.
+
+    Returns
+    -------
+    array of bool, shape (m,)
+    """
+    several = np.bincount(owner)[owner] > 1
+    wrong = np.zeros(len(owner), dtype=bool)
+    if np.count_nonzero(several) < _ENOUGH_JETS:
+        return wrong
+    new, old, owner = np.log(new[several]), np.log(old[several]), owner[several]
+    own = new - old
+    ranked = new[np.lexsort((new, owner))] - old[np.lexsort((old, owner))]
+    if _spread(own) > _ROUNDED and _spread(ranked) < _BETTER * _spread(own):
+        wrong[np.flatnonzero(several)[np.abs(own - np.median(ranked)) > _spread(own) / 2]] = True
+    return wrong
+
+
+def _unrelated(new: FloatArray, old: FloatArray, owner: IntArray) -> BoolArray:
+    """Whether leading momenta have nothing to do with what they were, as when events are mixed up.
+
+    Smearing that is as wide as the spectrum itself leaves a rank correlation of 0.7, and twice as wide of 0.4; where
+    the spectrum is narrower than half of the smearing, nothing can be said.
+
+    Parameters
+    ----------
+    new, old : array, shape (m,)
+        Transverse momenta, GeV.
+    owner : array of int, shape (m,)
+        The event of each jet.
+
+    Returns
+    -------
+    array of bool, shape (m,)
+        True for all leading jets, or for none.
+    """
+    wrong = np.zeros(len(owner), dtype=bool)
+    order = np.lexsort((-old, owner))
+    first = order[np.unique(owner[order], return_index=True)[1]]
+    if len(first) < _ENOUGH_EVENTS:
+        return wrong
+    own = _spread(np.log(new[first] / old[first]))
+    if own > _ROUNDED and 2 * _spread(np.log(old[first])) > own:
+        ranks = [np.argsort(np.argsort(values[first], kind="stable"), kind="stable") for values in (new, old)]
+        wrong[first] = float(np.corrcoef(ranks[0], ranks[1])[0, 1]) < _UNRELATED
+    return wrong
+
+
+def _spread(values: FloatArray) -> float:
+    """Return the distance from the median that 68 % of the values keep."""
+    return float(np.quantile(np.abs(values - np.median(values)), 0.68))
+
+
+def _match(
+    flat: Mapping[str, FloatArray], counts: IntArray, before: AwkwardArray, refuse: Refuse
+) -> tuple[IntArray, BoolArray]:
+    """Match jets that were built anew with those of their events, by direction.
+
+    Returns
+    -------
+    origin : array of int64, shape (m,)
+        Place of each jet's nearest one in the chunk; 0 where its event had none.
+    same : array of bool, shape (m,)
+        Whether it is near enough to be that jet.
+    """
     old_counts = ak.to_numpy(ak.num(before)).astype(np.int64)
     old = {name: np.asarray(ak.to_numpy(ak.flatten(before[name])), dtype=np.float64) for name in CONSTITUENT_FIELDS}
     bad = _twins(flat, counts) & ~_twins(old, old_counts)
     if bad.any():
         refuse("returned the same jet twice", "return each jet once", bad)
     owner, old_owner = (np.repeat(np.arange(len(counts)), number) for number in (counts, old_counts))
-    near = _distance(flat, counts, old, old_counts)
-    strange = np.isin(_direction(flat), _direction(old)) & (near > 0.1)
+    near, origin = _nearest(flat, counts, old, old_counts)
+    strange = np.isin(_direction(flat), _direction(old)) & (near > _NEAR)
     bad[owner[strange]] = True
     if bad.any():
         refuse(_STRANGE, _IN_PLACE, bad)
@@ -720,6 +905,7 @@ def _match(flat: Mapping[str, FloatArray], counts: IntArray, before: AwkwardArra
     if np.count_nonzero(leading & comparable) > _STRAY_EVENTS * np.count_nonzero(comparable):
         refuse(_STRANGE + f" (no jet of the event lies within {_SAME_JET:g} of the leading one)", _IN_PLACE,
                leading & comparable)  # fmt: skip
+    return origin, near <= _NEAR
 
 
 def _direction(flat: Mapping[str, FloatArray]) -> npt.NDArray[np.complex128]:
@@ -728,18 +914,20 @@ def _direction(flat: Mapping[str, FloatArray]) -> npt.NDArray[np.complex128]:
     return eta + 1j * phi
 
 
-def _distance(
+def _nearest(
     new: Mapping[str, FloatArray], counts: IntArray, old: Mapping[str, FloatArray], old_counts: IntArray
-) -> FloatArray:
-    """Return each new jet's distance to the nearest old one of its event, infinite where there is none."""
+) -> tuple[FloatArray, IntArray]:
+    """Return each new jet's distance to the nearest old one of its event, infinite without one, and its place."""
     offsets, owner = offsets_of(old_counts), np.repeat(np.arange(len(counts)), counts)
-    near = np.full(len(owner), np.inf)
+    near, origin = np.full(len(owner), np.inf), np.zeros(len(owner), dtype=np.int64)
     for place in range(int(old_counts.max(initial=0))):
         rows = np.flatnonzero(old_counts[owner] > place)
         at = offsets[owner[rows]] + place
         eta, phi = new["eta"][rows] - old["eta"][at], wrapped(new["phi"][rows] - old["phi"][at])
-        near[rows] = np.minimum(near[rows], np.hypot(eta, phi))
-    return near
+        distance = np.hypot(eta, phi)
+        nearer = distance < near[rows]
+        near[rows[nearer]], origin[rows[nearer]] = distance[nearer], at[nearer]
+    return near, origin
 
 
 def _twins(flat: Mapping[str, FloatArray], counts: IntArray) -> BoolArray:

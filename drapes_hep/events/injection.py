@@ -83,6 +83,11 @@ class SignalInjection(processor.ProcessorABC):  # type: ignore[misc]
         """What errors call the inner processor."""
         return self._inner.described
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the modules that define the inner processor."""
+        return self._inner.modules
+
     def process(self, events: Events) -> dict[str, Any]:
         """Process one chunk; the cut flow tells how many events were not injected."""
         ids = ak.to_numpy(events.event_id)

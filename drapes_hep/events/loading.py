@@ -27,11 +27,12 @@ from coffea.processor import ProcessorABC
 
 from drapes_hep.errors import ConfigError, UsersCode, reason_of
 from drapes_hep.events.grounds import unwatched, watched
-from drapes_hep.events.hooks import SOURCE
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import file_hash
 
 __all__ = [
+    "SOURCE",
+    "STRIPPED",
     "class_sources",
     "is_users",
     "load_module",
@@ -42,6 +43,12 @@ __all__ = [
     "source_hashes",
     "starter_folder",
 ]
+
+SOURCE = "__drapes_source__"
+"""Attribute in which a class that was loaded by path keeps its file."""
+
+STRIPPED = "<dynamic-code>"
+"""What cloudpickle (from 3.1.3 on) writes for the file of code that travels by value."""
 
 _MODULE = "_drapes_processor_"
 _SEARCHED: ContextVar[tuple[Path, ...] | None] = ContextVar("_SEARCHED", default=None)

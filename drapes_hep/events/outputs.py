@@ -24,8 +24,8 @@ from coffea.processor import accumulate
 from drapes_hep.errors import ConfigError, DrapesError, UsersCode, reason_of, told
 from drapes_hep.events.accumulate import ColumnParts, chunk_key
 from drapes_hep.events.features import invariant_mass
-from drapes_hep.events.hooks import STRIPPED, first_of, flat_jets, name_event, protect
-from drapes_hep.events.loading import class_sources, is_users, names_defined
+from drapes_hep.events.hooks import first_of, flat_jets, name_event, protect
+from drapes_hep.events.loading import STRIPPED, class_sources, is_users, names_defined
 from drapes_hep.events.schema import JET_FIELDS
 from drapes_hep.events.types import Column, Events, Foreign
 
@@ -105,6 +105,11 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
     def described(self) -> str:
         """Class and file of the processor."""
         return self._name
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the modules that define the processor and the classes it is made of."""
+        return tuple(dict.fromkeys(kind.__module__ for kind in type(self._inner).__mro__ if kind is not object))
 
     def process(self, events: Events) -> dict[str, Any]:
         """Process one chunk, and check what comes out."""

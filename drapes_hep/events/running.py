@@ -42,7 +42,7 @@ from drapes_hep.events.types import Events, Foreign
 from drapes_hep.progress import Reporter
 from drapes_hep.remote import UnreachableError, one_line
 
-__all__ = ["FileReport", "RunReport", "run", "scan_fileset"]
+__all__ = ["FileReport", "FirstChunk", "RunReport", "run", "scan_fileset", "try_first_chunks"]
 
 Fileset = Mapping[str, Any]
 
@@ -94,6 +94,28 @@ class RunReport:
     seconds: float
     clipped_masses: int
     opened: Opened = dataclasses.field(default_factory=Opened)
+
+
+@dataclass(frozen=True)
+class FirstChunk:
+    """What became of the first chunk of a file.
+
+    Parameters
+    ----------
+    info : FileInfo
+        The file.
+    entries : int
+        Events that were read; 0 where there was an error.
+    selected : int
+        Events that the processor selected.
+    error : DrapesError or None
+        Why the chunk could not be read or processed.
+    """
+
+    info: FileInfo
+    entries: int
+    selected: int
+    error: DrapesError | None
 
 
 @dataclass(frozen=True)
@@ -519,6 +541,57 @@ def run(
         replaced = processor.postprocess(output)
         output = output if replaced is None else replaced
     return output, _report(requested, merged, time.perf_counter() - begin)
+
+
+def try_first_chunks(
+    infos: Iterable[FileInfo],
+    processor: Foreign,
+    *,
+    dataset: str,
+    chunksize: int = 50_000,
+    reading: Reading = DEFAULT_READING,
+) -> tuple[FirstChunk, ...]:
+    """Read and process the first chunk of each file as :func:`run` does, and drop the results.
+
+    Parameters
+    ----------
+    infos : iterable of FileInfo
+        Files without events are left out.
+    processor : coffea.processor.ProcessorABC
+        Returns ``skim``, among others.
+    dataset : str
+        Name in the fileset.
+    chunksize, reading
+        As for :func:`run`.
+
+    Returns
+    -------
+    tuple of FirstChunk
+        In the order of the files. Event identities that the files state are compared with each other, too: the file
+        that holds a repeated one has the error.
+    """
+    payload = cloudpickle.dumps(_Payload(processor, uuid.uuid4().hex, sharing=False, storing=False))
+    tried: list[FirstChunk] = []
+    stated: list[tuple[EventChunk, npt.NDArray[np.int64]]] = []
+    requested = [_Requested(dataset, info, {}) for info in infos if info.entries]
+    for one in requested:
+        chunk = split(one.info, dataset, chunksize, reading=reading)[0]
+        result = _work(payload, chunk)
+        if result.error is not None:
+            tried.append(FirstChunk(one.info, 0, 0, result.error))
+            continue
+        if result.event_ids is not None:
+            stated.append((chunk, result.event_ids))
+        selected = len(result.out["skim"].columns().get("event_id", ()))
+        tried.append(FirstChunk(one.info, result.entries, selected, None))
+    try:
+        _check_unique(requested, stated)
+    except InputError as error:
+        return tuple(
+            dataclasses.replace(one, error=error) if one.error is None and one.info.path == error.path else one
+            for one in tried
+        )
+    return tuple(tried)
 
 
 def _execute(

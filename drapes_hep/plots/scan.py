@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,8 @@ class GlobalP:
         Its 68% interval.
     trials : float or None
         The effective number of trials.
+    reason : str
+        Why p is None, if it is.
     """
 
     p: float | None = None
@@ -79,6 +82,7 @@ class GlobalP:
     extrapolated_z: float | None = None
     extrapolated_interval: tuple[float, float] | None = None
     trials: float | None = None
+    reason: str = ""
 
     @property
     def quotes_extrapolation(self) -> bool:
@@ -89,7 +93,7 @@ class GlobalP:
     def text(self) -> str:
         """The p-value as a bound where it is one; where it is extrapolated, the measured one on a second line."""
         if self.p is None:
-            return "global p: not quoted"
+            return textwrap.fill(f"global p: not quoted{self.reason and f' ({self.reason})'}", 80)
         sign, zsign = (r"\leq", r"\geq") if self.bound else ("=", "=")
         z = "" if self.z is None else rf", $z {zsign} \mathrm{{{self.z:.2f}}}$"
         interval = ""
@@ -139,15 +143,17 @@ def local_p_scan(points: Sequence[LocalP], stamp: Stamp, *, overall: GlobalP | N
         middle = np.array([0.5 * sum(p.window) for p in rows])
         centre = middle + (i - 0.5 * (len(cuts) - 1)) * 0.05 * width
         p = np.array([math.nan if r.p_local is None else max(r.p_local, 1e-300) for r in rows])
-        ax.plot(centre, p, color=colour, lw=1.2, alpha=0.8, ls="--" if cut >= 1 else "-", zorder=3)
+        style = "--" if cut >= 1 else "-"
+        ax.plot(centre, p, color=colour, lw=1.2, alpha=0.8, ls=style, zorder=3)
         seen = np.isfinite(p)
         ax.plot(centre[seen], p[seen], marker, color=colour, ms=6, zorder=4)
-        ax.hlines(p[seen], (middle - 0.5 * width)[seen], (middle + 0.5 * width)[seen], color=colour, lw=0.9, zorder=3)
+        low, high = (middle - 0.5 * width)[seen], (middle + 0.5 * width)[seen]
+        ax.hlines(p[seen], low, high, color=colour, lw=0.9, ls=style, zorder=3)
         if (~seen).any():
             missing = True
             level = 10 ** (depth * (0.035 + 0.11 * i / max(len(cuts), 1)))
             ax.plot(centre[~seen], np.full(int((~seen).sum()), level), marker, mfc="none", mec=colour, ms=6, ls="none")
-        handles.append(Line2D([], [], color=colour, marker=marker, ls="--" if cut >= 1 else "-", ms=6))
+        handles.append(Line2D([], [], color=colour, marker=marker, ls=style, ms=6))
         names.append(efficiency_label(cut))
     if missing:
         handles.append(Line2D([], [], color=GREY, marker="o", mfc="none", ls="none", ms=6))

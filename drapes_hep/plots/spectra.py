@@ -180,26 +180,34 @@ def _points(
     return bars
 
 
-def _shade(ax: Axes, s: Spectrum) -> list[Patch]:
-    """Shade the window and hatch what is blinded; gives the legend's handles."""
+def _shade(ax: Axes, s: Spectrum, top: float = 1.0) -> list[Patch]:
+    """Shade the window and hatch what is blinded, up to a fraction of the axes; gives the legend's handles."""
     handles: list[Patch] = []
     if s.window is not None:
-        ax.axvspan(*s.window, color=SHADE, lw=0, zorder=0)
+        ax.axvspan(*s.window, 0, top, color=SHADE, lw=0, zorder=0)
         handles.append(Patch(color=SHADE, label=f"window {s.window[0]:g}–{s.window[1]:g} GeV"))
     for start, stop in mask_runs(s.hidden):
-        ax.axvspan(s.edges[start], s.edges[stop], facecolor="none", edgecolor="#8a8f98", hatch="////", lw=0, zorder=1)
+        low, high = s.edges[start], s.edges[stop]
+        ax.axvspan(low, high, 0, top, facecolor="none", edgecolor="#8a8f98", hatch="////", lw=0, zorder=1)
     if s.hidden.any():
         handles.append(Patch(facecolor="none", edgecolor="#8a8f98", hatch="////", label="blinded"))
     return handles
 
 
-def _y_range(levels: Sequence[FloatArray], headroom: float) -> tuple[float, float]:
+def _below_legend(ax: Axes, lines: int) -> float:
+    """Return the fraction of the axes' height that a legend of so many lines leaves free."""
+    height = ax.figure.get_figheight() * ax.get_position().height  # type: ignore[union-attr]  # of a Figure
+    return 1.0 - (0.22 + 0.24 * lines) / height
+
+
+def _y_range(levels: Sequence[FloatArray], filled: float) -> tuple[float, float]:
+    """Return the limits of a logarithmic axis of which the values fill a fraction."""
     positive = np.concatenate([x[np.isfinite(x) & (x > 0)] for x in levels])
     if not len(positive):
         return 0.1, 10.0
     high, low = float(positive.max()), max(float(positive.min()), 0.05)
     low = min(0.5 * low, 0.3 * high)
-    return low, high * (high / low) ** headroom
+    return low, low * (high / low) ** (1.0 / filled)
 
 
 def _summary(s: Spectrum) -> list[str]:
@@ -243,7 +251,10 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
     share_x(top, low_panel)
     scale = _nominal_width(shown.edges) / np.diff(shown.edges)
     levels = [shown.counts * scale] + ([] if shown.expected is None else [shown.expected * scale])
-    bottom, ceiling = _y_range(levels, 0.62)
+    summary = _summary(data)
+    lines = 1 + (shown.expected is not None) + (shown.window is not None) + bool(shown.hidden.any()) + len(summary)
+    free = _below_legend(top, lines)
+    bottom, ceiling = _y_range(levels, 0.97 * free)
     handles: list[object] = []
     points = _points(top, shown, scale, INK, "o", bottom)
     points.set_label(
@@ -270,12 +281,12 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
         fit_label = "fit outside the window" if data.window is not None else "fit"
         handles.append((Patch(color=BLUE, alpha=0.35, lw=0), Line2D([], [], color=BLUE)))
         labels_fit = fit_label + (", " + ", ".join(quality) if quality else r", ±1$\sigma$")
-    shades = _shade(top, shown)
+    shades = _shade(top, shown, free)
     _shade(low_panel, shown)
     handles += shades
     names = [str(points.get_label())] + ([labels_fit] if shown.expected is not None else [])
     names += [str(p.get_label()) for p in shades]
-    for line in _summary(data):
+    for line in summary:
         handles.append(Line2D([], [], lw=0))
         names.append(line)
     top.legend(handles, names, loc="upper right")
@@ -324,7 +335,8 @@ def selected_spectra(spectra: Sequence[Spectrum], stamp: Stamp) -> Figure:
     for s in shown:
         scale = unit / np.diff(s.edges)
         levels += [s.counts * scale] + ([] if s.expected is None else [s.expected * scale])
-    bottom, ceiling = _y_range(levels, 0.12 + 0.075 * len(shown))
+    free = _below_legend(ax, len(shown) + (shown[0].window is not None) + bool(shown[0].hidden.any()))
+    bottom, ceiling = _y_range(levels, 0.97 * free)
     log_y(ax)
     ax.set_ylim(bottom, ceiling)
     ax.set_xlim(shown[0].edges[0], shown[0].edges[-1])
@@ -346,7 +358,7 @@ def selected_spectra(spectra: Sequence[Spectrum], stamp: Stamp) -> Figure:
         if len(s.counts) != len(fine.counts):
             text += f" (shown in {_nominal_width(s.edges):.3g} GeV bins)"
         names.append(text)
-    shades = _shade(ax, shown[0])
+    shades = _shade(ax, shown[0], free)
     handles += shades
     names += [str(p.get_label()) for p in shades]
     ax.legend(handles, names, loc="upper right")

@@ -106,13 +106,13 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
     box(3, 46, 19, 17, "train\nbackground model" + _count(counts.train), pale)
     box(24, 46, 15, 17, "validate\nearly stopping" + _count(counts.validation), pale)
     box(41, 46, 15, 17, "close\nnever fitted" + _count(counts.closure), pale)
-    box(64, 46, 33, 17, "data in the window\nnever seen by the background model" + _count(counts.in_window), warm)
-    box(3, 20, 31, 17, "template: generated\nat masses of the window" + _count(counts.template), plain)
+    box(62, 46, 35, 17, "data in the window\nnever seen by the background model" + _count(counts.in_window), warm)
+    box(3, 20, 30, 17, "template: generated\nat masses of the window" + _count(counts.template), plain)
     folds = "" if counts.folds is None else f"{counts.folds} folds, "
     box(
-        41,
+        37.5,
         20,
-        29,
+        34,
         17,
         f"classifier: window against template\n{folds}each event scored by\nmodels that never saw it",
         plain,
@@ -121,10 +121,10 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
     ax.text(29.5, 65.5, "sideband events, split once", ha="center", va="center", fontsize=11.5, color="#2f5fc4")
     arrow((12.5, 46), (12.5, 37.2))
     arrow((31.5, 46), (31.5, 37.2), ls="--")
-    arrow((34, 28.5), (39.8, 28.5))
+    arrow((33, 28.5), (37.3, 28.5))
     arrow((66.5, 46), (66.5, 37.2))
-    arrow((71, 28.5), (76.8, 28.5))
-    arrow((43, 46), (34.2, 37.4), ls="--")
+    arrow((71.5, 28.5), (76.8, 28.5))
+    arrow((43, 46), (33.2, 37.4), ls="--")
     ax.text(40.6, 40.6, "closure test", ha="left", va="center", fontsize=11)
     # of the sidebands, the closure part alone says how often a cut passes
     efficiency = "#2f5fc4"

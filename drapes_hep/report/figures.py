@@ -31,6 +31,7 @@ __all__ = [
 def scan_figures(run: RunFiles, album: Album) -> list[Picture]:
     """Draw the local p-values of all windows, and the pseudo-experiments."""
     figures = []
+    several = len(run.windows) > 1
     points = [
         plots.LocalP(w.sr, float(p["background_efficiency"]), p.get("p_local")) for w in run.windows for p in w.points
     ]
@@ -40,7 +41,8 @@ def scan_figures(run: RunFiles, album: Album) -> list[Picture]:
                 "local_p",
                 plots.local_p_scan(points, run.stamp, overall=overall(run)),
                 "Local p-values",
-                "Bars are the windows; neighbouring ones share events. Open marks above p = 1: not quoted.",
+                ("Bars are the windows; windows that overlap share events." if several else "The bar is the window.")
+                + (" Open marks above p = 1: not quoted." if any(p.p_local is None for p in points) else ""),
                 ("results.json",),
             )
         )
@@ -182,6 +184,10 @@ def _score_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | 
     )
 
 
+def _hidden(run: RunFiles) -> str:
+    return "any window" if len(run.hidden) > 1 else "the window"
+
+
 def _training_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[Picture | str]:
     if files.training is None:
         return ["No training.json: this template was not trained in this run."]
@@ -210,7 +216,7 @@ def _closure_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture 
         "Closure of the features",
         "Held-out sideband events against the template made at their masses, as densities of area 1 in the range that"
         " is drawn; band and bars are statistical. χ² is Pearson's, of the bins that both fill. Red triangles lie"
-        " beyond the panel." + (" Masses in any window are left out." if run.blind else ""),
+        " beyond the panel." + (f" Masses in {_hidden(run)} are left out." if run.blind else ""),
         ("skim/events.parquet", f"windows/{name}/split.parquet", f"windows/{name}/closure.parquet"),
         wide=True,
     )
@@ -242,7 +248,7 @@ def _jets_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | s
             if files.made.get("source") == "window"
             else ""
         )
-        + (" Masses in any window are left out." if run.blind else ""),
+        + (f" Masses in {_hidden(run)} are left out." if run.blind else ""),
         ("skim/events.parquet", f"windows/{name}/split.parquet", f"windows/{name}/closure.parquet"),
         wide=True,
     )
@@ -253,19 +259,21 @@ def quality_figures(
 ) -> list[Picture]:
     """Draw the quality of all templates, and who passes the cuts."""
     figures = []
+    each = "each" if len(run.windows) > 1 else "the"
     if any(q.truth or q.sidebands or q.pseudo for q in points):
         figures.append(
             album.add(
                 "template_quality",
                 plots.template_quality(points, run.stamp),
                 "Template AUC",
-                "How well a classifier tells the template from background in each window, and in the pseudo-window at"
-                " its own masses.",
+                f"How well a classifier tells the template from background in {each} window, and in the pseudo-window"
+                " at its own masses.",
                 ("results.json", "windows/*/quality.json"),
             )
         )
     if passed:
-        words = "Windows are left out: blinded." if run.blind else "Signal shows as an excess in the window alone."
+        hidden = "Windows are" if len(run.hidden) > 1 else "The window is"
+        words = f"{hidden} left out: blinded." if run.blind else "Signal shows as an excess in the window alone."
         figures.append(
             album.add(
                 "passing_fraction",

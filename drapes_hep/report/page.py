@@ -95,6 +95,8 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
         cards, lines = headline(run)
         content: dict[str, Any] = {
             "blind": run.blind,
+            "several": len(run.windows) > 1,
+            "several_hidden": len(run.hidden) > 1,
             "cards": cards,
             "headline": lines,
             "rows": working_point_rows(run),

@@ -40,7 +40,7 @@ def _card(what: str, value: Markup | str, more: Markup | str) -> Row:
 def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
     """Give the cards at the top, and the sentences below them."""
     found, inclusive, whole = best(run), best(run, inclusive=True), overall(run)
-    reason = "the run is blinded" if run.blind else "no working point has a p-value"
+    reason = "the run is blinded" if run.blind else "no working point has a p-value" if found is None else ""
     lines = []
     local: Markup | str = reason
     if found is not None:
@@ -57,10 +57,11 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
         )
     cards = [_card("largest local significance", _significance(found), local)]
     if whole.p is None:
-        why_not = reason if found is None else "no pseudo-experiments" if whole.toys == 0 else "not computed"
-        cards.append(_card("global p-value", null(), why_not))
+        cards.append(_card("global p-value", null(), whole.reason or reason))
     else:
-        cards.append(_card("global p-value, all windows and cuts", *_global(whole.p, whole)))
+        cards.append(
+            _card(f"global p-value, all {'windows and ' if len(run.windows) > 1 else ''}cuts", *_global(whole.p, whole))
+        )
         if whole.bound or whole.quotes_extrapolation:
             lines.append(_few(whole))
     untrained = reason if inclusive is None else f"largest, {inclusive[0].title} GeV"

@@ -124,6 +124,7 @@ def overall(run: RunFiles) -> plots.GlobalP:
         extrapolated_z=number("z_global_extrapolated"),
         extrapolated_interval=interval("p_global_extrapolated_interval"),
         trials=number("effective_trials"),
+        reason=str(g.get("reason") or ""),
     )
 
 

@@ -13,7 +13,7 @@ from drapes_hep.bumphunt.expectation import WindowHunt, hunt_window
 from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, set_overlaps
 from drapes_hep.bumphunt.toys import GlobalSignificance, background_model, global_significance
 from drapes_hep.config import keys_of
-from drapes_hep.errors import DrapesError, FitError
+from drapes_hep.errors import DrapesError, FitError, counted
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import write_json
 from drapes_hep.mass import fit_spectrum
@@ -100,9 +100,9 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
         masses = mjj
         points = config.hunt.background_efficiencies
         # window events, and sideband events that the template's training never met
-        counted = np.isin(np.asarray(scores["part"]), (-1, CLOSURE))
-        tails.append(np.where(counted, tail, 1.0))
-        counts.append(count_selected(mjj, tail, edges, points, hidden, counted, config.training.closure))
+        used = np.isin(np.asarray(scores["part"]), (-1, CLOSURE))
+        tails.append(np.where(used, tail, 1.0))
+        counts.append(count_selected(mjj, tail, edges, points, hidden, used, config.training.closure))
         shown.append(count_selected(mjj, tail, edges, points, hidden))
         hunts.append(
             hunt_window(
@@ -117,10 +117,9 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
         )
     if masses is None:
         raise DrapesError("the search has no window")
-    # a p-value of a part of the search would not pay for the choice of that part
-    whole = windows == context.windows and not config.blind
-    found = None if not whole else _global(context, windows, counts, hunts, masses, tails, edges)
-    write_json(directory.hunt, _hunt_record(context, edges, shown, hunts, found))
+    found = _global(context, windows, counts, hunts, masses, tails, edges)
+    significance = None if isinstance(found, str) else found
+    write_json(directory.hunt, _hunt_record(context, edges, shown, hunts, significance))
     record = _results(context, hunts, found)
     write_json(directory.results, record)
     return [directory.hunt, directory.results, *write_histograms(context, windows, shown, hunts)]
@@ -140,10 +139,17 @@ def _global(
     masses: FloatArray,
     tails: Sequence[FloatArray],
     edges: FloatArray,
-) -> GlobalSignificance | None:
+) -> GlobalSignificance | str:
+    """Return the significance of the whole search, or the reason why there is none."""
     config = context.config
+    if config.blind:
+        return "the run is blinded"
+    if windows != context.windows:
+        # a p-value of a part of the search would not pay for the choice of that part
+        few = counted(len(windows), "window was", "windows were")
+        return f"only {few} hunted, the search has {len(context.windows)}"
     if config.hunt.toys == 0:
-        return None
+        return "hunt.toys is 0: no pseudo-experiments"
     overlaps = set_overlaps(masses, np.stack(tails), edges, config.hunt.background_efficiencies)
     try:
         model = background_model(
@@ -156,12 +162,13 @@ def _global(
         )
     except FitError as error:
         context.reporter.say(f"no global significance: {error}")
-        return None
+        return str(error)
     rng = np.random.default_rng(stage_seed(config.seed, "toys"))
     with context.reporter.bar("pseudo-experiments", config.hunt.toys) as bar:
         significance = global_significance(hunts, model, config.hunt.toys, rng, progress=lambda done, _: bar(done))
-    if significance is not None:
-        context.reporter.say(f"global significance: {_global_text(significance)}")
+    if significance is None:
+        return "no working point has a p-value"
+    context.reporter.say(f"global significance: {_global_text(significance)}")
     return significance
 
 
@@ -220,7 +227,7 @@ def _hunt_record(
     }
 
 
-def _results(context: Context, hunts: Sequence[WindowHunt], found: GlobalSignificance | None) -> dict[str, Any]:
+def _results(context: Context, hunts: Sequence[WindowHunt], found: GlobalSignificance | str) -> dict[str, Any]:
     config, directory = context.config, context.run
     records = []
     for hunted in hunts:

@@ -19,7 +19,7 @@ from drapes_hep.stages.resume import discard, reported
 from drapes_hep.stages.skim import check_seeds, load_selection, opened_by, processor_of, reading_of, run_selection
 from drapes_hep.stamps import Stage, Written, run_stage
 
-__all__ = ["check_sources", "simulation_stage", "skim_simulation"]
+__all__ = ["check_sources", "reading_of_sources", "simulation_stage", "skim_simulation"]
 
 
 def check_sources(config: Config) -> list[FileInfo]:
@@ -37,13 +37,14 @@ def check_sources(config: Config) -> list[FileInfo]:
     return infos
 
 
-def _reading(config: Config) -> Reading:
+def reading_of_sources(config: Config) -> Reading:
+    """Return how files of other simulations are read."""
     # the simulation may lie in another layout than the data
     return dataclasses.replace(reading_of(config), layout=None)
 
 
 def _opened(config: Config, paths: list[str], name: str) -> list[FileInfo]:
-    infos = scan_fileset({"simulation": {"files": paths}}, _reading(config))
+    infos = scan_fileset({"simulation": {"files": paths}}, reading_of_sources(config))
     trees = expand_trees(config.data.path)
     data = {fingerprint(path): path for path in trees}
     for path in paths:
@@ -90,7 +91,7 @@ def _work(context: Context, stage: Stage) -> Written:
     selection = load_selection(config)
     fileset, nothing = {"simulation": {"files": paths}}, np.empty(0, dtype=np.int64)
     with reported(context, stage):
-        output, report, inputs = run_selection(context, fileset, selection, nothing, _reading(config), stage)
+        output, report, inputs = run_selection(context, fileset, selection, nothing, reading_of_sources(config), stage)
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         discard(directory, stage)  # other cuts have other results

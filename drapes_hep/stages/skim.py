@@ -27,10 +27,11 @@ from drapes_hep.events.injection import SignalInjection, choose_signal, collect_
 from drapes_hep.events.loading import class_sources, load_processor, processor_folders
 from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators, json_form, needs
 from drapes_hep.events.readers import expand_trees, no_events, scan, shared_identities, simulation_order
-from drapes_hep.events.running import RunReport, run, scan_fileset
+from drapes_hep.events.running import FirstChunk, RunReport, run, scan_fileset, try_first_chunks
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path, file_hash, read_json
+from drapes_hep.regions import sliding_windows
 from drapes_hep.remote import is_url, sampled_hash
 from drapes_hep.rundir import note
 from drapes_hep.stages.context import Context
@@ -40,7 +41,6 @@ from drapes_hep.stamps import Stage, Written, input_hash, last_record, read_stam
 __all__ = [
     "FileCheck",
     "all_truth",
-    "check_files",
     "check_labels",
     "examine_files",
     "load_selection",
@@ -52,6 +52,7 @@ __all__ = [
     "run_selection",
     "skim",
     "skim_stage",
+    "try_files",
 ]
 
 
@@ -211,28 +212,6 @@ class FileCheck:
     remarks: tuple[str, ...]
 
 
-def check_files(config: Config) -> list[FileInfo]:
-    """Open the data files without reading an event.
-
-    Parameters
-    ----------
-    config : Config
-
-    Returns
-    -------
-    list of FileInfo
-
-    Raises
-    ------
-    DrapesError
-        With the problems of :func:`examine_files`.
-    """
-    found = examine_files(config)
-    if found.problems:
-        raise _joined(found.problems)
-    return list(found.infos)
-
-
 def _joined(problems: Sequence[DrapesError]) -> DrapesError:
     """Return one error for all problems with files, or the first problem of another kind."""
     files = [one for one in problems if isinstance(one, InputError)]
@@ -284,6 +263,31 @@ def examine_files(config: Config) -> FileCheck:
     if config.data.truth and not is_url(config.data.truth) and not Path(config.data.truth).is_file():
         problems.append(InputError(config.data.truth, "no such file", "check data.truth"))
     return FileCheck(tuple(infos), tuple(problems), tuple(_remarks(infos)))
+
+
+def try_files(config: Config, infos: Sequence[FileInfo], reading: Reading) -> tuple[FirstChunk, ...]:
+    """Read the first chunk of each file and run the processor on it; what comes out is checked as in a skim.
+
+    Parameters
+    ----------
+    config : Config
+    infos : sequence of FileInfo
+        The opened files.
+    reading : Reading
+        As the files were opened.
+
+    Returns
+    -------
+    tuple of FirstChunk
+    """
+    hidden = [(window.lo, window.hi) for window in sliding_windows(config)] if config.blind else []
+    return try_first_chunks(
+        infos,
+        _selection(config, load_selection(config), np.empty(0, dtype=np.int64), hidden),
+        dataset=_DATASET,
+        chunksize=_chunksize(config),
+        reading=reading,
+    )
 
 
 def _copies(infos: Sequence[FileInfo]) -> list[DrapesError]:
@@ -461,6 +465,17 @@ def make_processor(config: Config, processor_class: Foreign) -> CheckedProcessor
     return CheckedProcessor(made, Wanted(config.features, config.mass.range))
 
 
+def _selection(
+    config: Config,
+    processor_class: Foreign,
+    dropped: npt.NDArray[np.int64],
+    hidden: Sequence[tuple[float, float]],
+) -> SignalInjection | Blinding:
+    """Make the processor, which meets no dropped signal and whose accumulators hold no event of a hidden window."""
+    selection = SignalInjection(make_processor(config, processor_class), dropped)
+    return Blinding(selection, hidden) if hidden else selection
+
+
 def run_selection(
     context: Context,
     fileset: dict[str, Any],
@@ -490,10 +505,9 @@ def run_selection(
     """
     paths = [path for one in fileset.values() for path in one["files"]]
     store = chunk_store(context.run, stage, paths, dropped)
-    selection = SignalInjection(make_processor(context.config, processor_class), dropped)
     output, report = run(
         fileset,
-        Blinding(selection, hidden) if hidden else selection,
+        _selection(context.config, processor_class, dropped, hidden),
         executor=context.executor,
         workers=context.workers,
         chunksize=_chunksize(context.config),
