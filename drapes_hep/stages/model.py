@@ -18,6 +18,7 @@ from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.keys import part_of
 from drapes_hep.mass import SpectrumFit, fit_spectrum
+from drapes_hep.records import Stage
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
 from drapes_hep.stages.bins import mass_edges
@@ -27,7 +28,7 @@ from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.simulation import simulation_stage
 from drapes_hep.stages.skim import skim_stage
 from drapes_hep.stages.tables import unweighted
-from drapes_hep.stamps import Stage, run_stage
+from drapes_hep.stamps import run_stage
 from drapes_hep.templates.family import (
     WindowModel,
     checkpoints,
