@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     # these load torch and more: at run time only by the verbs that need them
     from drapes_hep.events.inspection import Inspection
     from drapes_hep.progress import Reporter
+    from drapes_hep.records import Stage
     from drapes_hep.regions import Window
     from drapes_hep.stages.context import Context
-    from drapes_hep.stamps import Stage
 
     Windows = tuple[Window, ...]
     Work = Callable[[Context, Windows], None]

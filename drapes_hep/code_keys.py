@@ -36,6 +36,7 @@ CHANGE_NO_NUMBER = {
     "keys": "finds the keys",
     "code_keys": "finds the keys",
     "progress": "words and clocks",
+    "records": "decides what is run, not what comes out",
     "rundir": "where files lie",
     "stamps": "decides what is run, not what comes out",
 }

@@ -24,7 +24,6 @@ from conftest import ROOT, make_columns
 from jsonschema import Draft202012Validator
 from test_stamps import change_code
 
-from drapes_hep import stamps as stamp_module
 from drapes_hep.config import load_config
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError, RunDirectoryError
@@ -36,6 +35,7 @@ from drapes_hep.events.skims import read_skim, read_truth, write_truth
 from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.files import file_hash, read_json, write_json
 from drapes_hep.progress import Reporter
+from drapes_hep.records import read_stamp
 from drapes_hep.regions import Window, blinded
 from drapes_hep.results import results_schema
 from drapes_hep.rundir import RunDirectory, open_run
@@ -104,7 +104,7 @@ def context_of(project: Path, run: Path, *changes: str, workers: int = 2, overwr
 
 def stamps(run: Path) -> dict[str, tuple]:
     """When each stage was last done and what it cost; a stage that runs again gets other numbers."""
-    found = {path.stem: stamp_module.read_stamp(RunDirectory(run), path.stem) for path in (run / "stages").iterdir()}
+    found = {path.stem: read_stamp(RunDirectory(run), path.stem) for path in (run / "stages").iterdir()}
     costs = ("key", "finished", "seconds", "peak_memory_mb")
     return {name: tuple((stamp or {}).get(cost) for cost in costs) for name, stamp in found.items()}
 

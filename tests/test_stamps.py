@@ -12,8 +12,9 @@ from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.files import content_hash, file_hash, read_json, write_json
 from drapes_hep.keys import first_difference
 from drapes_hep.progress import Reporter
+from drapes_hep.records import Stage, Written, read_stamp
 from drapes_hep.rundir import RunDirectory
-from drapes_hep.stamps import Stage, Written, mixed_modules, read_stamp, run_stage
+from drapes_hep.stamps import mixed_modules, run_stage
 
 CONFIG = {
     "data": {"path": "/a"},

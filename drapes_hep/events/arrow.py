@@ -171,7 +171,8 @@ def storage_of(kind: pa.DataType) -> pa.DataType:
 
 
 def is_plain(kind: pa.DataType) -> bool:
-    """Whether a column of a type holds one value an event: no list and no record."""
+    """Whether a column of a type holds one number per event: no list, no record, no text."""
     kind = storage_of(kind)
-    one = pa.types.is_fixed_size_list(kind) and is_number(kind.value_type)
-    return one or not (pa.types.is_struct(kind) or is_list(kind))
+    if pa.types.is_fixed_size_list(kind):
+        return is_number(kind.value_type)
+    return is_number(kind) or bool(pa.types.is_decimal(kind))

@@ -25,13 +25,14 @@ from drapes_hep.events.loading import source_hashes
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
 from drapes_hep.files import write_json
 from drapes_hep.metrics import Estimate, Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
+from drapes_hep.records import Stage
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.derived import pseudo_window
 from drapes_hep.stages.model import generate_stage
 from drapes_hep.stages.tables import feature_matrix
-from drapes_hep.stamps import Stage, run_stage
+from drapes_hep.stamps import run_stage
 from drapes_hep.templates.parts import CLOSURE
 
 __all__ = ["classify", "classify_stage", "quality_stage", "sample_of", "truth_metrics"]

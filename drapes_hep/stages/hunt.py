@@ -17,6 +17,7 @@ from drapes_hep.errors import DrapesError, FitError, counted
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import write_json
 from drapes_hep.mass import fit_spectrum
+from drapes_hep.records import Stage
 from drapes_hep.regions import Window
 from drapes_hep.results import global_record, results_record, window_record
 from drapes_hep.rng import stage_seed
@@ -26,7 +27,7 @@ from drapes_hep.stages.classify import quality_stage
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.histograms import write_histograms
 from drapes_hep.stages.tables import read_record, unweighted
-from drapes_hep.stamps import Stage, run_stage
+from drapes_hep.stamps import run_stage
 from drapes_hep.templates.parts import CLOSURE
 
 __all__ = ["hunt", "hunt_stage"]

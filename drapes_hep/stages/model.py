@@ -20,6 +20,7 @@ from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.keys import part_of
 from drapes_hep.mass import SpectrumFit
+from drapes_hep.records import Stage
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
 from drapes_hep.stages.bins import mass_edges
@@ -29,7 +30,7 @@ from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.simulation import simulation_stage
 from drapes_hep.stages.skim import skim_stage
 from drapes_hep.stages.tables import unweighted
-from drapes_hep.stamps import Stage, run_stage
+from drapes_hep.stamps import run_stage
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
 from drapes_hep.templates.plan import Parents, Planned, Pool, fit_masses, plan_closure, plan_region

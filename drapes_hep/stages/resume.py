@@ -17,10 +17,10 @@ from drapes_hep.events.failures import FailedFilesError
 from drapes_hep.events.store import ChunkStore
 from drapes_hep.files import content_hash, write_json
 from drapes_hep.makers import makers
+from drapes_hep.records import Stage, input_hash
 from drapes_hep.remote import is_url
 from drapes_hep.rundir import RunDirectory
 from drapes_hep.stages.context import Context
-from drapes_hep.stamps import Stage, input_hash
 
 __all__ = ["check_unchanged", "chunk_store", "discard", "inputs_of", "reported"]
 

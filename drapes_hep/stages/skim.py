@@ -31,12 +31,13 @@ from drapes_hep.events.running import FirstChunk, RunReport, run, scan_fileset, 
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path, file_hash, read_json
+from drapes_hep.records import Stage, Written, input_hash, last_record, read_stamp
 from drapes_hep.regions import sliding_windows
 from drapes_hep.remote import is_url, sampled_hash
 from drapes_hep.rundir import note
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.resume import check_unchanged, chunk_store, discard, inputs_of, reported
-from drapes_hep.stamps import Stage, Written, input_hash, last_record, read_stamp, run_stage
+from drapes_hep.stamps import run_stage
 
 __all__ = [
     "FileCheck",

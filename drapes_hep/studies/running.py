@@ -21,11 +21,12 @@ from drapes_hep.events.skims import read_truth, write_truth
 from drapes_hep.files import content_hash, file_hash, read_json, write_json
 from drapes_hep.parallel import in_processes
 from drapes_hep.progress import Reporter
+from drapes_hep.records import Stage
 from drapes_hep.rundir import RunDirectory
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import all_truth, skim, skim_stage
-from drapes_hep.stamps import Stage, run_stage
+from drapes_hep.stamps import run_stage
 from drapes_hep.studies.measures import MEASURES
 from drapes_hep.studies.sample import StudySample, check_signal, load_sample
 from drapes_hep.studies.trial_keys import TRIAL_CODE, trial_key
