@@ -17,6 +17,7 @@ from conftest import ROOT
 from drapes_hep.cli import app
 from drapes_hep.config import Config, load_config
 from drapes_hep.cwola.classifiers import Classifier
+from drapes_hep.templates.methods import BackgroundMethod
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")] + sorted(
     (ROOT / "docs").glob("*.md")
@@ -136,6 +137,9 @@ def test_examples_run(path, body, monkeypatch):
     for made in [value for value in names.values() if isinstance(value, type) and value.__module__ == "example"]:
         if hasattr(made, "score"):
             assert isinstance(made(1), Classifier)
+        elif issubclass(made, BackgroundMethod):
+            # one that is made with a whole configuration is run by the tests of methods
+            assert all(callable(getattr(made, name)) for name in ("fit", "save", "load", "sample"))
         elif issubclass(made, torch.nn.Module):
             assert made(3, 2).condition_features == 2
         else:
