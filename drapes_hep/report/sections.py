@@ -229,7 +229,7 @@ def quality_rows(run: RunFiles) -> list[Row]:
     return [
         {
             "window": w.title,
-            "name": w.template.get("name") or "–",
+            "name": _method_name(w),
             "n": optional_integer(w.template.get("n"), "blinded" if run.blind else ""),
             "truth": plus_minus(w.template.get("auc_vs_truth"), 3, "blinded" if run.blind else "no labels"),
             "sidebands": plus_minus(w.template.get("auc_vs_sideband_closure"), 3, "not measured"),
@@ -274,6 +274,12 @@ def window_summary(files: WindowFiles) -> Markup | str:
     return Markup("smallest p<sub>local</sub> at ε<sub>B</sub> = {}, z<sub>local</sub> = {}").format(
         cut(top), "–" if z is None else signed(float(z))
     )
+
+
+def _method_name(files: WindowFiles) -> str:
+    """Return what makes a template: its title, with its name in the configuration."""
+    name, title = files.template.get("name") or "–", files.made.get("title")
+    return f"{title} ({name})" if title else str(name)
 
 
 def split_rows(run: RunFiles) -> list[Row]:
