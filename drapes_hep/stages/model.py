@@ -213,6 +213,8 @@ def generate_stage(context: Context, window: Window) -> Stage:
             # weights may stay the same where a network is evaluated otherwise
             **method_sources(context.config),
         },
+        # the manifest's method and source belong together
+        recorded=("template.source",),
         after=tuple(after),
     )
 
