@@ -283,7 +283,7 @@ def test_an_edited_processor_needs_no_leave(project, capsys):
     Path("mine.py").write_text("from processors.dijets import Dijets\nclass Mine(Dijets): x = 1\n")
     capsys.readouterr()
     assert drapes(*words) == 0
-    assert "skim: runs again, as processor's source was changed" in capsys.readouterr().err.splitlines()
+    assert "skim: runs again, as the processor's source was changed" in capsys.readouterr().err.splitlines()
 
 
 def test_validate_says_what_the_search_is(project, capsys):

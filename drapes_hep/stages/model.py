@@ -221,7 +221,7 @@ def generate_stage(context: Context, window: Window) -> Stage:
             # weights may stay the same where a network is evaluated otherwise
             **method_settings(context.config),
         },
-        # where files lie: the files themselves are read, or decide the model
+        # the method decides whether there is a source
         recorded=("template.source", "template.path"),
         after=tuple(after),
     )
