@@ -345,6 +345,15 @@ def test_global_significance_never_falls_as_the_data_get_more_extreme(background
     assert (np.diff([one.extrapolated.z for one in found]) > 0).all()
 
 
+def test_a_toy_like_the_data_is_as_extreme(background, monkeypatch):
+    """Toys: those as extreme as the data count, and the data count as one more."""
+    hunts, model, _ = search(*background, 1)
+    log_p = bh.best_working_point(hunts)[2]
+    monkeypatch.setattr("drapes_hep.bumphunt.toys.toy_local_p", lambda *_: log_p + np.array([[[-0.1, 0, 0, 0.1, 0.2]]]))
+    found = bh.global_significance(hunts, model, 5, np.random.default_rng(1))
+    assert (found.exceeding, found.p_global) == (3, 4 / 6)
+
+
 def test_the_extrapolation_says_what_more_toys_would_count(model):
     """Fitted to 400 toys, it holds where 2000 others can still count."""
     smallest = []
@@ -402,7 +411,7 @@ def test_few_variations_reproduce_the_covariance(points):
 
 
 def test_the_error_of_an_expectation_is_the_propagation_of_all_counts():
-    """Hunt: the error after a cut is what the Poisson errors of the two rows of counts propagate to, no term missing."""
+    """Hunt: the error after a cut is what the Poisson errors of both rows of counts propagate to, no term missing."""
     window = WINDOWS[1]
     edges = mass.spectrum_edges((2700, 6000), 100, (window,))
     mu = 20 * mass.bin_model("dijet4", 13_000, edges, TRUTH)[0]

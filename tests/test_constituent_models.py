@@ -733,7 +733,7 @@ def test_kinematics_of_a_parent_are_scaled_at_its_own_mass(model, events):
     config = CONFIG.model_copy(update={"kinematics_strength": 0.002})
     still = replace(model, jets=replace(model.jets, denoiser=Still()), conserves=True)
     source = beside(events).take(beside(events).mjj > 3900)
-    plan, found = made(still, source, "from_sidebands", size=1.0, config=config)
+    _, found = made(still, source, "from_sidebands", size=1.0, config=config)
     rows = np.argsort(source.event_id)[np.searchsorted(np.sort(source.event_id), found.parent_id)]
     middle = np.full((len(rows), 2), 0.5)
     places = []

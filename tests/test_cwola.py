@@ -178,7 +178,7 @@ def test_a_classifier_is_given_the_weight_and_the_group_of_each_event():
     given = []
 
     class Recorder(Memory):
-        def fit(self, x, y, weight, group):
+        def fit(self, x, _, weight, group):
             super().fit(x)
             given.append({row.tobytes(): both for row, *both in zip(x, weight, group, strict=True)})
 

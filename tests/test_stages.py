@@ -707,6 +707,17 @@ def test_a_model_refuses_events_of_its_window(project, done):
         )  # fmt: skip
 
 
+def test_another_signal_seed_injects_other_events(project, tmp_path):
+    """Injection: signal.seed chooses which signal events stay."""
+    chosen = []
+    for seed in (1, 2):
+        context = context_of(project, tmp_path / str(seed), "signal.inject=60", f"signal.seed={seed}")
+        skim(context)
+        truth = table(context.run.truth)
+        chosen.append(set(truth["event_id"][truth["label"] == 1]))
+    assert chosen[0] != chosen[1]
+
+
 def test_a_card_names_the_hidden_windows(done):
     cards = {path.parent: read_json(path)["extra"] for path in done.rglob("card.json")}
     assert {str(path.relative_to(done / "windows")): card["hidden"] for path, card in cards.items()} == {

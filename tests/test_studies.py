@@ -29,6 +29,7 @@ from drapes_hep.progress import Reporter
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.skim import skim
+from drapes_hep.studies import measures
 from drapes_hep.studies.design import (
     Entry,
     bands,
@@ -39,7 +40,6 @@ from drapes_hep.studies.design import (
     subjects,
     trial_of,
 )
-from drapes_hep.studies import measures
 from drapes_hep.studies.measures import MEASURES, REJECTIONS
 from drapes_hep.studies.running import make_sample, run_trials
 from drapes_hep.studies.sample import draw_data, load_sample, study_window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.diffusion.denoisers import Denoiser, FlowDenoiser
 from drapes_hep.diffusion.oracles import GaussianDenoiser
 from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, karras_steps
-from drapes_hep.errors import ConfigError, DrapesError, InputError
+from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError
 from drapes_hep.events.loading import load_processor
 from drapes_hep.events.running import run
 from drapes_hep.events.scaling import fit_scaling
@@ -25,6 +26,7 @@ from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.events.skims import read_skim
 from drapes_hep.events.writers import write_feature_root
 from drapes_hep.files import read_json
+from drapes_hep.regions import Window
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.simulation import skim_simulation
@@ -212,12 +214,21 @@ def test_partial_diffusion_on_the_straight_path_keeps_a_normal_distribution():
 SHORT = TrainingConfig(epochs=2, batch=256, width=8, depth=1)
 
 
-def learnt(x, mjj, part, weight=None, scaling="quantile", training=SHORT):
+def learnt(x, mjj, part, weight=None, scaling="quantile", training=SHORT, hidden=()):
     """A model of features and the weights of its network."""
     weight = np.ones(len(x)) if weight is None else weight
     domain = [(-np.inf, np.inf)] * x.shape[1]
     model, _ = fit_model(
-        x, mjj, weight, part, features=("a", "b"), domain=domain, hidden=[], training=training, scaling=scaling, seed=3
+        x,
+        mjj,
+        weight,
+        part,
+        features=("a", "b"),
+        domain=domain,
+        hidden=hidden,
+        training=training,
+        scaling=scaling,
+        seed=3,
     )
     return model, torch.cat([p.detach().ravel() for p in model.denoiser.parameters()])
 
@@ -260,6 +271,23 @@ def test_a_model_learns_how_features_depend_on_the_mass(sidebands):
     mjj = np.repeat([3000.0, 5700.0], 200)
     x = model.generate(mjj, np.arange(400), 1, karras_steps(8))
     assert np.diff(x[:, 0].reshape(2, 200).mean(axis=1))[0] == pytest.approx(27, abs=8)
+
+
+@pytest.mark.parametrize(("mass", "refused"), [(3299.9, False), (3300.0, True), (3699.9, True), (3700.0, False)])
+def test_a_hidden_interval_is_half_open(sidebands, mass, refused):
+    """Guard: its lower edge belongs to a hidden interval, its upper edge to the next one."""
+    x, mjj, part = sidebands
+    outside = (mjj < 3300) | (mjj >= 3700)
+    more = np.append(mjj[outside], mass), np.append(part[outside], TRAIN)
+    with pytest.raises(LeakError) if refused else contextlib.nullcontext():
+        learnt(np.append(x[outside], x[:1], axis=0), *more, hidden=[(3300.0, 3700.0)])
+
+
+def test_a_window_is_half_open():
+    """Windows: an event on a common edge belongs to one window, and is no sideband event of it."""
+    window = Window(3300, 3700, 2700, 6000)
+    assert window.in_signal_region([3300, 3700]).tolist() == [True, False]
+    assert window.in_sidebands([3300, 3700, 2700, 6000]).tolist() == [False, True, True, False]
 
 
 # ---- masses ----------------------------------------------------------------------------------------------------------
