@@ -280,6 +280,20 @@ def test_toys_of_a_share_repeat_the_analysis_of_the_data(shared):
         np.testing.assert_allclose(log_p[w], ours, atol=2e-3)
 
 
+def test_toys_follow_the_fit_of_the_full_spectrum(background, model):
+    """Toys: under background alone the inclusive means are those of a fit that leaves no window out."""
+    counts = np.histogram(background[0], EDGES)[0]
+    np.testing.assert_allclose(model.inclusive, mass.fit_spectrum(counts, EDGES).expected, rtol=1e-9)
+
+
+def test_a_toy_whose_inclusive_fit_is_poor_has_no_p_value(model):
+    """Toys: the rule of the hunt on poor fits holds for them."""
+    ((inclusive, selected),) = bh.draw_toys(model, 1, np.random.default_rng(6))
+    assert np.isfinite(bh.toy_local_p(model, inclusive, selected)[:, :2]).all()
+    inclusive[0, (EDGES[:-1] >= 2940) & (EDGES[:-1] < 2960)] += 2000
+    assert np.isnan(bh.toy_local_p(model, inclusive, selected)).all()
+
+
 def test_toys_do_not_depend_on_the_chunk(background):
     calls = []
     one = search(*background, 60, chunk=60)[2]

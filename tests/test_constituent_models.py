@@ -12,7 +12,7 @@ import torch
 from scipy.stats import chi2, kstest
 from torch import nn
 
-from drapes_hep.config import ConstituentsConfig, TemplateConfig, TrainingConfig
+from drapes_hep.config import Config, ConstituentsConfig, TemplateConfig, TrainingConfig
 from drapes_hep.diffusion import training as training_module
 from drapes_hep.diffusion.denoisers import Denoiser, EDMDenoiser
 from drapes_hep.diffusion.samplers import sample
@@ -23,6 +23,8 @@ from drapes_hep.events.chunks import Reading
 from drapes_hep.events.features import compute_features, invariant_mass
 from drapes_hep.events.scaling import fit_scaling
 from drapes_hep.files import read_json
+from drapes_hep.mass import expected as expected_events
+from drapes_hep.mass import fit_spectrum
 from drapes_hep.networks import AttentiveDeepSets, EPiC, ResidualMLP, SetTransformer
 from drapes_hep.regions import Window
 from drapes_hep.sets import Sets, take
@@ -40,7 +42,7 @@ from drapes_hep.templates.constituents import (
     save_constituent_model,
 )
 from drapes_hep.templates.events import LOSSES, build_jets, make_constituent_template
-from drapes_hep.templates.family import unfinished
+from drapes_hep.templates.family import mass_source, unfinished
 from drapes_hep.templates.kinematics import MASS, Bounds, N, coordinates, domain
 from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.recipes import RECIPES, Parents, starts
@@ -726,6 +728,33 @@ def test_kinematics_are_generated_under_the_mass_that_is_asked_for(events, packe
     # either jet of a pair is generated at the same place; the network's condition is float32
     expected = [mass, mass if as_set else np.maximum(scale.mean[5] + scale.scale[5] * told[:, 0], 0)]
     np.testing.assert_allclose(found[there, :, MASS].T, np.array(expected)[:, there], rtol=1e-4)
+
+
+def test_constituents_are_generated_for_their_jet(model, packed):
+    """Generation: the condition of the constituents' network is the jet that they are made for."""
+
+    class OfMass(Told):
+        def forward(self, x, t, condition=None, offsets=None):
+            return super().forward(x, t, condition[:, MASS : MASS + 1], offsets)
+
+    pairs, mjj = packed[0][:40], np.full(40, 3500.0)
+    free = replace(model, denoiser=OfMass(), conserves=False)
+    found = free.generate(pairs, mjj, np.arange(40), 3, karras_steps(4))
+    rows = pairs.reshape(-1, 5).repeat(found.lengths.numpy(), axis=0)
+    told = model.scaling.told(rows, np.full(len(rows), 3500.0)).double().numpy()[:, [MASS]]
+    expected = np.exp(model.scaling.inverse(np.repeat(told, 3, axis=1))[:, 0])
+    np.testing.assert_allclose(found.values[:, 0].numpy() / rows[:, 0], expected, rtol=1e-4)
+
+
+def test_as_many_masses_are_drawn_around_a_region_as_leave_it():
+    """Masses: free kinematics are generated in a wider region, more events in the ratio of the spectrum's integrals."""
+    edges = np.linspace(2700, 6000, 67)
+    fit = fit_spectrum(1e5 * np.exp(-(edges[:-1] - 2700) / 600), edges)
+    config = Config(data={"path": "events.root"}, constituents={"kinematics": "free", "margin": 0.1})
+    source = mass_source(config, fit, np.array([]), (3300.0, 3700.0))
+    masses = source.draw(np.array([0.0, 1.0]))
+    assert masses == pytest.approx([2970, 4070], rel=1e-9)
+    assert source.more == pytest.approx(expected_events(fit, 2970, 4070)[0] / expected_events(fit, 3300, 3700)[0])
 
 
 def test_kinematics_of_a_parent_are_scaled_at_its_own_mass(model, events):

@@ -24,7 +24,7 @@ from conftest import ROOT, make_columns
 from jsonschema import Draft202012Validator
 
 from drapes_hep import stamps as stamp_module
-from drapes_hep.bumphunt import count_selected, hunt_window
+from drapes_hep.bumphunt import count_selected, hunt_window, set_overlaps
 from drapes_hep.config import load_config
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import equal_size_auc
@@ -807,6 +807,40 @@ def test_the_closure_test_is_made_with_events_that_the_model_never_saw(copy, pro
     classify(context, context.windows[0])
     split = table(folder / "split.parquet")
     assert set(split["event_id"][split["part"] == CLOSURE]) in compared
+
+
+def test_a_template_is_held_against_true_background_without_the_signal(copy, project, monkeypatch):
+    """Quality: where labels allow, the template is compared with the background of the window alone."""
+    compared = []
+
+    def spied(make, first, second, *args, **more):
+        compared.append(set(first.group))
+        return equal_size_auc(make, first, second, *args, **more)
+
+    (copy / "windows" / WINDOWS[0] / "quality.json").unlink()
+    monkeypatch.setattr(classify_module, "equal_size_auc", spied)
+    context = context_of(project, copy)
+    classify(context, context.windows[0])
+    events, truth = table(copy / "skim" / "events.parquet"), table(copy / "skim" / "truth.parquet")
+    signal_events = truth["event_id"][truth["label"] == 1]
+    inside = (events["mjj"] >= 3300) & (events["mjj"] < 3700)
+    assert set(events["event_id"][inside & ~np.isin(events["event_id"], signal_events)]) in compared
+
+
+def test_toys_overlap_as_the_counted_events_do(copy, project, monkeypatch):
+    """Toys: sideband events that are not counted after a cut are in no overlap."""
+    given = []
+
+    def spied(mjj, tails, *args):
+        given.append(tails)
+        return set_overlaps(mjj, tails, *args)
+
+    monkeypatch.setattr("drapes_hep.stages.hunt.set_overlaps", spied)
+    hunt(context_of(project, copy, "hunt.toys=20"))
+    for tail, window in zip(given[0], WINDOWS, strict=True):
+        scores = table(copy / "windows" / window / "scores.parquet")
+        counted = (scores["region"] == 1) | (scores["part"] == CLOSURE)
+        np.testing.assert_array_equal(tail, np.where(counted, scores["tail"], 1.0))
 
 
 def test_expectations_know_which_share_of_the_sidebands_is_counted(done, project):

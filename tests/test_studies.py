@@ -366,6 +366,13 @@ def test_the_idealised_reference_is_background_that_is_no_data(context, sample, 
         assert set(classes[0].group) == set(bench.data().event_id)
 
 
+def test_gensr_oversamples_by_the_model_that_saw_the_window(context, sample, tmp_path):
+    """GenSR: the data's own model makes its events, not the template's."""
+    bench = Bench(sample, injected(context.config, 100), tmp_path, KEYS)
+    bench.oversampled()
+    assert (bench.model_folder(True).exists(), bench.model_folder(False).exists()) == (True, False)
+
+
 def test_the_displacement_grows_with_the_noise(context, sample):
     shift = []
     for strength in (0.05, 2.24):

@@ -31,7 +31,7 @@ from drapes_hep.stages.classify import classify
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import skim
-from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, BackgroundModel, fit_model
+from drapes_hep.templates.model import CLOSURE, TRAIN, VALIDATION, BackgroundModel, fit_model, split_sidebands
 from drapes_hep.templates.recipes import RECIPES, Parents, copies_of, levels, make_template, starts
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -271,6 +271,14 @@ def test_a_model_learns_how_features_depend_on_the_mass(sidebands):
     mjj = np.repeat([3000.0, 5700.0], 200)
     x = model.generate(mjj, np.arange(400), 1, karras_steps(8))
     assert np.diff(x[:, 0].reshape(2, 200).mean(axis=1))[0] == pytest.approx(27, abs=8)
+
+
+def test_parts_of_the_sidebands_have_their_fractions():
+    """Parts: the closure part is training.closure of the sidebands, as the hunt's share says; so is the validation."""
+    config = TrainingConfig(validation=0.1, closure=0.4)
+    part = split_sidebands(np.arange(40_000), 1, config)
+    for value, fraction in ((TRAIN, 0.5), (VALIDATION, 0.1), (CLOSURE, 0.4)):
+        assert (part == value).mean() == pytest.approx(fraction, abs=5 * np.sqrt(fraction * (1 - fraction) / 40_000))
 
 
 @pytest.mark.parametrize(("mass", "refused"), [(3299.9, False), (3300.0, True), (3699.9, True), (3700.0, False)])
