@@ -750,7 +750,7 @@ def test_as_many_masses_are_drawn_around_a_region_as_leave_it():
     """Masses: free kinematics are generated in a wider region, more events in the ratio of the spectrum's integrals."""
     edges = np.linspace(2700, 6000, 67)
     fit = fit_spectrum(1e5 * np.exp(-(edges[:-1] - 2700) / 600), edges)
-    config = Config(data={"path": "events.root"}, constituents={"kinematics": "free", "margin": 0.1})
+    config = Config(name="x", data={"path": "events.root"}, constituents={"kinematics": "free", "margin": 0.1})
     source = mass_source(config, fit, np.array([]), (3300.0, 3700.0))
     masses = source.draw(np.array([0.0, 1.0]))
     assert masses == pytest.approx([2970, 4070], rel=1e-9)

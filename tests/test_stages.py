@@ -792,36 +792,33 @@ def test_a_template_has_its_factor_of_the_events_in_the_window(done, window):
     assert len(table(folder / "template.parquet")["mjj"]) == round(1.5 * inside)
 
 
-def test_the_closure_test_is_made_with_events_that_the_model_never_saw(copy, project, monkeypatch):
-    """Quality: what is held against the closure sample is the closure part, all of it and nothing else."""
-    compared = []
+@pytest.fixture(scope="module")
+def compared(done, project, tmp_path_factory) -> list[set[int]]:
+    """Identities of the true events of each comparison that measures the first template's quality."""
+    found = []
 
     def spied(make, first, second, *args, **more):
-        compared.append(set(first.group))
+        found.append(set(first.group))
         return equal_size_auc(make, first, second, *args, **more)
 
-    folder = copy / "windows" / WINDOWS[0]
-    (folder / "quality.json").unlink()
-    monkeypatch.setattr(classify_module, "equal_size_auc", spied)
-    context = context_of(project, copy)
-    classify(context, context.windows[0])
-    split = table(folder / "split.parquet")
+    run = shutil.copytree(done, tmp_path_factory.mktemp("quality") / "run")
+    (run / "windows" / WINDOWS[0] / "quality.json").unlink()
+    context = context_of(project, run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classify_module, "equal_size_auc", spied)
+        classify(context, context.windows[0])
+    return found
+
+
+def test_the_closure_test_is_made_with_events_that_the_model_never_saw(done, compared):
+    """Quality: what is held against the closure sample is the closure part, all of it and nothing else."""
+    split = table(done / "windows" / WINDOWS[0] / "split.parquet")
     assert set(split["event_id"][split["part"] == CLOSURE]) in compared
 
 
-def test_a_template_is_held_against_true_background_without_the_signal(copy, project, monkeypatch):
+def test_a_template_is_held_against_true_background_without_the_signal(done, compared):
     """Quality: where labels allow, the template is compared with the background of the window alone."""
-    compared = []
-
-    def spied(make, first, second, *args, **more):
-        compared.append(set(first.group))
-        return equal_size_auc(make, first, second, *args, **more)
-
-    (copy / "windows" / WINDOWS[0] / "quality.json").unlink()
-    monkeypatch.setattr(classify_module, "equal_size_auc", spied)
-    context = context_of(project, copy)
-    classify(context, context.windows[0])
-    events, truth = table(copy / "skim" / "events.parquet"), table(copy / "skim" / "truth.parquet")
+    events, truth = table(done / "skim" / "events.parquet"), table(done / "skim" / "truth.parquet")
     signal_events = truth["event_id"][truth["label"] == 1]
     inside = (events["mjj"] >= 3300) & (events["mjj"] < 3700)
     assert set(events["event_id"][inside & ~np.isin(events["event_id"], signal_events)]) in compared
