@@ -694,7 +694,7 @@ def test_refilling_with_what_is_there_changes_nothing(packed):
 
 
 class Told(Denoiser):
-    """Jets that lie where the condition says: the flow ends in the condition itself."""
+    """Data that lie where the condition says: the flow ends in the condition itself."""
 
     def forward(self, x, t, condition=None, offsets=None):  # noqa: ARG002
         rows = condition if offsets is None else condition.repeat_interleave(offsets.diff(), dim=0)

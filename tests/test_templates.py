@@ -11,11 +11,12 @@ import pytest
 import torch
 import yaml
 from test_cli import falling_columns
+from test_constituent_models import Still, Told
 from test_stages import SEARCH, context_of, cut_sample
 
 from drapes_hep.config import Config, TemplateConfig, TrainingConfig, load_config
 from drapes_hep.cwola.folds import assign_folds
-from drapes_hep.diffusion.denoisers import Denoiser, FlowDenoiser
+from drapes_hep.diffusion.denoisers import FlowDenoiser
 from drapes_hep.diffusion.oracles import GaussianDenoiser
 from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, karras_steps
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError
@@ -299,20 +300,6 @@ def test_a_window_is_half_open():
 
 
 # ---- masses ----------------------------------------------------------------------------------------------------------
-
-
-class Told(Denoiser):
-    """Data that lie where the condition says: the flow ends in the condition itself."""
-
-    def forward(self, x, t, condition=None, offsets=None):  # noqa: ARG002
-        return condition.to(x.dtype).expand(-1, x.shape[1])
-
-
-class Still(Denoiser):
-    """A flow that moves nothing."""
-
-    def forward(self, x, t, condition=None, offsets=None):  # noqa: ARG002
-        return x
 
 
 def drifting(n=20_000, seed=4):
