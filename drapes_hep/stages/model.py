@@ -220,6 +220,8 @@ def generate_stage(context: Context, window: Window) -> Stage:
             # weights may stay the same where a network is evaluated otherwise
             **method_settings(context.config),
         },
+        # where files lie: the files themselves are read, or decide the model
+        recorded=("template.source", "template.path"),
         after=tuple(after),
     )
 
