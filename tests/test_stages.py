@@ -50,6 +50,7 @@ from drapes_hep.stages.model import generate, mass_edges, train
 from drapes_hep.stages.skim import skim
 from drapes_hep.stages.tables import feature_matrix
 from drapes_hep.templates import drapes
+from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.model import fit_model, load_background_model
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.plan import starts
@@ -874,6 +875,17 @@ def test_expectations_know_which_share_of_the_sidebands_is_counted(done, project
         window = Window(*record["sr"], *config.mass.range)
         points = hunt_window(counts, window, shape=config.mass.fit, sqrt_s=config.mass.sqrt_s).working_points
         assert [point["expected"] for point in record["working_points"]] == [point.expected for point in points]
+
+
+def test_pseudo_events_are_made_by_the_model_that_saw_neither_window(done, project):
+    """Closure: the second model makes the sample of the pseudo-window, not the one that was trained there."""
+    folder, method = done / "windows" / WINDOWS[1], method_of(context_of(project, done).config)
+    pseudo = read_skim(folder / "pseudo.parquet")
+    mjj, seed = np.asarray(pseudo["mjj"]), pseudo.metadata["seed"]
+    model = load_window_model(method, folder / "pseudo_model", Window(3600, 4000, 2700, 6000))
+    plan = starts(RECIPES["from_noise"], None, len(mjj), seed, lambda _: mjj)
+    found = method.sample(model, plan, None, SampleTask(seed, lambda some: some > 0))
+    np.testing.assert_allclose(feature_matrix(pseudo, method.config.features), found.x, rtol=1e-5)
 
 
 def test_pseudo_events_lie_in_the_pseudo_window(done):

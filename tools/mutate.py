@@ -29,7 +29,7 @@ import typer
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "tests" / "mutations.toml"
-COPIED = ("drapes_hep", "processors", "analysis", "configs", "tests", "tools", "docs", "pyproject.toml", "README.md")
+FOLDERS = ("drapes_hep", "processors", "analysis", "configs", "tests", "tools", "docs")
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,10 @@ def copy_tree(folder: Path) -> Path:
     """Copy what the tests need of the repository into a folder; returns the copy."""
     tree = folder / "tree"
     tree.mkdir()
-    for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, tree / name)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (ROOT / "pyproject.toml", *ROOT.glob("*.md")):
+        shutil.copy(file, tree)
     return tree
 
 
