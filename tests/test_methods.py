@@ -78,6 +78,9 @@ class Shift(BackgroundMethod):
 '''
 
 
+RETURN = "return plan.template(mean + self.scale * (parents.x[plan.row] - mean))"
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A folder with data, a skim, and a method in a file."""
@@ -278,6 +281,26 @@ def test_other_options_are_another_model_and_another_message_names_them(project,
         searched(project, run, "template.method=shift.py:Shift", "template.options={scale: 3.0}")
 
 
+REACH = """
+    def reach(self, region):
+        return region[0] - 400, region[1] + 400
+
+    def sample("""
+
+
+def test_a_template_is_made_of_masses_where_its_method_reaches(project, run, tmp_path, events):
+    """Masses: drawn around the window too, so many more that the window has its number of events."""
+    source = SHIFT.replace("    def sample(", REACH.removeprefix("\n"))
+    source = source.replace(
+        RETURN, "plan = plan.take(task.region(plan.mjj)); return plan.template(2 * parents.x[plan.row])"
+    )
+    (tmp_path / "mine.py").write_text(source)
+    template = searched(project, run, f"template.method={tmp_path / 'mine.py'}:Shift")
+    wanted = SEARCH["template"]["oversample"] * WINDOW.in_signal_region(events.mjj).sum()
+    assert len(template) == pytest.approx(wanted, abs=5 * np.sqrt(wanted))
+    assert template.metadata["generated"] > 1.5 * len(template)
+
+
 def test_what_is_recorded_of_a_method_names_it(project, run):
     template = searched(project, run, "template.method=shift.py:Shift")
     assert template.metadata["title"] == "Shifted sidebands"
@@ -338,9 +361,6 @@ def edited(project, tmp_path, old, new):
 def test_a_method_that_says_what_cannot_be_is_refused(project, tmp_path, old, new, words):
     with pytest.raises(ConfigError, match=re.escape(words)):
         method_of(edited(project, tmp_path, old, new))
-
-
-RETURN = "return plan.template(mean + self.scale * (parents.x[plan.row] - mean))"
 
 
 @pytest.mark.parametrize(
