@@ -229,6 +229,71 @@ def test_toys_have_the_means_and_correlations_of_the_model(model):
         assert np.mean(scaled[i] * scaled[j]) == pytest.approx(gram[a, b], abs=0.03)
 
 
+def test_counts_of_a_toy_share_events_as_the_data_s_sets_do(background, model):
+    """Toys: two counts have the correlation of the overlap that the two sets of events have in the data."""
+    gram = bh.set_overlaps(*background, EDGES, POINTS)
+    ((inclusive, selected),) = bh.draw_toys(model, 1500, np.random.default_rng(5), chunk=1500)
+    # the first 20 bins: means of 30 and more in every set, where the copula loses nothing
+    drawn = np.stack([x[:, :20] for x in (inclusive, selected[0, 0], selected[1, 0], selected[2, 0])])
+    scaled = (drawn - drawn.mean(axis=1, keepdims=True)) / drawn.std(axis=1, keepdims=True)
+    sets = [0, 1, 4, 7]
+    # 30,000 pairs: a standard deviation of at most 0.006
+    np.testing.assert_allclose(np.einsum("anb,cnb->ac", scaled, scaled) / 30_000, gram[np.ix_(sets, sets)], atol=0.03)
+
+
+@pytest.fixture(scope="module")
+def shared(background):
+    """Counts of which the tight ones hold four tenths of the events outside each window, and their toys' model."""
+    m, tails = background
+    some = np.arange(len(m)) % 5 < 2
+    counts = [
+        bh.count_selected(m, tail, EDGES, POINTS, (), some | window.in_signal_region(m), 0.4)
+        for tail, window in zip(tails, WINDOWS, strict=True)
+    ]
+    return counts, bh.background_model(WINDOWS, counts, bh.set_overlaps(m, tails, EDGES, POINTS))
+
+
+def test_toys_have_only_the_counted_share_of_the_events_outside(shared):
+    """Toys: as many selected events outside each window as were counted there, all of them inside."""
+    counts, model = shared
+    for w, (count, window) in enumerate(zip(counts, WINDOWS, strict=True)):
+        inside = (EDGES[:-1] >= window.lo - 1e-6) & (EDGES[1:] <= window.hi + 1e-6)
+        for b in range(len(POINTS) - 1):
+            # a fit with a free normalisation expects what it was given in total
+            assert model.selected[w, b, ~inside].sum() == pytest.approx(count.counts[b + 1, ~inside].sum(), rel=1e-6)
+        ratio = model.selected[w, 0, inside].sum() / count.counts[1, inside].sum()
+        assert ratio == pytest.approx(1, abs=5 / np.sqrt(count.counts[1, inside].sum()) + 0.1)
+
+
+def test_toys_of_a_share_repeat_the_analysis_of_the_data(shared):
+    """Toys: the share of the events outside is taken into account as the hunt does."""
+    _, model = shared
+    ((inclusive, selected),) = bh.draw_toys(model, 1, np.random.default_rng(6))
+    log_p = bh.toy_local_p(model, inclusive, selected)[:, :, 0]
+    for w, window in enumerate(WINDOWS):
+        disjoint = np.concatenate([inclusive - selected[w].sum(axis=0), selected[w, :, 0]])
+        counts = bh.SelectedCounts(EDGES, POINTS, disjoint, np.zeros(len(EDGES) - 1, bool), 0.4)
+        points = bh.hunt_window(counts, window).working_points
+        # the tolerance is that between MIGRAD and Newton; at 1e-3 the few counted events may be too few
+        assert sum(point.p_local is not None for point in points) >= 3
+        ours = np.array([np.nan if point.p_local is None else np.log(point.p_local) for point in points])
+        np.testing.assert_allclose(log_p[w], ours, atol=2e-3)
+
+
+def test_toys_follow_the_fit_of_the_full_spectrum(background, model):
+    """Toys: under background alone the inclusive means are those of a fit that leaves no window out."""
+    counts = np.histogram(background[0], EDGES)[0]
+    np.testing.assert_allclose(model.inclusive, mass.fit_spectrum(counts, EDGES).expected, rtol=1e-9)
+
+
+def test_a_toy_whose_inclusive_fit_is_poor_has_no_p_value(model):
+    """Toys: the rule of the hunt on poor fits holds for them."""
+    ((inclusive, selected),) = bh.draw_toys(model, 1, np.random.default_rng(6))
+    assert np.isfinite(bh.toy_local_p(model, inclusive, selected)[:, :2]).all()
+    inclusive[0, (EDGES[:-1] >= 2940) & (EDGES[:-1] < 2960)] += 2000
+    assert np.isnan(bh.toy_local_p(model, inclusive, selected)).all()
+
+
 def test_toys_do_not_depend_on_the_chunk(background):
     calls = []
     one = search(*background, 60, chunk=60)[2]
@@ -294,6 +359,15 @@ def test_global_significance_never_falls_as_the_data_get_more_extreme(background
     assert (np.diff([one.extrapolated.z for one in found]) > 0).all()
 
 
+def test_a_toy_like_the_data_is_as_extreme(background, monkeypatch):
+    """Toys: those as extreme as the data count, and the data count as one more."""
+    hunts, model, _ = search(*background, 1)
+    log_p = bh.best_working_point(hunts)[2]
+    monkeypatch.setattr("drapes_hep.bumphunt.toys.toy_local_p", lambda *_: log_p + np.array([[[-0.1, 0, 0, 0.1, 0.2]]]))
+    found = bh.global_significance(hunts, model, 5, np.random.default_rng(1))
+    assert (found.exceeding, found.p_global) == (3, 4 / 6)
+
+
 def test_the_extrapolation_says_what_more_toys_would_count(model):
     """Fitted to 400 toys, it holds where 2000 others can still count."""
     smallest = []
@@ -348,6 +422,33 @@ def test_few_variations_reproduce_the_covariance(points):
         inside = variations[:, IN_WINDOW].sum(axis=1)
         assert np.hypot.reduce(inside) == pytest.approx(point.expected_error, rel=1e-6)
         assert (variations.sum(axis=1) > 0).all()
+
+
+def test_the_error_of_an_expectation_is_the_propagation_of_all_counts():
+    """Hunt: the error after a cut is what the Poisson errors of both rows of counts propagate to, no term missing."""
+    window = WINDOWS[1]
+    edges = mass.spectrum_edges((2700, 6000), 100, (window,))
+    mu = 20 * mass.bin_model("dijet4", 13_000, edges, TRUTH)[0]
+    inside = (edges[:-1] >= window.lo - 1e-6) & (edges[1:] <= window.hi + 1e-6)
+    u = np.linspace(-1, 1, len(mu))
+    passing = 0.4 * np.exp(-0.3 * u + 0.2 * u**2)
+    # disjoint, and each a Poisson count of its own
+    counts = np.stack([mu * (1 - passing), mu * passing])
+
+    def hunted(counts):
+        found = bh.SelectedCounts(edges, (1.0, 0.4), counts, np.zeros(len(mu), dtype=bool))
+        return bh.hunt_window(found, window).working_points[1]
+
+    variance = 0.0
+    for row, column in zip(*np.nonzero(np.broadcast_to(~inside, counts.shape)), strict=True):
+        moved = []
+        for sign in (-1, 1):
+            other = counts.copy()
+            other[row, column] += sign * np.sqrt(counts[row, column])
+            moved.append(hunted(other).expected)
+        variance += (0.5 * (moved[1] - moved[0])) ** 2
+    # first order of 1 standard deviation of bins with 50 events and more, and the efficiency's prior: below 1 %
+    assert hunted(counts).expected_error == pytest.approx(np.sqrt(variance), rel=0.02)
 
 
 def test_the_inclusive_covariance_is_that_of_toys():

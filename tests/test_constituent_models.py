@@ -14,20 +14,24 @@ from torch import nn
 
 from drapes_hep.config import Config, ConstituentsConfig, TrainingConfig
 from drapes_hep.diffusion import training as training_module
-from drapes_hep.diffusion.denoisers import EDMDenoiser
+from drapes_hep.diffusion.denoisers import Denoiser, EDMDenoiser
 from drapes_hep.diffusion.samplers import sample
 from drapes_hep.diffusion.schedules import karras_steps
 from drapes_hep.diffusion.training import TrainingSettings, train, validation_loss
 from drapes_hep.errors import FitError, LeakError, RunDirectoryError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.features import compute_features, invariant_mass
+from drapes_hep.events.scaling import fit_scaling
 from drapes_hep.files import read_json
+from drapes_hep.mass import draw, fit_spectrum
+from drapes_hep.mass import expected as expected_events
 from drapes_hep.networks import AttentiveDeepSets, EPiC, ResidualMLP, SetTransformer
 from drapes_hep.regions import Window
 from drapes_hep.sets import Sets, take
 from drapes_hep.templates.conserve import jet_sums
 from drapes_hep.templates.constituents import (
     ConstituentScaling,
+    JetModel,
     _fit_scaling,
     fit_constituents,
     load_constituent_model,
@@ -36,10 +40,10 @@ from drapes_hep.templates.constituents import (
     save_constituent_model,
 )
 from drapes_hep.templates.drapes_constituents import LOSSES, DrapesConstituents, build_jets
-from drapes_hep.templates.kinematics import MASS, N
+from drapes_hep.templates.kinematics import MASS, Bounds, N, coordinates, domain
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
-from drapes_hep.templates.plan import Parents, starts
+from drapes_hep.templates.plan import Parents, Pool, plan_region, starts
 from drapes_hep.templates.recipes import RECIPES
 from drapes_hep.templates.window_models import unfinished
 
@@ -684,6 +688,108 @@ def test_refilling_with_what_is_there_changes_nothing(packed):
     sets = packed[1]
     found = refill(sets, sets.lengths.numpy(), np.arange(len(sets) // 2), 1)
     assert torch.equal(found.values, sets.values)
+
+
+# ---- what decides the jets' kinematics -----------------------------------------------------------------------------
+
+
+class Told(Denoiser):
+    """Data that lie where the condition says: the flow ends in the condition itself."""
+
+    def forward(self, x, t, condition=None, offsets=None):  # noqa: ARG002
+        rows = condition if offsets is None else condition.repeat_interleave(offsets.diff(), dim=0)
+        return rows.to(x.dtype).expand(-1, x.shape[1])
+
+
+class Still(Denoiser):
+    """A flow that moves nothing."""
+
+    def forward(self, x, t, condition=None, offsets=None):  # noqa: ARG002
+        return x
+
+
+@pytest.mark.parametrize(("chart", "as_set"), [("solved", False), ("free", True)])
+def test_kinematics_are_generated_under_the_mass_that_is_asked_for(events, packed, chart, as_set):
+    """Generation: the condition of the jets' network is the target mass."""
+    bounds = Bounds.of(packed[0])
+    x, _ = coordinates(chart, packed[0], events.mjj, bounds, np.full((len(events), 2), 0.5))
+    flat = x.reshape(-1, 5) if as_set else x
+    copies = 2 if as_set else 1
+    ones, mjj = np.ones(len(flat)), np.repeat(events.mjj, copies)
+    scale = fit_scaling("standard", flat, mjj, ones, domain(chart, bounds))
+    jets = JetModel(Told(), scale, chart, bounds, as_set)
+    asked = np.linspace(3300, 3700, 40)
+    found = jets.generate(asked, np.arange(40), 1, karras_steps(4))
+    told = scale.condition(asked)
+    column = 3 if as_set else 4
+    mass = np.maximum(scale.mean[column] + scale.scale[column] * told[:, 0], 0)
+    there = np.isfinite(found[:, 0, MASS])
+    assert there.sum() > 20
+    # either jet of a pair is generated at the same place; the network's condition is float32
+    expected = [mass, mass if as_set else np.maximum(scale.mean[5] + scale.scale[5] * told[:, 0], 0)]
+    np.testing.assert_allclose(found[there, :, MASS].T, np.array(expected)[:, there], rtol=1e-4)
+
+
+def test_constituents_are_generated_for_their_jet(model, packed):
+    """Generation: the condition of the constituents' network is the jet that they are made for."""
+
+    class OfMass(Told):
+        def forward(self, x, t, condition=None, offsets=None):
+            return super().forward(x, t, condition[:, MASS : MASS + 1], offsets)
+
+    pairs, mjj = packed[0][:40], np.full(40, 3500.0)
+    free = replace(model, denoiser=OfMass(), conserves=False)
+    found = free.generate(pairs, mjj, np.arange(40), 3, karras_steps(4))
+    rows = pairs.reshape(-1, 5).repeat(found.lengths.numpy(), axis=0)
+    told = model.scaling.told(rows, np.full(len(rows), 3500.0)).double().numpy()[:, [MASS]]
+    expected = np.exp(model.scaling.inverse(np.repeat(told, 3, axis=1))[:, 0])
+    np.testing.assert_allclose(found.values[:, 0].numpy() / rows[:, 0], expected, rtol=1e-4)
+
+
+def test_as_many_masses_are_drawn_around_a_region_as_leave_it():
+    """Masses: free kinematics are generated in a wider region, more events in the ratio of the spectrum's integrals."""
+    edges, region = np.linspace(2700, 6000, 67), (3300.0, 3700.0)
+    fit = fit_spectrum(1e5 * np.exp(-(edges[:-1] - 2700) / 600), edges)
+    config = CONFIG.model_copy(update={"kinematics": "free", "margin": 0.1})
+    free, nobody = method_of("from_noise", config), np.empty(0)
+    pool = Pool(WINDOW, Parents(nobody, nobody, nobody, nobody.astype(int)), nobody.astype(int))
+    planned = plan_region(free, free.config.mass, pool, region, 1000, 7, fit, free.reach(region))
+    uniform = starts(RECIPES["from_noise"], None, len(planned.starts), 7, lambda u: u).mjj
+    np.testing.assert_allclose(planned.starts.mjj, draw(fit, 2970, 4070, uniform))
+    more = expected_events(fit, 2970, 4070)[0] / expected_events(fit, *region)[0]
+    assert len(planned.starts) == round(1000 * more)
+
+
+def test_kinematics_of_a_parent_are_scaled_at_its_own_mass(model, events):
+    """Drapes SB: with next to no noise a parent keeps its place among the jets of its mass at the target mass."""
+    config = CONFIG.model_copy(update={"kinematics_strength": 0.002})
+    still = replace(model, jets=replace(model.jets, denoiser=Still()), conserves=True)
+    source = beside(events).take(beside(events).mjj > 3900)
+    _, found = made(still, source, "from_sidebands", size=1.0, config=config)
+    rows = np.argsort(source.event_id)[np.searchsorted(np.sort(source.event_id), found.parent_id)]
+    middle = np.full((len(rows), 2), 0.5)
+    places = []
+    for jets, mjj in ((source.jets[rows], source.mjj[rows]), (found.jets, found.mjj)):
+        x, _ = coordinates("solved", pack_jets(jets)[0], mjj, model.jets.bounds, middle)
+        places.append(still.jets.scaled(x, mjj)[:, :4])
+    assert len(rows) > 100
+    # the noise is 0.002; the jets' masses, and with them the mass of the pair, are kept within 1 %
+    assert np.median(np.abs(places[0] - places[1]), axis=0).max() < 0.1
+
+
+@pytest.mark.parametrize("held", [VALIDATION, CLOSURE])
+def test_scalings_and_bounds_of_jets_are_fitted_on_the_training_part_alone(events, held):
+    """Scaling: other jets in the validation or the closure part move neither model's scaling, nor the bounds."""
+    some, others = beside(events), parents_of(shower(1800, seed=8, most=40, prongs=0.5))
+    others = beside(others).take(np.arange(len(some)))
+    part = np.random.default_rng(1).choice([TRAIN, VALIDATION, CLOSURE], len(some), p=[0.7, 0.2, 0.1])
+    jets = ak.where(part == held, others.jets, some.jets)
+    mixed = replace(some, jets=jets, mjj=np.where(part == held, others.mjj, some.mjj))
+    short = {"config": CONFIG.model_copy(update={"epochs": 1}), "training": TRAINING.model_copy(update={"epochs": 1})}
+    one, other = (fitted(each, **short)[0] for each in (some, mixed))
+    assert other.jets.scaling.to_dict() == one.jets.scaling.to_dict()
+    assert other.jets.bounds == one.jets.bounds
+    assert other.scaling.to_dict() == one.scaling.to_dict()
 
 
 # ---- whole events ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -89,6 +92,29 @@ def test_the_cut_of_efficiency_e_passes_that_part_of_each_folds_template():
         assert (here <= 0.1).mean() == pytest.approx(0.1, abs=2 / len(here))
 
 
+def test_a_fold_is_calibrated_by_its_own_template_alone():
+    """Calibration: a tail counts the template of the event's own fold, whatever the scale of the folds' scores."""
+
+    class Shifted:
+        def __init__(self, seed):
+            self.shift = 100.0 * (seed % 97)
+
+        def fit(self, *_):
+            pass
+
+        def score(self, x):
+            return x[:, 0] + self.shift
+
+    data, template = sample(300, 1), sample(700, 2, first_id=1000)
+    template = replace(template, weight=np.random.default_rng(5).uniform(0.1, 2, 700))
+    scores = out_of_fold_scores(Shifted, data, template, {}, folds=5, ensemble=1, seed=1)
+    for one, found in ((data, scores["data"]), (template, scores["template"])):
+        for fold in range(5):
+            reference, weight = template.x[template.fold == fold, 0], template.weight[template.fold == fold]
+            expected = (reference >= one.x[one.fold == fold][:, :1]) @ weight / weight.sum()
+            np.testing.assert_allclose(found.tail[one.fold == fold], expected, rtol=1e-12)
+
+
 def test_tail_probability_counts_weights_at_or_above():
     reference, weight = np.array([1.0, 2.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0, 4.0])
     assert tail_probability(np.array([0.0, 2.0, 3.0, 5.0]), reference, weight) == pytest.approx([1.0, 0.9, 0.4, 0.0])
@@ -162,6 +188,66 @@ def test_the_bins_of_trees_are_of_equal_weight():
     kept, weight = values[100:], weight[100:]
     for i, edge in enumerate(edges, 1):
         assert weight[kept < edge].sum() <= i / 255 * weight.sum() <= weight[kept <= edge].sum()
+
+
+@pytest.mark.parametrize("make", [Trees, partial(Mlp, epochs=8, rate=1e-2)], ids=["trees", "mlp"])
+def test_classifiers_learn_the_ratio_of_weights_not_of_events(make):
+    """Classifiers: weights count, in what is learnt and in what stops it; without them this ratio is turned about."""
+    x = np.repeat([-1.0, 1.0, -1.0, 1.0], [3000, 1000, 1000, 3000])[:, None]
+    y = np.repeat([0, 1], [4000, 4000])
+    weight = np.repeat([0.1, 1.0, 1.0, 0.1], [3000, 1000, 1000, 3000])
+    model = make(1)
+    model.fit(x, y, weight, np.arange(len(x)))
+    # the part that is trained on has the ratio of 1000 to 300 within 5 %, and 1000 to 3000 by events
+    assert model.score(np.array([[-1.0], [1.0]])) == pytest.approx([np.log(1000 / 300), np.log(300 / 1000)], abs=0.25)
+
+
+@pytest.mark.parametrize("make", [Trees, Mlp])
+def test_copies_of_a_parent_cannot_keep_a_training_going(make):
+    """Classifiers: early stopping never judges by a copy of an event that was trained on."""
+    rng = np.random.default_rng(3)
+    parent = np.repeat(np.arange(300), 40)
+    x = rng.normal(size=(300, 2))[parent]
+    # nothing tells the classes apart but remembering which parent is of which
+    y = rng.integers(0, 2, 300)[parent]
+    model = make(2)
+    model.fit(x, y, np.ones(len(x)), parent)
+    truth = y == 1
+    score = model.score(x)
+    assert score[truth].mean() - score[~truth].mean() < 1.5
+
+
+def test_a_classifier_is_given_the_weight_and_the_group_of_each_event():
+    """Out-of-fold scores: a classifier is trained with the weights and the groups of the sample."""
+    given = []
+
+    class Recorder(Memory):
+        def fit(self, x, _, weight, group):
+            super().fit(x)
+            given.append({row.tobytes(): both for row, *both in zip(x, weight, group, strict=True)})
+
+    data, template = sample(400, 1), sample(400, 2, first_id=1000)
+    template = replace(template, weight=np.random.default_rng(5).uniform(0.1, 2, 400))
+    out_of_fold_scores(Recorder, data, template, {}, folds=5, ensemble=1, seed=1)
+    every = {}
+    for one in (data, template):
+        every |= {row.tobytes(): both for row, *both in zip(one.x, one.weight, one.group, strict=True)}
+    assert len(given) == 5
+    for events in given:
+        assert events == {key: every[key] for key in events}
+
+
+def test_no_two_classifiers_have_the_same_seed():
+    """Out-of-fold scores: the members of an ensemble, and those of other folds, are trainings of their own."""
+    seeds = []
+
+    class Recorder(Memory):
+        def __init__(self, seed):
+            seeds.append(seed)
+
+    data, template = sample(400, 1), sample(400, 2, first_id=1000)
+    out_of_fold_scores(Recorder, data, template, {}, folds=5, ensemble=3, seed=1)
+    assert len(set(seeds)) == 15
 
 
 def test_class_weights_are_equal_whatever_the_sizes():

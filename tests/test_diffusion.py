@@ -483,6 +483,15 @@ def test_history_best_and_early_stop():
     assert len(stopped.history) == stopped.best_epoch + 3 < 60
 
 
+def test_a_training_that_gets_worse_keeps_the_weights_of_its_best_epoch():
+    """Training: the denoiser is that of the best validation, not the last."""
+    result = fit(dataclasses.replace(FAST, epochs=60, rate=0.5, ema=0.0, patience=3))
+    losses = [line.validation_loss for line in result.history]
+    x_val, c_val = toy(128, 3)
+    assert validation_loss(result.denoiser, x_val, c_val, draws=2, seed=6) == pytest.approx(min(losses))
+    assert losses[-1] > 1.01 * min(losses)
+
+
 def test_training_depends_on_its_seed_alone():
     state = torch.random.get_rng_state()
     one, same, other = fit(), fit(), fit(seed=6)

@@ -18,7 +18,7 @@ from test_stages import SEARCH, cut_sample
 
 from drapes_hep.config import load_config
 from drapes_hep.cwola.folds import assign_folds
-from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError, RunDirectoryError
+from drapes_hep.errors import ConfigError, DrapesError, FitError, InputError, LeakError, RunDirectoryError
 from drapes_hep.events.skims import read_skim
 from drapes_hep.events.writers import write_feature_root
 from drapes_hep.files import read_json
@@ -32,9 +32,15 @@ from drapes_hep.stages.skim import skim
 from drapes_hep.studies.trials import Trial
 from drapes_hep.templates.methods import FitTask, SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
-from drapes_hep.templates.plan import Pool, fit_masses, plan_closure, plan_region
+from drapes_hep.templates.plan import Pool, fit_masses, parents_in, plan_closure, plan_region
 from drapes_hep.templates.registry import METHODS, method_of, method_settings, origin_of
-from drapes_hep.templates.window_models import has_model, load_window_model, sample_template, save_window_model
+from drapes_hep.templates.window_models import (
+    fit_window_model,
+    has_model,
+    load_window_model,
+    sample_template,
+    save_window_model,
+)
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 
@@ -72,6 +78,9 @@ class Shift(BackgroundMethod):
 '''
 
 
+RETURN = "return plan.template(mean + self.scale * (parents.x[plan.row] - mean))"
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A folder with data, a skim, and a method in a file."""
@@ -97,6 +106,10 @@ def run(project, tmp_path):
 def events(project):
     context = context_of(project, project / "run")
     return load_parents(context.run.events, context.config)
+
+
+def between(events, region):
+    return (events.mjj >= region[0]) & (events.mjj < region[1])
 
 
 def searched(project, run, *changes):
@@ -268,6 +281,26 @@ def test_other_options_are_another_model_and_another_message_names_them(project,
         searched(project, run, "template.method=shift.py:Shift", "template.options={scale: 3.0}")
 
 
+REACH = """
+    def reach(self, region):
+        return region[0] - 400, region[1] + 400
+
+    def sample("""
+
+
+def test_a_template_is_made_of_masses_where_its_method_reaches(project, run, tmp_path, events):
+    """Masses: drawn around the window too, so many more that the window has its number of events."""
+    source = SHIFT.replace("    def sample(", REACH.removeprefix("\n"))
+    source = source.replace(
+        RETURN, "plan = plan.take(task.region(plan.mjj)); return plan.template(2 * parents.x[plan.row])"
+    )
+    (tmp_path / "mine.py").write_text(source)
+    template = searched(project, run, f"template.method={tmp_path / 'mine.py'}:Shift")
+    wanted = SEARCH["template"]["oversample"] * WINDOW.in_signal_region(events.mjj).sum()
+    assert len(template) == pytest.approx(wanted, abs=5 * np.sqrt(wanted))
+    assert template.metadata["generated"] > 1.5 * len(template)
+
+
 def test_what_is_recorded_of_a_method_names_it(project, run):
     template = searched(project, run, "template.method=shift.py:Shift")
     assert template.metadata["title"] == "Shifted sidebands"
@@ -330,9 +363,6 @@ def test_a_method_that_says_what_cannot_be_is_refused(project, tmp_path, old, ne
         method_of(edited(project, tmp_path, old, new))
 
 
-RETURN = "return plan.template(mean + self.scale * (parents.x[plan.row] - mean))"
-
-
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -388,6 +418,14 @@ def made(method, config, events, folder):
     return sample_template(method, model, planned, SampleTask(1, WINDOW.in_signal_region), events)
 
 
+def test_events_that_are_none_of_the_plan_are_refused(project, tmp_path, events):
+    change = "import dataclasses as d; t = plan.template(2 * parents.x[plan.row]); "
+    # next to those of the plan, so that they are in its order
+    config = edited(project, tmp_path, RETURN, change + "return d.replace(t, event_id=t.event_id - 1)")
+    with pytest.raises(ConfigError, match="events that are not those of the plan"):
+        made(method_of(config), config, events, tmp_path / "model")
+
+
 def test_events_that_a_method_leaves_out_are_taken_from_the_plan(project, tmp_path, events):
     config = edited(
         project,
@@ -406,6 +444,24 @@ def test_a_method_that_gives_the_data_back_is_a_leak(project, tmp_path, events):
     config = load_config(project / "tiny.yaml", [f"template.method={path}:Shift"])
     with pytest.raises(LeakError, match="an event of the data"):
         made(method_of(config), config, events, tmp_path / "model")
+
+
+@pytest.mark.parametrize("hidden", [(3300.0, 3700.0), (4200.0, 4600.0)])
+def test_a_method_is_given_no_event_of_a_hidden_interval(project, events, hidden):
+    method = method_of(load_config(project / "tiny.yaml", ["template.method=shift.py:Shift"]))
+    chosen = events.take((events.mjj < 3300) | between(events, hidden))
+    task = FitTask(chosen, np.arange(len(chosen)) % 3, ((3300.0, 3700.0), (4200.0, 4600.0)), 1)
+    with pytest.raises(LeakError, match=f"events between {hidden[0]:g} and {hidden[1]:g} GeV"):
+        fit_window_model(method, task)
+
+
+@pytest.mark.parametrize(("part", "words"), [(TRAIN, " 0 to train a model"), (VALIDATION, " 0 to validate it")])
+def test_a_method_is_given_events_to_train_and_to_validate(project, events, part, words):
+    method = method_of(load_config(project / "tiny.yaml", ["template.method=shift.py:Shift"]))
+    beside = events.take(WINDOW.in_sidebands(events.mjj))
+    split = np.where(np.arange(len(beside)) % 3 == part, CLOSURE, np.arange(len(beside)) % 3)
+    with pytest.raises(FitError, match=words):
+        fit_window_model(method, FitTask(beside, split, ((3300.0, 3700.0),), 1))
 
 
 def test_a_reference_by_name_says_where_it_starts(project):
@@ -430,6 +486,21 @@ def test_cathode_of_the_page_has_at_most_seventy_lines():
 
 
 # ---- the plan --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("region", [(3300.0, 3700.0), (4200.0, 4600.0)], ids=["window", "pseudo"])
+@pytest.mark.parametrize("name", ["from_window", "from_sidebands", "from_simulation"])
+def test_parents_of_a_region_are_of_the_method_s_source(events, name, region):
+    """Parents: those of Drapes SB trained the model of the region, which saw neither the window nor the region."""
+    pool = Pool(WINDOW, events, np.arange(len(events)) % 3, replace(events, event_id=events.event_id + 10**9))
+    inside = between(events, region)
+    trained = ~WINDOW.in_signal_region(events.mjj) & (pool.part != CLOSURE) & ~inside
+    expected = {
+        "from_window": events.event_id[inside],
+        "from_sidebands": events.event_id[trained],
+        "from_simulation": events.event_id[inside] + 10**9,
+    }[name]
+    np.testing.assert_array_equal(parents_in(origin_of(name), pool, region).event_id, expected)
 
 
 @pytest.mark.parametrize("name", ["from_window", "from_sidebands", "from_simulation"])

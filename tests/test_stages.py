@@ -24,8 +24,10 @@ from conftest import ROOT, make_columns
 from jsonschema import Draft202012Validator
 from test_stamps import change_code
 
+from drapes_hep.bumphunt import count_selected, hunt_window, set_overlaps
 from drapes_hep.config import load_config
 from drapes_hep.cwola.folds import assign_folds
+from drapes_hep.cwola.scores import equal_size_auc
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError, RunDirectoryError
 from drapes_hep.events.chunks import split
 from drapes_hep.events.features import FEATURES, compute_features, invariant_mass
@@ -34,20 +36,25 @@ from drapes_hep.events.readers import expand_trees, read, scan
 from drapes_hep.events.skims import read_skim, read_truth, write_truth
 from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.files import file_hash, read_json, write_json
+from drapes_hep.mass import draw, fit_spectrum
 from drapes_hep.progress import Reporter
 from drapes_hep.records import read_stamp
 from drapes_hep.regions import Window, blinded
 from drapes_hep.results import results_schema
 from drapes_hep.rundir import RunDirectory, open_run
+from drapes_hep.stages import classify as classify_module
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.hunt import hunt
-from drapes_hep.stages.model import generate, train
+from drapes_hep.stages.model import generate, mass_edges, train
 from drapes_hep.stages.skim import skim
 from drapes_hep.stages.tables import feature_matrix
 from drapes_hep.templates import drapes
+from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.model import fit_model, load_background_model
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
+from drapes_hep.templates.plan import starts
+from drapes_hep.templates.recipes import RECIPES
 from drapes_hep.templates.registry import method_of
 from drapes_hep.templates.window_models import load_window_model
 
@@ -709,6 +716,17 @@ def test_a_model_refuses_events_of_its_window(project, done):
         )  # fmt: skip
 
 
+def test_another_signal_seed_injects_other_events(project, tmp_path):
+    """Injection: signal.seed chooses which signal events stay."""
+    chosen = []
+    for seed in (1, 2):
+        context = context_of(project, tmp_path / str(seed), "signal.inject=60", f"signal.seed={seed}")
+        skim(context)
+        truth = table(context.run.truth)
+        chosen.append(set(truth["event_id"][truth["label"] == 1]))
+    assert chosen[0] != chosen[1]
+
+
 def test_a_card_names_the_hidden_windows(done):
     cards = {path.parent: read_json(path) for path in done.rglob("method.json")}
     assert {str(path.relative_to(done / "windows")): card["hidden"] for path, card in cards.items()} == {
@@ -749,6 +767,125 @@ def test_template_masses_lie_in_the_window(done, window):
     assert ((template["mjj"] >= low) & (template["mjj"] < high)).all()
     assert (template["parent_id"] == -1).all()
     assert len(np.unique(template["event_id"])) == len(template["event_id"])
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_masses_of_a_template_come_from_a_fit_without_its_window(done, project, window):
+    """Masses: the template's follow the spectrum fitted outside its window."""
+    check_masses(context_of(project, done), done / "windows" / window / "template.parquet", [window])
+
+
+def test_masses_of_a_pseudo_window_come_from_a_fit_without_both(done, project):
+    """Masses: those of the pseudo-window's sample come from a fit that saw neither it nor the window."""
+    path = done / "windows" / WINDOWS[1] / "pseudo.parquet"
+    check_masses(context_of(project, done), path, ["4200-4600", WINDOWS[1]])
+
+
+def check_masses(context: Context, path: Path, hidden: list[str]) -> None:
+    """Draw the masses of a sample again, from a fit outside these intervals; the sample lies in the first."""
+    intervals = [tuple(map(float, name.split("-"))) for name in hidden]
+    edges, config = mass_edges(context), context.config
+    fitted = np.all([(edges[1:] <= low + 1e-6) | (edges[:-1] >= high - 1e-6) for low, high in intervals], axis=0)
+    counts = np.histogram(table(context.run.events)["mjj"], edges)[0]
+    fit = fit_spectrum(counts, edges, None, config.mass.fit, config.mass.sqrt_s, fitted=fitted)
+    sample = read_skim(path)
+    uniform = starts(RECIPES["from_noise"], None, len(sample), sample.metadata["seed"], lambda u: u).mjj
+    np.testing.assert_allclose(np.asarray(sample["mjj"]), draw(fit, *intervals[0], uniform), rtol=1e-12)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_closure_sample_has_the_masses_of_the_closure_events(done, window):
+    """Closure: as many events as the model has not seen, at their masses."""
+    folder = done / "windows" / window
+    split, events = table(folder / "split.parquet"), table(done / "skim" / "events.parquet")
+    closing = np.isin(events["event_id"], split["event_id"][split["part"] == CLOSURE])
+    np.testing.assert_array_equal(np.sort(table(folder / "closure.parquet")["mjj"]), np.sort(events["mjj"][closing]))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_template_has_its_factor_of_the_events_in_the_window(done, window):
+    """Oversampling: template.oversample times as many events as the data."""
+    folder = done / "windows" / window
+    inside = int((table(folder / "scores.parquet")["region"] == 1).sum())
+    assert len(table(folder / "template.parquet")["mjj"]) == round(1.5 * inside)
+
+
+@pytest.fixture(scope="module")
+def compared(done, project, tmp_path_factory) -> list[set[int]]:
+    """Identities of the true events of each comparison that measures the first template's quality."""
+    found = []
+
+    def spied(make, first, second, *args, **more):
+        found.append(set(first.group))
+        return equal_size_auc(make, first, second, *args, **more)
+
+    run = shutil.copytree(done, tmp_path_factory.mktemp("quality") / "run")
+    (run / "windows" / WINDOWS[0] / "quality.json").unlink()
+    context = context_of(project, run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classify_module, "equal_size_auc", spied)
+        classify(context, context.windows[0])
+    return found
+
+
+def test_the_closure_test_is_made_with_events_that_the_model_never_saw(done, compared):
+    """Quality: what is held against the closure sample is the closure part, all of it and nothing else."""
+    split = table(done / "windows" / WINDOWS[0] / "split.parquet")
+    assert set(split["event_id"][split["part"] == CLOSURE]) in compared
+
+
+def test_a_template_is_held_against_true_background_without_the_signal(done, compared):
+    """Quality: where labels allow, the template is compared with the background of the window alone."""
+    events, truth = table(done / "skim" / "events.parquet"), table(done / "skim" / "truth.parquet")
+    signal_events = truth["event_id"][truth["label"] == 1]
+    inside = (events["mjj"] >= 3300) & (events["mjj"] < 3700)
+    assert set(events["event_id"][inside & ~np.isin(events["event_id"], signal_events)]) in compared
+
+
+def test_toys_overlap_as_the_counted_events_do(copy, project, monkeypatch):
+    """Toys: sideband events that are not counted after a cut are in no overlap."""
+    given = []
+
+    def spied(mjj, tails, *args):
+        given.append(tails)
+        return set_overlaps(mjj, tails, *args)
+
+    monkeypatch.setattr("drapes_hep.stages.hunt.set_overlaps", spied)
+    hunt(context_of(project, copy, "hunt.toys=20"))
+    for tail, window in zip(given[0], WINDOWS, strict=True):
+        scores = table(copy / "windows" / window / "scores.parquet")
+        counted = (scores["region"] == 1) | (scores["part"] == CLOSURE)
+        np.testing.assert_array_equal(tail, np.where(counted, scores["tail"], 1.0))
+
+
+def test_expectations_know_which_share_of_the_sidebands_is_counted(done, project):
+    """Hunt: after a cut, closure events outside stand for all, and every event inside is counted."""
+    config = load_config(project / "tiny.yaml")
+    for record, name in zip(read_json(done / "results.json")["windows"], WINDOWS, strict=True):
+        scores = table(done / "windows" / name / "scores.parquet")
+        counted = (scores["region"] == 1) | (scores["part"] == CLOSURE)
+        counts = count_selected(
+            scores["mjj"],
+            scores["tail"],
+            mass_edges(context_of(project, done)),
+            config.hunt.background_efficiencies,
+            counted=counted,
+            share=config.training.closure,
+        )
+        window = Window(*record["sr"], *config.mass.range)
+        points = hunt_window(counts, window, shape=config.mass.fit, sqrt_s=config.mass.sqrt_s).working_points
+        assert [point["expected"] for point in record["working_points"]] == [point.expected for point in points]
+
+
+def test_pseudo_events_are_made_by_the_model_that_saw_neither_window(done, project):
+    """Closure: the second model makes the sample of the pseudo-window, not the one that was trained there."""
+    folder, method = done / "windows" / WINDOWS[1], method_of(context_of(project, done).config)
+    pseudo = read_skim(folder / "pseudo.parquet")
+    mjj, seed = np.asarray(pseudo["mjj"]), pseudo.metadata["seed"]
+    model = load_window_model(method, folder / "pseudo_model", Window(3600, 4000, 2700, 6000))
+    plan = starts(RECIPES["from_noise"], None, len(mjj), seed, lambda _: mjj)
+    found = method.sample(model, plan, None, SampleTask(seed, lambda some: some > 0))
+    np.testing.assert_allclose(feature_matrix(pseudo, method.config.features), found.x, rtol=1e-5)
 
 
 def test_pseudo_events_lie_in_the_pseudo_window(done):

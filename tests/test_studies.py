@@ -29,6 +29,7 @@ from drapes_hep.progress import Reporter
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.skim import skim
+from drapes_hep.studies import measures
 from drapes_hep.studies.design import (
     Entry,
     bands,
@@ -45,6 +46,7 @@ from drapes_hep.studies.sample import draw_data, load_sample, study_window
 from drapes_hep.studies.study import find_studies, load_study, run_study
 from drapes_hep.studies.trial_keys import trial_key
 from drapes_hep.studies.trials import REFERENCES, Bench, SampleKeys, Trial, model_key
+from drapes_hep.templates.parts import CLOSURE, split_sidebands
 from drapes_hep.templates.window_models import load_window_model
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -308,6 +310,69 @@ def test_a_template_s_model_is_no_gensr(context, sample):
     bench.train(False)
     with pytest.raises(LeakError, match="did not see"):
         load_window_model(bench.method, bench.model_folder(False), bench.window, saw_window=True)
+
+
+def test_masses_of_a_template_do_not_depend_on_where_the_data_lie_in_the_window(context, sample):
+    """Studies: the masses come from a fit outside the window."""
+    config = of_template(injected(context.config, 100), "from_noise")
+    inside = bench_of(context, sample, config).inside
+    mjj = np.where(inside, 3500 + 0.1 * (sample.events.mjj - 3500), sample.events.mjj)
+    piled = dataclasses.replace(sample, events=dataclasses.replace(sample.events, mjj=mjj))
+    one, other = (bench_of(context, some, config).template() for some in (sample, piled))
+    np.testing.assert_array_equal(one.mjj, other.mjj)
+
+
+def test_the_reference_of_cwola_hunting_is_the_data_next_to_the_window(context, sample):
+    """CWoLa hunting: half a width on either side, and no event of the window."""
+    one = trial(injected(context.config, 200), "cwola_hunting")
+    bench = bench_of(context, sample, one.config)
+    mjj = sample.events.mjj
+    beside = ((mjj >= 3100) & (mjj < 3300)) | ((mjj >= 3700) & (mjj < 3900))
+    assert MEASURES["search"](bench, one)["n_template"] == int((bench.draw.data & beside).sum())
+
+
+@pytest.mark.parametrize("subject", ["from_noise", "idealised"])
+def test_sculpting_is_judged_by_events_that_trained_no_template(context, sample, subject):
+    """Sculpting: of the sidebands, a template is judged by the closure part; a reference, which saw none, by all."""
+    one = trial(injected(context.config, 0), subject, "sculpting")
+    bench = bench_of(context, sample, one.config)
+    judging = bench.draw.data & ~sample.is_signal & bench.outside
+    if subject == "from_noise":
+        judging &= split_sidebands(sample.events.event_id, one.config.seed, one.config.training) == CLOSURE
+    assert MEASURES["sculpting"](bench, one)["sidebands_events"] == int(judging.sum())
+
+
+def test_closure_events_parent_no_template_of_a_study(context, sample):
+    """Studies: Drapes SB starts from sideband data that close nothing."""
+    config = of_template(injected(context.config, 100), "from_sidebands", strength=0.5)
+    bench = bench_of(context, sample, config)
+    part = split_sidebands(sample.events.event_id, config.seed, config.training)
+    allowed = sample.events.event_id[bench.draw.data & bench.outside & (part != CLOSURE)]
+    parent = bench.template().parent_id
+    assert np.isin(parent, allowed).all()
+    # 1.5 events for each in the window, of parents that are many times as many
+    assert len(np.unique(parent)) > 0.5 * len(parent)
+
+
+def test_the_idealised_reference_is_background_that_is_no_data(context, sample, monkeypatch):
+    """References: true background of the window, none of it among the data, and no signal."""
+    for subject in ("idealised", "over_idealised"):
+        one = trial(injected(context.config, 100), subject)
+        bench = bench_of(context, sample, one.config)
+        allowed = sample.events.event_id[bench.draw.background & bench.inside]
+        classes = []
+        monkeypatch.setattr(measures, "out_of_fold_scores", lambda _, *given, _c=classes, **__: _c.extend(given))
+        with pytest.raises(TypeError):
+            MEASURES["search"](bench, one)
+        assert set(classes[1].group) <= set(allowed)
+        assert set(classes[0].group) == set(bench.data().event_id)
+
+
+def test_gensr_oversamples_by_the_model_that_saw_the_window(context, sample, tmp_path):
+    """GenSR: the data's own model makes its events, not the template's."""
+    bench = Bench(sample, injected(context.config, 100), tmp_path, KEYS)
+    bench.oversampled()
+    assert (bench.model_folder(True).exists(), bench.model_folder(False).exists()) == (True, False)
 
 
 def test_the_displacement_grows_with_the_noise(context, sample):

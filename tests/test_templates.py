@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from test_cli import falling_columns
+from test_constituent_models import Still, Told
 from test_stages import SEARCH, context_of, cut_sample
 
-from drapes_hep.config import Config, TemplateConfig, load_config
+from drapes_hep.config import Config, TemplateConfig, TrainingConfig, load_config
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.diffusion.denoisers import FlowDenoiser
 from drapes_hep.diffusion.oracles import GaussianDenoiser
 from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, karras_steps
-from drapes_hep.errors import ConfigError, DrapesError, InputError
+from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError
 from drapes_hep.events.loading import load_processor
 from drapes_hep.events.running import run
 from drapes_hep.events.scaling import fit_scaling
@@ -24,14 +27,15 @@ from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.events.skims import read_skim
 from drapes_hep.events.writers import write_feature_root
 from drapes_hep.files import read_json
+from drapes_hep.regions import Window
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import skim
 from drapes_hep.templates.drapes import levels, make_template
 from drapes_hep.templates.methods import SampleTask
-from drapes_hep.templates.model import BackgroundModel
-from drapes_hep.templates.parts import CLOSURE
+from drapes_hep.templates.model import BackgroundModel, fit_model
+from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
 from drapes_hep.templates.plan import Parents, copies_of, starts
 from drapes_hep.templates.recipes import RECIPES
 
@@ -209,6 +213,170 @@ def test_partial_diffusion_on_the_straight_path_keeps_a_normal_distribution():
     assert found.x.std(axis=0) == pytest.approx([1, 1], abs=0.03)
 
 
+# ---- training --------------------------------------------------------------------------------------------------------
+
+SHORT = TrainingConfig(epochs=2, batch=256, width=8, depth=1)
+
+
+def learnt(x, mjj, part, weight=None, scaling="quantile", training=SHORT, hidden=()):
+    """A model of features and the weights of its network."""
+    weight = np.ones(len(x)) if weight is None else weight
+    domain = [(-np.inf, np.inf)] * x.shape[1]
+    model, _ = fit_model(
+        x,
+        mjj,
+        weight,
+        part,
+        features=("a", "b"),
+        domain=domain,
+        hidden=hidden,
+        training=training,
+        scaling=scaling,
+        seed=3,
+    )
+    return model, torch.cat([p.detach().ravel() for p in model.denoiser.parameters()])
+
+
+@pytest.fixture(scope="module")
+def sidebands():
+    x, mjj = drifting(3000)
+    return x, mjj, np.random.default_rng(6).choice([TRAIN, VALIDATION, CLOSURE], 3000, p=[0.5, 0.1, 0.4])
+
+
+@pytest.mark.parametrize("scaling", ["quantile", "standard"])
+def test_a_scaling_is_fitted_on_the_training_part_alone(sidebands, scaling):
+    """Scaling: neither features nor masses of closure and validation events move it."""
+    x, mjj, part = sidebands
+    held = part != TRAIN
+    other = learnt(np.where(held[:, None], 3 * x + 1, x), np.where(held, 5999.0, mjj), part, scaling=scaling)
+    assert other[0].scaling.to_dict() == learnt(*sidebands, scaling=scaling)[0].scaling.to_dict()
+
+
+def test_closure_events_teach_nothing(sidebands):
+    """Training: the closure part takes part neither in what is learnt nor in what stops it."""
+    x, mjj, part = sidebands
+    other = learnt(np.where(part[:, None] == CLOSURE, 3 * x + 1, x), np.where(part == CLOSURE, 5999.0, mjj), part)
+    assert torch.equal(other[1], learnt(*sidebands)[1])
+
+
+def test_events_of_weight_zero_teach_nothing(sidebands):
+    """Training: an event counts by its weight, in the training part and in the validation part."""
+    x, mjj, part = sidebands
+    weight = np.random.default_rng(7).integers(0, 2, len(x)).astype(float)
+    moved = np.where(weight[:, None] == 0, x + 5, x)
+    one, other = (learnt(some, mjj, part, weight, "standard")[1] for some in (x, moved))
+    torch.testing.assert_close(one, other)
+
+
+def test_a_model_learns_how_features_depend_on_the_mass(sidebands):
+    """Training: the network is told each event's mass."""
+    # with this scaling the drift is the network's to learn
+    model, _ = learnt(*sidebands, scaling="standard", training=SHORT.model_copy(update={"epochs": 40, "ema": 0.99}))
+    mjj = np.repeat([3000.0, 5700.0], 200)
+    x = model.generate(mjj, np.arange(400), 1, karras_steps(8))
+    assert np.diff(x[:, 0].reshape(2, 200).mean(axis=1))[0] == pytest.approx(27, abs=8)
+
+
+def test_parts_of_the_sidebands_have_their_fractions():
+    """Parts: the closure part is training.closure of the sidebands, as the hunt's share says; so is the validation."""
+    config = TrainingConfig(validation=0.1, closure=0.4)
+    part = split_sidebands(np.arange(40_000), 1, config)
+    for value, fraction in ((TRAIN, 0.5), (VALIDATION, 0.1), (CLOSURE, 0.4)):
+        assert (part == value).mean() == pytest.approx(fraction, abs=5 * np.sqrt(fraction * (1 - fraction) / 40_000))
+
+
+@pytest.mark.parametrize(("mass", "refused"), [(3299.9, False), (3300.0, True), (3699.9, True), (3700.0, False)])
+def test_a_hidden_interval_is_half_open(sidebands, mass, refused):
+    """Guard: its lower edge belongs to a hidden interval, its upper edge to the next one."""
+    x, mjj, part = sidebands
+    outside = (mjj < 3300) | (mjj >= 3700)
+    more = np.append(mjj[outside], mass), np.append(part[outside], TRAIN)
+    with pytest.raises(LeakError) if refused else contextlib.nullcontext():
+        learnt(np.append(x[outside], x[:1], axis=0), *more, hidden=[(3300.0, 3700.0)])
+
+
+def test_a_window_is_half_open():
+    """Windows: an event on a common edge belongs to one window, and is no sideband event of it."""
+    window = Window(3300, 3700, 2700, 6000)
+    assert window.in_signal_region([3300, 3700]).tolist() == [True, False]
+    assert window.in_sidebands([3300, 3700, 2700, 6000]).tolist() == [False, True, True, False]
+
+
+# ---- masses ----------------------------------------------------------------------------------------------------------
+
+
+def drifting(n=20_000, seed=4):
+    """Two features that move with the mass by many times their width, and the masses."""
+    rng = np.random.default_rng(seed)
+    mjj = rng.uniform(2700, 6000, n)
+    return mjj[:, None] / 100 * [1.0, -0.5] + rng.normal(size=(n, 2)), mjj
+
+
+@pytest.mark.parametrize("method", sorted(RECIPES))
+def test_features_are_generated_under_the_mass_of_the_template_event(method):
+    """Generation: the condition is the mass that the template event has."""
+    model = replace(gaussian_model(), denoiser=Told())
+    _, found = made(method, parents(), 60 if RECIPES[method].source == "noise" else 2.5, model)
+    (mean, scale), told = model.scaling.log_mass, np.log(found.mjj)[:, None]
+    # the network's condition is float32
+    z = (found.x - model.scaling.mean) / model.scaling.scale
+    np.testing.assert_allclose(z, (told - mean) / scale + [0, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_features_are_scaled_back_at_the_mass_of_the_template_event():
+    """Generation: what a network makes is mapped back by the quantiles of the template event's mass."""
+    x, mjj = drifting()
+    scaling = fit_scaling("quantile", x, mjj, np.ones(len(x)), [(-np.inf, np.inf)] * 2)
+    model = BackgroundModel(Told(), scaling, ("a", "b"), ((3300.0, 3700.0),))
+    _, found = made("from_noise", parents(), 200, model)
+    log = np.log(found.mjj)
+    z = np.repeat(((log - scaling.log_mass[0]) / scaling.log_mass[1])[:, None], 2, axis=1)
+    np.testing.assert_allclose(found.x, scaling.inverse(z, found.mjj), rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", [name for name in PARTIAL if RECIPES[name].source != "noise"])
+def test_a_parent_is_scaled_at_its_own_mass(method):
+    """Drapes SB: a parent in the middle of its own mass's distribution is in the middle at the target mass."""
+    x, mjj = drifting()
+    scaling = fit_scaling("quantile", x, mjj, np.ones(len(x)), [(-np.inf, np.inf)] * 2)
+    model = BackgroundModel(Still(), scaling, ("a", "b"), ((3300.0, 3700.0),))
+    own = np.random.default_rng(5).uniform(3300, 3700, 300) + (1500 if method == "from_sidebands" else 0)
+    source = Parents(np.stack([own, -0.5 * own], axis=1) / 100, own, np.ones(300), np.arange(300))
+    plan, found = made(method, source, 2.0, model, strength=None, steps_left=1)
+    middle = np.stack([found.mjj, -0.5 * found.mjj], axis=1) / 100
+    # the widths are 1, the noise of the last step 0.002, the curves of the quantiles known to some 0.1
+    np.testing.assert_allclose(found.x, middle, atol=0.5)
+    assert len(plan.mjj) > 500
+
+
+def test_copies_of_a_parent_have_noise_of_their_own():
+    """Generation: no two copies of a parent are the same event."""
+    _, found = made("from_window", parents(), 3.0)
+    assert len(np.unique(found.x[:, 0])) == len(found.x)
+
+
+def test_a_sampler_goes_from_the_configured_noise_to_none():
+    """Generation: sigma_max and sigma_min are the configuration's, and the last step ends without noise."""
+    times = levels(settings("from_noise", steps=9, sigma_min=0.01, sigma_max=50.0), EDMSchedule())
+    assert (float(times[0]), float(times[-2]), float(times[-1])) == (50.0, 0.01, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "own"), [("from_window", True), ("from_simulation", True), ("from_sidebands", False)]
+)
+def test_events_of_drapes_sr_and_mc_keep_the_mass_of_their_parent(folder, method, own):
+    """Masses: Drapes SR and MC keep those of their parents, Drapes SB draws them."""
+    context = partial_context(folder, method)
+    if method == "from_simulation":
+        skim_simulation(context)
+    generate(context, context.windows[0])
+    template = read_skim(context.run.window(context.windows[0]) / "template.parquet")
+    source = read_skim(context.run.simulation if method == "from_simulation" else context.run.events)
+    mass = dict(zip(np.asarray(source["event_id"]), np.asarray(source["mjj"]), strict=True))
+    same = np.array([mass[i] for i in np.asarray(template["parent_id"])]) == np.asarray(template["mjj"])
+    assert same.all() if own else not same.any()
+
+
 # ---- through the stages ----------------------------------------------------------------------------------------------
 
 
@@ -267,6 +435,16 @@ def test_every_method_goes_through_generate_and_classify(folder, method):
         simulation = read_skim(context.run.simulation)
         weight = dict(zip(np.asarray(simulation["event_id"]), np.asarray(simulation["weight"]), strict=True))
         assert [weight[i] for i in parent] == np.asarray(template["weight"]).tolist()
+
+
+def test_a_template_event_is_scored_in_the_fold_of_its_parent(folder):
+    """Folds: through the stages a template event has its parent's, not one of its own."""
+    context = partial_context(folder, "from_window")
+    generate(context, context.windows[0])
+    classify(context, context.windows[0])
+    scores = read_skim(context.run.window(context.windows[0]) / "template_scores.parquet")
+    fold = assign_folds(np.asarray(scores["parent_id"]), context.config.cwola.folds, context.config.seed)
+    np.testing.assert_array_equal(np.asarray(scores["fold"]), fold)
 
 
 # ---- in a processor --------------------------------------------------------------------------------------------------

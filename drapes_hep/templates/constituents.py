@@ -512,7 +512,7 @@ def fit_constituents(
     mjj, weight : array, shape (n,)
         Masses in GeV, and weights.
     part : array of int, shape (n,)
-        From :func:`drapes_hep.templates.model.split_sidebands`.
+        From :func:`drapes_hep.templates.parts.split_sidebands`.
     hidden : sequence of (float, float)
         Mass intervals that the models must not see.
     config : ConstituentsConfig

@@ -156,7 +156,7 @@ def scaled_parts(
     mjj, weight : array, shape (n,)
         Masses in GeV, and weights.
     part : array of int, shape (n,)
-        From :func:`split_sidebands`.
+        From :func:`drapes_hep.templates.parts.split_sidebands`.
     features : sequence of str
         Their names.
     domain : array_like, shape (d, 2)
@@ -206,7 +206,7 @@ def fit_model(
     mjj, weight : array, shape (n,)
         Masses in GeV, and weights.
     part : array of int, shape (n,)
-        From :func:`split_sidebands`.
+        From :func:`drapes_hep.templates.parts.split_sidebands`.
     features : sequence of str
         Their names.
     domain : array_like, shape (d, 2)

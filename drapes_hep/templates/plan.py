@@ -188,7 +188,7 @@ class Pool:
     events : Parents
         Data, n events.
     part : array of int, shape (n,)
-        From :func:`drapes_hep.templates.model.split_sidebands`; read in the sidebands alone.
+        From :func:`drapes_hep.templates.parts.split_sidebands`; read in the sidebands alone.
     simulation : Parents, optional
         Of another simulation.
     """
