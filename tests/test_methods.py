@@ -281,6 +281,12 @@ def test_other_options_are_another_model_and_another_message_names_them(project,
         searched(project, run, "template.method=shift.py:Shift", "template.options={scale: 3.0}")
 
 
+def test_other_options_decide_another_model(project):
+    changes = ("template.method=shift.py:Shift", "template.options={scale: 3.0}")
+    one, other = (method_settings(load_config(project / "tiny.yaml", changes[:n])) for n in (1, 2))
+    assert one != other
+
+
 REACH = """
     def reach(self, region):
         return region[0] - 400, region[1] + 400
