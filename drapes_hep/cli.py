@@ -21,6 +21,7 @@ from drapes_hep.config import Config, assigned_config, load_config
 from drapes_hep.errors import ConfigError, DrapesError, InputError, RunDirectoryError, counted, printable
 from drapes_hep.guard import complain, enter, stage
 from drapes_hep.interrupts import received
+from drapes_hep.stages.sequence import VERBS, check_plugins, run_verb
 from drapes_hep.version import __version__
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from drapes_hep.events.inspection import Inspection
     from drapes_hep.progress import Reporter
     from drapes_hep.stages.context import Context
-    from drapes_hep.stages.sequence import Verb
 
 __all__ = ["app", "main"]
 
@@ -89,7 +89,6 @@ def _context(
 
 def _check_generators(config: Config) -> None:
     """Load what the generators of a study name."""
-    from drapes_hep.stages.sequence import check_plugins
     from drapes_hep.studies.design import generators
 
     for name, one in generators(config).items():
@@ -101,7 +100,7 @@ def _check_generators(config: Config) -> None:
             raise ConfigError(f"study.generators: {name}: {error}") from error
 
 
-def _stage(verb: Verb) -> Callable[..., None]:
+def _stage(verb: str) -> Callable[..., None]:
     def command(
         config: ConfigPath,
         output: Output = None,
@@ -118,12 +117,9 @@ def _stage(verb: Verb) -> Callable[..., None]:
         # torch, coffea and the rest load here, so that --help and a wrong configuration answer at once
         from drapes_hep.progress import Reporter
         from drapes_hep.regions import parse_window, sliding_windows
-        from drapes_hep.stages.sequence import check_plugins, run_verb
 
         every = sliding_windows(checked)
         windows = every if window is None else (parse_window(window, every),)
-        if executor not in {"iterative", "futures"}:
-            raise ConfigError(f"--executor {executor}: choose iterative or futures")
         if verb == "run":
             check_plugins(checked)
         reporter = Reporter(quiet=quiet)
@@ -139,15 +135,7 @@ def _stage(verb: Verb) -> Callable[..., None]:
     return command
 
 
-_HELP: dict[Verb, str] = {
-    "run": "Run the whole search: skim, train, generate, classify, hunt, report.",
-    "skim": "Select events: files to skim, control histograms and cut flow.",
-    "train": "Train each window's diffusion model on its sidebands.",
-    "generate": "Generate each window's background template.",
-    "classify": "Train data against template and score every event out of fold.",
-    "hunt": "Count, fit and quote local and global significances.",
-}
-for _name, _help in _HELP.items():
+for _name, _help in VERBS.items():
     app.command(_name, help=_help)(_stage(_name))
 
 
@@ -342,7 +330,6 @@ def validate(
     checked = _configured(config, assignments, False)
     from drapes_hep.events.features import check_classifier_features
     from drapes_hep.regions import sliding_windows
-    from drapes_hep.stages.sequence import check_plugins
     from drapes_hep.studies.design import check_study
 
     check_classifier_features(checked.features, checked.classifier_features)
@@ -448,7 +435,6 @@ def study(
         raise ConfigError("study: name a study and a configuration; `drapes study --list` names the studies")
     found = load_study(name, studies)
     from drapes_hep.progress import Reporter
-    from drapes_hep.stages.sequence import check_plugins
 
     check_plugins(checked)
     _check_generators(checked)

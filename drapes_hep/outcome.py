@@ -28,7 +28,6 @@ __all__ = [
     "Accounting",
     "Estimate",
     "GlobalSignificance",
-    "Kept",
     "MassFit",
     "Metrics",
     "PseudoWindowEstimate",

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,7 +25,7 @@ from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.context import Context
-from drapes_hep.stages.sequence import Verb, check_plugins, run_verb
+from drapes_hep.stages.sequence import check_plugins, run_verb
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +33,14 @@ if TYPE_CHECKING:
 __all__ = ["Search", "run_search"]
 
 K = TypeVar("K", bound=Kept)
+
+
+class _Temporary:
+    """A directory that is removed when nothing refers to this object any more."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="drapes-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 class Search:
@@ -74,11 +84,11 @@ class Search:
         quiet: bool = False,
         overwrite: bool = False,
     ) -> None:
-        # a directory that is removed when nothing refers to it any more
-        self._temporary = tempfile.TemporaryDirectory(prefix="drapes-") if output is None else None
-        place = output if self._temporary is None else self._temporary.name
+        checked = _configured(config)
+        self._temporary = _Temporary() if output is None else None
+        place = output if self._temporary is None else self._temporary.path
         self._context = Context.of(
-            _configured(config),
+            checked,
             open_run(str(place), overwrite=overwrite),
             device=device,
             executor=executor,
@@ -289,7 +299,7 @@ class Search:
         """Return the name, the windows and the run directory."""
         return f"<Search {self.config.name}: windows {', '.join(self.windows)} GeV, in {self.path}>"
 
-    def _run(self, verb: Verb, window: str | None) -> tuple[Window, ...]:
+    def _run(self, verb: str, window: str | None) -> tuple[Window, ...]:
         context = self._context
         windows = context.windows if window is None else (parse_window(window, context.windows),)
         run_verb(verb, context, windows)

@@ -66,6 +66,8 @@ class Context:
         count = cores if workers is None else workers
         if count < 1:
             raise ConfigError(f"--workers {count}: at least 1")
+        if executor not in {"iterative", "futures"}:
+            raise ConfigError(f"--executor {executor}: choose iterative or futures")
         check_classifier_features(config.features, config.classifier_features)
         return cls(
             config,

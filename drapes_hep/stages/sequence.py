@@ -1,31 +1,36 @@
-"""The stages in their order: what each verb runs, and what is checked before the first of them starts.
+"""The stages in their order: the verbs, what each runs, and what is checked before the first stage starts.
 
-The command line and :class:`drapes_hep.search.Search` both go through here. Stages are imported where they are used, so
-that a selection does not wait for torch.
+The command line and :class:`drapes_hep.search.Search` both go through here. Stages are imported where they are used:
+``--help`` waits for nothing, and a selection not for torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import TYPE_CHECKING
 
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
-from drapes_hep.regions import Window
-from drapes_hep.stages.context import Context
-from drapes_hep.stages.derived import needs_simulation
-from drapes_hep.stages.skim import skim_stage
-from drapes_hep.stamps import Stage, check_overwrite
 
-__all__ = ["VERBS", "Verb", "check_plugins", "run_verb"]
+if TYPE_CHECKING:
+    from drapes_hep.regions import Window
+    from drapes_hep.stages.context import Context
+    from drapes_hep.stamps import Stage
 
-Verb = Literal["skim", "train", "generate", "classify", "hunt", "run"]
-"""``run`` stands for all the others."""
+__all__ = ["VERBS", "check_plugins", "run_verb"]
 
-VERBS: tuple[Verb, ...] = get_args(Verb)
+VERBS = {
+    "run": "Run the whole search: skim, train, generate, classify, hunt, report.",
+    "skim": "Select events: files to skim, control histograms and cut flow.",
+    "train": "Train each window's diffusion model on its sidebands.",
+    "generate": "Generate each window's background template.",
+    "classify": "Train data against template and score every event out of fold.",
+    "hunt": "Count, fit and quote local and global significances.",
+}
+"""What a user can ask for; ``run`` is all the others, and the report is drawn by who asks."""
 
 
-def run_verb(verb: Verb, context: Context, windows: Sequence[Window]) -> None:
+def run_verb(verb: str, context: Context, windows: Sequence[Window]) -> None:
     """Run the stages of a verb, each unless it is done.
 
     Parameters
@@ -41,6 +46,8 @@ def run_verb(verb: Verb, context: Context, windows: Sequence[Window]) -> None:
     DrapesError
         If a stage would replace that of another configuration, before any of them runs; or as the stages do.
     """
+    from drapes_hep.stamps import check_overwrite
+
     for stage in _long_stages(verb, context, windows):
         check_overwrite(context.run, stage)
     if verb in {"skim", "run"}:
@@ -62,13 +69,15 @@ def _skim(context: Context) -> None:
         from drapes_hep.stages.table import skim_table
 
         skim_table(context)
+    from drapes_hep.stages.derived import needs_simulation
+
     if needs_simulation(context):
         from drapes_hep.stages.simulation import skim_simulation
 
         skim_simulation(context)
 
 
-def _run_window(verb: Verb, context: Context, window: Window) -> None:
+def _run_window(verb: str, context: Context, window: Window) -> None:
     """Run the stages of a verb that each window has."""
     if verb in {"train", "run"}:
         from drapes_hep.stages.model import train
@@ -84,10 +93,13 @@ def _run_window(verb: Verb, context: Context, window: Window) -> None:
         classify(context, window)
 
 
-def _long_stages(verb: Verb, context: Context, windows: Sequence[Window]) -> list[Stage]:
+def _long_stages(verb: str, context: Context, windows: Sequence[Window]) -> list[Stage]:
     """Describe the stages of a verb that take long: better refused before the first than hours into the last."""
     stages = []
     if verb in {"skim", "run"}:
+        from drapes_hep.stages.derived import needs_simulation
+        from drapes_hep.stages.skim import skim_stage
+
         stages.append(skim_stage(context))
         if needs_simulation(context):
             from drapes_hep.stages.simulation import simulation_stage
