@@ -145,6 +145,12 @@ class Curve:
     stopped_early: bool
     seconds: float
 
+    @property
+    def best_loss(self) -> float | None:
+        """The validation loss of the best epoch; None for a training that has none."""
+        epoch = self.best_epoch
+        return float(self.validation[epoch - 1]) if 0 < epoch <= len(self.validation) else None
+
 
 @dataclass(frozen=True)
 class Trained(Kept):
@@ -177,10 +183,9 @@ class Trained(Kept):
     def _repr_html_(self) -> str:
         header = ("model", "epochs", "best epoch", "validation loss there", "seconds")
         rows = [
-            (name, number(len(one.train)), number(one.best_epoch), f"{one.validation[one.best_epoch - 1]:.4g}",
-             f"{one.seconds:.1f}")
+            (name, number(len(one.train)), number(one.best_epoch), number(one.best_loss), f"{one.seconds:.1f}")
             for name, one in self.curves.items()
-        ]  # fmt: skip
+        ]
         return html_table(header, rows, f"window {self.window} GeV")
 
 

@@ -312,19 +312,16 @@ class Search:
 def run_search(
     config: Config | str | Path | Mapping[str, Any],
     output: str | Path | None = None,
-    *,
-    device: str = "auto",
-    executor: str = "iterative",
-    workers: int | None = None,
-    quiet: bool = False,
-    overwrite: bool = False,
+    **options: Any,  # noqa: ANN401
 ) -> Results:
     """Run a whole search, from the selection to the hunt.
 
     Parameters
     ----------
-    config, output, device, executor, workers, quiet, overwrite
+    config, output
         As for :class:`Search`.
+    **options
+        ``device``, ``executor``, ``workers``, ``quiet`` and ``overwrite``, as for :class:`Search`.
 
     Returns
     -------
@@ -335,8 +332,7 @@ def run_search(
     DrapesError
         If the configuration, an input or the run directory is wrong.
     """
-    search = Search(config, output, device=device, executor=executor, workers=workers, quiet=quiet, overwrite=overwrite)
-    return search.run()
+    return Search(config, output, **options).run()
 
 
 def _configured(config: Config | str | Path | Mapping[str, Any]) -> Config:

@@ -84,6 +84,20 @@ def test_another_value_is_another_table(name):
     assert read_events(changed, FEATURES).hash != read_events(columns(), FEATURES).hash
 
 
+def test_a_table_that_is_changed_later_is_the_one_that_was_given():
+    events = columns()
+    search = search_of(events)
+    events["m_j1"][:] = 0
+    assert np.all(search.skim().events["m_j1"] > 0)
+
+
+class Refusing:
+    """A column of a library that wants to be asked otherwise."""
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise RuntimeError("detach it first")
+
+
 GOOD = {"mjj": [3000.0, 3100.0], "m_j1": [1.0, 2.0], "tau21_j1": [0.1, 0.2]}
 TWICE = pd.DataFrame([[3000.0, 1.0, 0.1, 1.0]], columns=["mjj", "m_j1", "tau21_j1", "m_j1"])
 BAD = {
@@ -108,6 +122,7 @@ BAD = {
     "ragged": ({**GOOD, "m_j1": [[1.0], [1.0, 2.0]]}, "column 'm_j1' is nested"),
     "ragged awkward": (ak.Array({**GOOD, "m_j1": [[1.0], [1.0, 2.0]]}), "column 'm_j1' is nested"),
     "records": (ak.Array({**GOOD, "m_j1": [{"x": 1.0}, {"x": 2.0}]}), "column 'm_j1' is nested"),
+    "refusing": ({**GOOD, "m_j1": Refusing()}, "no array (RuntimeError: detach it first)"),
     "two axes": ({**GOOD, "m_j1": np.ones((2, 2))}, "column 'm_j1' is nested: its shape is (2, 2)"),
     "one number": ({**GOOD, "m_j1": 1.0}, "column 'm_j1' is one value, not one per event"),
     "weights": ({**GOOD, "weight": [1.0, 0.5]}, "column 'weight': 1 value is not 1, the first in row 1 (0.5)"),
@@ -190,12 +205,15 @@ def hidden_outputs(tmp_path, name, table) -> list[bytes]:
 def test_a_blinded_selection_shows_nothing_of_the_windows(tmp_path):
     """Events of the windows are changed, removed and added: numbers and histograms stay, byte by byte."""
     table = columns()
+    table["tau21_j1"][::5] = np.nan
     inside = (table["mjj"] >= 3100) & (table["mjj"] < 5100)
+    selected, dropped = inside & np.isfinite(table["tau21_j1"]), inside & np.isnan(table["tau21_j1"])
     other = {name: values.copy() for name, values in table.items()}
-    other["m_j1"][inside] *= 2
-    other = {name: np.append(values, values[inside][:3]) for name, values in other.items()}
+    other["m_j1"][selected] *= 2
+    other["mjj"][dropped] = 4000.0
+    other = {name: np.append(values, values[selected][:3]) for name, values in other.items()}
     other["event_id"][-3:] = [900_000, 900_001, 900_002]
-    other = {name: np.delete(values, np.flatnonzero(inside)[:7]) for name, values in other.items()}
+    other = {name: np.delete(values, np.flatnonzero(selected)[:7]) for name, values in other.items()}
     assert hidden_outputs(tmp_path, "one", table) == hidden_outputs(tmp_path, "two", other)
 
 

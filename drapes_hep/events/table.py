@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from drapes_hep.errors import InputError, counted
+from drapes_hep.errors import InputError, counted, reason_of
 from drapes_hep.events.arrow import column_of
 from drapes_hep.events.types import Column, Foreign
 
@@ -138,8 +138,9 @@ def _flat(name: str, values: Column) -> npt.NDArray[Any]:
         values = column_of(_WHERE, name, values)
     try:
         array = ak.to_numpy(values) if isinstance(values, ak.Array) else _numpy(values)
-    except (TypeError, ValueError) as error:  # lists of different lengths, records
-        raise InputError(_WHERE, f"column '{name}' is nested: no flat array of numbers", "flatten it") from error
+    except Exception as error:  # lists of different lengths, records, whatever another library's column refuses with
+        said = f"column '{name}' is nested or no array ({reason_of(error)})"
+        raise InputError(_WHERE, said, "give one number per event") from error
     if array.ndim == 0:
         raise InputError(_WHERE, f"column '{name}' is one value, not one per event", "give an array")
     if array.ndim > 1 or array.dtype.names:
@@ -164,7 +165,8 @@ def _numpy(values: Column) -> npt.NDArray[Any]:
 def _floats(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     if values.dtype.kind == "b":
         raise InputError(_WHERE, f"column '{name}' holds true and false, not numbers", "convert it")
-    return np.ascontiguousarray(values, dtype=np.float64)
+    # a copy: the caller may change the array before the selection reads it
+    return np.array(values, dtype=np.float64)
 
 
 def _identities(values: npt.NDArray[Any] | None, size: int) -> npt.NDArray[np.int64]:
