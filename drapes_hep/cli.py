@@ -17,22 +17,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-import drapes_hep
 from drapes_hep.config import Config, assigned_config, load_config
 from drapes_hep.errors import ConfigError, DrapesError, InputError, RunDirectoryError, counted, printable
 from drapes_hep.guard import complain, enter, stage
 from drapes_hep.interrupts import received
+from drapes_hep.stages.sequence import VERBS, check_plugins, run_verb
+from drapes_hep.version import __version__
 
 if TYPE_CHECKING:
     # these load torch and more: at run time only by the verbs that need them
     from drapes_hep.events.inspection import Inspection
     from drapes_hep.progress import Reporter
-    from drapes_hep.records import Stage
-    from drapes_hep.regions import Window
     from drapes_hep.stages.context import Context
 
-    Windows = tuple[Window, ...]
-    Work = Callable[[Context, Windows], None]
 
 __all__ = ["app", "main"]
 
@@ -91,47 +88,20 @@ def _context(
     return Context.of(config, run, device=device, executor=executor, workers=workers, reporter=reporter)
 
 
-def _check_plugins(config: Config) -> str:
-    """Load what the configuration names: better now than after an hour of training; gives the processor's place."""
-    from drapes_hep.cwola.classifiers import load_classifier, reads_of
-    from drapes_hep.events.loading import class_sources
-    from drapes_hep.stages.skim import load_selection, make_processor
-    from drapes_hep.templates.registry import method_of
-
-    selection = load_selection(config)
-    method = method_of(config)
-    if "jets" in method.columns and not getattr(selection, "reads_constituents", False):
-        raise ConfigError(
-            f"constituents: {config.processor} keeps none; set processor: processors/constituents.py:Constituents"
-        )
-    make_processor(config, selection)
-    sources = class_sources(selection)
-    classifier = load_classifier(config.cwola.classifier, config.cwola.options)
-    if "jets" not in method.columns and reads_of(classifier) == "constituents":
-        raise ConfigError(
-            f"cwola.classifier {config.cwola.classifier} needs templates of constituents: add 'constituents: {{}}'"
-        )
-    if (method.source == "simulation") != (config.template.source is not None):
-        what = "names no simulation that it starts from" if config.template.source is None else "is not used"
-        raise ConfigError(f"template.source: {what} ({method.title})")
-    method.check()
-    return str(sources[0]) if sources else config.processor
-
-
 def _check_generators(config: Config) -> None:
     """Load what the generators of a study name."""
     from drapes_hep.studies.design import generators
 
     for name, one in generators(config).items():
         try:
-            _check_plugins(one)
+            check_plugins(one)
         except ConfigError as error:
             if not name:  # the configuration itself
                 raise
             raise ConfigError(f"study.generators: {name}: {error}") from error
 
 
-def _stage(work: Work) -> Callable[..., None]:
+def _stage(verb: str) -> Callable[..., None]:
     def command(
         config: ConfigPath,
         output: Output = None,
@@ -151,109 +121,23 @@ def _stage(work: Work) -> Callable[..., None]:
 
         every = sliding_windows(checked)
         windows = every if window is None else (parse_window(window, every),)
-        if executor not in {"iterative", "futures"}:
-            raise ConfigError(f"--executor {executor}: choose iterative or futures")
-        if work is _run:
-            _check_plugins(checked)
+        if verb == "run":
+            check_plugins(checked)
         reporter = Reporter(quiet=quiet)
         context = _context(
             checked, output, device=device, executor=executor, workers=workers, reporter=reporter, overwrite=overwrite
         )
-        _check_overwrite(work, context, windows)
-        work(context, windows)
+        run_verb(verb, context, windows)
+        if verb == "run":
+            from drapes_hep.stages.report import report
+
+            reporter.say(f"report: {report(context.run, checked.model_dump(mode='json'))}")
 
     return command
 
 
-def _check_overwrite(work: Work, context: Context, windows: Windows) -> None:
-    """Refuse to replace what another configuration made, before the first stage and not hours into the last."""
-    from drapes_hep.stages.derived import needs_simulation
-    from drapes_hep.stages.simulation import simulation_stage
-    from drapes_hep.stages.skim import skim_stage
-    from drapes_hep.stamps import check_overwrite
-
-    stages = []
-    if work in {_skim, _run}:
-        stages += [skim_stage(context), *([simulation_stage(context)] if needs_simulation(context) else [])]
-    stages += [one for window in windows for one in _of_window(work, context, window)]
-    for one in stages:
-        check_overwrite(context.run, one)
-
-
-def _of_window(work: Work, context: Context, window: Window) -> list[Stage]:
-    """Describe the stages of a window that a verb runs, and that take long."""
-    if work not in {_train, _generate, _classify, _run}:
-        return []
-    from drapes_hep.stages.classify import classify_stage
-    from drapes_hep.stages.model import generate_stage, train_stage
-
-    every = (train_stage, generate_stage, classify_stage)
-    of_verb: dict[Work, Any] = {_train: every[:1], _generate: every[1:2], _classify: every[2:], _run: every}
-    return [describe(context, window) for describe in of_verb[work]]
-
-
-def _skim(context: Context, _: Windows) -> None:
-    from drapes_hep.stages.derived import needs_simulation
-    from drapes_hep.stages.simulation import skim_simulation
-    from drapes_hep.stages.skim import skim
-
-    skim(context)
-    if needs_simulation(context):
-        skim_simulation(context)
-
-
-def _train(context: Context, windows: Windows) -> None:
-    from drapes_hep.stages.model import train
-
-    for window in windows:
-        train(context, window)
-
-
-def _generate(context: Context, windows: Windows) -> None:
-    from drapes_hep.stages.model import generate
-
-    for window in windows:
-        generate(context, window)
-
-
-def _classify(context: Context, windows: Windows) -> None:
-    from drapes_hep.stages.classify import classify
-
-    for window in windows:
-        classify(context, window)
-
-
-def _hunt(context: Context, windows: Windows) -> None:
-    from drapes_hep.stages.hunt import hunt
-
-    hunt(context, windows)
-
-
-def _report(context: Context) -> None:
-    from drapes_hep.stages.report import report
-
-    context.reporter.say(f"report: {report(context.run, context.config.model_dump(mode='json'))}")
-
-
-def _run(context: Context, windows: Windows) -> None:
-    _skim(context, windows)
-    for window in windows:
-        _train(context, (window,))
-        _generate(context, (window,))
-        _classify(context, (window,))
-    _hunt(context, windows)
-    _report(context)
-
-
-for _name, _work, _help in (
-    ("run", _run, "Run the whole search: skim, train, generate, classify, hunt, report."),
-    ("skim", _skim, "Select events: files to skim, control histograms and cut flow."),
-    ("train", _train, "Train each window's diffusion model on its sidebands."),
-    ("generate", _generate, "Generate each window's background template."),
-    ("classify", _classify, "Train data against template and score every event out of fold."),
-    ("hunt", _hunt, "Count, fit and quote local and global significances."),
-):
-    app.command(_name, help=_help)(_stage(_work))
+for _name, _help in VERBS.items():
+    app.command(_name, help=_help)(_stage(_name))
 
 
 @app.command("report")
@@ -450,7 +334,7 @@ def validate(
     from drapes_hep.studies.design import check_study
 
     check_classifier_features(checked.features, checked.classifier_features)
-    place = _check_plugins(checked)
+    place = check_plugins(checked)
     check_study(checked)
     _check_generators(checked)
     windows = sliding_windows(checked)
@@ -553,7 +437,7 @@ def study(
     found = load_study(name, studies)
     from drapes_hep.progress import Reporter
 
-    _check_plugins(checked)
+    check_plugins(checked)
     _check_generators(checked)
     reporter = Reporter(quiet=quiet)
     context = _context(
@@ -608,7 +492,7 @@ def simulate(
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"drapes-hep {drapes_hep.__version__}")
+        typer.echo(f"drapes-hep {__version__}")
         raise typer.Exit
 
 

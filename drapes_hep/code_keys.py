@@ -200,6 +200,8 @@ def _target(module: str, name: str | None, root: Path) -> list[str]:
 
 @functools.lru_cache(64)
 def _reexports(path: Path, _: int) -> dict[str, tuple[str, str]]:
-    """Find from where a package's ``__init__`` has its names."""
-    statements = [one for one in _pruned(path).body if isinstance(one, ast.ImportFrom) and not one.level]
+    """Find from where a package's ``__init__`` has its names, those that it imports when they are first used too."""
+    # a lazy name stands in the imports for type checkers, which the pruned tree has not
+    nodes = ast.walk(ast.parse(path.read_bytes(), str(path)))
+    statements = [one for one in nodes if isinstance(one, ast.ImportFrom) and not one.level]
     return {alias.asname or alias.name: (one.module or "", alias.name) for one in statements for alias in one.names}

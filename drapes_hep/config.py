@@ -51,6 +51,7 @@ __all__ = [
     "check_config",
     "keys_of",
     "load_config",
+    "make_config",
 ]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -853,6 +854,27 @@ def load_config(path: str | Path, assignments: Sequence[str] = ()) -> Config:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of keys, such as 'name: search', not {_kind(tree)}")
     return _absolute(assigned_config(tree, assignments, path, document.lines), path.resolve().parent)
+
+
+def make_config(tree: Mapping[str, Any]) -> Config:
+    """Check a configuration that is written in Python.
+
+    Parameters
+    ----------
+    tree : mapping
+        Keys and sections, as a YAML file has them.
+
+    Returns
+    -------
+    Config
+        Paths and a processor's file are relative to the working directory.
+
+    Raises
+    ------
+    ConfigError
+        With the key, and what is wrong.
+    """
+    return _absolute(check_config(tree, "configuration"), Path.cwd())
 
 
 def assigned_config(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Protocol
 
 import psutil
@@ -53,8 +54,8 @@ class Reporter:
 
     @property
     def draws(self) -> bool:
-        """Whether bars are drawn: not when quiet, nor into a file or a pipe."""
-        return not self.quiet and sys.stderr is not None and sys.stderr.isatty()
+        """Whether bars are drawn, in a terminal or a notebook: not when quiet, nor into a file or a pipe."""
+        return not self.quiet and ((sys.stderr is not None and sys.stderr.isatty()) or _in_notebook())
 
     def say(self, message: str) -> None:
         """Print one line on standard error; that nobody can read it any more does not end the work."""
@@ -96,6 +97,11 @@ class Reporter:
         finally:
             if shown:
                 progress.stop()
+
+
+def _in_notebook() -> bool:
+    """Whether an IPython kernel runs this that can show rich's bars, which are widgets there."""
+    return Console(stderr=True).is_jupyter and find_spec("ipywidgets") is not None
 
 
 @dataclass

@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import math
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,8 @@ from pydantic import BaseModel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import drapes_hep  # noqa: E402
+from drapes_hep import outcome, products  # noqa: E402
 from drapes_hep.cli import app  # noqa: E402
 from drapes_hep.config import Config, schema  # noqa: E402
 from drapes_hep.events.features import FEATURES  # noqa: E402
@@ -115,6 +119,20 @@ and its last 64 KiB. Of a server that says nothing, the hash is `blocks:`, of th
 64 KiB spread evenly between them, which is all of a file up to 2.1 MiB; a change of a larger file that keeps its size
 and falls between the blocks is not noticed. Labels of raw files (`.masterkey`) are looked for beside a URL, too;
 where the server says that there is no such file, there are no labels, and whatever else it says is an error.
+"""
+
+
+API_HEAD = """# API reference
+
+This page is written by `tools/make_reference.py` from the docstrings. These names are what `import drapes_hep` offers:
+they stay, and change only with a line in the changelog. All other modules are internal. Masses are in GeV.
+[The tutorial](tutorial.md#the-same-from-python) shows a search from Python.
+"""
+
+PRODUCTS_TEXT = """## What a search returns
+
+Objects of these classes are returned, and are not made by a user. Large columns and histograms are read from the run
+directory when they are asked for, and remembered.
 """
 
 
@@ -279,10 +297,93 @@ def run_directory() -> str:
     return f"{before}{RESULTS_BEGIN}\n\n{_table(('field', 'type', 'meaning'), rows)}\n\n{RESULTS_END}{after}"
 
 
+_SECTION = re.compile(r"^(\w[\w ]*)\n-{3,}\n", re.MULTILINE)
+_ROLE = re.compile(r":\w+:`~?(?:[\w.]*\.)?(\w+)`")
+
+
+def _markdown(text: str) -> str:
+    return _ROLE.sub(r"`\1`", text).replace("``", "`")
+
+
+def _paragraphs(text: str, indent: str = "") -> str:
+    parts = [" ".join(part.split()) for part in text.strip().split("\n\n")]
+    filled = (textwrap.fill(_markdown(part), 120, initial_indent=indent, subsequent_indent=indent) for part in parts)
+    return "\n\n".join(filled)
+
+
+def _entries(text: str) -> Iterator[str]:
+    """Yield a list item for every entry of a numpydoc section."""
+    for entry in re.split(r"\n(?=\S)", text.strip()):
+        head, _, body = entry.partition("\n")
+        name, separator, kind = head.partition(" : ")
+        title = f"- `{name}`" + (f" ({_markdown(kind)})" if separator else "")
+        words = " ".join(inspect.cleandoc(body).split())
+        line = f"{title}: {_markdown(words)}" if words else title
+        yield textwrap.fill(line, 120, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+
+
+def _docstring(thing: Any) -> str:  # noqa: ANN401
+    """Write a numpydoc docstring as Markdown."""
+    head, *sections = _SECTION.split(inspect.getdoc(thing) or "")
+    parts = [_paragraphs(head)]
+    for title, text in zip(sections[::2], sections[1::2], strict=True):
+        parts.append(f"*{title}*")
+        parts.append(_paragraphs(text) if title == "Notes" else "\n".join(_entries(text)))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _signature(name: str, thing: Any) -> str:  # noqa: ANN401
+    """Write what a function takes, without the types, which its docstring has."""
+    signature = inspect.signature(thing)
+    bare = [one.replace(annotation=inspect.Parameter.empty) for one in signature.parameters.values()]
+    bare = [one for one in bare if one.name not in {"self", "cls"}]
+    text = name + str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+    return "```text\n" + textwrap.fill(text, 120, subsequent_indent="    ", break_on_hyphens=False) + "\n```"
+
+
+def _members(kind: type) -> Iterator[tuple[str, Any]]:
+    """Yield the public methods and properties that a class defines, in its order."""
+    for name, one in vars(kind).items():
+        if not name.startswith("_") and (callable(one) or isinstance(one, _MEMBERS)):
+            yield name, one
+
+
+_MEMBERS = (property, classmethod, functools.cached_property)
+
+
+def _described(name: str, thing: Any, signature: bool = True) -> str:  # noqa: ANN401
+    """Describe a function, or a class with its members."""
+    called = signature and not getattr(thing, "_is_protocol", False)
+    parts = [f"### {name}", *([_signature(name, thing)] if called else []), _docstring(thing)]
+    for member, one in _members(thing) if isinstance(thing, type) else ():
+        # a product is made by the search
+        if isinstance(one, classmethod) and not signature:
+            continue
+        function = one.__func__ if isinstance(one, classmethod) else one
+        parts.append(f"#### {name}.{member}")
+        if not isinstance(one, (property, functools.cached_property)):
+            parts.append(_signature(member, function))
+        parts.append(_docstring(function))
+    return "\n\n".join(parts)
+
+
+def api() -> str:
+    """Describe what the package offers, and what that returns."""
+    public = {name: getattr(drapes_hep, name) for name in drapes_hep.__all__ if not name.startswith("__")}
+    functions = [_described(name, one) for name, one in public.items() if not isinstance(one, type)]
+    made = {name: getattr(module, name) for module in (products, outcome) for name in module.__all__}
+    returned = [(name, one) for name, one in made.items() if isinstance(one, type)]
+    classes = [_described(name, one) for name, one in public.items() if isinstance(one, type) and name not in made]
+    typed = [_described(name, one, signature=False) for name, one in returned]
+    parts = [API_HEAD, "## Functions", *functions, "## Classes", *classes, PRODUCTS_TEXT, *typed]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
 def files() -> dict[str, str]:
     """Give every generated file by its path in the repository."""
     reference = "\n\n".join(part.strip() for part in (HEAD, command_line(), configuration(), features(), layouts()))
     return {
+        "docs/api.md": api(),
         "docs/reference.md": reference + "\n",
         "docs/run-directory.md": run_directory(),
         "docs/config.schema.json": json.dumps(schema(), indent=1) + "\n",

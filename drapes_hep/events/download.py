@@ -346,10 +346,10 @@ def _check_space(folder: Path, missing: Sequence[RemoteFile]) -> None:
 
 
 def _headers() -> dict[str, str]:
-    import drapes_hep
+    from drapes_hep.version import __version__
 
     # not compressed: a range of a compressed stream is not a range of the file
-    return {"User-Agent": f"drapes-hep/{drapes_hep.__version__}", "Accept-Encoding": "identity"}
+    return {"User-Agent": f"drapes-hep/{__version__}", "Accept-Encoding": "identity"}
 
 
 def _cause(error: BaseException) -> str:

@@ -8,6 +8,7 @@ Margins are fixed in inches, not computed: every figure of a kind is aligned ali
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,6 +104,12 @@ class HepFigure(Figure):
             return
         with figure_style():
             super().draw(renderer)
+
+    def _repr_png_(self) -> bytes:
+        # pyplot, which tells notebooks how figures are shown, does not know of this one
+        png = io.BytesIO()
+        self.savefig(png, format="png", dpi=110)
+        return png.getvalue()
 
 
 @dataclass(frozen=True)

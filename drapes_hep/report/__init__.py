@@ -7,6 +7,6 @@ A module imports only from those before it: ``inputs``, ``words``, ``values``, `
 ``sections``, ``tables``, ``page``.
 """
 
-from drapes_hep.report.page import write_report
+from drapes_hep.report.page import report_figures, write_report
 
-__all__ = ["write_report"]
+__all__ = ["report_figures", "write_report"]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from drapes_hep.files import atomic_path
 
-__all__ = ["Album", "Picture"]
+__all__ = ["Album", "FigureAlbum", "Picture"]
 
 DPI = 110
 
@@ -94,3 +94,24 @@ class Album:
         for path in self.folder.iterdir():
             if path.suffix in {".png", ".pdf"} and not path.name.startswith(".") and path.name not in self.written:
                 path.unlink()
+
+
+class FigureAlbum(Album):
+    """Keeps the figures themselves, and writes nothing.
+
+    Attributes
+    ----------
+    figures : dict of str to Figure
+        By slug, in the order of the page.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+        self.figures: dict[str, Figure] = {}
+
+    def add(
+        self, slug: str, figure: Figure, title: str, caption: str, sources: Iterable[str], *, wide: bool = False
+    ) -> Picture:
+        """Keep a figure; parameters as for :class:`Album`."""
+        self.figures[slug] = figure
+        return Picture(slug, title, caption, tuple(sources), "", wide)

@@ -9,13 +9,13 @@ from typing import Any
 import jinja2
 import yaml
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
-import drapes_hep
 from drapes_hep import plots
 from drapes_hep.errors import counted, without_secrets
 from drapes_hep.files import atomic_path
 from drapes_hep.metrics import Roc
-from drapes_hep.report.album import Album
+from drapes_hep.report.album import Album, FigureAlbum
 from drapes_hep.report.checks import checks
 from drapes_hep.report.figures import (
     control_figures,
@@ -44,8 +44,9 @@ from drapes_hep.report.sections import (
 from drapes_hep.report.tables import write_tables
 from drapes_hep.report.values import foremost, passing, quality_points, roc
 from drapes_hep.report.words import null
+from drapes_hep.version import __version__
 
-__all__ = ["write_report"]
+__all__ = ["report_figures", "write_report"]
 
 
 def write_report(run: Path, words: Mapping[str, Any] | None = None) -> Path:
@@ -89,6 +90,31 @@ def write_report(run: Path, words: Mapping[str, Any] | None = None) -> Path:
     return index
 
 
+def report_figures(run: Path, words: Mapping[str, Any] | None = None) -> dict[str, Figure]:
+    """Draw the figures of a run, as :func:`write_report` does, and write nothing.
+
+    Parameters
+    ----------
+    run : Path
+        Run directory.
+    words : mapping, optional
+        ``plots`` of a configuration, in place of the run's own.
+
+    Returns
+    -------
+    dict of str to Figure
+        By the names that their files have in ``report/figures``, in the order of the page.
+
+    Raises
+    ------
+    RunDirectoryError
+        As :func:`write_report`.
+    """
+    album = FigureAlbum()
+    _content(load_run(Path(run), words), album)
+    return album.figures
+
+
 def _content(run: RunFiles, album: Album) -> dict[str, Any]:
     """Make all figures and gather what the page shows."""
     with reading(run.directory.results):
@@ -129,7 +155,7 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "subtitle": Markup("{}: bump hunt in {} of m<sub>JJ</sub> with generated background templates").format(
                 stamp, counted(len(run.windows), "window")
             ),
-            "version": drapes_hep.__version__,
+            "version": __version__,
             "checks": checks(run, passed),
             "provenance": provenance(run),
             # a hash changes with every event of a file

@@ -20,7 +20,6 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-import drapes_hep
 from drapes_hep.errors import ConfigError, DrapesError, InputError, counted
 from drapes_hep.events.checks import row_ids
 from drapes_hep.events.chunks import Reading, file_key
@@ -37,6 +36,7 @@ from drapes_hep.simulation.blocks import MOST_OBJECTS, Account, make_block
 from drapes_hep.simulation.detector import DETECTORS, Objects
 from drapes_hep.simulation.generator import import_pythia
 from drapes_hep.simulation.processes import Process, pythia_settings
+from drapes_hep.version import __version__
 
 __all__ = ["FORMATS", "Order", "sidecar", "simulate", "truth_file"]
 
@@ -108,7 +108,7 @@ class Order:
             "format": self.format,
             "block": self.block,
             "versions": {
-                "drapes-hep": drapes_hep.__version__,
+                "drapes-hep": __version__,
                 **{name: metadata.version(name) for name in ("pythia8mc", "fastjet", "numpy")},
                 "simulation": content_hash(file_hash(source) for source in sources)[:16],
             },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
@@ -12,6 +13,9 @@ from drapes_hep.events.features import check_classifier_features
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, sliding_windows
 from drapes_hep.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    from drapes_hep.events.table import Table
 
 __all__ = ["Context", "choose_device"]
 
@@ -33,6 +37,8 @@ class Context:
     workers : int
         Processes or threads.
     reporter : Reporter
+    table : Table or None
+        The events, where they are a table in memory and ``data.path`` names no file.
     """
 
     config: Config
@@ -42,6 +48,7 @@ class Context:
     executor: str
     workers: int
     reporter: Reporter
+    table: Table | None = None
 
     @classmethod
     def of(
@@ -59,6 +66,8 @@ class Context:
         count = cores if workers is None else workers
         if count < 1:
             raise ConfigError(f"--workers {count}: at least 1")
+        if executor not in {"iterative", "futures"}:
+            raise ConfigError(f"--executor {executor}: choose iterative or futures")
         check_classifier_features(config.features, config.classifier_features)
         return cls(
             config,

@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,14 @@ import uproot
 
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint, eigen_variations
 from drapes_hep.bumphunt.selection import SelectedCounts
-from drapes_hep.errors import RunDirectoryError
 from drapes_hep.events.blinding import measures_mjj
 from drapes_hep.events.features import check_features
 from drapes_hep.events.skims import Skim
 from drapes_hep.files import atomic_path, content_hash, write_bytes
+from drapes_hep.hists import read_hists
 from drapes_hep.regions import Window
 from drapes_hep.stages.context import Context
-from drapes_hep.stages.tables import load_events, read_record
+from drapes_hep.stages.tables import load_events
 
 __all__ = ["by_category", "export_key", "write_histograms"]
 
@@ -69,8 +69,7 @@ def write_histograms(
     def add(name: str, one: hist.Hist) -> None:
         hists[export_key(name, hists)] = one
 
-    for name, record in read_record(directory.skim_hists).items():
-        whole = _read(directory.skim_hists, name, record)
+    for name, whole in read_hists(directory.skim_hists, "skim").items():
         blinded = "_blinded" if context.hidden and any(map(measures_mjj, whole.axes)) else ""
         for suffix, part in by_category(whole):
             add(f"control_{name}{suffix}{blinded}", part)
@@ -174,13 +173,6 @@ def _for_root(one: hist.Hist) -> hist.Hist | None:
         copy.view(flow=True)[...] = one.view(flow=True)
         return copy
     return one
-
-
-def _read(path: Path, name: str, record: Mapping[str, Any]) -> hist.Hist:
-    try:
-        return hist.Hist(json.loads(json.dumps(record), object_hook=uhi.io.json.object_hook))
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunDirectoryError(f"{path}: '{name}' is no histogram; delete it and run `drapes skim` again") from error
 
 
 def _window_histograms(window: Window, count: SelectedCounts, hunted: WindowHunt) -> Iterator[tuple[str, hist.Hist]]:

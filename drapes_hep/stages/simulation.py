@@ -13,6 +13,7 @@ from drapes_hep.events.loading import class_sources
 from drapes_hep.events.readers import expand, expand_trees
 from drapes_hep.events.running import scan_fileset
 from drapes_hep.events.skims import write_skim
+from drapes_hep.events.table import PLACE
 from drapes_hep.records import Stage, Written
 from drapes_hep.remote import fingerprint
 from drapes_hep.stages.context import Context
@@ -46,13 +47,13 @@ def reading_of_sources(config: Config) -> Reading:
 
 def _opened(config: Config, paths: list[str], name: str) -> list[FileInfo]:
     infos = scan_fileset({"simulation": {"files": paths}}, reading_of_sources(config))
-    trees = expand_trees(config.data.path)
+    trees = {} if config.data.path == PLACE else expand_trees(config.data.path)
     data = {fingerprint(path): path for path in trees}
     for path in paths:
         twin = data.get(fingerprint(path))
         if twin is not None:
             raise InputError(path, f"is the data itself ({twin})", f"name another simulation in {name}")
-    check_seeds([*scan_fileset({"data": {"files": trees}}, reading_of(config)), *infos])
+    check_seeds([*(scan_fileset({"data": {"files": trees}}, reading_of(config)) if trees else []), *infos])
     return infos
 
 

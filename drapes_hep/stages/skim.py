@@ -12,31 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-import hist
 import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config, keys_of
 from drapes_hep.errors import ConfigError, DrapesError, InputError, UsersCode, counted, reason_of
-from drapes_hep.events.blinding import Blinding, empty_hidden_bins, measures_mjj
+from drapes_hep.events.blinding import Blinding
 from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.declared import declared_files, modules_of, undeclared, warning_of
 from drapes_hep.events.failures import FailedFilesError, Failure
 from drapes_hep.events.grounds import watched
-from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
+from drapes_hep.events.injection import SignalInjection, collect_ids, collect_truth
 from drapes_hep.events.loading import class_sources, load_processor, processor_folders
-from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators, json_form, needs
+from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators, needs
 from drapes_hep.events.readers import expand_trees, no_events, scan, shared_identities, simulation_order
 from drapes_hep.events.running import FirstChunk, RunReport, run, scan_fileset, try_first_chunks
-from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
+from drapes_hep.events.skims import Truth, read_truth
 from drapes_hep.events.types import Foreign
-from drapes_hep.files import atomic_path, file_hash, read_json
+from drapes_hep.files import file_hash, read_json
 from drapes_hep.records import Stage, Written, input_hash, last_record, read_stamp
 from drapes_hep.regions import sliding_windows
 from drapes_hep.remote import is_url, sampled_hash
 from drapes_hep.rundir import note
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.resume import check_unchanged, chunk_store, discard, inputs_of, reported
+from drapes_hep.stages.selected import not_injected, write_account, write_control_hists, write_events
 from drapes_hep.stamps import run_stage
 
 __all__ = [
@@ -64,6 +64,10 @@ def load_selection(config: Config) -> Foreign:
 
 def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None) -> Stage:
     """Describe the stage: what decides the selected events; ``infos`` are the files' if they were opened already."""
+    if context.table is not None:
+        from drapes_hep.stages.table import table_stage
+
+        return table_stage(context)
     config, selection = context.config, load_selection(context.config)
     truth = [] if config.data.truth is None else [config.data.truth]
     trees = config.data.path if isinstance(config.data.path, dict) else {}
@@ -429,10 +433,7 @@ def all_truth(config: Config) -> Truth | None:
 
 def _dropped(config: Config, truth: Truth) -> npt.NDArray[np.int64]:
     """Choose the signal events that are not injected."""
-    if config.signal.inject is None:
-        return np.empty(0, dtype=np.int64)
-    signal = truth.event_id[truth.label == 1]
-    return np.setdiff1d(signal, choose_signal(signal, config.signal.inject, config.signal.seed))
+    return not_injected(config, truth.event_id[truth.label == 1])
 
 
 def make_processor(config: Config, processor_class: Foreign) -> CheckedProcessor:
@@ -534,12 +535,11 @@ def _work(context: Context, stage: Stage, processor_class: Foreign) -> Written:
     fileset = _fileset(config)
     # with no signal to choose a sidecar serves as it is
     whole = config.data.truth is None or config.signal.inject is not None
-    hidden = context.hidden
     with reported(context, stage):
         truth = all_truth(config) if whole else read_truth(str(config.data.truth))
         dropped = np.empty(0, dtype=np.int64) if truth is None else _dropped(config, truth)
         output, report, inputs = run_selection(
-            context, fileset, processor_class, dropped, reading_of(config), stage, hidden
+            context, fileset, processor_class, dropped, reading_of(config), stage, context.hidden
         )
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
@@ -547,50 +547,20 @@ def _work(context: Context, stage: Stage, processor_class: Foreign) -> Written:
         raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
     label = None if truth is None else truth.truth_for(columns["event_id"])
     # the account is about what the files hold; events that were not injected were read and set aside, and say so
-    write_skim(directory.events, columns, {"inputs": inputs})
-    written = [directory.events]
-    if label is not None:
-        write_truth(directory.truth, columns["event_id"], label)
-        written.append(directory.truth)
-    else:
-        directory.truth.unlink(missing_ok=True)  # of an earlier run that had labels
-    # those of boost-histogram have axes without names
-    hists = {name: one if isinstance(one, hist.Hist) else hist.Hist(one) for name, one in output["hists"].items()}
-    emptied = [name for name, one in hists.items() if hidden and any(map(measures_mjj, one.axes))]
-    if emptied:
-        context.reporter.say(f"skim: blinded: bins that touch a window are empty in {', '.join(emptied)}")
-    shown_hists = json_form({name: empty_hidden_bins(one, hidden) for name, one in hists.items()}, "'hists'")
-    with atomic_path(directory.skim_hists) as temporary:
-        temporary.write_text(json.dumps(shown_hists), encoding="utf-8")
+    written = write_events(context, columns, label, inputs)
+    written.append(write_control_hists(context, output["hists"]))
     flow = output["cutflow"][_DATASET]
     unapplied = output.get("not_applied", {}).get(_DATASET, {})
     # of no event at all: of some, the counts of the step say what it did
     read = flow.get("read", {}).get("events")
-    not_applied = [step for step, events in unapplied.items() if step in flow and events == read]
-    lost = report.requested - report.processed
-
-    def shown(number: int) -> int | None:
-        # of all events in the files: with the sidebands' number it would give that in the windows
-        return None if hidden else number
-
-    record = {
-        "accounting": {"requested": shown(report.requested), "processed": shown(report.processed), "lost": lost},
-        "cutflow": [
-            {"name": step, "events": int(numbers["events"]), "weight": float(numbers["weight"])}
-            for step, numbers in flow.items()
-            if step not in not_applied
-        ],
-        "not_applied": not_applied,
-        "accumulators": accumulators(output),
-        "files": [
-            {"path": one.path, "requested": shown(one.requested), "processed": shown(one.processed)}
-            for one in report.files
-        ],
-        "empty_files": [one.path for one in report.files if not one.requested],
-        "clipped_masses": shown(report.clipped_masses),
-        "hidden": [list(edges) for edges in hidden],
-    }
-    with atomic_path(directory.skim_info) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    files = [*written, directory.skim_hists, directory.skim_info]
-    return Written(files, opened_by(context, stage, processor_class, report))
+    account = write_account(
+        context,
+        requested=report.requested,
+        processed=report.processed,
+        flow=flow,
+        not_applied=[step for step, events in unapplied.items() if step in flow and events == read],
+        files=[{"path": one.path, "requested": one.requested, "processed": one.processed} for one in report.files],
+        accumulators=accumulators(output),
+        clipped_masses=report.clipped_masses,
+    )
+    return Written([*written, account], opened_by(context, stage, processor_class, report))

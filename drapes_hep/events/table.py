@@ -1,0 +1,192 @@
+"""Events that are a table in memory: a dict of arrays, a DataFrame, an awkward or arrow table, a structured array.
+
+Only flat columns of numbers are taken. What is wrong with a column is one line that names it; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from drapes_hep.errors import InputError, counted, reason_of
+from drapes_hep.events.arrow import column_of
+from drapes_hep.events.types import Column, Foreign
+
+__all__ = ["PLACE", "Table", "read_events"]
+
+PLACE = "<table>"
+"""What ``data.path`` of a configuration says where the events are a table: no file has this name."""
+
+_WHERE = "events"
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Events in memory, checked.
+
+    Attributes
+    ----------
+    columns : mapping of str to array, shape (n,)
+        ``event_id`` (int64), ``mjj`` (float64, GeV), the features (float64, NaN where undefined) and, where the events
+        are labelled, ``label`` (int64, 1 for signal).
+    hash : str
+        SHA-256 of the columns.
+    """
+
+    columns: Mapping[str, npt.NDArray[Any]]
+    hash: str
+
+    def __len__(self) -> int:
+        return len(self.columns["mjj"])
+
+
+def read_events(events: Foreign, features: Sequence[str]) -> Table:
+    """Read the columns of a search from a table in memory.
+
+    Parameters
+    ----------
+    events : mapping, DataFrame, awkward.Array, pyarrow.Table or structured array
+        Columns ``mjj`` (GeV), the features, and optionally ``event_id`` (the row number by default), ``label`` (0 or 1)
+        and ``weight`` (1). Others are ignored.
+    features : sequence of str
+        Names of the features.
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    InputError
+        A missing column, one that is no flat column of numbers, columns of different lengths, m_JJ that is not finite,
+        a weight that is not 1, a repeated or impossible identity, or no row.
+    """
+    names, column = _columns(events)
+    _check_names(names, ("mjj", *features))
+    optional = [name for name in ("event_id", "label", "weight") if name in names]
+    raw = {name: _flat(name, column(name)) for name in ("mjj", *features, *optional)}
+    size = len(raw["mjj"])
+    for name, values in raw.items():
+        if len(values) != size:
+            rows = counted(len(values), "row")
+            raise InputError(_WHERE, f"column '{name}' has {rows}, 'mjj' has {size}", "give one value per event")
+    if not size:
+        raise InputError(_WHERE, "the table has no row", "give at least the events of one window and its sidebands")
+    columns: dict[str, npt.NDArray[Any]] = {"event_id": _identities(raw.get("event_id"), size)}
+    columns["mjj"] = _floats("mjj", raw["mjj"])
+    _refuse("mjj", raw["mjj"], ~np.isfinite(columns["mjj"]), "not finite", "drop such rows")
+    columns |= {name: _floats(name, raw[name]) for name in features}
+    if "weight" in raw:
+        bad = _floats("weight", raw["weight"]) != 1.0
+        _refuse("weight", raw["weight"], bad, "not 1", "the hunt counts events: give events of weight 1")
+    if "label" in raw:
+        _refuse("label", raw["label"], ~np.isin(raw["label"], (0, 1)), "neither 0 nor 1", "label signal 1")
+        columns["label"] = raw["label"].astype(np.int64)
+    return Table(columns, _hash(columns))
+
+
+def _hash(columns: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name, values in sorted(columns.items()):
+        digest.update(f"{name} {values.dtype.str} {len(values)} ".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _columns(events: Foreign) -> tuple[list[Any], Callable[[str], Column]]:
+    """Return the names of a table's columns, and what reads one."""
+    if isinstance(events, (pa.Table, pa.RecordBatch)):
+        names = list(events.column_names)
+        return names, lambda name: events.column(names.index(name))
+    if isinstance(events, ak.Array) and events.ndim == 1 and events.fields:
+        return list(events.fields), lambda name: events[name]
+    if isinstance(events, np.ndarray) and events.dtype.names and events.ndim == 1:
+        return list(events.dtype.names), lambda name: events[name]
+    if isinstance(events, Mapping):
+        return list(events), lambda name: events[name]
+    # a DataFrame, of pandas or of what behaves like it; pandas itself is no dependency
+    if hasattr(events, "columns") and hasattr(events, "__getitem__") and hasattr(events, "shape"):
+        return list(events.columns), lambda name: events[name]
+    raise InputError(
+        _WHERE,
+        f"expected a dict of arrays, a DataFrame, an awkward record array, an arrow table or a structured array, got"
+        f" {type(events).__name__}",
+        "files belong into data.path of a configuration",
+    )
+
+
+def _check_names(names: Sequence[Any], wanted: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in names:
+            have = ", ".join(map(str, names)) or "none"
+            raise InputError(_WHERE, f"no column '{name}' (columns: {have})", "add it, or change 'features'")
+    for name in (*wanted, "event_id", "label", "weight"):
+        if names.count(name) > 1:
+            raise InputError(_WHERE, f"column '{name}' is there {names.count(name)} times", "keep one of them")
+
+
+def _flat(name: str, values: Column) -> npt.NDArray[Any]:
+    """Return a column as a flat numpy array of numbers."""
+    if isinstance(values, (pa.ChunkedArray, pa.Array)):
+        values = column_of(_WHERE, name, values)
+    try:
+        array = ak.to_numpy(values) if isinstance(values, ak.Array) else _numpy(values)
+    except Exception as error:  # lists of different lengths, records, whatever another library's column refuses with
+        said = f"column '{name}' is nested or no array ({reason_of(error)})"
+        raise InputError(_WHERE, said, "give one number per event") from error
+    if array.ndim == 0:
+        raise InputError(_WHERE, f"column '{name}' is one value, not one per event", "give an array")
+    if array.ndim > 1 or array.dtype.names:
+        raise InputError(_WHERE, f"column '{name}' is nested: its shape is {array.shape}", "give one value per event")
+    if isinstance(array, np.ma.MaskedArray):
+        missing = int(np.count_nonzero(np.ma.getmaskarray(array)))
+        if missing:
+            raise InputError(_WHERE, f"column '{name}' has {counted(missing, 'missing value')}", "fill or drop them")
+        array = array.data
+    if array.dtype.kind not in "biuf":
+        kind = "text" if array.dtype.kind in "US" else f"values of type {array.dtype}"
+        raise InputError(
+            _WHERE, f"column '{name}' holds {kind}, not numbers", "convert it, and fill or drop missing values"
+        )
+    return array
+
+
+def _numpy(values: Column) -> npt.NDArray[Any]:
+    return values if isinstance(values, np.ndarray) else np.asarray(values)
+
+
+def _floats(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    if values.dtype.kind == "b":
+        raise InputError(_WHERE, f"column '{name}' holds true and false, not numbers", "convert it")
+    # a copy: the caller may change the array before the selection reads it
+    return np.array(values, dtype=np.float64)
+
+
+def _identities(values: npt.NDArray[Any] | None, size: int) -> npt.NDArray[np.int64]:
+    if values is None:
+        return np.arange(size, dtype=np.int64)
+    if values.dtype.kind not in "iu":
+        raise InputError(_WHERE, f"column 'event_id' holds {values.dtype}, not integers", "write it as int64")
+    # the largest of uint64 would be a negative int64
+    outside = (values < 0) | (values > np.iinfo(np.int64).max)
+    _refuse("event_id", values, outside, "outside 0 to 2**63 - 1", "number the events within it")
+    ids = values.astype(np.int64)
+    order = np.argsort(ids, kind="stable")
+    again = np.zeros(size, dtype=bool)
+    again[order[1:]] = ids[order[1:]] == ids[order[:-1]]
+    _refuse("event_id", ids, again, "there a second time", "give each event its own, or leave the column out")
+    return ids
+
+
+def _refuse(name: str, values: npt.NDArray[Any], bad: npt.NDArray[np.bool_], problem: str, remedy: str) -> None:
+    if bad.any():
+        row = int(np.argmax(bad))
+        count = counted(int(bad.sum()), "value is", "values are")
+        raise InputError(_WHERE, f"column '{name}': {count} {problem}, the first in row {row} ({values[row]})", remedy)

@@ -1,0 +1,439 @@
+"""The results of a search as typed objects, read from ``results.json``: :func:`read_results`.
+
+Masses are in GeV. A number that does not exist is None. The fields are those of docs/results.schema.json.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pydantic
+
+from drapes_hep.errors import RunDirectoryError
+from drapes_hep.files import read_json
+from drapes_hep.hists import read_hists
+from drapes_hep.html import html_table, number
+from drapes_hep.results import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    import hist
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Accounting",
+    "Estimate",
+    "GlobalSignificance",
+    "MassFit",
+    "Metrics",
+    "PseudoWindowEstimate",
+    "Results",
+    "SicPoint",
+    "TemplateQuality",
+    "WindowResult",
+    "WorkingPoint",
+    "read_results",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What is read from a run directory when it is asked for.
+
+    Attributes
+    ----------
+    directory : object
+        Keeps a temporary run directory as long as this object; None where the directory is the user's.
+    """
+
+    directory: object = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its standard error.
+
+    Attributes
+    ----------
+    value, error : float
+    """
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class PseudoWindowEstimate(Estimate):
+    """A number that was measured in a pseudo-window.
+
+    Attributes
+    ----------
+    window : tuple of float
+        Its edges, GeV.
+    """
+
+    window: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SicPoint(Estimate):
+    """A significance improvement.
+
+    Attributes
+    ----------
+    signal_efficiency, background_efficiency : float
+        Of the cut.
+    """
+
+    signal_efficiency: float
+    background_efficiency: float
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """Where the events went.
+
+    Attributes
+    ----------
+    requested, processed : int or None
+        Events in the files, and those that the selection was given; None if blind.
+    lost : int
+        The difference: 0.
+    """
+
+    requested: int | None
+    processed: int | None
+    lost: int
+
+
+@dataclass(frozen=True)
+class MassFit:
+    """The fit of the inclusive spectrum outside a window.
+
+    Attributes
+    ----------
+    chi2 : float or None
+        Likelihood ratio 2NLLR.
+    ndof : int
+        Degrees of freedom.
+    p_value : float or None
+        Of the 2NLLR.
+    good : bool
+        Whether ``p_value`` is at least 0.001.
+    parameters : mapping of str to float
+        Of the shape.
+    """
+
+    chi2: float | None
+    ndof: int
+    p_value: float | None
+    good: bool
+    parameters: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TemplateQuality:
+    """The background template of a window.
+
+    Attributes
+    ----------
+    name : str
+        ``template.method``.
+    n : int or None
+        Its events; None if blind.
+    strength : float or None
+        Noise that it started at; None from full noise.
+    steps_left : int or None
+        Steps of the sampler that were left there.
+    lost : mapping of str to int, or None
+        Events that were generated and left out, by reason.
+    auc_vs_truth : Estimate or None
+        AUC against true background in the window; None without labels or if blind.
+    auc_vs_sideband_closure : Estimate or None
+        AUC against held-out sideband events.
+    auc_vs_pseudo_window : PseudoWindowEstimate or None
+        AUC against data in a pseudo-window.
+    """
+
+    name: str
+    n: int | None
+    strength: float | None
+    steps_left: int | None
+    lost: Mapping[str, int] | None
+    auc_vs_truth: Estimate | None
+    auc_vs_sideband_closure: Estimate | None
+    auc_vs_pseudo_window: PseudoWindowEstimate | None
+
+
+@dataclass(frozen=True)
+class WorkingPoint:
+    """A cut on the classifier's score, and what it finds in a window.
+
+    Attributes
+    ----------
+    background_efficiency : float
+        Fraction of the template that passes; 1 is no cut.
+    observed : int or None
+        Events in the window that pass; None if blind.
+    expected, expected_error : float or None
+        Background expected among them and its standard error; None where nothing is quoted.
+    p_local : float or None
+        Probability of at least as many events under background alone.
+    z_local : float or None
+        The same in one-sided standard deviations.
+    expected_template, expected_template_error : float or None
+        Cross-check: the template's efficiency times the inclusive expectation.
+    degree : int or None
+        Degree of the polynomial in the efficiency; None for the inclusive point.
+    fitted_events : int
+        Events outside the window that the fit uses.
+    """
+
+    background_efficiency: float
+    observed: int | None
+    expected: float | None
+    expected_error: float | None
+    p_local: float | None
+    z_local: float | None
+    expected_template: float | None
+    expected_template_error: float | None
+    degree: int | None
+    fitted_events: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How well the scores separate true signal from true background.
+
+    Attributes
+    ----------
+    auc : Estimate or None
+    sic_100, sic_1000, sic_max : SicPoint or None
+        Significance improvement at rejection 100, 1000, and the largest.
+    """
+
+    auc: Estimate | None
+    sic_100: SicPoint | None
+    sic_1000: SicPoint | None
+    sic_max: SicPoint | None
+
+
+@dataclass(frozen=True)
+class WindowResult:
+    """What was found in a window.
+
+    Attributes
+    ----------
+    sr : tuple of float
+        Its edges, GeV.
+    n_observed : int or None
+        Selected events in it; None if blind.
+    n_signal_truth : int or None
+        True signal among them; None without labels or if blind.
+    fit : MassFit
+    template : TemplateQuality
+    working_points : tuple of WorkingPoint
+        From loose to tight; the first is inclusive.
+    metrics : Metrics or None
+        None without labels or if blind.
+    """
+
+    sr: tuple[float, float]
+    n_observed: int | None
+    n_signal_truth: int | None
+    fit: MassFit
+    template: TemplateQuality
+    working_points: tuple[WorkingPoint, ...]
+    metrics: Metrics | None
+
+    @property
+    def name(self) -> str:
+        """The window as folders are named, ``3300-3700``."""
+        return f"{self.sr[0]:g}-{self.sr[1]:g}"
+
+
+@dataclass(frozen=True)
+class GlobalSignificance:
+    """The significance of the search as a whole.
+
+    Attributes
+    ----------
+    p_global, z_global : float or None
+        Measured with pseudo-experiments; None where ``reason`` says why.
+    p_global_interval : tuple of float, or None
+        95% interval of the fraction of pseudo-experiments.
+    bound : bool or None
+        Whether no pseudo-experiment is as extreme: ``p_global`` is then an upper bound.
+    exceeding : int or None
+        Pseudo-experiments that are as extreme as the data.
+    p_global_extrapolated, z_global_extrapolated : float or None
+        From the distribution of the pseudo-experiments' smallest p-values.
+    p_global_extrapolated_interval : tuple of float, or None
+        68% interval.
+    effective_trials : float or None
+        Independent searches whose smallest p-value would be distributed alike.
+    effective_trials_interval : tuple of float, or None
+        68% interval.
+    best_window : tuple of float, or None
+        The window of the smallest local p-value, GeV.
+    best_background_efficiency : float or None
+        Its cut.
+    toys : int
+        Pseudo-experiments.
+    reason : str or None
+        Why there is no global p-value.
+    """
+
+    p_global: float | None
+    z_global: float | None
+    p_global_interval: tuple[float, float] | None
+    bound: bool | None
+    exceeding: int | None
+    p_global_extrapolated: float | None
+    z_global_extrapolated: float | None
+    p_global_extrapolated_interval: tuple[float, float] | None
+    effective_trials: float | None
+    effective_trials_interval: tuple[float, float] | None
+    best_window: tuple[float, float] | None
+    best_background_efficiency: float | None
+    toys: int
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class _Record:
+    """``results.json``, field by field."""
+
+    schema_version: int
+    blind: bool
+    accounting: Accounting
+    windows: tuple[WindowResult, ...]
+    whole: Annotated[GlobalSignificance, pydantic.Field(alias="global")]
+
+
+@dataclass(frozen=True)
+class Results(Kept):
+    """The results of a search.
+
+    Attributes
+    ----------
+    path : Path
+        ``results.json``.
+    blind : bool
+        Whether data inside the windows were left uncounted.
+    accounting : Accounting
+    windows : tuple of WindowResult
+        From low to high mass.
+    global_significance : GlobalSignificance
+    """
+
+    path: Path
+    blind: bool
+    accounting: Accounting
+    windows: tuple[WindowResult, ...]
+    global_significance: GlobalSignificance
+
+    def window(self, name: str) -> WindowResult:
+        """Return a window by its name, such as ``3300-3700``.
+
+        Raises
+        ------
+        KeyError
+            If there is no such window.
+        """
+        by_name = {one.name: one for one in self.windows}
+        if name not in by_name:
+            raise KeyError(f"no window {name}; the results have {', '.join(by_name)}")
+        return by_name[name]
+
+    def hists(self) -> dict[str, hist.Hist]:
+        """Read the histograms that the hunt exported, by the keys that ``hists.root`` has too.
+
+        Raises
+        ------
+        RunDirectoryError
+            If ``hists.json`` is missing beside ``results.json``, or damaged.
+        """
+        return read_hists(self.path.with_name("hists.json"), "hunt")
+
+    def figures(self) -> dict[str, Figure]:
+        """Draw the figures of the report, by the names that their files have in ``report/figures``.
+
+        Raises
+        ------
+        RunDirectoryError
+            If ``results.json`` does not lie in a run directory, or a file there is damaged.
+        """
+        from drapes_hep.report import report_figures
+
+        return report_figures(self.path.parent)
+
+    def _repr_html_(self) -> str:
+        header = ("window [GeV]", "background efficiency", "observed", "expected", "p local", "z local")
+        rows = [
+            (
+                one.name,
+                f"{point.background_efficiency:g}",
+                number(point.observed),
+                number(point.expected, point.expected_error),
+                number(point.p_local),
+                number(point.z_local),
+            )
+            for one in self.windows
+            for point in one.working_points
+        ]
+        whole = self.global_significance
+        sign = "&le;" if whole.bound else "="
+        text = f"p global {sign} {number(whole.p_global)}"
+        if whole.p_global is None:
+            text = f"no global p-value: {whole.reason}"
+        return html_table(header, rows, text.replace("&le;", "≤"))
+
+
+def read_results(path: str | Path) -> Results:
+    """Read the results of a finished search.
+
+    Parameters
+    ----------
+    path : str or Path
+        A run directory, or its ``results.json``.
+
+    Returns
+    -------
+    Results
+
+    Raises
+    ------
+    RunDirectoryError
+        If there are no results, the file is damaged, or another release wrote it.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "results.json"
+    if not file.is_file():
+        raise RunDirectoryError(f"{path}: holds no results; run the hunt first, or name a run directory")
+    record = read_json(file)
+    if not isinstance(record, dict) or not {"schema_version", "windows", "global"} <= record.keys():
+        raise RunDirectoryError(f"{file}: is no results file; name a run directory or its results.json")
+    if record["schema_version"] != SCHEMA_VERSION:
+        raise RunDirectoryError(
+            f"{file}: is of schema version {record['schema_version']}, this release reads {SCHEMA_VERSION}; run the"
+            " hunt again"
+        )
+    try:
+        # JSON's numbers and lists as they are: no text becomes a number
+        read = _adapter().validate_json(json.dumps(record), strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise RunDirectoryError(f"{file}: {place}: {first['msg'].lower()}; run the hunt again") from error
+    return Results(file, read.blind, read.accounting, read.windows, read.whole)
+
+
+@functools.cache
+def _adapter() -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(_Record)

@@ -1,0 +1,268 @@
+"""What each stage of a search made, read from the run directory: typed, and lazily where it is large."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import hist
+import numpy as np
+import numpy.typing as npt
+
+from drapes_hep.events.skims import read_skim, read_truth, skim_metadata
+from drapes_hep.events.types import Column
+from drapes_hep.hists import read_hists
+from drapes_hep.html import html_table, number
+from drapes_hep.outcome import Kept
+from drapes_hep.rundir import RunDirectory
+from drapes_hep.stages.tables import read_record
+
+__all__ = ["ByWindow", "Curve", "CutFlowStep", "Scored", "Selected", "Template", "Trained"]
+
+FloatArray = npt.NDArray[np.float64]
+T = TypeVar("T")
+
+
+class ByWindow(Mapping[str, T], Generic[T]):
+    """What a stage made for each window, by the window's name, such as ``3300-3700``.
+
+    Parameters
+    ----------
+    windows : mapping
+        From low to high mass.
+    """
+
+    def __init__(self, windows: Mapping[str, T]) -> None:
+        self._windows = dict(windows)
+
+    def __getitem__(self, name: str) -> T:
+        """Return a window's."""
+        return self._windows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._windows)
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self._windows)
+
+    def __repr__(self) -> str:
+        """Return the names and what is behind them."""
+        return f"ByWindow({self._windows!r})"
+
+    def _repr_html_(self) -> str:
+        return "".join(one._repr_html_() for one in self.values() if hasattr(one, "_repr_html_"))
+
+
+@dataclass(frozen=True)
+class CutFlowStep:
+    """A step of the selection.
+
+    Attributes
+    ----------
+    name : str
+    events : int
+        That pass it; in a blinded run, those outside all windows.
+    weight : float
+        Their sum of weights.
+    """
+
+    name: str
+    events: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Selected(Kept):
+    """The selected events.
+
+    Attributes
+    ----------
+    run : RunDirectory
+    cutflow : tuple of CutFlowStep
+        In the order of the selection.
+    not_applied : tuple of str
+        Steps that the selection has and did not apply.
+    """
+
+    run: RunDirectory
+    cutflow: tuple[CutFlowStep, ...]
+    not_applied: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: RunDirectory) -> Selected:
+        """Read the cut flow of a run directory; raises RunDirectoryError."""
+        record = read_record(run.skim_info, "cutflow", "not_applied")
+        steps = tuple(CutFlowStep(one["name"], one["events"], one["weight"]) for one in record["cutflow"])
+        return cls(run, steps, tuple(record["not_applied"]))
+
+    @functools.cached_property
+    def events(self) -> Mapping[str, Column]:
+        """The events by column: ``event_id``, ``weight``, ``mjj`` (GeV), the features; ``jets`` as an awkward array."""
+        return dict(read_skim(self.run.events).columns)
+
+    @functools.cached_property
+    def label(self) -> npt.NDArray[np.int64] | None:
+        """The truth labels (n,), 1 for signal; None without labels."""
+        if not self.run.truth.is_file():
+            return None
+        return read_truth(self.run.truth).truth_for(read_skim(self.run.events, ("event_id",))["event_id"])
+
+    @functools.cached_property
+    def hists(self) -> dict[str, hist.Hist]:
+        """The control histograms by name."""
+        return read_hists(self.run.skim_hists, "skim")
+
+    def _repr_html_(self) -> str:
+        rows = [(one.name, number(one.events), number(one.weight)) for one in self.cutflow]
+        return html_table(("step", "events", "weight"), rows, "cut flow")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The curve of a training, one number per epoch.
+
+    Attributes
+    ----------
+    train, validation : array, shape (epochs,)
+        Losses.
+    rate : array, shape (epochs,)
+        Learning rates.
+    best_epoch : int
+        From 1: the one whose weights were kept.
+    stopped_early : bool
+    seconds : float
+    """
+
+    train: FloatArray
+    validation: FloatArray
+    rate: FloatArray
+    best_epoch: int
+    stopped_early: bool
+    seconds: float
+
+    @property
+    def best_loss(self) -> float | None:
+        """The validation loss of the best epoch; None for a training that has none."""
+        epoch = self.best_epoch
+        return float(self.validation[epoch - 1]) if 0 < epoch <= len(self.validation) else None
+
+
+@dataclass(frozen=True)
+class Trained(Kept):
+    """The background model of a window.
+
+    Attributes
+    ----------
+    window : str
+    folder : Path
+        Where its weights lie.
+    curves : mapping of str to Curve
+        By the name of the network; empty for a method that trains none.
+    events : mapping of str to int
+        Sideband events for training, validation and closure.
+    """
+
+    window: str
+    folder: Path
+    curves: Mapping[str, Curve]
+    events: Mapping[str, int]
+
+    @classmethod
+    def of(cls, run: RunDirectory, window: str) -> Trained:
+        """Read the curves of a window; raises RunDirectoryError."""
+        folder = run.path / "windows" / window
+        record = read_record(folder / "training.json", "trainings", "events")
+        curves = {name: _curve(one) for name, one in record["trainings"].items()}
+        return cls(window, folder / "model", curves, dict(record["events"]))
+
+    def _repr_html_(self) -> str:
+        header = ("model", "epochs", "best epoch", "validation loss there", "seconds")
+        rows = [
+            (name, number(len(one.train)), number(one.best_epoch), number(one.best_loss), f"{one.seconds:.1f}")
+            for name, one in self.curves.items()
+        ]
+        return html_table(header, rows, f"window {self.window} GeV")
+
+
+@dataclass(frozen=True)
+class Template(Kept):
+    """The background template of a window.
+
+    Attributes
+    ----------
+    window : str
+    path : Path
+        Its file.
+    """
+
+    window: str
+    path: Path
+
+    @functools.cached_property
+    def events(self) -> Mapping[str, Column]:
+        """The events by column: ``event_id``, ``parent_id`` (-1 from noise), ``mjj`` (GeV), ``weight``, features."""
+        return dict(read_skim(self.path).columns)
+
+    @functools.cached_property
+    def metadata(self) -> Mapping[str, Any]:
+        """How it was made."""
+        return skim_metadata(self.path)
+
+    def _repr_html_(self) -> str:
+        # its number of events is a multiple of that in the window, which a blinded run does not show
+        rows = [("method", str(self.metadata.get("template"))), ("file", str(self.path))]
+        return html_table(("template", ""), rows, f"window {self.window} GeV")
+
+
+@dataclass(frozen=True)
+class Scored(Kept):
+    """The scores of a window.
+
+    Attributes
+    ----------
+    window : str
+    folder : Path
+        Where the files of the window lie.
+    quality : mapping
+        ``quality.json``: how well the template describes data, and the metrics from labels.
+    """
+
+    window: str
+    folder: Path
+    quality: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, run: RunDirectory, window: str) -> Scored:
+        """Read the quality of a window; raises RunDirectoryError."""
+        folder = run.path / "windows" / window
+        return cls(window, folder, read_record(folder / "quality.json", "template", "metrics"))
+
+    @functools.cached_property
+    def data(self) -> Mapping[str, Column]:
+        """The scored data by column: ``mjj`` (GeV), ``region`` (1 in the window), ``fold``, ``score``, ``tail``, ..."""
+        return dict(read_skim(self.folder / "scores.parquet").columns)
+
+    @functools.cached_property
+    def template(self) -> Mapping[str, Column]:
+        """The scored template by column."""
+        return dict(read_skim(self.folder / "template_scores.parquet").columns)
+
+    def _repr_html_(self) -> str:
+        names = {
+            "auc_vs_sideband_closure": "AUC against held-out sidebands",
+            "auc_vs_pseudo_window": "AUC in the pseudo-window",
+            "auc_vs_truth": "AUC against true background",
+        }
+        found = {text: self.quality["template"].get(name) for name, text in names.items()}
+        rows = [(text, number(one["value"], one["error"])) for text, one in found.items() if one is not None]
+        return html_table(("template quality", ""), rows, f"window {self.window} GeV")
+
+
+def _curve(record: Mapping[str, Any]) -> Curve:
+    train, validation, rate = (np.asarray(record[name], dtype=np.float64) for name in ("train", "validation", "rate"))
+    return Curve(train, validation, rate, record["best_epoch"], record["stopped_early"], record["seconds"])

@@ -1,0 +1,171 @@
+"""The stages in their order: the verbs, what each runs, and what is checked before the first stage starts.
+
+The command line and :class:`drapes_hep.search.Search` both go through here. Stages are imported where they are used:
+``--help`` waits for nothing, and a selection not for torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from drapes_hep.config import Config
+from drapes_hep.errors import ConfigError
+
+if TYPE_CHECKING:
+    from drapes_hep.records import Stage
+    from drapes_hep.regions import Window
+    from drapes_hep.stages.context import Context
+
+__all__ = ["VERBS", "check_plugins", "run_verb"]
+
+VERBS = {
+    "run": "Run the whole search: skim, train, generate, classify, hunt, report.",
+    "skim": "Select events: files to skim, control histograms and cut flow.",
+    "train": "Train each window's diffusion model on its sidebands.",
+    "generate": "Generate each window's background template.",
+    "classify": "Train data against template and score every event out of fold.",
+    "hunt": "Count, fit and quote local and global significances.",
+}
+"""What a user can ask for; ``run`` is all the others, and the report is drawn by who asks."""
+
+
+def run_verb(verb: str, context: Context, windows: Sequence[Window]) -> None:
+    """Run the stages of a verb, each unless it is done.
+
+    Parameters
+    ----------
+    verb : str
+        One of :data:`VERBS`.
+    context : Context
+    windows : sequence of Window
+        Those that are trained, generated, classified and hunted.
+
+    Raises
+    ------
+    DrapesError
+        If a stage would replace that of another configuration, before any of them runs; or as the stages do.
+    """
+    from drapes_hep.stamps import check_overwrite
+
+    for stage in _long_stages(verb, context, windows):
+        check_overwrite(context.run, stage)
+    if verb in {"skim", "run"}:
+        _skim(context)
+    for window in windows:
+        _run_window(verb, context, window)
+    if verb in {"hunt", "run"}:
+        from drapes_hep.stages.hunt import hunt
+
+        hunt(context, windows)
+
+
+def _skim(context: Context) -> None:
+    if context.table is None:
+        from drapes_hep.stages.skim import skim
+
+        skim(context)
+    else:
+        from drapes_hep.stages.table import skim_table
+
+        skim_table(context)
+    from drapes_hep.stages.derived import needs_simulation
+
+    if needs_simulation(context):
+        from drapes_hep.stages.simulation import skim_simulation
+
+        skim_simulation(context)
+
+
+def _run_window(verb: str, context: Context, window: Window) -> None:
+    """Run the stages of a verb that each window has."""
+    if verb in {"train", "run"}:
+        from drapes_hep.stages.model import train
+
+        train(context, window)
+    if verb in {"generate", "run"}:
+        from drapes_hep.stages.model import generate
+
+        generate(context, window)
+    if verb in {"classify", "run"}:
+        from drapes_hep.stages.classify import classify
+
+        classify(context, window)
+
+
+def _long_stages(verb: str, context: Context, windows: Sequence[Window]) -> list[Stage]:
+    """Describe the stages of a verb that take long: better refused before the first than hours into the last."""
+    stages = []
+    if verb in {"skim", "run"}:
+        from drapes_hep.stages.derived import needs_simulation
+        from drapes_hep.stages.skim import skim_stage
+
+        stages.append(skim_stage(context))
+        if needs_simulation(context):
+            from drapes_hep.stages.simulation import simulation_stage
+
+            stages.append(simulation_stage(context))
+    if verb in {"train", "generate", "classify", "run"}:
+        from drapes_hep.stages.classify import classify_stage
+        from drapes_hep.stages.model import generate_stage, train_stage
+
+        by_verb = {"train": train_stage, "generate": generate_stage, "classify": classify_stage}
+        described = [describe for name, describe in by_verb.items() if verb in {name, "run"}]
+        stages += [describe(context, window) for window in windows for describe in described]
+    return stages
+
+
+def check_plugins(config: Config, *, table: bool = False) -> str:
+    """Load the classes that a configuration names: better now than after an hour of training.
+
+    Parameters
+    ----------
+    config : Config
+    table : bool
+        Whether the events are a table in memory, which no processor selects.
+
+    Returns
+    -------
+    str
+        Where the processor lies; empty for a table.
+
+    Raises
+    ------
+    ConfigError
+        If a class cannot be loaded, or does not fit the others.
+    """
+    from drapes_hep.cwola.classifiers import load_classifier, reads_of
+    from drapes_hep.templates.registry import method_of
+
+    method = method_of(config)
+    on_jets = "jets" in method.columns
+    place = ""
+    if not table:
+        place = _check_processor(config, on_jets)
+    elif on_jets:
+        raise ConfigError("constituents: a table holds features, and no jets; leave the section out, or search files")
+    classifier = load_classifier(config.cwola.classifier, config.cwola.options)
+    if not on_jets and reads_of(classifier) == "constituents":
+        raise ConfigError(
+            f"cwola.classifier {config.cwola.classifier} needs templates of constituents: add 'constituents: {{}}'"
+        )
+    if (method.source == "simulation") != (config.template.source is not None):
+        what = "names no simulation that it starts from" if config.template.source is None else "is not used"
+        raise ConfigError(f"template.source: {what} ({method.title})")
+    method.check()
+    return place
+
+
+def _check_processor(config: Config, on_jets: bool) -> str:
+    """Load the processor and make it; returns where it lies."""
+    from drapes_hep.events.loading import class_sources
+    from drapes_hep.stages.skim import load_selection, make_processor
+
+    selection = load_selection(config)
+    if on_jets and not getattr(selection, "reads_constituents", False):
+        raise ConfigError(
+            f"constituents: {config.processor} keeps none; set processor: processors/constituents.py:Constituents"
+        )
+    make_processor(config, selection)
+    sources = class_sources(selection)
+    return str(sources[0]) if sources else config.processor
