@@ -124,7 +124,7 @@ def working_points(
     """Classify and hunt in one window."""
     inside, outside = window.in_signal_region(data.mjj), window.in_sidebands(data.mjj)
     scores = out_of_fold_scores(
-        load_classifier(config.cwola.classifier, config.cwola.options),
+        load_classifier(config.cwola.classifier, config.cwola.options, folder=config.folder),
         data.where(inside).sample(config),
         template.sample(config),
         {"sidebands": data.where(outside).sample(config)},

@@ -105,7 +105,7 @@ def _check_plugins(config: Config) -> str:
         )
     make_processor(config, selection)
     sources = class_sources(selection)
-    classifier = load_classifier(config.cwola.classifier, config.cwola.options)
+    classifier = load_classifier(config.cwola.classifier, config.cwola.options, folder=config.folder)
     if "jets" not in method.columns and reads_of(classifier) == "constituents":
         raise ConfigError(
             f"cwola.classifier {config.cwola.classifier} needs templates of constituents: add 'constituents: {{}}'"

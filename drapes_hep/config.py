@@ -25,6 +25,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from drapes_hep.config_values import plain_value
+from drapes_hep.entry_points import offered
 from drapes_hep.errors import ConfigError, counted
 from drapes_hep.yaml_text import YamlError, decode, parse
 
@@ -67,23 +68,42 @@ METHODS = ("from_noise", "from_low_noise", "from_window", "from_sidebands", "fro
 DRAPES = METHODS[:-1]
 
 
-def _named(value: str, known: Sequence[str]) -> str:
-    """Check a name that may also be a class of the user's."""
-    if value not in known and ":" not in value:
-        names = "' nor '".join(known)
-        raise ValueError(f"{value!r} is neither '{names}' nor 'package.module:Class'")
-    return value
+SHAPES = ("dijet3", "dijet4", "dijet5")
+"""Mass shapes of the package."""
+
+CLASSIFIERS = ("trees", "mlp", *ON_CONSTITUENTS)
+"""Classifiers of the package."""
 
 
-def _method(value: str) -> str:
-    return _named(value, METHODS)
+def _named(kind: str, own: Sequence[str]) -> AfterValidator:
+    """Check a name: one of the package's own, an installed package's, or a class of the user's."""
+
+    def check(value: str) -> str:
+        if value in own or ":" in value:
+            return value
+        names = [*own, *offered(kind)]
+        if value in names:
+            return value
+        close = difflib.get_close_matches(value, names, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        listed = "' nor '".join(names)
+        raise ValueError(f"{value!r} is neither '{listed}' nor 'file.py:Class' nor 'package.module:Class'{hint}")
+
+    return AfterValidator(check)
 
 
-Method = Annotated[str, AfterValidator(_method)]
+Method = Annotated[str, _named("method", METHODS)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    _folder: Path | None = PrivateAttr(None)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the file lies that the configuration was read from; no part of the configuration itself."""
+        return self._folder
 
     @field_validator("*", mode="before", check_fields=False)
     @classmethod
@@ -156,7 +176,11 @@ class MassConfig(_Section):
 
     range: tuple[Positive, Positive] = Field((2700.0, 6000.0), description="Fitted range of m_JJ, GeV.")
     sqrt_s: Positive = Field(13_000.0, description="Centre-of-mass energy, GeV.")
-    fit: Literal["dijet3", "dijet4", "dijet5"] = Field("dijet4", description="Shape of the spectrum.")
+    fit: Annotated[str, _named("shape", SHAPES)] = Field(
+        "dijet4",
+        description="Shape of the spectrum: 'dijet3', 'dijet4', 'dijet5', 'file.py:Class', 'package.module:Class', or"
+        " the name that an installed package offers.",
+    )
     bin_width: Positive = Field(20.0, description="Largest width of a bin of the fit, GeV.")
     draw: Literal["fit", "kde"] = Field(
         "fit",
@@ -195,8 +219,8 @@ class TemplateConfig(_Section):
         "from_noise",
         description="Where template events start: noise (Drapes 0), noise of the strength below, or data of the window"
         " (Drapes SR), data of the sidebands (SB), another simulation (MC), each with noise of that strength;"
-        " 'file' for a template that is there already (path below); or a method of your own, 'file.py:Class' or"
-        " 'package.module:Class'.",
+        " 'file' for a template that is there already (path below); or a method of your own, 'file.py:Class',"
+        " 'package.module:Class', or the name that an installed package offers.",
     )
     options: dict[str, int | float | bool | str] = Field({}, description="Further arguments of the method's class.")
     path: str | None = Field(
@@ -241,7 +265,7 @@ class TemplateConfig(_Section):
         if self.steps_left is not None and self.steps_left > self.steps:
             raise ValueError(f"steps_left {self.steps_left} exceeds the {counted(self.steps, 'step')}")
         # whether a method of the user's starts from a simulation, its class says
-        if ":" not in self.method and (self.source is not None) != (self.method == "from_simulation"):
+        if self.method in METHODS and (self.source is not None) != (self.method == "from_simulation"):
             raise ValueError("source names the simulation of from_simulation, and belongs to no other method")
         return self
 
@@ -300,10 +324,10 @@ class ConstituentsConfig(_Section):
         description="Noise sigma' of the kinematics in partial templates; null keeps those of the parents, which"
         " from_sidebands cannot do.",
     )
-    network: str = Field(
+    network: Annotated[str, _named("network", NETWORKS)] = Field(
         "transformer",
-        description="Network of the constituents: 'transformer' (PC-Droid), 'epic', 'deepsets' (with attention), or"
-        " 'package.module:Class'.",
+        description="Network of the constituents: 'transformer' (PC-Droid), 'epic', 'deepsets' (with attention),"
+        " 'file.py:Class', 'package.module:Class', or the name that an installed package offers.",
     )
     width: int = Field(64, ge=1, description="Its width.")
     depth: int = Field(3, ge=1, description="Its layers.")
@@ -346,11 +370,6 @@ class ConstituentsConfig(_Section):
         " jets add up to theirs within 1% for nine of ten.",
     )
 
-    @field_validator("network")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return _named(name, NETWORKS)
-
     @property
     def sizes(self) -> dict[str, int]:
         """What the network is built of."""
@@ -375,10 +394,10 @@ class ConstituentsConfig(_Section):
 class CwolaConfig(_Section):
     """The classifier between data and template."""
 
-    classifier: str = Field(
+    classifier: Annotated[str, _named("classifier", CLASSIFIERS)] = Field(
         "trees",
-        description="'trees', 'mlp', on the constituents 'constituents' or 'full_phase_space', or"
-        " 'package.module:Class'.",
+        description="'trees', 'mlp', on the constituents 'constituents' or 'full_phase_space', 'file.py:Class',"
+        " 'package.module:Class', or the name that an installed package offers.",
     )
     options: dict[str, int | float | bool | str] = Field(
         {},
@@ -394,10 +413,6 @@ class CwolaConfig(_Section):
     ensemble: int = Field(10, ge=1, description="Classifiers a fold, whose scores are averaged.")
     folds: int = Field(5, ge=2, description="Folds: an event is scored by the models that did not see its fold.")
 
-    @field_validator("classifier")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return _named(value, ("trees", "mlp", *ON_CONSTITUENTS))
 
 
 class HuntConfig(_Section):
@@ -497,7 +512,10 @@ class Config(_Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(description="Name of the search.")
     data: DataConfig
     signal: SignalConfig = SignalConfig()
-    processor: str = Field("processors/dijets.py:Dijets", description="'file.py:Class' or 'package.module:Class'.")
+    processor: str = Field(
+        "processors/dijets.py:Dijets",
+        description="'file.py:Class', 'package.module:Class', or the name that an installed package offers.",
+    )
     selection: SelectionConfig = SelectionConfig()
     features: tuple[str, ...] = Field(
         ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r"),
@@ -515,13 +533,6 @@ class Config(_Section):
     plots: PlotConfig = PlotConfig()
     blind: bool = Field(True, description="Whether data inside the windows are left uncounted and undrawn.")
     seed: int = Field(1, ge=0, description="The run's seed.")
-
-    _folder: Path | None = PrivateAttr(None)
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the file lies that it was read from; no part of the configuration itself."""
-        return self._folder
 
     @property
     def classifier_features(self) -> tuple[str, ...]:
@@ -802,9 +813,7 @@ def changed_config(config: Config, changes: Mapping[str, Any]) -> Config:
     changes : mapping
         Sections and keys of the top level, as JSON values.
     """
-    changed = check_config({**config.model_dump(mode="json"), **changes}, config.name)
-    changed._folder = config._folder
-    return changed
+    return _placed(check_config({**config.model_dump(mode="json"), **changes}, config.name), config.folder)
 
 
 def _absolute(config: Config, folder: Path) -> Config:
@@ -817,7 +826,7 @@ def _absolute(config: Config, folder: Path) -> Config:
     data = config.data
     paths = _each(place, data.path)
     truth = None if data.truth is None else place(data.truth)
-    placed = config.model_copy(
+    absolute = config.model_copy(
         update={
             "data": data.model_copy(update={"path": paths, "truth": truth}),
             "template": config.template.model_copy(
@@ -826,7 +835,16 @@ def _absolute(config: Config, folder: Path) -> Config:
             "study": config.study.model_copy(update={"source": sources(config.study.source)}),
         }
     )
-    placed._folder = folder
+    return _placed(absolute, folder)
+
+
+def _placed(config: Config, folder: Path | None) -> Config:
+    """Return a configuration whose parts know where its file lies: classes are looked for beside it."""
+    # copies: the defaults of two configurations are the same objects
+    parts = {name: section.model_copy() for name, section in config if isinstance(section, _Section)}
+    placed = config.model_copy(update=parts)
+    for one in (placed, *parts.values()):
+        one._folder = folder
     return placed
 
 

@@ -47,7 +47,7 @@ REJECTIONS = np.geomspace(1.0, 1e4, 81)
 def _sample(bench: Bench, events: Parents | Template, features: tuple[str, ...] | None = None) -> Sample:
     """Give events as the search's classifier takes them, or their features of these names."""
     config = bench.config
-    if features is None and reads_of(find_classifier(config.cwola.classifier)) == "constituents":
+    if features is None and reads_of(find_classifier(config.cwola.classifier, config.folder)) == "constituents":
         return _with_jets(bench, events)
     columns = [config.features.index(name) for name in (features or config.classifier_features)]
     return _as_sample(bench, events, events.x[:, columns])
@@ -55,7 +55,7 @@ def _sample(bench: Bench, events: Parents | Template, features: tuple[str, ...] 
 
 def _classifier(bench: Bench) -> Any:  # noqa: ANN401 - whatever makes one
     cwola = bench.config.cwola
-    return load_classifier(cwola.classifier, cwola.options, bench.device)
+    return load_classifier(cwola.classifier, cwola.options, bench.device, cwola.folder)
 
 
 def _with_jets(bench: Bench, events: Parents | Template) -> Sample:

@@ -152,7 +152,7 @@ def trial_key(trial: Trial, keys: SampleKeys) -> str:
         config.classifier_features,
     ]
     # editing a classifier of one's own makes old records stale
-    own.append(list(source_hashes(find_classifier(config.cwola.classifier))))
+    own.append(list(source_hashes(find_classifier(config.cwola.classifier, config.folder))))
     if trial.kind == "sculpting":
         own.append(_part(config, "hunt")["hunt"]["background_efficiencies"])
     if trial.models:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drapes_hep.config import Config, ConstituentsConfig, TemplateConfig, TrainingConfig
+from drapes_hep.config import NETWORKS, Config, ConstituentsConfig, TemplateConfig, TrainingConfig
 from drapes_hep.diffusion.schedules import Schedule
 from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError
@@ -139,7 +139,7 @@ class DrapesConstituents(BackgroundMethod):
 
     def settings(self) -> Mapping[str, Any]:
         """Return the hash of a network of the user's: an edited file is another network."""
-        return {"network's source": list(source_hashes(find_backbone(self.section.network)))}
+        return {"network's source": list(source_hashes(find_backbone(self.section.network, self.section.folder)))}
 
     def fit(self, task: FitTask) -> tuple[ConstituentModel, Mapping[str, TrainingCurve]]:
         """Train the models of the jets' kinematics and of one jet's constituents."""
@@ -190,7 +190,7 @@ class DrapesConstituents(BackgroundMethod):
             network = "DeepSets with attention" if section.kinematics_network == "deepsets" else "a residual network"
             jets = f"The kinematics of both jets, given their mass, are made by {network} ({_budget(training)})"
         # a class of the user's has a width or has none
-        own = f"at most {section.epochs} passes" if ":" in section.network else _budget(section)
+        own = f"at most {section.epochs} passes" if section.network not in NETWORKS else _budget(section)
         return (
             f"Templates are made of constituents. {jets}; the constituents of one jet, given that jet, are made by the"
             f" network {section.network} ({own} in batches of {section.batch} jets; {section.steps} steps of"
@@ -204,7 +204,7 @@ class DrapesConstituents(BackgroundMethod):
     def load(self, folder: Path, device: str) -> ConstituentModel:
         """Read both models."""
         # the configuration may name a network of the user's, a model's card may not
-        return load_constituent_model(folder, device, find_backbone(self.section.network))
+        return load_constituent_model(folder, device, find_backbone(self.section.network, self.section.folder))
 
     def describe(self, model: ConstituentModel) -> Mapping[str, Any]:
         """Return strength, steps and evaluations of the constituents' sampler."""

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, UsersCode, told
-from drapes_hep.events.loading import is_users
-from drapes_hep.plugins import Kind, check_options, load_class, source_hashes
+from drapes_hep.events.loading import Kind, is_users, source_hashes
+from drapes_hep.plugins import check_options, class_with, load_class
 from drapes_hep.templates.checked import CheckedMethod, check_declared
 from drapes_hep.templates.methods import BackgroundMethod
 from drapes_hep.templates.plan import Origin
@@ -22,7 +22,9 @@ _CONSTITUENTS = "drapes_hep.templates.drapes_constituents:DrapesConstituents"
 METHODS: dict[str, str] = {**dict.fromkeys(RECIPES, _FEATURES), "file": "drapes_hep.templates.table:TemplateTable"}
 """The package's own, by the names that ``template.method`` takes."""
 
-_KIND = Kind("template.method", "background method", ("fit", "save", "load", "sample"), METHODS)
+_KIND = Kind(
+    "method", "template.method", "a background method", class_with("fit", "save", "load", "sample"), METHODS
+)
 
 
 def find_method(config: Config) -> type[BackgroundMethod]:
@@ -30,7 +32,7 @@ def find_method(config: Config) -> type[BackgroundMethod]:
     name = config.template.method
     if name in RECIPES and config.constituents is not None:
         name = _CONSTITUENTS
-    return load_class(_KIND, name, config.folder)
+    return cast(type[BackgroundMethod], load_class(_KIND, name, config.folder))
 
 
 def method_of(config: Config) -> BackgroundMethod:
