@@ -94,6 +94,7 @@ def _check_plugins(config: Config) -> str:
     """Load what the configuration names: better now than after an hour of training; gives the processor's place."""
     from drapes_hep.cwola.classifiers import load_classifier, reads_of
     from drapes_hep.events.loading import class_sources
+    from drapes_hep.mass import find_shape
     from drapes_hep.stages.skim import load_selection, make_processor
     from drapes_hep.templates.registry import method_of
 
@@ -103,6 +104,7 @@ def _check_plugins(config: Config) -> str:
         raise ConfigError(
             f"constituents: {config.processor} keeps none; set processor: processors/constituents.py:Constituents"
         )
+    find_shape(config.mass)
     make_processor(config, selection)
     sources = class_sources(selection)
     classifier = load_classifier(config.cwola.classifier, config.cwola.options, folder=config.folder)

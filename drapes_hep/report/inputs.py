@@ -223,6 +223,12 @@ class RunFiles:
         """Names of the features."""
         return tuple(str(f) for f in self.config.get("features", ()))
 
+    @property
+    def fit_title(self) -> str:
+        """Title of the mass shape in brackets, to follow "the fit"; empty for a run of an earlier version."""
+        title = self.hunt.get("shape")
+        return f" ({title})" if title else ""
+
     @cached_property
     def edges(self) -> npt.NDArray[np.float64]:
         """Bins of the spectrum, GeV."""

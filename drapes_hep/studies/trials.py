@@ -21,7 +21,7 @@ from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.loading import source_hashes
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.files import content_hash, write_json
-from drapes_hep.mass import SpectrumFit, spectrum_edges
+from drapes_hep.mass import SpectrumFit, shape_sources, spectrum_edges
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
 from drapes_hep.stamps import code_hash
@@ -158,6 +158,7 @@ def trial_key(trial: Trial, keys: SampleKeys) -> str:
     if trial.models:
         own += [
             _part(config, "template", "mass", "constituents"),
+            shape_sources(config.mass),
             # N-subjettiness of generated constituents
             [config.data.radius, config.data.axes],
             [model_key(config, keys, saw) for saw in trial.models],
