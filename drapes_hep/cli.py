@@ -387,7 +387,7 @@ def validate(
     from drapes_hep.stages.skim import check_labels, examine_files
     from drapes_hep.studies.design import check_study
 
-    check_classifier_features(checked.features, checked.classifier_features)
+    check_classifier_features(checked.features, checked.classifier_features, **checked.definitions)
     place = _check_plugins(checked)
     check_study(checked)
     _check_generators(checked)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +34,7 @@ __all__ = [
     "ConstituentsConfig",
     "CwolaConfig",
     "DataConfig",
+    "FeatureConfig",
     "HuntConfig",
     "MassConfig",
     "PlotConfig",
@@ -110,6 +111,8 @@ class _Section(BaseModel):
     def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
         """Turn a value of YAML into one of the field's types; pydantic alone takes true for 1 and text for numbers."""
         field = cls.model_fields[info.field_name or ""]
+        if field.annotation == dict[str, FeatureConfig]:
+            return _definitions(value)
         if section_of(field) is None:
             return plain_value(field.annotation, value)
         if value is None and field.default is not None:
@@ -119,6 +122,18 @@ class _Section(BaseModel):
             return value
         example = next((f"{key}: {shown}" for key, shown in _examples(section_of(field))), "")
         raise ValueError(f"is a section: write its keys below it, indented, such as '{example}'")
+
+
+def _definitions(value: Any) -> Any:  # noqa: ANN401
+    """Write definitions out that are an expression alone."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError("is a section: write its keys below it, indented, such as 'pt_ratio: pt_j2 / pt_j1'")
+    for name, one in value.items():
+        if not isinstance(one, (str, Mapping, BaseModel)):
+            raise ValueError(f"{name} is neither an expression nor a section with one")
+    return {str(name): {"expression": one} if isinstance(one, str) else one for name, one in value.items()}
 
 
 class DataConfig(_Section):
@@ -166,9 +181,44 @@ class SelectionConfig(_Section):
         description="Constituents that a jet keeps in the skim, the leading ones in pT; null keeps all. For processors"
         " that read constituents; the others refuse a number.",
     )
+    keep: tuple[str, ...] = Field(
+        (),
+        description="Further fields of the jets' file that the skim keeps, such as msoftdrop for FatJet_msoftdrop, as"
+        " msoftdrop_j1 of the heavier and msoftdrop_j2 of the lighter jet.",
+    )
     undefined: Literal["drop"] | float = Field(
         "drop", description="A derived feature that is undefined (tau21 where tau1 = 0): drop the event, or this value."
     )
+
+
+class FeatureConfig(_Section):
+    """A feature that the configuration defines: text alone is its expression."""
+
+    expression: str | None = Field(
+        None,
+        description="Of columns of both jets, J1 the heavier: pt_j1, eta_j2, phi, mass, tau1, tau2, tau3, with"
+        " constituents n, fields of selection.keep, features, other definitions; in NumExpr's or TTreeFormula's"
+        " spelling. Without it, the name is a column that selection.keep keeps.",
+    )
+    label: str | None = Field(None, description="On axes and in tables, LaTeX between dollars; the name by default.")
+    unit: str = Field("", description="Of the values, such as GeV.")
+    bounds: tuple[float | None, float | None] | None = Field(
+        None,
+        description="Values that it can take at all, null where there is no bound: none outside is generated, and one"
+        " in the data is an error.",
+    )
+    range: tuple[float, float] | None = Field(
+        None, description="Of its histograms; by default the bounds, else 0 to 1000 where the unit is GeV, 0 to 1."
+    )
+    bins: int = Field(60, ge=1, le=10_000, description="Of its histograms.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> FeatureConfig:
+        for name in ("bounds", "range"):
+            pair = getattr(self, name)
+            if pair is not None and None not in pair and not pair[0] < pair[1]:
+                raise ValueError(f"{name} must rise, got {pair[0]:g} to {pair[1]:g}")
+        return self
 
 
 class MassConfig(_Section):
@@ -414,7 +464,6 @@ class CwolaConfig(_Section):
     folds: int = Field(5, ge=2, description="Folds: an event is scored by the models that did not see its fold.")
 
 
-
 class HuntConfig(_Section):
     """The bump hunt."""
 
@@ -522,6 +571,9 @@ class Config(_Section):
         min_length=1,
         description="What the diffusion model makes; the classifier sees cwola.features.",
     )
+    define: dict[str, FeatureConfig] = Field(
+        {}, description="Features of your own by name: an expression, or a section with one."
+    )
     mass: MassConfig = MassConfig()
     windows: WindowsConfig = WindowsConfig()
     template: TemplateConfig = TemplateConfig()
@@ -533,6 +585,11 @@ class Config(_Section):
     plots: PlotConfig = PlotConfig()
     blind: bool = Field(True, description="Whether data inside the windows are left uncounted and undrawn.")
     seed: int = Field(1, ge=0, description="The run's seed.")
+
+    @property
+    def definitions(self) -> dict[str, Any]:
+        """What the functions of :mod:`drapes_hep.events.features` need for the features that are defined here."""
+        return {"define": self.model_dump(mode="json")["define"], "keep": self.selection.keep}
 
     @property
     def classifier_features(self) -> tuple[str, ...]:
@@ -584,12 +641,23 @@ class Config(_Section):
             )
         if len(set(self.features)) != len(self.features):
             raise ValueError("a feature is listed twice")
+        if len(set(self.selection.keep)) != len(self.selection.keep):
+            raise ValueError("selection.keep: a field is listed twice")
         return self
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _named_alone(cls, value: Any) -> Any:  # noqa: ANN401
+        entries = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(one, Mapping) for one in entries):
+            raise ValueError("lists names alone: define a feature of your own under 'define', and name it here")
+        return value
 
 
 def section_of(info: FieldInfo) -> type[BaseModel] | None:
     """Give the section that a field holds, also one that may be left out; None for a value."""
-    for kind in (info.annotation, *get_args(info.annotation)):
+    kinds = () if get_origin(info.annotation) is dict else get_args(info.annotation)
+    for kind in (info.annotation, *kinds):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind
     return None
@@ -614,6 +682,8 @@ def _examples(section: type[BaseModel] | None) -> Iterator[tuple[str, object]]:
 def _unknown(place: str) -> str:
     """Word an unknown key: the key that was meant, and how sections are written."""
     known = list(_keys(Config))
+    if place.startswith("define."):
+        known = [f"{place.rpartition('.')[0]}.{name}" for name in FeatureConfig.model_fields]
     spelled = place.lower().replace("-", "_")
     last = spelled.rpartition(".")[2]
     if place.rpartition(".")[2] != last or place != spelled:
@@ -649,6 +719,8 @@ def _dotted(place: tuple[str | int, ...]) -> str | None:
 def _place(location: tuple[str | int, ...]) -> str:
     """Join the place of an error as far as it is keys of the configuration; pydantic adds types of unions."""
     known = set(_keys(Config))
+    if location[:1] == ("define",):
+        return ".".join(map(str, location[:3]))
     place = ""
     for part in location:
         longer = f"{place}.{part}" if place else str(part)

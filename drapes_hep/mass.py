@@ -177,7 +177,9 @@ def _check_basis(shape: SpectrumShape, z: FloatArray) -> None:
     """Refuse functions that no fit can tell apart, that leave the number of events fixed, or that see other masses."""
     said, g = f"mass.fit {shape.name}", shape.basis(z)
     if not np.allclose(g[:1], shape.basis(z[:1]), rtol=1e-12, atol=0):
-        raise ConfigError(f"{said}: basis(z) of one mass depends on the other masses: compute each row from its z alone")
+        raise ConfigError(
+            f"{said}: basis(z) of one mass depends on the other masses: compute each row from its z alone"
+        )
     size = np.linalg.norm(g, axis=0)
     zero = [name for name, norm in zip(shape.parameter_names, size, strict=True) if norm == 0]
     if zero:

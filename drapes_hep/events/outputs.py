@@ -7,7 +7,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from types import CodeType
 from typing import Any, NoReturn
@@ -72,10 +72,16 @@ class Wanted:
         Columns of the skim.
     mass_range : tuple of float
         m_JJ in GeV, lower edge inclusive and upper edge exclusive.
+    kept : tuple of str
+        Further columns of the skim.
+    bounds : mapping of str to (float, float)
+        Values that a feature can take.
     """
 
     features: tuple[str, ...]
     mass_range: tuple[float, float]
+    kept: tuple[str, ...] = ()
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
@@ -240,9 +246,9 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
     def _check_columns(self, columns: Mapping[str, Column], event: Callable[[int, npt.NDArray[Any]], str]) -> None:
         """Check the columns of selected events, of one chunk or of all."""
         wanted = ("event_id", "weight", "mjj", *self._wanted.features)
-        absent = [name for name in wanted if name not in columns]
+        absent = [name for name in (*wanted, *self._wanted.kept) if name not in columns]
         if absent:
-            self._refuse(f"the skim has no column '{absent[0]}'; it needs {', '.join(wanted)}")
+            self._refuse(f"the skim has no column '{absent[0]}'; it needs {', '.join((*wanted, *self._wanted.kept))}")
         if "label" in columns:
             self._refuse("the skim has a column 'label': labels go into 'truth'")
         ids = np.asarray(columns["event_id"])
@@ -259,6 +265,10 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
                 if len(array) and array.dtype.kind not in "iuf":
                     self._refuse(f"the skim's '{name}' holds {array.dtype}, not numbers")
                 flag(name, ~np.isfinite(array.astype(np.float64)), "NaN or infinity")
+            if name in self._wanted.bounds:
+                low, high = self._wanted.bounds[name]
+                outside = (np.asarray(values) < low) | (np.asarray(values) > high)
+                flag(name, outside, f"values outside its bounds ({low:g} to {high:g})")
         mjj, (low, high) = np.asarray(columns["mjj"], dtype=np.float64), self._wanted.mass_range
         flag("mjj", (mjj < low) | (mjj >= high), f"values outside mass.range ({low:g} to {high:g} GeV)")
         if "jets" in columns:

@@ -15,7 +15,7 @@ import torch
 
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError, counted
-from drapes_hep.events.features import check_classifier_features, check_features
+from drapes_hep.events.features import check_classifier_features, refuse_resonant
 from drapes_hep.events.skims import Skim, read_skim
 from drapes_hep.files import read_json
 from drapes_hep.progress import Reporter
@@ -70,7 +70,7 @@ class Context:
         count = cores if workers is None else workers
         if count < 1:
             raise ConfigError(f"--workers {count}: at least 1")
-        check_classifier_features(config.features, config.classifier_features)
+        check_classifier_features(config.features, config.classifier_features, **config.definitions)
         return cls(
             config,
             run,
@@ -175,7 +175,7 @@ def feature_matrix(
         If a value is not finite, or so large that its square is not. Trees would sort it with the others and say
         nothing.
     """
-    check_features(features)
+    refuse_resonant(features)
     columns = [np.asarray(events[name], dtype=np.float64) for name in features]
     for name, column in zip(features, columns, strict=True):
         with np.errstate(invalid="ignore"):

@@ -70,7 +70,7 @@ def simulation_stage(context: Context) -> Stage:
     return Stage(
         "skim.simulation",
         config.model_dump(mode="json"),
-        ("processor", "selection", "features", "mass.range", "data.radius", "data.axes"),
+        ("processor", "selection", "features", "define", "mass.range", "data.radius", "data.axes"),
         lambda: [*expand(source)],
         other={"processor's source": [file_hash(path) for path in class_sources(load_selection(config))]},
     )

@@ -20,6 +20,7 @@ from drapes_hep.errors import ConfigError, DrapesError, InputError, UsersCode, c
 from drapes_hep.events.blinding import Blinding, empty_hidden_bins, measures_mjj
 from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.failures import FailedFilesError, Failure
+from drapes_hep.events.features import check_features, kept_columns
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
 from drapes_hep.events.loading import class_sources, load_processor, processor_folders
 from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators, json_form, needs
@@ -74,7 +75,7 @@ def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None) -> Sta
         "skim",
         config.model_dump(mode="json"),
         (
-            *("name", "signal", "processor", "selection", "features", "mass.range"),
+            *("name", "signal", "processor", "selection", "features", "define", "mass.range"),
             *("data.labels", "data.layout", "data.radius", "data.axes"),
         ),
         reads,
@@ -122,8 +123,9 @@ def reading_of(config: Config) -> Reading:
     """Say how the configuration's files are read."""
     wants = getattr(load_selection(config), "reads_constituents", False)
     return Reading(
-        config.data.layout, config.data.radius, config.data.axes, constituents=bool(wants), empty=config.data.empty
-    )
+        config.data.layout, config.data.radius, config.data.axes, constituents=bool(wants), empty=config.data.empty,
+        keep=config.selection.keep,
+    )  # fmt: skip
 
 
 def _fileset(config: Config) -> dict[str, Any]:
@@ -386,6 +388,8 @@ def make_processor(config: Config, processor_class: Foreign) -> CheckedProcessor
     if config.selection.max_constituents is not None:
         # only if given: a processor without constituents knows no such setting, and says so
         settings["max_constituents"] = config.selection.max_constituents
+    # likewise: a processor of one's own may know neither
+    settings |= {name: value for name, value in config.definitions.items() if value}
     name = f"processor '{config.processor}'"
     try:
         inspect.signature(processor_class).bind(settings)
@@ -395,7 +399,26 @@ def make_processor(config: Config, processor_class: Foreign) -> CheckedProcessor
         pass
     with UsersCode(lambda error: ConfigError(f"{name}: cannot be made with the settings ({reason_of(error)})")):
         made = processor_class(settings)
-    return CheckedProcessor(made, Wanted(config.features, config.mass.range))
+    return CheckedProcessor(
+        made,
+        Wanted(
+            config.features,
+            config.mass.range,
+            kept_columns(config.selection.keep),
+            _bounds(config),
+        ),
+    )
+
+
+def _bounds(config: Config) -> dict[str, tuple[float, float]]:
+    """Return what the features that the configuration defines may be in the data."""
+    found = check_features(config.features, **config.definitions)
+    filled = [] if isinstance(config.selection.undefined, str) else [config.selection.undefined]
+    return {
+        one.name: (min(one.domain[0], *filled), max(one.domain[1], *filled)) if filled else one.domain
+        for one in found
+        if one.name in config.define
+    }
 
 
 def run_selection(

@@ -277,7 +277,7 @@ def _shapes(
 ) -> dict[str, dict[str, list[float]]]:
     """Give the distributions of events before and after they were carried, as densities in each feature's range."""
     out: dict[str, dict[str, list[float]]] = {}
-    for j, feature in enumerate(check_features(bench.config.features)):
+    for j, feature in enumerate(check_features(bench.config.features, **bench.config.definitions)):
         edges = np.linspace(*feature.range, _SHAPE_BINS + 1)
         values = {
             "Signal": before[signal, j],

@@ -285,7 +285,7 @@ class DrapesConstituents(BackgroundMethod):
         )
         built = build_jets(constituents, self.reading, None if model.adds_up else jets[rows])
         mjj = invariant_mass(built)
-        x = np.stack(list(compute_features(self.config.features, built).values()), axis=1)
+        x = np.stack(list(compute_features(self.config.features, built, **self.config.definitions).values()), axis=1)
         bounds = model.jets.bounds
         leading, widest = ak.to_numpy(built["pt"][:, 0]), ak.to_numpy(ak.max(abs(built["eta"]), axis=1))
         reasons = {

@@ -22,9 +22,7 @@ _CONSTITUENTS = "drapes_hep.templates.drapes_constituents:DrapesConstituents"
 METHODS: dict[str, str] = {**dict.fromkeys(RECIPES, _FEATURES), "file": "drapes_hep.templates.table:TemplateTable"}
 """The package's own, by the names that ``template.method`` takes."""
 
-_KIND = Kind(
-    "method", "template.method", "a background method", class_with("fit", "save", "load", "sample"), METHODS
-)
+_KIND = Kind("method", "template.method", "a background method", class_with("fit", "save", "load", "sample"), METHODS)
 
 
 def find_method(config: Config) -> type[BackgroundMethod]:
