@@ -200,6 +200,11 @@ class FeatureConfig(_Section):
         " constituents n, fields of selection.keep, features, other definitions; in NumExpr's or TTreeFormula's"
         " spelling. Without it, the name is a column that selection.keep keeps.",
     )
+    function: str | None = Field(
+        None,
+        description="In the place of an expression, a function of both jets: 'file.py:function' or"
+        " 'package.module:function'.",
+    )
     label: str | None = Field(None, description="On axes and in tables, LaTeX between dollars; the name by default.")
     unit: str = Field("", description="Of the values, such as GeV.")
     bounds: tuple[float | None, float | None] | None = Field(
@@ -218,6 +223,8 @@ class FeatureConfig(_Section):
             pair = getattr(self, name)
             if pair is not None and None not in pair and not pair[0] < pair[1]:
                 raise ValueError(f"{name} must rise, got {pair[0]:g} to {pair[1]:g}")
+        if self.expression is not None and self.function is not None:
+            raise ValueError("has an expression and a function; keep one")
         return self
 
 
@@ -589,7 +596,12 @@ class Config(_Section):
     @property
     def definitions(self) -> dict[str, Any]:
         """What the functions of :mod:`drapes_hep.events.features` need for the features that are defined here."""
-        return {"define": self.model_dump(mode="json")["define"], "keep": self.selection.keep}
+        define = self.model_dump(mode="json")["define"]
+        if self.folder is not None:
+            # where functions are looked for: a worker process knows nothing of the configuration
+            for one in define.values():
+                one["folder"] = None if one["function"] is None else str(self.folder)
+        return {"define": define, "keep": self.selection.keep}
 
     @property
     def classifier_features(self) -> tuple[str, ...]:

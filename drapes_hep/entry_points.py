@@ -1,7 +1,7 @@
 """Names that installed packages add: entry points of the group ``drapes_hep``.
 
-A package offers a class as ``KIND.NAME``, for example ``classifier.lightgbm = my_package.trees:LightGBM``; its name in a
-configuration is then ``lightgbm``. Nothing is imported until a configuration names it.
+A package offers a class as ``KIND.NAME``, for example ``classifier.lightgbm = my_package.trees:LightGBM``; its name in
+a configuration is then ``lightgbm``. Nothing is imported until a configuration names it.
 """
 
 from __future__ import annotations

@@ -13,20 +13,24 @@ definitions as ``define`` (for each name a mapping with ``expression`` and, opti
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.errors import ConfigError
+from drapes_hep.errors import ConfigError, UsersCode, told
 from drapes_hep.events.expressions import evaluate, variables
+from drapes_hep.events.loading import Kind, is_users, load_object, processor_folders
 from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.types import AwkwardArray, Column
+from drapes_hep.files import file_hash
 
 __all__ = [
     "FEATURES",
@@ -36,6 +40,7 @@ __all__ = [
     "check_features",
     "compute_features",
     "domains",
+    "function_sources",
     "invariant_mass",
     "kept_columns",
     "kept_fields",
@@ -192,6 +197,8 @@ class _Defined:
             text = _expression(name, self.define)
             if text is not None:
                 return evaluate(text, column, len(j1))
+            if _function(name, self.define) is not None:
+                return self._called(name, j1, j2)
             field, _, which = name.rpartition("_j")
             jet = (j1, j2)[int(which) - 1]
             if field not in ak.fields(jet):
@@ -202,6 +209,42 @@ class _Defined:
             return np.where(np.isfinite(found), found, np.nan)
 
         return column(self.name)
+
+    def _called(self, name: str, j1: AwkwardArray, j2: AwkwardArray) -> FloatArray:
+        said = f"define.{name}.function {_function(name, self.define)}"
+        function = _load_function(name, self.define)
+        with UsersCode(lambda error: ConfigError(f"{said}: {told(error, is_users)}")), np.errstate(all="ignore"):
+            found = np.asarray(ak.to_numpy(function(j1, j2)))
+        if found.shape != (len(j1),) or found.dtype.kind not in "biuf":
+            raise ConfigError(f"{said}: returned {found.dtype} of shape {found.shape}, not {len(j1)} numbers")
+        return np.where(np.isfinite(found), found, np.nan).astype(np.float64)
+
+
+_KIND = Kind(
+    "feature",
+    "define",
+    "a function of two jets",
+    lambda found: None if callable(found) else "cannot be called",
+)
+
+
+def _function(name: str, define: Definitions) -> str | None:
+    """Return the name of the function that makes a feature; None where none does."""
+    function = (define.get(name) or {}).get("function")
+    return None if function is None else str(function)
+
+
+def _load_function(name: str, define: Definitions) -> Any:  # noqa: ANN401
+    folder = (define.get(name) or {}).get("folder")
+    kind = replace(_KIND, key=f"define.{name}.function")
+    return load_object(kind, str(_function(name, define)), processor_folders(None if folder is None else Path(folder)))
+
+
+def function_sources(define: Definitions) -> dict[str, str]:
+    """Return the hashes of the files of the functions that make features, by feature; raises ConfigError."""
+    functions = {name: _load_function(name, define) for name in define if _function(name, define) is not None}
+    files = {name: inspect.getsourcefile(inspect.unwrap(one)) for name, one in functions.items()}
+    return {name: file_hash(Path(file)) for name, file in files.items() if file is not None}
 
 
 def _expression(name: str, define: Definitions) -> str | None:
@@ -239,11 +282,14 @@ def _check_definition(name: str, define: Definitions, keep: Sequence[str]) -> No
         what = "a feature of the package" if name in FEATURES else "a column of every skim or jet"
         raise ConfigError(f"{said}: is {what}; take another name")
     text = _expression(name, define)
+    if _function(name, define) is not None:
+        _load_function(name, define)
+        return
     if text is None:
         if name in kept:
             return
         raise ConfigError(
-            f"{said}: needs an expression, such as 'pt_j2 / pt_j1', or be a column that selection.keep keeps"
+            f"{said}: needs an expression, such as 'pt_j2 / pt_j1', or a function, or to be a column of selection.keep"
         )
     if name in kept:
         raise ConfigError(

@@ -24,19 +24,17 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.checks import impossible, impossible_taus, impossible_weights
 from drapes_hep.events.features import wrapped
+from drapes_hep.events.loading import SOURCE
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, offsets_of, ragged
 from drapes_hep.events.types import AwkwardArray, Events, Foreign
 
-__all__ = ["SOURCE", "STRIPPED", "Hooks", "NoCut", "first_of", "flat_jets", "name_event", "no_cut", "protect"]
+__all__ = ["STRIPPED", "Hooks", "NoCut", "first_of", "flat_jets", "name_event", "no_cut", "protect"]
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Refuse = Callable[..., NoReturn]
 """Called with the problem, the remedy, and optionally one flag per event that is at fault."""
-
-SOURCE = "__drapes_source__"
-"""Attribute in which a class that was loaded by path keeps its file."""
 
 STRIPPED = "<dynamic-code>"
 """What cloudpickle (from 3.1.3 on) writes for the file of code that travels by value."""

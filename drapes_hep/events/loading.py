@@ -1,8 +1,8 @@
 """Objects that a configuration names: processors, methods, classifiers, networks, features and mass shapes.
 
 ``NAME``
-    One of the package's own, or one that an installed package offers as an entry point (:mod:`drapes_hep.entry_points`).
-    The package's own names win.
+    One of the package's own, or one that an installed package offers (:mod:`drapes_hep.entry_points`). The package's
+    own names win.
 ``path/to/file.py:Class``
     A file that the user edits. A relative path is looked for in the working directory, then beside the configuration,
     then in the folder above it (the project's), then in the package's own starter. A file that loads another one looks
@@ -36,11 +36,12 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 from drapes_hep.entry_points import offered
 from drapes_hep.errors import ConfigError, UsersCode, reason_of
 from drapes_hep.events.grounds import unwatched, watched
-from drapes_hep.events.hooks import SOURCE
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import file_hash
 
 __all__ = [
+    "NEEDS",
+    "SOURCE",
     "Kind",
     "class_sources",
     "is_users",
@@ -54,7 +55,17 @@ __all__ = [
     "starter_folder",
 ]
 
+NEEDS = (
+    "a search needs three things of a processor: __init__(self, settings), and of process(self, events) beside 'hists'"
+    " a 'cutflow' and a 'skim' of the selected events (docs/how-to.md#use-a-coffea-processor)"
+)
+"""What a processor of coffea's must offer beyond what coffea asks of it."""
+
 _MODULE = "_drapes_processor_"
+
+SOURCE = "__drapes_source__"
+"""Attribute in which a class that was loaded by path keeps its file."""
+
 _SEARCHED: ContextVar[tuple[Path, ...] | None] = ContextVar("_SEARCHED", default=None)
 """Where the processor file that runs just now was looked for."""
 
@@ -232,9 +243,9 @@ def load_object(kind: Kind, name: str, search: Sequence[str | Path] | None = Non
     if place.endswith(".py"):
         module = load_module(said, place, search)
     else:
-        with UsersCode(lambda error: ConfigError(f"{said}: module {place} cannot be imported ({_reason(error)})")):
-            with watched():
-                module = importlib.import_module(place)
+        fails = f"{said}: module {place} cannot be imported"
+        with UsersCode(lambda error: ConfigError(f"{fails} ({_reason(error)})")), watched():
+            module = importlib.import_module(place)
     found: Any = module
     for part in attribute.split("."):
         found = getattr(found, part, None)
@@ -270,8 +281,10 @@ def _offered(kind: Kind, name: str) -> str:
 
 
 def _lacks_process(found: Any) -> str | None:  # noqa: ANN401
-    fits = isinstance(found, type) and callable(getattr(found, "process", None))
-    return None if fits else "is not a class with a method process(events)"
+    if isinstance(found, type) and callable(getattr(found, "process", None)):
+        return None
+    kind = "function" if callable(found) and not hasattr(found, "process") else type(found).__name__
+    return f"is a {kind}, not a class with a method process(events); {NEEDS}"
 
 
 _PROCESSOR = Kind("processor", "processor", "a processor", _lacks_process)

@@ -25,11 +25,11 @@ from drapes_hep.errors import ConfigError, DrapesError, UsersCode, reason_of, to
 from drapes_hep.events.accumulate import ColumnParts, chunk_key
 from drapes_hep.events.features import invariant_mass
 from drapes_hep.events.hooks import STRIPPED, first_of, flat_jets, name_event, protect
-from drapes_hep.events.loading import class_sources, is_users, names_defined
+from drapes_hep.events.loading import NEEDS, class_sources, is_users, names_defined
 from drapes_hep.events.schema import JET_FIELDS
 from drapes_hep.events.types import Column, Events, Foreign
 
-__all__ = ["CheckedProcessor", "Wanted", "accumulators", "json_form", "needs"]
+__all__ = ["CheckedProcessor", "Wanted", "accumulators", "json_form"]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -41,25 +41,6 @@ _FLOW = ("read", "golden_json", "trigger", "two_jets", "leading_pt", "abs_eta", 
 
 _MASS_TOLERANCE = 1e-5
 """By which m_JJ may differ from that of the jets, as a fraction: some roundings of jets in single precision."""
-
-
-def needs(name: str) -> str:
-    """Return the words for what a processor must offer.
-
-    Parameters
-    ----------
-    name : str
-        What to call it.
-
-    Returns
-    -------
-    str
-        One line.
-    """
-    return (
-        f"{name}: a search needs __init__(self, settings), process(self, events) that returns 'hists', 'cutflow' and"
-        " 'skim', and postprocess(self, accumulator); copy processors/dijets.py, or subclass its Dijets"
-    )
 
 
 @dataclass(frozen=True)
@@ -180,10 +161,10 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
     def _check_keys(self, out: Foreign) -> None:
         if not isinstance(out, Mapping):
             kind = "nothing" if out is None else f"a {type(out).__name__}"
-            self._refuse(f"process(events) returned {kind}, not a dict with 'hists', 'cutflow' and 'skim'")
+            self._refuse(f"process(events) returned {kind}: {NEEDS}")
         absent = [key for key in ("hists", "cutflow", "skim") if key not in out]
         if absent:
-            raise ConfigError(needs(f"{self._name}: process(events) returned no '{absent[0]}'"))
+            self._refuse(f"process(events) returned no '{absent[0]}': {NEEDS}")
         strange = [key for key in out if not isinstance(key, str)]
         if strange:
             self._refuse(f"the output has the key {strange[0]!r}, which is no text")
@@ -199,8 +180,8 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
             if not isinstance(name, str) or not isinstance(one, boost_histogram.Histogram):
                 self._refuse(f"hists[{name!r}] is a {type(one).__name__}, not a hist.Hist under a name")
             view = np.asarray(one.view(flow=True))
-            for field in view.dtype.names or (None,):
-                if not np.isfinite(np.asarray(view if field is None else view[field], dtype=np.float64)).all():
+            for part in view.dtype.names or (None,):
+                if not np.isfinite(np.asarray(view if part is None else view[part], dtype=np.float64)).all():
                     self._refuse(f"hists[{name!r}] holds NaN or infinity: was it filled with such weights?")
             self._json(one, f"hists[{name!r}]")
         form = "expected {dataset: {step: {'events': N, 'weight': W}}}"

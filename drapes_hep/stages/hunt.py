@@ -45,7 +45,7 @@ def hunt_stage(context: Context, windows: Sequence[Window]) -> Stage:
     return Stage(
         "hunt",
         config,
-        ("hunt", "mass", "blind", "seed", "features", "template", "training"),
+        ("hunt", "mass", "blind", "seed", "features", "define", "template", "training"),
         lambda: reads,
         other={
             "windows": [[window.lo, window.hi] for window in windows],

@@ -10,6 +10,7 @@ import numpy as np
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, InputError
 from drapes_hep.events.chunks import FileInfo, Reading
+from drapes_hep.events.features import function_sources
 from drapes_hep.events.loading import class_sources
 from drapes_hep.events.readers import expand, expand_trees
 from drapes_hep.events.running import scan_fileset
@@ -72,7 +73,10 @@ def simulation_stage(context: Context) -> Stage:
         config.model_dump(mode="json"),
         ("processor", "selection", "features", "define", "mass.range", "data.radius", "data.axes"),
         lambda: [*expand(source)],
-        other={"processor's source": [file_hash(path) for path in class_sources(load_selection(config))]},
+        other={
+            "features' sources": function_sources(config.definitions["define"]),
+            "processor's source": [file_hash(path) for path in class_sources(load_selection(config))],
+        },
     )
 
 

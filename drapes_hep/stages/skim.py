@@ -20,10 +20,10 @@ from drapes_hep.errors import ConfigError, DrapesError, InputError, UsersCode, c
 from drapes_hep.events.blinding import Blinding, empty_hidden_bins, measures_mjj
 from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.failures import FailedFilesError, Failure
-from drapes_hep.events.features import check_features, kept_columns
+from drapes_hep.events.features import check_features, function_sources, kept_columns
 from drapes_hep.events.injection import SignalInjection, choose_signal, collect_ids, collect_truth
-from drapes_hep.events.loading import class_sources, load_processor, processor_folders
-from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators, json_form, needs
+from drapes_hep.events.loading import NEEDS, class_sources, load_processor, processor_folders
+from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators, json_form
 from drapes_hep.events.readers import expand_trees, no_events, scan, shared_identities, simulation_order
 from drapes_hep.events.running import RunReport, run, scan_fileset
 from drapes_hep.events.skims import Truth, read_truth, write_skim, write_truth
@@ -83,6 +83,7 @@ def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None) -> Sta
             "trees": sorted([PurePath(path).name, tree] for path, tree in trees.items()),
             # the events are the same, their histograms and numbers are not
             "hidden windows": [list(edges) for edges in context.hidden],
+            "features' sources": function_sources(config.definitions["define"]),
             "processor's source": [file_hash(path) for path in class_sources(load_selection(config))],
         },
         noted=("data",),
@@ -394,7 +395,7 @@ def make_processor(config: Config, processor_class: Foreign) -> CheckedProcessor
     try:
         inspect.signature(processor_class).bind(settings)
     except TypeError:
-        raise ConfigError(needs(f"{name}: takes no settings")) from None
+        raise ConfigError(f"{name}: takes no settings: {NEEDS}") from None
     except ValueError:  # a class that shows no signature
         pass
     with UsersCode(lambda error: ConfigError(f"{name}: cannot be made with the settings ({reason_of(error)})")):

@@ -22,7 +22,7 @@ from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.clustering import falling_pt, subjettiness
-from drapes_hep.events.features import compute_features, invariant_mass
+from drapes_hep.events.features import compute_features, invariant_mass, kept_fields
 from drapes_hep.events.loading import source_hashes
 from drapes_hep.events.schema import nested, ragged
 from drapes_hep.events.types import AwkwardArray
@@ -128,6 +128,11 @@ class DrapesConstituents(BackgroundMethod):
         if config.constituents is None:
             raise ConfigError("constituents: the section is missing")
         self.config, self.section = config, config.constituents
+        kept = kept_fields(config.features, **config.definitions)
+        if kept:
+            raise ConfigError(
+                f"constituents: a feature needs '{kept[0]}' of selection.keep, which generated jets do not have"
+            )
         self.reading = Reading(radius=config.data.radius, axes=config.data.axes)
         recipe = RECIPES[config.template.method]
         self.title, self.source = recipe.title, recipe.source

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, UsersCode, told
+from drapes_hep.events.features import function_sources
 from drapes_hep.events.loading import Kind, is_users, source_hashes
 from drapes_hep.plugins import check_options, class_with, load_class
 from drapes_hep.templates.checked import CheckedMethod, check_declared
@@ -88,5 +89,11 @@ def model_settings(config: Config) -> dict[str, Any]:
         section = config.constituents.model_dump(mode="json")
         for name in ("steps", "solver", "members", "kinematics_strength", "margin"):
             del section[name]
-    scaled = {"scaling": config.template.scaling, "radius": config.data.radius}
+    scaled: dict[str, Any] = {"scaling": config.template.scaling, "radius": config.data.radius}
+    # how a feature is made and where it ends, not how it is drawn
+    own = {name: config.define[name] for name in config.features if name in config.define}
+    scaled["definitions"] = {name: [one.expression, one.function, one.bounds] for name, one in own.items()}
+    scaled["features' sources"] = function_sources(
+        {name: one for name, one in config.definitions["define"].items() if name in own}
+    )
     return {"training": training, "constituents": section, "method": method_settings(config), **scaled}
