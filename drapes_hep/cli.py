@@ -92,6 +92,7 @@ def _context(
 
 def _check_plugins(config: Config) -> str:
     """Load what the configuration names: better now than after an hour of training; gives the processor's place."""
+    from drapes_hep import plots
     from drapes_hep.cwola.classifiers import load_classifier, reads_of
     from drapes_hep.events.loading import class_sources
     from drapes_hep.mass import find_shape
@@ -105,6 +106,9 @@ def _check_plugins(config: Config) -> str:
             f"constituents: {config.processor} keeps none; set processor: processors/constituents.py:Constituents"
         )
     find_shape(config.mass)
+    for name, one in config.define.items():
+        if not plots.can_be_typeset(f"{one.label or name} [{one.unit}]"):
+            raise ConfigError(f"define.{name}: its label or unit is not mathematics that matplotlib can typeset")
     make_processor(config, selection)
     sources = class_sources(selection)
     classifier = load_classifier(config.cwola.classifier, config.cwola.options, folder=config.folder)

@@ -579,7 +579,8 @@ class Config(_Section):
         description="What the diffusion model makes; the classifier sees cwola.features.",
     )
     define: dict[str, FeatureConfig] = Field(
-        {}, description="Features of your own by name: an expression, or a section with one."
+        {},
+        description="Features of your own by name: an expression, or a section with one.",
     )
     mass: MassConfig = MassConfig()
     windows: WindowsConfig = WindowsConfig()
@@ -933,5 +934,9 @@ def _placed(config: Config, folder: Path | None) -> Config:
 
 
 def schema() -> Mapping[str, Any]:
-    """Give the JSON schema of a configuration, as docs/ and editors use it."""
-    return Config.model_json_schema()
+    """Return the JSON schema of a configuration, as docs/ and editors use it."""
+    found = Config.model_json_schema()
+    define = found["properties"]["define"]
+    # an expression alone is written out before it is checked
+    define["additionalProperties"] = {"anyOf": [{"type": "string"}, define["additionalProperties"]]}
+    return found

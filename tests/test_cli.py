@@ -539,7 +539,7 @@ def test_processes_give_the_same_skim(project):
         (["tiny.yaml", "--set", "processor=mine.py:Mine"], "processor 'mine.py:Mine': no file mine.py"),
         (["tiny.yaml", "--set", "processor=processors/dijets.py:Dijet"], "did you mean 'Dijets'?"),
         (["tiny.yaml", "--set", "cwola.classifier=forest"], "neither 'trees' nor 'mlp'"),
-        (["tiny.yaml", "--set", "cwola.classifier=nowhere:Net"], "cwola.classifier 'nowhere:Net': module nowhere cannot"),
+        (["tiny.yaml", "--set", "cwola.classifier=nowhere:Net"], "cwola.classifier 'nowhere:Net': module nowhere"),
         (["tiny.yaml", "--set", "cwola.classifier=math:pi"], "'pi' is not a classifier: it is not a class"),
     ],
 )

@@ -454,7 +454,9 @@ MISTAKES = {
     "condition": (["constituents.condition=[charge]"], "constituents.condition"),
     "key": (["constituents.epoch=3"], "did you mean"),
     "network": (["constituents.network=transfomer"], "'transfomer' is neither 'transformer' nor"),
-    "no such network": (["constituents.network=nowhere:Net"], "constituents.network 'nowhere:Net': module nowhere cannot be imported"),
+    "no such network": (
+        ["constituents.network=nowhere:Net"], "constituents.network 'nowhere:Net': module nowhere cannot be imported",
+    ),
     "classifier of the user's": (
         ["constituents=null", f"cwola.classifier={__name__}:OnConstituents"], "add 'constituents: {}'",
     ),

@@ -8,6 +8,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -136,6 +137,12 @@ def test_examples_run(path, body, monkeypatch):
     for made in [value for value in names.values() if isinstance(value, type) and value.__module__ == "example"]:
         if hasattr(made, "score"):
             assert isinstance(made(1), Classifier)
+        elif hasattr(made, "basis"):
+            assert made().basis(np.array([0.2, 0.3])).shape == (2, len(made.parameter_names))
+        elif hasattr(made, "sample"):
+            assert {"fit", "save", "load", "sample"} <= set(dir(made))  # run in test_methods.py
+        elif made.__name__ == "Counting":
+            assert made({}).settings == {}  # run in test_howto.py
         elif issubclass(made, torch.nn.Module):
             assert made(3, 2).condition_features == 2
         else:
