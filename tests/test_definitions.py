@@ -249,7 +249,7 @@ def test_histograms_carry_the_label(tmp_path, folder):
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("events.root", {"selection__keep": ["msdd"], "define": {}}, "has no column 'FatJet_msdd' (closest present: 'FatJet_ms"),
+        ("events.root", {"selection__keep": ["msdd"], "define": {}}, "no column 'FatJet_msdd' (closest present: 'Fat"),
         ("events.h5", {"selection__keep": ["msdd"], "define": {}}, "has no columns 'msddj1', 'msddj2'"),
         ("events.root", {"selection__keep": ["pt"], "define": {}}, "selection.keep: 'pt' is kept in any case"),
         ("events.root", {"define": {"x": {"expression": "pt_j1", "bounds": [0, 10]}}},

@@ -128,7 +128,7 @@ def nan_histogram():
     ("change", "said"),
     [
         (lambda _: None, "process(events) returned nothing: a search needs three things of a processor"),
-        (lambda out: (x for x in out), "process(events) returned a generator: a search needs three things of a processor"),
+        (lambda out: (x for x in out), "process(events) returned a generator: a search needs three things"),
         (without("hists"), "returned no 'hists': a search needs three things of a processor: __init__(self, settings)"),
         (without("cutflow"), "returned no 'cutflow'"),
         (without("skim"), "returned no 'skim'"),

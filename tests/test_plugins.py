@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
+import yaml
 from scipy import integrate
+from test_stages import SEARCH, cut_sample
 
 from drapes_hep import mass
-from drapes_hep.config import load_config
+from drapes_hep.config import changed_config, load_config
 from drapes_hep.cwola.classifiers import find_classifier, load_classifier
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.loading import load_processor
-from drapes_hep.templates.backbones import find_backbone
+from drapes_hep.events.skims import read_skim
+from drapes_hep.events.writers import write_feature_root
+from drapes_hep.files import read_json
+from drapes_hep.rundir import open_run
+from drapes_hep.stages.classify import classify, classify_stage
+from drapes_hep.stages.context import Context
+from drapes_hep.stages.hunt import hunt, hunt_stage
+from drapes_hep.stages.model import generate, generate_stage, train, train_stage
+from drapes_hep.stages.report import report
+from drapes_hep.stages.skim import skim, skim_stage
+from drapes_hep.stamps import read_stamp
+from drapes_hep.studies.trials import SampleKeys, Trial, trial_key
+from drapes_hep.templates.backbones import check_backbone, find_backbone, make_backbone
 from drapes_hep.templates.registry import find_method
 
 CLASSIFIER = """
@@ -245,3 +262,115 @@ def test_an_edited_shape_has_another_source(tmp_path):
     assert len(before) == 1
     assert mass.shape_sources(config) != before
     assert mass.shape_sources(config.model_copy(update={"fit": "dijet3"})) == []
+
+
+# ---- all of them in one search, from outside of the package
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, few_trees):  # noqa: ARG001 - the quality's trees are the package's own
+    """Run a search with a feature, a mass shape and a classifier of its own, up to the report."""
+    folder = tmp_path_factory.mktemp("outside")
+    write_feature_root(folder / "events.root", cut_sample())
+    (folder / "mine.py").write_text(CLASSIFIER + SHAPE)
+    search = {
+        **SEARCH,
+        "windows": {"width": 400, "step": 300, "first": 3300, "last": 3300},
+        "define": {"balance": {"expression": "pt_j2 / pt_j1", "label": r"$\rho_{21}$", "range": [0, 2]}},
+        "features": ["balance", "delta_m"],
+        "mass": {"fit": "mine.py:Exponential"},
+        "cwola": {**SEARCH["cwola"], "classifier": "mine.py:Slope", "options": {"scale": 2.0}},
+        "blind": False,
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(search))
+    context = context_of(folder)
+    skim(context)
+    for stage in (train, generate, classify):
+        stage(context, context.windows[0])
+    hunt(context)
+    report(context.run)
+    return folder
+
+
+def context_of(folder, *changes):
+    return Context.of(load_config(folder / "tiny.yaml", changes), open_run(folder / "run"), device="cpu", workers=1)
+
+
+def test_hunt_and_report_show_what_came_from_outside(searched):
+    record = read_json(searched / "run" / "hunt.json")
+    assert record["shape"] == "exponential"
+    page = (searched / "run" / "report" / "index.html").read_text()
+    assert "the mass fit (exponential) outside the window" in page
+    assert "mine.py:Slope" in page
+    hists = read_json(searched / "run" / "hists.json")
+    assert hists["template_3300_3700_balance"]["axes"][0]["metadata"]["label"] == r"$\rho_{21}$"
+    skimmed = read_json(searched / "run" / "skim" / "hists.json")
+    assert skimmed["balance"]["axes"][-1]["metadata"]["label"] == r"$\rho_{21}$"
+
+
+def test_the_hunt_expects_what_the_shape_gives(searched):
+    context = context_of(searched)
+    events = read_skim(context.run.events)
+    edges = np.asarray(read_json(searched / "run" / "hunt.json")["edges"])
+    counts = np.histogram(events["mjj"], edges)[0]
+    fit = mass.fit_spectrum(counts, edges, (3300, 3700), mass.find_shape(context.config.mass))
+    point = read_json(searched / "run" / "hunt.json")["windows"][0]["working_points"][0]
+    assert point["ndof"] == fit.ndof == int(fit.fitted.sum()) - 2
+    assert point["chi2"] == fit.chi2
+
+
+def test_scores_are_those_of_the_classifier(searched):
+    context = context_of(searched)
+    window = context.windows[0]
+    scores, events = read_skim(context.run.window(window) / "scores.parquet"), read_skim(context.run.events)
+    place = {event: row for row, event in enumerate(np.asarray(events["event_id"]))}
+    rows = [place[event] for event in np.asarray(scores["event_id"])]
+    # an ensemble's average ranks as its members, all of which rank by the first feature
+    inside = np.asarray(scores["region"]) == 1
+    order = np.argsort(np.asarray(events["balance"])[rows][inside], kind="stable")
+    assert (np.diff(np.asarray(scores["score"])[inside][order]) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ("\n# a comment\n", {"generate", "classify", "hunt"}),
+        (None, set()),
+    ],
+)
+def test_an_edited_file_runs_again_what_it_decides(searched, tmp_path, change, stages):
+    folder = shutil.copytree(searched, tmp_path / "copy")
+    if change:
+        (folder / "mine.py").write_text((folder / "mine.py").read_text() + change)
+    context = context_of(folder)
+    window = context.windows[0]
+    made = {
+        "skim": skim_stage(context),
+        "train": train_stage(context, window),
+        "generate": generate_stage(context, window),
+        "classify": classify_stage(context, window),
+        "hunt": hunt_stage(context, context.windows),
+    }
+    stale = set()
+    for verb, stage in made.items():
+        stamp = read_stamp(context.run, stage.name)
+        if stamp["other"] != json.loads(json.dumps(stage.other)):
+            stale.add(verb)
+    assert stale == stages
+
+
+def test_a_network_of_a_file_is_saved_and_loaded(tmp_path):
+    (tmp_path / "mine.py").write_text(NETWORK)
+    config = configured(tmp_path, constituents__network="'mine.py:Mine'", constituents__width=8, constituents__heads=2)
+    check_backbone(config.constituents)
+    assert type(make_backbone(config.constituents, 1)).__name__ == "Mine"
+
+
+def test_a_study_takes_a_classifier_of_a_file(searched):
+    config = load_config(searched / "tiny.yaml")
+    changed = changed_config(config, {"seed": 7})
+    assert changed.folder == config.folder == changed.cwola.folder == changed.mass.folder
+    keys = SampleKeys("a")
+    before = trial_key(Trial("search", config, "from_noise"), keys)
+    (searched / "mine.py").write_text((searched / "mine.py").read_text() + "\n# edited\n")
+    assert trial_key(Trial("search", config, "from_noise"), keys) != before
