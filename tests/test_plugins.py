@@ -268,7 +268,7 @@ def test_an_edited_shape_has_another_source(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory, few_trees):  # noqa: ARG001 - the quality's trees are the package's own
+def searched(tmp_path_factory, few_trees):
     """Run a search with a feature, a mass shape and a classifier of its own, up to the report."""
     folder = tmp_path_factory.mktemp("outside")
     write_feature_root(folder / "events.root", cut_sample())
