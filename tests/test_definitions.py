@@ -167,6 +167,7 @@ def folder(tmp_path_factory):
     nano |= {f"tau{n}": np.stack([columns[f"tau{n}j{i}"] for i in (1, 2)], axis=1) for n in (1, 2, 3)}
     nano |= {"msd": softdrop, "id": ids, "flags": rng.random((EVENTS, 2, 3))}
     lists = {f"FatJet_{name}": ak.from_regular(ak.Array(values)) for name, values in nano.items() if values.ndim == 2}
+    lists["FatJet_flat"] = np.arange(EVENTS)
     with uproot.recreate(place / "events.root") as file:
         file["Events"] = lists
     ak.to_parquet(ak.zip(lists, depth_limit=1), place / "nano.parquet")
@@ -251,6 +252,7 @@ def test_histograms_carry_the_label(tmp_path, folder):
     [
         ("events.root", {"selection__keep": ["msdd"], "define": {}}, "no column 'FatJet_msdd' (closest present: 'Fat"),
         ("events.h5", {"selection__keep": ["msdd"], "define": {}}, "has no columns 'msddj1', 'msddj2'"),
+        ("events.root", {"selection__keep": ["flat"], "define": {}}, "int64_t, not one number per jet"),
         ("events.root", {"selection__keep": ["pt"], "define": {}}, "selection.keep: 'pt' is kept in any case"),
         ("events.root", {"define": {"x": {"expression": "pt_j1", "bounds": [0, 10]}}},
          "the skim's 'x' holds values outside its bounds (0 to 10) in"),
