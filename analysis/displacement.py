@@ -63,7 +63,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
             bands(select(rows, feature=feature.name), "strength", "shift", by="class"),
             log_x=True,
         )
-        for feature in check_features(config.features)
+        for feature in check_features(config.features, **config.definitions)
     ]
     distance, score = select(rows, feature=DISTANCE), select(rows, feature="score")
     # what becomes of the first two features of the jets' masses and shapes, from little noise to much
@@ -78,7 +78,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
             ),
             rf"$\sigma' = \mathrm{{{wanted:g}}}$",
         )
-        for feature in check_features([name for name in SHOWN if name in config.features])
+        for feature in check_features([name for name in SHOWN if name in config.features], **config.definitions)
         for wanted in chosen
     ]
     return [

@@ -32,7 +32,7 @@ from drapes_hep.cwola.classifiers import load_classifier
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
 from drapes_hep.events.skims import Skim, read_truth
-from drapes_hep.mass import fit_spectrum, spectrum_edges
+from drapes_hep.mass import find_shape, fit_spectrum, spectrum_edges
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rng import stage_seed
@@ -84,7 +84,7 @@ def bootstrap(
     """Draw one bootstrap, and with ``halves`` an independent second one from the other half of the events."""
     rng = np.random.default_rng(stage_seed(config.seed, "bootstrap", number))
     counts = np.histogram(events.mjj, edges)[0].astype(float)
-    fit = fit_spectrum(counts, edges, None, config.mass.fit, config.mass.sqrt_s)
+    fit = fit_spectrum(counts, edges, None, find_shape(config.mass), config.mass.sqrt_s)
     place = np.clip(np.searchsorted(edges, events.mjj, side="right") - 1, 0, len(counts) - 1)
     scale = (0.5 if halves else 1.0) * (1.0 if size is None else size / len(events.mjj))
 
@@ -125,7 +125,7 @@ def working_points(
     """Classify and hunt in one window."""
     inside, outside = window.in_signal_region(data.mjj), window.in_sidebands(data.mjj)
     scores = out_of_fold_scores(
-        load_classifier(config.cwola.classifier, config.cwola.options),
+        load_classifier(config.cwola.classifier, config.cwola.options, folder=config.folder),
         data.where(inside).sample(config),
         template.sample(config),
         {"sidebands": data.where(outside).sample(config)},
@@ -143,7 +143,7 @@ def working_points(
         counted = inside | (split_sidebands(data.root, config.seed, config.training) == CLOSURE)
         counts = count_selected(data.mjj, tail, edges, points, (), counted, config.training.closure)
     return hunt_window(
-        counts, window, shape=config.mass.fit, sqrt_s=config.mass.sqrt_s, min_events=config.hunt.min_events
+        counts, window, shape=find_shape(config.mass), sqrt_s=config.mass.sqrt_s, min_events=config.hunt.min_events
     ).working_points
 
 

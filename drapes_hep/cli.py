@@ -333,7 +333,7 @@ def validate(
     from drapes_hep.regions import sliding_windows
     from drapes_hep.studies.design import check_study
 
-    check_classifier_features(checked.features, checked.classifier_features)
+    check_classifier_features(checked.features, checked.classifier_features, **checked.definitions)
     place = check_plugins(checked)
     check_study(checked)
     _check_generators(checked)

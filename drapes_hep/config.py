@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticUndefined
 
 from drapes_hep.config_values import plain_value
+from drapes_hep.entry_points import offered
 from drapes_hep.errors import ConfigError, counted
 from drapes_hep.fixed import JET_HEADS
 from drapes_hep.keys import Decides, decided, section_of
@@ -36,6 +37,7 @@ __all__ = [
     "ConstituentsConfig",
     "CwolaConfig",
     "DataConfig",
+    "FeatureConfig",
     "HuntConfig",
     "MassConfig",
     "PlotConfig",
@@ -67,23 +69,42 @@ METHODS = ("from_noise", "from_low_noise", "from_window", "from_sidebands", "fro
 DRAPES = METHODS[:-1]
 
 
-def _named(value: str, known: Sequence[str]) -> str:
-    """Check a name that may also be a class of the user's."""
-    if value not in known and ":" not in value:
-        names = "' nor '".join(known)
-        raise ValueError(f"{value!r} is neither '{names}' nor 'package.module:Class'")
-    return value
+SHAPES = ("dijet3", "dijet4", "dijet5")
+"""Mass shapes of the package."""
+
+CLASSIFIERS = ("trees", "mlp", *ON_CONSTITUENTS)
+"""Classifiers of the package."""
 
 
-def _method(value: str) -> str:
-    return _named(value, METHODS)
+def _named(kind: str, own: Sequence[str]) -> AfterValidator:
+    """Check a name: one of the package's own, an installed package's, or a class of the user's."""
+
+    def check(value: str) -> str:
+        if value in own or ":" in value:
+            return value
+        names = [*own, *offered(kind)]
+        if value in names:
+            return value
+        close = difflib.get_close_matches(value, names, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        listed = "' nor '".join(names)
+        raise ValueError(f"{value!r} is neither '{listed}' nor 'file.py:Class' nor 'package.module:Class'{hint}")
+
+    return AfterValidator(check)
 
 
-Method = Annotated[str, AfterValidator(_method)]
+Method = Annotated[str, _named("method", METHODS)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    _folder: Path | None = PrivateAttr(None)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the file lies that the configuration was read from; no part of the configuration itself."""
+        return self._folder
 
     @field_validator("*", mode="before", check_fields=False)
     @classmethod
@@ -92,6 +113,8 @@ class _Section(BaseModel):
         field = cls.model_fields[info.field_name or ""]
         if value is None and field.is_required():
             raise ValueError("has no value, and no default: write one")
+        if field.annotation == dict[str, FeatureConfig]:
+            return _definitions(value)
         if section_of(field) is None:
             return plain_value(field.annotation, value)
         if value is None and field.default is not None:
@@ -114,6 +137,18 @@ def _all_named(value: Any) -> bool:  # noqa: ANN401  as above
     if isinstance(value, (tuple, Mapping)):
         return bool(value) and all(map(_all_named, value))
     return value is None or bool(value.strip())
+
+
+def _definitions(value: Any) -> Any:  # noqa: ANN401  as YAML gave it
+    """Write definitions out that are an expression alone."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError("is a section: write its keys below it, indented, such as 'pt_ratio: pt_j2 / pt_j1'")
+    for name, one in value.items():
+        if not isinstance(one, (str, Mapping, BaseModel)):
+            raise ValueError(f"{name} is neither an expression nor a section with one")
+    return {str(name): {"expression": one} if isinstance(one, str) else one for name, one in value.items()}
 
 
 class DataConfig(_Section):
@@ -173,9 +208,51 @@ class SelectionConfig(_Section):
         description="Constituents that a jet keeps in the skim, the leading ones in pT; null keeps all. For processors"
         " that read constituents; the others refuse a number.",
     )
+    keep: Annotated[tuple[str, ...], Decides("skim", "simulation")] = Field(
+        (),
+        description="Further fields of the jets' file that the skim keeps, such as msoftdrop for FatJet_msoftdrop, as"
+        " msoftdrop_j1 of the heavier and msoftdrop_j2 of the lighter jet.",
+    )
     undefined: Annotated[Literal["drop"] | float, Decides("skim", "simulation")] = Field(
         "drop", description="A derived feature that is undefined (tau21 where tau1 = 0): drop the event, or this value."
     )
+
+
+class FeatureConfig(_Section):
+    """A feature that the configuration defines: text alone is its expression."""
+
+    expression: str | None = Field(
+        None,
+        description="Of columns of both jets, J1 the heavier: pt_j1, eta_j2, phi, mass, tau1, tau2, tau3, with"
+        " constituents n, fields of selection.keep, features, other definitions; in NumExpr's or TTreeFormula's"
+        " spelling. Without it, the name is a column that selection.keep keeps.",
+    )
+    function: str | None = Field(
+        None,
+        description="In the place of an expression, a function of both jets: 'file.py:function' or"
+        " 'package.module:function'.",
+    )
+    label: str | None = Field(None, description="On axes and in tables, LaTeX between dollars; the name by default.")
+    unit: str = Field("", description="Of the values, such as GeV.")
+    bounds: tuple[float | None, float | None] | None = Field(
+        None,
+        description="Values that it can take at all, null where there is no bound: none outside is generated, and one"
+        " in the data is an error.",
+    )
+    range: tuple[float, float] | None = Field(
+        None, description="Of its histograms; by default the bounds, else 0 to 1000 where the unit is GeV, 0 to 1."
+    )
+    bins: int = Field(60, ge=1, le=10_000, description="Of its histograms.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> FeatureConfig:
+        for name in ("bounds", "range"):
+            pair = getattr(self, name)
+            if pair is not None and None not in pair and not pair[0] < pair[1]:
+                raise ValueError(f"{name} must rise, got {pair[0]:g} to {pair[1]:g}")
+        if self.expression is not None and self.function is not None:
+            raise ValueError("has an expression and a function; keep one")
+        return self
 
 
 class MassConfig(_Section):
@@ -187,8 +264,10 @@ class MassConfig(_Section):
     sqrt_s: Annotated[Positive, Decides("generate", "hunt")] = Field(
         13_000.0, description="Centre-of-mass energy, GeV."
     )
-    fit: Annotated[Literal["dijet3", "dijet4", "dijet5"], Decides("generate", "hunt")] = Field(
-        "dijet4", description="Shape of the spectrum."
+    fit: Annotated[str, _named("shape", SHAPES), Decides("generate", "hunt")] = Field(
+        "dijet4",
+        description="Shape of the spectrum: 'dijet3', 'dijet4', 'dijet5', 'file.py:Class', 'package.module:Class', or"
+        " the name that an installed package offers.",
     )
     bin_width: Annotated[Positive, Decides("generate", "hunt")] = Field(
         20.0, description="Largest width of a bin of the fit, GeV."
@@ -236,8 +315,8 @@ class TemplateConfig(_Section):
         "from_noise",
         description="Where template events start: noise (Drapes 0), noise of the strength below, or data of the window"
         " (Drapes SR), data of the sidebands (SB), another simulation (MC), each with noise of that strength;"
-        " 'file' for a template that is there already (path below); or a method of your own, 'file.py:Class' or"
-        " 'package.module:Class'.",
+        " 'file' for a template that is there already (path below); or a method of your own, 'file.py:Class',"
+        " 'package.module:Class', or the name that an installed package offers.",
     )
     options: Annotated[dict[str, int | float | bool | str], Decides("generate")] = Field(
         {}, description="Further arguments of the method's class."
@@ -290,7 +369,7 @@ class TemplateConfig(_Section):
         if self.steps_left is not None and self.steps_left > self.steps:
             raise ValueError(f"steps_left {self.steps_left} exceeds the {counted(self.steps, 'step')}")
         # whether a method of the user's starts from a simulation, its class says
-        if ":" not in self.method and (self.source is not None) != (self.method == "from_simulation"):
+        if self.method in METHODS and (self.source is not None) != (self.method == "from_simulation"):
             raise ValueError("source names the simulation of from_simulation, and belongs to no other method")
         return self
 
@@ -359,10 +438,10 @@ class ConstituentsConfig(_Section):
         description="Noise sigma' of the kinematics in partial templates; null keeps those of the parents, which"
         " from_sidebands cannot do.",
     )
-    network: Annotated[str, Decides("train", "generate")] = Field(
+    network: Annotated[str, _named("network", NETWORKS), Decides("train", "generate")] = Field(
         "transformer",
-        description="Network of the constituents: 'transformer' (PC-Droid), 'epic', 'deepsets' (with attention), or"
-        " 'package.module:Class'.",
+        description="Network of the constituents: 'transformer' (PC-Droid), 'epic', 'deepsets' (with attention),"
+        " 'file.py:Class', 'package.module:Class', or the name that an installed package offers.",
     )
     width: Annotated[int, Decides("train", "generate")] = Field(64, ge=1, description="Its width.")
     depth: Annotated[int, Decides("train", "generate")] = Field(3, ge=1, description="Its layers.")
@@ -425,11 +504,6 @@ class ConstituentsConfig(_Section):
         " jets add up to theirs within 1% for nine of ten.",
     )
 
-    @field_validator("network")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return _named(name, NETWORKS)
-
     @property
     def sizes(self) -> dict[str, int]:
         """What the network is built of."""
@@ -454,10 +528,10 @@ class ConstituentsConfig(_Section):
 class CwolaConfig(_Section):
     """The classifier between data and template."""
 
-    classifier: Annotated[str, Decides("classify")] = Field(
+    classifier: Annotated[str, _named("classifier", CLASSIFIERS), Decides("classify")] = Field(
         "trees",
-        description="'trees', 'mlp', on the constituents 'constituents' or 'full_phase_space', or"
-        " 'package.module:Class'.",
+        description="'trees', 'mlp', on the constituents 'constituents' or 'full_phase_space', 'file.py:Class',"
+        " 'package.module:Class', or the name that an installed package offers.",
     )
     options: Annotated[dict[str, int | float | bool | str], Decides("classify")] = Field(
         {},
@@ -476,11 +550,6 @@ class CwolaConfig(_Section):
     folds: Annotated[int, Decides("classify", "quality")] = Field(
         5, ge=2, description="Folds: an event is scored by the models that did not see its fold."
     )
-
-    @field_validator("classifier")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return _named(value, ("trees", "mlp", *ON_CONSTITUENTS))
 
 
 class HuntConfig(_Section):
@@ -597,7 +666,8 @@ class Config(_Section):
     data: DataConfig
     signal: SignalConfig = SignalConfig()
     processor: Annotated[str, Decides()] = Field(
-        "processors/dijets.py:Dijets", description="'file.py:Class' or 'package.module:Class'."
+        "processors/dijets.py:Dijets",
+        description="'file.py:Class', 'package.module:Class', or the name that an installed package offers.",
     )
     selection: SelectionConfig = SelectionConfig()
     features: Annotated[
@@ -606,6 +676,9 @@ class Config(_Section):
         ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r"),
         min_length=1,
         description="What the diffusion model makes; the classifier sees cwola.features.",
+    )
+    define: Annotated[dict[str, FeatureConfig], Decides("skim", "simulation", "hunt")] = Field(
+        {}, description="Features of your own by name: an expression, or a section with one."
     )
     mass: MassConfig = MassConfig()
     windows: WindowsConfig = WindowsConfig()
@@ -623,12 +696,15 @@ class Config(_Section):
         1, ge=0, description="The run's seed."
     )
 
-    _folder: Path | None = PrivateAttr(None)
-
     @property
-    def folder(self) -> Path | None:
-        """Where the file lies that it was read from; no part of the configuration itself."""
-        return self._folder
+    def definitions(self) -> dict[str, Any]:
+        """What the functions of :mod:`drapes_hep.events.features` need for the features that are defined here."""
+        define = self.model_dump(mode="json")["define"]
+        if self.folder is not None:
+            # where functions are looked for: a worker process knows nothing of the configuration
+            for one in define.values():
+                one["folder"] = None if one["function"] is None else str(self.folder)
+        return {"define": define, "keep": self.selection.keep}
 
     @property
     def classifier_features(self) -> tuple[str, ...]:
@@ -680,7 +756,17 @@ class Config(_Section):
             )
         if len(set(self.features)) != len(self.features):
             raise ValueError("a feature is listed twice")
+        if len(set(self.selection.keep)) != len(self.selection.keep):
+            raise ValueError("selection.keep: a field is listed twice")
         return self
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _named_alone(cls, value: Any) -> Any:  # noqa: ANN401
+        entries = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(one, Mapping) for one in entries):
+            raise ValueError("lists names alone: define a feature of your own under 'define', and name it here")
+        return value
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -702,6 +788,8 @@ def _examples(section: type[BaseModel] | None) -> Iterator[tuple[str, object]]:
 def _unknown(place: str) -> str:
     """Word an unknown key: the key that was meant, and how sections are written."""
     known = list(_keys(Config))
+    if place.startswith("define."):
+        known = [f"{place.rpartition('.')[0]}.{name}" for name in FeatureConfig.model_fields]
     spelled = place.lower().replace("-", "_")
     last = spelled.rpartition(".")[2]
     if place.rpartition(".")[2] != last or place != spelled:
@@ -737,6 +825,8 @@ def _dotted(place: tuple[str | int, ...]) -> str | None:
 def _place(location: tuple[str | int, ...]) -> str:
     """Join the place of an error as far as it is keys of the configuration; pydantic adds types of unions."""
     known = set(_keys(Config))
+    if location[:1] == ("define",):
+        return ".".join(map(str, location[:3]))
     place = ""
     for part in location:
         longer = f"{place}.{part}" if place else str(part)
@@ -965,9 +1055,7 @@ def changed_config(config: Config, changes: Mapping[str, Any]) -> Config:
     changes : mapping
         Sections and keys of the top level, as JSON values.
     """
-    changed = check_config({**config.model_dump(mode="json"), **changes}, config.name)
-    changed._folder = config._folder
-    return changed
+    return _placed(check_config({**config.model_dump(mode="json"), **changes}, config.name), config.folder)
 
 
 def _absolute(config: Config, folder: Path) -> Config:
@@ -980,7 +1068,7 @@ def _absolute(config: Config, folder: Path) -> Config:
     data = config.data
     paths = _each(place, data.path)
     truth = None if data.truth is None else place(data.truth)
-    placed = config.model_copy(
+    absolute = config.model_copy(
         update={
             "data": data.model_copy(update={"path": paths, "truth": truth}),
             "template": config.template.model_copy(
@@ -989,7 +1077,16 @@ def _absolute(config: Config, folder: Path) -> Config:
             "study": config.study.model_copy(update={"source": sources(config.study.source)}),
         }
     )
-    placed._folder = folder
+    return _placed(absolute, folder)
+
+
+def _placed(config: Config, folder: Path | None) -> Config:
+    """Return a configuration whose parts know where its file lies: classes are looked for beside it."""
+    # copies: the defaults of two configurations are the same objects
+    parts = {name: section.model_copy() for name, section in config if isinstance(section, _Section)}
+    placed = config.model_copy(update=parts)
+    for one in (placed, *parts.values()):
+        one._folder = folder
     return placed
 
 
@@ -1000,5 +1097,9 @@ def keys_of(stage: str) -> tuple[str, ...]:
 
 
 def schema() -> Mapping[str, Any]:
-    """Give the JSON schema of a configuration, as docs/ and editors use it."""
-    return Config.model_json_schema()
+    """Return the JSON schema of a configuration, as docs/ and editors use it."""
+    found = Config.model_json_schema()
+    define = found["properties"]["define"]
+    # an expression alone is written out before it is checked
+    define["additionalProperties"] = {"anyOf": [{"type": "string"}, define["additionalProperties"]]}
+    return found

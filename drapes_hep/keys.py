@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -50,7 +50,9 @@ class Decides:
 
 def section_of(info: FieldInfo) -> type[BaseModel] | None:
     """Return the section that a field holds, also one that may be left out; None for a value."""
-    for kind in (info.annotation, *get_args(info.annotation)):
+    # a mapping of a user's own names is a value
+    kinds = () if get_origin(info.annotation) is dict else get_args(info.annotation)
+    for kind in (info.annotation, *kinds):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind
     return None

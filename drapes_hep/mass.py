@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,10 @@ import uproot
 from iminuit import Minuit
 from scipy.special import ndtri
 
-from drapes_hep.errors import FitError, InputError, counted
+from drapes_hep.config import MassConfig
+from drapes_hep.errors import ConfigError, FitError, InputError, UsersCode, counted, told
+from drapes_hep.events.loading import Kind, is_users, source_hashes
+from drapes_hep.plugins import class_with, load_class
 from drapes_hep.poisson import deviance_p_value, fit_poisson, poisson_deviance
 from drapes_hep.regions import Window
 
@@ -45,8 +48,10 @@ __all__ = [
     "draw",
     "draw_kernels",
     "expected",
+    "find_shape",
     "fit_spectrum",
     "fit_spectrum_newton",
+    "shape_sources",
     "spectrum_edges",
     "spectrum_from_root",
     "trim_spectrum",
@@ -76,6 +81,9 @@ class SpectrumShape:
     Attributes
     ----------
     name : str
+        As ``mass.fit`` spells it.
+    title : str
+        What figures and tables call it.
     parameter_names : tuple of str
         The first is ln p1, p1 in events per GeV.
     basis : callable
@@ -83,6 +91,7 @@ class SpectrumShape:
     """
 
     name: str
+    title: str
     parameter_names: tuple[str, ...]
     basis: Callable[[FloatArray], FloatArray]
 
@@ -95,11 +104,109 @@ def _dijet(parameters: int) -> SpectrumShape:
         return np.stack(columns, axis=-1)
 
     names = ("ln_p1", *(f"p{i}" for i in range(2, parameters + 1)))
-    return SpectrumShape(f"dijet{parameters}", names, basis)
+    return SpectrumShape(f"dijet{parameters}", f"dijet function of {parameters} parameters", names, basis)
 
 
 SHAPES: Mapping[str, SpectrumShape] = {shape.name: shape for shape in (_dijet(3), _dijet(4), _dijet(5))}
-"""The shapes that ``mass.fit`` of a configuration can name."""
+"""The package's shapes, by the names that ``mass.fit`` of a configuration takes."""
+
+_KIND = Kind("shape", "mass.fit", "a mass shape", class_with("basis"))
+
+
+@dataclass(frozen=True)
+class _UsersBasis:
+    """The basis of a user's shape: what it raises, and what is no finite number for each mass, is one line."""
+
+    name: str
+    shape: Any
+    parameters: int
+
+    def __call__(self, z: FloatArray) -> FloatArray:
+        flat = np.ravel(np.asarray(z, dtype=np.float64))
+        said = f"mass.fit {self.name}"
+        failed = UsersCode(lambda error: ConfigError(f"{said}: {told(error, is_users)}"))
+        with failed, np.errstate(all="ignore"):  # what is not finite is refused below
+            columns = np.asarray(self.shape.basis(flat.copy()))
+        if columns.shape != (len(flat), self.parameters) or columns.dtype.kind not in "iuf":
+            raise ConfigError(
+                f"{said}: basis(z) returned {columns.dtype} of shape {columns.shape} for {len(flat)} masses,"
+                f" not numbers of shape ({len(flat)}, {self.parameters}), a column for each of parameter_names"
+            )
+        if not np.isfinite(columns).all():
+            bad = flat[~np.isfinite(columns).all(axis=1)][0]
+            raise ConfigError(f"{said}: basis(z) is NaN or infinity at z = {bad:.4g}")
+        return columns.astype(np.float64).reshape(*np.shape(z), self.parameters)
+
+
+def find_shape(config: MassConfig) -> SpectrumShape:
+    """Find the mass shape that a configuration names.
+
+    Parameters
+    ----------
+    config : MassConfig
+        Its ``fit`` is a key of :data:`SHAPES`, an installed package's name, ``file.py:Class`` or
+        ``package.module:Class``.
+
+    Returns
+    -------
+    SpectrumShape
+
+    Raises
+    ------
+    ConfigError
+        If there is no such class, or it is no density whose logarithm is linear in its parameters, over the range.
+    """
+    if config.fit in SHAPES:
+        return SHAPES[config.fit]
+    found, said = load_class(_KIND, config.fit, config.folder), f"mass.fit {config.fit}"
+    with UsersCode(lambda error: ConfigError(f"{said}: {told(error, is_users)}")):
+        made = found()
+        names: Any = getattr(made, "parameter_names", None)
+        title: Any = getattr(made, "title", found.__name__)
+    if not isinstance(title, str) or not title.strip() or "\n" in title:
+        raise ConfigError(f"{said}: title is {title!r}, not a line of text")
+    whole = isinstance(names, (tuple, list)) and all(isinstance(name, str) and name for name in names)
+    if not whole or len(names) < 2 or len(set(names)) != len(names):
+        raise ConfigError(f"{said}: parameter_names is {names!r}, not two or more different names")
+    shape = SpectrumShape(config.fit, title, tuple(names), _UsersBasis(config.fit, made, len(names)))
+    _check_basis(shape, np.linspace(config.range[0], config.range[1], 257) / config.sqrt_s)
+    return shape
+
+
+def _check_basis(shape: SpectrumShape, z: FloatArray) -> None:
+    """Refuse functions that no fit can tell apart, that leave the number of events fixed, or that see other masses."""
+    said, g = f"mass.fit {shape.name}", shape.basis(z)
+    if not np.allclose(g[:1], shape.basis(z[:1]), rtol=1e-12, atol=0):
+        raise ConfigError(
+            f"{said}: basis(z) of one mass depends on the other masses: compute each row from its z alone"
+        )
+    size = np.linalg.norm(g, axis=0)
+    zero = [name for name, norm in zip(shape.parameter_names, size, strict=True) if norm == 0]
+    if zero:
+        raise ConfigError(f"{said}: the basis function of {zero[0]} is zero over mass.range")
+    values = np.linalg.svd(g / size, compute_uv=False)
+    if values[-1] < 1e-12 * values[0]:
+        raise ConfigError(f"{said}: the basis functions are not independent over mass.range: leave one out")
+    solved = (g / size) @ np.linalg.lstsq(g / size, np.ones(len(z)))[0]
+    if np.abs(solved - 1).max() > 1e-6:
+        raise ConfigError(
+            f"{said}: no combination of the basis functions is constant, so the number of events could not be fitted:"
+            " begin with a column of ones"
+        )
+
+
+def shape_sources(config: MassConfig) -> list[str]:
+    """Return the hashes of the files of a user's mass shape; none for the package's own. Raises ConfigError."""
+    return [] if config.fit in SHAPES else list(source_hashes(load_class(_KIND, config.fit, config.folder)))
+
+
+def _resolved(shape: str | SpectrumShape) -> SpectrumShape:
+    """Return a shape itself, or the package's own of a name; raises FitError."""
+    if isinstance(shape, SpectrumShape):
+        return shape
+    if shape not in SHAPES:
+        raise FitError(f"unknown spectrum shape {shape!r}; there are {', '.join(SHAPES)}")
+    return SHAPES[shape]
 
 
 class Density(NamedTuple):
@@ -107,15 +214,14 @@ class Density(NamedTuple):
 
     Attributes
     ----------
-    shape : str
-        Key of :data:`SHAPES`.
+    shape : SpectrumShape
     sqrt_s : float
         GeV.
     parameters : sequence of float
         As :class:`SpectrumFit` has them.
     """
 
-    shape: str
+    shape: SpectrumShape
     sqrt_s: float
     parameters: Sequence[float]
 
@@ -126,8 +232,7 @@ class SpectrumFit:
 
     Attributes
     ----------
-    shape : str
-        Key of :data:`SHAPES`.
+    shape : SpectrumShape
     sqrt_s : float
         GeV.
     parameters : array, shape (k,)
@@ -151,7 +256,7 @@ class SpectrumFit:
         The minimiser converged, with an accurate covariance.
     """
 
-    shape: str
+    shape: SpectrumShape
     sqrt_s: float
     parameters: FloatArray
     covariance: FloatArray
@@ -167,12 +272,7 @@ class SpectrumFit:
     @property
     def parameter_names(self) -> tuple[str, ...]:
         """Names of the parameters."""
-        return SHAPES[self.shape].parameter_names
-
-    @property
-    def density(self) -> Density:
-        """The shape alone."""
-        return Density(self.shape, self.sqrt_s, [float(p) for p in self.parameters])
+        return self.shape.parameter_names
 
 
 def _quadrature(edges: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -182,14 +282,14 @@ def _quadrature(edges: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def bin_model(
-    shape: str, sqrt_s: float, edges: npt.ArrayLike, parameters: npt.ArrayLike
+    shape: str | SpectrumShape, sqrt_s: float, edges: npt.ArrayLike, parameters: npt.ArrayLike
 ) -> tuple[FloatArray, FloatArray]:
     """Give the expected counts and how their logarithms answer to the parameters.
 
     Parameters
     ----------
-    shape : str
-        Key of :data:`SHAPES`.
+    shape : SpectrumShape or str
+        A key of :data:`SHAPES` names the package's own.
     sqrt_s : float
         GeV.
     edges : array_like, shape (bins + 1,)
@@ -203,7 +303,7 @@ def bin_model(
         d ln mu_i / d p_k: the mean of g_k over the bin under the density.
     """
     nodes, weights = _quadrature(np.asarray(edges, dtype=np.float64))
-    g = SHAPES[shape].basis(nodes / sqrt_s)
+    g = _resolved(shape).basis(nodes / sqrt_s)
     mass = weights * np.exp(np.minimum(g @ np.asarray(parameters, dtype=np.float64), 700.0))
     mu = mass.sum(axis=1)
     return mu, np.einsum("bq,bqk->bk", mass, g) / np.maximum(mu, 1e-300)[:, None]
@@ -213,7 +313,7 @@ def bin_model(
 class _Problem:
     """A spectrum ready to be fitted, in the basis ``raw = basis @ internal``."""
 
-    shape: str
+    shape: SpectrumShape
     sqrt_s: float
     edges: FloatArray
     fitted: BoolArray
@@ -227,14 +327,13 @@ def _prepare(
     counts: npt.ArrayLike,
     edges: npt.ArrayLike,
     exclude: tuple[float, float] | None,
-    shape: str,
+    shape: str | SpectrumShape,
     sqrt_s: float,
     variance: npt.ArrayLike | None,
     use: npt.ArrayLike | None,
 ) -> _Problem:
     n, e = np.array(counts, dtype=np.float64), np.array(edges, dtype=np.float64)
-    if shape not in SHAPES:
-        raise FitError(f"unknown spectrum shape {shape!r}; there are {', '.join(SHAPES)}")
+    shape = _resolved(shape)
     if n.ndim != 1 or e.shape != (len(n) + 1,):
         raise FitError(f"{n.shape} counts do not belong to {e.shape} edges")
     if not bool(np.all(np.diff(e) > 0)) or e[0] <= 0 or e[-1] >= sqrt_s:
@@ -246,11 +345,11 @@ def _prepare(
         fitted &= (e[1:] <= exclude[0] + slack) | (e[:-1] >= exclude[1] - slack)
     if not bool(np.all(np.isfinite(n[fitted]) & (n[fitted] >= 0))):
         raise FitError("a fitted bin of the mass spectrum has a count that is negative or not finite")
-    k = len(SHAPES[shape].parameter_names)
+    k = len(shape.parameter_names)
     filled = int((n[fitted] > 0).sum())
     if filled <= k:
         raise FitError(
-            f"{counted(filled, 'filled bin')} outside the window cannot constrain the {k} parameters of {shape}"
+            f"{counted(filled, 'filled bin')} outside the window cannot constrain the {k} parameters of {shape.name}"
         )
     scale = np.ones(len(n))
     if variance is not None:
@@ -263,7 +362,7 @@ def _prepare(
     n = np.where(fitted, n * scale, 0.0)
 
     # first guess: weighted least squares on the logarithm of the density at the middle of each bin
-    g = SHAPES[shape].basis(0.5 * (e[1:] + e[:-1])[fitted] / sqrt_s)
+    g = shape.basis(0.5 * (e[1:] + e[:-1])[fitted] / sqrt_s)
     weight = np.sqrt(n[fitted] + 0.5)
     _, r = np.linalg.qr(weight[:, None] * g)
     basis = np.linalg.inv(r)
@@ -290,7 +389,7 @@ def fit_spectrum(
     counts: npt.ArrayLike,
     edges: npt.ArrayLike,
     exclude: tuple[float, float] | None = None,
-    shape: str = "dijet4",
+    shape: str | SpectrumShape = "dijet4",
     sqrt_s: float = 13_000.0,
     variance: npt.ArrayLike | None = None,
     fitted: npt.ArrayLike | None = None,
@@ -305,8 +404,8 @@ def fit_spectrum(
         GeV, rising, below ``sqrt_s``.
     exclude : tuple of two floats, optional
         Window to leave out, GeV; every bin that overlaps it is.
-    shape : str
-        Key of :data:`SHAPES`.
+    shape : SpectrumShape or str
+        A key of :data:`SHAPES` names the package's own.
     sqrt_s : float
         Centre-of-mass energy, GeV.
     variance : array_like, shape (bins,), optional
@@ -325,7 +424,7 @@ def fit_spectrum(
     """
     p = _prepare(counts, edges, exclude, shape, sqrt_s, variance, fitted)
     nodes, weights = _quadrature(p.edges)
-    g = SHAPES[shape].basis(nodes / sqrt_s)[p.fitted] @ p.basis
+    g = p.shape.basis(nodes / sqrt_s)[p.fitted] @ p.basis
     w, n = (weights * p.scale[:, None])[p.fitted], p.counts[p.fitted]
 
     def masses(c: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -356,7 +455,7 @@ def fit_spectrum_newton(
     counts: npt.ArrayLike,
     edges: npt.ArrayLike,
     exclude: tuple[float, float] | None = None,
-    shape: str = "dijet4",
+    shape: str | SpectrumShape = "dijet4",
     sqrt_s: float = 13_000.0,
     variance: npt.ArrayLike | None = None,
     fitted: npt.ArrayLike | None = None,
@@ -432,7 +531,7 @@ def draw(fit: SpectrumFit | Density, lo: float, hi: float, uniforms: npt.ArrayLi
     u = np.asarray(uniforms, dtype=np.float64)
     if not bool(np.all((u >= 0) & (u <= 1))):
         raise FitError("uniform numbers outside [0, 1] were given to draw masses from")
-    basis = SHAPES[fit.shape].basis
+    basis = fit.shape.basis
     panels = _panels(lo, hi, (hi - lo) / 256.0)
     # the density relative to its value at lo: no overflow, whatever the parameters
     reference = basis(np.array(lo / fit.sqrt_s)) @ fit.parameters

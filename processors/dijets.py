@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import awkward as ak
@@ -19,7 +19,7 @@ from coffea import processor
 
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts, chunk_key, feature_axis, fill_checked
-from drapes_hep.events.features import HLV, check_features, compute_features, invariant_mass
+from drapes_hep.events.features import HLV, check_features, compute_features, invariant_mass, kept_of
 from drapes_hep.events.hooks import Hooks, no_cut
 from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.types import AwkwardArray, Column, Events, Foreign
@@ -50,6 +50,10 @@ class DijetSettings:
         m_JJ that is kept, GeV: lower edge inclusive, upper edge exclusive.
     undefined : "drop" or float
         An event with an undefined feature (tau21 where tau1 = 0) is dropped, or the feature gets this value.
+    define : mapping
+        Features that the configuration defines, see :mod:`drapes_hep.events.features`.
+    keep : tuple of str
+        Further fields of the two jets that the skim keeps, as ``FIELD_j1`` and ``FIELD_j2``.
     """
 
     leading_pt: float = 1200.0
@@ -57,9 +61,11 @@ class DijetSettings:
     features: tuple[str, ...] = HLV
     mass_range: tuple[float, float] = (2700.0, 6000.0)
     undefined: Literal["drop"] | float = "drop"
+    define: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_features(self.features)
+        check_features(self.features, self.define, self.keep)
         low, high = self.mass_range
         if not low < high:
             raise ConfigError(f"mass_range must rise, got {low:g} to {high:g}")
@@ -93,13 +99,13 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
             self.settings = settings
             return
         given = dict(settings or {})
-        known = [field.name for field in fields(self.settings_class)]
+        known = [one.name for one in fields(self.settings_class)]
         for name in given:
             if name not in known:
                 close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
                 hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
                 raise ConfigError(f"selection: unknown setting '{name}'; {hint}")
-        for name in ("features", "mass_range"):
+        for name in ("features", "mass_range", "keep"):
             if name in given and not isinstance(given[name], str):
                 given[name] = tuple(given[name])
         self.settings = self.settings_class(**given)
@@ -129,8 +135,8 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
     # ---- what comes out: extend these -------------------------------------------------------------------------------
 
     def skim_jets(self, pair: AwkwardArray) -> AwkwardArray:
-        """Give the selected pairs of jets as the skim shall hold them."""
-        return _plain(pair)
+        """Return the selected pairs of jets as the skim shall hold them."""
+        return _plain(pair, self.settings.keep)
 
     def aside(
         self,
@@ -152,7 +158,9 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
     ) -> dict[str, hist.Hist]:
         """Fill the control histograms, of all pairs (n,) and of those that are selected."""
         values = {"mjj": mjj, **features}
-        out = {name: hist.Hist(*_categories(dataset), feature_axis(name), storage="weight") for name in values}
+        define, keep = self.settings.define, self.settings.keep
+        axes = {name: feature_axis(name, define, keep) for name in values}
+        out = {name: hist.Hist(*_categories(dataset), axis, storage="weight") for name, axis in axes.items()}
         out |= {
             f"jet_{name}": hist.Hist(
                 *_categories(dataset),
@@ -205,7 +213,7 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
         pair = ak.to_packed(jets[index][:, :2])
         pair_weight = weight[index]
         mjj = invariant_mass(pair)
-        features = compute_features(settings.features, pair)
+        features = compute_features(settings.features, pair, settings.define, settings.keep)
         undefined = {name: ~np.isfinite(values) for name, values in features.items()}
 
         passed = np.ones(len(index), dtype=bool)
@@ -234,6 +242,7 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
             "event_id": ak.to_numpy(events.event_id)[index][passed].astype(np.int64),
             "weight": pair_weight[passed],
             "mjj": mjj[passed],
+            **kept_of(pair[passed], settings.keep),
             **{name: values[passed] for name, values in features.items()},
             "jets": self.skim_jets(pair[passed]),
         }
@@ -267,8 +276,8 @@ def _categories(dataset: str) -> tuple[Any, Any]:
     )
 
 
-def _plain(jets: AwkwardArray) -> ak.Array:
+def _plain(jets: AwkwardArray, keep: tuple[str, ...] = ()) -> ak.Array:
     """Jets as plain records: no behaviours and no link to the file, which would keep the whole chunk in memory."""
     counts = ak.num(jets)
-    flat = {name: ak.to_numpy(ak.flatten(jets[name])).copy() for name in JET_FIELDS}
+    flat = {name: ak.to_numpy(ak.flatten(jets[name])).copy() for name in (*JET_FIELDS, *keep)}
     return ak.unflatten(ak.zip(flat, depth_limit=1), ak.to_numpy(counts))

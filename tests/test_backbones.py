@@ -192,9 +192,9 @@ def test_the_model_is_named_by_the_network_at_work_and_not_by_an_edited_file(min
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nowhere:Class", "ModuleNotFoundError"),
-        (f"{__name__}:Missing", "AttributeError"),
-        (f"{__name__}:NOTHING", r"no class on torch\.nn\.Module"),
+        ("nowhere:Class", "module nowhere cannot be imported"),
+        (f"{__name__}:Missing", "no class 'Missing'"),
+        (f"{__name__}:NOTHING", r"is not a network: it is no class on torch\.nn\.Module"),
         (f"{__name__}:Without", "cannot be saved .* has no config"),
         (f"{__name__}:Explodes", "cannot be saved .*KeyError"),
         (f"{__name__}:Forgets", "cannot be saved and loaded again: .*embedding"),
@@ -207,7 +207,7 @@ def test_the_model_is_named_by_the_network_at_work_and_not_by_an_edited_file(min
 def test_a_network_that_cannot_be_used_is_refused(name, words):
     with pytest.raises(ConfigError, match=words) as caught:
         check_backbone(section(name))
-    assert str(caught.value).startswith(f"constituents.network {name}: ")
+    assert str(caught.value).replace("'", "").startswith(f"constituents.network {name}: ")
     assert "\n" not in str(caught.value)
 
 
@@ -217,5 +217,5 @@ def test_tokens_are_not_left_out_silently(mine):
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(ConfigError, match="ModuleNotFoundError"):
+    with pytest.raises(ConfigError, match="did you mean 'transformer'"):
         find_backbone("transfomer")

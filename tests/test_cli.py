@@ -605,8 +605,8 @@ def test_processes_give_the_same_skim(project):
         (["tiny.yaml", "--set", "processor=mine.py:Mine"], "processor 'mine.py:Mine': no file mine.py"),
         (["tiny.yaml", "--set", "processor=processors/dijets.py:Dijet"], "did you mean 'Dijets'?"),
         (["tiny.yaml", "--set", "cwola.classifier=forest"], "neither 'trees' nor 'mlp'"),
-        (["tiny.yaml", "--set", "cwola.classifier=nowhere:Net"], "cwola.classifier nowhere:Net"),
-        (["tiny.yaml", "--set", "cwola.classifier=math:pi"], "needs the methods fit"),
+        (["tiny.yaml", "--set", "cwola.classifier=nowhere:Net"], "cwola.classifier 'nowhere:Net': module nowhere"),
+        (["tiny.yaml", "--set", "cwola.classifier=math:pi"], "'pi' is not a classifier: it is not a class"),
     ],
 )
 def test_a_mistake_in_what_was_typed_leaves_no_run_directory(project, complaint, words, said):

@@ -460,7 +460,9 @@ MISTAKES = {
     "condition": (["constituents.condition=[charge]"], "constituents.condition"),
     "key": (["constituents.epoch=3"], "did you mean"),
     "network": (["constituents.network=transfomer"], "'transfomer' is neither 'transformer' nor"),
-    "no such network": (["constituents.network=nowhere:Net"], "constituents.network nowhere:Net: ModuleNotFound"),
+    "no such network": (
+        ["constituents.network=nowhere:Net"], "constituents.network 'nowhere:Net': module nowhere cannot be imported",
+    ),
     "classifier of the user's": (
         ["constituents=null", f"cwola.classifier={__name__}:OnConstituents"], "add 'constituents: {}'",
     ),
@@ -480,10 +482,10 @@ def test_a_mistake_is_one_line(drapes, project, tmp_path, name):
     ("assignment", "expected"),
     [
         ("study.generators={A: [constituents.epch=3]}", "study.generators: A: unknown key 'constituents.epch'"),
-        ("study.generators={A: ['constituents.network=nowhere:Net']}", "nowhere:Net: ModuleNotFoundError"),
+        ("study.generators={A: ['constituents.network=nowhere:Net']}", "'nowhere:Net': module nowhere"),
         (f"study.generators={{A: ['cwola.classifier={__name__}:Missing']}}", "study.generators: A: cwola.classifier"),
         ("study.templates=[from_sidebands]", "from_sidebands needs constituents.kinematics_strength"),
-        (f"cwola.classifier={__name__}:Missing", "AttributeError"),
+        (f"cwola.classifier={__name__}:Missing", "no class 'Missing'"),
     ],
 )
 def test_what_would_stop_a_study_is_seen_before(drapes, project, assignment, expected):

@@ -8,6 +8,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -137,9 +138,13 @@ def test_examples_run(path, body, monkeypatch):
     for made in [value for value in names.values() if isinstance(value, type) and value.__module__ == "example"]:
         if hasattr(made, "score"):
             assert isinstance(made(1), Classifier)
+        elif hasattr(made, "basis"):
+            assert made().basis(np.array([0.2, 0.3])).shape == (2, len(made.parameter_names))
         elif BackgroundMethod in made.__mro__:
             # one that is made with a whole configuration is run by the tests of methods
             assert all(callable(getattr(made, name)) for name in ("fit", "save", "load", "sample"))
+        elif made.__name__ == "Counting":
+            assert made({}).settings == {}  # run in test_howto.py
         elif issubclass(made, torch.nn.Module):
             assert made(3, 2).condition_features == 2
         else:

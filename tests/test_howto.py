@@ -6,18 +6,26 @@ import json
 
 import awkward as ak
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import uproot
+import yaml
 from conftest import ROOT, make_columns
 from test_constituents import write_events
 from test_docs import FENCE
 
+from drapes_hep.config import Config, load_config
+from drapes_hep.events.features import check_features
 from drapes_hep.events.loading import load_processor
 from drapes_hep.events.ragged import KINEMATICS, from_low_level, leading, pack_nested
 from drapes_hep.events.running import run
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
+from drapes_hep.mass import find_shape
+from drapes_hep.rundir import open_run
+from drapes_hep.stages.context import Context
+from drapes_hep.stages.skim import skim
 
 EVENTS = 600
 
@@ -124,3 +132,53 @@ def test_the_command_that_keeps_constituents(tmp_path, monkeypatch):
     jets = read_skim(tmp_path / "runs" / "constituents" / "skim" / "events.parquet", ("jets",))["jets"]
     assert ak.sum(ak.num(jets.constituents, axis=2)) > 0
     assert read_json(tmp_path / "runs" / "constituents" / "skim" / "hists.json").keys() >= {"jet_cut_off"}
+
+
+@pytest.fixture
+def search(tmp_path, monkeypatch):
+    """Write the page's examples beside a configuration, and return how to select events with its changes."""
+    for name, words in {"counting": "class Counting", "shapes": "class Exponential", "mine": "def balance"}.items():
+        (tmp_path / f"{name}.py").write_text(example(words), encoding="utf-8")
+    pd.DataFrame(make_columns(EVENTS, labels=False)).to_hdf(tmp_path / "events.h5", key="df")
+    (tmp_path / "search.yaml").write_text(
+        "{name: x, data: {path: events.h5}, selection: {leading_pt: 0, abs_eta_max: 20}, blind: false,"
+        " features: [m_j1, tau21_j1], mass: {range: [1000, 9000]}}"
+    )
+    monkeypatch.chdir(tmp_path)
+
+    def select(*changes):
+        config = load_config("search.yaml", changes)
+        context = Context.of(config, open_run(tmp_path / f"run{len(list(tmp_path.glob('run*')))}"), device="cpu")
+        skim(context)
+        return context, read_skim(context.run.events)
+
+    return select
+
+
+def test_the_coffea_processor_of_the_page_selects_as_dijets_does(search):
+    _, mine = search("processor=counting.py:Counting")
+    _, dijets = search()
+    for name in ("event_id", "mjj", "m_j1", "tau21_j1"):
+        np.testing.assert_array_equal(mine[name], dijets[name])
+
+
+def test_the_function_of_the_page_is_a_feature(search):
+    define = "define={balance: {function: mine.py:balance}, ratio: pt_j2 / pt_j1}"
+    _, found = search(define, "features=[m_j1, balance, ratio]")
+    np.testing.assert_array_equal(found["balance"], found["ratio"])
+
+
+def test_the_shape_of_the_page_is_one(search):
+    context, _ = search("mass.fit=shapes.py:Exponential")
+    assert find_shape(context.config.mass).title == "exponential of a parabola"
+
+
+def test_the_definitions_of_the_page_are_features():
+    (body,) = [
+        body
+        for kind, body in FENCE.findall((ROOT / "docs" / "how-to.md").read_text(encoding="utf-8"))
+        if kind == "yaml" and "define:" in body
+    ]
+    config = Config.model_validate(yaml.safe_load(body))
+    labels = [one.axis_label for one in check_features(config.features, **config.definitions)]
+    assert labels[2:] == ["pt_ratio", "$m_{SD}^{J_1}$ [GeV]", "$D_{Xbb}^{J_1}$"]

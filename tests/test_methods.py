@@ -339,7 +339,7 @@ def test_the_methods_of_drapes_take_no_options(project):
         ("shift.py:Shifted", "no class 'Shifted' in shift.py; did you mean 'Shift'?"),
         ("shifts.py:Shift", "no file shifts.py; did you mean 'shift.py'?"),
         ("nowhere.at.all:Shift", "module nowhere.at.all cannot be imported"),
-        ("drapes_hep.config:Config", "a background method needs the method fit"),
+        ("drapes_hep.config:Config", "'Config' is not a background method: it needs the method fit"),
     ],
 )
 def test_a_method_that_is_not_there_is_one_line(project, name, words):

@@ -329,10 +329,10 @@ def test_a_processor_of_a_package():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("dijets", "expected 'path/to/file.py:Class' or 'package.module:Class'"),
+        ("dijets", "no such processor; name one as 'path/to/file.py:Class' or 'package.module:Class'"),
         ("mime.py:Mine", "no file mime.py; did you mean 'mine.py'?"),
         ("mine.py:Mien", "no class 'Mien' in mine.py; did you mean 'Mine'?"),
-        ("mine.py:dataclass", "'dataclass' is not a class with a method process(events)"),
+        ("mine.py:dataclass", "'dataclass' is not a processor: it is a function, not a class"),
         ("syntax.py:Mine", "syntax.py does not run (line 1: "),
         ("imports.py:Mine", "does not run (ModuleNotFoundError: No module named 'nosuchmodule')"),
         ("no.such.module:Mine", "module no.such.module cannot be imported (ModuleNotFoundError"),

@@ -16,7 +16,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -86,7 +86,8 @@ defaults.
 
 FEATURES_TEXT = """## Features
 
-J1 is the heavier, J2 the lighter of the two jets with the largest pT. m_JJ cannot be a feature.
+J1 is the heavier, J2 the lighter of the two jets with the largest pT. m_JJ cannot be a feature. Others are
+[defined in the configuration](how-to.md#define-a-feature-in-the-configuration).
 """
 
 LAYOUTS_TEXT = """## File layouts
@@ -194,6 +195,8 @@ def type_text(prop: Mapping[str, Any]) -> str:
     """Put a JSON schema's type into words."""
     if "anyOf" in prop:
         return " or ".join(type_text(one) for one in prop["anyOf"])
+    if "$ref" in prop:
+        return "section"
     if "enum" in prop:
         return " or ".join(f"`{value}`" for value in prop["enum"])
     if "const" in prop:
@@ -225,6 +228,10 @@ def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, t
         section = section_of(info)
         if section is not None:
             yield from _sections(section, f"{prefix}{name}.")
+        elif get_origin(info.annotation) is dict:
+            of = get_args(info.annotation)[1]
+            if isinstance(of, type) and issubclass(of, BaseModel):
+                yield from _sections(of, f"{prefix}{name}.NAME.")
 
 
 def configuration() -> str:

@@ -33,7 +33,7 @@ import numpy.typing as npt
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.significance import local_significance
 from drapes_hep.errors import FitError
-from drapes_hep.mass import GOOD_FIT_P_VALUE, SpectrumFit, bin_model, fit_spectrum
+from drapes_hep.mass import GOOD_FIT_P_VALUE, SpectrumFit, SpectrumShape, bin_model, fit_spectrum
 from drapes_hep.poisson import deviance_p_value, fit_poisson
 from drapes_hep.regions import Window
 
@@ -297,7 +297,7 @@ def hunt_window(
     counts: SelectedCounts,
     window: Window,
     *,
-    shape: str = "dijet4",
+    shape: str | SpectrumShape = "dijet4",
     sqrt_s: float = 13_000.0,
     min_events: int = 10,
     template_sizes: Sequence[int] | None = None,
@@ -310,8 +310,8 @@ def hunt_window(
     counts : SelectedCounts
         Of this window's scores. Its hidden bins take part in nothing.
     window : Window
-    shape : str
-        Of the inclusive spectrum, a key of :data:`drapes_hep.mass.SHAPES`.
+    shape : SpectrumShape or str
+        Of the inclusive spectrum; the package's own by a key of :data:`drapes_hep.mass.SHAPES`.
     sqrt_s : float
         GeV.
     min_events : int
@@ -385,5 +385,7 @@ def hunt_window(
     return WindowHunt(window, fit, tuple(points))
 
 
-def _fit_outside(counts: FloatArray, edges: FloatArray, outside: BoolArray, shape: str, sqrt_s: float) -> SpectrumFit:
+def _fit_outside(
+    counts: FloatArray, edges: FloatArray, outside: BoolArray, shape: str | SpectrumShape, sqrt_s: float
+) -> SpectrumFit:
     return fit_spectrum(counts, edges, None, shape, sqrt_s, fitted=outside)

@@ -44,7 +44,7 @@ from drapes_hep.bumphunt.extrapolation import Extrapolation, extrapolate
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.significance import local_significance
 from drapes_hep.errors import FitError, counted
-from drapes_hep.mass import GOOD_FIT_P_VALUE, bin_model, fit_spectrum
+from drapes_hep.mass import GOOD_FIT_P_VALUE, SpectrumShape, bin_model, fit_spectrum
 from drapes_hep.poisson import deviance_p_value, fit_poisson
 from drapes_hep.regions import Window
 
@@ -172,7 +172,7 @@ def background_model(
     counts: Sequence[SelectedCounts],
     overlaps: npt.ArrayLike,
     *,
-    shape: str = "dijet4",
+    shape: str | SpectrumShape = "dijet4",
     sqrt_s: float = 13_000.0,
     min_events: int = 10,
 ) -> ToyModel:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from drapes_hep.errors import ConfigError, FitError, UsersCode, counted, reason_of, told
-from drapes_hep.events.loading import is_users, source_hashes
+from drapes_hep.events.loading import Kind, is_users
+from drapes_hep.plugins import class_with, load_class
 from drapes_hep.rng import event_uniforms, stage_seed
 
 __all__ = [
@@ -314,7 +315,7 @@ _LIKE = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 
 
 def load_classifier(
-    name: str, options: Mapping[str, Any] | None = None, device: str = "cpu"
+    name: str, options: Mapping[str, Any] | None = None, device: str = "cpu", folder: Path | None = None
 ) -> Callable[[int], Classifier]:
     """Find a classifier by its name in the configuration, and set its options.
 
@@ -326,6 +327,8 @@ def load_classifier(
         ``cwola.options``: further arguments of the class.
     device : str
         Given to a class that has an argument of this name.
+    folder : Path, optional
+        Where the configuration lies.
 
     Returns
     -------
@@ -337,7 +340,7 @@ def load_classifier(
     ConfigError
         If there is no such class, it lacks ``fit`` or ``score``, or it refuses the options.
     """
-    found: Callable[..., Classifier] = find_classifier(name)
+    found: Callable[..., Classifier] = find_classifier(name, folder)
     known = inspect.signature(found).parameters
     given = dict(options or {})
     free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
@@ -349,7 +352,7 @@ def load_classifier(
             " (--set cwola.options={} clears those of another classifier)"
         )
     # a class of the user's may mean more than the type of its default says
-    for key, value in given.items() if ":" not in name else ():
+    for key, value in given.items() if _KIND.is_own(name) else ():
         default = known[key].default
         if type(default) is int and type(value) is float and value.is_integer():
             given[key] = value = int(value)  # 1e4
@@ -400,7 +403,7 @@ class _Guarded:
 def _guarded(
     name: str, found: Callable[..., Classifier], make: Callable[[int], Classifier]
 ) -> Callable[[int], Classifier]:
-    if ":" in name:
+    if not _KIND.is_own(name):
         make = functools.partial(_Guarded, name, make)
     elif make is found:
         return make
@@ -414,14 +417,25 @@ _ON_CONSTITUENTS = {
 }
 """By name, as they import torch, which takes seconds."""
 
+_KIND = Kind(
+    "classifier",
+    "cwola.classifier",
+    "a classifier",
+    class_with("fit", "score"),
+    {"trees": f"{__name__}:Trees", "mlp": f"{__name__}:Mlp", **_ON_CONSTITUENTS},
+)
 
-def find_classifier(name: str) -> type[Any]:
+
+def find_classifier(name: str, folder: Path | None = None) -> type[Any]:
     """Find a classifier's class by its name in the configuration.
 
     Parameters
     ----------
     name : str
-        ``trees``, ``mlp``, ``constituents``, ``full_phase_space`` or ``package.module:Class``.
+        ``trees``, ``mlp``, ``constituents``, ``full_phase_space``, an installed package's name, ``file.py:Class`` or
+        ``package.module:Class``.
+    folder : Path, optional
+        Where the configuration lies.
 
     Returns
     -------
@@ -432,16 +446,4 @@ def find_classifier(name: str) -> type[Any]:
     ConfigError
         If there is no such class, or it lacks ``fit`` or ``score``.
     """
-    known: dict[str, type[Any]] = {"trees": Trees, "mlp": Mlp}
-    if name in known:
-        return known[name]
-    name = _ON_CONSTITUENTS.get(name, name)
-    module, _, attribute = name.partition(":")
-    with UsersCode(lambda error: ConfigError(f"cwola.classifier {name}: {reason_of(error)}")):
-        found = getattr(importlib.import_module(module), attribute)
-    if not all(callable(getattr(found, method, None)) for method in ("fit", "score")):
-        raise ConfigError(f"cwola.classifier {name}: needs the methods fit(x, y, weight, group) and score(x)")
-    if isinstance(found, type):
-        # now, as it is imported: the file may be edited while the class is at work
-        source_hashes(found)
-    return found  # type: ignore[no-any-return]
+    return cast(type[Any], load_class(_KIND, name, folder))

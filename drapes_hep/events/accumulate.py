@@ -10,7 +10,7 @@ import hist
 import numpy as np
 
 from drapes_hep.errors import ConfigError, LostEventsError
-from drapes_hep.events.features import FEATURES
+from drapes_hep.events.features import check_features
 from drapes_hep.events.types import Column, Foreign
 
 __all__ = ["ColumnParts", "chunk_key", "feature_axis", "fill_checked"]
@@ -136,11 +136,24 @@ def _kind(values: Column) -> str:
     return {"b": "bool", "i": "int", "u": "int", "f": "float"}.get(values.dtype.kind, str(values.dtype.kind))
 
 
-def feature_axis(name: str) -> Foreign:
-    """Give the axis of a feature's histograms, or of ``mjj``."""
+def feature_axis(name: str, define: Mapping[str, Mapping[str, Any]] | None = None, keep: Sequence[str] = ()) -> Foreign:
+    """Return the axis of a feature's histograms, or of ``mjj``.
+
+    Parameters
+    ----------
+    name : str
+    define : mapping, optional
+    keep : sequence of str, optional
+        As :func:`drapes_hep.events.features.check_features`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such feature.
+    """
     if name == "mjj":
         return hist.axis.Regular(160, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]")
-    known = FEATURES[name]
+    (known,) = check_features([name], define, keep)
     return hist.axis.Regular(known.bins, *known.range, name=name, label=known.axis_label)
 
 

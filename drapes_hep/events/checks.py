@@ -182,6 +182,10 @@ class Layout(Protocol):
         """Columns of lists, one list an event; the others hold one value an event."""
         ...
 
+    def columns_of_field(self, field: str) -> tuple[str, ...]:
+        """Return the columns of a file that hold a further field of jets; none where the layout has no such columns."""
+        ...
+
     @property
     def constituent_columns(self) -> frozenset[str]:
         """Columns that are read only where constituents are asked for."""

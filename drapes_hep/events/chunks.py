@@ -32,6 +32,8 @@ class Reading:
         False where identities and labels are all that is wanted: layouts that cluster leave it.
     empty : {"skip", "error"}
         What to do with a file without events.
+    keep : tuple of str
+        Further fields of jets.
     """
 
     layout: str | None = None
@@ -40,6 +42,7 @@ class Reading:
     constituents: bool = False
     jets: bool = True
     empty: str = "skip"
+    keep: tuple[str, ...] = ()
 
 
 DEFAULT_READING = Reading()

@@ -47,6 +47,10 @@ class _ClusteredLayout:
     collections: tuple[tuple[str, str], ...]
     """Each collection and what it calls the transverse momentum."""
 
+    def columns_of_field(self, field: str) -> tuple[str, ...]:  # noqa: ARG002
+        """See :class:`~drapes_hep.events.checks.Layout`."""
+        return ()
+
     def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
         """See :class:`~drapes_hep.events.checks.Layout`."""
         checks = Checks(self, chunk)
@@ -130,6 +134,10 @@ class DelphesJetLayout:
         self.required = _columns(self._collection, "PT", "Eta", "Phi", "Mass", "Tau[5]")
         self.optional = (_WEIGHT, f"{self._collection}_size")
         self.lists = frozenset((*self.required, _WEIGHT))
+
+    def columns_of_field(self, field: str) -> tuple[str, ...]:  # noqa: ARG002
+        """See :class:`~drapes_hep.events.checks.Layout`."""
+        return ()
 
     def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
         """See :class:`~drapes_hep.events.checks.Layout`."""

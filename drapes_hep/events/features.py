@@ -2,22 +2,35 @@
 
 Both jets are ordered by mass, J1 the heavier. The resonant variable m_JJ is no feature, by construction: a classifier
 that sees it learns the window, not the signal.
+
+A feature may also be defined outside the package, as an expression over columns of the two jets: ``pt_j1`` of the
+heavier, ``pt_j2`` of the lighter, and so on for the fields of jets, for their number of constituents ``n`` and for the
+further fields that a skim keeps; the package's features and other definitions may stand in it. Functions take such
+definitions as ``define`` (for each name a mapping with ``expression`` and, optionally, the others of
+:class:`Feature`) and the kept fields as ``keep``.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.errors import ConfigError
+from drapes_hep.errors import ConfigError, UsersCode, told
+from drapes_hep.events.expressions import evaluate, variables
+from drapes_hep.events.loading import Kind, is_users, load_object, processor_folders
+from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.types import AwkwardArray, Column
+from drapes_hep.files import file_hash
 
 __all__ = [
     "FEATURES",
@@ -27,8 +40,13 @@ __all__ = [
     "check_features",
     "compute_features",
     "domains",
+    "function_sources",
     "invariant_mass",
+    "kept_columns",
+    "kept_fields",
+    "kept_of",
     "order_by_mass",
+    "refuse_resonant",
     "wrapped",
 ]
 
@@ -128,16 +146,205 @@ FEATURES: Mapping[str, Feature] = {feature.name: feature for feature in _ALL}
 HLV = ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r")
 """The high-level set of the papers."""
 
+Definitions = Mapping[str, Mapping[str, Any]]
+"""Expression, label, unit, bounds, range and bins of features by name; all but the expression may be absent or None."""
+
 _RESONANT = {"mjj", "mass", "dijetmass", "invariantmass"}
+_COUNT = "n"
+_COLUMNS = tuple(f"{field}_j{jet}" for field in (*JET_FIELDS, _COUNT) for jet in (1, 2))
+"""What an expression may name of any jets; ``n`` needs constituents."""
+_TAKEN = ("event_id", "weight", "label", "parent_id", "jets", "row", "metadata", *IDENTITY_FIELDS)
+"""Columns of a skim or fields of an event that are something else."""
 
 
-def check_features(names: Sequence[str]) -> tuple[Feature, ...]:
+def _is_resonant(name: object) -> bool:
+    return str(name).lower().replace("_", "").replace("-", "") in _RESONANT
+
+
+def refuse_resonant(names: Sequence[str]) -> None:
+    """Refuse the resonant mass among features; raises ConfigError."""
+    for name in names:
+        if _is_resonant(name):
+            raise ConfigError(
+                f"feature '{name}': the resonant mass m_JJ may not be a feature, the classifier would learn the window"
+            )
+
+
+def kept_columns(keep: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of a skim that hold further fields of the jets: ``msoftdrop_j1``, ``msoftdrop_j2``."""
+    return tuple(f"{field}_j{jet}" for field in keep for jet in (1, 2))
+
+
+@dataclass(frozen=True)
+class _Defined:
+    """The function of a feature that is an expression, or a kept field of a jet."""
+
+    name: str
+    define: Definitions
+    keep: tuple[str, ...]
+
+    def __call__(self, j1: AwkwardArray, j2: AwkwardArray) -> FloatArray:
+        values: dict[str, FloatArray] = {}
+
+        def column(name: str) -> FloatArray:
+            if name not in values:
+                values[name] = compute(name)
+            return values[name]
+
+        def compute(name: str) -> FloatArray:
+            if name in FEATURES:
+                return FEATURES[name].function(j1, j2)
+            text = _expression(name, self.define)
+            if text is not None:
+                return evaluate(text, column, len(j1))
+            if _function(name, self.define) is not None:
+                return self._called(name, j1, j2)
+            field, _, which = name.rpartition("_j")
+            jet = (j1, j2)[int(which) - 1]
+            if field not in ak.fields(jet):
+                needs = "constituents" if field == _COUNT else f"'{field}', which selection.keep keeps"
+                raise ConfigError(f"feature '{self.name}': '{name}' needs jets with {needs}")
+            # a kept field may be undefined, as a feature may
+            found = _float(jet[field])
+            return np.where(np.isfinite(found), found, np.nan)
+
+        return column(self.name)
+
+    def _called(self, name: str, j1: AwkwardArray, j2: AwkwardArray) -> FloatArray:
+        said = f"define.{name}.function {_function(name, self.define)}"
+        function = _load_function(name, self.define)
+        with UsersCode(lambda error: ConfigError(f"{said}: {told(error, is_users)}")), np.errstate(all="ignore"):
+            found = np.asarray(ak.to_numpy(function(j1, j2)))
+        if found.shape != (len(j1),) or found.dtype.kind not in "biuf":
+            raise ConfigError(f"{said}: returned {found.dtype} of shape {found.shape}, not {len(j1)} numbers")
+        return np.where(np.isfinite(found), found, np.nan).astype(np.float64)
+
+
+_KIND = Kind(
+    "feature",
+    "define",
+    "a function of two jets",
+    lambda found: None if callable(found) else "cannot be called",
+)
+
+
+def _function(name: str, define: Definitions) -> str | None:
+    """Return the name of the function that makes a feature; None where none does."""
+    function = (define.get(name) or {}).get("function")
+    return None if function is None else str(function)
+
+
+def _load_function(name: str, define: Definitions) -> Any:  # noqa: ANN401
+    folder = (define.get(name) or {}).get("folder")
+    kind = replace(_KIND, key=f"define.{name}.function")
+    return load_object(kind, str(_function(name, define)), processor_folders(None if folder is None else Path(folder)))
+
+
+def function_sources(define: Definitions) -> dict[str, str]:
+    """Return the hashes of the files of the functions that make features, by feature; raises ConfigError."""
+    functions = {name: _load_function(name, define) for name in define if _function(name, define) is not None}
+    files = {name: inspect.getsourcefile(inspect.unwrap(one)) for name, one in functions.items()}
+    return {name: file_hash(Path(file)) for name, file in files.items() if file is not None}
+
+
+def _expression(name: str, define: Definitions) -> str | None:
+    """Return the text of a definition; None for a column of a jet, which may be defined for its label alone."""
+    text = (define.get(name) or {}).get("expression")
+    return None if text is None or text.strip() == name else str(text)
+
+
+def _leaves(name: str, define: Definitions, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the columns and features of the package that a definition rests on; raises ConfigError for a circle."""
+    if name in above:
+        circle = " -> ".join([*above[above.index(name) :], name])
+        raise ConfigError(f"define.{above[0]}: goes round in a circle: {circle}")
+    text = None if name in FEATURES else _expression(name, define)
+    if text is None:
+        yield name
+        return
+    for other in variables(text):
+        yield from _leaves(other, define, (*above, name))
+
+
+def kept_fields(names: Sequence[str], define: Definitions | None = None, keep: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the kept fields of jets that features rest on, in the order of ``keep``; raises ConfigError."""
+    used = {leaf for name in names for leaf in _leaves(name, define or {})}
+    return tuple(field for field in keep if used.intersection(kept_columns([field])))
+
+
+def _check_definition(name: str, define: Definitions, keep: Sequence[str]) -> None:
+    said, kept = f"define.{name}", kept_columns(keep)
+    if _is_resonant(name):
+        raise ConfigError(f"{said}: the resonant mass m_JJ may not be a feature, the classifier would learn the window")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise ConfigError(f"{said}: a name has letters, digits and underscores, and begins with a letter")
+    if name in FEATURES or name in _TAKEN or name in _COLUMNS:
+        what = "a feature of the package" if name in FEATURES else "a column of every skim or jet"
+        raise ConfigError(f"{said}: is {what}; take another name")
+    text = _expression(name, define)
+    if _function(name, define) is not None:
+        _load_function(name, define)
+        return
+    if text is None:
+        if name in kept:
+            return
+        raise ConfigError(
+            f"{said}: needs an expression, such as 'pt_j2 / pt_j1', or a function, or to be a column of selection.keep"
+        )
+    if name in kept:
+        raise ConfigError(
+            f"{said}: is a column that selection.keep keeps; take another name, or leave the expression out"
+        )
+    try:
+        used = variables(text)
+    except ConfigError as error:
+        raise ConfigError(f"{said}: {error}") from None
+    known = (*_COLUMNS, *FEATURES, *kept, *define)
+    for column in used:
+        if _is_resonant(column):
+            raise ConfigError(f"{said}: names m_JJ ('{column}'): the classifier would learn the window")
+        if column not in known:
+            close = difflib.get_close_matches(column, known, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"it may name {', '.join(known[:4])}, ..."
+            more = f" (a field of the file's jets is kept by selection.keep: [{column.rpartition('_j')[0]}])"
+            raise ConfigError(f"{said}: no column '{column}'; {hint}{more if re.search('.+_j[12]$', column) else ''}")
+    if not used:
+        raise ConfigError(f"{said}: '{text}' names no column: it is the same number for every event")
+    for _ in _leaves(name, define):
+        pass
+
+
+def _defined(name: str, define: Definitions, keep: Sequence[str]) -> Feature:
+    given = {key: value for key, value in (define.get(name) or {}).items() if value is not None}
+    unit = str(given.get("unit", ""))
+    low, high = given.get("bounds", (None, None))
+    low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
+    shown = (low, high) if math.isfinite(low) and math.isfinite(high) else (0.0, 1000.0 if unit == "GeV" else 1.0)
+    first, last = (float(value) for value in given.get("range", shown))
+    return Feature(
+        name,
+        _Defined(name, define, tuple(keep)),
+        str(given.get("label", name)),
+        unit,
+        int(given.get("bins", 60)),
+        (first, last),
+        (low, high),
+    )
+
+
+def check_features(
+    names: Sequence[str], define: Definitions | None = None, keep: Sequence[str] = ()
+) -> tuple[Feature, ...]:
     """Look features up.
 
     Parameters
     ----------
     names : sequence of str
         As the configuration gives them.
+    define : mapping, optional
+        Features that the configuration defines.
+    keep : sequence of str, optional
+        Further fields of jets; their columns are features, too.
 
     Returns
     -------
@@ -147,31 +354,39 @@ def check_features(names: Sequence[str]) -> tuple[Feature, ...]:
     Raises
     ------
     ConfigError
-        Unknown, repeated, none at all, or the resonant mass.
+        Unknown, repeated, none at all, or the resonant mass; or a definition that is none.
     """
+    definitions = dict(define or {})
+    for field in keep:
+        if field in (*JET_FIELDS, _COUNT, "constituents"):
+            raise ConfigError(f"selection.keep: '{field}' is kept in any case; leave it out")
+    for name in definitions:
+        _check_definition(name, definitions, keep)
+    known = [*FEATURES, *definitions, *(one for one in kept_columns(keep) if one not in definitions)]
     if isinstance(names, str) or not names:
         raise ConfigError("'features' must list at least one feature, e.g. [m_j1, delta_m]")
+    refuse_resonant(names)
     for name in names:
-        if str(name).lower().replace("_", "").replace("-", "") in _RESONANT:
-            raise ConfigError(
-                f"feature '{name}': the resonant mass m_JJ may not be a feature, the classifier would learn the window"
-            )
-        if name not in FEATURES:
-            close = difflib.get_close_matches(str(name), FEATURES, n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(FEATURES)}"
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}; others go under 'define'"
             raise ConfigError(f"unknown feature '{name}'; {hint}")
     repeated = [name for i, name in enumerate(names) if name in names[:i]]
     if repeated:
         raise ConfigError(f"feature '{repeated[0]}' is listed twice")
-    return tuple(FEATURES[name] for name in names)
+    return tuple(FEATURES[name] if name in FEATURES else _defined(name, definitions, keep) for name in names)
 
 
-def domains(names: Sequence[str]) -> list[tuple[float, float]]:
-    """Give the natural bounds of features."""
-    return [feature.domain for feature in check_features(names)]
+def domains(
+    names: Sequence[str], define: Definitions | None = None, keep: Sequence[str] = ()
+) -> list[tuple[float, float]]:
+    """Return the natural bounds of features; arguments as :func:`check_features`."""
+    return [feature.domain for feature in check_features(names, define, keep)]
 
 
-def check_classifier_features(features: Sequence[str], seen: Sequence[str]) -> None:
+def check_classifier_features(
+    features: Sequence[str], seen: Sequence[str], define: Definitions | None = None, keep: Sequence[str] = ()
+) -> None:
     """Check all names of features, then that the classifier sees none that the diffusion model does not make.
 
     Parameters
@@ -180,14 +395,17 @@ def check_classifier_features(features: Sequence[str], seen: Sequence[str]) -> N
         ``features`` of the configuration.
     seen : sequence of str
         ``cwola.features``, or what stands for it.
+    define : mapping, optional
+    keep : sequence of str, optional
+        As :func:`check_features`.
 
     Raises
     ------
     ConfigError
         With the name at fault.
     """
-    check_features(features)
-    check_features(seen)
+    check_features(features, define, keep)
+    check_features(seen, define, keep)
     for name in seen:
         if name not in features:
             close = difflib.get_close_matches(name, features, n=1, cutoff=0.5)
@@ -213,26 +431,63 @@ def order_by_mass(jets: AwkwardArray) -> tuple[Any, Any]:
     return ak.where(swap, second, first), ak.where(swap, first, second)
 
 
-def compute_features(names: Sequence[str], jets: AwkwardArray) -> dict[str, FloatArray]:
+def compute_features(
+    names: Sequence[str], jets: AwkwardArray, define: Definitions | None = None, keep: Sequence[str] = ()
+) -> dict[str, FloatArray]:
     """Compute features of pairs of jets.
 
     Parameters
     ----------
     names : sequence of str
-        Known to :data:`FEATURES`.
     jets : awkward.Array
-        n lists of exactly two jets with pt, eta, phi, mass, tau1, tau2, tau3.
+        n lists of exactly two jets with pt, eta, phi, mass, tau1, tau2, tau3, and the kept fields.
+    define : mapping, optional
+    keep : sequence of str, optional
+        As :func:`check_features`.
 
     Returns
     -------
     dict of str to array of float64, shape (n,)
         NaN where a feature is undefined (tau21 where tau1 = 0).
     """
-    features = check_features(names)
+    features = check_features(names, define, keep)
     # no feature reads constituents, which would be copied with their jets
-    jets = jets[[name for name in jets.fields if name != "constituents"]]
+    plain = jets[[name for name in jets.fields if name != "constituents"]]
+    counted = {f"{_COUNT}_j1", f"{_COUNT}_j2"}
+    if "constituents" in jets.fields and counted & {leaf for name in names for leaf in _leaves(name, define or {})}:
+        plain = ak.with_field(plain, ak.num(jets["constituents"], axis=2), _COUNT)
+    jets = plain
     heavier, lighter = order_by_mass(jets)
     return {feature.name: feature.function(heavier, lighter) for feature in features}
+
+
+def kept_of(jets: AwkwardArray, keep: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Return further fields of pairs of jets as columns of a skim.
+
+    Parameters
+    ----------
+    jets : awkward.Array
+        n lists of exactly two jets.
+    keep : sequence of str
+        Fields of the jets.
+
+    Returns
+    -------
+    dict of str to array, shape (n,)
+        ``FIELD_j1`` of the heavier jet and ``FIELD_j2`` of the lighter, in the file's type.
+
+    Raises
+    ------
+    ConfigError
+        If the jets have no such field: a correction may have lost it.
+    """
+    absent = [field for field in keep if field not in jets.fields]
+    if absent:
+        raise ConfigError(f"selection.keep: the jets have no '{absent[0]}'; they have {', '.join(jets.fields)}")
+    pair = order_by_mass(jets[["mass", *keep]]) if keep else ()
+    return {
+        f"{field}_j{jet}": np.ascontiguousarray(ak.to_numpy(pair[jet - 1][field])) for field in keep for jet in (1, 2)
+    }
 
 
 def invariant_mass(jets: AwkwardArray) -> FloatArray:

@@ -70,9 +70,10 @@ def _keys(field: Field) -> set[str]:
     return keys | {_key("".join(reversed(field.path)))} if len(field.path) == 2 else keys
 
 
-def _vocabulary(layouts: Iterable[str]) -> list[str]:
+def _vocabulary(layouts: Iterable[str], keep: Sequence[str] = ()) -> list[str]:
     columns = dict.fromkeys(name for one in layouts for name in (*LAYOUTS[one].required, *LAYOUTS[one].optional))
-    return [*columns, *(SKIM_PARTS if "jets" in columns else ())]
+    kept = dict.fromkeys(name for one in layouts for field in keep for name in LAYOUTS[one].columns_of_field(field))
+    return [*columns, *(SKIM_PARTS if "jets" in columns else ()), *kept]
 
 
 def _match(path: str, fields: Sequence[Field], columns: Iterable[str]) -> dict[str, Field]:
@@ -96,7 +97,7 @@ def _match(path: str, fields: Sequence[Field], columns: Iterable[str]) -> dict[s
     return {name: Field((name,), None, "a record") for name in sorted(records.intersection(columns))} | out
 
 
-def spell(path: str, fields: Sequence[Field], layouts: Sequence[str]) -> dict[str, Field]:
+def spell(path: str, fields: Sequence[Field], layouts: Sequence[str], keep: Sequence[str] = ()) -> dict[str, Field]:
     """Return the columns that the fields of a file spell.
 
     Parameters
@@ -107,6 +108,8 @@ def spell(path: str, fields: Sequence[Field], layouts: Sequence[str]) -> dict[st
         All of one tree or table.
     layouts : sequence of str
         Names in :data:`drapes_hep.events.layouts.LAYOUTS` whose columns are looked for.
+    keep : sequence of str
+        Further fields of jets that are looked for.
 
     Returns
     -------
@@ -120,7 +123,7 @@ def spell(path: str, fields: Sequence[Field], layouts: Sequence[str]) -> dict[st
     InputError
         Two fields that spell one column.
     """
-    columns = _vocabulary(layouts)
+    columns = _vocabulary(layouts, keep)
     required = [set(LAYOUTS[name].required) - {"jets"} for name in layouts]
     best = _match(path, fields, columns)
     records = dict.fromkeys(field.path[0] for field in fields if len(field.path) > 1)
@@ -136,8 +139,9 @@ def spell(path: str, fields: Sequence[Field], layouts: Sequence[str]) -> dict[st
                 best = found
                 break
     if "jets" in columns and "jets" not in best and all(f"jets.{name}" in best for name in JET_FIELDS):
-        parts = {name: best[name] for name in SKIM_PARTS if name in best}
-        wrong = [name for name, field in parts.items() if field.depth != SKIM_PARTS[name]]
+        depths = {**SKIM_PARTS, **{f"jets.{field}": 1 for field in keep}}
+        parts = {name: best[name] for name in depths if name in best}
+        wrong = [name for name, field in parts.items() if field.depth != depths[name]]
         best["jets"] = Field(("jets",), None if wrong else 1, best[wrong[0]].kind if wrong else "records", parts)
     return best
 
@@ -200,7 +204,8 @@ def zip_jets(path: str, parts: Mapping[str, AwkwardArray]) -> AwkwardArray:
                 raise InputError(
                     path, f"column '{name}' has lists of another length than column '{first}'", "write it again"
                 )
-    jets = {name: parts[f"jets.{name}"] for name in JET_FIELDS}
+    own = [name.removeprefix("jets.") for name in parts if name.count(".") == 1]
+    jets = {name: parts[f"jets.{name}"] for name in own}
     inside = {name.rpartition(".")[2]: parts[name] for name in parts if name.startswith("jets.constituents.")}
     if inside:
         jets["constituents"] = ak.zip(inside, depth_limit=3)

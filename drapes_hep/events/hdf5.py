@@ -16,7 +16,7 @@ from drapes_hep.events.hdf5files import check_stored, open_hdf5, unwritten
 from drapes_hep.events.layouts import LAYOUTS
 from drapes_hep.events.opened import shared
 from drapes_hep.events.raw import raw_columns, read_label_file, read_last_column, read_particles
-from drapes_hep.events.readers import columns_of, lacks, match_layout, nearest
+from drapes_hep.events.readers import check_kept, columns_of, lacks, match_layout, nearest
 from drapes_hep.events.simulated import CONSTITUENT_DATASETS, read_simulated, scan_simulated
 from drapes_hep.events.types import Foreign
 from drapes_hep.events.writers import raw_metadata
@@ -161,6 +161,7 @@ class Hdf5Reader:
                     raise InputError(path, f"no frame '{object_path}' in it", f"it holds {', '.join(frames) or 'none'}")
                 frames = {object_path.strip("/"): frames[object_path.strip("/")]}
             if not frames and (arrays := scan_simulated(path, file, reading.constituents)) is not None:
+                check_kept(path, "simulated", {}, reading)
                 if reading.layout not in (None, "simulated"):
                     raise InputError(path, f"is not of layout '{reading.layout}' but 'simulated'", "set data.layout")
                 rows, columns = arrays
@@ -206,6 +207,7 @@ class Hdf5Reader:
                         "write it again",
                     )
             columns = columns_of(layout, found[name])
+            columns = (*columns, *check_kept(path, layout, dict.fromkeys(found[name]), reading))
             read = {
                 values.name: values
                 for values, names in _blocks(group)

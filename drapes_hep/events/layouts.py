@@ -56,6 +56,10 @@ class FeatureLayout:
     lists: frozenset[str] = frozenset()
     constituent_columns: frozenset[str] = frozenset()
 
+    def columns_of_field(self, field: str) -> tuple[str, ...]:
+        """See :class:`Layout`."""
+        return f"{field}j1", f"{field}j2"
+
     def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
         """See :class:`Layout`."""
         checks = Checks(self, chunk)
@@ -90,6 +94,8 @@ class FeatureLayout:
         checks.finish()
         keep = np.stack(present, axis=1)
         offsets = offsets_of(keep.sum(axis=1))
+        for field in chunk.reading.keep if chunk.reading.jets else ():
+            jets[field] = [np.asarray(columns[name]) for name in self.columns_of_field(field)]
         for field, pair in jets.items():
             out[f"jets_{field}"] = ragged(np.stack(pair, axis=1)[keep], offsets)
         return Converted(out, clipped)
@@ -104,6 +110,10 @@ class SkimLayout:
     constituents = True
     lists = frozenset({"jets"})
     constituent_columns: frozenset[str] = frozenset()
+
+    def columns_of_field(self, field: str) -> tuple[str, ...]:
+        """See :class:`Layout`."""
+        return (f"jets.{field}",)
 
     def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
         """See :class:`Layout`."""
@@ -127,6 +137,10 @@ class SkimLayout:
         for name, field in zip(names[4:], JET_FIELDS[4:], strict=True):
             vectors[field] = checks.tau(name, flat[name], offsets)
         out.update({f"jets_{field}": ragged(vectors[field], offsets) for field in JET_FIELDS})
+        for field in chunk.reading.keep:
+            if field not in ak.fields(jets) or jets[field].ndim != 2 or ak.fields(jets[field]):
+                raise InputError(chunk.path, f"its jets have no '{field}', one number per jet", "see selection.keep")
+            out[f"jets_{field}"] = ragged(ak.to_numpy(ak.flatten(jets[field])), offsets)
         if chunk.reading.constituents:
             constituents, more = self._constituents(jets, offsets, checks)
             out.update(constituents)
@@ -172,6 +186,10 @@ class RawLayout:
     lists = frozenset({"particles"})
     constituent_columns: frozenset[str] = frozenset()
 
+    def columns_of_field(self, field: str) -> tuple[str, ...]:  # noqa: ARG002
+        """See :class:`Layout`."""
+        return ()
+
     def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
         """See :class:`Layout`."""
         checks = Checks(self, chunk)
@@ -197,6 +215,10 @@ class SimulatedLayout:
     constituents = True
     lists = frozenset({"jets", "tau"})
     constituent_columns: frozenset[str] = frozenset()
+
+    def columns_of_field(self, field: str) -> tuple[str, ...]:  # noqa: ARG002
+        """See :class:`Layout`."""
+        return ()
 
     def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
         """See :class:`Layout`."""

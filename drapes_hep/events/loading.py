@@ -1,7 +1,14 @@
-"""Processors by name: ``processors/dijets.py:Dijets`` (a file that the user edits) or ``package.module:Class``.
+"""Objects that a configuration names: processors, methods, classifiers, networks, features and mass shapes.
 
-A relative path is looked for in the working directory, then beside the configuration, then in the folder above it (the
-project's), then in the package's own starter. A processor file that loads another one looks in the same places.
+``NAME``
+    One of the package's own, or one that an installed package offers (:mod:`drapes_hep.entry_points`). The package's
+    own names win.
+``path/to/file.py:Class``
+    A file that the user edits. A relative path is looked for in the working directory, then beside the configuration,
+    then in the folder above it (the project's), then in the package's own starter. A file that loads another one looks
+    in the same places.
+``package.module:Class``
+    What Python can import.
 """
 
 from __future__ import annotations
@@ -16,26 +23,31 @@ import importlib.util
 import inspect
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
-from coffea.processor import ProcessorABC
 
+from drapes_hep.entry_points import offered
 from drapes_hep.errors import ConfigError, UsersCode, reason_of
 from drapes_hep.events.grounds import unwatched, watched
 from drapes_hep.events.types import Foreign
 from drapes_hep.files import file_hash
 
 __all__ = [
+    "NEEDS",
     "SOURCE",
     "STRIPPED",
+    "Kind",
     "class_sources",
     "is_users",
     "load_module",
+    "load_object",
     "load_processor",
     "load_source",
     "names_defined",
@@ -49,8 +61,14 @@ SOURCE = "__drapes_source__"
 
 STRIPPED = "<dynamic-code>"
 """What cloudpickle (from 3.1.3 on) writes for the file of code that travels by value."""
+NEEDS = (
+    "a search needs three things of a processor: __init__(self, settings), and of process(self, events) beside 'hists'"
+    " a 'cutflow' and a 'skim' of the selected events (docs/how-to.md#use-a-coffea-processor)"
+)
+"""What a processor of coffea's must offer beyond what coffea asks of it."""
 
 _MODULE = "_drapes_processor_"
+
 _SEARCHED: ContextVar[tuple[Path, ...] | None] = ContextVar("_SEARCHED", default=None)
 """Where the processor file that runs just now was looked for."""
 
@@ -164,19 +182,124 @@ def source_hashes(found: type) -> tuple[str, ...]:
     return _HASHES[found]
 
 
-def load_processor(name: str, search: Sequence[str | Path] | None = None) -> Foreign:
-    """Load a processor's class.
+@dataclass(frozen=True)
+class Kind:
+    """A kind of object that a key of the configuration names.
+
+    Attributes
+    ----------
+    name : str
+        Of its entry points: ``classifier`` of ``classifier.lightgbm``.
+    key : str
+        The key, for messages.
+    noun : str
+        What such an object is called, with its article.
+    lacks : callable
+        An object to what it lacks to be one, as a clause such as "needs the method fit"; None where it is one.
+    own : mapping of str to str
+        The package's own: ``package.module:Class`` by name.
+    """
+
+    name: str
+    key: str
+    noun: str
+    lacks: Callable[[Any], str | None]
+    own: Mapping[str, str] = field(default_factory=dict)
+
+    def is_own(self, name: str) -> bool:
+        """Whether a name is one of the package's own."""
+        return name in self.own
+
+
+def load_object(kind: Kind, name: str, search: Sequence[str | Path] | None = None) -> Any:  # noqa: ANN401
+    """Load what a configuration names.
 
     A class loaded by path is registered with cloudpickle to travel by value: worker processes have no module of that
     name to import.
 
     Parameters
     ----------
+    kind : Kind
     name : str
-        ``path/to/file.py:Class`` or ``package.module:Class``.
+        As the module's text says.
     search : sequence of path, optional
         Where a relative path is looked for, in this order; :func:`processor_folders` by default, or where the file
         that asks for it was looked for itself.
+
+    Returns
+    -------
+    object
+        The class, not an instance.
+
+    Raises
+    ------
+    ConfigError
+        There is no such name, file, module or object, it does not run, or it is not of this kind.
+    """
+    said, target = f"{kind.key} '{name}'", kind.own.get(name, name)
+    if ":" not in target:
+        target = _offered(kind, name)
+        said += f" (entry point {target})"
+    place, _, attribute = target.rpartition(":")
+    if not place or not all(part.isidentifier() for part in attribute.split(".")):
+        raise ConfigError(f"{said}: expected 'path/to/file.py:Class' or 'package.module:Class'")
+    if place.endswith(".py"):
+        module = load_module(said, place, search)
+    else:
+        fails = f"{said}: module {place} cannot be imported"
+        with UsersCode(lambda error: ConfigError(f"{fails} ({_reason(error)})")), watched():
+            module = importlib.import_module(place)
+    found: Any = module
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        defined = [key for key, one in vars(module).items() if getattr(one, "__module__", None) == module.__name__]
+        fits = [key for key in defined if kind.lacks(getattr(module, key)) is None]
+        close = difflib.get_close_matches(attribute, fits, n=1, cutoff=0.3) or fits[:1]
+        hint = f"did you mean '{close[0]}'?" if close else f"it defines nothing that is {kind.noun}"
+        raise ConfigError(f"{said}: no class '{attribute}' in {place}; {hint}")
+    problem = kind.lacks(found)
+    if problem is not None:
+        raise ConfigError(f"{said}: '{attribute}' is not {kind.noun}: it {problem}")
+    if isinstance(found, type):
+        # now, as it is imported: the file may be edited while the class is at work
+        source_hashes(found)
+    return found
+
+
+def _offered(kind: Kind, name: str) -> str:
+    """Return the ``module:Class`` that an installed package offers under a name."""
+    points = offered(kind.name)
+    if name not in points:
+        names = [*kind.own, *points]
+        close = difflib.get_close_matches(name, names, n=1)
+        there = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(names)}" if names else ""
+        form = f"{', or n' if there else 'n'}ame one as 'path/to/file.py:Class' or 'package.module:Class'"
+        raise ConfigError(f"{kind.key} '{name}': no such {kind.noun.partition(' ')[2]}; {there}{form}")
+    if len(points[name]) > 1:
+        which = " and ".join(f"{point.value} ({point.dist.name if point.dist else '?'})" for point in points[name])
+        raise ConfigError(f"{kind.key} '{name}': several installed packages offer it: {which}; name one of these")
+    # extras belong to its installation
+    return points[name][0].value.partition("[")[0].strip().replace(" ", "")
+
+
+def _lacks_process(found: Any) -> str | None:  # noqa: ANN401
+    if isinstance(found, type) and callable(getattr(found, "process", None)):
+        return None
+    kind = "function" if callable(found) and not hasattr(found, "process") else type(found).__name__
+    return f"is a {kind}, not a class with a method process(events); {NEEDS}"
+
+
+_PROCESSOR = Kind("processor", "processor", "a processor", _lacks_process)
+
+
+def load_processor(name: str, search: Sequence[str | Path] | None = None) -> Foreign:
+    """Load a processor's class, as :func:`load_object` does.
+
+    Parameters
+    ----------
+    name : str
+    search : sequence of path, optional
 
     Returns
     -------
@@ -188,19 +311,7 @@ def load_processor(name: str, search: Sequence[str | Path] | None = None) -> For
     ConfigError
         No such file or module, no such class, not a processor, or the file does not run.
     """
-    place, separator, attribute = name.rpartition(":")
-    if not separator or not place or not attribute.isidentifier():
-        raise ConfigError(f"processor '{name}': expected 'path/to/file.py:Class' or 'package.module:Class'")
-    said = f"processor '{name}'"
-    module = load_module(said, place, search) if place.endswith(".py") else _from_package(name, place)
-    found = getattr(module, attribute, None)
-    if found is None:
-        classes = [key for key, value in vars(module).items() if _is_processor(value) and value is not ProcessorABC]
-        close = difflib.get_close_matches(attribute, classes, n=1, cutoff=0.3) or classes[:1]
-        hint = f"did you mean '{close[0]}'?" if close else "it defines no processor"
-        raise ConfigError(f"processor '{name}': no class '{attribute}' in {place}; {hint}")
-    if not _is_processor(found):
-        raise ConfigError(f"processor '{name}': '{attribute}' is not a class with a method process(events)")
+    found: Foreign = load_object(_PROCESSOR, name, search)
     _check_names(name, found)
     return found
 
@@ -226,18 +337,8 @@ def _letters(name: str) -> str:
     return name.lower().replace("_", "")
 
 
-def _is_processor(value: object) -> bool:
-    return isinstance(value, type) and callable(getattr(value, "process", None))
-
-
 def _reason(error: BaseException) -> str:
     return f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else reason_of(error)
-
-
-def _from_package(name: str, place: str) -> ModuleType:
-    said = f"processor '{name}': module {place} cannot be imported"
-    with UsersCode(lambda error: ConfigError(f"{said} ({_reason(error)})")), watched():
-        return importlib.import_module(place)
 
 
 class _SourceLoader(importlib.machinery.SourceFileLoader):

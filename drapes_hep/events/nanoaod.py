@@ -60,6 +60,10 @@ class NanoAODLayout:
     constituent_columns: frozenset[str] = frozenset()
     linked: _Links | None = None
 
+    def columns_of_field(self, field: str) -> tuple[str, ...]:
+        """See :class:`~drapes_hep.events.checks.Layout`."""
+        return (f"FatJet_{field}",)
+
     def convert(self, columns: Columns, chunk: EventChunk) -> Converted:
         """See :class:`~drapes_hep.events.checks.Layout`."""
         checks = Checks(self, chunk)
@@ -76,12 +80,14 @@ class NanoAODLayout:
         if not chunk.reading.jets:
             checks.finish()
             return Converted({**out, **no_jets(len(chunk), chunk.reading)}, 0)
-        flat, offsets = checks.collection(columns, _JETS, "nFatJet")
+        kept = {field: self.columns_of_field(field)[0] for field in chunk.reading.keep}
+        flat, offsets = checks.collection(columns, (*_JETS, *kept.values()), "nFatJet")
         jets, clipped = checks.vectors(flat, _JETS[:4], offsets)
         tau = np.stack([checks.tau(name, flat[name], offsets, missing=True) for name in _JETS[4:]])
         tau[:, (tau < 0).any(axis=0)] = 0.0
         jets.update(tau1=tau[0], tau2=tau[1], tau3=tau[2])
         out.update({f"jets_{field}": ragged(jets[field], offsets) for field in JET_FIELDS})
+        out.update({f"jets_{field}": ragged(flat[name], offsets) for field, name in kept.items()})
         if chunk.reading.constituents and self.linked is not None:
             constituents, more = _constituents(columns, checks, offsets, self.linked)
             out.update(constituents)

@@ -7,7 +7,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from types import CodeType
 from typing import Any, NoReturn
@@ -25,11 +25,11 @@ from drapes_hep.errors import ConfigError, DrapesError, UsersCode, reason_of, to
 from drapes_hep.events.accumulate import ColumnParts, chunk_key
 from drapes_hep.events.features import invariant_mass
 from drapes_hep.events.hooks import first_of, flat_jets, name_event, protect
-from drapes_hep.events.loading import STRIPPED, class_sources, is_users, names_defined
+from drapes_hep.events.loading import NEEDS, STRIPPED, class_sources, is_users, names_defined
 from drapes_hep.events.schema import JET_FIELDS
 from drapes_hep.events.types import Column, Events, Foreign
 
-__all__ = ["CheckedProcessor", "Wanted", "accumulators", "json_form", "needs"]
+__all__ = ["CheckedProcessor", "Wanted", "accumulators", "json_form"]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -43,25 +43,6 @@ _MASS_TOLERANCE = 1e-5
 """By which m_JJ may differ from that of the jets, as a fraction: some roundings of jets in single precision."""
 
 
-def needs(name: str) -> str:
-    """Return the words for what a processor must offer.
-
-    Parameters
-    ----------
-    name : str
-        What to call it.
-
-    Returns
-    -------
-    str
-        One line.
-    """
-    return (
-        f"{name}: a search needs __init__(self, settings), process(self, events) that returns 'hists', 'cutflow' and"
-        " 'skim', and postprocess(self, accumulator); copy processors/dijets.py, or subclass its Dijets"
-    )
-
-
 @dataclass(frozen=True)
 class Wanted:
     """What the configuration asks of the selected events.
@@ -72,10 +53,16 @@ class Wanted:
         Columns of the skim.
     mass_range : tuple of float
         m_JJ in GeV, lower edge inclusive and upper edge exclusive.
+    kept : tuple of str
+        Further columns of the skim.
+    bounds : mapping of str to (float, float)
+        Values that a feature can take.
     """
 
     features: tuple[str, ...]
     mass_range: tuple[float, float]
+    kept: tuple[str, ...] = ()
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
@@ -179,10 +166,10 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
     def _check_keys(self, out: Foreign) -> None:
         if not isinstance(out, Mapping):
             kind = "nothing" if out is None else f"a {type(out).__name__}"
-            self._refuse(f"process(events) returned {kind}, not a dict with 'hists', 'cutflow' and 'skim'")
+            self._refuse(f"process(events) returned {kind}: {NEEDS}")
         absent = [key for key in ("hists", "cutflow", "skim") if key not in out]
         if absent:
-            raise ConfigError(needs(f"{self._name}: process(events) returned no '{absent[0]}'"))
+            self._refuse(f"process(events) returned no '{absent[0]}': {NEEDS}")
         strange = [key for key in out if not isinstance(key, str)]
         if strange:
             self._refuse(f"the output has the key {strange[0]!r}, which is no text")
@@ -198,8 +185,8 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
             if not isinstance(name, str) or not isinstance(one, boost_histogram.Histogram):
                 self._refuse(f"hists[{name!r}] is a {type(one).__name__}, not a hist.Hist under a name")
             view = np.asarray(one.view(flow=True))
-            for field in view.dtype.names or (None,):
-                if not np.isfinite(np.asarray(view if field is None else view[field], dtype=np.float64)).all():
+            for part in view.dtype.names or (None,):
+                if not np.isfinite(np.asarray(view if part is None else view[part], dtype=np.float64)).all():
                     self._refuse(f"hists[{name!r}] holds NaN or infinity: was it filled with such weights?")
             self._json(one, f"hists[{name!r}]")
         form = "expected {dataset: {step: {'events': N, 'weight': W}}}"
@@ -245,9 +232,9 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
     def _check_columns(self, columns: Mapping[str, Column], event: Callable[[int, npt.NDArray[Any]], str]) -> None:
         """Check the columns of selected events, of one chunk or of all."""
         wanted = ("event_id", "weight", "mjj", *self._wanted.features)
-        absent = [name for name in wanted if name not in columns]
+        absent = [name for name in (*wanted, *self._wanted.kept) if name not in columns]
         if absent:
-            self._refuse(f"the skim has no column '{absent[0]}'; it needs {', '.join(wanted)}")
+            self._refuse(f"the skim has no column '{absent[0]}'; it needs {', '.join((*wanted, *self._wanted.kept))}")
         if "label" in columns:
             self._refuse("the skim has a column 'label': labels go into 'truth'")
         ids = np.asarray(columns["event_id"])
@@ -264,6 +251,10 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
                 if len(array) and array.dtype.kind not in "iuf":
                     self._refuse(f"the skim's '{name}' holds {array.dtype}, not numbers")
                 flag(name, ~np.isfinite(array.astype(np.float64)), "NaN or infinity")
+            if name in self._wanted.bounds:
+                low, high = self._wanted.bounds[name]
+                outside = (np.asarray(values) < low) | (np.asarray(values) > high)
+                flag(name, outside, f"values outside its bounds ({low:g} to {high:g})")
         mjj, (low, high) = np.asarray(columns["mjj"], dtype=np.float64), self._wanted.mass_range
         flag("mjj", (mjj < low) | (mjj >= high), f"values outside mass.range ({low:g} to {high:g} GeV)")
         if "jets" in columns:

@@ -18,7 +18,7 @@ from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Read
 from drapes_hep.events.delphes import delphes_layouts
 from drapes_hep.events.fields import Field, check_field, spell, zip_jets
 from drapes_hep.events.opened import shared
-from drapes_hep.events.readers import columns_of, lacks, match_layout, plain_column
+from drapes_hep.events.readers import check_kept, columns_of, lacks, match_layout, plain_column
 from drapes_hep.events.skims import TRUTH_COLUMNS, check_version
 from drapes_hep.events.types import Column
 
@@ -46,13 +46,13 @@ def _numbers_of(kind: pa.DataType, path: tuple[str, ...], lists: int) -> Iterato
         yield Field(path, lists if number else None, str(kind), path)
 
 
-def _spelled(path: str, schema: pa.Schema) -> dict[str, Field]:
+def _spelled(path: str, schema: pa.Schema, keep: tuple[str, ...] = ()) -> dict[str, Field]:
     """Return the columns that a table spells; ``jets`` of a skim as it stands, where it is a list of records."""
     twice = [name for name, count in Counter(schema.names).items() if count > 1]
     if twice:
         raise InputError(path, f"has several columns '{twice[0]}'", "keep one of them")
     fields = [field for item in schema for field in _numbers_of(item.type, (item.name,), 0)]
-    out = spell(path, fields, _LAYOUTS)
+    out = spell(path, fields, _LAYOUTS, keep)
     if "jets" in schema.names and is_list(schema.field("jets").type):
         out["jets"] = Field(("jets",), 1, str(schema.field("jets").type), ("jets",))
     return out
@@ -95,7 +95,7 @@ class ParquetReader:
         with open_parquet(path) as file:
             check_version(path, file)
             names = list(file.schema_arrow.names)
-            spelled = _spelled(path, file.schema_arrow)
+            spelled = _spelled(path, file.schema_arrow, reading.keep)
             layout = match_layout(spelled, _LAYOUTS, reading.layout)
             if layout is None:
                 if set(names) == TRUTH_COLUMNS:
@@ -105,6 +105,7 @@ class ParquetReader:
         columns = columns_of(layout, spelled, reading)
         for name in columns:
             check_field(path, name, spelled[name], layout)
+        columns = (*columns, *check_kept(path, layout, spelled, reading))
         return FileInfo(path, self.container, layout, "", entries, file_key(path), "label" in columns, columns)
 
     def simulation(self, path: str) -> Mapping[str, Any]:
@@ -124,7 +125,7 @@ class ParquetReader:
             ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)])
             starts = ends - [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
             groups = np.flatnonzero((ends > chunk.start) & (starts < chunk.stop))
-            spelled = _spelled(chunk.path, file.schema_arrow)
+            spelled = _spelled(chunk.path, file.schema_arrow, chunk.reading.keep)
             sources = {name: spelled[name] for name in chunk.columns}
             fields = [
                 one

@@ -191,6 +191,52 @@ def columns_of(layout: str, present: Iterable[str], reading: Reading = DEFAULT_R
     return tuple(name for name in (*known.required, *known.optional) if name in have)
 
 
+def check_kept(path: str, layout: str, spelled: Mapping[str, Any], reading: Reading) -> tuple[str, ...]:
+    """Return the columns of a file that hold further fields of jets.
+
+    Parameters
+    ----------
+    path : str
+        The file, for errors.
+    layout : str
+        Its layout.
+    spelled : mapping of str to Field
+        Its columns; anything else than a :class:`~drapes_hep.events.fields.Field` is one number per event.
+    reading : Reading
+        Its ``keep``.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    InputError
+        The layout has no such columns, the file lacks one, or it is not one number per jet.
+    """
+    if not reading.jets:
+        return ()
+    known = LAYOUTS[layout]
+    out: list[str] = []
+    for field in reading.keep:
+        columns = known.columns_of_field(field)
+        if not columns:
+            raise InputError(
+                path, f"files of layout '{layout}' hold no further fields of jets", "leave selection.keep empty"
+            )
+        absent = missing_columns(columns, spelled)
+        if absent:
+            raise InputError(path, f"has no {absent} for selection.keep: {field}", "correct the name")
+        lists = int(bool(known.lists))
+        for name in columns:
+            one = spelled[name]
+            if getattr(one, "depth", lists) != lists or getattr(one, "size", 0):
+                raise InputError(path, f"column '{name}' is {one.kind}, not one number per jet", "keep another field")
+        # the jets of a skim are one column
+        out += [] if "jets" in known.required else columns
+    return tuple(out)
+
+
 def nearest(present: Iterable[str], layouts: Iterable[str]) -> tuple[float, str]:
     """Return the layout that columns come nearest to, and the fraction of its required columns that they have.
 

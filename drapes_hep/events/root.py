@@ -20,7 +20,7 @@ from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Read
 from drapes_hep.events.delphes import delphes_layouts
 from drapes_hep.events.fields import Field, check_field, spell, zip_jets
 from drapes_hep.events.opened import shared
-from drapes_hep.events.readers import columns_of, lacks, match_layout, nearest, plain_column
+from drapes_hep.events.readers import check_kept, columns_of, lacks, match_layout, nearest, plain_column
 from drapes_hep.events.types import AwkwardArray, Foreign
 from drapes_hep.remote import filesystem_options, is_url, one_line
 
@@ -258,7 +258,7 @@ class RootReader:
                     "name a file of events; a job that selected none may have written no tree",
                 )
             opened = {name: file[name] for name in trees}  # once: a tree of 2000 branches takes uproot seconds
-            found = {name: spell(path, _fields(tree), _LAYOUTS) for name, tree in opened.items()}
+            found = {name: spell(path, _fields(tree), _LAYOUTS, reading.keep) for name, tree in opened.items()}
             fits = {
                 name: layout for name, have in found.items() if (layout := match_layout(have, _LAYOUTS, reading.layout))
             }
@@ -278,6 +278,8 @@ class RootReader:
             entries = int(tree.num_entries)
             for column in columns:
                 check_field(path, column, found[name][column], layout)
+            columns = (*columns, *check_kept(path, layout, found[name], reading))
+            for column in columns:
                 _check_entries(path, column, found[name][column], entries)
             return FileInfo(
                 path,
@@ -310,7 +312,7 @@ class RootReader:
         """Read with uproot."""
         with shared(_open, chunk.path) as file:
             tree = file[chunk.object_path]
-            spelled = spell(chunk.path, _fields(tree), _LAYOUTS)
+            spelled = spell(chunk.path, _fields(tree), _LAYOUTS, chunk.reading.keep)
             wanted = {name: spelled[name] for name in chunk.columns if name != "jets"}
             parts = spelled["jets"].handle if "jets" in chunk.columns else {}
             raw = _read_fields(tree, {**wanted, **parts}, chunk.start, chunk.stop)

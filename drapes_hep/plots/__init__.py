@@ -12,7 +12,7 @@ from drapes_hep.plots.scores import Passing, passing_fraction, roc_curve, score_
 from drapes_hep.plots.spectra import Spectrum, merge_bins, selected_spectra, spectrum
 from drapes_hep.plots.split import SplitCounts, data_split
 from drapes_hep.plots.studies import Band, Panel, study_panels
-from drapes_hep.plots.style import PALETTE, HepFigure, Stamp, figure_style, poisson_interval
+from drapes_hep.plots.style import PALETTE, HepFigure, Stamp, can_be_typeset, figure_style, poisson_interval
 from drapes_hep.plots.templates import (
     Closure,
     QualityPoint,
@@ -41,6 +41,7 @@ __all__ = [
     "SplitCounts",
     "Stamp",
     "TrainingCurve",
+    "can_be_typeset",
     "control_cells",
     "control_grid",
     "control_histogram",

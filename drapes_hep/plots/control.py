@@ -19,11 +19,22 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.mathtext import MathTextParser
 from matplotlib.patches import Patch
 
 from drapes_hep.events.blinding import Ranges, hidden_bins, measures_mjj
-from drapes_hep.plots.style import BLUE, GREY, PALETTE, RED, Stamp, canvas, log_y, stamp_axes, stamp_figure, styled
+from drapes_hep.plots.style import (
+    BLUE,
+    GREY,
+    PALETTE,
+    RED,
+    Stamp,
+    can_be_typeset,
+    canvas,
+    log_y,
+    stamp_axes,
+    stamp_figure,
+    styled,
+)
 
 __all__ = ["Cell", "control_cells", "control_grid", "control_histogram"]
 
@@ -97,13 +108,7 @@ def _text(words: str) -> str:
     """Return a user's text as matplotlib can write it: what is no mathematics keeps its dollars."""
     short = " ".join(words.split())
     short = short if len(short) <= _LETTERS or "$" in short else f"{short[: _LETTERS - 1]}…"
-    if "$" not in short:
-        return short
-    try:
-        MathTextParser("path").parse(short)
-    except ValueError:
-        return short.replace("$", r"\$")
-    return short
+    return short if "$" not in short or can_be_typeset(short) else short.replace("$", r"\$")
 
 
 def _value(axis: Any, j: int) -> str:  # noqa: ANN401

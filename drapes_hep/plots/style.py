@@ -23,12 +23,13 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
 from matplotlib.text import Annotation
 from scipy import special
 
 from drapes_hep.config import PlotConfig
 
-__all__ = ["PALETTE", "HepFigure", "Stamp", "figure_style", "poisson_interval"]
+__all__ = ["PALETTE", "HepFigure", "Stamp", "can_be_typeset", "figure_style", "poisson_interval"]
 
 FloatArray = npt.NDArray[np.float64]
 P = ParamSpec("P")
@@ -74,6 +75,15 @@ def figure_style() -> Iterator[None]:
     # after_reset: a user's matplotlibrc would otherwise change the figures, and with it their bytes
     with mpl_style.context(_STYLE, after_reset=True):
         yield
+
+
+def can_be_typeset(text: str) -> bool:
+    """Whether a text with mathematics between dollars is one that matplotlib's mathtext knows."""
+    try:
+        MathTextParser("path").parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 def styled(function: Callable[P, R]) -> Callable[P, R]:

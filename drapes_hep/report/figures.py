@@ -129,7 +129,7 @@ def _spectrum_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[P
                 f"spectrum_{name}",
                 plots.spectrum(inclusive[0], run.stamp),
                 "Inclusive spectrum",
-                f"All selected events; the fit leaves the window out. {pull_words}",
+                f"All selected events; the fit{run.fit_title} leaves the window out. {pull_words}",
                 sources,
             )
         )

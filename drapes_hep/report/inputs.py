@@ -19,6 +19,7 @@ from drapes_hep import plots
 from drapes_hep.config import PlotConfig
 from drapes_hep.errors import ConfigError, RunDirectoryError
 from drapes_hep.events.blinding import in_ranges
+from drapes_hep.events.features import FEATURES, check_features, kept_columns
 from drapes_hep.events.skims import skim_metadata
 from drapes_hep.files import read_json
 from drapes_hep.regions import Window
@@ -222,6 +223,19 @@ class RunFiles:
     def features(self) -> tuple[str, ...]:
         """Names of the features."""
         return tuple(str(f) for f in self.config.get("features", ()))
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Axis labels of the features that this version knows."""
+        define, keep = self.config.get("define") or {}, (self.config.get("selection") or {}).get("keep", ())
+        known = [name for name in self.features if name in {*FEATURES, *define, *kept_columns(keep)}]
+        return {one.name: one.axis_label for one in check_features(known, define, keep)} if known else {}
+
+    @property
+    def fit_title(self) -> str:
+        """Title of the mass shape in brackets, to follow "the fit"; empty for a run of an earlier version."""
+        title = self.hunt.get("shape")
+        return f" ({title})" if title else ""
 
     @cached_property
     def edges(self) -> npt.NDArray[np.float64]:

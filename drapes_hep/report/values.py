@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from drapes_hep import plots
 from drapes_hep.errors import FitError, RunDirectoryError
-from drapes_hep.events.features import FEATURES
 from drapes_hep.events.skims import read_skim
 from drapes_hep.metrics import Roc
 from drapes_hep.poisson import deviance_p_value
@@ -213,7 +212,7 @@ def closures(run: RunFiles, files: WindowFiles) -> list[plots.Closure]:
         return []
     return [
         plots.make_closure(
-            FEATURES[name].axis_label if name in FEATURES else name,
+            run.labels.get(name, name),
             reference[name],
             template[name],
             reference_weight=reference["weight"],

@@ -17,7 +17,7 @@ from drapes_hep.config import Config, check_config
 from drapes_hep.errors import ConfigError, RunDirectoryError
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
-from drapes_hep.mass import Density
+from drapes_hep.mass import Density, find_shape
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rundir import RunDirectory, open_run
 from drapes_hep.stamps import check_current
@@ -130,7 +130,7 @@ def _load(run: RunDirectory, window: Window, _: tuple[int, ...]) -> ChunkTemplat
         )
     made = read_skim(folder / "template.parquet", ("event_id",)).metadata
     try:
-        density = None if method.own_mass else Density(**made["mass_fit"])
+        density = None if method.own_mass else Density(find_shape(config.mass), **made["mass_fit"])
         rate, seed = float(made["rate"]), int(made["seed"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError(

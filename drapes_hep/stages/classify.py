@@ -84,7 +84,7 @@ def classify_stage(context: Context, window: Window) -> Stage:
     config, folder = context.config, context.run.window(window)
     reads = [context.run.events, folder / "template.parquet", folder / "split.parquet"]
     # editing a classifier of one's own makes old scores stale
-    sources = list(source_hashes(find_classifier(config.cwola.classifier)))
+    sources = list(source_hashes(find_classifier(config.cwola.classifier, config.folder)))
     return Stage(
         f"classify.{window.name}",
         config.model_dump(mode="json"),
@@ -132,7 +132,7 @@ def classify(context: Context, window: Window) -> None:
 def _classify(context: Context, window: Window) -> list[Path]:
     config, folder = context.config, context.run.window(window)
     cwola = config.cwola
-    reads_jets = reads_of(find_classifier(cwola.classifier)) == "constituents"
+    reads_jets = reads_of(find_classifier(cwola.classifier, config.folder)) == "constituents"
     features = None if reads_jets else config.classifier_features
     columns = ("event_id", "weight", "mjj", *config.features, *(("jets",) if reads_jets else ()))
     events = read_skim(context.run.events, columns)
@@ -152,7 +152,7 @@ def _classify(context: Context, window: Window) -> list[Path]:
 
         try:
             scores = out_of_fold_scores(
-                load_classifier(cwola.classifier, cwola.options, context.device),
+                load_classifier(cwola.classifier, cwola.options, context.device, config.folder),
                 data,
                 reference,
                 {"sidebands": sidebands},

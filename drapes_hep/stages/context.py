@@ -68,7 +68,7 @@ class Context:
             raise ConfigError(f"--workers {count}: at least 1")
         if executor not in {"iterative", "futures"}:
             raise ConfigError(f"--executor {executor}: choose iterative or futures")
-        check_classifier_features(config.features, config.classifier_features)
+        check_classifier_features(config.features, config.classifier_features, **config.definitions)
         return cls(
             config,
             run,

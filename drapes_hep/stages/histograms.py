@@ -24,7 +24,7 @@ import uproot
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint, eigen_variations
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.events.blinding import measures_mjj
-from drapes_hep.events.features import check_features
+from drapes_hep.events.features import Feature, check_features
 from drapes_hep.events.skims import Skim
 from drapes_hep.files import atomic_path, content_hash, write_bytes
 from drapes_hep.hists import read_hists
@@ -216,24 +216,25 @@ def _mass_histogram(edges: FloatArray, values: FloatArray, variances: FloatArray
 def _template_histograms(context: Context, window: Window) -> Iterator[tuple[str, hist.Hist]]:
     """Yield the template's features, and the first of them against m_JJ."""
     key = window.name.replace("-", "_")
-    features = check_features(context.config.features)
+    features = check_features(context.config.features, **context.config.definitions)
     template = load_events(context.run.window(window) / "template.parquet", context.config.features)
     for feature in features:
         axis = hist.axis.Regular(feature.bins, *feature.range, name=feature.name, label=feature.axis_label)
         one = hist.Hist(axis, storage="weight")
         one.fill(np.asarray(template[feature.name]), weight=np.asarray(template["weight"]))
         yield f"template_{key}_{feature.name}", one
-    yield f"template_{key}_mjj_{features[0].name}", _plane(template, features[0].name, window)
+    yield f"template_{key}_mjj_{features[0].name}", _plane(template, features[0], window)
 
 
-def _plane(template: Skim, name: str, window: Window) -> hist.Hist:
-    feature = check_features([name])[0]
+def _plane(template: Skim, feature: Feature, window: Window) -> hist.Hist:
     one = hist.Hist(
         hist.axis.Regular(40, window.lo, window.hi, name="mjj", label=_MASS_LABEL),
-        hist.axis.Regular(feature.bins, *feature.range, name=name, label=feature.axis_label),
+        hist.axis.Regular(feature.bins, *feature.range, name=feature.name, label=feature.axis_label),
         storage="weight",
     )
     one.fill(
-        mjj=np.asarray(template["mjj"]), weight=np.asarray(template["weight"]), **{name: np.asarray(template[name])}
+        mjj=np.asarray(template["mjj"]),
+        weight=np.asarray(template["weight"]),
+        **{feature.name: np.asarray(template[feature.name])},
     )
     return one

@@ -16,7 +16,7 @@ from drapes_hep.config import keys_of
 from drapes_hep.errors import DrapesError, FitError, counted
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import write_json
-from drapes_hep.mass import fit_spectrum
+from drapes_hep.mass import find_shape, fit_spectrum, shape_sources
 from drapes_hep.records import Stage
 from drapes_hep.regions import Window
 from drapes_hep.results import global_record, results_record, window_record
@@ -55,6 +55,7 @@ def hunt_stage(context: Context, windows: Sequence[Window]) -> Stage:
             "windows": [[window.lo, window.hi] for window in windows],
             "search": [[window.lo, window.hi] for window in context.windows],
             "mass bins": mass_edges(context).tolist(),
+            "mass shape's source": shape_sources(context.config.mass),
         },
         # all that stands before it was checked against this configuration; where the data lie is the skim's to say
         recorded=tuple(name for name in config if name != "data"),
@@ -109,7 +110,7 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
             hunt_window(
                 counts[-1],
                 window,
-                shape=config.mass.fit,
+                shape=find_shape(config.mass),
                 sqrt_s=config.mass.sqrt_s,
                 min_events=config.hunt.min_events,
                 template_sizes=None if config.blind else _template_sizes(directory, window),
@@ -157,7 +158,7 @@ def _global(
             windows,
             counts,
             overlaps,
-            shape=config.mass.fit,
+            shape=find_shape(config.mass),
             sqrt_s=config.mass.sqrt_s,
             min_events=config.hunt.min_events,
         )
@@ -197,7 +198,7 @@ def _hunt_record(
     config = context.config
     everywhere: dict[str, Any] | None = None
     if not config.blind:
-        fit = fit_spectrum(counts[0].nested[0], edges, None, config.mass.fit, config.mass.sqrt_s)
+        fit = fit_spectrum(counts[0].nested[0], edges, None, find_shape(config.mass), config.mass.sqrt_s)
         everywhere = {"expected": _nullable(fit.expected), "chi2": fit.chi2, "ndof": fit.ndof, "good": bool(fit.good)}
     windows = []
     for count, hunted in zip(counts, hunts, strict=True):
@@ -221,6 +222,7 @@ def _hunt_record(
         toys = {"smallest_p": smallest.tolist(), "observed": found.p_smallest}
     return {
         "edges": edges.tolist(),
+        "shape": find_shape(config.mass).title,
         "counts": _nullable(counts[0].nested[0]),
         "windows": windows,
         "toys": toys,

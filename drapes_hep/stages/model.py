@@ -19,7 +19,7 @@ from drapes_hep.errors import FitError, RunDirectoryError, counted
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.keys import part_of
-from drapes_hep.mass import SpectrumFit
+from drapes_hep.mass import SpectrumFit, shape_sources
 from drapes_hep.records import Stage
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
@@ -218,6 +218,7 @@ def generate_stage(context: Context, window: Window) -> Stage:
         other={
             "pseudo-window": pseudo,
             "mass bins": mass_edges(context).tolist(),
+            "mass shape's source": shape_sources(context.config.mass),
             # weights may stay the same where a network is evaluated otherwise
             **method_settings(context.config),
         },
@@ -260,7 +261,7 @@ def _generate(context: Context, window: Window) -> list[Path]:
         path, seed = folder / f"{name}.parquet", stage_seed(config.seed, name, window.name)
         planned = plan_region(method, config.mass, pool, region, size, seed, fit, method.reach(region))
         # all that makes the same events of the same parents again
-        how = {"rate": planned.rate, "seed": seed, "mass_fit": None if method.own_mass else fit.density._asdict()}
+        how = {"rate": planned.rate, "seed": seed, "mass_fit": None if method.own_mass else _fitted(fit)}
         inside = functools.partial(_inside, region)
         _write_sample(context, window, path, planned, (method, model), record | how, inside, events)
         return path
@@ -277,6 +278,11 @@ def _generate(context: Context, window: Window) -> list[Path]:
         other = fit_masses(config.mass, events.mjj, events.weight, edges, window, pseudo)
         written.append(sample("pseudo", second, pseudo, size, other))
     return written
+
+
+def _fitted(fit: SpectrumFit) -> dict[str, Any]:
+    """Return what masses are drawn from, as a template's metadata hold it."""
+    return {"sqrt_s": fit.sqrt_s, "parameters": [float(value) for value in fit.parameters]}
 
 
 def _inside(region: tuple[float, float], mjj: FloatArray) -> BoolArray:

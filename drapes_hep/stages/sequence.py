@@ -134,17 +134,23 @@ def check_plugins(config: Config, *, table: bool = False) -> str:
     ConfigError
         If a class cannot be loaded, or does not fit the others.
     """
+    from drapes_hep import plots
     from drapes_hep.cwola.classifiers import load_classifier, reads_of
+    from drapes_hep.mass import find_shape
     from drapes_hep.templates.registry import method_of
 
     method = method_of(config)
+    find_shape(config.mass)
+    for name, one in config.define.items():
+        if not plots.can_be_typeset(f"{one.label or name} [{one.unit}]"):
+            raise ConfigError(f"define.{name}: its label or unit is not mathematics that matplotlib can typeset")
     on_jets = "jets" in method.columns
     place = ""
     if not table:
         place = _check_processor(config, on_jets)
     elif on_jets:
         raise ConfigError("constituents: a table holds features, and no jets; leave the section out, or search files")
-    classifier = load_classifier(config.cwola.classifier, config.cwola.options)
+    classifier = load_classifier(config.cwola.classifier, config.cwola.options, folder=config.folder)
     if not on_jets and reads_of(classifier) == "constituents":
         raise ConfigError(
             f"cwola.classifier {config.cwola.classifier} needs templates of constituents: add 'constituents: {{}}'"

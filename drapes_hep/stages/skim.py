@@ -21,10 +21,11 @@ from drapes_hep.events.blinding import Blinding
 from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.declared import declared_files, modules_of, undeclared, warning_of
 from drapes_hep.events.failures import FailedFilesError, Failure
+from drapes_hep.events.features import check_features, function_sources, kept_columns
 from drapes_hep.events.grounds import watched
 from drapes_hep.events.injection import SignalInjection, collect_ids, collect_truth
-from drapes_hep.events.loading import class_sources, load_processor, processor_folders
-from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators, needs
+from drapes_hep.events.loading import NEEDS, class_sources, load_processor, processor_folders
+from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators
 from drapes_hep.events.readers import expand_trees, no_events, scan, shared_identities, simulation_order
 from drapes_hep.events.running import FirstChunk, RunReport, run, scan_fileset, try_first_chunks
 from drapes_hep.events.skims import Truth, read_truth
@@ -143,6 +144,7 @@ def processor_of(config: Config, selection: Foreign) -> dict[str, Any]:
     return {
         "processor's class": config.processor.rpartition(":")[2] if sources else config.processor,
         "processor's source": [file_hash(path) for path in sources],
+        "feature's source": function_sources(config.definitions["define"]),
         "processor's files": {name: input_hash(place) for name, place in reads_of(config, selection).items()},
     }
 
@@ -186,8 +188,9 @@ def reading_of(config: Config) -> Reading:
     """Say how the configuration's files are read."""
     wants = getattr(load_selection(config), "reads_constituents", False)
     return Reading(
-        config.data.layout, config.data.radius, config.data.axes, constituents=bool(wants), empty=config.data.empty
-    )
+        config.data.layout, config.data.radius, config.data.axes, constituents=bool(wants), empty=config.data.empty,
+        keep=config.selection.keep,
+    )  # fmt: skip
 
 
 _DATASET = "data"
@@ -454,17 +457,38 @@ def make_processor(config: Config, processor_class: Foreign) -> CheckedProcessor
     if config.selection.max_constituents is not None:
         # only if given: a processor without constituents knows no such setting, and says so
         settings["max_constituents"] = config.selection.max_constituents
+    # likewise: a processor of one's own may know neither
+    settings |= {name: value for name, value in config.definitions.items() if value}
     name = f"processor '{config.processor}'"
     try:
         inspect.signature(processor_class).bind(settings)
     except TypeError:
-        raise ConfigError(needs(f"{name}: takes no settings")) from None
+        raise ConfigError(f"{name}: takes no settings: {NEEDS}") from None
     except ValueError:  # a class that shows no signature
         pass
     said = f"{name}: cannot be made with the settings"
     with UsersCode(lambda error: ConfigError(f"{said} ({reason_of(error)})")), watched():
         made = processor_class(settings)
-    return CheckedProcessor(made, Wanted(config.features, config.mass.range))
+    return CheckedProcessor(
+        made,
+        Wanted(
+            config.features,
+            config.mass.range,
+            kept_columns(config.selection.keep),
+            _bounds(config),
+        ),
+    )
+
+
+def _bounds(config: Config) -> dict[str, tuple[float, float]]:
+    """Return what the features that the configuration defines may be in the data."""
+    found = check_features(config.features, **config.definitions)
+    filled = [] if isinstance(config.selection.undefined, str) else [config.selection.undefined]
+    return {
+        one.name: (min(one.domain[0], *filled), max(one.domain[1], *filled)) if filled else one.domain
+        for one in found
+        if one.name in config.define
+    }
 
 
 def _selection(

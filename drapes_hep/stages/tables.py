@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.errors import DrapesError, RunDirectoryError, counted
-from drapes_hep.events.features import check_features
+from drapes_hep.events.features import refuse_resonant
 from drapes_hep.events.skims import Skim, read_skim
 from drapes_hep.files import read_json
 
@@ -64,7 +64,7 @@ def feature_matrix(
         If a value is not finite, or so large that its square is not. Trees would sort it with the others and say
         nothing.
     """
-    check_features(features)
+    refuse_resonant(features)
     columns = [np.asarray(events[name], dtype=np.float64) for name in features]
     for name, column in zip(features, columns, strict=True):
         with np.errstate(invalid="ignore"):

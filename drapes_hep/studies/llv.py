@@ -104,7 +104,7 @@ def llv_searches(config: Config, counts: Sequence[int], *references: str) -> lis
     list of Entry
     """
     _check(config)
-    level = " LLV" if reads_of(find_classifier(config.cwola.classifier)) == "constituents" else ""
+    level = " LLV" if reads_of(find_classifier(config.cwola.classifier, config.folder)) == "constituents" else ""
     out: list[Entry] = []
     for count in counts:
         for i, (name, own) in enumerate(generators(config).items()):

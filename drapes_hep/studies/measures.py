@@ -47,7 +47,7 @@ REJECTIONS = np.geomspace(1.0, 1e4, 81)
 def _sample(bench: Bench, events: Parents | Template, features: tuple[str, ...] | None = None) -> Sample:
     """Give events as the search's classifier takes them, or their features of these names."""
     config = bench.config
-    if features is None and reads_of(find_classifier(config.cwola.classifier)) == "constituents":
+    if features is None and reads_of(find_classifier(config.cwola.classifier, config.folder)) == "constituents":
         return _with_jets(bench, events)
     columns = [config.features.index(name) for name in (features or config.classifier_features)]
     return _as_sample(bench, events, events.x[:, columns])
@@ -55,7 +55,7 @@ def _sample(bench: Bench, events: Parents | Template, features: tuple[str, ...] 
 
 def _classifier(bench: Bench) -> Any:  # noqa: ANN401 - whatever makes one
     cwola = bench.config.cwola
-    return load_classifier(cwola.classifier, cwola.options, bench.device)
+    return load_classifier(cwola.classifier, cwola.options, bench.device, cwola.folder)
 
 
 def _with_jets(bench: Bench, events: Parents | Template) -> Sample:
@@ -277,7 +277,7 @@ def _shapes(
 ) -> dict[str, dict[str, list[float]]]:
     """Give the distributions of events before and after they were carried, as densities in each feature's range."""
     out: dict[str, dict[str, list[float]]] = {}
-    for j, feature in enumerate(check_features(bench.config.features)):
+    for j, feature in enumerate(check_features(bench.config.features, **bench.config.definitions)):
         edges = np.linspace(*feature.range, _SHAPE_BINS + 1)
         values = {
             "Signal": before[signal, j],

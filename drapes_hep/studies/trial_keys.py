@@ -8,6 +8,7 @@ from drapes_hep.cwola.classifiers import find_classifier
 from drapes_hep.events.loading import source_hashes
 from drapes_hep.files import content_hash
 from drapes_hep.keys import part_of
+from drapes_hep.mass import shape_sources
 from drapes_hep.studies.trials import SampleKeys, Trial, draw_key, model_key
 from drapes_hep.templates.registry import method_of
 
@@ -26,12 +27,16 @@ def trial_key(trial: Trial, keys: SampleKeys) -> str:
         part_of(tree, keys_of("classify")),
         config.classifier_features,
         # editing a classifier of one's own makes old records stale
-        list(source_hashes(find_classifier(config.cwola.classifier))),
+        list(source_hashes(find_classifier(config.cwola.classifier, config.folder))),
     ]
     if trial.kind == "sculpting":
         own.append(part_of(tree, keys_of("study.sculpting")))
     if trial.models:
-        own += [part_of(tree, keys_of("generate")), *(model_key(config, keys, saw) for saw in trial.models)]
+        own += [
+            part_of(tree, keys_of("generate")),
+            shape_sources(config.mass),
+            *(model_key(config, keys, saw) for saw in trial.models),
+        ]
         if method_of(config).source == "simulation":
             own.append(keys.simulation)
     return content_hash([*own, *draw_key(config, keys), code_hash(*TRIAL_CODE)])

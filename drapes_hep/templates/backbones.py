@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import tempfile
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,24 +15,41 @@ from drapes_hep.diffusion.cards import load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS
 from drapes_hep.diffusion.losses import denoising_loss
 from drapes_hep.errors import ConfigError, RunDirectoryError, UsersCode, reason_of
-from drapes_hep.events.loading import source_hashes
+from drapes_hep.events.loading import Kind
 from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer
+from drapes_hep.plugins import load_class
 
 __all__ = ["check_backbone", "find_backbone", "make_backbone"]
 
 MEMBER = 3
 """Numbers of a constituent."""
 
-_KNOWN: dict[str, type[nn.Module]] = {"transformer": SetTransformer, "epic": EPiC, "deepsets": AttentiveDeepSets}
+
+def _lacks_network(found: Any) -> str | None:  # noqa: ANN401
+    fits = isinstance(found, type) and issubclass(found, nn.Module)
+    return None if fits else "is no class on torch.nn.Module"
 
 
-def find_backbone(name: str) -> type[nn.Module]:
+_OWN = {"transformer": SetTransformer, "epic": EPiC, "deepsets": AttentiveDeepSets}
+_KIND = Kind(
+    "network",
+    "constituents.network",
+    "a network",
+    _lacks_network,
+    {name: f"{one.__module__}:{one.__qualname__}" for name, one in _OWN.items()},
+)
+
+
+def find_backbone(name: str, folder: Path | None = None) -> type[nn.Module]:
     """Find a network's class.
 
     Parameters
     ----------
     name : str
-        ``transformer``, ``epic``, ``deepsets`` or ``package.module:Class``.
+        ``transformer``, ``epic``, ``deepsets``, an installed package's name, ``file.py:Class`` or
+        ``package.module:Class``.
+    folder : Path, optional
+        Where the configuration lies.
 
     Returns
     -------
@@ -43,16 +60,7 @@ def find_backbone(name: str) -> type[nn.Module]:
     ConfigError
         If there is no such class, or it is no module of torch.
     """
-    if name in _KNOWN:
-        return _KNOWN[name]
-    module, _, attribute = name.partition(":")
-    with UsersCode(lambda error: _refused(name, "", error)):
-        found = getattr(importlib.import_module(module), attribute)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ConfigError(f"constituents.network {name}: is no class on torch.nn.Module")
-    # now, as it is imported: the file may be edited while the class is at work
-    source_hashes(found)
-    return found
+    return cast(type[nn.Module], load_class(_KIND, name, folder))
 
 
 def make_backbone(config: ConstituentsConfig, seed: int) -> nn.Module:
@@ -75,7 +83,7 @@ def make_backbone(config: ConstituentsConfig, seed: int) -> nn.Module:
         If there is no such class, or it refuses the arguments.
     """
     name = config.network
-    found: Any = find_backbone(name)
+    found: Any = find_backbone(name, config.folder)
     known = inspect.signature(found).parameters
     free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
     if config.tokens and "tokens" not in known and not free:
@@ -123,7 +131,7 @@ def _try(config: ConstituentsConfig) -> None:
         with tempfile.TemporaryDirectory() as folder:
             save_model(folder, denoiser)
             try:
-                again, _ = load_model(folder, network=find_backbone(name))
+                again, _ = load_model(folder, network=find_backbone(name, config.folder))
             except RunDirectoryError as error:  # of a folder that nobody has seen
                 raise _refused(name, what, error.__cause__ or error) from error
         # in training each set has its noise level, in sampling one serves all

@@ -138,7 +138,7 @@ class Drapes(BackgroundMethod):
             events.weight,
             task.part,
             features=config.features,
-            domain=domains(config.features),
+            domain=domains(config.features, **config.definitions),
             hidden=task.hidden,
             training=config.training,
             scaling=config.template.scaling,

@@ -16,13 +16,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drapes_hep.config import Config, ConstituentsConfig, TemplateConfig, TrainingConfig
+from drapes_hep.config import NETWORKS, Config, ConstituentsConfig, TemplateConfig, TrainingConfig
 from drapes_hep.diffusion.schedules import Schedule
 from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.clustering import falling_pt, subjettiness
-from drapes_hep.events.features import compute_features, invariant_mass
+from drapes_hep.events.features import compute_features, invariant_mass, kept_fields
 from drapes_hep.events.loading import source_hashes
 from drapes_hep.events.schema import nested, ragged
 from drapes_hep.events.types import AwkwardArray
@@ -128,6 +128,11 @@ class DrapesConstituents(BackgroundMethod):
         if config.constituents is None:
             raise ConfigError("constituents: the section is missing")
         self.config, self.section = config, config.constituents
+        kept = kept_fields(config.features, **config.definitions)
+        if kept:
+            raise ConfigError(
+                f"constituents: a feature needs '{kept[0]}' of selection.keep, which generated jets do not have"
+            )
         self.reading = Reading(radius=config.data.radius, axes=config.data.axes)
         recipe = RECIPES[config.template.method]
         self.title, self.source = recipe.title, recipe.source
@@ -139,7 +144,7 @@ class DrapesConstituents(BackgroundMethod):
 
     def settings(self) -> Mapping[str, Any]:
         """Return the hash of a network of the user's: an edited file is another network."""
-        return {"network's source": list(source_hashes(find_backbone(self.section.network)))}
+        return {"network's source": list(source_hashes(find_backbone(self.section.network, self.section.folder)))}
 
     def fit(self, task: FitTask) -> tuple[ConstituentModel, Mapping[str, TrainingCurve]]:
         """Train the models of the jets' kinematics and of one jet's constituents."""
@@ -190,7 +195,7 @@ class DrapesConstituents(BackgroundMethod):
             network = "DeepSets with attention" if section.kinematics_network == "deepsets" else "a residual network"
             jets = f"The kinematics of both jets, given their mass, are made by {network} ({_budget(training)})"
         # a class of the user's has a width or has none
-        own = f"at most {section.epochs} passes" if ":" in section.network else _budget(section)
+        own = f"at most {section.epochs} passes" if section.network not in NETWORKS else _budget(section)
         return (
             f"Templates are made of constituents. {jets}; the constituents of one jet, given that jet, are made by the"
             f" network {section.network} ({own} in batches of {section.batch} jets; {section.steps} steps of"
@@ -204,7 +209,7 @@ class DrapesConstituents(BackgroundMethod):
     def load(self, folder: Path, device: str) -> ConstituentModel:
         """Read both models."""
         # the configuration may name a network of the user's, a model's card may not
-        return load_constituent_model(folder, device, find_backbone(self.section.network))
+        return load_constituent_model(folder, device, find_backbone(self.section.network, self.section.folder))
 
     def describe(self, model: ConstituentModel) -> Mapping[str, Any]:
         """Return strength, steps and evaluations of the constituents' sampler."""
@@ -285,7 +290,7 @@ class DrapesConstituents(BackgroundMethod):
         )
         built = build_jets(constituents, self.reading, None if model.adds_up else jets[rows])
         mjj = invariant_mass(built)
-        x = np.stack(list(compute_features(self.config.features, built).values()), axis=1)
+        x = np.stack(list(compute_features(self.config.features, built, **self.config.definitions).values()), axis=1)
         bounds = model.jets.bounds
         leading, widest = ak.to_numpy(built["pt"][:, 0]), ak.to_numpy(ak.max(abs(built["eta"]), axis=1))
         reasons = {

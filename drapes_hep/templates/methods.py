@@ -77,7 +77,7 @@ class FitTask:
             self.events.weight,
             self.part,
             features=config.features,
-            domain=domains(config.features),
+            domain=domains(config.features, **config.definitions),
             scaling=config.template.scaling,
         )
 

@@ -34,7 +34,7 @@ from drapes_hep.config import MassConfig
 from drapes_hep.errors import DrapesError
 from drapes_hep.events.schema import NO_PARENT, places_of
 from drapes_hep.events.types import AwkwardArray
-from drapes_hep.mass import Density, SpectrumFit, draw, draw_kernels, expected, fit_spectrum
+from drapes_hep.mass import Density, SpectrumFit, draw, draw_kernels, expected, find_shape, fit_spectrum
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
 from drapes_hep.templates.parts import CLOSURE
@@ -271,7 +271,7 @@ def fit_masses(
     if pseudo is not None:
         fitted = (edges[1:] <= pseudo[0]) | (edges[:-1] >= pseudo[1])
     return fit_spectrum(
-        counts, edges, (window.lo, window.hi), config.fit, config.sqrt_s, variance=variance, fitted=fitted
+        counts, edges, (window.lo, window.hi), find_shape(config), config.sqrt_s, variance=variance, fitted=fitted
     )
 
 

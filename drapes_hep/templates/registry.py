@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, UsersCode, told
-from drapes_hep.events.loading import is_users
-from drapes_hep.plugins import Kind, check_options, load_class, source_hashes
+from drapes_hep.events.features import function_sources
+from drapes_hep.events.loading import Kind, is_users, source_hashes
+from drapes_hep.plugins import check_options, class_with, load_class
 from drapes_hep.templates.checked import CheckedMethod, check_declared
 from drapes_hep.templates.methods import BackgroundMethod
 from drapes_hep.templates.plan import Origin
@@ -22,7 +23,7 @@ _CONSTITUENTS = "drapes_hep.templates.drapes_constituents:DrapesConstituents"
 METHODS: dict[str, str] = {**dict.fromkeys(RECIPES, _FEATURES), "file": "drapes_hep.templates.table:TemplateTable"}
 """The package's own, by the names that ``template.method`` takes."""
 
-_KIND = Kind("template.method", "background method", ("fit", "save", "load", "sample"), METHODS)
+_KIND = Kind("method", "template.method", "a background method", class_with("fit", "save", "load", "sample"), METHODS)
 
 
 def find_method(config: Config) -> type[BackgroundMethod]:
@@ -30,7 +31,7 @@ def find_method(config: Config) -> type[BackgroundMethod]:
     name = config.template.method
     if name in RECIPES and config.constituents is not None:
         name = _CONSTITUENTS
-    return load_class(_KIND, name, config.folder)
+    return cast(type[BackgroundMethod], load_class(_KIND, name, config.folder))
 
 
 def method_of(config: Config) -> BackgroundMethod:
@@ -71,7 +72,7 @@ def origin_of(name: str, folder: Path | None = None) -> Origin:
 
 def method_settings(config: Config) -> dict[str, Any]:
     """Return what decides a model beside the keys of a training: class and options of a method that is no Drapes."""
-    out = dict(method_of(config).settings())
+    out = {**method_of(config).settings(), **feature_settings(config)}
     if config.template.method not in RECIPES:
         # the templates of Drapes share their models, whatever they start from
         out |= {
@@ -80,3 +81,15 @@ def method_settings(config: Config) -> dict[str, Any]:
             "method's options": dict(config.template.options),
         }
     return out
+
+
+def feature_settings(config: Config) -> dict[str, Any]:
+    """Return how the features are made that the configuration defines, and where they end; not how they are drawn."""
+    own = {name: config.define[name] for name in config.features if name in config.define}
+    if not own:
+        return {}
+    definitions = {name: one for name, one in config.definitions["define"].items() if name in own}
+    return {
+        "definitions": {name: [one.expression, one.function, one.bounds] for name, one in own.items()},
+        "feature's source": function_sources(definitions),
+    }

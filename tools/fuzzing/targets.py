@@ -225,7 +225,7 @@ def check_configuration(config: Any) -> None:  # noqa: ANN401  Config
     low, high = edges[:, 0] - edges[:, 2], edges[:, 3] - edges[:, 1]
     require((low > 0).all() and (high > 0).all() and (edges[:, 1] > edges[:, 0]).all(), "windows outside the range")
     try:
-        check_classifier_features(config.features, config.classifier_features)
+        check_classifier_features(config.features, config.classifier_features, **config.definitions)
     except ConfigError as error:
         require(_judge(str(error)).kind == "refused", "message: not one line")
 

@@ -1,0 +1,36 @@
+"""Names that installed packages add: entry points of the group ``drapes_hep``.
+
+A package offers a class as ``KIND.NAME``, for example ``classifier.lightgbm = my_package.trees:LightGBM``; its name in
+a configuration is then ``lightgbm``. Nothing is imported until a configuration names it.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+__all__ = ["GROUP", "offered"]
+
+GROUP = "drapes_hep"
+"""The group, in a package's ``[project.entry-points.drapes_hep]``."""
+
+
+def offered(kind: str) -> dict[str, tuple[metadata.EntryPoint, ...]]:
+    """Return the entry points of a kind, by name.
+
+    Parameters
+    ----------
+    kind : str
+        What stands before the dot: ``processor``, ``method``, ``classifier``, ``network``, ``feature`` or ``shape``.
+
+    Returns
+    -------
+    dict of str to tuple of EntryPoint
+        Several where several packages offer one name for different classes.
+    """
+    out: dict[str, dict[str, metadata.EntryPoint]] = {}
+    for point in metadata.entry_points(group=GROUP):
+        before, dot, name = point.name.partition(".")
+        if dot and before == kind and name:
+            # a package that is installed twice offers the same class twice
+            out.setdefault(name, {})[point.value] = point
+    return {name: tuple(points.values()) for name, points in sorted(out.items())}
