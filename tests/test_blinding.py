@@ -469,7 +469,7 @@ def test_what_a_module_reads_once_is_taken(helper, kind, imported):
 
 def test_an_installed_processor_may_remember_nothing_either(helper, monkeypatch):
     file = helper(*REMEMBERS["list"], imported=True)
-    monkeypatch.setattr("drapes_hep.events.grounds._is_users", lambda _: False)
+    monkeypatch.setattr("drapes_hep.events.grounds.is_users_file", lambda _: False)
     monkeypatch.setattr(Remembering, "modules", ("mine_helper",), raising=False)
     with pytest.raises(ConfigError, match=f"changes 'SEEN' of {file}"):
         Blinding(Remembering(), [(3300, 3700)]).process(Chunk([2, 3], [3000, 3400]))

@@ -23,7 +23,7 @@ from drapes_hep.progress import Reporter
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.skim import skim
-from drapes_hep.templates.registry import model_settings
+from drapes_hep.templates.registry import method_settings
 
 EVENTS = 1500
 FIELDS = ("pt", "eta", "phi", "mass", "tau1", "tau2", "tau3")
@@ -335,7 +335,7 @@ def test_a_function_that_goes_wrong_is_one_line(tmp_path, folder, name, words):
 def test_what_a_definition_says_decides_the_model_and_its_label_does_not(tmp_path, folder):
     def settings(**changes):
         define = {"msd_ratio": {**SEARCH["define"]["msd_ratio"], **changes}}
-        return model_settings(configured(tmp_path, folder[0], define=define, features=["msd_ratio"]))
+        return method_settings(configured(tmp_path, folder[0], define=define, features=["msd_ratio"]))
 
     assert settings(label="$y$", range=[0, 9], unit="GeV") == settings()
     assert settings(expression="msd_j1") != settings()

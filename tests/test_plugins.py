@@ -27,7 +27,8 @@ from drapes_hep.stages.model import generate, generate_stage, train, train_stage
 from drapes_hep.stages.report import report
 from drapes_hep.stages.skim import skim, skim_stage
 from drapes_hep.stamps import read_stamp
-from drapes_hep.studies.trials import SampleKeys, Trial, trial_key
+from drapes_hep.studies.trial_keys import trial_key
+from drapes_hep.studies.trials import SampleKeys, Trial
 from drapes_hep.templates.backbones import check_backbone, find_backbone, make_backbone
 from drapes_hep.templates.registry import find_method
 

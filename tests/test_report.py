@@ -678,7 +678,7 @@ def test_every_figure_is_there_as_png_and_pdf(run, page):
         "control_events",
     } <= stems
     for window in ("3300-3700", "3700-4100"):
-        for kind in ("spectrum", "spectrum_selected", "spectra", "score", "training", "closure"):
+        for kind in ("spectrum", "spectrum_selected", "spectra", "score", "training_features", "closure"):
             assert f"{kind}_{window}" in stems
     assert not list((run / "report").rglob("*.part"))
 
