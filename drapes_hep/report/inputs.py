@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from drapes_hep import plots
 from drapes_hep.config import PlotConfig
-from drapes_hep.errors import ConfigError, RunDirectoryError
+from drapes_hep.errors import ConfigError, InputError, RunDirectoryError
 from drapes_hep.events.blinding import in_ranges
 from drapes_hep.events.features import FEATURES, check_features, kept_columns
 from drapes_hep.events.skims import skim_metadata
@@ -151,13 +151,17 @@ class WindowFiles:
     def made(self) -> Mapping[str, Any]:
         """What is recorded with its closure sample of how its template is made; nothing where there is none."""
         path = self.folder / "closure.parquet"
-        return skim_metadata(path) if path.is_file() else {}
+        try:
+            return skim_metadata(path) if path.is_file() else {}
+        except InputError as error:
+            raise RunDirectoryError(f"{path}: {error.problem}; delete it and run again") from error
 
     @property
     def has_jets(self) -> bool:
         """Whether its template is made of jets with constituents."""
         path = self.folder / "closure.parquet"
-        return path.is_file() and "jets" in pq.read_schema(path).names
+        # what cannot be read at all is said where its metadata are asked for
+        return bool(self.made) and "jets" in pq.read_schema(path).names
 
     @property
     def pseudo_window(self) -> tuple[float, float] | None:
