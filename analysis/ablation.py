@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def changed(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
-    """Give the configuration with some choices changed."""
+    """Return the configuration with some choices changed."""
     sections: dict[str, Any] = {}
     for name, values in changes.items():
         section = getattr(config, name)

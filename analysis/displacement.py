@@ -34,7 +34,7 @@ def entries(config: Config) -> list[Entry]:
 
 
 def lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
-    """Give a line a feature and class, and one for the distance as a score."""
+    """Return a line a feature and class, and one for the distance as a score."""
     shared = {**entry.labels, **{name: record[name] for name in ("strength", "steps", "evaluations")}}
     out: list[Row] = []
     for feature in (*entry.trial.config.features, DISTANCE):
@@ -97,7 +97,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
 
 
 def shapes_of(rows: Sequence[Row], feature: str, strength: float) -> list[Row]:
-    """Give the lines of a feature's distributions at a strength."""
+    """Return the lines of a feature's distributions at a strength."""
     return select(rows, feature=f"shape of {feature}", wanted_strength=strength)
 
 

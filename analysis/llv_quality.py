@@ -48,7 +48,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
 
 
 def _places(rows: Sequence[Row], names: Sequence[str], column: str) -> tuple[np.ndarray, ...]:
-    """Give places, medians and the range over repetitions, or of a single one its own error."""
+    """Return places, medians and the range over repetitions, or of a single one its own error."""
     places, found = [], []
     for name in dict.fromkeys(str(row["template"]) for row in rows):
         mine = [row for row in rows if row["template"] == name and row.get(column) is not None]

@@ -42,7 +42,7 @@ from drapes_hep.stages.skim import skim
 from drapes_hep.stages.tables import feature_matrix, load_events
 from drapes_hep.templates.methods import FitTask, SampleTask
 from drapes_hep.templates.parts import CLOSURE, split_sidebands
-from drapes_hep.templates.plan import Parents, Pool, fit_masses, plan_region
+from drapes_hep.templates.plan import EventTable, Pool, fit_masses, plan_region
 from drapes_hep.templates.registry import method_of
 from drapes_hep.templates.window_models import fit_window_model, sample_template
 
@@ -101,7 +101,7 @@ def bootstrap(
 def diffusion_template(data: Events, window: Window, edges: np.ndarray, config: Config, workers: int) -> Events:
     """Train on the sidebands of a bootstrap and make its template, as the search does."""
     method, region = method_of(config), (window.lo, window.hi)
-    events = Parents(data.x, data.mjj, np.ones(len(data.mjj)), data.root)
+    events = EventTable(data.x, data.mjj, np.ones(len(data.mjj)), data.root)
     pool = Pool(window, events, split_sidebands(data.root, config.seed, config.training))
     outside = window.in_sidebands(data.mjj)
     model, _ = fit_window_model(method, FitTask(events.take(outside), pool.part[outside], (region,), config.seed))

@@ -36,7 +36,7 @@ def entries(config: Config) -> list[Entry]:
 
 
 def lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
-    """Give a line a cut and bin; those of the window and of held-out sidebands carry their whole regions' fraction."""
+    """Return a line a cut and bin; those of the window and of held-out sidebands carry their regions' fraction."""
     out: list[Row] = []
     edges = record["edges"]
     inclusive = record["cuts"]["1"]["bins"]
@@ -109,7 +109,7 @@ def _merged(rows: Sequence[Row], least: float) -> list[Row]:
 
 
 def _groups(rows: Sequence[Row], least: float) -> list[set[float]]:
-    """Give neighbouring bins in groups of enough events; what is left at the end joins the last group."""
+    """Return neighbouring bins in groups of enough events; what is left at the end joins the last group."""
     held: dict[float, float] = {}
     for row in rows:
         held[float(row["mjj"])] = held.get(float(row["mjj"]), 0.0) + float(row["events"])

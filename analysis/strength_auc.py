@@ -29,7 +29,7 @@ from drapes_hep.templates.registry import origin_of
 
 
 def methods(config: Config) -> list[str]:
-    """Give the partial templates of the study, and the one that starts from low noise."""
+    """Return the partial templates of the study, and the one that starts from low noise."""
     return list(
         dict.fromkeys(
             ["from_low_noise", *(name for name in config.study.templates if origin_of(name, config.folder).partial)]

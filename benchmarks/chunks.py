@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 from executors import write_repeated
@@ -20,7 +21,6 @@ from drapes_hep.events.chunks import split
 from drapes_hep.events.loading import load_processor, starter_folder
 from drapes_hep.events.readers import read_columns, scan
 from drapes_hep.events.running import run
-from drapes_hep.events.types import Foreign
 from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 
 
@@ -36,7 +36,7 @@ def write(folder: Path, events: int) -> list[Path]:
     return paths
 
 
-def measure(path: Path, processor: Foreign, chunksize: int) -> tuple[float, float]:
+def measure(path: Path, processor: Any, chunksize: int) -> tuple[float, float]:
     """Return wall time in seconds and the memory that stays with the result, in MiB."""
     process = psutil.Process()
     before, began = process.memory_info().rss, time.perf_counter()
@@ -46,7 +46,7 @@ def measure(path: Path, processor: Foreign, chunksize: int) -> tuple[float, floa
     return wall, (after - before) / 2**20
 
 
-def compare(path: Path, make: Callable[[], Foreign], events: int, chunksize: int) -> dict[str, float]:
+def compare(path: Path, make: Callable[[], Any], events: int, chunksize: int) -> dict[str, float]:
     """Measure one file."""
     measure(path, make(), events)  # imports and caches
     one, held = measure(path, make(), events)

@@ -72,7 +72,7 @@ def lists(offsets: np.ndarray, momenta: np.ndarray) -> ak.Array:
     return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(offsets), record))
 
 
-def momenta_of(particles: Any) -> ak.Array:  # noqa: ANN401
+def momenta_of(particles: Any) -> ak.Array:
     """Four-momenta of lists of massless particles."""
     offsets = offsets_of(ak.to_numpy(ak.num(particles)))
     pt, eta, phi = (ak.to_numpy(ak.flatten(particles[name])) for name in ("pt", "eta", "phi"))
@@ -107,7 +107,7 @@ def measure(path: Path, rounds: int, chunksize: int, axes: str) -> dict[str, flo
     for number in range(rounds + 1):
         table: dict[str, float] = {}
 
-        def note(name: str, action: Callable[[], Any], table: dict[str, float] = table) -> Any:  # noqa: ANN401
+        def note(name: str, action: Callable[[], Any], table: dict[str, float] = table) -> Any:
             spent, out = seconds(action)
             table[name] = table.get(name, 0.0) + spent
             return out

@@ -23,7 +23,7 @@ import uproot
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.loading import load_processor, starter_folder
 from drapes_hep.events.running import run
-from drapes_hep.events.types import Events, Foreign
+from drapes_hep.events.types import Events
 from drapes_hep.events.writers import write_feature_root
 
 
@@ -40,7 +40,7 @@ def count(events: Events) -> dict[str, int]:
 
 
 def measure(
-    path: Path, processor: Foreign, reading: Reading, executor: str, workers: int, chunksize: int
+    path: Path, processor: Any, reading: Reading, executor: str, workers: int, chunksize: int
 ) -> dict[str, float]:
     """One run."""
     began, cpu = time.perf_counter(), time.process_time()

@@ -27,18 +27,18 @@ from drapes_hep.networks.mlp import ResidualMLP
 from drapes_hep.templates.drapes import levels, make_template
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.model import BackgroundModel
-from drapes_hep.templates.plan import Parents, Starts, starts
+from drapes_hep.templates.plan import EventTable, Plan, starts
 from drapes_hep.templates.recipes import RECIPES
 
 FEATURES = ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r")
 
 
-def events(n: int, seed: int) -> Parents:
+def events(n: int, seed: int) -> EventTable:
     """Make smooth features that drift with mass."""
     rng = np.random.default_rng(seed)
     mjj = 2700 + 3300 * rng.beta(1, 6, n)
     x = rng.gamma(4, 1.0, (n, len(FEATURES))) * (mjj / 3500)[:, None]
-    return Parents(x, mjj, np.ones(n), np.arange(n, dtype=np.int64))
+    return EventTable(x, mjj, np.ones(n), np.arange(n, dtype=np.int64))
 
 
 def model() -> BackgroundModel:
@@ -49,7 +49,7 @@ def model() -> BackgroundModel:
     return BackgroundModel(EDMDenoiser(ResidualMLP(len(FEATURES), 1)), scaling, FEATURES, ((3300.0, 3700.0),))
 
 
-def plan_of(method: str, parents: Parents | None, n: int) -> Starts:
+def plan_of(method: str, parents: EventTable | None, n: int) -> Plan:
     """List n template events of a method."""
     draw = None if RECIPES[method].own_mass else lambda u: 3300 + 400 * u
     return starts(RECIPES[method], parents, n if parents is None else 1.0, 1, draw)

@@ -202,7 +202,7 @@ def inspect(
         str | None, typer.Option("--tree", metavar="NAME", help="Tree or HDF5 key, where several fit.")
     ] = None,
 ) -> None:
-    """Say what a file is: layout, events, jets, constituents, columns, labels, m_JJ, and problems."""
+    """Return what a file is: layout, events, jets, constituents, columns, labels, m_JJ, and problems."""
     from drapes_hep.events.chunks import Reading
     from drapes_hep.events.inspection import inspect_file
     from drapes_hep.events.readers import expand

@@ -108,7 +108,7 @@ class _Section(BaseModel):
 
     @field_validator("*", mode="before", check_fields=False)
     @classmethod
-    def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+    def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
         """Turn a value of YAML into one of the field's types; pydantic alone takes true for 1 and text for numbers."""
         field = cls.model_fields[info.field_name or ""]
         if value is None and field.is_required():
@@ -126,20 +126,20 @@ class _Section(BaseModel):
         raise ValueError(f"is a section: write its keys below it, indented, such as '{example}'")
 
 
-def _names_files(value: Any) -> Any:  # noqa: ANN401  files have several forms
+def _names_files(value: Any) -> Any:
     """Check that every place of files holds a name."""
     if not _all_named(value):
         raise ValueError("names no file: write a file, a pattern or a URL, or a list of them")
     return value
 
 
-def _all_named(value: Any) -> bool:  # noqa: ANN401  as above
+def _all_named(value: Any) -> bool:
     if isinstance(value, (tuple, Mapping)):
         return bool(value) and all(map(_all_named, value))
     return value is None or bool(value.strip())
 
 
-def _definitions(value: Any) -> Any:  # noqa: ANN401  as YAML gave it
+def _definitions(value: Any) -> Any:
     """Write definitions out that are an expression alone."""
     if value is None:
         return {}
@@ -762,7 +762,7 @@ class Config(_Section):
 
     @field_validator("features", mode="before")
     @classmethod
-    def _named_alone(cls, value: Any) -> Any:  # noqa: ANN401
+    def _named_alone(cls, value: Any) -> Any:
         entries = value if isinstance(value, (list, tuple)) else [value]
         if any(isinstance(one, Mapping) for one in entries):
             raise ValueError("lists names alone: define a feature of your own under 'define', and name it here")
@@ -898,7 +898,7 @@ def assign(tree: dict[str, Any], assignments: Sequence[str]) -> None:
         _set(tree, assignment)
 
 
-def _each(function: Callable[[Any], str], paths: Any) -> Any:  # noqa: ANN401
+def _each(function: Callable[[Any], str], paths: Any) -> Any:
     """Change every path of ``data.path``, whatever its form; a list becomes a tuple."""
     if isinstance(paths, dict):
         return {function(path): tree for path, tree in paths.items()}
@@ -1062,7 +1062,7 @@ def _absolute(config: Config, folder: Path) -> Config:
     def place(text: str) -> str:
         return text if "://" in text else str(folder / text)
 
-    def sources(paths: Any) -> Any:  # noqa: ANN401
+    def sources(paths: Any) -> Any:
         return None if paths is None else _each(place, paths)
 
     data = config.data

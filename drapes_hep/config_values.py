@@ -24,7 +24,7 @@ _EXACT = 2**53
 """From here on, a number with an exponent is not exactly what was written."""
 
 
-def plain_value(annotation: Any, value: Any) -> Any:  # noqa: ANN401
+def plain_value(annotation: Any, value: Any) -> Any:
     """Turn a value into one of a type's, without changing what it says.
 
     Parameters
@@ -60,7 +60,7 @@ def plain_value(annotation: Any, value: Any) -> Any:  # noqa: ANN401
     return _scalar(kinds, value)
 
 
-def _alternatives(annotation: Any) -> list[Any]:  # noqa: ANN401
+def _alternatives(annotation: Any) -> list[Any]:
     origin = get_origin(annotation)
     if origin is Annotated:
         return _alternatives(get_args(annotation)[0])
@@ -84,14 +84,14 @@ def _list(kinds: list[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
     raise errors[0]
 
 
-def _item(annotation: Any, name: object, value: Any) -> Any:  # noqa: ANN401
+def _item(annotation: Any, name: object, value: Any) -> Any:
     try:
         return plain_value(annotation, value)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _scalar(kinds: list[Any], value: Any) -> Any:  # noqa: ANN401
+def _scalar(kinds: list[Any], value: Any) -> Any:
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     if isinstance(value, str):
         if value in words:
@@ -124,7 +124,7 @@ def _scalar(kinds: list[Any], value: Any) -> Any:  # noqa: ANN401
     raise ValueError(_refused(kinds, words, value))
 
 
-def _refused(kinds: list[Any], words: list[str], value: Any) -> str:  # noqa: ANN401
+def _refused(kinds: list[Any], words: list[str], value: Any) -> str:
     message = f"expected {_expected(kinds, isinstance(value, float) and not math.isfinite(value))}"
     if value is None:
         return f"{message}, got nothing; leave the key out for its default"

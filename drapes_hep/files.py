@@ -18,7 +18,7 @@ __all__ = ["atomic_path", "content_hash", "file_hash", "parse_json", "read_json"
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file in the same folder that becomes ``path`` when the block ends well.
+    """Return a temporary file in the same folder that becomes ``path`` when the block ends well.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def write_json(path: str | Path, value: object) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def parse_json(text: str | bytes) -> Any:  # noqa: ANN401
+def parse_json(text: str | bytes) -> Any:
     """Parse JSON; unlike :func:`json.loads`, all that is wrong with it is a ValueError.
 
     Raises
@@ -85,7 +85,7 @@ def parse_json(text: str | bytes) -> Any:  # noqa: ANN401
         raise ValueError("nested too deeply") from None
 
 
-def read_json(path: str | Path) -> Any:  # noqa: ANN401
+def read_json(path: str | Path) -> Any:
     """Read JSON that this project wrote.
 
     Raises

@@ -36,7 +36,7 @@ class _Shared:
 
 
 def enter(name: str) -> None:
-    """Say which stage runs now; an empty name if none does."""
+    """Return which stage runs now; an empty name if none does."""
     _Shared.stage = name
     if _Shared.memory is not None:
         _Shared.memory[2:] = name.encode()[: _SIZE - 2].ljust(_SIZE - 2, b"\0")

@@ -276,7 +276,7 @@ class SpectrumFit:
 
 
 def _quadrature(edges: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Give nodes and weights, each (bins, 8), of the integral over every bin."""
+    """Return nodes and weights, each (bins, 8), of the integral over every bin."""
     half = 0.5 * np.diff(edges)[:, None]
     return edges[:-1, None] + half * (1.0 + _NODES), half * _WEIGHTS
 
@@ -284,7 +284,7 @@ def _quadrature(edges: FloatArray) -> tuple[FloatArray, FloatArray]:
 def bin_model(
     shape: str | SpectrumShape, sqrt_s: float, edges: npt.ArrayLike, parameters: npt.ArrayLike
 ) -> tuple[FloatArray, FloatArray]:
-    """Give the expected counts and how their logarithms answer to the parameters.
+    """Return the expected counts and how their logarithms answer to the parameters.
 
     Parameters
     ----------
@@ -599,7 +599,7 @@ def draw_kernels(masses: npt.ArrayLike, bandwidth: float, lo: float, hi: float, 
 
 
 def spectrum_edges(mass_range: tuple[float, float], width: float, windows: Sequence[Window] = ()) -> FloatArray:
-    """Give fine bins whose edges include every window's.
+    """Return fine bins whose edges include every window's.
 
     Parameters
     ----------

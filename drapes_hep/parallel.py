@@ -69,7 +69,7 @@ def in_processes(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]
         pool.shutdown(cancel_futures=True)
 
 
-def _stoppable(function: Callable[..., R], *arguments: Any) -> R:  # noqa: ANN401
+def _stoppable(function: Callable[..., R], *arguments: Any) -> R:
     """Call a function that may tidy up, as after Ctrl-C, where the parent has no more use for its result."""
     signal.signal(signal.SIGTERM, _stop)
     try:

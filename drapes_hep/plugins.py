@@ -16,7 +16,7 @@ __all__ = ["check_options", "class_with", "load_class"]
 def class_with(*methods: str) -> Callable[[Any], str | None]:
     """Return the rule of a :class:`~drapes_hep.events.loading.Kind`: a class that has these methods."""
 
-    def lacks(found: Any) -> str | None:  # noqa: ANN401
+    def lacks(found: Any) -> str | None:
         missing = [name for name in methods if not callable(getattr(found, name, None))]
         if not isinstance(found, type):
             return "is not a class"
@@ -25,7 +25,7 @@ def class_with(*methods: str) -> Callable[[Any], str | None]:
     return lacks
 
 
-def load_class(kind: Kind, name: str, folder: Path | None = None) -> Any:  # noqa: ANN401
+def load_class(kind: Kind, name: str, folder: Path | None = None) -> Any:
     """Load a class by its name in the configuration.
 
     Parameters

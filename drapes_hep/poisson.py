@@ -61,7 +61,7 @@ class PoissonFit:
 
 
 def poisson_deviance(counts: npt.ArrayLike, expected: npt.ArrayLike) -> FloatArray:
-    """Give each bin's share of Baker and Cousins' chi2, ``2 [n ln(n / mu) - n + mu]``, elementwise."""
+    """Return each bin's share of Baker and Cousins' chi2, ``2 [n ln(n / mu) - n + mu]``, elementwise."""
     n, mu = np.asarray(counts, dtype=np.float64), np.asarray(expected, dtype=np.float64)
     return np.asarray(2.0 * special.kl_div(n, mu), dtype=np.float64)
 
@@ -80,7 +80,7 @@ def _moment_table() -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def deviance_moments(expected: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Give mean and variance of each bin's deviance when its count is Poisson with this mean.
+    """Return mean and variance of each bin's deviance when its count is Poisson with this mean.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def deviance_moments(expected: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
 
 
 def deviance_p_value(deviance: npt.ArrayLike, expected: npt.ArrayLike, parameters: npt.ArrayLike) -> FloatArray:
-    """Give the probability of a deviance at least as large, sparse bins allowed for.
+    """Return the probability of a deviance at least as large, sparse bins allowed for.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ class Reporter:
 
     @contextmanager
     def bar(self, description: str, total: int, unit: str = "") -> Iterator[Progressed]:
-        """Show a bar for ``total`` steps (or ``unit="bytes"``); gives a function that sets how many are done.
+        """Show a bar for ``total`` steps (or ``unit="bytes"``); returns a function that sets how many are done.
 
         A second argument to that function replaces the total, where it becomes known on the way.
         """

@@ -59,19 +59,19 @@ class Window:
         return 0.5 * (self.lo + self.hi)
 
     def in_signal_region(self, mjj: npt.ArrayLike) -> BoolArray:
-        """Say which masses (any shape, GeV) lie in the signal region."""
+        """Return which masses (any shape, GeV) lie in the signal region."""
         m = np.asarray(mjj)
         return np.asarray((m >= self.lo) & (m < self.hi), dtype=np.bool_)
 
     def in_sidebands(self, mjj: npt.ArrayLike) -> BoolArray:
-        """Say which masses (any shape, GeV) lie in the sidebands."""
+        """Return which masses (any shape, GeV) lie in the sidebands."""
         m = np.asarray(mjj)
         inside = (m >= self.range_lo) & (m < self.range_hi)
         return np.asarray(inside & ~self.in_signal_region(m), dtype=np.bool_)
 
 
 def sliding_windows(config: Config) -> tuple[Window, ...]:
-    """Give the windows of a search, from low to high mass.
+    """Return the windows of a search, from low to high mass.
 
     Parameters
     ----------
@@ -110,5 +110,5 @@ def parse_window(text: str, windows: Sequence[Window]) -> Window:
 
 
 def blinded(mjj: npt.NDArray[Any], windows: Sequence[Window]) -> BoolArray:
-    """Say which masses lie in any window: what a blinded search neither counts nor draws after a selection."""
+    """Return which masses lie in any window: what a blinded search neither counts nor draws after a selection."""
     return in_ranges(mjj, [(window.lo, window.hi) for window in windows])

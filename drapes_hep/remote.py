@@ -170,7 +170,7 @@ def is_url(path: object) -> bool:
 
 
 def url_stem(url: str) -> str:
-    """Give the name of what a URL names, without folder, last suffix and query.
+    """Return the name of what a URL names, without folder, last suffix and query.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def url_stem(url: str) -> str:
 
 
 def sibling(url: str, suffix: str) -> str:
-    """Give the URL of a file beside another, of the same name but for the last suffix.
+    """Return the URL of a file beside another, of the same name but for the last suffix.
 
     Parameters
     ----------
@@ -445,7 +445,7 @@ def open_url(url: str, block: int = _BLOCK) -> Iterator[Any]:
 class _Exact(io.RawIOBase):
     """A file whose reads are as long as they should be, or an error: a server may end an answer early, unsaid."""
 
-    def __init__(self, file: Any) -> None:  # noqa: ANN401
+    def __init__(self, file: Any) -> None:
         super().__init__()
         self._file = file
 
@@ -479,14 +479,14 @@ class _Exact(io.RawIOBase):
                 raise ConnectionError(f"{len(content)} of {due} bytes came")
         return content
 
-    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401
+    def readinto(self, buffer: Any, /) -> int:
         content = self.read(len(buffer))
         buffer[: len(content)] = content
         return len(content)
 
 
 def fingerprint(path: str | Path) -> str:
-    """Tell whether a file is the one that was read before.
+    """Whether a file is the one that was read before.
 
     Parameters
     ----------

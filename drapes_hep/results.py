@@ -45,7 +45,7 @@ def _point(point: WorkingPoint) -> dict[str, Any]:
 
 
 def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a window's entry.
+    """Return a window's entry.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def global_record(found: GlobalSignificance | str, toys: int) -> dict[str, Any]:
 def results_record(
     accounting: Mapping[str, int | None], windows: Sequence[Mapping[str, Any]], whole: Mapping[str, Any], blind: bool
 ) -> dict[str, Any]:
-    """Give what ``results.json`` holds."""
+    """Return what ``results.json`` holds."""
     return {
         "schema_version": SCHEMA_VERSION,
         "blind": blind,
@@ -114,7 +114,7 @@ def results_record(
 
 
 def results_schema() -> dict[str, Any]:
-    """Give the JSON schema (draft 2020-12) of ``results.json``, every field with its meaning."""
+    """Return the JSON schema (draft 2020-12) of ``results.json``, every field with its meaning."""
 
     def record(**properties: object) -> dict[str, Any]:
         return {

@@ -27,7 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def stage_seed(seed: int, *stage: object) -> int:
-    """Give the 63-bit seed of a stage, e.g. ``stage_seed(1, "train", 3300, 3700)``.
+    """Return the 63-bit seed of a stage, e.g. ``stage_seed(1, "train", 3300, 3700)``.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def event_uniforms(
 
 
 def event_keys(seed: int, event_id: npt.ArrayLike, copy: npt.ArrayLike = 0) -> npt.NDArray[np.int64]:
-    """Give new identities to copies of events: 63 random bits that are a function of (seed, event, copy).
+    """Return new identities to copies of events: 63 random bits that are a function of (seed, event, copy).
 
     Parameters
     ----------

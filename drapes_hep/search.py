@@ -18,7 +18,6 @@ from drapes_hep.config import Config, changed_config, load_config, make_config
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.features import check_classifier_features
 from drapes_hep.events.table import PLACE, read_events
-from drapes_hep.events.types import Foreign
 from drapes_hep.outcome import Kept, Results, read_results
 from drapes_hep.products import ByWindow, Scored, Selected, Template, Trained
 from drapes_hep.progress import Reporter
@@ -99,7 +98,7 @@ class Search:
     @classmethod
     def of_events(
         cls,
-        events: Foreign,
+        events: Any,
         output: str | Path | None = None,
         *,
         config: Config | str | Path | Mapping[str, Any] | None = None,
@@ -107,7 +106,7 @@ class Search:
         workers: int | None = None,
         quiet: bool = False,
         overwrite: bool = False,
-        **sections: Any,  # noqa: ANN401
+        **sections: Any,
     ) -> Search:
         """Make a search of events in memory.
 
@@ -312,7 +311,7 @@ class Search:
 def run_search(
     config: Config | str | Path | Mapping[str, Any],
     output: str | Path | None = None,
-    **options: Any,  # noqa: ANN401
+    **options: Any,
 ) -> Results:
     """Run a whole search, from the selection to the hunt.
 

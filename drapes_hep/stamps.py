@@ -66,7 +66,7 @@ def _outside(place: str) -> bool:
 
 
 def _inside(run: RunDirectory, stamp: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    """Give the files of the run directory that a stage read, with their hashes then."""
+    """Return the files of the run directory that a stage read, with their hashes then."""
     return ((run.path / place, then) for place, then in stamp["reads"].items() if not _outside(place))
 
 

@@ -174,13 +174,13 @@ class _Composer(Reader, Scanner, Parser, Composer, BaseResolver):
         # of finished nodes, by identity: how many values they expand to, and how deep they are nested
         self._sizes: dict[int, tuple[int, int]] = {}
 
-    def resolve(self, kind: type[Node], value: str | None, implicit: Any) -> str:  # noqa: ANN401, ARG002
+    def resolve(self, kind: type[Node], value: str | None, implicit: Any) -> str:  # noqa: ARG002
         """Return the tag of a node that has none: a plain scalar is left to :func:`_plain`."""
         if kind is ScalarNode:
             return _PLAIN if implicit[0] else _TEXT
         return _LIST if kind is SequenceNode else _MAP
 
-    def compose_node(self, parent: Node | None, index: Any) -> Node | None:  # noqa: ANN401
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         """Compose a node; an alias stands for as many values as what it names."""
         line: int = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
@@ -215,7 +215,7 @@ def _line(node: Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _construct(node: Node, place: str, lines: dict[str, int]) -> Any:  # noqa: ANN401
+def _construct(node: Node, place: str, lines: dict[str, int]) -> Any:
     if isinstance(node, ScalarNode):
         return _scalar(node, place)
     if node.tag not in {_LIST, _MAP}:
@@ -254,7 +254,7 @@ def _mapping(node: Node, place: str, lines: dict[str, int]) -> dict[str, Any]:
     return merged | own
 
 
-def _scalar(node: ScalarNode, place: str) -> Any:  # noqa: ANN401
+def _scalar(node: ScalarNode, place: str) -> Any:
     text: str = node.value
     if node.tag == _TEXT:
         return text
@@ -270,7 +270,7 @@ def _scalar(node: ScalarNode, place: str) -> Any:  # noqa: ANN401
     return value
 
 
-def _plain(text: str) -> Any:  # noqa: ANN401
+def _plain(text: str) -> Any:
     """Return what an unquoted scalar means; raises ValueError where it has two readings or fits no number."""
     if text in _WORDS:
         return _WORDS[text]

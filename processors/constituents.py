@@ -85,7 +85,7 @@ class _Content:
         return _Content({name: values[keep] for name, values in columns.items()}, np.minimum(self.counts, most))
 
     def _ordered_at(self, most: int) -> Mapping[str, np.ndarray[Any, Any]]:
-        """Give the columns, with the members of jets that the cut parts at equal momenta ordered by eta and phi.
+        """Return the columns, with the members of jets that the cut parts at equal momenta ordered by eta and phi.
 
         What is cut off would else depend on the order of the file.
         """
@@ -133,7 +133,7 @@ class Constituents(Dijets):  # type: ignore[misc, valid-type]
         return out
 
     def skim_jets(self, pair: AwkwardArray) -> AwkwardArray:
-        """Give the selected pairs with their constituents, as plain records."""
+        """Return the selected pairs with their constituents, as plain records."""
         kept = _Content.of(pair).leading(self.settings.max_constituents)
         inner = offsets_of(kept.counts)
         outer = 2 * np.arange(len(pair) + 1, dtype=np.int64)

@@ -22,7 +22,7 @@ from drapes_hep.events.accumulate import ColumnParts, chunk_key, feature_axis, f
 from drapes_hep.events.features import HLV, check_features, compute_features, invariant_mass, kept_of
 from drapes_hep.events.hooks import Hooks, no_cut
 from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
-from drapes_hep.events.types import AwkwardArray, Column, Events, Foreign
+from drapes_hep.events.types import AwkwardArray, Column, Events
 
 __all__ = ["DijetSettings", "Dijets"]
 
@@ -263,7 +263,7 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
             out["truth"] = ColumnParts({key: {"event_id": columns["event_id"], "label": label}})
         return out
 
-    def postprocess(self, accumulator: Foreign) -> Foreign:
+    def postprocess(self, accumulator: Any) -> Any:
         """Nothing is left to do."""
         return accumulator
 

@@ -22,10 +22,10 @@ from coffea import processor
 
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts, chunk_key, feature_axis, fill_checked
-from drapes_hep.events.types import Events, Foreign
+from drapes_hep.events.types import Events
 from drapes_hep.stages.chunks import load_chunk_template
 from drapes_hep.stages.skim import load_selection, make_processor
-from drapes_hep.templates.plan import Parents
+from drapes_hep.templates.plan import EventTable
 
 __all__ = ["TemplateSettings", "Templates"]
 
@@ -74,7 +74,7 @@ class Templates(processor.ProcessorABC):  # type: ignore[misc]
         columns = selected["skim"].columns()
         x = np.stack([columns[name] for name in config.features], axis=1)
         jets = columns["jets"] if "jets" in plan.method.columns else None
-        parents, made = plan(Parents(x, columns["mjj"], columns["weight"], columns["event_id"], jets))
+        parents, made = plan(EventTable(x, columns["mjj"], columns["weight"], columns["event_id"], jets))
         out = {"event_id": made.event_id, "parent_id": made.parent_id, "mjj": made.mjj, "weight": made.weight}
         out |= {name: made.x[:, j] for j, name in enumerate(config.features)}
         if made.jets is not None:
@@ -94,6 +94,6 @@ class Templates(processor.ProcessorABC):  # type: ignore[misc]
         key = chunk_key(events.metadata)
         return {"hists": hists, "cutflow": selected["cutflow"], "skim": ColumnParts({key: out})}
 
-    def postprocess(self, accumulator: Foreign) -> Foreign:
+    def postprocess(self, accumulator: Any) -> Any:
         """Nothing is left to do."""
         return accumulator

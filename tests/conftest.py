@@ -109,7 +109,7 @@ def unrendered(monkeypatch):
 
 @pytest.fixture
 def drapes(monkeypatch, capsys):
-    """Run the command line in this process; gives status, standard output and error."""
+    """Run the command line in this process; returns status, standard output and error."""
     from drapes_hep.cli import main
 
     def run(*words: object) -> tuple[int, str, str]:

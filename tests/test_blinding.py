@@ -93,7 +93,7 @@ class Frozen(datetime.datetime):
 
 
 def run_search(project, name: str, removed: tuple[float, float] | None, *changes: str, hunted: int | None = None):
-    """Run a search without every second event of a mass range; gives its directory and its log."""
+    """Run a search without every second event of a mass range; returns its directory and its log."""
     folder, columns = project
     keep = np.ones(len(columns["label"]), dtype=bool)
     if removed is not None:

@@ -98,7 +98,7 @@ def finished(original, project) -> Path:
 
 
 def drapes(*words: object) -> int:
-    """Run the command line in this process; gives its exit status."""
+    """Run the command line in this process; returns its exit status."""
     patch = pytest.MonkeyPatch()
     patch.setattr(sys, "argv", ["drapes", *map(str, words)])
     try:
@@ -116,7 +116,7 @@ def files_of(folder: Path) -> set[str]:
 
 @pytest.fixture
 def complaint(capsys) -> Callable[..., str]:
-    """Run a command that must fail; gives its one line. Nothing but whole files may be new, no stage may be done.
+    """Run a command that must fail; returns its one line. Nothing but whole files may be new, no stage may be done.
 
     ``new`` holds patterns of files that may appear.
     """

@@ -43,7 +43,7 @@ from drapes_hep.templates.drapes_constituents import LOSSES, DrapesConstituents,
 from drapes_hep.templates.kinematics import MASS, Bounds, N, coordinates, domain
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
-from drapes_hep.templates.plan import Parents, Pool, plan_region, starts
+from drapes_hep.templates.plan import EventTable, Pool, plan_region, starts
 from drapes_hep.templates.recipes import RECIPES
 from drapes_hep.templates.window_models import unfinished
 
@@ -77,7 +77,7 @@ def shower(n, seed=1, least=3, most=20, prongs=0.0, pt=None):
 def parents_of(jets, seed=3):
     x = np.stack(list(compute_features(("m_j1", "delta_m"), jets).values()), axis=1)
     ids = np.random.default_rng(seed).choice(10**12, len(jets), replace=False)
-    return Parents(x, invariant_mass(jets), np.ones(len(jets)), ids, jets)
+    return EventTable(x, invariant_mass(jets), np.ones(len(jets)), ids, jets)
 
 
 def beside(events):
@@ -752,7 +752,7 @@ def test_as_many_masses_are_drawn_around_a_region_as_leave_it():
     fit = fit_spectrum(1e5 * np.exp(-(edges[:-1] - 2700) / 600), edges)
     config = CONFIG.model_copy(update={"kinematics": "free", "margin": 0.1})
     free, nobody = method_of("from_noise", config), np.empty(0)
-    pool = Pool(WINDOW, Parents(nobody, nobody, nobody, nobody.astype(int)), nobody.astype(int))
+    pool = Pool(WINDOW, EventTable(nobody, nobody, nobody, nobody.astype(int)), nobody.astype(int))
     planned = plan_region(free, free.config.mass, pool, region, 1000, 7, fit, free.reach(region))
     uniform = starts(RECIPES["from_noise"], None, len(planned.starts), 7, lambda u: u).mjj
     np.testing.assert_allclose(planned.starts.mjj, draw(fit, 2970, 4070, uniform))

@@ -123,7 +123,7 @@ SEARCHED = {
 
 
 def search(folder, columns, changes) -> dict:
-    """Every stage after the skim, on a table of events; gives the results."""
+    """Every stage after the skim, on a table of events; returns the results."""
     tree = {key: dict(value) if isinstance(value, dict) else value for key, value in SEARCH.items()}
     changes = dict(changes)
     labels = changes.pop("labels", None)

@@ -140,7 +140,7 @@ def site(monkeypatch):
 
 @pytest.fixture
 def drapes(drapes, monkeypatch, tmp_path):
-    """Run ``drapes download`` in an empty folder; gives status, standard output and error."""
+    """Run ``drapes download`` in an empty folder; returns status, standard output and error."""
     monkeypatch.chdir(tmp_path)
     return functools.partial(drapes, "download")
 

@@ -74,7 +74,7 @@ ROOT_HAS_NONE = {"four", "profile_of_two", "no_axis", "without_flow"}
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Export all of them, as the hunt does; gives the folder and what was said."""
+    """Export all of them, as the hunt does; returns the folder and what was said."""
     run = RunDirectory(tmp_path_factory.mktemp("run"))
     run.skim_hists.parent.mkdir()
     text = json.dumps(

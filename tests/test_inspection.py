@@ -379,7 +379,7 @@ def test_the_schema_is_stable():
 
 @pytest.fixture
 def drapes(drapes, monkeypatch, tmp_path):
-    """Run ``drapes inspect`` in a folder of its own; gives status, standard output and error."""
+    """Run ``drapes inspect`` in a folder of its own; returns status, standard output and error."""
     monkeypatch.chdir(tmp_path)
     return functools.partial(drapes, "inspect")
 

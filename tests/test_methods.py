@@ -397,7 +397,7 @@ def test_a_method_that_says_what_cannot_be_is_refused(project, tmp_path, old, ne
             "import dataclasses as d; return d.replace(plan.template(parents.x[plan.row]), parent_id=plan.root * 0)",
             "other parents than those of the plan",
         ),
-        (RETURN, "return plan.template(parents.z)", "'Parents' object has no attribute 'z'"),
+        (RETURN, "return plan.template(parents.z)", "'EventTable' object has no attribute 'z'"),
         (RETURN, "raise SystemExit(0)", "SystemExit"),
     ],
 )
@@ -497,7 +497,7 @@ def test_cathode_of_the_page_has_at_most_seventy_lines():
 @pytest.mark.parametrize("region", [(3300.0, 3700.0), (4200.0, 4600.0)], ids=["window", "pseudo"])
 @pytest.mark.parametrize("name", ["from_window", "from_sidebands", "from_simulation"])
 def test_parents_of_a_region_are_of_the_method_s_source(events, name, region):
-    """Parents: those of Drapes SB trained the model of the region, which saw neither the window nor the region."""
+    """EventTable: those of Drapes SB trained the model of the region, which saw neither the window nor the region."""
     pool = Pool(WINDOW, events, np.arange(len(events)) % 3, replace(events, event_id=events.event_id + 10**9))
     inside = between(events, region)
     trained = ~WINDOW.in_signal_region(events.mjj) & (pool.part != CLOSURE) & ~inside

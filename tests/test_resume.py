@@ -368,7 +368,7 @@ def ground(folder, how, cut):
 
 @pytest.fixture
 def processed(folder, drapes, monkeypatch):
-    """Skim in this process as a new one would; gives the chunks that were processed."""
+    """Skim in this process as a new one would; returns the chunks that were processed."""
     from drapes_hep.events import running
 
     read = []

@@ -117,7 +117,7 @@ def stamps(run: Path) -> dict[str, tuple]:
 
 
 def search(project: Path, run: Path, *changes: str, workers: int = 2, overwrite: bool = False) -> set[str]:
-    """Run all stages but the report; gives those that had to run."""
+    """Run all stages but the report; returns those that had to run."""
     context = context_of(project, run, *changes, workers=workers, overwrite=overwrite)
     before = stamps(run) if (run / "stages").is_dir() else {}
     skim(context)
@@ -187,7 +187,7 @@ def test_every_promised_file_is_there(done):
 
 
 def names_in(value: object) -> set[str]:
-    """Give all keys of a JSON value, whose keys are names of fields."""
+    """Return all keys of a JSON value, whose keys are names of fields."""
     if isinstance(value, list):
         return set().union(*map(names_in, value)) if value else set()
     return set(value) | set().union(*map(names_in, value.values())) if isinstance(value, dict) else set()

@@ -38,7 +38,7 @@ def stage(config: dict, name: str = "train.1-2", reads: tuple[Path, ...] = (), *
 
 
 def done(run: RunDirectory, one: Stage) -> bool:
-    """Run a stage whose work is a file; gives whether it had to run."""
+    """Run a stage whose work is a file; returns whether it had to run."""
 
     def work() -> list[Path]:
         (run.path / "out").write_text(str(one.config))

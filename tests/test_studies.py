@@ -45,7 +45,7 @@ from drapes_hep.studies.running import make_sample, run_trials
 from drapes_hep.studies.sample import draw_data, load_sample, study_window
 from drapes_hep.studies.study import find_studies, load_study, run_study
 from drapes_hep.studies.trial_keys import trial_key
-from drapes_hep.studies.trials import REFERENCES, Bench, SampleKeys, Trial, model_key
+from drapes_hep.studies.trials import REFERENCES, SampleKeys, Trial, TrialContext, model_key
 from drapes_hep.templates.parts import CLOSURE, split_sidebands
 from drapes_hep.templates.window_models import load_window_model
 
@@ -125,7 +125,7 @@ def sample(context):
 
 
 def bench_of(context, sample, config):
-    return Bench(sample, config, context.run.path / "models", KEYS)
+    return TrialContext(sample, config, context.run.path / "models", KEYS)
 
 
 # ---- what stands for data --------------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ def test_the_idealised_reference_is_background_that_is_no_data(context, sample, 
 
 def test_gensr_oversamples_by_the_model_that_saw_the_window(context, sample, tmp_path):
     """GenSR: the data's own model makes its events, not the template's."""
-    bench = Bench(sample, injected(context.config, 100), tmp_path, KEYS)
+    bench = TrialContext(sample, injected(context.config, 100), tmp_path, KEYS)
     bench.oversampled()
     assert (bench.model_folder(True).exists(), bench.model_folder(False).exists()) == (True, False)
 

@@ -36,7 +36,7 @@ from drapes_hep.templates.drapes import levels, make_template
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.model import BackgroundModel, fit_model
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
-from drapes_hep.templates.plan import Parents, copies_of, starts
+from drapes_hep.templates.plan import EventTable, copies_of, starts
 from drapes_hep.templates.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -59,17 +59,17 @@ def gaussian_model(d: int = 2) -> BackgroundModel:
     return BackgroundModel(oracle, scaling, tuple("ab")[:d], ((3300.0, 3700.0),))
 
 
-def parents(n: int = 300, seed: int = 2) -> Parents:
+def parents(n: int = 300, seed: int = 2) -> EventTable:
     rng = np.random.default_rng(seed)
     ids = rng.choice(10**12, n, replace=False)
-    return Parents(rng.normal(size=(n, 2)), rng.uniform(3300, 3700, n), rng.uniform(0.5, 2, n), ids)
+    return EventTable(rng.normal(size=(n, 2)), rng.uniform(3300, 3700, n), rng.uniform(0.5, 2, n), ids)
 
 
 def drawn(u: np.ndarray) -> np.ndarray:
     return 3300 + 400 * u
 
 
-def made(method: str, source: Parents, size: float = 2.5, model: BackgroundModel | None = None, **more: object):
+def made(method: str, source: EventTable, size: float = 2.5, model: BackgroundModel | None = None, **more: object):
     recipe, config = RECIPES[method], settings(method, **({"steps": 12} | more))
     given = None if recipe.source == "noise" else source
     plan = starts(recipe, given, size, 7, None if recipe.own_mass else drawn)
@@ -131,7 +131,7 @@ def test_a_chunk_of_parents_gives_the_events_of_the_whole(method):
     _, every = made(method, whole)
     parts = []
     for chunk in (slice(0, 100), slice(100, 130), slice(130, 300)):
-        some = Parents(whole.x[chunk], whole.mjj[chunk], whole.weight[chunk], whole.event_id[chunk])
+        some = EventTable(whole.x[chunk], whole.mjj[chunk], whole.weight[chunk], whole.event_id[chunk])
         parts.append(made(method, some)[1])
     for name in ("event_id", "parent_id", "mjj", "weight"):
         np.testing.assert_array_equal(np.concatenate([getattr(p, name) for p in parts]), getattr(every, name))
@@ -341,7 +341,7 @@ def test_a_parent_is_scaled_at_its_own_mass(method):
     scaling = fit_scaling("quantile", x, mjj, np.ones(len(x)), [(-np.inf, np.inf)] * 2)
     model = BackgroundModel(Still(), scaling, ("a", "b"), ((3300.0, 3700.0),))
     own = np.random.default_rng(5).uniform(3300, 3700, 300) + (1500 if method == "from_sidebands" else 0)
-    source = Parents(np.stack([own, -0.5 * own], axis=1) / 100, own, np.ones(300), np.arange(300))
+    source = EventTable(np.stack([own, -0.5 * own], axis=1) / 100, own, np.ones(300), np.arange(300))
     plan, found = made(method, source, 2.0, model, strength=None, steps_left=1)
     middle = np.stack([found.mjj, -0.5 * found.mjj], axis=1) / 100
     # the widths are 1, the noise of the last step 0.002, the curves of the quantiles known to some 0.1

@@ -34,7 +34,7 @@ def rounded(values: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float3
 
 
 def mass(columns: dict[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float64]:
-    """Give m_JJ in GeV from the columns px, py, pz, m of both jets, in double precision."""
+    """Return m_JJ in GeV from the columns px, py, pz, m of both jets, in double precision."""
     total = np.zeros((4, len(columns["mj1"])))
     for jet in ("j1", "j2"):
         p = np.stack([columns[q + jet].astype(np.float64) for q in ("px", "py", "pz")])

@@ -150,7 +150,7 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
 
-def _option(option: Any) -> tuple[str, str, str]:  # noqa: ANN401
+def _option(option: Any) -> tuple[str, str, str]:
     names = ", ".join(f"`{name}`" for name in sorted(option.opts, key=len))
     flag = getattr(option, "is_flag", False)
     value = "" if flag else f" `{option.metavar or option.type.name.upper()}`"
@@ -176,7 +176,7 @@ def command_line() -> str:
     return "\n\n".join(part.strip() for part in parts)
 
 
-def _options(command: Any) -> list[Any]:  # noqa: ANN401
+def _options(command: Any) -> list[Any]:
     return [p for p in command.params if p.param_type_name == "option" and "--help" not in p.opts]
 
 
@@ -276,7 +276,7 @@ def layouts() -> str:
 
 
 def _fields(schema: Mapping[str, Any], seen: dict[str, str], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Give every field of a JSON schema, those of records within after the first record of their kind."""
+    """Return every field of a JSON schema, those of records within after the first record of their kind."""
     for name, prop in schema["properties"].items():
         inner = next((one for one in prop.get("anyOf", [prop]) if one.get("type") != "null"), prop)
         path = f"{prefix}{name}."
@@ -329,7 +329,7 @@ def _entries(text: str) -> Iterator[str]:
         yield textwrap.fill(line, 120, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
 
 
-def _docstring(thing: Any) -> str:  # noqa: ANN401
+def _docstring(thing: Any) -> str:
     """Write a numpydoc docstring as Markdown."""
     head, *sections = _SECTION.split(inspect.getdoc(thing) or "")
     parts = [_paragraphs(head)]
@@ -339,7 +339,7 @@ def _docstring(thing: Any) -> str:  # noqa: ANN401
     return "\n\n".join(part for part in parts if part)
 
 
-def _signature(name: str, thing: Any) -> str:  # noqa: ANN401
+def _signature(name: str, thing: Any) -> str:
     """Write what a function takes, without the types, which its docstring has."""
     signature = inspect.signature(thing)
     bare = [one.replace(annotation=inspect.Parameter.empty) for one in signature.parameters.values()]
@@ -358,7 +358,7 @@ def _members(kind: type) -> Iterator[tuple[str, Any]]:
 _MEMBERS = (property, classmethod, functools.cached_property)
 
 
-def _described(name: str, thing: Any, signature: bool = True) -> str:  # noqa: ANN401
+def _described(name: str, thing: Any, signature: bool = True) -> str:
     """Describe a function, or a class with its members."""
     called = signature and not getattr(thing, "_is_protocol", False)
     parts = [f"### {name}", *([_signature(name, thing)] if called else []), _docstring(thing)]
@@ -387,7 +387,7 @@ def api() -> str:
 
 
 def files() -> dict[str, str]:
-    """Give every generated file by its path in the repository."""
+    """Return every generated file by its path in the repository."""
     reference = "\n\n".join(part.strip() for part in (HEAD, command_line(), configuration(), features(), layouts()))
     return {
         "docs/api.md": api(),

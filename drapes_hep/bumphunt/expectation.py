@@ -136,7 +136,7 @@ class WindowHunt:
 
 
 def _polynomial(edges: FloatArray) -> FloatArray:
-    """Give the design (1, u, u^2, ...) at the bins' centres, u from -1 to 1; shape (bins, degree + 1)."""
+    """Return the design (1, u, u^2, ...) at the bins' centres, u from -1 to 1; shape (bins, degree + 1)."""
     centre = 0.5 * (edges[1:] + edges[:-1])
     u = (2.0 * centre - edges[0] - edges[-1]) / (edges[-1] - edges[0])
     return np.asarray(u[:, None] ** np.arange(DEGREES[-1] + 1), dtype=np.float64)

@@ -64,7 +64,7 @@ def _working_points(efficiencies: Sequence[float]) -> tuple[float, ...]:
 
 
 def score_bin(tail: npt.ArrayLike, efficiencies: Sequence[float]) -> IntArray:
-    """Give the tightest working point that each event passes, as an index into the points from loose to tight.
+    """Return the tightest working point that each event passes, as an index into the points from loose to tight.
 
     Parameters
     ----------

@@ -350,7 +350,7 @@ def global_significance(
     chunk: int = CHUNK,
     progress: Callable[[int, int], None] | None = None,
 ) -> GlobalSignificance | None:
-    """Say how often background alone gives a smallest p_local like the data's.
+    """Return how often background alone gives a smallest p_local like the data's.
 
     Parameters
     ----------

@@ -285,8 +285,8 @@ class Mlp:
             return np.asarray(self._net(z)[:, 0].double().numpy())
 
 
-def reads_of(classifier: Any) -> Literal["features", "constituents"]:  # noqa: ANN401 - whatever makes a classifier
-    """Tell what a classifier takes as ``x``.
+def reads_of(classifier: Any) -> Literal["features", "constituents"]:
+    """Return what a classifier takes as ``x``.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ __all__ = ["assign_folds", "check_folds", "root_of"]
 
 
 def root_of(event_id: npt.NDArray[np.int64], parent_id: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
-    """Give the identity that decides an event's fold: its parent's where it has one, else its own."""
+    """Return the identity that decides an event's fold: its parent's where it has one, else its own."""
     return event_id if parent_id is None else np.where(parent_id == NO_PARENT, event_id, parent_id)
 
 

@@ -62,7 +62,7 @@ class Sample:
             raise ValueError("a sample's columns differ in length")
 
     def take(self, rows: IntArray) -> Sample:
-        """Give some of the events."""
+        """Return some of the events."""
         return Sample(self.x[rows], self.weight[rows], self.fold[rows], self.group[rows])
 
 
@@ -83,7 +83,7 @@ class Scores:
 
 
 def ranking(scores: Scores) -> FloatArray:
-    """Give one order of all events, larger meaning more data-like, for ROC curves over all folds.
+    """Return one order of all events, larger meaning more data-like, for ROC curves over all folds.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def equal_size_auc(
     seed: int,
     workers: int = 1,
 ) -> Estimate:
-    """Give the AUC between equally many events of two samples, scored out of fold.
+    """Return the AUC between equally many events of two samples, scored out of fold.
 
     Parameters
     ----------

@@ -122,7 +122,7 @@ def _fields(array: AwkwardArray) -> list[str]:
 
 
 def _read(x: AwkwardArray, most: int) -> tuple[Sets, Tensor]:
-    """Give the low-level variables, a set a jet, and the jets' pt, eta, phi, mass; (2 n, 4) in double precision."""
+    """Return the low-level variables, a set a jet, and the jets' pt, eta, phi, mass; (2 n, 4) in double precision."""
     if "jets" not in _fields(x) or "constituents" not in _fields(x["jets"]):
         raise ConfigError("this classifier reads constituents: it needs events with jets.constituents, not features")
     jets = x["jets"]
@@ -143,7 +143,7 @@ def _read(x: AwkwardArray, most: int) -> tuple[Sets, Tensor]:
 
 
 def _prepared(x: AwkwardArray, most: int, kinematics: bool) -> _Dijets:
-    """Give the inputs of the networks, not yet scaled."""
+    """Return the inputs of the networks, not yet scaled."""
     sets, jets = _read(x, most)
     values = sets.values
     # the bounds keep what a generator may have made, none at all or more than the jet, within reach of the scaling
@@ -441,7 +441,7 @@ class _SetClassifier(ABC):
         return float(loss)
 
     def _logits(self, net: nn.Module, events: _Dijets) -> Tensor:
-        """Give the log-odds in double precision, in batches of a bounded number of constituents."""
+        """Return the log-odds in double precision, in batches of a bounded number of constituents."""
         net.eval()
         # an event is its constituents and its two jets
         starts = events.constituents.offsets[::2].cpu() + 2 * torch.arange(len(events) + 1)
@@ -453,7 +453,7 @@ class _SetClassifier(ABC):
         return torch.cat(found)
 
     def score(self, x: AwkwardArray) -> FloatArray:
-        """Give the log-odds of data against template, shape (n,).
+        """Return the log-odds of data against template, shape (n,).
 
         Parameters
         ----------

@@ -61,7 +61,7 @@ class Denoiser(nn.Module):
         self.schedule: Schedule = EDMSchedule() if schedule is None else schedule
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None, offsets: Tensor | None = None) -> Tensor:
-        """Give the mean of the clean data.
+        """Return the mean of the clean data.
 
         Parameters
         ----------
@@ -127,11 +127,11 @@ class PreconditionedDenoiser(Denoiser):
             raise ValueError("sigma_data must be positive")
 
     def preconditioning(self, t: Tensor, offsets: Tensor | None = None) -> Preconditioning:
-        """Give (c_skip, c_out, c_in, c_noise) at times ``t`` of shape (n,) or (1,)."""
+        """Return (c_skip, c_out, c_in, c_noise) at times ``t`` of shape (n,) or (1,)."""
         raise NotImplementedError
 
     def raw(self, x: Tensor, c: Preconditioning, condition: Tensor | None, offsets: Tensor | None) -> Tensor:
-        """Give F(c_in x; c_noise, c) in the network's own precision, shape (n, d)."""
+        """Return F(c_in x; c_noise, c) in the network's own precision, shape (n, d)."""
         dtype = self.sigma_data.dtype
         given = None if condition is None else condition.to(dtype)
         sets = {} if offsets is None else {"offsets": offsets}
@@ -139,7 +139,7 @@ class PreconditionedDenoiser(Denoiser):
         return result
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None, offsets: Tensor | None = None) -> Tensor:
-        """Give the mean of the clean data; see :meth:`Denoiser.forward`."""
+        """Return the mean of the clean data; see :meth:`Denoiser.forward`."""
         c = self.preconditioning(t.to(x.dtype), offsets)
         return torch.addcmul(c.skip * x, c.out, self.raw(x, c, condition, offsets).to(x.dtype))
 
@@ -148,7 +148,7 @@ class EDMDenoiser(PreconditionedDenoiser):
     """A backbone in the preconditioning of EDM, on any path."""
 
     def preconditioning(self, t: Tensor, offsets: Tensor | None = None) -> Preconditioning:
-        """Give the factors of Karras et al. 2022, table 1."""
+        """Return the factors of Karras et al. 2022, table 1."""
         alpha, sigma = self.schedule(t)
         noise = torch.log(sigma / alpha) / 4
         alpha, sigma = expand_sets(alpha, offsets), expand_sets(sigma, offsets)
@@ -175,7 +175,7 @@ class FlowDenoiser(PreconditionedDenoiser):
         super().__init__(backbone, sigma_data, FlowSchedule() if schedule is None else schedule)
 
     def preconditioning(self, t: Tensor, offsets: Tensor | None = None) -> Preconditioning:
-        """Give (1, t, 1, t)."""
+        """Return (1, t, 1, t)."""
         column = expand_sets(t, offsets)
         one = torch.ones_like(column)
         return Preconditioning(one, column, one, t)

@@ -24,7 +24,7 @@ def denoising_loss(
     condition: Tensor | None = None,
     offsets: Tensor | None = None,
 ) -> Tensor:
-    """Give the loss of every row for given times and noise.
+    """Return the loss of every row for given times and noise.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def denoising_loss(
 
 
 def weighted_mean(loss: Tensor, weight: Tensor) -> Tensor:
-    """Give sum(w l) / sum(w), for ``loss`` and ``weight`` of shape (n,)."""
+    """Return sum(w l) / sum(w), for ``loss`` and ``weight`` of shape (n,)."""
     return torch.dot(loss, weight) / weight.sum()
 
 

@@ -55,7 +55,7 @@ class GaussianMixtureDenoiser(Denoiser):
         condition: Tensor | None = None,  # noqa: ARG002 - the interface of Denoiser
         offsets: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        """Give the exact mean; see :meth:`Denoiser.forward`."""
+        """Return the exact mean; see :meth:`Denoiser.forward`."""
         alpha, sigma = (part.double()[:, None, None] for part in self.schedule(t))
         total = alpha**2 * self.values + sigma**2  # (n or 1, k, d)
         delta = torch.einsum("nkd,kde->nke", x.double()[:, None] - alpha * self.means, self.vectors)

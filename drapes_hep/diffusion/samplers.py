@@ -71,7 +71,7 @@ class Sampler(Protocol):
     """Integrate a state along a path of points; a multistep method keeps what it needs in its own loop."""
 
     def __call__(self, predict: Predict, x: Tensor, path: Sequence[Point], tick: Callable[[], None]) -> Tensor:
-        """Give the state at the end of ``path``; ``tick`` is called once a step."""
+        """Return the state at the end of ``path``; ``tick`` is called once a step."""
 
 
 def _noise(x: Tensor, mean: Tensor, p: Point) -> Tensor:
@@ -109,7 +109,7 @@ def heun(predict: Predict, x: Tensor, path: Sequence[Point], tick: Callable[[], 
 
 
 def midpoint(predict: Predict, x: Tensor, path: Sequence[Point], tick: Callable[[], None]) -> Tensor:
-    """Give the midpoint method: two evaluations a step, the last included."""
+    """Return the midpoint method: two evaluations a step, the last included."""
     for p, q in itertools.pairwise(path):
         half = Point((p.t + q.t) / 2, (p.alpha + q.alpha) / 2, (p.sigma + q.sigma) / 2)
         mean = predict(x, p)
@@ -146,7 +146,7 @@ EVALUATIONS = {"euler": 1, "heun": 2, "midpoint": 2, "dpm2m": 1}
 
 
 def evaluations(solver: str, steps: int) -> int:
-    """Give the network evaluations of a number of steps that end without noise."""
+    """Return the network evaluations of a number of steps that end without noise."""
     return EVALUATIONS[solver] * steps - (solver == "heun")
 
 
@@ -155,7 +155,7 @@ Precision = Literal["float32", "bf16"]
 
 
 def products(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Give the context in which a network's products are done in this precision: on a GPU, or not at all."""
+    """Return the context in which a network's products are done in this precision: on a GPU, or not at all."""
     if precision == "float32" or device.type != "cuda":
         return contextlib.nullcontext()
     return torch.autocast("cuda", dtype=torch.bfloat16)
@@ -163,7 +163,7 @@ def products(precision: Precision, device: torch.device) -> contextlib.AbstractC
 
 @contextlib.contextmanager
 def kernel_threads(threads: int) -> Iterator[int]:
-    """Run every kernel on this many threads inside the block; gives the number that torch had.
+    """Run every kernel on this many threads inside the block; returns the number that torch had.
 
     A layer of 64 on a thousand rows takes 0.1 ms: threads inside it wait for one another longer than they work, by a
     factor of 100 when another process has a core. The setting is the process's: other threads see it too.

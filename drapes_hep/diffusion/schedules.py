@@ -29,13 +29,13 @@ class Schedule(Protocol):
     """What denoisers, losses and samplers ask of a schedule."""
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Give (alpha, sigma), each of the shape of ``t``."""
+        """Return (alpha, sigma), each of the shape of ``t``."""
 
     def training_times(self, u: Tensor) -> Tensor:
-        """Give the time at quantile ``u`` in (0, 1) of the distribution that training draws from."""
+        """Return the time at quantile ``u`` in (0, 1) of the distribution that training draws from."""
 
     def sampling_times(self, steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-        """Give the falling times (steps + 1,) of a sampler; a path that has its own ends ignores the noise levels."""
+        """Return the falling times (steps + 1,) of a sampler; a path that has its own ends ignores the noise levels."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -56,15 +56,15 @@ class EDMSchedule:
     log_std: float = 1.2
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Give (1, t)."""
+        """Return (1, t)."""
         return torch.ones_like(t), t
 
     def training_times(self, u: Tensor) -> Tensor:
-        """Give the log-normal quantile of ``u``."""
+        """Return the log-normal quantile of ``u``."""
         return torch.exp(self.log_mean + self.log_std * torch.special.ndtri(u))
 
     def sampling_times(self, steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-        """Give :func:`karras_steps`."""
+        """Return :func:`karras_steps`."""
         return karras_steps(steps, sigma_min, sigma_max)
 
     @property
@@ -78,15 +78,15 @@ class FlowSchedule:
     """The straight path of flow matching: alpha = 1 - t, sigma = t, noise at t = 1; training draws t evenly."""
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Give (1 - t, t)."""
+        """Return (1 - t, t)."""
         return 1.0 - t, t
 
     def training_times(self, u: Tensor) -> Tensor:
-        """Give ``u``."""
+        """Return ``u``."""
         return u
 
     def sampling_times(self, steps: int, sigma_min: float, sigma_max: float) -> Tensor:  # noqa: ARG002
-        """Give :func:`even_steps`."""
+        """Return :func:`even_steps`."""
         return even_steps(steps)
 
     @property
@@ -96,7 +96,7 @@ class FlowSchedule:
 
 
 def even_steps(n: int) -> Tensor:
-    """Give n even steps of the straight path, from noise (1) to data (0).
+    """Return n even steps of the straight path, from noise (1) to data (0).
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def even_steps(n: int) -> Tensor:
 
 
 def karras_steps(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
-    """Give the noise levels of ``n`` steps, from ``sigma_max`` down to 0.
+    """Return the noise levels of ``n`` steps, from ``sigma_max`` down to 0.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def karras_steps(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho:
 
 
 def strength_steps(sigmas: Tensor, strength: float) -> int:
-    """Give the number n' of steps left whose noise level is nearest, in ln(sigma), to a strength.
+    """Return the number n' of steps left whose noise level is nearest, in ln(sigma), to a strength.
 
     Parameters
     ----------

@@ -161,14 +161,14 @@ class TrainingResult(TrainingCurve):
 
 
 def learning_rate(step: int, steps: int, rate: float, warmup: float) -> float:
-    """Give the rate of step ``step`` (from 0) of ``steps``: linear warm-up, then a cosine to 0 (module head)."""
+    """Return the rate of step ``step`` (from 0) of ``steps``: linear warm-up, then a cosine to 0 (module head)."""
     rising = math.ceil(warmup * steps)
     ramp = min((step + 1) / rising, 1.0) if rising else 1.0
     return rate * ramp * 0.5 * (1.0 + math.cos(math.pi * max(step + 1 - rising, 0) / max(steps - rising, 1)))
 
 
 def ema_weight(step: int, decay: float) -> float:
-    """Give the weight of the newest parameters in the average after ``step`` steps (from 1)."""
+    """Return the weight of the newest parameters in the average after ``step`` steps (from 1)."""
     return (1.0 - decay) / (1.0 - decay**step)
 
 
@@ -190,7 +190,7 @@ def _flatten(module: nn.Module) -> nn.Parameter:
 
 
 def _unflatten(module: nn.Module, values: Tensor) -> None:
-    """Give the module parameters of its own with these values."""
+    """Return the module parameters of its own with these values."""
     start = 0
     for p in module.parameters():
         stop = start + p.numel()
@@ -246,7 +246,7 @@ def validation_loss(
     draws: int = 4,
     seed: int = 0,
 ) -> float:
-    """Give the weighted mean loss on noise levels and noise that depend on ``seed`` alone.
+    """Return the weighted mean loss on noise levels and noise that depend on ``seed`` alone.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ import numpy as np
 
 from drapes_hep.errors import ConfigError, LostEventsError
 from drapes_hep.events.features import check_features
-from drapes_hep.events.types import Column, Foreign
+from drapes_hep.events.types import Column
 
 __all__ = ["ColumnParts", "chunk_key", "feature_axis", "fill_checked"]
 
@@ -19,7 +19,7 @@ Key = tuple[str, int, str, int]
 
 
 def chunk_key(metadata: Mapping[str, Any]) -> Key:
-    """Give the key that orders the results of chunks: dataset, file, first row.
+    """Return the key that orders the results of chunks: dataset, file, first row.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def _kind(values: Column) -> str:
     return {"b": "bool", "i": "int", "u": "int", "f": "float"}.get(values.dtype.kind, str(values.dtype.kind))
 
 
-def feature_axis(name: str, define: Mapping[str, Mapping[str, Any]] | None = None, keep: Sequence[str] = ()) -> Foreign:
+def feature_axis(name: str, define: Mapping[str, Mapping[str, Any]] | None = None, keep: Sequence[str] = ()) -> Any:
     """Return the axis of a feature's histograms, or of ``mjj``.
 
     Parameters
@@ -157,7 +157,7 @@ def feature_axis(name: str, define: Mapping[str, Mapping[str, Any]] | None = Non
     return hist.axis.Regular(known.bins, *known.range, name=name, label=known.axis_label)
 
 
-def fill_checked(histogram: Foreign, *, weight: Column = None, **values: Column) -> None:
+def fill_checked(histogram: Any, *, weight: Column = None, **values: Column) -> None:
     """Fill a histogram and make sure that every entry arrived, flow bins included.
 
     boost-histogram 1.8.1 can drop all entries of a call when an axis without flow bins stands before a scalar-filled
@@ -192,6 +192,6 @@ def fill_checked(histogram: Foreign, *, weight: Column = None, **values: Column)
         raise LostEventsError(f"a histogram took {after - before:g} of {expected:g} (sum of weights)")
 
 
-def _total(histogram: Foreign) -> float:
+def _total(histogram: Any) -> float:
     total = histogram.sum(flow=True)
     return float(getattr(total, "value", total))

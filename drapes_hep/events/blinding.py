@@ -27,7 +27,7 @@ from coffea import processor
 
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.module_state import changed_name, module_state
-from drapes_hep.events.types import Column, Events, Foreign
+from drapes_hep.events.types import Column, Events
 
 __all__ = ["Blinding", "empty_hidden_bins", "hidden_bins", "in_ranges", "measures_mjj"]
 
@@ -75,7 +75,7 @@ class Blinding(processor.ProcessorABC):  # type: ignore[misc]
         The hidden windows, GeV.
     """
 
-    def __init__(self, inner: Foreign, ranges: Ranges) -> None:
+    def __init__(self, inner: Any, ranges: Ranges) -> None:
         self._inner, self._ranges = inner, tuple(ranges)
         self._fresh = cloudpickle.dumps(inner)
 
@@ -148,7 +148,7 @@ class Blinding(processor.ProcessorABC):  # type: ignore[misc]
                 " own event_id (drapes_hep.rng)"
             )
 
-    def postprocess(self, accumulator: Foreign) -> Foreign:
+    def postprocess(self, accumulator: Any) -> Any:
         """Postprocess as the inner processor does.
 
         Raises
@@ -161,14 +161,14 @@ class Blinding(processor.ProcessorABC):  # type: ignore[misc]
         return self._inner.postprocess(accumulator)
 
 
-def measures_mjj(axis: Foreign) -> bool:
+def measures_mjj(axis: Any) -> bool:
     """Whether an axis of a histogram measures m_JJ, by its name or by its metadata ``{"measures": "mjj"}``."""
     metadata = getattr(axis, "metadata", None)
     marked = isinstance(metadata, Mapping) and metadata.get("measures") == "mjj"
     return marked or str(axis.name).lower().replace("_", "") == "mjj"
 
 
-def hidden_bins(axis: Foreign, ranges: Ranges, *, flow: bool = False) -> BoolArray:
+def hidden_bins(axis: Any, ranges: Ranges, *, flow: bool = False) -> BoolArray:
     """Compute which bins of an axis of m_JJ touch a hidden window.
 
     Parameters
@@ -202,7 +202,7 @@ def hidden_bins(axis: Foreign, ranges: Ranges, *, flow: bool = False) -> BoolArr
     return touched
 
 
-def empty_hidden_bins(histogram: Foreign, ranges: Ranges) -> Foreign:
+def empty_hidden_bins(histogram: Any, ranges: Ranges) -> Any:
     """Empty the bins of each axis of m_JJ that touch a hidden window.
 
     Parameters

@@ -197,7 +197,7 @@ class Layout(Protocol):
 
 
 def row_ids(file_id: int, start: int, stop: int) -> npt.NDArray[np.int64]:
-    """Give the identities of rows: the file's key in the upper half, the row in the lower.
+    """Return the identities of rows: the file's key in the upper half, the row in the lower.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def row_ids(file_id: int, start: int, stop: int) -> npt.NDArray[np.int64]:
 
 
 def collision_ids(run: IntArray, lumi: IntArray, event: IntArray, sample: int | None = None) -> IntArray:
-    """Give the identities of collisions that an experiment has numbered, or its simulation.
+    """Return the identities of collisions that an experiment has numbered, or its simulation.
 
     Parameters
     ----------
@@ -410,7 +410,7 @@ class Checks:
 
 
 def impossible_weights(weight: FloatArray) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
-    """Tell which weights no event can have.
+    """Return which weights no event can have.
 
     Parameters
     ----------
@@ -429,7 +429,7 @@ def impossible_weights(weight: FloatArray) -> Iterator[tuple[npt.NDArray[np.bool
 
 
 def impossible_taus(tau: FloatArray, *, missing: bool = False) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
-    """Tell which N-subjettinesses no jet can have.
+    """Return which N-subjettinesses no jet can have.
 
     Parameters
     ----------
@@ -451,7 +451,7 @@ def impossible_taus(tau: FloatArray, *, missing: bool = False) -> Iterator[tuple
 
 
 def negative_masses(mass: FloatArray, energy: FloatArray) -> npt.NDArray[np.bool_]:
-    """Tell which masses are below zero by more than rounding.
+    """Return which masses are below zero by more than rounding.
 
     Parameters
     ----------
@@ -470,7 +470,7 @@ def negative_masses(mass: FloatArray, energy: FloatArray) -> npt.NDArray[np.bool
 def impossible(
     pt: FloatArray, eta: FloatArray, phi: FloatArray, mass: FloatArray
 ) -> Iterator[tuple[str, npt.NDArray[np.bool_], str]]:
-    """Tell what no jet and no particle can have, whatever its transverse momentum must be.
+    """Return what no jet and no particle can have, whatever its transverse momentum must be.
 
     Parameters
     ----------
@@ -532,7 +532,7 @@ def check_particles(checks: Checks, particles: AwkwardArray, column: str = "part
 
 
 def missing_columns(required: Iterable[str], present: Iterable[str]) -> str:
-    """Say which columns are missing and what comes closest, or nothing.
+    """Return which columns are missing and what comes closest, or nothing.
 
     Parameters
     ----------

@@ -99,7 +99,7 @@ class FileInfo:
 
 
 def states_ids(columns: Collection[str]) -> bool:
-    """Tell whether the columns of a file identify its events: by ``event_id``, or as an experiment numbers them.
+    """Whether the columns of a file identify its events: by ``event_id``, or as an experiment numbers them.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ class EventChunk:
 
 
 def file_key(path: str) -> int:
-    """Give the 31-bit key of a file: a hash of its name without folder and last suffix.
+    """Return the 31-bit key of a file: a hash of its name without folder and last suffix.
 
     The same events as ``x.h5`` and ``x.root`` therefore get the same identities.
 
@@ -186,7 +186,7 @@ def file_key(path: str) -> int:
 
 
 def label_file(path: str) -> str:
-    """Give the place of a raw file's labels where they are no column of it: ``<stem>.masterkey``, as published.
+    """Return the place of a raw file's labels where they are no column of it: ``<stem>.masterkey``, as published.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, JET_FIELDS, nested, offsets_of, ragged
-from drapes_hep.events.types import AwkwardArray, Foreign
+from drapes_hep.events.types import AwkwardArray
 
 __all__ = ["AXES", "MIN_JET_PT", "cluster_events", "falling_pt", "make_particles", "no_jets", "subjettiness"]
 
@@ -50,7 +50,7 @@ _BLOCK = 200_000
 
 
 @functools.cache
-def _fastjet() -> Foreign:
+def _fastjet() -> Any:
     """Import fastjet, and keep its banner out of the user's output (the documentation names the papers to cite)."""
     import fastjet
     import fastjet._swig  # the public ClusterSequence wraps this one and does not pass its static methods on
@@ -88,7 +88,7 @@ def make_particles(
 
 
 def no_jets(events: int, reading: Reading) -> dict[str, Any]:
-    """Give the columns of events without jets, for a reading that wants none (``reading.jets`` is False).
+    """Return the columns of events without jets, for a reading that wants none (``reading.jets`` is False).
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def no_jets(events: int, reading: Reading) -> dict[str, Any]:
 
 
 def falling_pt(pt: npt.NDArray[Any], offsets: IntArray, *ties: npt.NDArray[Any]) -> IntArray:
-    """Give the order that sorts every list by falling transverse momentum, equal ones by ``ties``, or as they stand.
+    """Return the order that sorts every list by falling transverse momentum, equal ones by ``ties``, or as they stand.
 
     Parameters
     ----------

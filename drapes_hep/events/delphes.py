@@ -159,5 +159,5 @@ class DelphesJetLayout:
 
 
 def delphes_layouts() -> tuple[_ClusteredLayout | DelphesJetLayout, ...]:
-    """Give every layout of Delphes files, the preferred first."""
+    """Return every layout of Delphes files, the preferred first."""
     return DelphesLayout(), DelphesTowerLayout(), DelphesJetLayout(), *(DelphesJetLayout(one) for one in _RADII)

@@ -17,8 +17,6 @@ from typing import Any
 
 from coffea.processor import DaskExecutor, FuturesExecutor, IterativeExecutor
 
-from drapes_hep.events.types import Foreign
-
 __all__ = ["Lost", "Raised", "dispatch"]
 
 _AHEAD = 4
@@ -58,7 +56,7 @@ class Raised:
 
 
 def dispatch(
-    executor: Foreign, tasks: Sequence[Any], work: Callable[[bytes, Any], Any], payload: bytes
+    executor: Any, tasks: Sequence[Any], work: Callable[[bytes, Any], Any], payload: bytes
 ) -> Iterator[tuple[int, Any]]:
     """Run tasks on an executor.
 
@@ -129,7 +127,7 @@ def _signal(error: BaseException) -> str:
 
 
 def _in_pool(
-    executor: Foreign, tasks: Sequence[Any], work: Callable[[bytes, Any], Any], payload: bytes
+    executor: Any, tasks: Sequence[Any], work: Callable[[bytes, Any], Any], payload: bytes
 ) -> Iterator[tuple[int, Any]]:
     """Worker processes of this machine; a new pool where one broke."""
     given = executor.pool if isinstance(executor.pool, concurrent.futures.Executor) else None
@@ -196,9 +194,9 @@ def _in_pool(
 class _OneWorker:
     """A pool of one worker, which has one task at a time; a new one after a death, for starting one takes seconds."""
 
-    def __init__(self, executor: Foreign) -> None:
+    def __init__(self, executor: Any) -> None:
         self._executor = executor
-        self._pool: Foreign = None
+        self._pool: Any = None
 
     def __enter__(self) -> _OneWorker:
         return self
@@ -211,7 +209,7 @@ class _OneWorker:
         if pool is not None:
             _end(pool, kill=kill)
 
-    def run(self, work: Callable[[bytes, Any], Any], payload: bytes, task: Foreign) -> Foreign:
+    def run(self, work: Callable[[bytes, Any], Any], payload: bytes, task: Any) -> Any:
         """Return what came of a task."""
         if self._pool is None:
             self._pool = self._executor.pool(max_workers=1)
@@ -224,7 +222,7 @@ class _OneWorker:
             return Raised(error)
 
 
-def _end(pool: Foreign, *, kill: bool) -> None:
+def _end(pool: Any, *, kill: bool) -> None:
     """End a pool; at once where its results are not wanted any more."""
     if kill:
         try:
@@ -236,7 +234,7 @@ def _end(pool: Foreign, *, kill: bool) -> None:
 
 
 def _on_cluster(
-    executor: Foreign, tasks: Sequence[Any], work: Callable[[bytes, Any], Any], payload: bytes
+    executor: Any, tasks: Sequence[Any], work: Callable[[bytes, Any], Any], payload: bytes
 ) -> Iterator[tuple[int, Any]]:
     """Workers of a Dask cluster, which come and go.
 
@@ -244,7 +242,7 @@ def _on_cluster(
     """
     import distributed
 
-    client: Foreign = executor.client
+    client: Any = executor.client
     if client is None:
         client = distributed.Client(threads_per_worker=1)
     options = {"pure": False, "priority": executor.priority, "retries": executor.retries}
@@ -297,7 +295,7 @@ def _on_cluster(
             client.close()
 
 
-def _outcome(future: Foreign) -> Foreign:
+def _outcome(future: Any) -> Any:
     """Return what came of a task on a cluster."""
     import distributed
 
@@ -313,7 +311,7 @@ def _outcome(future: Foreign) -> Foreign:
 
 
 def _in_groups(
-    executor: Foreign, tasks: Sequence[Any], work: Callable[[bytes, Any], Any], payload: bytes
+    executor: Any, tasks: Sequence[Any], work: Callable[[bytes, Any], Any], payload: bytes
 ) -> Iterator[tuple[int, Any]]:
     """Any other executor: a group of tasks at a time, so that no more results than these are held."""
     size = _window(getattr(executor, "workers", None) or 1)

@@ -22,7 +22,6 @@ from types import MappingProxyType
 from typing import IO, Any
 
 from drapes_hep.errors import ConfigError, DrapesError
-from drapes_hep.events.types import Foreign
 from drapes_hep.progress import Reporter
 from drapes_hep.remote import TRANSIENT, UnreachableError, longest_wait, next_wait, retried, retry_after
 
@@ -167,7 +166,7 @@ def list_files(sample: Sample) -> tuple[RemoteFile, ...]:
         ) from error
 
 
-def _ask(sample: Sample, url: str) -> Foreign:
+def _ask(sample: Sample, url: str) -> Any:
     """Ask once; what may pass is an UnreachableError."""
     import requests
 
@@ -189,7 +188,7 @@ def _ask(sample: Sample, url: str) -> Foreign:
     raise busy
 
 
-def _parse(entries: Foreign) -> tuple[RemoteFile, ...]:
+def _parse(entries: Any) -> tuple[RemoteFile, ...]:
     found = []
     for entry in entries:
         name, checksum, url = str(entry["key"]), str(entry["checksum"]), str(entry["links"]["self"])
@@ -292,7 +291,7 @@ def fetch(files: Sequence[RemoteFile], folder: str | Path, reporter: Reporter | 
     return [folder / one.name for one in files]
 
 
-def _fetch(store: Foreign, file: RemoteFile, target: Path, reporter: Reporter) -> None:
+def _fetch(store: Any, file: RemoteFile, target: Path, reporter: Reporter) -> None:
     begin = _length(_part(target))
     if begin:
         reporter.say(f"{target}: going on at {size_text(begin)} of {size_text(file.size)}")
@@ -387,7 +386,7 @@ class ResumingDownloader:
     def __init__(self, part: Path, size: int, report: Callable[[int], None] = lambda _: None) -> None:
         self.part, self.size, self.report = part, size, report
 
-    def __call__(self, url: str, output_file: str, pooch: Foreign) -> None:  # noqa: ARG002  pooch's protocol
+    def __call__(self, url: str, output_file: str, pooch: Any) -> None:  # noqa: ARG002  pooch's protocol
         """Download ``url`` to ``output_file``; see the class for what is raised."""
         # pooch has made this file empty: killed in the middle, we would leave it behind
         Path(output_file).unlink(missing_ok=True)
@@ -449,7 +448,7 @@ class ResumingDownloader:
         except requests.RequestException as error:
             raise _Interruption(_cause(error)) from error
 
-    def _check_status(self, url: str, response: Any) -> None:  # noqa: ANN401
+    def _check_status(self, url: str, response: Any) -> None:
         status = response.status_code
         if status in (200, 206):
             return
@@ -470,7 +469,7 @@ class ResumingDownloader:
             self.part.unlink(missing_ok=True)
 
 
-def _continues(response: Any, have: int) -> bool:  # noqa: ANN401
+def _continues(response: Any, have: int) -> bool:
     """Whether an answer begins at the byte that was asked for."""
     begin = str(response.headers.get("Content-Range", "")).removeprefix("bytes ").partition("-")[0]
     return response.status_code == 206 and begin == str(have)

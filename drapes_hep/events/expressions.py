@@ -159,7 +159,7 @@ def evaluate(text: str, column: Callable[[str], FloatArray], length: int) -> Flo
         As :func:`parse_expression` and ``column``.
     """
 
-    def value(tree: Any) -> FloatArray:  # noqa: ANN401
+    def value(tree: Any) -> FloatArray:
         if isinstance(tree, Literal):
             return np.asarray(tree.value, dtype=np.float64)
         if isinstance(tree, Symbol):

@@ -69,7 +69,7 @@ class FailedFilesError(InputError, LostEventsError):
         also = f"; failed as well: {', '.join(named)}" if named else ""
         super().__init__(first.path, first.problem, first.remedy + also + (f"; {hint}" if hint else ""))
 
-    def __reduce__(self) -> Any:  # noqa: ANN401
+    def __reduce__(self) -> Any:
         return type(self), (self.failures, self.hint)
 
 

@@ -100,7 +100,7 @@ def _ratio(numerator: Column, denominator: Column) -> FloatArray:
 
 
 def wrapped(angle: FloatArray) -> FloatArray:
-    """Give angles in [-pi, pi)."""
+    """Return angles in [-pi, pi)."""
     return np.remainder(angle + np.pi, 2 * np.pi) - np.pi  # type: ignore[no-any-return, unused-ignore]
 
 
@@ -234,7 +234,7 @@ def _function(name: str, define: Definitions) -> str | None:
     return None if function is None else str(function)
 
 
-def _load_function(name: str, define: Definitions) -> Any:  # noqa: ANN401
+def _load_function(name: str, define: Definitions) -> Any:
     folder = (define.get(name) or {}).get("folder")
     kind = replace(_KIND, key=f"define.{name}.function")
     return load_object(kind, str(_function(name, define)), processor_folders(None if folder is None else Path(folder)))

@@ -18,7 +18,6 @@ from drapes_hep.events.opened import shared
 from drapes_hep.events.raw import raw_columns, read_label_file, read_last_column, read_particles
 from drapes_hep.events.readers import check_kept, columns_of, lacks, match_layout, nearest
 from drapes_hep.events.simulated import CONSTITUENT_DATASETS, read_simulated, scan_simulated
-from drapes_hep.events.types import Foreign
 from drapes_hep.events.writers import raw_metadata
 
 __all__ = ["Hdf5Reader"]
@@ -26,7 +25,7 @@ __all__ = ["Hdf5Reader"]
 _LAYOUTS = ("features", "lhco_raw")
 
 
-def _text(value: Foreign) -> str:
+def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
@@ -36,13 +35,13 @@ def _open(path: str) -> Iterator[Any]:
         yield file
 
 
-def _has_numbers(values: Foreign) -> bool:
+def _has_numbers(values: Any) -> bool:
     """Whether a block of a frame holds numbers: text is kept as one pickled row, and pickles are not read."""
     dated = _text(values.attrs.get("value_type", "")).startswith(("datetime", "timedelta"))
     return values.dtype.kind in "fiub" and values.ndim == 2 and not dated
 
 
-def _all_blocks(group: Foreign) -> Iterator[tuple[Any, list[str]]]:
+def _all_blocks(group: Any) -> Iterator[tuple[Any, list[str]]]:
     for i in range(int(group.attrs.get("nblocks", 0))):
         items, values = group.get(f"block{i}_items"), group.get(f"block{i}_values")
         if items is None or values is None:
@@ -50,11 +49,11 @@ def _all_blocks(group: Foreign) -> Iterator[tuple[Any, list[str]]]:
         yield values, [_text(name) for name in items[:]]
 
 
-def _blocks(group: Foreign) -> Iterator[tuple[Any, list[str]]]:
+def _blocks(group: Any) -> Iterator[tuple[Any, list[str]]]:
     return ((values, names) for values, names in _all_blocks(group) if _has_numbers(values))
 
 
-def _rows(group: Foreign) -> int:
+def _rows(group: Any) -> int:
     # a frame whose rows have several names keeps the place of each row in each of them
     axis = group["axis1"] if "axis1" in group else group["axis1_label0"]
     # pandas writes an empty axis as one dummy value, with its type and its (pickled) shape as attributes
@@ -71,7 +70,7 @@ _KINDS = {
 }
 
 
-def _frame_problem(kind: str, group: Foreign) -> tuple[str, str] | None:
+def _frame_problem(kind: str, group: Any) -> tuple[str, str] | None:
     """Return why what pandas wrote cannot be read, and what to do; None where it can."""
     if kind != "frame":
         return _KINDS.get(
@@ -90,7 +89,7 @@ def _frame_problem(kind: str, group: Foreign) -> tuple[str, str] | None:
     return None
 
 
-def _check_types(path: str, name: str, group: Foreign, layout: str) -> None:
+def _check_types(path: str, name: str, group: Any, layout: str) -> None:
     """Refuse a column that a layout reads, and that is no number in this file: it would be taken for absent."""
     columns = {*LAYOUTS[layout].required, *LAYOUTS[layout].optional}
     for values, names in _all_blocks(group):
@@ -103,13 +102,13 @@ def _check_types(path: str, name: str, group: Foreign, layout: str) -> None:
             )
 
 
-def _column_names(path: str, group: Foreign) -> list[str]:
+def _column_names(path: str, group: Any) -> list[str]:
     """Names of a table's columns, or what a table of numbered columns stands for."""
     blocks = list(_blocks(group))
     return raw_columns(path, blocks) or [name for _, names in blocks for name in names]
 
 
-def _labels_beside(group: Foreign) -> bool:
+def _labels_beside(group: Any) -> bool:
     """Whether a raw table has no column for the label (it may still have a file of labels beside it)."""
     return sum(len(names) for _, names in _blocks(group)) % 3 == 0
 
@@ -125,7 +124,7 @@ def _check_datasets(path: str, datasets: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _no_frame(path: str, file: Foreign) -> InputError:
+def _no_frame(path: str, file: Any) -> InputError:
     """Return the error for a file with neither a frame of pandas nor all arrays of jets."""
     if set(file) & {"jets", "tau"}:
         return lacks(path, "the file", list(file), ("simulated",))
@@ -150,7 +149,7 @@ class Hdf5Reader:
         with open_hdf5(path) as (file, remarks):
             frames: dict[str, Any] = {}
 
-            def visit(name: str, item: Foreign) -> None:
+            def visit(name: str, item: Any) -> None:
                 kind = item.attrs.get("pandas_type") if isinstance(item, h5py.Group) else None
                 if kind is not None:
                     frames[name] = (_text(kind), item)

@@ -19,7 +19,6 @@ import h5py
 import hdf5plugin  # noqa: F401  importing it registers the compression filters: the official raw file is blosc-compressed
 
 from drapes_hep.errors import InputError
-from drapes_hep.events.types import Foreign
 from drapes_hep.remote import is_url, one_line, open_url
 
 __all__ = ["check_stored", "open_hdf5", "unwritten"]
@@ -123,7 +122,7 @@ def open_hdf5(path: str) -> Iterator[tuple[Any, tuple[str, ...]]]:
         raise InputError(path, problem, remedy) from error
 
 
-def unwritten(dataset: Foreign) -> bool:
+def unwritten(dataset: Any) -> bool:
     """Whether some of a dataset was never written, and would be read as its fill value.
 
     Parameters
@@ -139,7 +138,7 @@ def unwritten(dataset: Foreign) -> bool:
     return bool(dataset.id.get_space_status() != h5py.h5d.SPACE_STATUS_ALLOCATED)
 
 
-def check_stored(path: str, dataset: Foreign) -> None:
+def check_stored(path: str, dataset: Any) -> None:
     """Refuse a dataset some of whose values are in no file: HDF5 reads them as its fill value.
 
     Parameters

@@ -12,7 +12,7 @@ from typing import Any
 
 from drapes_hep.errors import ConfigError, UsersCode, told
 from drapes_hep.events.loading import SOURCE, STRIPPED, is_users, names_defined
-from drapes_hep.events.types import AwkwardArray, Events, Foreign
+from drapes_hep.events.types import AwkwardArray, Events
 
 __all__ = ["Hook"]
 
@@ -41,7 +41,7 @@ class Hook:
     function: Callable[..., Any]
 
     @classmethod
-    def of(cls, processor: Foreign, name: str, arguments: tuple[str, ...] = ("events",)) -> Hook:
+    def of(cls, processor: Any, name: str, arguments: tuple[str, ...] = ("events",)) -> Hook:
         """Look a hook up.
 
         Parameters
@@ -83,7 +83,7 @@ class Hook:
             place = f" ({file}, line {code.co_firstlineno})"
         return f"{self.owner.__name__}.{self.name}{place}"
 
-    def call(self, events: Events, *arguments: AwkwardArray) -> Foreign:
+    def call(self, events: Events, *arguments: AwkwardArray) -> Any:
         """Call the hook.
 
         Parameters

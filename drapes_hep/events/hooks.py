@@ -25,7 +25,7 @@ from drapes_hep.events.checks import impossible, impossible_taus, impossible_wei
 from drapes_hep.events.features import wrapped
 from drapes_hep.events.hook_calls import Hook
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, offsets_of, ragged
-from drapes_hep.events.types import AwkwardArray, Events, Foreign
+from drapes_hep.events.types import AwkwardArray, Events
 
 __all__ = ["Hooks", "NoCut", "first_of", "flat_jets", "name_event", "no_cut", "protect"]
 
@@ -101,11 +101,11 @@ class NoCut(NDArrayOperatorsMixin):
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.ones(self._events, dtype=bool if dtype is None else dtype)
 
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Foreign, **options: Foreign) -> Foreign:
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         arrays = [np.asarray(value) if isinstance(value, NoCut) else value for value in inputs]
         return getattr(ufunc, method)(*arrays, **options)
 
-    def __getitem__(self, rows: Foreign) -> Foreign:
+    def __getitem__(self, rows: Any) -> Any:
         return np.asarray(self)[rows]
 
 
@@ -185,7 +185,7 @@ class Hooks:
         The chunk, n events.
     """
 
-    def __init__(self, processor: Foreign, events: Events) -> None:
+    def __init__(self, processor: Any, events: Events) -> None:
         if not isinstance(events.layout, ak.contents.RecordArray):
             # a selection of events is an index into all of them, which each use of a column would follow anew
             events = ak.to_packed(events)
@@ -248,7 +248,7 @@ class Hooks:
         mask = _event_mask(value, len(self._events), self._refuse(place))
         return mask, not isinstance(value, NoCut)
 
-    def cut(self, step: str, mask: Foreign, rows: IntArray) -> BoolArray:
+    def cut(self, step: str, mask: Any, rows: IntArray) -> BoolArray:
         """Return the mask (m,) of a cut on some of the events.
 
         Parameters
@@ -335,7 +335,7 @@ class Hooks:
             self._refuse(place)("changes the jets that it is given", "change a copy, or correct jets in `corrections`")
         return _jet_mask(value, ak.to_numpy(ak.num(jets)).astype(np.int64), self._refuse(place))
 
-    def _call(self, hook: str, **arguments: AwkwardArray) -> tuple[Hook, Foreign]:
+    def _call(self, hook: str, **arguments: AwkwardArray) -> tuple[Hook, Any]:
         place = Hook.of(self._processor, hook, ("events", *arguments))
         value = place.call(self._copy, *arguments.values())
         self._unchanged(place, self._copy)
@@ -410,7 +410,7 @@ _JET_MASK = _Form("one boolean per jet, in lists", "ak.full_like(jets.pt, bool(r
 _JETS = _Form("jets as events.jets holds them", "", "", "")
 
 
-def _array(value: Foreign, form: _Form, refuse: Refuse) -> npt.NDArray[Any] | AwkwardArray:
+def _array(value: Any, form: _Form, refuse: Refuse) -> npt.NDArray[Any] | AwkwardArray:
     """Return a value as the array that it can only mean; missing values are still in an awkward array."""
     kind = type(value).__name__
     if value is None:
@@ -448,7 +448,7 @@ def _array(value: Foreign, form: _Form, refuse: Refuse) -> npt.NDArray[Any] | Aw
     return array
 
 
-def _of_pandas(value: Foreign, form: _Form, refuse: Refuse) -> npt.NDArray[Any]:
+def _of_pandas(value: Any, form: _Form, refuse: Refuse) -> npt.NDArray[Any]:
     kind = type(value).__name__
     if value.ndim != 1:
         refuse(f"returned a {kind} of {counted(value.shape[1], 'column')}",
@@ -467,14 +467,14 @@ def _of_pandas(value: Foreign, form: _Form, refuse: Refuse) -> npt.NDArray[Any]:
     return array
 
 
-def _of_list(values: Sequence[Foreign], shown: str, form: _Form, refuse: Refuse) -> AwkwardArray:
+def _of_list(values: Sequence[Any], shown: str, form: _Form, refuse: Refuse) -> AwkwardArray:
     try:
         return ak.Array(list(values))
     except Exception:  # awkward raises TypeError, ValueError and others for what it cannot hold
         refuse(f"returned {shown}", f"return {form.what}, in an array")
 
 
-def _refuse_several(value: Sequence[Foreign], form: _Form, refuse: Refuse) -> None:
+def _refuse_several(value: Sequence[Any], form: _Form, refuse: Refuse) -> None:
     """Refuse several results in one: a return with a comma."""
     if value and all(isinstance(part, np.ndarray | ak.Array) for part in value):
         refuse(f"returned a {type(value).__name__} of {counted(len(value), 'array')}",
@@ -519,7 +519,7 @@ def _refuse_records(array: AwkwardArray, form: _Form, refuse: Refuse) -> None:
         refuse(f"returned records ({', '.join(array.fields[:4])})", f"return {form.what}{hint}")
 
 
-def _one_per_event(value: Foreign, count: int, form: _Form, refuse: Refuse) -> npt.NDArray[Any]:
+def _one_per_event(value: Any, count: int, form: _Form, refuse: Refuse) -> npt.NDArray[Any]:
     """Return a result as an array (count,) of any type but objects."""
     if isinstance(value, NoCut):
         value = np.asarray(value)
@@ -551,7 +551,7 @@ def _only_of(refuse: Refuse, matches: bool) -> Refuse:
     return refuse if matches else lambda problem, remedy, _=None: refuse(problem, remedy)
 
 
-def _event_mask(value: Foreign, count: int, refuse: Refuse) -> BoolArray:
+def _event_mask(value: Any, count: int, refuse: Refuse) -> BoolArray:
     mask = _one_per_event(value, count, _MASK, refuse)
     if mask.dtype.kind != "b":
         _refuse_mask(mask, np.ones(count, dtype=bool), np.arange(count), _MASK, refuse)
@@ -574,7 +574,7 @@ def _refuse_mask(flat: npt.NDArray[Any], rows: BoolArray, owner: IntArray, form:
     refuse(f"returned {kind}", f"return {form.what}: compare with the wanted value", rows)
 
 
-def _jet_mask(value: Foreign, counts: IntArray, refuse: Refuse) -> AwkwardArray:
+def _jet_mask(value: Any, counts: IntArray, refuse: Refuse) -> AwkwardArray:
     form, events, offsets = _JET_MASK, len(counts), offsets_of(counts)
     if isinstance(value, NoCut):
         refuse("returned no_cut(events), which has one value per event",
@@ -677,7 +677,7 @@ def _vectors(flat: Mapping[str, FloatArray], flag: Flag) -> None:
         flag(name, wrong, kind)
 
 
-def _jets(value: Foreign, before: AwkwardArray, refuse: Refuse) -> AwkwardArray:
+def _jets(value: Any, before: AwkwardArray, refuse: Refuse) -> AwkwardArray:
     """Return corrected jets in float64, checked against those of the file."""
     events = len(before)
     if not isinstance(value, ak.Array):

@@ -15,7 +15,7 @@ from coffea import processor
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts, chunk_key
 from drapes_hep.events.outputs import CheckedProcessor
-from drapes_hep.events.types import Events, Foreign
+from drapes_hep.events.types import Events
 from drapes_hep.rng import event_uniforms, stage_seed
 
 __all__ = ["SignalInjection", "choose_signal", "collect_ids", "collect_truth"]
@@ -24,13 +24,13 @@ IntArray = npt.NDArray[np.int64]
 
 
 def collect_truth(events: Events) -> dict[str, Any]:
-    """Give event ids and labels of a chunk, as a processor does; for files that carry labels."""
+    """Return event ids and labels of a chunk, as a processor does; for files that carry labels."""
     columns = {name: ak.to_numpy(events[name]).astype(np.int64) for name in ("event_id", "label")}
     return {"truth": ColumnParts({chunk_key(events.metadata): columns})}
 
 
 def collect_ids(events: Events) -> dict[str, Any]:
-    """Give event ids of a chunk, as a processor does; for files whose labels lie in a sidecar."""
+    """Return event ids of a chunk, as a processor does; for files whose labels lie in a sidecar."""
     ids = ak.to_numpy(events.event_id).astype(np.int64)
     return {"truth": ColumnParts({chunk_key(events.metadata): {"event_id": ids}})}
 
@@ -99,6 +99,6 @@ class SignalInjection(processor.ProcessorABC):  # type: ignore[misc]
             flow["not_injected"] = {"events": int(gone.sum()), "weight": float(weight.sum())}
         return out
 
-    def postprocess(self, accumulator: Foreign) -> Foreign:
+    def postprocess(self, accumulator: Any) -> Any:
         """As the inner processor does."""
         return self._inner.postprocess(accumulator)

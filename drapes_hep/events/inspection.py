@@ -269,12 +269,12 @@ class Inspection:
     problems: list[Problem]
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain JSON values; :func:`inspection_schema` describes them."""
+        """Return plain JSON values; :func:`inspection_schema` describes them."""
         return dataclasses.asdict(self)
 
 
 def inspection_schema() -> dict[str, Any]:
-    """Give the JSON schema of :meth:`Inspection.to_json`."""
+    """Return the JSON schema of :meth:`Inspection.to_json`."""
     from pydantic import TypeAdapter
 
     return {
@@ -310,7 +310,7 @@ def spread_runs(entries: int, limit: int) -> list[tuple[int, int]]:
 def inspect_file(
     path: str | Path, limit: int | None = None, reading: Reading | None = None, object_path: str | None = None
 ) -> Inspection:
-    """Say what a file of events is.
+    """Return what a file of events is.
 
     Parameters
     ----------
@@ -538,7 +538,7 @@ class _Gathered:
         self._keep(constituents=number, fraction=fraction)
         self._flag("warning", "a leading jet without constituents", rows[(number == 0).any(axis=1)])
 
-    def _keep(self, **columns: Any) -> None:  # noqa: ANN401
+    def _keep(self, **columns: Any) -> None:
         for name, values in columns.items():
             self.parts.setdefault(name, []).append(np.asarray(values))
 

@@ -36,7 +36,6 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 from drapes_hep.entry_points import offered
 from drapes_hep.errors import ConfigError, UsersCode, reason_of
 from drapes_hep.events.grounds import unwatched, watched
-from drapes_hep.events.types import Foreign
 from drapes_hep.files import file_hash
 
 __all__ = [
@@ -78,14 +77,14 @@ copyreg.pickle(type(dataclasses.MISSING), lambda _: "MISSING")
 
 
 def starter_folder() -> Path:
-    """Give the folder that holds ``processors/`` and ``configs/``: inside the wheel, or the checkout's root."""
+    """Return the folder that holds ``processors/`` and ``configs/``: inside the wheel, or the checkout's root."""
     package = Path(__file__).resolve().parents[1]
     starter = package / "starter"
     return starter if starter.is_dir() else package.parent
 
 
 def processor_folders(config_folder: Path | None = None) -> tuple[Path, ...]:
-    """Give the folders where a processor's relative path is looked for, in this order.
+    """Return the folders where a processor's relative path is looked for, in this order.
 
     Parameters
     ----------
@@ -165,7 +164,7 @@ _HASHES: dict[type, tuple[str, ...]] = {}
 
 
 def source_hashes(found: type) -> tuple[str, ...]:
-    """Give the hashes of a class's files, as they were when this was first asked: ask when the class is imported.
+    """Return the hashes of a class's files, as they were when this was first asked: ask when the class is imported.
 
     Parameters
     ----------
@@ -211,7 +210,7 @@ class Kind:
         return name in self.own
 
 
-def load_object(kind: Kind, name: str, search: Sequence[str | Path] | None = None) -> Any:  # noqa: ANN401
+def load_object(kind: Kind, name: str, search: Sequence[str | Path] | None = None) -> Any:
     """Load what a configuration names.
 
     A class loaded by path is registered with cloudpickle to travel by value: worker processes have no module of that
@@ -283,7 +282,7 @@ def _offered(kind: Kind, name: str) -> str:
     return points[name][0].value.partition("[")[0].strip().replace(" ", "")
 
 
-def _lacks_process(found: Any) -> str | None:  # noqa: ANN401
+def _lacks_process(found: Any) -> str | None:
     if isinstance(found, type) and callable(getattr(found, "process", None)):
         return None
     kind = "function" if callable(found) and not hasattr(found, "process") else type(found).__name__
@@ -293,7 +292,7 @@ def _lacks_process(found: Any) -> str | None:  # noqa: ANN401
 _PROCESSOR = Kind("processor", "processor", "a processor", _lacks_process)
 
 
-def load_processor(name: str, search: Sequence[str | Path] | None = None) -> Foreign:
+def load_processor(name: str, search: Sequence[str | Path] | None = None) -> Any:
     """Load a processor's class, as :func:`load_object` does.
 
     Parameters
@@ -311,7 +310,7 @@ def load_processor(name: str, search: Sequence[str | Path] | None = None) -> For
     ConfigError
         No such file or module, no such class, not a processor, or the file does not run.
     """
-    found: Foreign = load_object(_PROCESSOR, name, search)
+    found: Any = load_object(_PROCESSOR, name, search)
     _check_names(name, found)
     return found
 
@@ -345,7 +344,7 @@ class _SourceLoader(importlib.machinery.SourceFileLoader):
     """Compile the source itself: no bytecode beside the user's files, none that an edit in the same second fools."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """Give the code of the file as it is now."""
+        """Return the code of the file as it is now."""
         path = self.get_filename(fullname)
         with unwatched():
             source = self.get_data(path)
@@ -387,7 +386,7 @@ def _module_name(path: Path) -> str:
 
 
 def _current(module: ModuleType) -> bool:
-    """Say whether the files that a module's classes inherit from are still as they were loaded."""
+    """Whether the files that a module's classes inherit from are still as they were loaded."""
     bases = {base for one in vars(module).values() if isinstance(one, type) for base in one.__mro__}
     used = {base.__module__ for base in bases if base.__module__.startswith(_MODULE)}
     files = {name: Path(str(sys.modules[name].__file__)) for name in used if name in sys.modules}

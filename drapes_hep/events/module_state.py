@@ -86,7 +86,7 @@ class _Digest:
     def value(self) -> str:
         return self._hash.hexdigest()
 
-    def add(self, value: Any) -> None:  # noqa: ANN401  anything can stand in a module
+    def add(self, value: Any) -> None:
         if id(value) in self._seen:
             return
         if isinstance(value, np.ndarray) and value.dtype != object:
@@ -107,7 +107,7 @@ class _Digest:
             self._seen.add(id(value))
             self._object(value)
 
-    def _object(self, value: Any) -> None:  # noqa: ANN401  as above
+    def _object(self, value: Any) -> None:
         own = getattr(value, "__module__", None) in self._modules
         if isinstance(value, Mapping):
             self._several(itertools.chain.from_iterable(value.items()))

@@ -107,7 +107,7 @@ def _index(
 
 
 def _constituents(columns: Columns, checks: Checks, jet_offsets: IntArray, by: _Links) -> tuple[dict[str, Any], int]:
-    """Give the constituents of the jets, and how many had a mass that was a rounding error below zero."""
+    """Return the constituents of the jets, and how many had a mass that was a rounding error below zero."""
     names, puppi, jet_name = _candidates(by.candidates), f"{by.candidates}_puppiWeight", f"{by.links}_jetIdx"
     sizes = np.diff(jet_offsets)
     table, offsets = checks.collection(columns, (*names, puppi), f"n{by.candidates}")

@@ -27,7 +27,7 @@ from drapes_hep.events.features import invariant_mass
 from drapes_hep.events.hooks import first_of, flat_jets, name_event, protect
 from drapes_hep.events.loading import NEEDS, STRIPPED, class_sources, is_users, names_defined
 from drapes_hep.events.schema import JET_FIELDS
-from drapes_hep.events.types import Column, Events, Foreign
+from drapes_hep.events.types import Column, Events
 
 __all__ = ["CheckedProcessor", "Wanted", "accumulators", "json_form"]
 
@@ -80,7 +80,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
         It cannot be pickled, and so not be sent to a worker process.
     """
 
-    def __init__(self, inner: Foreign, wanted: Wanted) -> None:
+    def __init__(self, inner: Any, wanted: Wanted) -> None:
         self._inner, self._wanted = inner, wanted
         sources = class_sources(type(inner))
         self._name = f"processor {type(inner).__name__}" + (f" ({sources[0]})" if sources else "")
@@ -103,12 +103,12 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
         protect(events)
         shown = copy.copy(events)
         with UsersCode(self._failed):
-            out: Foreign = self._inner.process(shown)
+            out: Any = self._inner.process(shown)
         with UsersCode(self._failed):  # iterating over a user's containers is user's code, too
             self._check(out, events)
         return dict(out)
 
-    def postprocess(self, accumulator: Foreign) -> Foreign:
+    def postprocess(self, accumulator: Any) -> Any:
         """Postprocess as the inner processor does, and check the result once more."""
         datasets, before = set(accumulator["cutflow"]), _sorted_ids(accumulator["skim"])
         with UsersCode(self._failed):
@@ -139,7 +139,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
     def _refuse(self, problem: str) -> NoReturn:
         raise ConfigError(f"{self._name}: {problem}")
 
-    def _check(self, out: Foreign, events: Events) -> None:
+    def _check(self, out: Any, events: Events) -> None:
         self._check_keys(out)
         self._check_parts(out["hists"], out["cutflow"], {str(events.metadata["dataset"])})
         key = chunk_key(events.metadata)
@@ -163,7 +163,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
                 self._refuse("'truth' must hold event_id and label, which is 0 or 1")
         self._extras(out)
 
-    def _check_keys(self, out: Foreign) -> None:
+    def _check_keys(self, out: Any) -> None:
         if not isinstance(out, Mapping):
             kind = "nothing" if out is None else f"a {type(out).__name__}"
             self._refuse(f"process(events) returned {kind}: {NEEDS}")
@@ -180,7 +180,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
             if not isinstance(out[key], Mapping):
                 self._refuse(f"'{key}' is a {type(out[key]).__name__}, not a dict")
 
-    def _check_parts(self, hists: Mapping[str, Foreign], cutflow: Mapping[str, Foreign], datasets: set[str]) -> None:
+    def _check_parts(self, hists: Mapping[str, Any], cutflow: Mapping[str, Any], datasets: set[str]) -> None:
         for name, one in hists.items():
             if not isinstance(name, str) or not isinstance(one, boost_histogram.Histogram):
                 self._refuse(f"hists[{name!r}] is a {type(one).__name__}, not a hist.Hist under a name")
@@ -286,7 +286,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
         theirs = invariant_mass(jets)
         flag("mjj", np.abs(theirs - mjj) > _MASS_TOLERANCE * mjj, "another mass than that of the two jets")
 
-    def _extras(self, out: Mapping[str, Foreign]) -> None:
+    def _extras(self, out: Mapping[str, Any]) -> None:
         """Check that what is the processor's own can be sent, merged and written."""
         for key, value in out.items():
             if key in _KNOWN:
@@ -300,7 +300,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
                 self._refuse(f"'{key}' ({type(value).__name__}) cannot be sent and merged ({reason_of(error)})")
             self._json(value, f"'{key}'")
 
-    def _json(self, value: Foreign, where: str) -> None:
+    def _json(self, value: Any, where: str) -> None:
         try:
             json_form(value, where)
         except DrapesError as error:
@@ -312,11 +312,11 @@ def _sorted_ids(skim: ColumnParts) -> npt.NDArray[Any]:
     return np.sort(np.concatenate([np.asarray(columns["event_id"]) for columns in skim.parts.values()]))
 
 
-def _is_number(value: Foreign) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, complex) and bool(np.isfinite(value))
 
 
-def accumulators(out: Mapping[str, Foreign]) -> dict[str, Any]:
+def accumulators(out: Mapping[str, Any]) -> dict[str, Any]:
     """Return in JSON form what a processor accumulates beside what has a fixed meaning.
 
     Parameters
@@ -336,7 +336,7 @@ def accumulators(out: Mapping[str, Foreign]) -> dict[str, Any]:
     return {key: json_form(value, f"'{key}'") for key, value in out.items() if key not in _KNOWN}
 
 
-def json_form(value: Foreign, where: str) -> Any:  # noqa: ANN401  JSON has no type of its own
+def json_form(value: Any, where: str) -> Any:
     """Return a value as JSON can hold it.
 
     Parameters
@@ -386,7 +386,7 @@ def json_form(value: Foreign, where: str) -> Any:  # noqa: ANN401  JSON has no t
     raise ConfigError(f"{where} holds a {type(value).__name__}, which cannot be written as JSON")
 
 
-def _key(key: Foreign, where: str) -> str:
+def _key(key: Any, where: str) -> str:
     if isinstance(key, tuple):
         return ":".join(_key(one, where) for one in key)
     if isinstance(key, str | int | float | np.number):
@@ -394,7 +394,7 @@ def _key(key: Foreign, where: str) -> str:
     raise ConfigError(f"{where} has the key {key!r}, which cannot be written as JSON")
 
 
-def _histogram(value: Foreign, where: str) -> Any:  # noqa: ANN401  as above
+def _histogram(value: Any, where: str) -> Any:
     try:
         return json.loads(json.dumps(value, default=uhi.io.json.default))
     except (TypeError, ValueError, NotImplementedError) as error:

@@ -80,7 +80,7 @@ def _pack(array: AwkwardArray, fields: Sequence[str], depth: int) -> tuple[list[
 
 
 def pack(array: AwkwardArray, fields: Sequence[str]) -> Sets:
-    """Give a singly ragged array of records as sets.
+    """Return a singly ragged array of records as sets.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def pack(array: AwkwardArray, fields: Sequence[str]) -> Sets:
 
 
 def pack_nested(array: AwkwardArray, fields: Sequence[str]) -> tuple[Sets, Tensor]:
-    """Give a doubly ragged array of records, such as the constituents of jets of events, as sets.
+    """Return a doubly ragged array of records, such as the constituents of jets of events, as sets.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def _columns(sets: Sets, fields: Sequence[str]) -> tuple[dict[str, npt.NDArray[n
 
 
 def unpack(sets: Sets, fields: Sequence[str]) -> ak.Array:
-    """Give sets as a singly ragged array of records, exactly.
+    """Return sets as a singly ragged array of records, exactly.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def unpack(sets: Sets, fields: Sequence[str]) -> ak.Array:
 
 
 def unpack_nested(sets: Sets, events: Tensor, fields: Sequence[str]) -> ak.Array:
-    """Give sets as a doubly ragged array of records, exactly.
+    """Return sets as a doubly ragged array of records, exactly.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def leading(sets: Sets, most: int | None = None) -> Sets:
 
 
 def _misplaced(sets: Sets) -> Tensor:
-    """Tell which elements stand before one that belongs before them: of larger momentum or, of equal ones, by the rest.
+    """Return which elements stand before one that belongs before them: by momentum or, if equal, by the rest.
 
     Shape (total - 1,).
     """
@@ -284,7 +284,7 @@ def low_level(constituents: Sets, jets: Tensor, most: int | None = None) -> Sets
 
 
 def from_low_level(sets: Sets, jets: Tensor) -> Sets:
-    """Give constituents back from their low-level variables: the inverse of :func:`low_level`.
+    """Return constituents back from their low-level variables: the inverse of :func:`low_level`.
 
     Parameters
     ----------

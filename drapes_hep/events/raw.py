@@ -18,7 +18,7 @@ from drapes_hep.errors import InputError, counted
 from drapes_hep.events.chunks import label_file
 from drapes_hep.events.clustering import make_particles
 from drapes_hep.events.schema import offsets_of
-from drapes_hep.events.types import AwkwardArray, Foreign
+from drapes_hep.events.types import AwkwardArray
 from drapes_hep.remote import NotThereError, is_url, open_url
 
 __all__ = ["raw_columns", "read_label_file", "read_last_column", "read_particles"]
@@ -34,7 +34,7 @@ def _width(blocks: Sequence[Block]) -> int:
 
 
 def raw_columns(path: str, blocks: Sequence[Block]) -> list[str] | None:
-    """Tell what a table of numbered columns holds.
+    """Return what a table of numbered columns holds.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def read_particles(blocks: Sequence[Block], start: int, stop: int) -> AwkwardArr
     return make_particles(offsets, *np.concatenate(kept, axis=1))
 
 
-def read_last_column(blocks: Sequence[Block], start: int, stop: int) -> Foreign:
+def read_last_column(blocks: Sequence[Block], start: int, stop: int) -> Any:
     """Read the label column of some rows, and nothing else.
 
     Parameters

@@ -59,7 +59,7 @@ class EventReader(Protocol):
         ...
 
     def simulation(self, path: str) -> Mapping[str, Any]:
-        """Give the record that ``drapes simulate`` left in the file; empty for a file of other origin."""
+        """Return the record that ``drapes simulate`` left in the file; empty for a file of other origin."""
         ...
 
     def present(self, info: FileInfo) -> tuple[str, ...]:
@@ -608,7 +608,7 @@ def present(info: FileInfo) -> tuple[str, ...]:
 
 
 def simulation_order(info: FileInfo) -> dict[str, Any] | None:
-    """Give what a simulated file was ordered as.
+    """Return what a simulated file was ordered as.
 
     Parameters
     ----------

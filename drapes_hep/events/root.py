@@ -21,7 +21,7 @@ from drapes_hep.events.delphes import delphes_layouts
 from drapes_hep.events.fields import Field, check_field, spell, zip_jets
 from drapes_hep.events.opened import shared
 from drapes_hep.events.readers import check_kept, columns_of, lacks, match_layout, nearest, plain_column
-from drapes_hep.events.types import AwkwardArray, Foreign
+from drapes_hep.events.types import AwkwardArray
 from drapes_hep.remote import filesystem_options, is_url, one_line
 
 __all__ = ["RootReader"]
@@ -41,23 +41,23 @@ _LAYOUTS = (
 class _Raising:
     """A file system whose failures are raised: fsspec returns them in the place of bytes, where uproot slices them."""
 
-    def __init__(self, filesystem: Foreign) -> None:
+    def __init__(self, filesystem: Any) -> None:
         self._filesystem = filesystem
 
-    def __getattr__(self, name: str) -> Foreign:
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._filesystem, name)
 
-    async def _cat_ranges(self, paths: Foreign, starts: Foreign, ends: Foreign) -> Foreign:
+    async def _cat_ranges(self, paths: Any, starts: Any, ends: Any) -> Any:
         return await self._filesystem._cat_ranges(paths, starts, ends, on_error="raise")
 
-    def cat_ranges(self, paths: Foreign, starts: Foreign, ends: Foreign) -> Foreign:
+    def cat_ranges(self, paths: Any, starts: Any, ends: Any) -> Any:
         return self._filesystem.cat_ranges(paths, starts, ends, on_error="raise")
 
 
 class _Source(uproot.source.fsspec.FSSpecSource):  # type: ignore[misc, unused-ignore]
     """uproot's source for URLs, which fails where the network does."""
 
-    _fs: Foreign
+    _fs: Any
 
     def _open(self) -> None:
         super()._open()
@@ -115,7 +115,7 @@ _NUMBERS = {
 }
 
 
-def _fields(tree: Foreign) -> list[Field]:
+def _fields(tree: Any) -> list[Field]:
     """Return every field of an RNTuple, or every branch of a TTree by its name alone.
 
     An RNTuple that was made of a tree holds each list twice: as ``FatJet_pt``, and inside a nameless collection.
@@ -134,7 +134,7 @@ def _fields(tree: Foreign) -> list[Field]:
     return [one for name, branch in branches.items() for one in _of_branch(name, branch)]
 
 
-def _of_branch(name: str, branch: Foreign) -> list[Field]:
+def _of_branch(name: str, branch: Any) -> list[Field]:
     kind = str(getattr(branch, "typename", ""))
     parts = getattr(getattr(branch.interpretation, "to_dtype", None), "names", None)
     if parts:  # a branch of several leaves, which uproot reads as one record
@@ -148,7 +148,7 @@ def _of_branch(name: str, branch: Foreign) -> list[Field]:
 
 
 def _inside(
-    tree: Foreign, children: Mapping[int, Sequence[int]], i: int, path: tuple[str, ...], lists: int
+    tree: Any, children: Mapping[int, Sequence[int]], i: int, path: tuple[str, ...], lists: int
 ) -> Iterator[Field]:
     """Yield the numbers of field ``i`` of an RNTuple, however deep in collections and records."""
     field = tree.all_fields[i]
@@ -172,7 +172,7 @@ def _inside(
         yield from _inside(tree, children, child, path, lists)
 
 
-def _read_fields(tree: Foreign, fields: Mapping[str, Field], start: int, stop: int) -> dict[str, Any]:
+def _read_fields(tree: Any, fields: Mapping[str, Field], start: int, stop: int) -> dict[str, Any]:
     """Read the columns that fields spell."""
     out = {}
     for name, field in fields.items():
@@ -181,7 +181,7 @@ def _read_fields(tree: Foreign, fields: Mapping[str, Field], start: int, stop: i
     return out
 
 
-def _read_field(tree: Foreign, field: Field, start: int, stop: int) -> AwkwardArray:
+def _read_field(tree: Any, field: Field, start: int, stop: int) -> AwkwardArray:
     if "RNTuple" not in type(tree).__name__ or not any("." in name for name in field.path):
         return field.handle.array(entry_start=start, entry_stop=stop, library="ak")
     # uproot looks a field up by its path, whose parts it takes to be separated by the dots
@@ -222,8 +222,8 @@ def _chosen(path: str, object_path: str, trees: Mapping[str, Sequence[int]]) -> 
     return f"{name};{cycle}"
 
 
-def _remarks(file: Foreign, name: str, cycles: Sequence[int]) -> tuple[str, ...]:
-    """Say which cycle is read, where others hold another number of events."""
+def _remarks(file: Any, name: str, cycles: Sequence[int]) -> tuple[str, ...]:
+    """Return which cycle is read, where others hold another number of events."""
     if len(cycles) < 2:
         return ()
     base, _, chosen = name.partition(";")

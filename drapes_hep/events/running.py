@@ -38,7 +38,7 @@ from drapes_hep.events.opened import share_files
 from drapes_hep.events.readers import no_events, read, read_columns, scan, shared_identities
 from drapes_hep.events.schema import IDENTITY_FIELDS
 from drapes_hep.events.store import ChunkStore
-from drapes_hep.events.types import Events, Foreign
+from drapes_hep.events.types import Events
 from drapes_hep.progress import Reporter
 from drapes_hep.remote import UnreachableError, one_line
 
@@ -148,7 +148,7 @@ class _Result:
         return self  # coffea's accumulate copies what it meets first; results are frozen
 
 
-def _files(dataset: str, value: Foreign) -> tuple[list[tuple[str, str | None]], dict[str, Any]]:
+def _files(dataset: str, value: Any) -> tuple[list[tuple[str, str | None]], dict[str, Any]]:
     metadata: dict[str, Any] = {}
     if isinstance(value, Mapping) and "files" in value:
         unknown = set(value) - {"files", "metadata"}
@@ -214,7 +214,7 @@ def scan_fileset(fileset: Fileset, reading: Reading = DEFAULT_READING) -> list[F
     return [one.info for one in _scan(fileset, reading)]
 
 
-def _executor(executor: str | ExecutorBase, workers: int, progress: bool) -> Foreign:
+def _executor(executor: str | ExecutorBase, workers: int, progress: bool) -> Any:
     if isinstance(executor, ExecutorBase):
         return executor.copy(status=progress)
     if workers < 1:
@@ -229,7 +229,7 @@ def _executor(executor: str | ExecutorBase, workers: int, progress: bool) -> For
     raise ConfigError(f"unknown executor '{executor}'; expected 'iterative', 'futures' or a coffea executor")
 
 
-def _process(events: Events, processor: Foreign, chunk: EventChunk) -> _Result:
+def _process(events: Events, processor: Any, chunk: EventChunk) -> _Result:
     # a part of the chunk, such as the events outside hidden windows, keeps its rows
     events["row"] = np.arange(chunk.start, chunk.stop)
     out = processor.process(events) if hasattr(processor, "process") else processor(events)
@@ -388,7 +388,7 @@ class _Merged:
         if self._count % _BLOCK == 0:
             _join(self.output)
 
-    def _check_histograms(self, chunk: EventChunk, out: Foreign) -> None:
+    def _check_histograms(self, chunk: EventChunk, out: Any) -> None:
         """Refuse a histogram that some chunks of a dataset lack: its sum would be short of their events."""
         hists = out.get("hists") if isinstance(out, Mapping) else None
         if not isinstance(hists, Mapping):
@@ -402,7 +402,7 @@ class _Merged:
             )
 
 
-def _join(output: Foreign) -> None:
+def _join(output: Any) -> None:
     """Join the columns of the latest chunks, wherever they are in an accumulator."""
     if isinstance(output, ColumnParts):
         output.join()
@@ -456,7 +456,7 @@ def _check_unique(requested: Sequence[_Requested], stated: Sequence[tuple[EventC
 
 
 def _numbers(stated: Iterable[tuple[EventChunk, npt.NDArray[np.int64]]], event_id: int) -> str:
-    """Say which run, luminosity section and event an identity was made of, by reading its columns once more."""
+    """Return which run, luminosity section and event an identity was made of, by reading its columns once more."""
     for chunk, ids in stated:
         rows = np.flatnonzero(ids == event_id)
         if len(rows) and set(IDENTITY_FIELDS) <= set(chunk.columns):
@@ -468,7 +468,7 @@ def _numbers(stated: Iterable[tuple[EventChunk, npt.NDArray[np.int64]]], event_i
 
 def run(
     fileset: Fileset,
-    processor: Foreign,
+    processor: Any,
     *,
     executor: str | ExecutorBase = "iterative",
     workers: int = 1,
@@ -545,7 +545,7 @@ def run(
 
 def try_first_chunks(
     infos: Iterable[FileInfo],
-    processor: Foreign,
+    processor: Any,
     *,
     dataset: str,
     chunksize: int = 50_000,
@@ -595,7 +595,7 @@ def try_first_chunks(
 
 
 def _execute(
-    chunks: Sequence[EventChunk], processor: Foreign, executor: Foreign, progress: bool, store: ChunkStore | None
+    chunks: Sequence[EventChunk], processor: Any, executor: Any, progress: bool, store: ChunkStore | None
 ) -> _Merged:
     """Process what is not in the store, in the order of the chunks or nearly so."""
     here = type(executor) is IterativeExecutor

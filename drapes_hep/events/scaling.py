@@ -119,7 +119,7 @@ class Scaling:
         return np.clip(out, self.domain[:, 0], self.domain[:, 1])
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what a model card stores; floats survive exactly."""
+        """Return what a model card stores; floats survive exactly."""
         return {
             "kind": self.kind,
             "log_mass": list(self.log_mass),
@@ -216,7 +216,7 @@ def _rising(values: FloatArray, slope: float) -> FloatArray:
 
 
 def _fit_even(x: FloatArray, weight: FloatArray) -> FloatArray:
-    """Give the knots of the first map: part straight line, part distribution; both rise."""
+    """Return the knots of the first map: part straight line, part distribution; both rise."""
     low, high = _weighted_quantiles(x, weight, np.array(_OUTER))
     width = high - low if high > low else float(np.ptp(x))
     knots = _rising(_weighted_quantiles(x, weight, _EVEN), 1e-9 * width)

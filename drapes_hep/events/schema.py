@@ -29,7 +29,7 @@ from coffea.nanoevents.mapping import SimplePreloadedColumnSource
 from coffea.nanoevents.methods import base, vector
 from coffea.nanoevents.schemas.base import BaseSchema, zip_forms
 
-from drapes_hep.events.types import Events, Foreign
+from drapes_hep.events.types import Events
 
 __all__ = [
     "CONSTITUENT_FIELDS",
@@ -67,7 +67,7 @@ class DijetSchema(BaseSchema):  # type: ignore[misc]
 
     __dask_capable__ = False
 
-    def __init__(self, base_form: Mapping[str, Any], *args: Foreign, **kwargs: Foreign) -> None:
+    def __init__(self, base_form: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
         super().__init__(base_form, *args, **kwargs)
         forms = dict(zip(self._form["fields"], self._form["contents"], strict=True))
         jets = {name.removeprefix(_PREFIX): forms.pop(name) for name in list(forms) if name.startswith(_PREFIX)}
@@ -83,12 +83,12 @@ class DijetSchema(BaseSchema):  # type: ignore[misc]
 
     @classmethod
     def behavior(cls) -> dict[Any, Any]:
-        """Give the behaviours of coffea's base events and of its vectors."""
+        """Return the behaviours of coffea's base events and of its vectors."""
         return {**base.behavior, **vector.behavior}
 
 
 def offsets_of(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Give where each list starts, from how many values each has.
+    """Return where each list starts, from how many values each has.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def offsets_of(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def places_of(counts: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-    """Give the place of each value in its list, from 0, from how many values each list has.
+    """Return the place of each value in its list, from 0, from how many values each list has.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.layouts import LAYOUTS
-from drapes_hep.events.types import AwkwardArray, Foreign
+from drapes_hep.events.types import AwkwardArray
 
 __all__ = ["CONSTITUENT_DATASETS", "read_simulated", "scan_simulated"]
 
@@ -32,8 +32,8 @@ CONSTITUENT_DATASETS = ("const_offset", "const_pt", "const_deta", "const_dphi")
 """Datasets that are read together, as the column ``constituents``."""
 
 
-def scan_simulated(path: str, file: Foreign, constituents: bool) -> tuple[int, tuple[str, ...]] | None:
-    """Tell whether a file holds arrays of jets, and how many.
+def scan_simulated(path: str, file: Any, constituents: bool) -> tuple[int, tuple[str, ...]] | None:
+    """Whether a file holds arrays of jets, and how many.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def scan_simulated(path: str, file: Foreign, constituents: bool) -> tuple[int, t
     return n, tuple(names)
 
 
-def _has_type(path: str, name: str, item: Foreign) -> bool:
+def _has_type(path: str, name: str, item: Any) -> bool:
     """Whether a member of a file is a dataset; a type that NumPy has not is an error, not damage."""
     try:
         return hasattr(item, "dtype")
@@ -108,7 +108,7 @@ def _check_offsets(path: str, sets: Mapping[str, Any], jets: int) -> None:
         )
 
 
-def read_simulated(file: Foreign, columns: tuple[str, ...], start: int, stop: int) -> dict[str, Any]:
+def read_simulated(file: Any, columns: tuple[str, ...], start: int, stop: int) -> dict[str, Any]:
     """Read some events.
 
     Parameters
@@ -132,7 +132,7 @@ def read_simulated(file: Foreign, columns: tuple[str, ...], start: int, stop: in
     return out
 
 
-def _constituents(file: Foreign, start: int, stop: int) -> AwkwardArray:
+def _constituents(file: Any, start: int, stop: int) -> AwkwardArray:
     import awkward as ak
 
     k = file["jets"].shape[1]

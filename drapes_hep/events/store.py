@@ -25,7 +25,6 @@ from drapes_hep.errors import DrapesError
 from drapes_hep.events.accumulate import ColumnParts
 from drapes_hep.events.chunks import EventChunk
 from drapes_hep.events.grounds import Grounds, holds
-from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path, content_hash, parse_json
 
 __all__ = ["ChunkStore", "UnstorableError", "pack", "unpack"]
@@ -41,7 +40,7 @@ class UnstorableError(Exception):
     """A value that cannot be written without a pickle, or would come back as another."""
 
 
-def _add(arrays: Arrays, array: Foreign) -> str:
+def _add(arrays: Arrays, array: Any) -> str:
     if array.dtype.hasobject:
         raise UnstorableError(f"array of {array.dtype}")
     name = f"a{len(arrays)}"
@@ -49,7 +48,7 @@ def _add(arrays: Arrays, array: Foreign) -> str:
     return name
 
 
-def pack(value: Foreign, arrays: Arrays) -> list[Any]:
+def pack(value: Any, arrays: Arrays) -> list[Any]:
     """Turn an accumulator into JSON values and arrays.
 
     Parameters
@@ -96,7 +95,7 @@ def pack(value: Foreign, arrays: Arrays) -> list[Any]:
     raise UnstorableError(kind.__name__)
 
 
-def _pack_awkward(value: Foreign, arrays: Arrays) -> list[Any]:
+def _pack_awkward(value: Any, arrays: Arrays) -> list[Any]:
     if value.behavior is not None or value.attrs:
         raise UnstorableError("awkward array with behavior or attributes")
     form, length, buffers = ak.to_buffers(ak.to_packed(value))
@@ -104,7 +103,7 @@ def _pack_awkward(value: Foreign, arrays: Arrays) -> list[Any]:
     return ["awkward", [json.loads(form.to_json()), length, names]]
 
 
-def _pack_hist(value: Foreign) -> list[Any]:
+def _pack_hist(value: Any) -> list[Any]:
     try:
         text = json.dumps(value, default=uhi.io.json.default)
         same = _read_hist(text) == value
@@ -115,11 +114,11 @@ def _pack_hist(value: Foreign) -> list[Any]:
     return ["hist", text]
 
 
-def _read_hist(text: str) -> Foreign:
+def _read_hist(text: str) -> Any:
     return hist.Hist(json.loads(text, object_hook=uhi.io.json.object_hook))
 
 
-def unpack(tree: Foreign, arrays: Mapping[str, Any]) -> Foreign:
+def unpack(tree: Any, arrays: Mapping[str, Any]) -> Any:
     """Turn what :func:`pack` returned into an accumulator.
 
     Parameters

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from drapes_hep.errors import InputError, counted, reason_of
 from drapes_hep.events.arrow import column_of
-from drapes_hep.events.types import Column, Foreign
+from drapes_hep.events.types import Column
 
 __all__ = ["PLACE", "Table", "read_events"]
 
@@ -47,7 +47,7 @@ class Table:
         return len(self.columns["mjj"])
 
 
-def read_events(events: Foreign, features: Sequence[str]) -> Table:
+def read_events(events: Any, features: Sequence[str]) -> Table:
     """Read the columns of a search from a table in memory.
 
     Parameters
@@ -100,7 +100,7 @@ def _hash(columns: Mapping[str, npt.NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def _columns(events: Foreign) -> tuple[list[Any], Callable[[str], Column]]:
+def _columns(events: Any) -> tuple[list[Any], Callable[[str], Column]]:
     """Return the names of a table's columns, and what reads one."""
     if isinstance(events, (pa.Table, pa.RecordBatch)):
         names = list(events.column_names)

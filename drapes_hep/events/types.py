@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-__all__ = ["AwkwardArray", "Column", "Events", "Foreign"]
+__all__ = ["AwkwardArray", "Column", "Events"]
 
 Events: TypeAlias = Any
 """NanoEvents in :class:`drapes_hep.events.schema.DijetSchema`."""
@@ -14,6 +14,3 @@ AwkwardArray: TypeAlias = Any
 
 Column: TypeAlias = Any
 """One value an event: numpy, or awkward where it is ragged."""
-
-Foreign: TypeAlias = Any
-"""An object of another library (HDF5 group, branch, executor), or whatever a user's processor returns."""

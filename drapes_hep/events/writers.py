@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import uproot
 
-from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path, parse_json
 
 __all__ = ["raw_metadata", "read_raw_metadata", "write_feature_hdf5", "write_feature_root", "write_raw_hdf5"]
@@ -34,7 +33,7 @@ def write_feature_root(
     kind: Literal["ttree", "rntuple"] = "ttree",
     tree: str = "events",
     step: int = 50_000,
-    compression: Foreign = None,
+    compression: Any = None,
 ) -> None:
     """Write flat columns as a tree, atomically.
 
@@ -166,7 +165,7 @@ def read_raw_metadata(path: str | Path) -> dict[str, Any]:
         return raw_metadata(file)
 
 
-def raw_metadata(file: Foreign) -> dict[str, Any]:
+def raw_metadata(file: Any) -> dict[str, Any]:
     """As :func:`read_raw_metadata`, of an opened file.
 
     Parameters
@@ -186,7 +185,7 @@ def raw_metadata(file: Foreign) -> dict[str, Any]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def _frame(file: Foreign, key: str, blocks: int) -> Foreign:
+def _frame(file: Any, key: str, blocks: int) -> Any:
     """Begin a pandas frame of so many blocks."""
     _mark(file, "GROUP", "1.0", PYTABLES_FORMAT_VERSION="2.1")
     frame = file.create_group(key)
@@ -207,7 +206,7 @@ def _frame(file: Foreign, key: str, blocks: int) -> Foreign:
     return frame
 
 
-def _mark(item: Foreign, class_: str, version: str, /, **attributes: Foreign) -> None:
+def _mark(item: Any, class_: str, version: str, /, **attributes: Any) -> None:
     """Set the attributes by which PyTables recognises its objects."""
     for name, value in {"CLASS": class_, "VERSION": version, "TITLE": "", **attributes}.items():
         if isinstance(value, str):
@@ -218,7 +217,7 @@ def _mark(item: Foreign, class_: str, version: str, /, **attributes: Foreign) ->
             item.attrs[name] = value
 
 
-def _array(group: Foreign, place: str, values: npt.NDArray[Any], attributes: Mapping[str, Any] | None = None) -> None:
+def _array(group: Any, place: str, values: npt.NDArray[Any], attributes: Mapping[str, Any] | None = None) -> None:
     attributes = attributes or {}
     if values.shape[0]:
         rows = max(1, min(len(values), (1 << 17) // max(1, values[:1].nbytes)))
@@ -233,6 +232,6 @@ def _array(group: Foreign, place: str, values: npt.NDArray[Any], attributes: Map
         _mark(data, "ARRAY", "2.4", value_type=values.dtype.name, shape=shape, **attributes)
 
 
-def _index(group: Foreign, place: str, values: npt.NDArray[Any], kind: str) -> None:
+def _index(group: Any, place: str, values: npt.NDArray[Any], kind: str) -> None:
     marks = {"kind": kind, "name": np.bytes_(b"N."), "nan_rep": ""}
     _array(group, place, values, marks)

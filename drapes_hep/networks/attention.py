@@ -30,7 +30,7 @@ __all__ = ["packed_attention", "pool_attention", "token_attention"]
 
 @cache
 def _kernel() -> Callable[..., Any] | None:
-    """Give PyTorch's attention for packed sequences; None where it is older than 2.10."""
+    """Return PyTorch's attention for packed sequences; None where it is older than 2.10."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

@@ -80,7 +80,7 @@ class SetLayout:
 
     @classmethod
     def of(cls, offsets: Tensor) -> SetLayout:
-        """Give the layout of ``offsets``; the last one is kept, since a sampler asks for the same again and again."""
+        """Return the layout of ``offsets``; the last one is kept, since a sampler asks for the same again and again."""
         made: SetLayout = _layout(offsets)
         return made
 
@@ -194,7 +194,7 @@ def _layout(offsets: Tensor) -> SetLayout:
 
 
 def layout_of(x: Tensor, noise: Tensor, condition: Tensor | None, offsets: Tensor, conditions: int) -> SetLayout:
-    """Give the layout of a backbone's inputs, after checking that they fit each other.
+    """Return the layout of a backbone's inputs, after checking that they fit each other.
 
     Parameters
     ----------

@@ -100,7 +100,7 @@ class Cell:
     choices: tuple[dict[int, Any], ...] = field(default=(), repr=False)
 
 
-def _is_category(axis: Any) -> bool:  # noqa: ANN401
+def _is_category(axis: Any) -> bool:
     return isinstance(axis, hist.axis.StrCategory | hist.axis.IntCategory | hist.axis.Boolean)
 
 
@@ -111,7 +111,7 @@ def _text(words: str) -> str:
     return short if "$" not in short or can_be_typeset(short) else short.replace("$", r"\$")
 
 
-def _value(axis: Any, j: int) -> str:  # noqa: ANN401
+def _value(axis: Any, j: int) -> str:
     """Return a category as the legend writes it."""
     value = list(axis)[j]
     if isinstance(axis, hist.axis.StrCategory):
@@ -124,7 +124,7 @@ def _step(value: str) -> str:
     return f"{value} the selection" if value in {"before", "after"} else f"selection {value}"
 
 
-def _lines(histogram: Any, categories: Sequence[int]) -> list[tuple[str, dict[int, Any]]]:  # noqa: ANN401
+def _lines(histogram: Any, categories: Sequence[int]) -> list[tuple[str, dict[int, Any]]]:
     """Return label and choice of bins of each combination of categories, steps of the selection outermost."""
     axes = histogram.axes
     summed = {i: sum for i in categories if axes[i].name == "dataset" or not len(axes[i])}
@@ -138,13 +138,13 @@ def _lines(histogram: Any, categories: Sequence[int]) -> list[tuple[str, dict[in
     return out
 
 
-def _most(histogram: Any, lines: list[tuple[str, dict[int, Any]]]) -> list[tuple[str, dict[int, Any]]]:  # noqa: ANN401
+def _most(histogram: Any, lines: list[tuple[str, dict[int, Any]]]) -> list[tuple[str, dict[int, Any]]]:
     """Return as many lines as a cell can show, those after the selection first."""
     selected = any(axis.name == "selection" for axis in histogram.axes)
     return lines[-_LINES:] if selected else lines[:_LINES]
 
 
-def control_cells(name: str, histogram: Any) -> Iterator[Cell]:  # noqa: ANN401
+def control_cells(name: str, histogram: Any) -> Iterator[Cell]:
     """Take a histogram apart into what panels draw.
 
     Parameters
@@ -176,7 +176,7 @@ def control_cells(name: str, histogram: Any) -> Iterator[Cell]:  # noqa: ANN401
         yield Cell(name, one, left.index(i), tuple(label for label, _ in drawn), note, tuple(pick for _, pick in drawn))
 
 
-def _planes(name: str, histogram: Any, categories: Sequence[int]) -> Iterator[Cell]:  # noqa: ANN401
+def _planes(name: str, histogram: Any, categories: Sequence[int]) -> Iterator[Cell]:
     lines = _lines(histogram, categories)
     drawn = _most(histogram, lines)
     for k, (label, pick) in enumerate(drawn):
@@ -185,7 +185,7 @@ def _planes(name: str, histogram: Any, categories: Sequence[int]) -> Iterator[Ce
         yield Cell(name, histogram[pick] if pick else histogram, 0, (), _text(words) + more)
 
 
-def _edges(axis: Any) -> FloatArray:  # noqa: ANN401
+def _edges(axis: Any) -> FloatArray:
     """Return an axis's edges; an infinite one lies as far out as its neighbour is wide."""
     edges = np.array(axis.edges, dtype=np.float64)
     finite = edges[np.isfinite(edges)]
@@ -195,13 +195,13 @@ def _edges(axis: Any) -> FloatArray:  # noqa: ANN401
     return edges
 
 
-def _covered(axis: Any, hidden: Ranges) -> BoolArray:  # noqa: ANN401
+def _covered(axis: Any, hidden: Ranges) -> BoolArray:
     if hidden and measures_mjj(axis):
         return hidden_bins(axis, hidden)
     return np.zeros(len(axis), dtype=np.bool_)
 
 
-def _content(one: Any) -> tuple[FloatArray, FloatArray]:  # noqa: ANN401
+def _content(one: Any) -> tuple[FloatArray, FloatArray]:
     """Return contents and errors; of a profile, means and their errors, NaN where there is no entry."""
     content = np.asarray(one.values(), dtype=np.float64)
     variance = one.variances()
@@ -244,7 +244,7 @@ def _draw_line(ax: Axes, line: _Line, edges: FloatArray, floor: float | None) ->
         )
 
 
-def _hatch(ax: Axes, axis: Any, hidden: Ranges, *, vertical: bool = False) -> bool:  # noqa: ANN401
+def _hatch(ax: Axes, axis: Any, hidden: Ranges, *, vertical: bool = False) -> bool:
     """Hatch the windows on an axis of m_JJ; whether there is one."""
     if not hidden or not measures_mjj(axis):
         return False
@@ -270,7 +270,7 @@ def _scale(ax: Axes, lines: Sequence[_Line], entries: int, *, counts: bool, lege
         ax.set_ylim(low - 0.08 * width, high + (room + 0.08) * width)
 
 
-def _name_categories(ax: Axes, axis: Any, *, vertical: bool = False) -> None:  # noqa: ANN401
+def _name_categories(ax: Axes, axis: Any, *, vertical: bool = False) -> None:
     if not _is_category(axis):
         return
     at = sorted({int(j) for j in np.linspace(0, len(axis) - 1, min(len(axis), 12))})
@@ -281,7 +281,7 @@ def _name_categories(ax: Axes, axis: Any, *, vertical: bool = False) -> None:  #
     ax.minorticks_off()
 
 
-def _y_label(histogram: Any, axis: Any) -> str:  # noqa: ANN401
+def _y_label(histogram: Any, axis: Any) -> str:
     if histogram.kind == "MEAN":
         return _text(histogram.label or "Mean")
     words = _text(histogram.label or "Events")
@@ -350,7 +350,7 @@ def _draw_plane(ax: Axes, cell: Cell, hidden: Ranges) -> None:
 
 
 @styled
-def control_histogram(histogram: Any, stamp: Stamp, *, hidden: Ranges = ()) -> Figure:  # noqa: ANN401
+def control_histogram(histogram: Any, stamp: Stamp, *, hidden: Ranges = ()) -> Figure:
     """Draw a control histogram with one dense axis.
 
     Parameters

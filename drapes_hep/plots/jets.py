@@ -65,7 +65,7 @@ class JetShape:
 
 
 def jet_shapes(found: Mapping[str, Mapping[str, Any]]) -> list[JetShape]:
-    """Give the cells of a figure of comparisons.
+    """Return the cells of a figure of comparisons.
 
     Parameters
     ----------

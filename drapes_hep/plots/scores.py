@@ -73,7 +73,7 @@ def _colours(count: int) -> list[object]:
 
 
 def _cuts(curve: Roc) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Give (eff S, eff B, relative error S, relative error B), where background passes, thinned for drawing."""
+    """Return (eff S, eff B, relative error S, relative error B), where background passes, thinned for drawing."""
     s, b = curve.signal_efficiency, curve.background_efficiency
     keep = np.flatnonzero((b > 0) & (s > 0))
     if len(keep) > 600:
@@ -100,7 +100,7 @@ def _curve(ax: Axes, x: FloatArray, y: FloatArray, good: npt.NDArray[np.bool_], 
     ax.plot(x[dots], y[dots], color=colour, alpha=0.8, lw=1.2, ls=":", zorder=3)
 
 
-def _legend(ax: Axes, curves: Mapping[str, Roc], **options: Any) -> None:  # noqa: ANN401
+def _legend(ax: Axes, curves: Mapping[str, Roc], **options: Any) -> None:
     """Make the legend, with an entry for what dots mean if a curve has any."""
     handles, names = ax.get_legend_handles_labels()
     if any(bool((_cuts(curve)[1] < _limit(curve)).any()) for curve in curves.values()):

@@ -181,7 +181,7 @@ def _points(
 
 
 def _shade(ax: Axes, s: Spectrum, top: float = 1.0) -> list[Patch]:
-    """Shade the window and hatch what is blinded, up to a fraction of the axes; gives the legend's handles."""
+    """Shade the window and hatch what is blinded, up to a fraction of the axes; returns the legend's handles."""
     handles: list[Patch] = []
     if s.window is not None:
         ax.axvspan(*s.window, 0, top, color=SHADE, lw=0, zorder=0)

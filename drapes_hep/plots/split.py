@@ -82,7 +82,7 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
             x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=12, color=ink, zorder=3, linespacing=1.25
         )
 
-    def arrow(start: tuple[float, float], end: tuple[float, float], **extra: Any) -> None:  # noqa: ANN401
+    def arrow(start: tuple[float, float], end: tuple[float, float], **extra: Any) -> None:
         ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.2, **extra}, zorder=1)
 
     # the spectrum with the window cut out

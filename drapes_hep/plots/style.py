@@ -261,13 +261,13 @@ def place_y_labels(*axes: Axes, inches: float = 0.72) -> None:
 
 
 def mask_runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Give the half-open index ranges in which a mask is true."""
+    """Return the half-open index ranges in which a mask is true."""
     edge = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return [(int(a), int(b)) for a, b in zip(edge[::2], edge[1::2], strict=True)]
 
 
 def poisson_interval(counts: npt.ArrayLike, level: float = 0.6826894921370859) -> tuple[FloatArray, FloatArray]:
-    """Give Garwood's central intervals for the mean of Poisson counts.
+    """Return Garwood's central intervals for the mean of Poisson counts.
 
     Parameters
     ----------
@@ -288,7 +288,7 @@ def poisson_interval(counts: npt.ArrayLike, level: float = 0.6826894921370859) -
 
 
 def ratio_interval(passed: npt.ArrayLike, total: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Give Clopper and Pearson's 68% intervals of fractions; (0, 1) where there is no event."""
+    """Return Clopper and Pearson's 68% intervals of fractions; (0, 1) where there is no event."""
     k, n = (np.asarray(x, dtype=np.float64) for x in (passed, total))
     tail = 0.5 * (1.0 - 0.6826894921370859)
     low = np.where(k > 0, special.betaincinv(np.maximum(k, 1e-9), n - k + 1.0, tail), 0.0)

@@ -26,7 +26,7 @@ SCULPTING = 3.0
 
 
 def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]:
-    """Give one sentence for each rule that something breaks.
+    """Return one sentence for each rule that something breaks.
 
     Parameters
     ----------

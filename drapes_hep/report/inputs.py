@@ -90,7 +90,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> Columns:
 
 
 def optional_array(values: Sequence[float | None] | None) -> npt.NDArray[np.float64] | None:
-    """Give an array with NaN for null; None for no array at all."""
+    """Return an array with NaN for null; None for no array at all."""
     if values is None:
         return None
     return np.array([math.nan if v is None else float(v) for v in values], dtype=np.float64)
@@ -254,7 +254,7 @@ class RunFiles:
         return {name: one for name, one in every.items() if name.partition(".")[2] in {"", *windows}}
 
     def made_by(self, what: str) -> list[tuple[Any, list[str]]]:
-        """Give the different values of what made the stages (``code``, ``git``, ...), each with its stages."""
+        """Return the different values of what made the stages (``code``, ``git``, ...), each with its stages."""
         out: list[tuple[Any, list[str]]] = []
         for name, one in self.stages.items():
             same = next((stages for value, stages in out if value == one.get(what)), None)
@@ -265,7 +265,7 @@ class RunFiles:
         return out
 
     def covered(self, mjj: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Say what a blinded run may not draw: masses in any window."""
+        """Return what a blinded run may not draw: masses in any window."""
         return in_ranges(mjj, self.hidden)
 
 

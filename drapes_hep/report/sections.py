@@ -38,7 +38,7 @@ def _card(what: str, value: Markup | str, more: Markup | str) -> Row:
 
 
 def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
-    """Give the cards at the top, and the sentences below them."""
+    """Return the cards at the top, and the sentences below them."""
     found, inclusive, whole = best(run), best(run, inclusive=True), overall(run)
     reason = "the run is blinded" if run.blind else "no working point has a p-value" if found is None else ""
     lines = []
@@ -120,7 +120,7 @@ def _significance(found: tuple[WindowFiles, Point] | None) -> Markup:
 
 
 def accounting_cards(run: RunFiles) -> list[Row]:
-    """Give how many events were asked for, processed and lost."""
+    """Return how many events were asked for, processed and lost."""
     accounting = run.results.get("accounting") or {}
     files = run.skim.get("files") or []
     empty = [PurePath(path).name for path in run.skim.get("empty_files") or []]
@@ -138,7 +138,7 @@ def accounting_cards(run: RunFiles) -> list[Row]:
 
 
 def cutflow_rows(run: RunFiles) -> list[Row]:
-    """Give the steps of the selection."""
+    """Return the steps of the selection."""
     rows: list[Row] = []
     flow = cutflow(run)
     # without an injection all that is in the files is read
@@ -174,7 +174,7 @@ def steps_not_applied(run: RunFiles) -> list[Markup | str]:
 
 
 def working_point_rows(run: RunFiles) -> list[Row]:
-    """Give every working point of every window."""
+    """Return every working point of every window."""
     found = best(run)
     rows = []
     for files in run.windows:
@@ -225,7 +225,7 @@ def _cross_check(point: Point) -> Markup:
 
 
 def quality_rows(run: RunFiles) -> list[Row]:
-    """Give the quality of each window's template."""
+    """Return the quality of each window's template."""
     return [
         {
             "window": w.title,
@@ -249,7 +249,7 @@ def _pseudo(files: WindowFiles) -> Markup:
 
 
 def metric_rows(run: RunFiles) -> list[Row]:
-    """Give what labels tell of each window; nothing where no window has metrics."""
+    """Return what labels tell of each window; nothing where no window has metrics."""
     metrics = [w.result.get("metrics") or {} for w in run.windows]
     if not any(metrics):
         return []
@@ -283,7 +283,7 @@ def _method_name(files: WindowFiles) -> str:
 
 
 def split_rows(run: RunFiles) -> list[Row]:
-    """Give which events of each window's search do what."""
+    """Return which events of each window's search do what."""
     rows = []
     for files in run.windows:
         counts = split_counts(run, files)
@@ -306,7 +306,7 @@ def model_words(run: RunFiles) -> str:
 
 
 def provenance(run: RunFiles) -> list[tuple[str, Any]]:
-    """Give where the numbers come from: date, seeds, code, machine."""
+    """Return where the numbers come from: date, seeds, code, machine."""
     seeds = f"run {run.config.get('seed')}"
     injected = run.config.get("signal") or {}
     if injected.get("inject") is not None:
@@ -342,7 +342,7 @@ def _read_files(named: Mapping[str, Any]) -> Markup:
 
 
 def _by_stage(run: RunFiles, what: str, text: Callable[[Any], str], absent: str = "") -> Markup:
-    """Say what made the stages; where it is not the same for all, with the stages."""
+    """Return what made the stages; where it is not the same for all, with the stages."""
     found = run.made_by(what)
     texts = [null(absent) if value is None else escape(text(value)) for value, _ in found]
     if len(found) < 2:
@@ -353,7 +353,7 @@ def _by_stage(run: RunFiles, what: str, text: Callable[[Any], str], absent: str 
 
 
 def version_lines(run: RunFiles) -> list[str]:
-    """Give the versions that the stages ran with, a line for each environment."""
+    """Return the versions that the stages ran with, a line for each environment."""
     found = [(value, stages) for value, stages in run.made_by("versions") if value]
     lines = [", ".join(f"{name} {version}" for name, version in sorted(value.items())) for value, _ in found]
     if len(found) < 2:
@@ -362,7 +362,7 @@ def version_lines(run: RunFiles) -> list[str]:
 
 
 def cost_rows(run: RunFiles) -> list[Row]:
-    """Give wall time and memory of each stage and of all."""
+    """Return wall time and memory of each stage and of all."""
     costs = [(name, float(s.get("seconds") or 0), s.get("peak_memory_mib")) for name, s in run.stages.items()]
     if costs:
         _, seconds, memory = zip(*costs, strict=True)

@@ -64,7 +64,7 @@ class Step:
 
 
 def cutflow(run: RunFiles) -> list[Step]:
-    """Give the cut flow in the order in which events go: what lies in the files and is not injected comes first."""
+    """Return the cut flow in the order in which events go: what lies in the files and is not injected comes first."""
     # these count events and are no step: another step drops undefined values, or gives them one, and events whose jets
     # lose constituents, or have none, stay events
     aside = {"not_injected", "no_constituents", "cut_off_constituents"}
@@ -96,7 +96,7 @@ def best(run: RunFiles, inclusive: bool = False) -> tuple[WindowFiles, Point] | 
 
 
 def foremost(run: RunFiles) -> WindowFiles | None:
-    """Give the window that the page shows first: that of the most significant working point, or else the lowest."""
+    """Return the window that the page shows first: that of the most significant working point, or else the lowest."""
     found = best(run)
     return found[0] if found else next(iter(run.windows), None)
 
@@ -128,7 +128,7 @@ def overall(run: RunFiles) -> plots.GlobalP:
 
 
 def fit_p(run: RunFiles, files: WindowFiles) -> float | None:
-    """Give the probability of the inclusive fit's deviance, as the hunt judges it, sparse bins allowed for."""
+    """Return the probability of the inclusive fit's deviance, as the hunt judges it, sparse bins allowed for."""
     quoted = (files.result.get("fit") or {}).get("p_value")
     if quoted is not None:
         return float(quoted)
@@ -147,7 +147,7 @@ def fit_p(run: RunFiles, files: WindowFiles) -> float | None:
 
 
 def quality_points(run: RunFiles) -> list[plots.QualityPoint]:
-    """Give how well a classifier tells each window's template from background."""
+    """Return how well a classifier tells each window's template from background."""
     return [
         plots.QualityPoint(
             w.sr,
@@ -161,7 +161,7 @@ def quality_points(run: RunFiles) -> list[plots.QualityPoint]:
 
 
 def spectra(run: RunFiles, files: WindowFiles) -> list[plots.Spectrum]:
-    """Give a window's spectra, from the loosest cut to the tightest."""
+    """Return a window's spectra, from the loosest cut to the tightest."""
     results = {float(p["background_efficiency"]): p for p in files.points}
     out = []
     for point in sorted(files.hunt["working_points"], key=lambda p: -float(p["background_efficiency"])):
@@ -257,7 +257,7 @@ def closure_jets(run: RunFiles, files: WindowFiles) -> Mapping[str, Any] | None:
 
 
 def _held_out(files: WindowFiles, event_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Give the rows of the sideband events that no model met, rising."""
+    """Return the rows of the sideband events that no model met, rising."""
     split = read_columns(files.folder / "split.parquet", ("event_id", "part"))
     held = split["event_id"][split["part"] == CLOSURE]
     rows = np.flatnonzero(np.isin(event_id, held))
@@ -269,7 +269,7 @@ def _held_out(files: WindowFiles, event_id: npt.NDArray[np.int64]) -> npt.NDArra
 
 
 def roc(run: RunFiles, files: WindowFiles) -> Roc | None:
-    """Give a window's ROC curve, where labels allow one."""
+    """Return a window's ROC curve, where labels allow one."""
     curve = files.quality.get("roc")
     if not curve or not curve.get("signal_efficiency"):
         return None

@@ -75,7 +75,7 @@ class Account:
     weighted_variance: float = 0.0
 
     def check(self) -> Account:
-        """Give the account back if it adds up.
+        """Return the account back if it adds up.
 
         Raises
         ------
@@ -99,7 +99,7 @@ class Account:
         return self.filtered + self.surplus + self.written
 
     def cross_section(self) -> dict[str, float]:
-        """Give cross sections and their errors.
+        """Return cross sections and their errors.
 
         Returns
         -------
@@ -136,7 +136,7 @@ class Block:
 
 
 def block_seeds(seed: int, process: Process, index: int) -> tuple[int, int]:
-    """Give the seeds of a block, for the generator and for the detector.
+    """Return the seeds of a block, for the generator and for the detector.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def leading_objects(objects: Objects, most: int = MOST_OBJECTS) -> tuple[Objects
 
 
 def passes(jets: Mapping[str, Any], leading_pt: float) -> npt.NDArray[np.bool_]:
-    """Tell which events have two jets of which the leading one is hard enough.
+    """Return which events have two jets of which the leading one is hard enough.
 
     Parameters
     ----------

@@ -372,7 +372,7 @@ class _Calorimeter:
     resolution: Callable[[FloatArray, FloatArray], FloatArray]
 
 
-def _azimuth(phi: FloatArray, cells: Any) -> IntArray:  # noqa: ANN401  one number of cells, or one a particle
+def _azimuth(phi: FloatArray, cells: Any) -> IntArray:
     cell: IntArray = np.minimum(((phi + np.pi) / (2 * np.pi) * cells).astype(np.int64), cells - 1)
     return cell
 

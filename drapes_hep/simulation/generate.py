@@ -98,7 +98,7 @@ class Order:
         return min(self.block, self.events - index * self.block)
 
     def record(self) -> dict[str, Any]:
-        """Give what the content depends on as JSON values, with the versions of what makes it."""
+        """Return what the content depends on as JSON values, with the versions of what makes it."""
         sources = sorted(Path(__file__).parent.glob("*.py"))
         return {
             **self.process.record(),
@@ -116,12 +116,12 @@ class Order:
 
 
 def sidecar(path: str | Path) -> Path:
-    """Give the place of the JSON record of a simulated file."""
+    """Return the place of the JSON record of a simulated file."""
     return Path(f"{path}.json")
 
 
 def truth_file(path: str | Path) -> Path:
-    """Give the place of the truth labels of a simulated skim."""
+    """Return the place of the truth labels of a simulated skim."""
     return Path(path).with_suffix(".truth.parquet")
 
 
@@ -204,7 +204,7 @@ def _summary(order: Order, record: Mapping[str, Any], account: Account) -> dict[
 
 
 def _done_before(order: Order, record: Mapping[str, Any], target: Path) -> dict[str, Any] | None:
-    """Give the record of a finished file; None if it is yet to be made, an error if something else lies there."""
+    """Return the record of a finished file; None if it is yet to be made, an error if something else lies there."""
     if target.is_dir():
         raise InputError(target, "is a folder", "name a file")
     written = [target, *([truth_file(target)] if order.format == "skim" else [])]

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from drapes_hep.errors import DrapesError, LostEventsError, counted
 from drapes_hep.events.schema import offsets_of
-from drapes_hep.events.types import Foreign
 from drapes_hep.simulation.processes import Process, pythia_settings
 
 __all__ = ["PATIENCE", "Generator", "Particles", "import_pythia"]
@@ -66,11 +65,11 @@ class Particles:
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def where(self, chosen: npt.NDArray[np.bool_]) -> tuple[Any, ...]:
-        """Give the columns of some particles, ``pdg`` to ``z``."""
+        """Return the columns of some particles, ``pdg`` to ``z``."""
         return tuple(getattr(self, field.name)[chosen] for field in fields(self)[1:])
 
 
-def import_pythia() -> Foreign:
+def import_pythia() -> Any:
     """Import pythia8mc.
 
     Raises
@@ -166,7 +165,7 @@ class Generator:
         return particles
 
     def pythias_counts(self) -> tuple[int, int]:
-        """Give Pythia's own counts: hard processes that it selected, and events that it accepted."""
+        """Return Pythia's own counts: hard processes that it selected, and events that it accepted."""
         info = self._pythia.infoPython()
         return int(info.nSelected()), int(info.nAccepted())
 
@@ -191,14 +190,14 @@ class Generator:
             )
 
 
-def _final(particles: Foreign) -> Particles:
+def _final(particles: Any) -> Particles:
     """Keep the particles that nothing became of."""
     status = particles.status
     starts = offsets_of(ak.to_numpy(ak.num(status)))
     final = ak.to_numpy(ak.flatten(status)) > 0
     offsets = offsets_of(final)[starts]
 
-    def column(values: Foreign) -> FloatArray:
+    def column(values: Any) -> FloatArray:
         # a vertex that Pythia did not set is the origin
         flat = ak.to_numpy(ak.fill_none(ak.flatten(values, axis=1), 0.0))
         return np.ascontiguousarray(flat[final], dtype=np.float64)
@@ -209,7 +208,7 @@ def _final(particles: Foreign) -> Particles:
     return Particles(offsets, pdg, *(column(values) for values in columns))
 
 
-def _parton_veto(pythia8: Foreign, least_pt: float) -> Foreign:
+def _parton_veto(pythia8: Any, least_pt: float) -> Any:
     """Make the hook that gives events up between shower and hadronisation, which takes half of the time."""
 
     class Veto(pythia8.UserHooks):  # type: ignore[misc]
@@ -222,7 +221,7 @@ def _parton_veto(pythia8: Foreign, least_pt: float) -> Foreign:
         def canVetoPartonLevel(self) -> bool:
             return True
 
-        def doVetoPartonLevel(self, event: Foreign) -> bool:
+        def doVetoPartonLevel(self, event: Any) -> bool:
             self.showered += 1
             if self.in_a_row >= PATIENCE:  # Pythia would ask for ever
                 return False

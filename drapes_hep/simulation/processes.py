@@ -115,7 +115,7 @@ class Process:
         return 0.875 * self.leading_pt
 
     def record(self) -> dict[str, Any]:
-        """Give the fields as JSON values."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
 

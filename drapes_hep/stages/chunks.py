@@ -23,7 +23,7 @@ from drapes_hep.rundir import RunDirectory, open_run
 from drapes_hep.stamps import check_current
 from drapes_hep.templates.methods import BackgroundMethod, SampleTask
 from drapes_hep.templates.parts import split_sidebands
-from drapes_hep.templates.plan import Parents, Pool, Template, plan_chunk
+from drapes_hep.templates.plan import EventTable, Pool, Template, plan_chunk
 from drapes_hep.templates.registry import method_of
 from drapes_hep.templates.window_models import load_window_model, model_files, sample_template
 
@@ -58,17 +58,17 @@ class ChunkTemplate:
     seed: int
     density: Density | None
 
-    def __call__(self, events: Parents) -> tuple[Parents, Template]:
+    def __call__(self, events: EventTable) -> tuple[EventTable, Template]:
         """Make the template events that start from a chunk.
 
         Parameters
         ----------
-        events : Parents
+        events : EventTable
             Selected events; those that the template does not start from are left out.
 
         Returns
         -------
-        parents : Parents
+        parents : EventTable
             Those that it starts from.
         template : Template
         """

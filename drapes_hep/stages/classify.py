@@ -290,7 +290,7 @@ def _truth_quality(
 
 
 def truth_metrics(curve: Roc, area: Estimate) -> dict[str, dict[str, float] | None]:
-    """Give AUC and SIC with uncertainties, as ``results.json`` holds them."""
+    """Return AUC and SIC with uncertainties, as ``results.json`` holds them."""
 
     def point(found: SicPoint | None) -> dict[str, float] | None:
         if found is None:

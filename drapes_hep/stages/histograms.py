@@ -152,7 +152,7 @@ def by_category(one: hist.Hist) -> Iterator[tuple[str, hist.Hist]]:
         yield "".join(name for name, _ in chosen), (one[dict(at for _, at in chosen)] if chosen else one)
 
 
-def _filled(one: hist.Hist | Any) -> bool:  # noqa: ANN401
+def _filled(one: hist.Hist | Any) -> bool:
     # an axis fewer than one is a number, or an accumulator
     content = np.asarray(one.view(flow=True) if isinstance(one, hist.Hist) else one)
     fields = content.dtype.names

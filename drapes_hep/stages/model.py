@@ -33,7 +33,7 @@ from drapes_hep.stages.tables import unweighted
 from drapes_hep.stamps import run_stage
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
-from drapes_hep.templates.plan import Parents, Planned, Pool, fit_masses, plan_closure, plan_region
+from drapes_hep.templates.plan import EventTable, Planned, Pool, fit_masses, plan_closure, plan_region
 from drapes_hep.templates.registry import method_of, method_settings
 from drapes_hep.templates.window_models import (
     checkpoints,
@@ -141,7 +141,7 @@ def _fit(
     window: Window,
     folder: Path,
     record: str,
-    events: Parents,
+    events: EventTable,
     part: IntArray,
     hidden: list[tuple[float, float]],
 ) -> list[Path]:
@@ -257,7 +257,7 @@ def _generate(context: Context, window: Window) -> list[Path]:
     simulation = load_parents(context.run.simulation, config) if needs_simulation(context) else None
     pool = Pool(window, events, part, simulation)
 
-    def sample(name: str, model: Any, region: tuple[float, float], size: float, fit: SpectrumFit) -> Path:  # noqa: ANN401
+    def sample(name: str, model: Any, region: tuple[float, float], size: float, fit: SpectrumFit) -> Path:
         path, seed = folder / f"{name}.parquet", stage_seed(config.seed, name, window.name)
         planned = plan_region(method, config.mass, pool, region, size, seed, fit, method.reach(region))
         # all that makes the same events of the same parents again
@@ -289,7 +289,7 @@ def _inside(region: tuple[float, float], mjj: FloatArray) -> BoolArray:
     return np.asarray((mjj >= region[0]) & (mjj < region[1]))
 
 
-def _record(context: Context, window: Window, method: BackgroundMethod, model: Any) -> dict[str, Any]:  # noqa: ANN401
+def _record(context: Context, window: Window, method: BackgroundMethod, model: Any) -> dict[str, Any]:
     """Return what is recorded with each of a window's samples, and say how far parents are noised."""
     config, sampler = context.config, method.describe(model)
     record: dict[str, Any] = {"template": config.template.method, "strength": None, "steps_left": None}
@@ -306,7 +306,7 @@ def _record(context: Context, window: Window, method: BackgroundMethod, model: A
     return record
 
 
-def _check_split(path: Path, events: Parents, part: IntArray, window: Window) -> None:
+def _check_split(path: Path, events: EventTable, part: IntArray, window: Window) -> None:
     """Refuse to take other events for closure than those that the training left out."""
     split, outside = read_skim(path, ("event_id", "part")), window.in_sidebands(events.mjj)
     same = np.array_equal(split["event_id"], events.event_id[outside]) and np.array_equal(split["part"], part[outside])
@@ -322,7 +322,7 @@ def _write_sample(
     of: tuple[BackgroundMethod, Any],
     record: Mapping[str, Any],
     region: Callable[[FloatArray], BoolArray],
-    data: Parents,
+    data: EventTable,
 ) -> None:
     config, plan = context.config, planned.starts
     with context.reporter.bar(f"{path.stem} {window.name}", 100) as bar:

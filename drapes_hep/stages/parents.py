@@ -11,13 +11,13 @@ from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.skims import read_skim
 from drapes_hep.stages.tables import check_values, feature_matrix
-from drapes_hep.templates.plan import Parents
+from drapes_hep.templates.plan import EventTable
 from drapes_hep.templates.registry import method_of
 
 __all__ = ["load_parents"]
 
 
-def load_parents(path: Path, config: Config) -> Parents:
+def load_parents(path: Path, config: Config) -> EventTable:
     """Read the events of a table as a template's model takes them: with their jets if the method reads them.
 
     Raises
@@ -37,4 +37,4 @@ def load_parents(path: Path, config: Config) -> Parents:
         raise ConfigError(
             f"constituents: {path} holds no constituents; set processor: processors/constituents.py:Constituents"
         )
-    return Parents(feature_matrix(table, config.features, path), mjj, weight, ids, pairs)
+    return EventTable(feature_matrix(table, config.features, path), mjj, weight, ids, pairs)

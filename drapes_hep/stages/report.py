@@ -63,7 +63,7 @@ def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
 
 
 def own_configuration(run: RunDirectory) -> dict[str, Any]:
-    """Give the configuration of a run, as its manifest holds it.
+    """Return the configuration of a run, as its manifest holds it.
 
     Raises
     ------
@@ -92,14 +92,14 @@ def _check_same_search(run: RunDirectory, own: Mapping[str, Any], config: Mappin
         )
 
 
-def _known(value: object, own: object) -> Any:  # noqa: ANN401
+def _known(value: object, own: object) -> Any:
     if isinstance(value, dict) and isinstance(own, dict):
         return {key: one for key, one in value.items() if key in own}
     return value
 
 
 def _moved(run: RunDirectory, was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Say whether the configuration names the same data in another place."""
+    """Whether the configuration names the same data in another place."""
     then, given = (tree.get("data") or {} for tree in (was, now))
     if all(then.get(name) == given.get(name) for name in ("path", "truth")):
         return False

@@ -16,7 +16,6 @@ from drapes_hep.events.blinding import empty_hidden_bins, measures_mjj
 from drapes_hep.events.injection import choose_signal
 from drapes_hep.events.outputs import json_form
 from drapes_hep.events.skims import write_skim, write_truth
-from drapes_hep.events.types import Foreign
 from drapes_hep.files import atomic_path
 from drapes_hep.stages.context import Context
 
@@ -77,7 +76,7 @@ def write_events(
     return [run.events, run.truth]
 
 
-def write_control_hists(context: Context, hists: Mapping[str, Foreign]) -> Path:
+def write_control_hists(context: Context, hists: Mapping[str, Any]) -> Path:
     """Write the control histograms; in a blinded run, bins of m_JJ that touch a window are emptied.
 
     Parameters

@@ -29,7 +29,6 @@ from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators
 from drapes_hep.events.readers import expand_trees, no_events, scan, shared_identities, simulation_order
 from drapes_hep.events.running import FirstChunk, RunReport, run, scan_fileset, try_first_chunks
 from drapes_hep.events.skims import Truth, read_truth
-from drapes_hep.events.types import Foreign
 from drapes_hep.files import file_hash, read_json
 from drapes_hep.records import Stage, Written, input_hash, last_record, read_stamp
 from drapes_hep.regions import sliding_windows
@@ -58,7 +57,7 @@ __all__ = [
 ]
 
 
-def load_selection(config: Config) -> Foreign:
+def load_selection(config: Config) -> Any:
     """Load the processor's class that the configuration names."""
     return load_processor(config.processor, processor_folders(config.folder))
 
@@ -114,12 +113,12 @@ def _layouts(context: Context, scanned: bool, opened: Callable[[], Sequence[File
     return ", ".join(sorted({info.layout for info in opened()}))
 
 
-def reads_of(config: Config, selection: Foreign) -> dict[str, str | Path]:
+def reads_of(config: Config, selection: Any) -> dict[str, str | Path]:
     """Find the files that a processor declares; raises ConfigError if one is not there."""
     return declared_files(config.processor, selection, processor_folders(config.folder))
 
 
-def opened_by(context: Context, stage: Stage, selection: Foreign, report: RunReport) -> dict[str, str | None]:
+def opened_by(context: Context, stage: Stage, selection: Any, report: RunReport) -> dict[str, str | None]:
     """Return what a stage's processor has opened, and declares nowhere; says so in one line."""
     config = context.config
     modules = modules_of(selection)
@@ -132,7 +131,7 @@ def opened_by(context: Context, stage: Stage, selection: Foreign, report: RunRep
     return files
 
 
-def processor_of(config: Config, selection: Foreign) -> dict[str, Any]:
+def processor_of(config: Config, selection: Any) -> dict[str, Any]:
     """Return what a processor is, wherever it lies: its class, its source, and the files that it says it reads.
 
     Raises
@@ -185,7 +184,7 @@ def skim(context: Context) -> None:
 
 
 def reading_of(config: Config) -> Reading:
-    """Say how the configuration's files are read."""
+    """Return how the configuration's files are read."""
     wants = getattr(load_selection(config), "reads_constituents", False)
     return Reading(
         config.data.layout, config.data.radius, config.data.axes, constituents=bool(wants), empty=config.data.empty,
@@ -439,7 +438,7 @@ def _dropped(config: Config, truth: Truth) -> npt.NDArray[np.int64]:
     return not_injected(config, truth.event_id[truth.label == 1])
 
 
-def make_processor(config: Config, processor_class: Foreign) -> CheckedProcessor:
+def make_processor(config: Config, processor_class: Any) -> CheckedProcessor:
     """Make the processor with the configuration's settings; what it returns is checked.
 
     Raises
@@ -493,7 +492,7 @@ def _bounds(config: Config) -> dict[str, tuple[float, float]]:
 
 def _selection(
     config: Config,
-    processor_class: Foreign,
+    processor_class: Any,
     dropped: npt.NDArray[np.int64],
     hidden: Sequence[tuple[float, float]],
 ) -> SignalInjection | Blinding:
@@ -505,12 +504,12 @@ def _selection(
 def run_selection(
     context: Context,
     fileset: dict[str, Any],
-    processor_class: Foreign,
+    processor_class: Any,
     dropped: npt.NDArray[np.int64],
     reading: Reading,
     stage: Stage,
     hidden: Sequence[tuple[float, float]] = (),
-) -> tuple[Foreign, RunReport, dict[str, str]]:
+) -> tuple[Any, RunReport, dict[str, str]]:
     """Run a stage's selection over files, without some signal events.
 
     With ``hidden`` windows (GeV), all but the rows of the skim is made of the events outside them.
@@ -554,7 +553,7 @@ def _chunksize(config: Config) -> int:
     return max(config.data.chunksize, _SMALLEST)
 
 
-def _work(context: Context, stage: Stage, processor_class: Foreign) -> Written:
+def _work(context: Context, stage: Stage, processor_class: Any) -> Written:
     config, directory = context.config, context.run
     fileset = _fileset(config)
     # with no signal to choose a sidecar serves as it is

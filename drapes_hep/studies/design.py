@@ -98,19 +98,19 @@ class Study:
 
 
 def repetitions(config: Config) -> Iterator[Config]:
-    """Give the configuration once a seed; data, signal, models and noise are all drawn anew."""
+    """Return the configuration once a seed; data, signal, models and noise are all drawn anew."""
     for i in range(config.study.seeds):
         signal = config.signal.model_copy(update={"seed": config.signal.seed + i})
         yield config.model_copy(update={"seed": config.seed + i, "signal": signal})
 
 
 def injected(config: Config, count: int) -> Config:
-    """Give the configuration with so many signal events, counted before the selection."""
+    """Return the configuration with so many signal events, counted before the selection."""
     return config.model_copy(update={"signal": config.signal.model_copy(update={"inject": count})})
 
 
-def of_template(config: Config, method: str, **changes: Any) -> Config:  # noqa: ANN401
-    """Give the configuration with one method of template, at ``study.strength``, and other changes of ``template``."""
+def of_template(config: Config, method: str, **changes: Any) -> Config:
+    """Return the configuration with one template method, at ``study.strength``, and other changes of ``template``."""
     origin = origin_of(method, config.folder)
     own: dict[str, Any] = {
         "method": method,
@@ -126,14 +126,14 @@ def of_template(config: Config, method: str, **changes: Any) -> Config:  # noqa:
 
 
 def changed(config: Config, *assignments: str) -> Config:
-    """Give the configuration with other values, as ``SECTION.KEY=VALUE``; raises ConfigError where they do not fit."""
+    """Return the configuration with other values, as ``SECTION.KEY=VALUE``; raises ConfigError if they do not fit."""
     tree = config.model_dump(mode="json")
     assign(tree, assignments)
     return changed_config(config, tree)
 
 
 def generators(config: Config) -> dict[str, Config]:
-    """Give the configurations of ``study.generators``, by their names; without any, the one there is."""
+    """Return the configurations of ``study.generators``, by their names; without any, the one there is."""
     if not config.study.generators:
         return {"": config}
     return {name: _generator(config, name, changes) for name, changes in config.study.generators.items()}
@@ -162,7 +162,7 @@ def check_study(config: Config) -> None:
 
 
 def on_features(config: Config, classifier: str = "trees") -> Config:
-    """Give the configuration of templates of features; a classifier that is not its own has its defaults."""
+    """Return the configuration of templates of features; a classifier that is not its own has its defaults."""
     own: tuple[str, ...] = ()
     if config.cwola.classifier != classifier:
         # an ensemble that another classifier can afford is none that this one is judged by
@@ -181,7 +181,7 @@ def trial_of(kind: Kind, config: Config, subject: str, **flags: bool) -> Trial:
 
 
 def subjects(config: Config, *references: str) -> list[str]:
-    """Give the templates of the study and those references that its sample allows."""
+    """Return the templates of the study and those references that its sample allows."""
     missing = left_out(config)
     return [*config.study.templates, *(name for name in references if name not in missing)]
 
@@ -191,7 +191,7 @@ _LARGEST_SHARE = {"supervised": 0.999, "over_idealised": 0.334, "idealised": 0.4
 
 
 def left_out(config: Config) -> dict[str, float]:
-    """Give the references that too large a ``study.data_share`` leaves no background for, and the largest for each."""
+    """Return the references that ``study.data_share`` leaves no background for, and the largest share for each."""
     share = config.study.data_share
     return {name: largest for name, largest in _LARGEST_SHARE.items() if share > largest}
 
@@ -215,7 +215,7 @@ def searches(config: Config, counts: Sequence[int], *references: str) -> list[En
 
 
 def _trainings(entry: Entry, record: Mapping[str, Any]) -> list[tuple[Row, Mapping[str, Any]]]:
-    """Give labels and record of each training of the classifier; where there is one, its number is no label."""
+    """Return labels and record of each training of the classifier; where there is one, its number is no label."""
     more = record.get("trainings", [])
     if not more:
         return [(dict(entry.labels), record)]
@@ -224,7 +224,7 @@ def _trainings(entry: Entry, record: Mapping[str, Any]) -> list[tuple[Row, Mappi
 
 
 def numbers(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
-    """Give a line a training of the classifier: the labels and all single numbers of the record."""
+    """Return a line a training of the classifier: the labels and all single numbers of the record."""
     return [
         {**labels, **{name: value for name, value in one.items() if not isinstance(value, (list, dict))}}
         for labels, one in _trainings(entry, record)
@@ -232,7 +232,7 @@ def numbers(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
 
 
 def curve_lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
-    """Give a line for each background rejection of a search's curve, as far as ten judged background events pass.
+    """Return a line for each background rejection of a search's curve, as far as ten judged background events pass.
 
     The cut is the loosest with at least that rejection; SIC is quoted at the rejection itself, so never too large.
     """
@@ -253,14 +253,14 @@ def _number(value: Value) -> float:
 
 
 def _spread(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float, float]:
-    """Give the median with the central 68%, or with the range of few seeds."""
+    """Return the median with the central 68%, or with the range of few seeds."""
     if len(values) < FEW_SEEDS:
         return float(np.median(values)), float(values.min()), float(values.max())
     return spread(values)
 
 
 def bands(rows: Sequence[Row], x: str, y: str, by: str = "template", marked: bool = True) -> list[Band]:
-    """Give a line with its band for each value of a column: its median and spread over seeds and trainings.
+    """Return a line with its band for each value of a column: its median and spread over seeds and trainings.
 
     Parameters
     ----------
@@ -296,7 +296,7 @@ def bands(rows: Sequence[Row], x: str, y: str, by: str = "template", marked: boo
 
 
 def select(rows: Sequence[Row], **wanted: Value) -> list[Row]:
-    """Give the lines that have these values."""
+    """Return the lines that have these values."""
     return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
 
 

@@ -22,11 +22,11 @@ from drapes_hep.events.features import check_features
 from drapes_hep.mass import spectrum_edges
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.rng import stage_seed
-from drapes_hep.studies.trials import REFERENCES, Bench, Trial
+from drapes_hep.studies.trials import REFERENCES, Trial, TrialContext
 from drapes_hep.templates.comparison import compare_jets, summaries
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE
-from drapes_hep.templates.plan import Parents, Template, starts
+from drapes_hep.templates.plan import EventTable, Template, starts
 
 __all__ = ["MEASURES", "REJECTIONS"]
 
@@ -44,8 +44,8 @@ REJECTIONS = np.geomspace(1.0, 1e4, 81)
 """Background rejections at which curves are kept."""
 
 
-def _sample(bench: Bench, events: Parents | Template, features: tuple[str, ...] | None = None) -> Sample:
-    """Give events as the search's classifier takes them, or their features of these names."""
+def _sample(bench: TrialContext, events: EventTable | Template, features: tuple[str, ...] | None = None) -> Sample:
+    """Return events as the search's classifier takes them, or their features of these names."""
     config = bench.config
     if features is None and reads_of(find_classifier(config.cwola.classifier, config.folder)) == "constituents":
         return _with_jets(bench, events)
@@ -53,24 +53,24 @@ def _sample(bench: Bench, events: Parents | Template, features: tuple[str, ...] 
     return _as_sample(bench, events, events.x[:, columns])
 
 
-def _classifier(bench: Bench) -> Any:  # noqa: ANN401 - whatever makes one
+def _classifier(bench: TrialContext) -> Any:
     cwola = bench.config.cwola
     return load_classifier(cwola.classifier, cwola.options, bench.device, cwola.folder)
 
 
-def _with_jets(bench: Bench, events: Parents | Template) -> Sample:
-    """Give events as a classifier takes them that reads constituents."""
+def _with_jets(bench: TrialContext, events: EventTable | Template) -> Sample:
+    """Return events as a classifier takes them that reads constituents."""
     return _as_sample(bench, events, ak.zip({"jets": events.jets}, depth_limit=1))
 
 
-def _as_sample(bench: Bench, events: Parents | Template, x: Any) -> Sample:  # noqa: ANN401 - a matrix or records
+def _as_sample(bench: TrialContext, events: EventTable | Template, x: Any) -> Sample:
     root = root_of(events.event_id, events.parent_id if isinstance(events, Template) else None)
     fold = assign_folds(root, bench.config.cwola.folds, bench.config.seed)
     return Sample(x, events.weight, fold, root)
 
 
-def _classes(bench: Bench, trial: Trial) -> tuple[Sample, Sample]:
-    """Give what the classifier is trained on: data (1), and template or reference (0)."""
+def _classes(bench: TrialContext, trial: Trial) -> tuple[Sample, Sample]:
+    """Return what the classifier is trained on: data (1), and template or reference (0)."""
     draw, inside = bench.draw, bench.inside
     if trial.subject == "supervised":
         signal = bench.thinned(bench.sample.is_signal & inside, _MOST_SIGNAL, "supervised")
@@ -96,7 +96,7 @@ def _classes(bench: Bench, trial: Trial) -> tuple[Sample, Sample]:
 
 
 def _scored(
-    bench: Bench, classes: tuple[Sample, Sample], others: Mapping[str, Sample], training: int = 0
+    bench: TrialContext, classes: tuple[Sample, Sample], others: Mapping[str, Sample], training: int = 0
 ) -> dict[str, Scores]:
     cwola = bench.config.cwola
     again = (training,) if training else ()
@@ -110,7 +110,7 @@ def _scored(
     )
 
 
-def _search(bench: Bench, trial: Trial) -> Record:
+def _search(bench: TrialContext, trial: Trial) -> Record:
     """Train data against template, and measure how well the scores find the signal."""
     draw, inside, is_signal = bench.draw, bench.inside, bench.sample.is_signal
     judged = inside & ~draw.data if trial.unseen else inside
@@ -170,20 +170,20 @@ def _curve(curve: Roc) -> list[float | None]:
     return [None if point is None else point.signal_efficiency for point in points]
 
 
-def _compared(bench: Bench, trial: Trial) -> tuple[Parents, Template]:
-    """Give true background and the template that is held against it: of the window, or beside it."""
+def _compared(bench: TrialContext, trial: Trial) -> tuple[EventTable, Template]:
+    """Return true background and the template that is held against it: of the window, or beside it."""
     if trial.beside:
         return bench.truth_beside, bench.template_beside()
     return bench.chosen(bench.draw.data & bench.inside & ~bench.sample.is_signal), bench.template()
 
 
-def _quality(bench: Bench, trial: Trial) -> Record:
+def _quality(bench: TrialContext, trial: Trial) -> Record:
     """Compare the template with true background, at equal size: that of the data in the window, or beside it."""
     config = bench.config
     truth, template = _compared(bench, trial)
     out: Record = {"n_truth": len(truth), "n_template": len(template.event_id), **_steps(bench), **_lost(template)}
 
-    def area(column: str, make: Any, of: Callable[[Parents | Template], Sample], ensemble: int) -> None:  # noqa: ANN401
+    def area(column: str, make: Any, of: Callable[[EventTable | Template], Sample], ensemble: int) -> None:
         found = equal_size_auc(
             make,
             of(truth),
@@ -209,17 +209,17 @@ def _quality(bench: Bench, trial: Trial) -> Record:
     return out
 
 
-def _steps(bench: Bench) -> Record:
+def _steps(bench: TrialContext) -> Record:
     """Return how a template is sampled: the strength that exists, and what it costs; None where nothing is denoised."""
     return dict.fromkeys(("strength", "steps", "evaluations")) | dict(bench.method.describe(bench.model()))
 
 
 def _lost(template: Template) -> Record:
-    """Say how many generated events are no template events."""
+    """Return how many generated events are no template events."""
     return {f"lost_{name}": count for name, count in template.lost.items()}
 
 
-def _jets(bench: Bench, trial: Trial) -> Record:
+def _jets(bench: TrialContext, trial: Trial) -> Record:
     """Compare generated jets with true ones: distances and distributions."""
     # the data are the parents of some templates; the rest is the same truth, in number too, for all of them
     truth = bench.truth_beside if trial.beside else bench.chosen(bench.draw.background & bench.inside)
@@ -231,7 +231,7 @@ def _jets(bench: Bench, trial: Trial) -> Record:
     return {**made, **_steps(bench), **_lost(template), **found}
 
 
-def _displacement(bench: Bench, trial: Trial) -> Record:  # noqa: ARG001
+def _displacement(bench: TrialContext, trial: Trial) -> Record:  # noqa: ARG001
     """Measure how far noising and denoising carries events of the window: |x0 - x'|, signal and background apart."""
     config, is_signal = bench.config, bench.sample.is_signal
     chosen = (bench.inside & ~is_signal) | bench.thinned(bench.inside & is_signal, _MOST_SIGNAL, "displacement")
@@ -273,9 +273,9 @@ _SHAPE_BINS = 40
 
 
 def _shapes(
-    bench: Bench, before: FloatArray, after: FloatArray, signal: BoolArray, row: IntArray
+    bench: TrialContext, before: FloatArray, after: FloatArray, signal: BoolArray, row: IntArray
 ) -> dict[str, dict[str, list[float]]]:
-    """Give the distributions of events before and after they were carried, as densities in each feature's range."""
+    """Return the distributions of events before and after they were carried, as densities in each feature's range."""
     out: dict[str, dict[str, list[float]]] = {}
     for j, feature in enumerate(check_features(bench.config.features, **bench.config.definitions)):
         edges = np.linspace(*feature.range, _SHAPE_BINS + 1)
@@ -297,7 +297,7 @@ _SCULPTING_WIDTH = 50.0
 """Width of the bins that passing events are counted in, GeV: figures merge them as they need."""
 
 
-def _sculpting(bench: Bench, trial: Trial) -> Record:
+def _sculpting(bench: TrialContext, trial: Trial) -> Record:
     """Count what each cut passes along the spectrum of background: data in the window, held-out data beside it."""
     config, window = bench.config, bench.window
     mjj, draw = bench.sample.events.mjj, bench.draw
@@ -327,7 +327,7 @@ def _sculpting(bench: Bench, trial: Trial) -> Record:
     }
 
 
-MEASURES: dict[str, Callable[[Bench, Trial], Record]] = {
+MEASURES: dict[str, Callable[[TrialContext, Trial], Record]] = {
     "search": _search,
     "quality": _quality,
     "displacement": _displacement,

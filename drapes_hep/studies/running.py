@@ -30,7 +30,7 @@ from drapes_hep.stamps import run_stage
 from drapes_hep.studies.measures import MEASURES
 from drapes_hep.studies.sample import StudySample, check_signal, load_sample
 from drapes_hep.studies.trial_keys import TRIAL_CODE, trial_key
-from drapes_hep.studies.trials import Bench, SampleKeys, Trial, model_folder, model_key
+from drapes_hep.studies.trials import SampleKeys, Trial, TrialContext, model_folder, model_key
 from drapes_hep.templates.window_models import has_model, unfinished
 
 __all__ = ["check_labels", "make_sample", "run_trials", "sample_keys"]
@@ -74,7 +74,7 @@ def make_sample(context: Context) -> None:
 
 
 def _whole(config: Config) -> Config:
-    """Give the configuration that selects all events of a study."""
+    """Return the configuration that selects all events of a study."""
     source = {"method": "from_simulation", "strength": config.study.strength, "steps_left": None}
     template = config.template.model_copy(update={**source, "source": config.study.source})
     return config.model_copy(
@@ -211,14 +211,14 @@ def _read(path: Path) -> Record:
 _LOADED: dict[SampleKeys, StudySample] = {}
 
 
-def _bench(place: _Place, config: Config) -> Bench:
+def _bench(place: _Place, config: Config) -> TrialContext:
     if place.code != code_hash(*TRIAL_CODE):
         # this process would give its models and records other names than those that are waited for
         raise DrapesError("the package's code changed while the study ran; run the same command again")
     if place.keys not in _LOADED:
         _LOADED.clear()
         _LOADED[place.keys] = load_sample(place.run, place.config)
-    return Bench(_LOADED[place.keys], config, place.models, place.keys, place.device)
+    return TrialContext(_LOADED[place.keys], config, place.models, place.keys, place.device)
 
 
 def _train(place: _Place, config: Config, saw_window: bool) -> None:

@@ -21,7 +21,7 @@ from drapes_hep.rng import event_uniforms, stage_seed
 from drapes_hep.rundir import RunDirectory
 from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.tables import unweighted
-from drapes_hep.templates.plan import Parents
+from drapes_hep.templates.plan import EventTable
 
 __all__ = ["Draw", "StudySample", "check_signal", "draw_data", "load_sample", "study_window"]
 
@@ -35,19 +35,19 @@ class StudySample:
 
     Attributes
     ----------
-    events : Parents
+    events : EventTable
         Background and signal, n events.
     is_signal : array of bool, shape (n,)
     signal_id : array of int
         Identities of all signal events in the files, selected or not.
-    simulation : Parents or None
+    simulation : EventTable or None
         Selected events of the other simulation.
     """
 
-    events: Parents
+    events: EventTable
     is_signal: BoolArray
     signal_id: IntArray
-    simulation: Parents | None
+    simulation: EventTable | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Draw:
 
 
 def study_window(config: Config) -> Window:
-    """Give the window that is studied: ``study.window``, or the middle one of the scan."""
+    """Return the window that is studied: ``study.window``, or the middle one of the scan."""
     if config.study.window is not None:
         return Window(*config.study.window, *config.mass.range)
     windows = sliding_windows(config)

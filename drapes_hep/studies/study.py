@@ -120,7 +120,7 @@ def run_study(name: str, study: Study, context: Context) -> list[Path]:
 
 
 def _of_another(path: Path, config: Config) -> bool:
-    """Tell whether a table is there that another configuration made."""
+    """Whether a table is there that another configuration made."""
     try:
         before = read_json(path)
     except RunDirectoryError:

@@ -27,7 +27,7 @@ from drapes_hep.rng import event_keys, event_uniforms, stage_seed
 from drapes_hep.studies.sample import Draw, StudySample, draw_data, study_window
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
 from drapes_hep.templates.parts import split_sidebands
-from drapes_hep.templates.plan import Parents, Planned, Pool, Starts, Template, fit_masses, plan_at, plan_region
+from drapes_hep.templates.plan import EventTable, Plan, Planned, Pool, Template, fit_masses, plan_at, plan_region
 from drapes_hep.templates.registry import method_of, method_settings
 from drapes_hep.templates.window_models import (
     checkpoints,
@@ -39,7 +39,7 @@ from drapes_hep.templates.window_models import (
     training_record,
 )
 
-__all__ = ["REFERENCES", "Bench", "SampleKeys", "Trial", "draw_key", "model_folder", "model_key"]
+__all__ = ["REFERENCES", "SampleKeys", "Trial", "TrialContext", "draw_key", "model_folder", "model_key"]
 
 REFERENCES: dict[str, str] = {
     "supervised": "Supervised",
@@ -127,11 +127,11 @@ def model_key(config: Config, keys: SampleKeys, saw_window: bool) -> str:
 
 
 def model_folder(models: Path, key: str) -> Path:
-    """Give the place of a model, by its key."""
+    """Return the place of a model, by its key."""
     return models / key[:20]
 
 
-class Bench:
+class TrialContext:
     """What the trials of one configuration are made of; data and models are read once and kept.
 
     Parameters
@@ -174,8 +174,8 @@ class Bench:
         """Part of each event, were it a sideband event: train, validation or closure."""
         return split_sidebands(self.sample.events.event_id, self.config.seed, self.config.training)
 
-    def chosen(self, mask: BoolArray) -> Parents:
-        """Give some of the events; raises FitError if there is none."""
+    def chosen(self, mask: BoolArray) -> EventTable:
+        """Return some of the events; raises FitError if there is none."""
         found = self.sample.events.take(mask)
         if not len(found):
             raise FitError(f"window {self.window.name}: the study's sample has no event left for what it compares")
@@ -192,17 +192,17 @@ class Bench:
         return out
 
     @functools.cached_property
-    def _data(self) -> Parents:
+    def _data(self) -> EventTable:
         return self.chosen(self.draw.data & self.inside)
 
-    def data(self) -> Parents:
-        """Give the data in the window; raises FitError if there is none."""
+    def data(self) -> EventTable:
+        """Return the data in the window; raises FitError if there is none."""
         return self._data
 
     # ---- models ---------------------------------------------------------------------------------------------------
 
     def model_folder(self, saw_window: bool) -> Path:
-        """Give the place of a model."""
+        """Return the place of a model."""
         return model_folder(self.folder, model_key(self.config, self.keys, saw_window))
 
     def train(self, saw_window: bool, progress: Callable[[str, Epoch], None] | None = None) -> None:
@@ -229,7 +229,7 @@ class Bench:
         for old in checkpoints(folder):
             old.unlink()
 
-    def model(self, saw_window: bool = False) -> Any:  # noqa: ANN401 - the method's own
+    def model(self, saw_window: bool = False) -> Any:
         """Read a model, trained now if it is not there."""
         if saw_window not in self._models:
             self.train(saw_window)
@@ -267,7 +267,7 @@ class Bench:
         return self._made(planned, window.in_signal_region)
 
     @functools.cached_property
-    def truth_beside(self) -> Parents:
+    def truth_beside(self) -> EventTable:
         """Background of the sidebands that no model of a trial saw; at most as many as the data in the window."""
         mask = self.draw.background & self.outside
         if not mask.any():
@@ -284,7 +284,7 @@ class Bench:
         task = SampleTask(planned.seed, region, device=self.device)
         return sample_template(self.method, self.model(), planned, task, self.pool.events)
 
-    def oversampled(self) -> Parents:
+    def oversampled(self) -> EventTable:
         """Make GenSR: events like the window's data, at their masses, from the model that saw them."""
         config, data = self.config, self.data()
         method = self.method if self.method.source == "noise" else method_of(_from_noise(config))
@@ -293,10 +293,10 @@ class Bench:
         seed = stage_seed(config.seed, "study", "gensr", self.window.name)
         identity, nobody = event_keys(stage_seed(seed, "identity"), root, copy), np.full(len(root), NO_PARENT)
         mjj, weight = np.repeat(data.mjj, copies), np.ones(len(root))
-        plan = Starts(identity, nobody, np.full(len(root), -1), root, copy, mjj, weight)
+        plan = Plan(identity, nobody, np.full(len(root), -1), root, copy, mjj, weight)
         task = SampleTask(seed, self.window.in_signal_region, device=self.device)
         made = method.sample(self.model(True), plan, None, task)
-        return Parents(made.x, made.mjj, made.weight, made.event_id, made.jets)
+        return EventTable(made.x, made.mjj, made.weight, made.event_id, made.jets)
 
 
 def _from_noise(config: Config) -> Config:

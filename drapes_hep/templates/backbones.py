@@ -25,7 +25,7 @@ MEMBER = 3
 """Numbers of a constituent."""
 
 
-def _lacks_network(found: Any) -> str | None:  # noqa: ANN401
+def _lacks_network(found: Any) -> str | None:
     fits = isinstance(found, type) and issubclass(found, nn.Module)
     return None if fits else "is no class on torch.nn.Module"
 

@@ -13,7 +13,7 @@ from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError, DrapesError, UsersCode, counted, told
 from drapes_hep.events.loading import is_users
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
-from drapes_hep.templates.plan import Parents, Starts, Template
+from drapes_hep.templates.plan import EventTable, Plan, Template
 from drapes_hep.templates.recipes import Source
 
 __all__ = ["CheckedMethod", "check_declared"]
@@ -22,7 +22,7 @@ _LARGEST = 1e30
 """Largest value of a feature: its square overflows nowhere."""
 
 
-def check_declared(name: str, found: Any) -> None:  # noqa: ANN401 - a user's class or its instance
+def check_declared(name: str, found: Any) -> None:
     """Check what a method says of itself.
 
     Raises
@@ -58,7 +58,7 @@ class CheckedMethod(BackgroundMethod):
     config : Config
     """
 
-    def __init__(self, inner: Any, config: Config) -> None:  # noqa: ANN401 - a user's class
+    def __init__(self, inner: Any, config: Config) -> None:
         name = config.template.method
         check_declared(name, inner)
         self._inner, self._name, self._features = inner, name, config.features
@@ -73,7 +73,7 @@ class CheckedMethod(BackgroundMethod):
     def _wrong(self, method: str, what: str) -> ConfigError:
         return ConfigError(f"template.method {self._name}: {method}() returned {what}")
 
-    def _asked(self, method: str, *arguments: Any) -> Any:  # noqa: ANN401 - whatever the user's code gives
+    def _asked(self, method: str, *arguments: Any) -> Any:
         """Call a method that need not be there."""
         call: Callable[..., Any] = getattr(self._inner, method, getattr(super(), method))
         with UsersCode(self._said):
@@ -91,7 +91,7 @@ class CheckedMethod(BackgroundMethod):
             raise self._wrong("fit", f"no TrainingCurve with a history as {strange[0]!r}; {{}} stands for no training")
         return model, curves
 
-    def save(self, folder: Path, model: Any) -> Sequence[Path]:  # noqa: ANN401 - the user's
+    def save(self, folder: Path, model: Any) -> Sequence[Path]:
         """Write as the user's class does."""
         with UsersCode(self._said):
             found = self._inner.save(folder, model)
@@ -99,12 +99,12 @@ class CheckedMethod(BackgroundMethod):
             raise self._wrong("save", f"{type(found).__name__}, not the list of the paths that it wrote")
         return found
 
-    def load(self, folder: Path, device: str) -> Any:  # noqa: ANN401 - the user's
+    def load(self, folder: Path, device: str) -> Any:
         """Read as the user's class does."""
         with UsersCode(self._said):
             return self._inner.load(folder, device)
 
-    def sample(self, model: Any, plan: Starts, parents: Parents | None, task: SampleTask) -> Template:  # noqa: ANN401
+    def sample(self, model: Any, plan: Plan, parents: EventTable | None, task: SampleTask) -> Template:
         """Make template events as the user's class does, and check them.
 
         Raises
@@ -119,7 +119,7 @@ class CheckedMethod(BackgroundMethod):
         self._check(found, plan, task)
         return found
 
-    def _check(self, found: Template, plan: Starts, task: SampleTask) -> None:
+    def _check(self, found: Template, plan: Plan, task: SampleTask) -> None:
         count, names = len(found.event_id), ("parent_id", "mjj", "weight")
         x = np.asarray(found.x)
         if x.shape != (count, len(self._features)):
@@ -172,11 +172,11 @@ class CheckedMethod(BackgroundMethod):
         """Return the user's sentence."""
         return str(self._asked("summary"))
 
-    def describe(self, model: Any) -> Mapping[str, Any]:  # noqa: ANN401 - the user's
+    def describe(self, model: Any) -> Mapping[str, Any]:
         """Return what the user's class records."""
         return self._mapping("describe", model)
 
-    def kept(self, model: Any) -> tuple[str, ...]:  # noqa: ANN401 - the user's
+    def kept(self, model: Any) -> tuple[str, ...]:
         """Return what the user's templates take over."""
         return tuple(self._asked("kept", model))
 
@@ -187,7 +187,7 @@ class CheckedMethod(BackgroundMethod):
             raise self._wrong("reach", f"{found!r}, not an interval (low, high) around {region}")
         return found
 
-    def _mapping(self, method: str, *arguments: Any) -> Mapping[str, Any]:  # noqa: ANN401 - the user's
+    def _mapping(self, method: str, *arguments: Any) -> Mapping[str, Any]:
         found = self._asked(method, *arguments)
         if not isinstance(found, Mapping):
             raise self._wrong(method, f"{type(found).__name__}, not a mapping")

@@ -56,7 +56,7 @@ def _flat(array: AwkwardArray) -> FloatArray:
 
 
 def _values(jets: AwkwardArray) -> dict[str, AwkwardArray]:
-    """Give every quantity of n pairs of jets: n numbers, or n lists of what the event's jets or constituents have."""
+    """Return every quantity of n pairs of jets: n numbers, or n lists of what the event's jets or constituents have."""
     inside = jets["constituents"]
     with np.errstate(divide="ignore", invalid="ignore"):
         found = {name: jets[name] for name in ("pt", "eta", "mass")}
@@ -72,13 +72,13 @@ def _values(jets: AwkwardArray) -> dict[str, AwkwardArray]:
 
 
 def _finite(values: AwkwardArray) -> FloatArray:
-    """Give the numbers of all events, less those that are undefined."""
+    """Return the numbers of all events, less those that are undefined."""
     flat = _flat(values)
     return flat[np.isfinite(flat)]
 
 
 def _varies(values: FloatArray) -> bool:
-    """Say whether there is a unit of distance, and a range to draw."""
+    """Whether there is a unit of distance, and a range to draw."""
     return bool(len(values)) and float(values.min()) < float(values.max())
 
 
@@ -162,7 +162,7 @@ _LEADING = 5
 
 
 def summaries(jets: AwkwardArray) -> FloatArray:
-    """Give numbers of each jet that a tree can tell generated from true jets by.
+    """Return numbers of each jet that a tree can tell generated from true jets by.
 
     A classifier on sets that is trained on few events sees less than these: where they tell samples apart, its AUC near
     0.5 says nothing.
@@ -194,5 +194,5 @@ def summaries(jets: AwkwardArray) -> FloatArray:
 
 
 def _place(lists: AwkwardArray, place: int) -> AwkwardArray:
-    """Give the member at a place of each innermost list, 0 where it is shorter."""
+    """Return the member at a place of each innermost list, 0 where it is shorter."""
     return ak.fill_none(ak.firsts(lists[:, :, place:], axis=2), 0.0)

@@ -144,7 +144,7 @@ class ConstituentScaling:
     scale: FloatArray
 
     def told(self, jets: FloatArray, mjj: FloatArray) -> Tensor:
-        """Give what the network is told of jets (n, 5) of events of masses (n,): shape (n, c)."""
+        """Return what the network is told of jets (n, 5) of events of masses (n,): shape (n, c)."""
         return torch.as_tensor((_told(self.condition, jets, mjj) - self.mean) / self.scale, dtype=torch.float32)
 
     def forward(self, values: FloatArray) -> FloatArray:
@@ -166,7 +166,7 @@ class ConstituentScaling:
         return np.stack([np.interp(z[:, 0], _LEVELS, self.log_fraction), z[:, 1] * stretch, z[:, 2] * stretch], axis=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what a model card stores; floats survive exactly."""
+        """Return what a model card stores; floats survive exactly."""
         found = {name: getattr(self, name).tolist() for name in ("log_fraction", "radius", "mean", "scale")}
         return {**found, "condition": list(self.condition)}
 
@@ -209,7 +209,7 @@ def _fit_scaling(values: FloatArray, jets: FloatArray, mjj: FloatArray, names: S
 
 
 def _knots(values: FloatArray, levels: FloatArray, lowest: float) -> FloatArray:
-    """Give quantiles that rise strictly, the extremes at their ends."""
+    """Return quantiles that rise strictly, the extremes at their ends."""
     found = np.quantile(values, levels)
     found[0], found[-1] = lowest, values.max()
     # equal quantiles (a detector's cells) are drawn apart, so that the map can be undone
@@ -435,7 +435,7 @@ def _drawn(
 
 
 def refill(start: Sets, lengths: IntArray, key: IntArray, seed: int) -> Sets:
-    """Give parents' constituents in the numbers that are wanted.
+    """Return parents' constituents in the numbers that are wanted.
 
     Parameters
     ----------
@@ -471,13 +471,13 @@ def refill(start: Sets, lengths: IntArray, key: IntArray, seed: int) -> Sets:
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-def _settings(section: TrainingConfig | ConstituentsConfig, **more: Any) -> TrainingSettings:  # noqa: ANN401
+def _settings(section: TrainingConfig | ConstituentsConfig, **more: Any) -> TrainingSettings:
     names = ("epochs", "batch", "rate", "warmup", "ema", "patience")
     return TrainingSettings(**{name: getattr(section, name) for name in names}, **more)
 
 
 def _conserved(jets: FloatArray, sets: Sets) -> float:
-    """Give the part of jets whose constituents add up to their transverse momentum and mass within 1%."""
+    """Return the part of jets whose constituents add up to their transverse momentum and mass within 1%."""
     values, offsets = sets.values.numpy(), sets.offsets.numpy()
     sums = jet_sums(np.exp(values[:, 0]), values[:, 1], values[:, 2], offsets)
     # the mass is compared with the energy scale of the jet: small masses round

@@ -26,7 +26,7 @@ from drapes_hep.templates.model import (
     load_background_model,
     save_background_model,
 )
-from drapes_hep.templates.plan import Parents, Starts, Template
+from drapes_hep.templates.plan import EventTable, Plan, Template
 from drapes_hep.templates.recipes import RECIPES, Recipe
 
 __all__ = ["Drapes", "describe_sampler", "levels", "make_template"]
@@ -79,7 +79,7 @@ def describe_sampler(times: Tensor, schedule: Schedule, solver: str) -> dict[str
 
 
 def make_template(
-    model: BackgroundModel, config: TemplateConfig, plan: Starts, parents: Parents | None, task: SampleTask
+    model: BackgroundModel, config: TemplateConfig, plan: Plan, parents: EventTable | None, task: SampleTask
 ) -> Template:
     """Make template events of features.
 
@@ -88,8 +88,8 @@ def make_template(
     model : BackgroundModel
     config : TemplateConfig
         Method, steps, strength and solver.
-    plan : Starts
-    parents : Parents, optional
+    plan : Plan
+    parents : EventTable, optional
         Those that the plan was made for; each is scaled at its own mass, and denoised at the plan's.
     task : SampleTask
 
@@ -163,7 +163,7 @@ class Drapes(BackgroundMethod):
         """Read denoiser and scaling."""
         return load_background_model(folder, device)
 
-    def sample(self, model: BackgroundModel, plan: Starts, parents: Parents | None, task: SampleTask) -> Template:
+    def sample(self, model: BackgroundModel, plan: Plan, parents: EventTable | None, task: SampleTask) -> Template:
         """Follow the flow down from the parents' noised features, or from noise alone."""
         return make_template(model, self.config.template, plan, parents, task)
 

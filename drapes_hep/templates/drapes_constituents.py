@@ -41,7 +41,7 @@ from drapes_hep.templates.constituents import (
 from drapes_hep.templates.drapes import describe_sampler, levels
 from drapes_hep.templates.kinematics import N
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
-from drapes_hep.templates.plan import Parents, Starts, Template
+from drapes_hep.templates.plan import EventTable, Plan, Template
 from drapes_hep.templates.recipes import RECIPES
 
 __all__ = ["LOSSES", "DrapesConstituents", "build_jets", "constituent_levels"]
@@ -93,7 +93,7 @@ def build_jets(constituents: Sets, reading: Reading, asked: FloatArray | None = 
 
 
 def constituent_levels(template: TemplateConfig, config: ConstituentsConfig, schedule: Schedule) -> Tensor:
-    """Give the times of the constituents' sampler: all from noise, for a partial method those from its strength on.
+    """Return the times of the constituents' sampler: all from noise, for a partial method those from its strength on.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ class DrapesConstituents(BackgroundMethod):
         (low, high), margin, (least, most) = region, self.section.margin, self.config.mass.range
         return max(low * (1 - margin), least), min(high * (1 + margin), most)
 
-    def sample(self, model: ConstituentModel, plan: Starts, parents: Parents | None, task: SampleTask) -> Template:
+    def sample(self, model: ConstituentModel, plan: Plan, parents: EventTable | None, task: SampleTask) -> Template:
         """Make jets with constituents, a block of events after the other.
 
         m_JJ is computed again from the constituents; events that leave the region are among those that are lost.
@@ -258,7 +258,7 @@ class DrapesConstituents(BackgroundMethod):
     def _levels(self, model: ConstituentModel) -> Tensor:
         return constituent_levels(self.config.template, self.section, model.denoiser.schedule)
 
-    def _block(self, model: ConstituentModel, plan: Starts, parents: Parents | None, task: SampleTask) -> Template:
+    def _block(self, model: ConstituentModel, plan: Plan, parents: EventTable | None, task: SampleTask) -> Template:
         section = self.section
         start_jets: FloatArray | None = None
         start_sets: Sets | None = None
@@ -311,9 +311,9 @@ class DrapesConstituents(BackgroundMethod):
     def _kinematics(
         self,
         model: ConstituentModel,
-        plan: Starts,
+        plan: Plan,
         start: FloatArray | None,
-        parents: Parents | None,
+        parents: EventTable | None,
         task: SampleTask,
     ) -> FloatArray:
         """Return the jets that the constituents are generated for, shape (n, 2, 5)."""

@@ -108,7 +108,7 @@ class Orientation:
 
 
 def pair_mass(pt: FloatArray, eta: FloatArray, mass: FloatArray, dphi: FloatArray) -> FloatArray:
-    """Give the mass of pairs of jets.
+    """Return the mass of pairs of jets.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def pair_mass(pt: FloatArray, eta: FloatArray, mass: FloatArray, dphi: FloatArra
 
 
 def domain(chart: Chart, bounds: Bounds) -> FloatArray:
-    """Give the bounds of the coordinates, shape (8, 2) of ``solved``, (5, 2) for a jet of ``free``."""
+    """Return the bounds of the coordinates, shape (8, 2) of ``solved``, (5, 2) for a jet of ``free``."""
     number = (float(bounds.least_n), bounds.most_n + 1 - 1e-9)
     mass = (0.0, math.inf)
     if chart == "free":
@@ -143,7 +143,7 @@ def domain(chart: Chart, bounds: Bounds) -> FloatArray:
 def coordinates(
     chart: Chart, jets: FloatArray, mjj: FloatArray, bounds: Bounds, uniform: FloatArray
 ) -> tuple[FloatArray, Orientation]:
-    """Give the coordinates of events.
+    """Return the coordinates of events.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def coordinates(
 
 
 def jets_from(chart: Chart, x: FloatArray, mjj: FloatArray, bounds: Bounds, orientation: Orientation) -> FloatArray:
-    """Give the jets that have such coordinates: the inverse of :func:`coordinates`.
+    """Return the jets that have such coordinates: the inverse of :func:`coordinates`.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def _whole(number: FloatArray, bounds: Bounds) -> FloatArray:
 def _widest(
     ratio: FloatArray, opening: FloatArray, boost: FloatArray, mass: FloatArray, mjj: FloatArray, bounds: Bounds
 ) -> FloatArray:
-    """Give the distance in eta at which the leading jet has the smallest pT; NaN where even 0 asks for less."""
+    """Return the distance in eta at which the leading jet has the smallest pT; NaN where even 0 asks for less."""
     pt = bounds.leading_pt * np.stack([np.ones_like(ratio), ratio], axis=1)
 
     def at(distance: FloatArray) -> FloatArray:

@@ -21,7 +21,7 @@ from drapes_hep.events.features import domains
 from drapes_hep.events.scaling import Scaling
 from drapes_hep.rng import event_normals, stage_seed
 from drapes_hep.templates.model import Tensors, scaled_parts
-from drapes_hep.templates.plan import Parents, Starts, Template
+from drapes_hep.templates.plan import EventTable, Plan, Template
 from drapes_hep.templates.recipes import Source
 
 __all__ = ["BackgroundMethod", "FitTask", "SampleTask", "Training"]
@@ -37,7 +37,7 @@ class FitTask:
 
     Attributes
     ----------
-    events : Parents
+    events : EventTable
         n sideband events; with their jets if the method's ``columns`` name them.
     part : array of int, shape (n,)
         :data:`~drapes_hep.templates.parts.TRAIN`, ``VALIDATION`` or ``CLOSURE``; closure events train nothing.
@@ -53,7 +53,7 @@ class FitTask:
         Called with the training's name and each epoch.
     """
 
-    events: Parents
+    events: EventTable
     part: IntArray
     hidden: tuple[tuple[float, float], ...]
     seed: int
@@ -106,7 +106,7 @@ class SampleTask:
     workers: int = 1
     progress: Callable[[int, int], None] | None = None
 
-    def normals(self, plan: Starts, size: int) -> FloatArray:
+    def normals(self, plan: Plan, size: int) -> FloatArray:
         """Draw standard normal numbers that belong to the events of a plan, shape (n, size)."""
         return event_normals(stage_seed(self.seed, "noise"), plan.root, plan.copy, size=size)
 
@@ -170,15 +170,15 @@ class BackgroundMethod(Protocol):
         """
         ...
 
-    def save(self, folder: Path, model: Any) -> Sequence[Path]:  # noqa: ANN401 - the method's own
+    def save(self, folder: Path, model: Any) -> Sequence[Path]:
         """Write a model into a folder that exists, never as a pickle, and return its files."""
         ...
 
-    def load(self, folder: Path, device: str) -> Any:  # noqa: ANN401 - the method's own
+    def load(self, folder: Path, device: str) -> Any:
         """Read back what :meth:`save` wrote."""
         ...
 
-    def sample(self, model: Any, plan: Starts, parents: Parents | None, task: SampleTask) -> Template:  # noqa: ANN401
+    def sample(self, model: Any, plan: Plan, parents: EventTable | None, task: SampleTask) -> Template:
         """Make the events of a plan; ``plan.template(x)`` is the template of features x, shape (n, d).
 
         Random numbers belong to an event (:mod:`drapes_hep.rng`, with ``task.seed``, ``plan.root``, ``plan.copy``), so
@@ -205,11 +205,11 @@ class BackgroundMethod(Protocol):
         """Return a sentence for the report on what makes the template; nothing by default."""
         return ""
 
-    def describe(self, model: Any) -> Mapping[str, Any]:  # noqa: ANN401, ARG002 - the method's own
+    def describe(self, model: Any) -> Mapping[str, Any]:  # noqa: ARG002 - the method's own
         """Return what is recorded with a template: ``strength``, ``steps`` and ``evaluations`` of a diffusion model."""
         return {}
 
-    def kept(self, model: Any) -> tuple[str, ...]:  # noqa: ANN401, ARG002 - the method's own
+    def kept(self, model: Any) -> tuple[str, ...]:  # noqa: ARG002 - the method's own
         """Name what events take over from their parents, of :data:`drapes_hep.templates.comparison.QUANTITIES`."""
         return ()
 

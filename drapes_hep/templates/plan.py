@@ -41,11 +41,11 @@ from drapes_hep.templates.parts import CLOSURE
 from drapes_hep.templates.recipes import Source
 
 __all__ = [
+    "EventTable",
     "Origin",
-    "Parents",
+    "Plan",
     "Planned",
     "Pool",
-    "Starts",
     "Template",
     "copies_of",
     "fit_masses",
@@ -91,7 +91,7 @@ class Origin(Protocol):
 
 
 @dataclass(frozen=True)
-class Parents:
+class EventTable:
     """Events that a template starts from.
 
     Attributes
@@ -114,14 +114,14 @@ class Parents:
     def __len__(self) -> int:
         return len(self.event_id)
 
-    def take(self, chosen: npt.NDArray[Any]) -> Parents:
+    def take(self, chosen: npt.NDArray[Any]) -> EventTable:
         """Return some of them, by a mask or by rows."""
         jets = None if self.jets is None else self.jets[chosen]
-        return Parents(self.x[chosen], self.mjj[chosen], self.weight[chosen], self.event_id[chosen], jets)
+        return EventTable(self.x[chosen], self.mjj[chosen], self.weight[chosen], self.event_id[chosen], jets)
 
 
 @dataclass(frozen=True)
-class Starts:
+class Plan:
     """Template events before they are made; arrays of shape (n,).
 
     Attributes
@@ -129,7 +129,7 @@ class Starts:
     event_id, parent_id : array of int
         ``parent_id`` is :data:`~drapes_hep.events.schema.NO_PARENT` from noise.
     row : array of int
-        Row of the parent in :class:`Parents`; -1 from noise.
+        Row of the parent in :class:`EventTable`; -1 from noise.
     root, copy : array of int
         What its random numbers belong to.
     mjj : array
@@ -148,7 +148,7 @@ class Starts:
     def __len__(self) -> int:
         return len(self.event_id)
 
-    def take(self, chosen: slice | npt.NDArray[Any]) -> Starts:
+    def take(self, chosen: slice | npt.NDArray[Any]) -> Plan:
         """Return some of them."""
         return replace(self, **{one.name: getattr(self, one.name)[chosen] for one in fields(self)})
 
@@ -185,18 +185,18 @@ class Pool:
     Attributes
     ----------
     window : Window
-    events : Parents
+    events : EventTable
         Data, n events.
     part : array of int, shape (n,)
         From :func:`drapes_hep.templates.parts.split_sidebands`; read in the sidebands alone.
-    simulation : Parents, optional
+    simulation : EventTable, optional
         Of another simulation.
     """
 
     window: Window
-    events: Parents
+    events: EventTable
     part: IntArray
-    simulation: Parents | None = None
+    simulation: EventTable | None = None
 
     @functools.cached_property
     def closing(self) -> BoolArray:
@@ -215,8 +215,8 @@ class Planned:
 
     Attributes
     ----------
-    starts : Starts
-    parents : Parents or None
+    starts : Plan
+    parents : EventTable or None
         Those that the rows of ``starts`` count in; None from noise.
     seed : int
         Of the plan, and of the noise.
@@ -224,8 +224,8 @@ class Planned:
         Template events per parent; from noise their number.
     """
 
-    starts: Starts
-    parents: Parents | None
+    starts: Plan
+    parents: EventTable | None
     seed: int
     rate: float
 
@@ -275,7 +275,7 @@ def fit_masses(
     )
 
 
-def parents_in(origin: Origin, pool: Pool, region: Interval) -> Parents | None:
+def parents_in(origin: Origin, pool: Pool, region: Interval) -> EventTable | None:
     """Return the events that a template of a mass region starts from.
 
     Parameters
@@ -287,7 +287,7 @@ def parents_in(origin: Origin, pool: Pool, region: Interval) -> Parents | None:
 
     Returns
     -------
-    Parents or None
+    EventTable or None
         None from noise.
 
     Raises
@@ -304,7 +304,7 @@ def parents_in(origin: Origin, pool: Pool, region: Interval) -> Parents | None:
     return chosen
 
 
-def _parents(origin: Origin, pool: Pool, region: Interval) -> Parents | None:
+def _parents(origin: Origin, pool: Pool, region: Interval) -> EventTable | None:
     if origin.source == "noise":
         return None
     if origin.source == "simulation":
@@ -315,7 +315,7 @@ def _parents(origin: Origin, pool: Pool, region: Interval) -> Parents | None:
     return pool.events.take(pool.training & ~_between(pool.events.mjj, region))
 
 
-def _simulation(origin: Origin, pool: Pool) -> Parents:
+def _simulation(origin: Origin, pool: Pool) -> EventTable:
     if pool.simulation is None:
         raise ValueError(f"{origin.title} starts from a simulation")
     return pool.simulation
@@ -466,17 +466,17 @@ def copies_of(event_id: IntArray, rate: float, seed: int) -> IntArray:
 
 def starts(
     origin: Origin,
-    parents: Parents | None,
+    parents: EventTable | None,
     size: float,
     seed: int,
     draw_mass: Callable[[FloatArray], FloatArray] | None,
-) -> Starts:
+) -> Plan:
     """List the template events that are to be made.
 
     Parameters
     ----------
     origin : Origin
-    parents : Parents, optional
+    parents : EventTable, optional
         Needed by all but those from noise.
     size : float
         From noise the number of events; else the mean number of copies of each parent.
@@ -486,7 +486,7 @@ def starts(
 
     Returns
     -------
-    Starts
+    Plan
     """
     if origin.source == "noise":
         number = np.arange(round(size), dtype=np.int64)
@@ -507,4 +507,4 @@ def starts(
         raise ValueError(f"{origin.title} draws masses")
     else:
         mjj = draw_mass(event_uniforms(stage_seed(seed, "mass"), root, copy)[:, 0])
-    return Starts(event_keys(stage_seed(seed, "template"), root, copy), parent, row, root, copy, mjj, weight)
+    return Plan(event_keys(stage_seed(seed, "template"), root, copy), parent, row, root, copy, mjj, weight)

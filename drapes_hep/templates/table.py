@@ -25,7 +25,7 @@ from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import file_hash
 from drapes_hep.rng import event_keys, stage_seed
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
-from drapes_hep.templates.plan import Parents, Starts, Template
+from drapes_hep.templates.plan import EventTable, Plan, Template
 
 __all__ = ["TemplateTable", "read_table"]
 
@@ -188,8 +188,8 @@ class TemplateTable(BackgroundMethod):
     def sample(
         self,
         model: Mapping[str, npt.NDArray[Any]],
-        plan: Starts,  # noqa: ARG002 - masses are the table's
-        parents: Parents | None,  # noqa: ARG002 - the table names them
+        plan: Plan,  # noqa: ARG002 - masses are the table's
+        parents: EventTable | None,  # noqa: ARG002 - the table names them
         task: SampleTask,
     ) -> Template:
         """Return the events of the table in the region; their number and masses are the table's, not the plan's."""

@@ -19,7 +19,7 @@ from drapes_hep.files import file_hash, read_json, write_json
 from drapes_hep.regions import Window
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
 from drapes_hep.templates.model import check_hidden, check_parts
-from drapes_hep.templates.plan import Parents, Planned, Template
+from drapes_hep.templates.plan import EventTable, Planned, Template
 
 __all__ = [
     "CARD",
@@ -58,7 +58,7 @@ def fit_window_model(method: BackgroundMethod, task: FitTask) -> tuple[Any, Mapp
 def save_window_model(
     method: BackgroundMethod,
     folder: Path,
-    model: Any,  # noqa: ANN401 - the method's own
+    model: Any,
     hidden: Sequence[tuple[float, float]],
     extra: Mapping[str, Any],
 ) -> list[Path]:
@@ -109,7 +109,7 @@ def has_model(folder: Path) -> bool:
 
 def load_window_model(
     method: BackgroundMethod, folder: Path, window: Window, device: str = "cpu", *, saw_window: bool = False
-) -> Any:  # noqa: ANN401 - the method's own
+) -> Any:
     """Read a window's model back.
 
     Parameters
@@ -149,10 +149,10 @@ def load_window_model(
 
 def sample_template(
     method: BackgroundMethod,
-    model: Any,  # noqa: ANN401 - the method's own
+    model: Any,
     planned: Planned,
     task: SampleTask,
-    data: Parents,
+    data: EventTable,
 ) -> Template:
     """Make the events of a plan.
 
@@ -164,7 +164,7 @@ def sample_template(
     planned : Planned
     task : SampleTask
         With the plan's seed.
-    data : Parents
+    data : EventTable
         What the template is to be compared with.
 
     Returns

@@ -109,7 +109,7 @@ def truth_table() -> dict[str, Any]:
     return {"event_id": np.arange(EVENTS) + 1000, "label": (np.arange(EVENTS) % 3 == 0).astype(np.int8)}
 
 
-def _awkward(values: Any) -> Any:  # noqa: ANN401  any column
+def _awkward(values: Any) -> Any:
     if isinstance(values, np.ndarray) and values.dtype == object:
         return ak.Array(values.tolist())
     return values if isinstance(values, np.ndarray) else ak.Array(values)
@@ -150,7 +150,7 @@ def write_arrays(path: Path, table: Table) -> None:
             file[name] = values
 
 
-def write_parquet(path: Path, table: Table, kind: str | None, mutations: Iterable[Mutation], **options: Any) -> None:  # noqa: ANN401  of pyarrow
+def write_parquet(path: Path, table: Table, kind: str | None, mutations: Iterable[Mutation], **options: Any) -> None:
     """Write a table with the metadata of the project, which mutations may replace."""
     told = [str(rest[0]) for name, *rest in mutations if name == "metadata"]
     metadata = json.dumps({"schema_version": 1, "kind": kind}) if not told else told[-1]

@@ -178,11 +178,11 @@ def mutate_table(table: Mapping[str, Any], mutations: Iterable[Mutation]) -> dic
 _TABLE = {"value", "type", "drop", "rename", "over", "rows", "lists", "shorter", "column"}
 
 
-def _plain(values: Any) -> list[Any]:  # noqa: ANN401  any column
+def _plain(values: Any) -> list[Any]:
     return values.tolist() if isinstance(values, np.ndarray) else list(values)
 
 
-def _with_value(values: Any, row: int, number: str) -> Any:  # noqa: ANN401  any column
+def _with_value(values: Any, row: int, number: str) -> Any:
     value = NUMBERS[number]
     if not len(values):
         return values
@@ -211,7 +211,7 @@ def _with_value(values: Any, row: int, number: str) -> Any:  # noqa: ANN401  any
     return values
 
 
-def _as_type(values: Any, kind: str) -> Any:  # noqa: ANN401  any column
+def _as_type(values: Any, kind: str) -> Any:
     if not isinstance(values, np.ndarray):
         return [None if i % 7 == 3 else one for i, one in enumerate(values)] if kind == "text" else values
     with np.errstate(all="ignore"):
@@ -267,7 +267,7 @@ def mutate_text(text: str, mutations: Iterable[Mutation]) -> str:
     return text
 
 
-def mutate_tree(tree: Any, mutations: Iterable[Mutation]) -> Any:  # noqa: ANN401  JSON
+def mutate_tree(tree: Any, mutations: Iterable[Mutation]) -> Any:
     """Apply the mutations of a JSON tree, in their order; those of other kinds are passed over.
 
     Parameters
@@ -301,7 +301,7 @@ def mutate_tree(tree: Any, mutations: Iterable[Mutation]) -> Any:  # noqa: ANN40
     return tree
 
 
-def _places(tree: Any) -> list[tuple[Any, Any]]:  # noqa: ANN401  JSON
+def _places(tree: Any) -> list[tuple[Any, Any]]:
     """List every place of a tree, as what holds it and its key there."""
     keys = list(tree) if isinstance(tree, dict) else list(range(len(tree))) if isinstance(tree, list) else []
     out = []

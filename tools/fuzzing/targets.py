@@ -138,7 +138,7 @@ def _signature(error: BaseException) -> str:
 # ---- files of events -------------------------------------------------------------------------------------------------
 
 
-def check_events(events: Any) -> dict[str, Any]:  # noqa: ANN401  NanoEvents
+def check_events(events: Any) -> dict[str, Any]:
     """Check what every chunk of events must hold, and return how many there are with a digest of their values."""
     ids, weight = (ak.to_numpy(events[name]) for name in ("event_id", "weight"))
     require(len(ids) == len(events), "lengths of columns")
@@ -209,7 +209,7 @@ def _act_file(recipe: Recipe, folder: Path) -> str | None:
 # ---- configuration ---------------------------------------------------------------------------------------------------
 
 
-def check_configuration(config: Any) -> None:  # noqa: ANN401  Config
+def check_configuration(config: Any) -> None:
     """Check what every accepted configuration must hold."""
     from drapes_hep.config import check_config
     from drapes_hep.errors import ConfigError
@@ -384,7 +384,7 @@ def _act_run(recipe: Recipe, folder: Path) -> None:
     _mutate_file(run / recipe.base, recipe.mutations)
     refused: list[DrapesError] = []
 
-    def without_work(directory: Any, stage: Any, work: Any, reporter: Any) -> bool:  # noqa: ANN401, ARG001
+    def without_work(directory: Any, stage: Any, work: Any, reporter: Any) -> bool:  # noqa: ARG001
         return stamps.run_stage(directory, stage, _again, reporter)
 
     patches = [patch.object(module, "run_stage", without_work) for module in (classify, hunt, model, skim)]
@@ -446,7 +446,7 @@ def _read_tables(run: Path) -> None:
         load_background_model(card.parent)
 
 
-def _denoiser() -> Any:  # noqa: ANN401  of torch, which takes a second to import
+def _denoiser() -> Any:
     from drapes_hep.diffusion.denoisers import EDMDenoiser
     from drapes_hep.networks.mlp import ResidualMLP
 
@@ -477,7 +477,7 @@ def _train(checkpoint: Path, kill: int | None = None) -> str:
     class Killed(Exception):
         pass
 
-    def stop(line: Any) -> None:  # noqa: ANN401  Epoch
+    def stop(line: Any) -> None:
         if line.epoch == kill:
             raise Killed
 
