@@ -631,7 +631,7 @@ def test_a_processor_file_that_does_not_run(project, complaint, source):
         ("def process(self, events): return events.nothing", r"nothing.*mine.py, line 3\)", "iterative"),
         ("def process(self, events): return events.nothing", r"nothing.*mine.py, line 3\)", "futures"),
         ("def process(self, events): return {'skim': 1}", "process.events. returned no 'hists'", "iterative"),
-        ("def process(self, events): return None", "process.events. returned nothing, not a dict", "iterative"),
+        ("def process(self, events): return None", "process.events. returned nothing: a search needs", "iterative"),
         ("def __init__(self): pass", "takes no settings: a search needs", "iterative"),
     ],
 )
@@ -647,7 +647,7 @@ def test_a_classifier_module_that_does_not_run(project, complaint, monkeypatch):
     monkeypatch.syspath_prepend(project)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python's own cache is not ours to complain of
     line = complaint("run", "tiny.yaml", "-o", "r", "--set", "cwola.classifier=broken_net:Net")
-    assert line.endswith("cwola.classifier broken_net:Net: RuntimeError: no weights")
+    assert line.endswith("'broken_net:Net': module broken_net cannot be imported (RuntimeError: no weights)")
 
 
 # ---- the data --------------------------------------------------------------------------------------------------------

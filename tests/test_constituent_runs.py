@@ -218,7 +218,7 @@ def test_a_search_with_constituents_runs_from_files_to_results(searched, cache, 
 
 def test_the_page_shows_the_jets_and_both_trainings(searched):
     page = (searched("from_noise") / "report" / "index.html").read_text(encoding="utf-8")
-    for name in ("jets", "training", "training_jets"):
+    for name in ("jets", "training_constituents", "training_jets"):
         assert (searched("from_noise") / "report" / "figures" / f"{name}_{NAME}.png").stat().st_size > 10_000
     assert "Templates are made of constituents. The kinematics of both jets, given their mass" in page
     assert "Closure of the jets" in page

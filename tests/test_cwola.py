@@ -259,7 +259,7 @@ def test_class_weights_are_equal_whatever_the_sizes():
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("nowhere.at_all:X", "No module"), ("math:tau9", "no attribute"), ("math:sqrt", "needs the methods")],
+    [("nowhere.at_all:X", "No module"), ("math:tau9", "no class 'tau9'"), ("math:sqrt", "it is not a class")],
 )
 def test_a_classifier_that_cannot_be_used_is_refused(name, words):
     with pytest.raises(ConfigError, match=words):

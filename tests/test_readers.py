@@ -127,7 +127,7 @@ def test_identities_of_two_cycles_collide_loudly(cycles):
 def test_the_skim_is_made_again_for_another_cycle():
     def trees(first, second):
         config = check_config({"name": "c", "data": {"path": {"a.root": first, "b.root": second}}}, "c.yaml")
-        return skim_stage(SimpleNamespace(config=config, hidden=()), []).other["trees"]
+        return skim_stage(SimpleNamespace(config=config, hidden=(), table=None), []).other["trees"]
 
     assert trees("E;1", "E;2") == trees("E;1", "E;2")
     assert len({str(trees(*one)) for one in (("E;1", "E;2"), ("E;2", "E;1"), ("E;1", "E;1"), ("E", "E"))}) == 4

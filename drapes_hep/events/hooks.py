@@ -948,4 +948,7 @@ def _same_jets(before: AwkwardArray, after: AwkwardArray) -> bool:
         return False
     if not np.array_equal(ak.to_numpy(ak.num(before)), ak.to_numpy(ak.num(after))):
         return False
-    return all(bool(ak.array_equal(before[name], after[name], check_parameters=False)) for name in before.fields)
+    return all(
+        bool(ak.array_equal(before[name], after[name], equal_nan=True, check_parameters=False))
+        for name in before.fields
+    )
