@@ -362,8 +362,10 @@ class TemplateConfig(_Section):
             raise ValueError(f"{self.method} {start}: strength and steps_left belong to the other methods")
         if self.method in DRAPES[1:] and chosen != 1:
             raise ValueError(f"{self.method} needs either strength or steps_left")
-        if (self.path is not None) != (self.method == "file"):
-            raise ValueError("path names the table of method file, and belongs to no other method")
+        if self.method == "file" and self.path is None:
+            raise ValueError("method file needs template.path, a Parquet or ROOT table")
+        if self.method != "file" and self.path is not None:
+            raise ValueError(f"path is for method file only; the method is {self.method}")
         if self.strength is not None and not self.sigma_min <= self.strength <= self.sigma_max:
             raise ValueError(f"strength {self.strength:g} is not within {self.sigma_min:g} to {self.sigma_max:g}")
         if self.steps_left is not None and self.steps_left > self.steps:

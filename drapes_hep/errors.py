@@ -26,6 +26,7 @@ __all__ = [
     "printable",
     "reason_of",
     "told",
+    "unnumbered",
     "without_secrets",
 ]
 
@@ -188,6 +189,11 @@ def _status_of(error: BaseException | None) -> int:
     """Return the exit status that Python would leave with."""
     code = error.code if isinstance(error, SystemExit) else int(error is not None)
     return (code if isinstance(code, int) else int(code is not None)) & 0xFF
+
+
+def unnumbered(text: str) -> str:
+    """Return a message without numbers of events, which a blinded run may not tell."""
+    return re.sub(r"\b\d+ events?\b", "the events", text)
 
 
 def told(

@@ -140,7 +140,7 @@ class Search:
         base = _configured(_with_place({} if config is None else config))
         # the whole configuration before the first column; labels are seen with the table at hand
         wanted = changed_config(base, {**_changed(base, sections), "data": {"path": PLACE, "labels": True}})
-        check_classifier_features(wanted.features, wanted.classifier_features)
+        check_classifier_features(wanted.features, wanted.classifier_features, **wanted.definitions)
         table = read_events(events, wanted.features)
         labels = "label" in table.columns
         if wanted.signal.inject is not None and not labels:

@@ -26,6 +26,7 @@ from drapes_hep.regions import Window
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.context import Context
+from drapes_hep.stages.hunt import _template_sizes
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.skim import skim
@@ -76,6 +77,24 @@ class Shift(BackgroundMethod):
         mean = np.asarray(model["mean"])
         return plan.template(mean + self.scale * (parents.x[plan.row] - mean))
 '''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("def sample(", "def smaple(", "needs the method sample(model, plan, parents, task); did you mean 'smaple'?"),
+        (
+            "def sample(self, model, plan, parents, task)",
+            "def sample(self, model, plan)",
+            "sample must take (self, model",
+        ),
+        ("def fit(self, task)", "def fit(self)", "fit must take (self, task)"),
+        ("def load(self, folder, device)", "def load(self, folder)", "load must take (self, folder, device)"),
+    ],
+)
+def test_a_method_without_its_methods_is_refused_before_anything_runs(project, tmp_path, old, new, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        method_of(edited(project, tmp_path, old, new))
 
 
 RETURN = "return plan.template(mean + self.scale * (parents.x[plan.row] - mean))"
@@ -224,8 +243,54 @@ def test_a_table_that_holds_events_of_the_data_is_a_leak(project, run, tmp_path,
         columns[name][:3] = events.x[rows, j]
     columns["mjj"][:3] = events.mjj[rows]
     path = written(tmp_path / "t.parquet", {name: values.astype(kind) for name, values in columns.items()})
-    with pytest.raises(LeakError, match="3 template events are an event of the data"):
+    with pytest.raises(LeakError, match="are events of the data, the first in row 0: their features and m_JJ"):
         searched(project, run, "template.method=file", path)
+
+
+@pytest.mark.parametrize("change", [lambda mjj: mjj + 0.01, np.round, lambda mjj: mjj[::-1]])
+def test_data_at_other_masses_are_a_leak_too(project, run, tmp_path, events, change):
+    inside = events.take(WINDOW.in_signal_region(events.mjj))
+    columns = {name: inside.x[:, j] for j, name in enumerate(FEATURES)} | {"mjj": change(inside.mjj)}
+    with pytest.raises(LeakError, match="events of the data, the first in row 0: their features are the same"):
+        searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
+
+
+def test_a_parent_that_is_no_event_of_the_data_is_refused(project, run, tmp_path):
+    columns = columns_of(low=3300, high=3700) | {"parent_id": np.arange(600)}
+    with pytest.raises(ConfigError, match="parent_id 0 is no event_id of the data"):
+        searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
+
+
+def test_a_fold_without_weight_is_refused(project, run, tmp_path):
+    columns = columns_of(low=3300, high=3700) | {"weight": np.eye(1, 600)[0]}
+    with pytest.raises(FitError, match="the template has no weight in fold"):
+        searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
+
+
+def test_weighted_events_count_as_many_as_they_are_worth(project, run, tmp_path):
+    weight = np.where(np.arange(600) < 100, 1.0, 1e-9)
+    columns = columns_of(low=3300, high=3700) | {"weight": weight}
+    searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
+    assert 98 <= sum(_template_sizes(open_run(run), WINDOW)) <= 100
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_a_blinded_run_does_not_say_how_few_events_a_window_holds(project, tmp_path, events, blind):
+    first = next(low for low in range(3300, 5000) if ((events.mjj >= low) & (events.mjj < low + 4)).sum() == 1)
+    window = ["windows.width=4", "windows.step=4", f"windows.first={first}", f"windows.last={first}", f"blind={blind}"]
+    context = context_of(project, tmp_path / "run", *window)
+    skim(context)
+    with pytest.raises(FitError, match="not fill 2 folds") as caught:
+        train(context, context.windows[0])
+    assert bool(re.search(r"\d+ event", str(caught.value))) is not blind
+
+
+def test_a_feature_that_follows_the_mass_is_refused_whatever_its_name(project, tmp_path):
+    mass = "sqrt(2*pt_j1*pt_j2*(cosh(eta_j1-eta_j2)-cos(phi_j1-phi_j2)))"
+    context = context_of(project, tmp_path / "run", f"define={{q: '{mass}'}}", "features=[m_j1, q]")
+    skim(context)
+    with pytest.raises(LeakError, match=r"feature 'q': follows m_JJ \(rank correlation (1.000|0.99.)\)"):
+        train(context, context.windows[0])
 
 
 def test_another_table_of_the_same_name_is_another_template(project, tmp_path):
@@ -238,8 +303,8 @@ def test_another_table_of_the_same_name_is_another_template(project, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (["template.method=file"], "path names the table of method file"),
-        (["template.path=t.parquet"], "path names the table of method file"),
+        (["template.method=file"], "method file needs template.path, a Parquet or ROOT table"),
+        (["template.path=t.parquet"], "path is for method file only; the method is from_noise"),
         (["template.method=file", "template.path=t.parquet", "template.strength=1"], "file has no noise"),
         (["template.method=fromnoise"], "'fromnoise' is neither 'from_noise'"),
     ],
@@ -414,7 +479,7 @@ def made(method, config, events, folder):
         np.arange(len(events)) % 3 == 0, CLOSURE, np.where(np.arange(len(events)) % 3 == 1, TRAIN, VALIDATION)
     )
     outside = WINDOW.in_sidebands(events.mjj)
-    model, _ = method.fit(FitTask(events.take(outside), part[outside], ((3300.0, 3700.0),), 1))
+    model, _ = fit_window_model(method, FitTask(events.take(outside), part[outside], ((3300.0, 3700.0),), 1))
     save_window_model(method, folder, model, [(3300.0, 3700.0)], {})
     assert has_model(folder)
     model = load_window_model(method, folder, WINDOW)
@@ -441,6 +506,7 @@ def test_events_that_a_method_leaves_out_are_taken_from_the_plan(project, tmp_pa
     )
     found = made(method_of(config), config, events, tmp_path / "model")
     assert 150 < len(found.event_id) < 350
+    assert found.lost == {"left_out": pytest.approx(len(found.event_id), abs=1)}
 
 
 def test_a_method_that_gives_the_data_back_is_a_leak(project, tmp_path, events):
@@ -448,7 +514,7 @@ def test_a_method_that_gives_the_data_back_is_a_leak(project, tmp_path, events):
     path = tmp_path / "mine.py"
     path.write_text(path.read_text().replace(RETURN, "return plan.template(parents.x[plan.row])"))
     config = load_config(project / "tiny.yaml", [f"template.method={path}:Shift"])
-    with pytest.raises(LeakError, match="an event of the data"):
+    with pytest.raises(LeakError, match="template events are events of the data"):
         made(method_of(config), config, events, tmp_path / "model")
 
 

@@ -158,7 +158,11 @@ _TAKEN = ("event_id", "weight", "label", "parent_id", "jets", "row", "metadata",
 
 
 def _is_resonant(name: object) -> bool:
-    return str(name).lower().replace("_", "").replace("-", "") in _RESONANT
+    text = str(name).lower()
+    base = text.removesuffix("_j1").removesuffix("_j2")
+    spelled = base.replace("_", "").replace("-", "")
+    # a field of the jets may be the mass of a jet
+    return spelled in _RESONANT and (base == text or spelled != "mass")
 
 
 def refuse_resonant(names: Sequence[str]) -> None:
@@ -243,7 +247,15 @@ def _load_function(name: str, define: Definitions) -> Any:
 def function_sources(define: Definitions) -> dict[str, str]:
     """Return the hashes of the files of the functions that make features, by feature; raises ConfigError."""
     functions = {name: _load_function(name, define) for name in define if _function(name, define) is not None}
-    files = {name: inspect.getsourcefile(inspect.unwrap(one)) for name, one in functions.items()}
+    files: dict[str, str | None] = {}
+    for name, one in functions.items():
+        try:
+            files[name] = inspect.getsourcefile(inspect.unwrap(one))
+        except TypeError:
+            raise ConfigError(
+                f"define.{name}.function: is a {type(one).__name__}, whose source cannot be found; write a function"
+                " with def"
+            ) from None
     return {name: file_hash(Path(file)) for name, file in files.items() if file is not None}
 
 

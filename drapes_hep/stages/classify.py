@@ -6,7 +6,6 @@ with events outside all windows, so that unblinding measures it again and trains
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from drapes_hep.config import keys_of
 from drapes_hep.cwola.classifiers import Trees, find_classifier, load_classifier, reads_of
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
-from drapes_hep.errors import FitError, RunDirectoryError
+from drapes_hep.errors import FitError, RunDirectoryError, unnumbered
 from drapes_hep.events.blinding import in_ranges
 from drapes_hep.events.loading import source_hashes
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
@@ -142,6 +141,9 @@ def _classify(context: Context, window: Window) -> list[Path]:
     data = sample_of(events, features, cwola.folds, config.seed, inside)
     reference = sample_of(template, features, cwola.folds, config.seed)
     sidebands = sample_of(events, features, cwola.folds, config.seed, outside)
+    empty = np.flatnonzero(np.bincount(reference.fold, reference.weight, minlength=cwola.folds) <= 0)
+    if len(empty):
+        raise FitError(f"window {window.name}: the template has no weight in fold {empty[0]}, whose cuts it defines")
     with context.reporter.bar(f"classify {window.name}", cwola.folds * cwola.ensemble) as bar:
         done = 0
 
@@ -164,7 +166,7 @@ def _classify(context: Context, window: Window) -> list[Path]:
             )
         except FitError as error:
             # the number of events that are too few is that of the window
-            said = re.sub(r"\b\d+ events", "the events", str(error)) if config.blind else str(error)
+            said = unnumbered(str(error)) if config.blind else str(error)
             raise FitError(f"window {window.name}: {said}") from error
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
     _write_scores(folder, events, inside, outside, (data, sidebands), scores, split)

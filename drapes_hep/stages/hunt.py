@@ -128,9 +128,11 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
 
 
 def _template_sizes(directory: RunDirectory, window: Window) -> list[int]:
-    """Count a window's template events in each fold."""
-    template = read_skim(directory.window(window) / "template_scores.parquet", ("event_id", "fold"))
-    return np.bincount(np.asarray(template["fold"])).tolist()  # type: ignore[no-any-return, unused-ignore]
+    """Return the effective number of a window's template events in each fold: how many without weights say as much."""
+    template = read_skim(directory.window(window) / "template_scores.parquet", ("event_id", "fold", "weight"))
+    fold, weight = np.asarray(template["fold"]), np.asarray(template["weight"])
+    summed, squared = np.bincount(fold, weight), np.bincount(fold, weight**2)
+    return [int(n) for n in np.floor(summed**2 / np.where(squared > 0, squared, 1.0) + 1e-6)]
 
 
 def _global(

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import spearmanr
 
 from drapes_hep.code_keys import code_hash
 from drapes_hep.config import keys_of
 from drapes_hep.cwola.folds import assign_folds, check_folds
 from drapes_hep.diffusion.training import Epoch
-from drapes_hep.errors import FitError, RunDirectoryError, counted
+from drapes_hep.errors import FitError, LeakError, RunDirectoryError, counted, unnumbered
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.keys import part_of
@@ -92,6 +93,7 @@ def _train(context: Context, window: Window) -> list[Path]:
     unweighted(events.weight, "the selected events")
     chosen = window.in_sidebands(events.mjj)
     _check_sample(context, window, events.mjj, events.event_id)
+    _check_resonant(context, events)
     beside = events.take(chosen)
     part = split_sidebands(beside.event_id, config.seed, config.training)
     hidden = [(window.lo, window.hi)]
@@ -124,7 +126,26 @@ def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: I
     folds, inside = config.cwola.folds, event_id[window.in_signal_region(mjj)]
     if not len(inside):
         raise FitError(f"window {window.name}: holds no event, so there is nothing to compare a template with")
-    check_folds(f"window {window.name}: data", assign_folds(inside, folds, config.seed), folds)
+    try:
+        check_folds(f"window {window.name}: data", assign_folds(inside, folds, config.seed), folds)
+    except FitError as error:
+        raise FitError(unnumbered(str(error)) if config.blind else str(error)) from error
+
+
+_FOLLOWS = 0.99
+"""Rank correlation with m_JJ from which on a feature is m_JJ under another name."""
+
+
+def _check_resonant(context: Context, events: EventTable) -> None:
+    """Refuse a feature of the classifier that follows m_JJ, whatever it is called; raises LeakError."""
+    config = context.config
+    for name in config.classifier_features:
+        values = events.x[:, config.features.index(name)]
+        if len(np.unique(values)) > 1 and abs(r := float(spearmanr(values, events.mjj).statistic)) > _FOLLOWS:
+            raise LeakError(
+                f"feature '{name}': follows m_JJ (rank correlation {r:.3f}), so the classifier would learn the window;"
+                " leave it out of cwola.features"
+            )
 
 
 def _stem(context: Context, folder: Path, hidden: list[tuple[float, float]]) -> Path:
@@ -334,17 +355,22 @@ def _write_sample(
             progress=lambda done, total: bar(100 * done // total),
         )
         found = sample_template(*of, planned, task, data)
+    # a table has its own number, whatever the plan's
+    generated = len(found.event_id) + sum(found.lost.values())
     columns: dict[str, Any] = {
         "event_id": found.event_id, "parent_id": found.parent_id, "mjj": found.mjj, "weight": found.weight
     }  # fmt: skip
     columns |= {name: found.x[:, j] for j, name in enumerate(config.features)}
     if found.jets is not None:
         columns["jets"] = found.jets
+    if not len(found.event_id) and path.stem == "template" and found.jets is None:
+        raise FitError(f"window {window.name}: the method made no template event; see template.method")
+    if found.jets is not None or found.lost:
         reasons = {name.replace("_", " "): count for name, count in found.lost.items() if count}
         # as many events as the data have, times a number of the configuration
         hidden = bool(context.hidden)
         counted = ", ".join(name if hidden else f"{count} {name}" for name, count in reasons.items())
-        if not len(found.event_id):
+        if not len(found.event_id) and found.jets is not None:
             wanted = "the" if hidden else len(plan.event_id)
             raise FitError(
                 f"window {window.name}: none of {wanted} generated events is in {path.stem} ({counted}):"
@@ -352,8 +378,8 @@ def _write_sample(
             )
         if not hidden:
             context.reporter.say(
-                f"window {window.name}: {path.stem}: {len(found.event_id)} of {len(plan.event_id)} generated events"
+                f"window {window.name}: {path.stem}: {len(found.event_id)} of {generated} generated events"
                 f" kept{f' ({counted})' if counted else ''}"
             )
-    account = {"generated": len(plan.event_id), "lost": dict(found.lost)}
+    account = {"generated": generated, "lost": dict(found.lost)}
     write_skim(path, columns, {**record, **account, "window": [window.lo, window.hi]})

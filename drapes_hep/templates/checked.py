@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from drapes_hep.config import Config
 from drapes_hep.diffusion.training import TrainingCurve
-from drapes_hep.errors import ConfigError, DrapesError, UsersCode, counted, told
+from drapes_hep.errors import ConfigError, DrapesError, UsersCode, told
 from drapes_hep.events.loading import is_users
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
 from drapes_hep.templates.plan import EventTable, Plan, Template
@@ -18,6 +21,13 @@ from drapes_hep.templates.recipes import Source
 
 __all__ = ["CheckedMethod", "check_declared"]
 
+_ARGUMENTS = {
+    "fit": ("task",),
+    "save": ("folder", "model"),
+    "load": ("folder", "device"),
+    "sample": ("model", "plan", "parents", "task"),
+}
+"""Of the methods that a class must have."""
 _LARGEST = 1e30
 """Largest value of a feature: its square overflows nowhere."""
 
@@ -43,6 +53,17 @@ def check_declared(name: str, found: Any) -> None:
         raise ConfigError(
             f"{said}: own_mass needs parents in the window: source 'window' or 'simulation', not {source!r}"
         )
+    kind = found if isinstance(found, type) else type(found)
+    for name_of, arguments in _ARGUMENTS.items():
+        if getattr(kind, name_of, None) is getattr(BackgroundMethod, name_of):
+            own = [one for one in vars(kind) if callable(getattr(kind, one, None))]
+            close = difflib.get_close_matches(name_of, own, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ConfigError(f"{said}: needs the method {name_of}({', '.join(arguments)}){hint}")
+        try:
+            inspect.signature(getattr(kind, name_of)).bind(None, *arguments)
+        except TypeError:
+            raise ConfigError(f"{said}: {name_of} must take ({', '.join(('self', *arguments))})") from None
     columns = getattr(found, "columns", ())
     if not isinstance(columns, tuple) or not set(columns) <= {"jets"}:
         raise ConfigError(f"{said}: columns is {columns!r}, neither () nor ('jets',)")
@@ -117,7 +138,10 @@ class CheckedMethod(BackgroundMethod):
         if not isinstance(found, Template):
             raise self._wrong("sample", f"{type(found).__name__}, not a Template; plan.template(x) makes one")
         self._check(found, plan, task)
-        return found
+        missing = len(plan) - len(found.event_id) - sum(found.lost.values())
+        if missing < 0:
+            raise self._wrong("sample", "more lost events than the plan has left")
+        return replace(found, lost={**found.lost, "left_out": missing}) if missing else found
 
     def _check(self, found: Template, plan: Plan, task: SampleTask) -> None:
         count, names = len(found.event_id), ("parent_id", "mjj", "weight")
@@ -148,8 +172,12 @@ class CheckedMethod(BackgroundMethod):
             ]
         for bad, what in checks:
             if bad.any():
-                rows = np.flatnonzero(bad)
-                raise self._wrong("sample", f"{what} for {counted(len(rows), 'event')}, the first in row {rows[0]}")
+                # without their number, which may follow that of a hidden window
+                raise self._wrong("sample", f"{what}, the first in row {int(np.flatnonzero(bad)[0])}")
+        if count and not weight.sum() > 0:
+            raise self._wrong("sample", "weights that add up to 0")
+        if found.jets is not None and len(found.jets) != count:
+            raise self._wrong("sample", f"jets of {len(found.jets)} events, not of {count}")
         if found.jets is None and "jets" in self.columns:
             raise self._wrong("sample", "no jets, though its columns name them")
 

@@ -40,7 +40,7 @@ class FitTask:
     events : EventTable
         n sideband events; with their jets if the method's ``columns`` name them.
     part : array of int, shape (n,)
-        :data:`~drapes_hep.templates.parts.TRAIN`, ``VALIDATION`` or ``CLOSURE``; closure events train nothing.
+        :data:`~drapes_hep.templates.parts.TRAIN` or ``VALIDATION``; a method is given no closure event.
     hidden : tuple of (float, float)
         Mass intervals without events: the window, and a pseudo-window, GeV.
     seed : int

@@ -77,6 +77,8 @@ def _wanted(path: Path, features: Sequence[str], present: Sequence[str]) -> list
 
 
 def _parquet(path: Path, features: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    if not path.is_file():
+        raise InputError(path, "no such file", "see template.path")
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read(columns=_wanted(path, features, file.schema_arrow.names))

@@ -7,6 +7,7 @@ its card does not list as hidden, and no event of the data becomes a template ev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.diffusion.training import TrainingCurve
-from drapes_hep.errors import ConfigError, LeakError, RunDirectoryError, counted
+from drapes_hep.errors import ConfigError, LeakError, RunDirectoryError
+from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.files import file_hash, read_json, write_json
 from drapes_hep.regions import Window
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
 from drapes_hep.templates.model import check_hidden, check_parts
+from drapes_hep.templates.parts import CLOSURE
 from drapes_hep.templates.plan import EventTable, Planned, Template
 
 __all__ = [
@@ -52,7 +55,9 @@ def fit_window_model(method: BackgroundMethod, task: FitTask) -> tuple[Any, Mapp
     """
     check_hidden(task.events.mjj, task.hidden)
     check_parts(task.part, task.events.weight)
-    return method.fit(task)
+    # what is not given cannot be learnt: closure events measure how often a cut passes
+    used = task.part != CLOSURE
+    return method.fit(replace(task, events=task.events.take(used), part=task.part[used]))
 
 
 def save_window_model(
@@ -175,21 +180,44 @@ def sample_template(
     ------
     LeakError
         If it holds an event of the data in the region: a classifier would be told that data are background.
+    ConfigError
+        If a parent is no event of the data.
     """
     found = method.sample(model, planned.starts, planned.parents, task)
-    both = [_rows(found.x, found.mjj), _rows(data.x, data.mjj)[task.region(data.mjj)]]
-    same = np.isin(both[0], both[1])
-    if same.any():
-        raise LeakError(
-            f"template.method {method.title}: {counted(int(same.sum()), 'template event is', 'template events are')} an"
-            f" event of the data, the first in row {int(np.flatnonzero(same)[0])}: its features and m_JJ are the same"
-        )
+    inside = data.take(task.region(data.mjj))
+    _refuse_copies(method, _rows(found.x, found.mjj), _rows(inside.x, inside.mjj), "features and m_JJ")
+    if planned.parents is None:
+        orphans = np.flatnonzero((found.parent_id != NO_PARENT) & ~np.isin(found.parent_id, data.event_id))
+        if len(orphans):
+            raise ConfigError(
+                f"template.method {method.title}: parent_id {found.parent_id[orphans[0]]} is no event_id of the data,"
+                " whose fold it would share; take the event_id of the skim, or leave the column out"
+            )
+    else:
+        inside = inside.take(~np.isin(inside.event_id, planned.parents.event_id))
+    rows = _rows(inside.x)
+    # features that are counts or categories repeat by themselves
+    if len(np.unique(rows)) == len(rows):
+        _refuse_copies(method, _rows(found.x), rows, "features")
     return found
 
 
-def _rows(x: FloatArray, mjj: FloatArray) -> npt.NDArray[np.void]:
-    """Return features and masses as one value per event, at the precision that tables are kept in."""
-    table = np.ascontiguousarray(np.column_stack([x, mjj]), dtype=np.float32)
+def _refuse_copies(
+    method: BackgroundMethod, found: npt.NDArray[np.void], data: npt.NDArray[np.void], what: str
+) -> None:
+    """Raise LeakError if template events are data; without their number, which may be that of a hidden window."""
+    same = np.isin(found, data)
+    if same.any():
+        raise LeakError(
+            f"template.method {method.title}: template events are events of the data, the first in row"
+            f" {int(np.flatnonzero(same)[0])}: their {what} are the same"
+        )
+
+
+def _rows(*columns: FloatArray) -> npt.NDArray[np.void]:
+    """Return columns as one value per event, at the precision that tables are kept in."""
+    # with 0 added, -0 is 0
+    table = np.ascontiguousarray(np.column_stack(columns) + 0.0, dtype=np.float32)
     return table.view(np.dtype((np.void, table.dtype.itemsize * table.shape[1])))[:, 0]
 
 
