@@ -141,7 +141,9 @@ def _classify(context: Context, window: Window) -> list[Path]:
     data = sample_of(events, features, cwola.folds, config.seed, inside)
     reference = sample_of(template, features, cwola.folds, config.seed)
     sidebands = sample_of(events, features, cwola.folds, config.seed, outside)
-    empty = np.flatnonzero(np.bincount(reference.fold, reference.weight, minlength=cwola.folds) <= 0)
+    weights = np.bincount(reference.fold, reference.weight, minlength=cwola.folds)
+    # a fold without events is said below
+    empty = np.flatnonzero((np.bincount(reference.fold, minlength=cwola.folds) > 0) & (weights <= 0))
     if len(empty):
         raise FitError(f"window {window.name}: the template has no weight in fold {empty[0]}, whose cuts it defines")
     with context.reporter.bar(f"classify {window.name}", cwola.folds * cwola.ensemble) as bar:
