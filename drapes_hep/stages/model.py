@@ -34,7 +34,7 @@ from drapes_hep.stages.tables import unweighted
 from drapes_hep.stamps import run_stage
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
-from drapes_hep.templates.plan import EventTable, Planned, Pool, fit_masses, plan_closure, plan_region
+from drapes_hep.templates.plan import EventTable, Planned, Pool, between, fit_masses, plan_closure, plan_region
 from drapes_hep.templates.registry import method_of, method_settings
 from drapes_hep.templates.window_models import (
     checkpoints,
@@ -283,7 +283,7 @@ def _generate(context: Context, window: Window) -> list[Path]:
         planned = plan_region(method, config.mass, pool, region, size, seed, fit, method.reach(region))
         # all that makes the same events of the same parents again
         how = {"rate": planned.rate, "seed": seed, "mass_fit": None if method.own_mass else _fitted(fit)}
-        inside = functools.partial(_inside, region)
+        inside = functools.partial(between, region=region)
         _write_sample(context, window, path, planned, (method, model), record | how, inside, events)
         return path
 
@@ -294,7 +294,7 @@ def _generate(context: Context, window: Window) -> list[Path]:
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
         second = load_window_model(method, folder / "pseudo_model", window, context.device)
-        size = max(1.0, config.template.oversample * _inside(pseudo, events.mjj).sum())
+        size = max(1.0, config.template.oversample * between(events.mjj, pseudo).sum())
         # the masses too come from a fit that saw neither region
         other = fit_masses(config.mass, events.mjj, events.weight, edges, window, pseudo)
         written.append(sample("pseudo", second, pseudo, size, other))
@@ -304,10 +304,6 @@ def _generate(context: Context, window: Window) -> list[Path]:
 def _fitted(fit: SpectrumFit) -> dict[str, Any]:
     """Return what masses are drawn from, as a template's metadata hold it."""
     return {"sqrt_s": fit.sqrt_s, "parameters": [float(value) for value in fit.parameters]}
-
-
-def _inside(region: tuple[float, float], mjj: FloatArray) -> BoolArray:
-    return np.asarray((mjj >= region[0]) & (mjj < region[1]))
 
 
 def _record(context: Context, window: Window, method: BackgroundMethod, model: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from drapes_hep.errors import DrapesError, RunDirectoryError, counted
 from drapes_hep.events.features import refuse_resonant
 from drapes_hep.events.skims import Skim, read_skim
 from drapes_hep.files import read_json
+from drapes_hep.fixed import LARGEST
 
 __all__ = ["check_values", "feature_matrix", "load_events", "read_record", "unweighted"]
 
@@ -49,10 +50,6 @@ def read_record(path: Path, *names: str) -> dict[str, Any]:
     return record  # type: ignore[no-any-return]
 
 
-_LARGEST = 1e30
-"""Largest value of a feature: its square overflows nowhere, and no physical quantity in GeV or rad comes near."""
-
-
 def feature_matrix(
     events: Skim, features: Sequence[str], where: str | Path = "an event table"
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -68,8 +65,8 @@ def feature_matrix(
     columns = [np.asarray(events[name], dtype=np.float64) for name in features]
     for name, column in zip(features, columns, strict=True):
         with np.errstate(invalid="ignore"):
-            good = np.abs(column) <= _LARGEST
-        check_values(where, name, column, good, f"NaN, infinity or a value beyond {_LARGEST:g}")
+            good = np.abs(column) <= LARGEST
+        check_values(where, name, column, good, f"NaN, infinity or a value beyond {LARGEST:g}")
     return np.stack(columns, axis=1)
 
 

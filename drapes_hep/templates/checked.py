@@ -15,6 +15,7 @@ from drapes_hep.config import Config
 from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError, DrapesError, UsersCode, told
 from drapes_hep.events.loading import is_users
+from drapes_hep.fixed import LARGEST
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
 from drapes_hep.templates.plan import EventTable, Plan, Template
 from drapes_hep.templates.recipes import Source
@@ -28,8 +29,6 @@ _ARGUMENTS = {
     "sample": ("model", "plan", "parents", "task"),
 }
 """Of the methods that a class must have."""
-_LARGEST = 1e30
-"""Largest value of a feature: its square overflows nowhere."""
 
 
 def check_declared(name: str, found: Any) -> None:
@@ -163,8 +162,7 @@ class CheckedMethod(BackgroundMethod):
         weight, mjj = np.asarray(found.weight), np.asarray(found.mjj)
         with np.errstate(invalid="ignore"):
             checks = [
-                (~(np.abs(x[:, j]) <= _LARGEST), f"NaN or infinity as '{name}'")
-                for j, name in enumerate(self._features)
+                (~(np.abs(x[:, j]) <= LARGEST), f"NaN or infinity as '{name}'") for j, name in enumerate(self._features)
             ]
             checks += [
                 (~(np.isfinite(weight) & (weight >= 0)), "a weight that is negative or not finite"),

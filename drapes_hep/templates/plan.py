@@ -47,6 +47,7 @@ __all__ = [
     "Planned",
     "Pool",
     "Template",
+    "between",
     "copies_of",
     "fit_masses",
     "parents_in",
@@ -230,7 +231,8 @@ class Planned:
     rate: float
 
 
-def _between(mjj: FloatArray, region: Interval) -> BoolArray:
+def between(mjj: FloatArray, region: Interval) -> BoolArray:
+    """Whether masses lie in an interval, lower edge inclusive and upper edge exclusive."""
     return np.asarray((mjj >= region[0]) & (mjj < region[1]))
 
 
@@ -309,10 +311,10 @@ def _parents(origin: Origin, pool: Pool, region: Interval) -> EventTable | None:
         return None
     if origin.source == "simulation":
         simulation = _simulation(origin, pool)
-        return simulation.take(_between(simulation.mjj, region))
+        return simulation.take(between(simulation.mjj, region))
     if origin.source == "window":
-        return pool.events.take(_between(pool.events.mjj, region))
-    return pool.events.take(pool.training & ~_between(pool.events.mjj, region))
+        return pool.events.take(between(pool.events.mjj, region))
+    return pool.events.take(pool.training & ~between(pool.events.mjj, region))
 
 
 def _simulation(origin: Origin, pool: Pool) -> EventTable:
@@ -376,7 +378,7 @@ def _mass_source(
 ) -> tuple[Callable[[FloatArray], FloatArray], float]:
     """Return what turns uniform numbers into masses, and how many events it takes for one in the region."""
     if config.draw == "kde":
-        inside, around = (int(_between(masses, interval).sum()) for interval in (region, reach))
+        inside, around = (int(between(masses, interval).sum()) for interval in (region, reach))
         return functools.partial(draw_kernels, masses, config.kde_bandwidth, *reach), float(around) / max(inside, 1)
     more = expected(fit, *reach)[0] / expected(fit, *region)[0] if reach != region else 1.0
     return functools.partial(draw, fit, *reach), more

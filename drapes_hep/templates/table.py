@@ -23,6 +23,7 @@ from drapes_hep.errors import ConfigError, InputError, counted, reason_of
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import file_hash
+from drapes_hep.fixed import LARGEST
 from drapes_hep.rng import event_keys, stage_seed
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
 from drapes_hep.templates.plan import EventTable, Plan, Template
@@ -30,9 +31,6 @@ from drapes_hep.templates.plan import EventTable, Plan, Template
 __all__ = ["TemplateTable", "read_table"]
 
 FloatArray = npt.NDArray[np.float64]
-
-_LARGEST = 1e30
-"""Largest value of a feature: its square overflows nowhere."""
 _REMEDY = "a template table holds the features, mjj and, if you like, weight and parent_id, one number per event"
 
 
@@ -137,7 +135,7 @@ class TemplateTable(BackgroundMethod):
         columns = read_table(self.path, self.config.features, self.tree or None)
         weight = columns["weight"]
         with np.errstate(invalid="ignore"):
-            good = {name: np.abs(columns[name]) <= _LARGEST for name in self.config.features}
+            good = {name: np.abs(columns[name]) <= LARGEST for name in self.config.features}
             good |= {
                 "mjj": np.isfinite(columns["mjj"]) & (columns["mjj"] > 0),
                 "weight": np.isfinite(weight) & (weight >= 0),
