@@ -18,8 +18,8 @@ import numpy as np
 from drapes_hep.bumphunt.expectation import hunt_window
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.files import read_json
+from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.regions import Window
-from drapes_hep.rundir import RunDirectory
 
 SLOPES = (0.0, 1.5, -1.5, 3.0, -3.0)
 

@@ -32,14 +32,14 @@ from drapes_hep.cwola.classifiers import load_classifier
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
 from drapes_hep.events.skims import Skim, read_truth
-from drapes_hep.mass import find_shape, fit_spectrum, spectrum_edges
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rng import stage_seed
-from drapes_hep.rundir import open_run
-from drapes_hep.stages.context import Context
+from drapes_hep.spectrum.mass import find_shape, fit_spectrum, spectrum_edges
+from drapes_hep.stages.feature_tables import feature_matrix, load_events
 from drapes_hep.stages.skim import skim
-from drapes_hep.stages.tables import feature_matrix, load_events
 from drapes_hep.templates.methods import FitTask, SampleTask
 from drapes_hep.templates.parts import CLOSURE, split_sidebands
 from drapes_hep.templates.plan import EventTable, Pool, fit_masses, plan_region

@@ -18,10 +18,10 @@ import psutil
 from executors import write_repeated
 
 from drapes_hep.events.chunks import split
-from drapes_hep.events.loading import load_processor, starter_folder
+from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
+from drapes_hep.events.processing import run
 from drapes_hep.events.readers import read_columns, scan
-from drapes_hep.events.running import run
-from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
+from drapes_hep.plugins import load_processor, starter_folder
 
 
 def write(folder: Path, events: int) -> list[Path]:

@@ -33,9 +33,9 @@ import numpy as np
 
 from drapes_hep.events.chunks import Reading, split
 from drapes_hep.events.clustering import AXES, MIN_JET_PT, cluster_events
-from drapes_hep.events.hdf5 import Hdf5Reader
+from drapes_hep.events.formats.hdf5 import Hdf5Reader
+from drapes_hep.events.processing import run
 from drapes_hep.events.readers import convert, scan
-from drapes_hep.events.running import run
 from drapes_hep.events.schema import offsets_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

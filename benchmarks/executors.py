@@ -21,10 +21,10 @@ import numpy as np
 import uproot
 
 from drapes_hep.events.chunks import Reading
-from drapes_hep.events.loading import load_processor, starter_folder
-from drapes_hep.events.running import run
+from drapes_hep.events.formats.writers import write_feature_root
+from drapes_hep.events.processing import run
 from drapes_hep.events.types import Events
-from drapes_hep.events.writers import write_feature_root
+from drapes_hep.plugins import load_processor, starter_folder
 
 
 def write_repeated(path: Path, times: int) -> None:

@@ -34,8 +34,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer, deepsets, sets, transformer
-from drapes_hep.networks.sets import SetLayout
+from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer, deepsets, transformer
+from drapes_hep.networks import set_backbone as sets
+from drapes_hep.networks.set_backbone import SetLayout
 
 MOST = 128
 CONDITIONS = 5

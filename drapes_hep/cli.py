@@ -26,9 +26,9 @@ from drapes_hep.version import __version__
 
 if TYPE_CHECKING:
     # these load torch and more: at run time only by the verbs that need them
-    from drapes_hep.events.inspection import Inspection
+    from drapes_hep.data.inspection import Inspection
+    from drapes_hep.pipeline.context import Context
     from drapes_hep.progress import Reporter
-    from drapes_hep.stages.context import Context
 
 
 __all__ = ["app", "main"]
@@ -61,7 +61,7 @@ Unblind = Annotated[bool, typer.Option("--unblind", help="Count and draw the sel
 
 
 def _configured(path: Path, assignments: list[str] | None, unblind: bool) -> Config:
-    from drapes_hep.events.loading import starter_folder
+    from drapes_hep.plugins import starter_folder
 
     if not path.exists() and not path.is_absolute() and (starter_folder() / path).exists():
         path = starter_folder() / path
@@ -80,8 +80,8 @@ def _context(
     overwrite: bool,
     kind: Literal["search", "study"] = "search",
 ) -> Context:
-    from drapes_hep.rundir import open_run
-    from drapes_hep.stages.context import Context
+    from drapes_hep.pipeline.context import Context
+    from drapes_hep.pipeline.run_directory import open_run
 
     # the first stage makes the directory, when it has its inputs: a mistake in what was typed leaves nothing behind
     run = open_run(output or Path("runs" if kind == "search" else "studies") / config.name, kind, overwrite=overwrite)
@@ -159,8 +159,8 @@ def draw(
         given, output = checked.model_dump(mode="json"), output or Path("runs") / checked.name
     if output is None:
         raise ConfigError("report: name a run directory with -o, or its configuration")
+    from drapes_hep.pipeline.run_directory import open_run
     from drapes_hep.progress import Reporter
-    from drapes_hep.rundir import open_run
     from drapes_hep.stages.report import own_configuration, report
 
     run = open_run(output)
@@ -203,8 +203,8 @@ def inspect(
     ] = None,
 ) -> None:
     """Return what a file is: layout, events, jets, constituents, columns, labels, m_JJ, and problems."""
+    from drapes_hep.data.inspection import inspect_file
     from drapes_hep.events.chunks import Reading
-    from drapes_hep.events.inspection import inspect_file
     from drapes_hep.events.readers import expand
 
     paths = expand(files)
@@ -238,7 +238,7 @@ def _print_inspection(found: Inspection, blank: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from drapes_hep.events.inspection import text_lines
+    from drapes_hep.data.inspection import text_lines
 
     colours = {"error": "bold red", "warning": "yellow", "note": "cyan"}
     # plain and unbroken lines where this is no terminal: rich sees to the first, soft_wrap to the second
@@ -364,7 +364,7 @@ def download(
     quiet: Quiet = False,
 ) -> None:
     """Download a public sample from Zenodo: verified, and resumed where it was interrupted."""
-    from drapes_hep.events import download as remote
+    from drapes_hep.data import download as remote
     from drapes_hep.progress import Reporter
 
     known = remote.SAMPLES.get(sample)
@@ -386,7 +386,7 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if missing, else empty.")],
 ) -> None:
     """Write a project to start from: processors and configurations to edit."""
-    from drapes_hep.events.loading import starter_folder
+    from drapes_hep.plugins import starter_folder
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DrapesError(f"{folder}: exists and is not an empty directory; name another")
@@ -482,7 +482,7 @@ def simulate(
 ) -> None:
     """Simulate dijet events: QCD, or a resonance A -> B C. Needs the extra 'sim'."""
     from drapes_hep.progress import Reporter
-    from drapes_hep.simulation import generate
+    from drapes_hep.simulation import write_sample as generate
     from drapes_hep.simulation.processes import Process
 
     order = generate.Order(Process(process, masses, prongs, width, shower, leading_pt), events, seed, format)

@@ -17,8 +17,8 @@ from drapes_hep.events.types import Column
 from drapes_hep.hists import read_hists
 from drapes_hep.html import html_table, number
 from drapes_hep.outcome import Kept
-from drapes_hep.rundir import RunDirectory
-from drapes_hep.stages.tables import read_record
+from drapes_hep.pipeline.run_directory import RunDirectory
+from drapes_hep.stages.feature_tables import read_record
 
 __all__ = ["ByWindow", "Curve", "CutFlowStep", "Scored", "Selected", "Template", "Trained"]
 

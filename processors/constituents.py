@@ -19,9 +19,9 @@ from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import fill_checked
 from drapes_hep.events.clustering import falling_pt
 from drapes_hep.events.features import wrapped
-from drapes_hep.events.loading import load_processor
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, nested, offsets_of, places_of
 from drapes_hep.events.types import AwkwardArray, Events
+from drapes_hep.plugins import load_processor
 
 __all__ = ["ConstituentSettings", "Constituents"]
 

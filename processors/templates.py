@@ -5,7 +5,7 @@ out (``signal.inject``) that the files still hold. What comes out is, chunk by c
 identities, masses and features, event by event. Give the data for a template from the window or the sidebands
 (``from_window``, ``from_sidebands``), the other simulation for ``from_simulation``::
 
-    from drapes_hep.events.running import run
+    from drapes_hep.events.processing import run
     output, report = run({"data": {"files": files}}, Templates({"run": "runs/mine", "window": "3300-3700"}))
     output["hists"]["m_j1"], output["skim"].columns()
 """
@@ -23,8 +23,8 @@ from coffea import processor
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts, chunk_key, feature_axis, fill_checked
 from drapes_hep.events.types import Events
-from drapes_hep.stages.chunks import load_chunk_template
 from drapes_hep.stages.skim import load_selection, make_processor
+from drapes_hep.stages.template_blocks import load_chunk_template
 from drapes_hep.templates.plan import EventTable
 
 __all__ = ["TemplateSettings", "Templates"]

@@ -28,7 +28,7 @@ def imported(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
             module = ".".join(part for part in (base, node.module) if part)
-            # `from drapes_hep import plots` names a module; `from drapes_hep.mass import draw` does not
+            # `from drapes_hep import plots` names a module; `from drapes_hep.spectrum.mass import draw` does not
             yield from (f"{module}.{alias.name}" for alias in node.names) if module == "drapes_hep" else (module,)
 
 
@@ -74,6 +74,6 @@ def test_the_library_knows_neither_processors_nor_analysis():
 def test_diffusion_and_networks_know_no_physics():
     for path in SOURCES:
         if unit(path) == "networks":
-            assert drapes_units(path) <= {"networks", "sets"}
+            assert drapes_units(path) <= {"networks", "packed"}
         if unit(path) == "diffusion":
-            assert drapes_units(path) <= {"diffusion", "errors", "files", "interrupts", "sets"}
+            assert drapes_units(path) <= {"diffusion", "errors", "files", "interrupts", "packed"}

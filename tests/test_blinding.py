@@ -25,16 +25,16 @@ from drapes_hep.cwola.scores import Scores
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts
 from drapes_hep.events.blinding import Blinding, empty_hidden_bins, hidden_bins, in_ranges, measures_mjj
-from drapes_hep.events.writers import write_feature_root
+from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.files import read_json, write_json
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
 from drapes_hep.report import write_report
-from drapes_hep.report.album import Album, Picture
+from drapes_hep.report.pictures import Album, Picture
 from drapes_hep.rng import event_uniforms
-from drapes_hep.rundir import open_run
 from drapes_hep.stages import classify as classify_module
 from drapes_hep.stages.classify import classify
-from drapes_hep.stages.context import Context
 from drapes_hep.stages.hunt import hunt
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.skim import skim
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("few_trees")
 
 OWN = """
 import hist
-from drapes_hep.events.loading import load_processor
+from drapes_hep.plugins import load_processor
 
 Dijets = load_processor("processors/dijets.py:Dijets")
 
@@ -469,7 +469,7 @@ def test_what_a_module_reads_once_is_taken(helper, kind, imported):
 
 def test_an_installed_processor_may_remember_nothing_either(helper, monkeypatch):
     file = helper(*REMEMBERS["list"], imported=True)
-    monkeypatch.setattr("drapes_hep.events.grounds.is_users_file", lambda _: False)
+    monkeypatch.setattr("drapes_hep.user_files.is_users_file", lambda _: False)
     monkeypatch.setattr(Remembering, "modules", ("mine_helper",), raising=False)
     with pytest.raises(ConfigError, match=f"changes 'SEEN' of {file}"):
         Blinding(Remembering(), [(3300, 3700)]).process(Chunk([2, 3], [3000, 3400]))

@@ -9,10 +9,10 @@ import pytest
 from scipy import special, stats
 
 from drapes_hep import bumphunt as bh
-from drapes_hep import mass
 from drapes_hep.bumphunt import expectation
 from drapes_hep.errors import FitError
 from drapes_hep.regions import Window
+from drapes_hep.spectrum import mass
 
 WINDOWS = tuple(Window(lo, lo + 400, 2700, 6000) for lo in (3100, 3300, 3500, 4300))
 EDGES = mass.spectrum_edges((2700, 6000), 20, WINDOWS)

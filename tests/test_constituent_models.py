@@ -23,13 +23,15 @@ from drapes_hep.events.chunks import Reading
 from drapes_hep.events.features import compute_features, invariant_mass
 from drapes_hep.events.scaling import fit_scaling
 from drapes_hep.files import read_json
-from drapes_hep.mass import draw, fit_spectrum
-from drapes_hep.mass import expected as expected_events
 from drapes_hep.networks import AttentiveDeepSets, EPiC, ResidualMLP, SetTransformer
+from drapes_hep.packed import Sets, take
 from drapes_hep.regions import Window
-from drapes_hep.sets import Sets, take
-from drapes_hep.templates.conserve import jet_sums
-from drapes_hep.templates.constituents import (
+from drapes_hep.spectrum.mass import draw, fit_spectrum
+from drapes_hep.spectrum.mass import expected as expected_events
+from drapes_hep.templates.constituents.conserve import jet_sums
+from drapes_hep.templates.constituents.kinematics import MASS, Bounds, N, coordinates, domain
+from drapes_hep.templates.constituents.method import LOSSES, DrapesConstituents, build_jets
+from drapes_hep.templates.constituents.model import (
     ConstituentScaling,
     JetModel,
     _fit_scaling,
@@ -39,12 +41,10 @@ from drapes_hep.templates.constituents import (
     refill,
     save_constituent_model,
 )
-from drapes_hep.templates.drapes_constituents import LOSSES, DrapesConstituents, build_jets
-from drapes_hep.templates.kinematics import MASS, Bounds, N, coordinates, domain
+from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.plan import EventTable, Pool, plan_region, starts
-from drapes_hep.templates.recipes import RECIPES
 from drapes_hep.templates.window_models import unfinished
 
 WINDOW = Window(3300.0, 3700.0, 2700.0, 6000.0)
@@ -944,7 +944,7 @@ def test_a_killed_training_of_constituents_goes_on(events, tmp_path, monkeypatch
     whole, _ = fitted(some)
     plain = training_module.TrainingSettings
     monkeypatch.setattr(
-        "drapes_hep.templates.constituents.TrainingSettings", lambda **given: plain(**given, checkpoint_seconds=0)
+        "drapes_hep.templates.constituents.model.TrainingSettings", lambda **given: plain(**given, checkpoint_seconds=0)
     )
 
     def kill(name, epoch):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from drapes_hep.diffusion import training
-from drapes_hep.diffusion.cards import CARD, WEIGHTS, load_model, save_model
+from drapes_hep.diffusion.checkpoints import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import Denoiser, EDMDenoiser, FlowDenoiser
 from drapes_hep.diffusion.losses import denoising_loss, stratified, weighted_mean
 from drapes_hep.diffusion.oracles import GaussianDenoiser, GaussianMixtureDenoiser

@@ -15,15 +15,16 @@ import pytest
 from conftest import ROOT, make_columns
 
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LostEventsError
-from drapes_hep.events import arrow, skims
+from drapes_hep.events import skims
 from drapes_hep.events.accumulate import ColumnParts, fill_checked
 from drapes_hep.events.chunks import file_key, split
 from drapes_hep.events.features import FEATURES, check_features, compute_features, invariant_mass, order_by_mass
+from drapes_hep.events.formats import arrow
+from drapes_hep.events.formats.writers import write_feature_hdf5
+from drapes_hep.events.processing import run
 from drapes_hep.events.readers import read, scan
-from drapes_hep.events.running import run
 from drapes_hep.events.schema import JET_FIELDS
 from drapes_hep.events.skims import read_skim, read_truth, write_skim, write_truth
-from drapes_hep.events.writers import write_feature_hdf5
 
 LHCO = "lhco/events_anomalydetection_first100k.features.h5"
 
@@ -105,7 +106,7 @@ def test_real_events(data_dir):
 
 
 def test_real_events_through_the_processor(data_dir):
-    from drapes_hep.events.loading import load_processor
+    from drapes_hep.plugins import load_processor
 
     dijets = load_processor("processors/dijets.py:Dijets", [ROOT])
     processor = dijets({"mass_range": (0, 13_000), "features": ("tau21_j1", "tau21_j2")})

@@ -208,7 +208,7 @@ def test_a_search_needs_no_streams(tmp_path):
 
 @pytest.fixture
 def project(tmp_path):
-    from drapes_hep.events.writers import write_feature_root
+    from drapes_hep.events.formats.writers import write_feature_root
 
     write_feature_root(tmp_path / "events.root", make_columns(200))
     search = {"name": "t", "data": {"path": "events.root"}, "processor": "mine.py:Mine"}
@@ -256,7 +256,7 @@ def test_ctrl_c_in_the_first_epoch_of_a_training_is_resumed_from(tmp_path, monke
     from test_cli import SEARCH, drapes, falling_columns
 
     from drapes_hep.diffusion import training
-    from drapes_hep.events.writers import write_feature_root
+    from drapes_hep.events.formats.writers import write_feature_root
 
     write_feature_root(tmp_path / "events.root", falling_columns())
     search = {**SEARCH, "training": {**SEARCH["training"], "batch": 64}}

@@ -17,14 +17,14 @@ from test_docs import FENCE
 
 from drapes_hep.config import Config, load_config
 from drapes_hep.events.features import check_features
-from drapes_hep.events.loading import load_processor
+from drapes_hep.events.processing import run
 from drapes_hep.events.ragged import KINEMATICS, from_low_level, leading, pack_nested
-from drapes_hep.events.running import run
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
-from drapes_hep.mass import find_shape
-from drapes_hep.rundir import open_run
-from drapes_hep.stages.context import Context
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import open_run
+from drapes_hep.plugins import load_processor
+from drapes_hep.spectrum.mass import find_shape
 from drapes_hep.stages.skim import skim
 
 EVENTS = 600

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from drapes_hep import mass
 from drapes_hep.errors import FitError, InputError
-from drapes_hep.poisson import deviance_moments, deviance_p_value, fit_poisson, poisson_deviance
 from drapes_hep.regions import Window
+from drapes_hep.spectrum import mass
+from drapes_hep.spectrum.poisson import deviance_moments, deviance_p_value, fit_poisson, poisson_deviance
 
 SR = (3300.0, 3700.0)
 EDGES = mass.spectrum_edges((2700, 6000), 20, [Window(*SR, 2700, 6000)])

@@ -11,25 +11,25 @@ import yaml
 from scipy import integrate
 from test_stages import SEARCH, cut_sample
 
-from drapes_hep import mass
 from drapes_hep.config import changed_config, load_config
 from drapes_hep.cwola.classifiers import find_classifier, load_classifier
 from drapes_hep.errors import ConfigError
-from drapes_hep.events.loading import load_processor
+from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.events.skims import read_skim
-from drapes_hep.events.writers import write_feature_root
 from drapes_hep.files import read_json
-from drapes_hep.rundir import open_run
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.execution import read_stamp
+from drapes_hep.pipeline.run_directory import open_run
+from drapes_hep.plugins import load_processor
+from drapes_hep.spectrum import mass
 from drapes_hep.stages.classify import classify, classify_stage
-from drapes_hep.stages.context import Context
 from drapes_hep.stages.hunt import hunt, hunt_stage
 from drapes_hep.stages.model import generate, generate_stage, train, train_stage
 from drapes_hep.stages.report import report
 from drapes_hep.stages.skim import skim, skim_stage
-from drapes_hep.stamps import read_stamp
 from drapes_hep.studies.trial_keys import trial_key
 from drapes_hep.studies.trials import SampleKeys, Trial
-from drapes_hep.templates.backbones import check_backbone, find_backbone, make_backbone
+from drapes_hep.templates.constituents.backbones import check_backbone, find_backbone, make_backbone
 from drapes_hep.templates.registry import find_method
 
 CLASSIFIER = """

@@ -28,7 +28,7 @@ from drapes_hep.events.ragged import (
 )
 from drapes_hep.events.schema import nested, offsets_of, ragged
 from drapes_hep.events.skims import read_skim, write_skim
-from drapes_hep.sets import bounded
+from drapes_hep.packed import bounded
 
 
 def lists(lengths, dtype=np.float32, fields=KINEMATICS, seed=0):

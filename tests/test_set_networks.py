@@ -13,7 +13,7 @@ import torch
 from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer, attention
 from drapes_hep.networks.attention import packed_attention, pool_attention, token_attention
 from drapes_hep.networks.embeddings import CosineEmbedding, FourierEmbedding, SineCosineEmbedding, make_embedding
-from drapes_hep.networks.sets import SetLayout
+from drapes_hep.networks.set_backbone import SetLayout
 
 LENGTHS = [7, 0, 1, 90, 33, 128, 1, 55, 34, 60, 0, 58, 12, 120]
 MOST = max(LENGTHS)

@@ -19,8 +19,8 @@ import uproot
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.events.skims import write_truth
-from drapes_hep.events.writers import write_feature_root
 
 LARGEST = 10_000_000
 """Bytes of both files together."""

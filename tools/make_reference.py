@@ -28,9 +28,9 @@ import drapes_hep  # noqa: E402
 from drapes_hep import outcome, products  # noqa: E402
 from drapes_hep.cli import app  # noqa: E402
 from drapes_hep.config import Config, schema  # noqa: E402
+from drapes_hep.data.inspection import inspection_schema  # noqa: E402
 from drapes_hep.events.features import FEATURES  # noqa: E402
-from drapes_hep.events.inspection import inspection_schema  # noqa: E402
-from drapes_hep.events.layouts import LAYOUTS  # noqa: E402
+from drapes_hep.events.formats.layouts import LAYOUTS  # noqa: E402
 from drapes_hep.keys import section_of  # noqa: E402
 from drapes_hep.results import results_schema  # noqa: E402
 

@@ -311,7 +311,7 @@ def sweep(folder: Path, workers: int, seconds: float, gibibytes: float) -> list[
     """
     # imported once, before any process is forked: a command costs what it does, not what it imports
     import drapes_hep.cli
-    import drapes_hep.events.inspection
+    import drapes_hep.data.inspection
     import drapes_hep.stages.simulation
     import drapes_hep.studies.design  # noqa: F401
 

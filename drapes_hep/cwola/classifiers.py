@@ -15,8 +15,7 @@ import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from drapes_hep.errors import ConfigError, FitError, UsersCode, counted, reason_of, told
-from drapes_hep.events.loading import Kind, is_users
-from drapes_hep.plugins import class_with, load_class
+from drapes_hep.plugins import Kind, class_with, is_users, load_class
 from drapes_hep.rng import event_uniforms, stage_seed
 
 __all__ = [

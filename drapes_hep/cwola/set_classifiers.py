@@ -43,9 +43,9 @@ from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.ragged import KINEMATICS, low_level, pack_nested
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.networks.attention import packed_attention, pool_attention
-from drapes_hep.networks.sets import SetLayout, dense
+from drapes_hep.networks.set_backbone import SetLayout, dense
+from drapes_hep.packed import Sets, bounded, take
 from drapes_hep.rng import stage_seed
-from drapes_hep.sets import Sets, bounded, take
 
 __all__ = ["ConstituentTransformer", "DijetTransformer"]
 

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from drapes_hep.diffusion.denoisers import Denoiser
-from drapes_hep.sets import bounded
+from drapes_hep.packed import bounded
 
 __all__ = [
     "EVALUATIONS",

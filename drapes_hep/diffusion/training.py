@@ -49,7 +49,7 @@ from drapes_hep.diffusion.samplers import Precision, kernel_threads, products
 from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.files import write_bytes
 from drapes_hep.interrupts import uninterrupted
-from drapes_hep.sets import Sets, bounded, take
+from drapes_hep.packed import Sets, bounded, take
 
 __all__ = [
     "Epoch",

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 from drapes_hep.errors import ConfigError
-from drapes_hep.events.grounds import Grounds, is_users_file
 from drapes_hep.remote import is_url
+from drapes_hep.user_files import Grounds, is_users_file
 
 __all__ = ["declared_files", "modules_of", "undeclared", "warning_of"]
 

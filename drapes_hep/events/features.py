@@ -27,10 +27,10 @@ import numpy.typing as npt
 
 from drapes_hep.errors import ConfigError, UsersCode, told
 from drapes_hep.events.expressions import evaluate, variables
-from drapes_hep.events.loading import Kind, is_users, load_object, processor_folders
 from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.types import AwkwardArray, Column
 from drapes_hep.files import file_hash
+from drapes_hep.plugins import Kind, is_users, load_object, processor_folders
 
 __all__ = [
     "FEATURES",

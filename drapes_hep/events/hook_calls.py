@@ -11,8 +11,8 @@ from types import CodeType
 from typing import Any
 
 from drapes_hep.errors import ConfigError, UsersCode, told
-from drapes_hep.events.loading import SOURCE, STRIPPED, is_users, names_defined
 from drapes_hep.events.types import AwkwardArray, Events
+from drapes_hep.plugins import SOURCE, STRIPPED, is_users, names_defined
 
 __all__ = ["Hook"]
 

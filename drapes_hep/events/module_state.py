@@ -22,7 +22,7 @@ import boost_histogram
 import numpy as np
 from coffea import processor
 
-from drapes_hep.events.grounds import users_modules
+from drapes_hep.user_files import users_modules
 
 __all__ = ["changed_name", "module_state"]
 

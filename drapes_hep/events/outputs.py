@@ -25,9 +25,9 @@ from drapes_hep.errors import ConfigError, DrapesError, UsersCode, reason_of, to
 from drapes_hep.events.accumulate import ColumnParts, chunk_key
 from drapes_hep.events.features import invariant_mass
 from drapes_hep.events.hooks import first_of, flat_jets, name_event, protect
-from drapes_hep.events.loading import NEEDS, STRIPPED, class_sources, is_users, names_defined
 from drapes_hep.events.schema import JET_FIELDS
 from drapes_hep.events.types import Column, Events
+from drapes_hep.plugins import NEEDS, STRIPPED, class_sources, is_users, names_defined
 
 __all__ = ["CheckedProcessor", "Wanted", "accumulators", "json_form"]
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drapes_hep.errors import InputError, counted
-from drapes_hep.events.arrow import column_of, is_plain, metadata_of, open_parquet, write_parquet
-from drapes_hep.events.checks import Columns, missing_columns
+from drapes_hep.events.formats.arrow import column_of, is_plain, metadata_of, open_parquet, write_parquet
+from drapes_hep.events.formats.columns import Columns, missing_columns
 from drapes_hep.events.types import Column
 
 __all__ = [

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from drapes_hep.errors import InputError, counted, reason_of
-from drapes_hep.events.arrow import column_of
+from drapes_hep.events.formats.arrow import column_of
 from drapes_hep.events.types import Column
 
 __all__ = ["PLACE", "Table", "read_events"]

@@ -5,7 +5,8 @@ Scaled dot products with several heads (Vaswani et al. 2017), softmax over the m
 .. math:: o_i = \sum_{j \in S(i)} \mathrm{softmax}_j(q_i \cdot k_j / \sqrt{w / h}) \, v_j .
 
 Three shapes of it: members attend to members, tokens of a set to its members, members to the tokens of their set. Rows
-are packed (total, w), sets by a :class:`~drapes_hep.networks.sets.SetLayout`, and nothing is padded to the longest set:
+are packed (total, w), sets by a :class:`~drapes_hep.networks.set_backbone.SetLayout`, and nothing is padded to the
+longest set:
 
 - on a GPU in half precision, PyTorch's kernel for packed sequences, where this PyTorch has it;
 - else dense blocks of sets of similar length. On a CPU, 128 jets of 55 constituents, 64 wide, take 8 ms in eleven
@@ -23,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drapes_hep.networks.sets import Buckets, SetLayout
+from drapes_hep.networks.set_backbone import Buckets, SetLayout
 
 __all__ = ["packed_attention", "pool_attention", "token_attention"]
 

@@ -40,7 +40,7 @@ from drapes_hep.plots.style import (
     stamp_axes,
     styled,
 )
-from drapes_hep.poisson import poisson_deviance
+from drapes_hep.spectrum.poisson import poisson_deviance
 
 __all__ = ["Spectrum", "merge_bins", "selected_spectra", "spectrum"]
 

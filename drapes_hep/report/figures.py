@@ -14,9 +14,9 @@ from markupsafe import Markup
 from drapes_hep import plots
 from drapes_hep.files import read_json
 from drapes_hep.metrics import Roc
-from drapes_hep.report.album import Album, Picture
-from drapes_hep.report.inputs import RunFiles, WindowFiles, optional_array, read_columns, reading
-from drapes_hep.report.values import closure_jets, closures, foremost, overall, spectra, split_counts
+from drapes_hep.report.extract import closure_jets, closures, foremost, overall, spectra, split_counts
+from drapes_hep.report.pictures import Album, Picture
+from drapes_hep.report.run_files import RunFiles, WindowFiles, optional_array, read_columns, reading
 
 __all__ = [
     "control_figures",

@@ -15,8 +15,7 @@ from drapes_hep import plots
 from drapes_hep.errors import counted, without_secrets
 from drapes_hep.files import atomic_path
 from drapes_hep.metrics import Roc
-from drapes_hep.report.album import Album, FigureAlbum
-from drapes_hep.report.checks import checks
+from drapes_hep.report.extract import foremost, passing, quality_points, roc
 from drapes_hep.report.figures import (
     control_figures,
     metric_figures,
@@ -25,7 +24,10 @@ from drapes_hep.report.figures import (
     split_figures,
     window_figures,
 )
-from drapes_hep.report.inputs import RunFiles, load_run, reading
+from drapes_hep.report.format import null
+from drapes_hep.report.pictures import Album, FigureAlbum
+from drapes_hep.report.points_to_check import checks
+from drapes_hep.report.run_files import RunFiles, load_run, reading
 from drapes_hep.report.sections import (
     accounting_cards,
     cost_rows,
@@ -42,8 +44,6 @@ from drapes_hep.report.sections import (
     working_point_rows,
 )
 from drapes_hep.report.tables import write_tables
-from drapes_hep.report.values import foremost, passing, quality_points, roc
-from drapes_hep.report.words import null
 from drapes_hep.version import __version__
 
 __all__ = ["report_figures", "write_report"]

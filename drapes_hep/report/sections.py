@@ -10,9 +10,9 @@ from markupsafe import Markup, escape
 
 from drapes_hep.errors import counted
 from drapes_hep.plots import GlobalP
-from drapes_hep.report.inputs import Point, RunFiles, WindowFiles
-from drapes_hep.report.values import best, cutflow, fit_p, overall, split_counts
-from drapes_hep.report.words import cut, integer, null, optional_integer, plus_minus, power, sic, signed, step, why
+from drapes_hep.report.extract import best, cutflow, fit_p, overall, split_counts
+from drapes_hep.report.format import cut, integer, null, optional_integer, plus_minus, power, sic, signed, step, why
+from drapes_hep.report.run_files import Point, RunFiles, WindowFiles
 
 __all__ = [
     "accounting_cards",

@@ -16,8 +16,8 @@ from drapes_hep.events.clustering import cluster_events, make_particles
 from drapes_hep.events.schema import offsets_of
 from drapes_hep.rng import stage_seed
 from drapes_hep.simulation.detector import DETECTORS, Objects, respond
-from drapes_hep.simulation.generator import PATIENCE, Generator
 from drapes_hep.simulation.processes import Process
+from drapes_hep.simulation.pythia import PATIENCE, Generator
 
 __all__ = ["MOST_OBJECTS", "Account", "Block", "block_seeds", "leading_objects", "make_block"]
 
@@ -38,7 +38,7 @@ class Account:
     """What became of every event; sums of blocks are accounts, too.
 
     Each number is counted where it happens, but for ``failed``, which is what the generator is left with; that no more
-    is lost there, Pythia's own counts tell (:meth:`~drapes_hep.simulation.generator.Generator.check`).
+    is lost there, Pythia's own counts tell (:meth:`~drapes_hep.simulation.pythia.Generator.check`).
 
     Parameters
     ----------

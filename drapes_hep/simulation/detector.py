@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.events.schema import offsets_of
-from drapes_hep.simulation.generator import Particles
+from drapes_hep.simulation.pythia import Particles
 
 __all__ = ["DETECTORS", "Detector", "Objects", "Place", "propagate", "respond"]
 

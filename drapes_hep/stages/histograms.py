@@ -28,9 +28,9 @@ from drapes_hep.events.features import Feature, check_features
 from drapes_hep.events.skims import Skim
 from drapes_hep.files import atomic_path, content_hash, write_bytes
 from drapes_hep.hists import read_hists
+from drapes_hep.pipeline.context import Context
 from drapes_hep.regions import Window
-from drapes_hep.stages.context import Context
-from drapes_hep.stages.tables import load_events
+from drapes_hep.stages.feature_tables import load_events
 
 __all__ = ["by_category", "export_key", "write_histograms"]
 

@@ -16,18 +16,18 @@ from drapes_hep.config import keys_of
 from drapes_hep.errors import DrapesError, FitError, counted
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import write_json
-from drapes_hep.mass import find_shape, fit_spectrum, shape_sources
-from drapes_hep.records import Stage
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.execution import run_stage
+from drapes_hep.pipeline.run_directory import RunDirectory
+from drapes_hep.pipeline.stage import Stage
 from drapes_hep.regions import Window
 from drapes_hep.results import global_record, results_record, window_record
 from drapes_hep.rng import stage_seed
-from drapes_hep.rundir import RunDirectory
+from drapes_hep.spectrum.mass import find_shape, fit_spectrum, shape_sources
 from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import quality_stage
-from drapes_hep.stages.context import Context
+from drapes_hep.stages.feature_tables import read_record, unweighted
 from drapes_hep.stages.histograms import write_histograms
-from drapes_hep.stages.tables import read_record, unweighted
-from drapes_hep.stamps import run_stage
 from drapes_hep.templates.parts import CLOSURE
 
 __all__ = ["hunt", "hunt_stage"]

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import spearmanr
 
-from drapes_hep.code_keys import code_hash
 from drapes_hep.config import keys_of
 from drapes_hep.cwola.folds import assign_folds, check_folds
 from drapes_hep.diffusion.training import Epoch
@@ -20,18 +19,19 @@ from drapes_hep.errors import FitError, LeakError, RunDirectoryError, counted, u
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.keys import part_of
-from drapes_hep.mass import SpectrumFit, shape_sources
-from drapes_hep.records import Stage
+from drapes_hep.pipeline.code_keys import code_hash
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.execution import run_stage
+from drapes_hep.pipeline.stage import Stage
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
+from drapes_hep.spectrum.mass import SpectrumFit, shape_sources
 from drapes_hep.stages.bins import mass_edges
-from drapes_hep.stages.context import Context
 from drapes_hep.stages.derived import needs_simulation, pseudo_window
+from drapes_hep.stages.feature_tables import unweighted
 from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.simulation import simulation_stage
 from drapes_hep.stages.skim import skim_stage
-from drapes_hep.stages.tables import unweighted
-from drapes_hep.stamps import run_stage
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
 from drapes_hep.templates.plan import EventTable, Planned, Pool, between, fit_masses, plan_closure, plan_region

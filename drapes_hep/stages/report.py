@@ -10,10 +10,10 @@ from drapes_hep.errors import DrapesError, RunDirectoryError
 from drapes_hep.events.readers import expand_trees
 from drapes_hep.files import file_hash, read_json
 from drapes_hep.keys import first_difference, shown
-from drapes_hep.records import read_stamp
+from drapes_hep.pipeline.execution import check_current
+from drapes_hep.pipeline.run_directory import RunDirectory
+from drapes_hep.pipeline.stage import read_stamp
 from drapes_hep.report import write_report
-from drapes_hep.rundir import RunDirectory
-from drapes_hep.stamps import check_current
 
 __all__ = ["own_configuration", "report"]
 

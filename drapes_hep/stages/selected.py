@@ -17,7 +17,7 @@ from drapes_hep.events.injection import choose_signal
 from drapes_hep.events.outputs import json_form
 from drapes_hep.events.skims import write_skim, write_truth
 from drapes_hep.files import atomic_path
-from drapes_hep.stages.context import Context
+from drapes_hep.pipeline.context import Context
 
 __all__ = ["not_injected", "write_account", "write_control_hists", "write_events"]
 

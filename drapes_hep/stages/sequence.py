@@ -13,9 +13,9 @@ from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
 
 if TYPE_CHECKING:
-    from drapes_hep.records import Stage
+    from drapes_hep.pipeline.context import Context
+    from drapes_hep.pipeline.stage import Stage
     from drapes_hep.regions import Window
-    from drapes_hep.stages.context import Context
 
 __all__ = ["VERBS", "check_plugins", "run_verb"]
 
@@ -46,7 +46,7 @@ def run_verb(verb: str, context: Context, windows: Sequence[Window]) -> None:
     DrapesError
         If a stage would replace that of another configuration, before any of them runs; or as the stages do.
     """
-    from drapes_hep.stamps import check_overwrite
+    from drapes_hep.pipeline.execution import check_overwrite
 
     for stage in _long_stages(verb, context, windows):
         check_overwrite(context.run, stage)
@@ -66,7 +66,7 @@ def _skim(context: Context) -> None:
 
         skim(context)
     else:
-        from drapes_hep.stages.table import skim_table
+        from drapes_hep.stages.skim_table import skim_table
 
         skim_table(context)
     from drapes_hep.stages.derived import needs_simulation
@@ -136,7 +136,7 @@ def check_plugins(config: Config, *, table: bool = False) -> str:
     """
     from drapes_hep import plots
     from drapes_hep.cwola.classifiers import load_classifier, reads_of
-    from drapes_hep.mass import find_shape
+    from drapes_hep.spectrum.mass import find_shape
     from drapes_hep.templates.registry import method_of
 
     method = method_of(config)
@@ -164,7 +164,7 @@ def check_plugins(config: Config, *, table: bool = False) -> str:
 
 def _check_processor(config: Config, on_jets: bool) -> str:
     """Load the processor and make it; returns where it lies."""
-    from drapes_hep.events.loading import class_sources
+    from drapes_hep.plugins import class_sources
     from drapes_hep.stages.skim import load_selection, make_processor
 
     selection = load_selection(config)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from drapes_hep.config import Config, CwolaConfig, assign, changed_config
 from drapes_hep.errors import ConfigError
 from drapes_hep.metrics import spread
-from drapes_hep.plots.scores import LEAST_BACKGROUND
+from drapes_hep.plots.performance import LEAST_BACKGROUND
 from drapes_hep.plots.studies import FEW_SEEDS, Band, Panel
 from drapes_hep.plots.style import Stamp
 from drapes_hep.studies.measures import REJECTIONS

@@ -19,9 +19,9 @@ from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.features import check_features
-from drapes_hep.mass import spectrum_edges
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.rng import stage_seed
+from drapes_hep.spectrum.mass import spectrum_edges
 from drapes_hep.studies.trials import REFERENCES, Trial, TrialContext
 from drapes_hep.templates.comparison import compare_jets, summaries
 from drapes_hep.templates.methods import SampleTask

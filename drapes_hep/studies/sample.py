@@ -16,11 +16,11 @@ from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.injection import choose_signal
 from drapes_hep.events.skims import read_truth
+from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.regions import Window, sliding_windows
 from drapes_hep.rng import event_uniforms, stage_seed
-from drapes_hep.rundir import RunDirectory
+from drapes_hep.stages.feature_tables import unweighted
 from drapes_hep.stages.parents import load_parents
-from drapes_hep.stages.tables import unweighted
 from drapes_hep.templates.plan import EventTable
 
 __all__ = ["Draw", "StudySample", "check_signal", "draw_data", "load_sample", "study_window"]

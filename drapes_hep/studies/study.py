@@ -11,14 +11,14 @@ from pathlib import Path
 
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, RunDirectoryError, UsersCode, reason_of, told
-from drapes_hep.events.loading import load_source, processor_folders
 from drapes_hep.files import atomic_path, read_json, write_bytes, write_json
-from drapes_hep.makers import makers
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.provenance import makers
 from drapes_hep.plots.studies import study_panels
 from drapes_hep.plots.style import Stamp
-from drapes_hep.stages.context import Context
+from drapes_hep.plugins import load_source, processor_folders
 from drapes_hep.studies.design import Row, Study, left_out, title_of
-from drapes_hep.studies.running import check_labels, make_sample, run_trials
+from drapes_hep.studies.runner import check_labels, make_sample, run_trials
 from drapes_hep.studies.trials import REFERENCES
 
 __all__ = ["find_studies", "load_study", "run_study"]

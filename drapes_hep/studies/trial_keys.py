@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from drapes_hep.code_keys import code_hash
 from drapes_hep.config import keys_of
 from drapes_hep.cwola.classifiers import find_classifier
-from drapes_hep.events.loading import source_hashes
 from drapes_hep.files import content_hash
 from drapes_hep.keys import part_of
-from drapes_hep.mass import shape_sources
+from drapes_hep.pipeline.code_keys import code_hash
+from drapes_hep.plugins import source_hashes
+from drapes_hep.spectrum.mass import shape_sources
 from drapes_hep.studies.trials import SampleKeys, Trial, draw_key, model_key
 from drapes_hep.templates.registry import method_of
 

@@ -14,16 +14,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.code_keys import code_hash
 from drapes_hep.config import Config, keys_of
 from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.files import content_hash, write_json
 from drapes_hep.keys import part_of
-from drapes_hep.mass import SpectrumFit, spectrum_edges
+from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
+from drapes_hep.spectrum.mass import SpectrumFit, spectrum_edges
 from drapes_hep.studies.sample import Draw, StudySample, draw_data, study_window
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
 from drapes_hep.templates.parts import split_sidebands

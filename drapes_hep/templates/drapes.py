@@ -19,15 +19,15 @@ from drapes_hep.diffusion.schedules import Schedule, strength_steps
 from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError, counted
 from drapes_hep.events.features import domains
-from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
-from drapes_hep.templates.model import (
+from drapes_hep.templates.drapes_family import RECIPES, Recipe
+from drapes_hep.templates.feature_model import (
     BackgroundModel,
     fit_model,
     load_background_model,
     save_background_model,
 )
+from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
 from drapes_hep.templates.plan import EventTable, Plan, Template
-from drapes_hep.templates.recipes import RECIPES, Recipe
 
 __all__ = ["Drapes", "describe_sampler", "levels", "make_template"]
 
@@ -120,7 +120,7 @@ class Drapes(BackgroundMethod):
     Parameters
     ----------
     config : Config
-        Its ``template.method`` is one of :data:`~drapes_hep.templates.recipes.RECIPES`.
+        Its ``template.method`` is one of :data:`~drapes_hep.templates.drapes_family.RECIPES`.
     """
 
     def __init__(self, config: Config) -> None:

@@ -34,11 +34,11 @@ from drapes_hep.config import MassConfig
 from drapes_hep.errors import DrapesError
 from drapes_hep.events.schema import NO_PARENT, places_of
 from drapes_hep.events.types import AwkwardArray
-from drapes_hep.mass import Density, SpectrumFit, draw, draw_kernels, expected, find_shape, fit_spectrum
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
+from drapes_hep.spectrum.mass import Density, SpectrumFit, draw, draw_kernels, expected, find_shape, fit_spectrum
+from drapes_hep.templates.drapes_family import Source
 from drapes_hep.templates.parts import CLOSURE
-from drapes_hep.templates.recipes import Source
 
 __all__ = [
     "EventTable",

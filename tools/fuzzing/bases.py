@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import uproot
 
-from drapes_hep.events.writers import write_feature_hdf5
+from drapes_hep.events.formats.writers import write_feature_hdf5
 from tools.fuzzing.mutations import Mutation, mutate_bytes, mutate_table, mutate_text
 
 __all__ = ["BASES", "EVENTS", "UnwritableError", "build"]

@@ -169,10 +169,10 @@ def check_events(events: Any) -> dict[str, Any]:
 
 def read_events(path: Path, chunksize: int, constituents: bool) -> str:
     """Scan, inspect and read a file; return a digest of its values."""
+    from drapes_hep.data.inspection import inspect_file
     from drapes_hep.events.chunks import Reading
-    from drapes_hep.events.inspection import inspect_file
+    from drapes_hep.events.processing import run
     from drapes_hep.events.readers import scan
-    from drapes_hep.events.running import run
 
     reading = Reading(constituents=constituents)
     info = scan(path, reading=reading)
@@ -276,8 +276,8 @@ def prepare(folder: Path) -> None:
     """
     import uproot
 
+    from drapes_hep.events.formats.writers import write_feature_root
     from drapes_hep.events.skims import read_truth
-    from drapes_hep.events.writers import write_feature_root
 
     if (folder / "ready").exists():
         return
@@ -295,9 +295,9 @@ def prepare(folder: Path) -> None:
 
 def _search(run: Path, project: Path) -> None:
     from drapes_hep.config import load_config
-    from drapes_hep.rundir import open_run
+    from drapes_hep.pipeline.context import Context
+    from drapes_hep.pipeline.run_directory import open_run
     from drapes_hep.stages.classify import classify
-    from drapes_hep.stages.context import Context
     from drapes_hep.stages.hunt import hunt
     from drapes_hep.stages.model import generate, train
     from drapes_hep.stages.skim import skim
@@ -314,8 +314,8 @@ def _search(run: Path, project: Path) -> None:
 def _report(run: Path, whole: bool) -> None:
     from unittest.mock import patch
 
+    from drapes_hep.pipeline.run_directory import open_run
     from drapes_hep.report import page
-    from drapes_hep.rundir import open_run
     from drapes_hep.stages.report import own_configuration, report
 
     opened = open_run(run)
@@ -374,7 +374,7 @@ def _mutate_file(path: Path, mutations: Sequence[Mutation]) -> None:
 def _act_run(recipe: Recipe, folder: Path) -> None:
     from unittest.mock import patch
 
-    from drapes_hep import stamps
+    from drapes_hep.pipeline import execution as stamps
     from drapes_hep.stages import classify, hunt, model, skim
 
     project, run = folder / "project", folder / "run"
@@ -423,8 +423,8 @@ def _hunt_again(run: Path, project: Path) -> None:
 
 def _search_hunt(run: Path, project: Path) -> None:
     from drapes_hep.config import load_config
-    from drapes_hep.rundir import open_run
-    from drapes_hep.stages.context import Context
+    from drapes_hep.pipeline.context import Context
+    from drapes_hep.pipeline.run_directory import open_run
     from drapes_hep.stages.hunt import hunt
 
     hunt(Context.of(load_config(project / "search.yaml"), open_run(run), device="cpu", workers=1))
@@ -434,7 +434,7 @@ def _read_tables(run: Path) -> None:
     """Read the tables and models of a run directory as a user's own script would."""
     from drapes_hep.events.readers import scan
     from drapes_hep.events.skims import read_skim, read_truth
-    from drapes_hep.templates.model import load_background_model
+    from drapes_hep.templates.feature_model import load_background_model
 
     for path in sorted(run.rglob("*.parquet")):
         if path.name == "truth.parquet":
@@ -456,7 +456,7 @@ def _denoiser() -> Any:
 def _act_model(recipe: Recipe, folder: Path) -> str:
     import torch
 
-    from drapes_hep.diffusion.cards import load_model, save_model
+    from drapes_hep.diffusion.checkpoints import load_model, save_model
 
     original, copy = _denoiser(), folder / "model"
     save_model(copy, original, {"seed": 1})
