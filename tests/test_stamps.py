@@ -216,7 +216,7 @@ def test_a_stamp_of_an_older_release_is_said_to_be_one(run, capsys):
     old = {key: value for key, value in stamp.items() if key not in {"version", "modules", "opened", "recorded"}}
     write_json(run.stamp("train.1-2"), {**old, "key": "0" * 64, "noted": stamp["recorded"]})
     earlier = stage(CONFIG, bins=[1, 2], **SOURCE)
-    later = Stage("hunt", CONFIG, ("spectrum.mass",), lambda: (), ("mass",), after=(earlier,))
+    later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("spectrum.mass",), after=(earlier,))
     with pytest.raises(RunDirectoryError, match=r"stamp of train.1-2 is an older release.s; run `drapes train` again"):
         done(run, later)
     with pytest.raises(RunDirectoryError, match=r"made with training.epochs 3, the configuration says 4"):
@@ -232,7 +232,7 @@ def test_a_later_stage_refuses_what_rests_on_a_file_that_has_changed(tmp_path):
     first = stage(CONFIG, "skim")
     written = Written([], {str(file): file_hash(file)})
     assert run_stage(run, first, lambda: written, Reporter(quiet=True))
-    later = Stage("hunt", CONFIG, ("spectrum.mass",), lambda: (), ("mass",), after=(first,))
+    later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("spectrum.mass",), after=(first,))
     assert done(run, later)
     file.write_text("2")
     with pytest.raises(RunDirectoryError, match=r"golden.json: changed since the processor read it in skim; run"):
