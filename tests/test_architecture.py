@@ -28,7 +28,7 @@ def imported(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
             module = ".".join(part for part in (base, node.module) if part)
-            # `from drapes_hep import plots` names a module; `from drapes_hep.spectrum.mass import draw` does not
+            # `from drapes_hep import plots` names a module; `from drapes_hep.spectrum.drawing import draw` does not
             yield from (f"{module}.{alias.name}" for alias in node.names) if module == "drapes_hep" else (module,)
 
 

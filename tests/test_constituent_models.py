@@ -26,8 +26,9 @@ from drapes_hep.files import read_json
 from drapes_hep.networks import AttentiveDeepSets, EPiC, ResidualMLP, SetTransformer
 from drapes_hep.packed import Sets, take
 from drapes_hep.regions import Window
-from drapes_hep.spectrum.mass import draw, fit_spectrum
-from drapes_hep.spectrum.mass import expected as expected_events
+from drapes_hep.spectrum.drawing import draw
+from drapes_hep.spectrum.fit import expected as expected_events
+from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.templates.constituents.conserve import jet_sums
 from drapes_hep.templates.constituents.kinematics import MASS, Bounds, N, coordinates, domain
 from drapes_hep.templates.constituents.method import LOSSES, DrapesConstituents, build_jets
@@ -44,7 +45,8 @@ from drapes_hep.templates.constituents.model import (
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
-from drapes_hep.templates.plan import EventTable, Pool, plan_region, starts
+from drapes_hep.templates.plan import Pool, plan_region, starts
+from drapes_hep.templates.tables import EventTable
 from drapes_hep.templates.window_models import unfinished
 
 WINDOW = Window(3300.0, 3700.0, 2700.0, 6000.0)

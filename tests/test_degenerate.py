@@ -17,7 +17,9 @@ from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.regions import Window
 from drapes_hep.results import results_schema
-from drapes_hep.spectrum.mass import draw, fit_spectrum, spectrum_edges
+from drapes_hep.spectrum.bins import spectrum_edges
+from drapes_hep.spectrum.drawing import draw
+from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.stages import classify, hunt, model
 
 pytestmark = pytest.mark.usefixtures("few_trees")

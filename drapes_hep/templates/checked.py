@@ -18,7 +18,7 @@ from drapes_hep.fixed import LARGEST
 from drapes_hep.plugins import is_users
 from drapes_hep.templates.drapes_family import Source
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
-from drapes_hep.templates.plan import EventTable, Plan, Template
+from drapes_hep.templates.tables import EventTable, Plan, Template
 
 __all__ = ["CheckedMethod", "check_declared"]
 

@@ -27,7 +27,7 @@ from drapes_hep.templates.feature_model import (
     save_background_model,
 )
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
-from drapes_hep.templates.plan import EventTable, Plan, Template
+from drapes_hep.templates.tables import EventTable, Plan, Template
 
 __all__ = ["Drapes", "describe_sampler", "levels", "make_template"]
 

@@ -26,7 +26,7 @@ from drapes_hep.files import file_hash
 from drapes_hep.fixed import LARGEST
 from drapes_hep.rng import event_keys, stage_seed
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
-from drapes_hep.templates.plan import EventTable, Plan, Template
+from drapes_hep.templates.tables import EventTable, Plan, Template
 
 __all__ = ["TemplateTable", "read_table"]
 

@@ -22,7 +22,7 @@ from drapes_hep.events.scaling import Scaling
 from drapes_hep.rng import event_normals, stage_seed
 from drapes_hep.templates.drapes_family import Source
 from drapes_hep.templates.feature_model import Tensors, scaled_parts
-from drapes_hep.templates.plan import EventTable, Plan, Template
+from drapes_hep.templates.tables import EventTable, Plan, Template
 
 __all__ = ["BackgroundMethod", "FitTask", "SampleTask", "Training"]
 

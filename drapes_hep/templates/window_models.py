@@ -22,7 +22,7 @@ from drapes_hep.regions import Window
 from drapes_hep.templates.feature_model import check_hidden, check_parts
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
 from drapes_hep.templates.parts import CLOSURE
-from drapes_hep.templates.plan import EventTable, Planned, Template
+from drapes_hep.templates.tables import EventTable, Planned, Template
 
 __all__ = [
     "CARD",
