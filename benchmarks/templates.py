@@ -21,8 +21,9 @@ from diffusion import seconds, sgemm
 
 from drapes_hep.config import TemplateConfig
 from drapes_hep.diffusion.denoisers import EDMDenoiser
-from drapes_hep.diffusion.samplers import evaluations, kernel_threads
+from drapes_hep.diffusion.samplers import evaluations
 from drapes_hep.events.scaling import fit_scaling
+from drapes_hep.kernels import kernel_threads
 from drapes_hep.networks.mlp import ResidualMLP
 from drapes_hep.templates.drapes import levels, make_template
 from drapes_hep.templates.drapes_family import RECIPES

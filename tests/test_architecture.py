@@ -71,9 +71,11 @@ def test_the_library_knows_neither_processors_nor_analysis():
         assert "analysis" not in {name.split(".")[0] for name in imported(path)}, path
 
 
-def test_diffusion_and_networks_know_no_physics():
+def test_training_diffusion_and_networks_know_no_physics():
     for path in SOURCES:
         if unit(path) == "networks":
             assert drapes_units(path) <= {"networks", "packed"}
         if unit(path) == "diffusion":
-            assert drapes_units(path) <= {"diffusion", "errors", "files", "interrupts", "packed"}
+            assert drapes_units(path) <= {"diffusion", "errors", "files", "kernels", "packed", "training"}
+        if unit(path) == "training":
+            assert drapes_units(path) <= {"training", "errors", "files", "interrupts"}

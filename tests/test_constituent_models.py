@@ -48,6 +48,7 @@ from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.plan import Pool, plan_region, starts
 from drapes_hep.templates.tables import EventTable
 from drapes_hep.templates.window_models import unfinished
+from drapes_hep.training import loop
 
 WINDOW = Window(3300.0, 3700.0, 2700.0, 6000.0)
 NAMES = ("pt", "eta", "phi", "mass", "n")
@@ -382,7 +383,7 @@ def test_a_killed_training_on_sets_goes_on_bit_for_bit(tmp_path, after):
 @pytest.mark.parametrize("step", [1, 3, 8])
 def test_an_interrupted_training_on_sets_resumes_bit_for_bit(tmp_path, monkeypatch, step):
     """The noise of the steps that were done is drawn again: it depends on how many members their sets have."""
-    whole, steps, rate = on_sets(), [], training_module.learning_rate
+    whole, steps, rate = on_sets(), [], loop.learning_rate
 
     def interrupted(*args):
         steps.append(args)
@@ -390,7 +391,7 @@ def test_an_interrupted_training_on_sets_resumes_bit_for_bit(tmp_path, monkeypat
             raise KeyboardInterrupt
         return rate(*args)
 
-    monkeypatch.setattr(training_module, "learning_rate", interrupted)
+    monkeypatch.setattr(loop, "learning_rate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         on_sets(checkpoint=tmp_path / "one")
     again = on_sets(checkpoint=tmp_path / "one")

@@ -8,7 +8,8 @@ import pytest
 
 from drapes_hep.bumphunt import SelectedCounts, hunt_window
 from drapes_hep.config import Config
-from drapes_hep.cwola.classifiers import Mlp, Trees, balanced_weights
+from drapes_hep.cwola.classifiers import Trees, balanced_weights
+from drapes_hep.cwola.perceptron import Mlp
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
 from drapes_hep.errors import DrapesError, FitError
 from drapes_hep.events.skims import write_skim, write_truth

@@ -349,14 +349,17 @@ def test_a_moved_data_file_reruns_nothing(copy, project, tmp_path):
 # the checkpoint of the first window's training is written after its first epoch, and then the process hangs
 _HANGS = """
 import sys, time
-import drapes_hep.diffusion.training as training
+import drapes_hep.training.checkpoint as checkpoint
 from drapes_hep import cli
-write = training.write_bytes
+from drapes_hep.diffusion.training import TrainingSettings
+write = checkpoint.write_bytes
 def written(path, content):
     write(path, content)
     time.sleep(120)
-training.write_bytes = written
-training.TrainingSettings.__init__.__defaults__ = (*training.TrainingSettings.__init__.__defaults__[:-1], 0.0)
+checkpoint.write_bytes = written
+*others, seconds, precision = TrainingSettings.__init__.__defaults__
+assert seconds == 30.0
+TrainingSettings.__init__.__defaults__ = (*others, 0.0, precision)
 sys.argv = ["drapes", *sys.argv[1:]]
 cli.main()
 """

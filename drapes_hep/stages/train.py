@@ -11,7 +11,6 @@ from scipy.stats import spearmanr
 
 from drapes_hep.config import keys_of
 from drapes_hep.cwola.folds import assign_folds, check_folds
-from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import FitError, LeakError, unnumbered
 from drapes_hep.events.skims import write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
@@ -37,6 +36,7 @@ from drapes_hep.templates.window_models import (
     training_record,
     unfinished,
 )
+from drapes_hep.training.curves import Epoch
 
 __all__ = ["train", "train_stage"]
 

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config, keys_of
-from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.files import content_hash, write_json
@@ -40,6 +39,7 @@ from drapes_hep.templates.window_models import (
     save_window_model,
     training_record,
 )
+from drapes_hep.training.curves import Epoch
 
 __all__ = ["REFERENCES", "SampleKeys", "Trial", "TrialContext", "draw_key", "model_folder", "model_key"]
 

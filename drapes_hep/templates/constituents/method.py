@@ -18,7 +18,6 @@ from torch import Tensor
 
 from drapes_hep.config import NETWORKS, Config, ConstituentsConfig, TemplateConfig, TrainingConfig
 from drapes_hep.diffusion.schedules import Schedule
-from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.clustering import falling_pt, subjettiness
@@ -42,6 +41,7 @@ from drapes_hep.templates.drapes import describe_sampler, levels
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
 from drapes_hep.templates.tables import EventTable, Plan, Template
+from drapes_hep.training.curves import TrainingCurve
 
 __all__ = ["LOSSES", "DrapesConstituents", "build_jets", "constituent_levels"]
 
