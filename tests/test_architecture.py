@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,24 @@ def test_nothing_imports_from_below_itself(path):
     mine = order.index(unit(path))
     below = {name for name in drapes_units(path) if order.index(name) > mine}
     assert not below, f"{unit(path)} imports {sorted(below)}, which stand below it in docs/architecture.md"
+
+
+def test_no_modules_import_each_other():
+    """No circles, those included that an import inside a function hides."""
+    places = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES
+    }
+    graph = {name: set() for name in places}
+    for name, path in places.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                targets = (f"{node.module}.{alias.name}" for alias in node.names)
+                graph[name] |= {target if target in places else node.module for target in targets}
+            elif isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names}
+        graph[name] &= places.keys() - {name}
+    # raises CycleError, which names them
+    assert len(tuple(TopologicalSorter(graph).static_order())) == len(places)
 
 
 def test_the_library_knows_neither_processors_nor_analysis():
