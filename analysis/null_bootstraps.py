@@ -37,13 +37,16 @@ from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rng import stage_seed
-from drapes_hep.spectrum.mass import find_shape, fit_spectrum, spectrum_edges
+from drapes_hep.spectrum.bins import spectrum_edges
+from drapes_hep.spectrum.fit import fit_spectrum
+from drapes_hep.spectrum.shapes import find_shape
 from drapes_hep.stages.feature_tables import feature_matrix, load_events
 from drapes_hep.stages.skim import skim
 from drapes_hep.templates.methods import FitTask, SampleTask
 from drapes_hep.templates.parts import CLOSURE, split_sidebands
-from drapes_hep.templates.plan import EventTable, Pool, fit_masses, plan_region
+from drapes_hep.templates.plan import Pool, fit_masses, plan_region
 from drapes_hep.templates.registry import method_of
+from drapes_hep.templates.tables import EventTable
 from drapes_hep.templates.window_models import fit_window_model, sample_template
 
 COLUMNS = ("bootstrap", "background_efficiency", "observed", "expected", "expected_error", "pull")

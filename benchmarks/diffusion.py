@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 
 from drapes_hep.diffusion.denoisers import EDMDenoiser
-from drapes_hep.diffusion.samplers import kernel_threads, sample
+from drapes_hep.diffusion.samplers import sample
 from drapes_hep.diffusion.schedules import karras_steps
 from drapes_hep.diffusion.training import TrainingSettings, train
+from drapes_hep.kernels import kernel_threads
 from drapes_hep.networks.mlp import ResidualMLP
 
 

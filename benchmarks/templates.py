@@ -21,14 +21,16 @@ from diffusion import seconds, sgemm
 
 from drapes_hep.config import TemplateConfig
 from drapes_hep.diffusion.denoisers import EDMDenoiser
-from drapes_hep.diffusion.samplers import evaluations, kernel_threads
+from drapes_hep.diffusion.samplers import evaluations
 from drapes_hep.events.scaling import fit_scaling
+from drapes_hep.kernels import kernel_threads
 from drapes_hep.networks.mlp import ResidualMLP
 from drapes_hep.templates.drapes import levels, make_template
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.feature_model import BackgroundModel
 from drapes_hep.templates.methods import SampleTask
-from drapes_hep.templates.plan import EventTable, Plan, starts
+from drapes_hep.templates.plan import starts
+from drapes_hep.templates.tables import EventTable, Plan
 
 FEATURES = ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r")
 

@@ -23,9 +23,9 @@ from coffea import processor
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts, chunk_key, feature_axis, fill_checked
 from drapes_hep.events.types import Events
+from drapes_hep.stages.generate_chunks import load_chunk_template
 from drapes_hep.stages.skim import load_selection, make_processor
-from drapes_hep.stages.template_blocks import load_chunk_template
-from drapes_hep.templates.plan import EventTable
+from drapes_hep.templates.tables import EventTable
 
 __all__ = ["TemplateSettings", "Templates"]
 

@@ -24,8 +24,9 @@ from drapes_hep.config import load_config
 from drapes_hep.cwola.scores import Scores
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts
-from drapes_hep.events.blinding import Blinding, empty_hidden_bins, hidden_bins, in_ranges, measures_mjj
+from drapes_hep.events.blinding import Blinding, empty_hidden_bins, hidden_bins, measures_mjj
 from drapes_hep.events.formats.writers import write_feature_root
+from drapes_hep.events.ranges import in_ranges
 from drapes_hep.files import read_json, write_json
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
@@ -35,9 +36,10 @@ from drapes_hep.report.pictures import Album, Picture
 from drapes_hep.rng import event_uniforms
 from drapes_hep.stages import classify as classify_module
 from drapes_hep.stages.classify import classify
+from drapes_hep.stages.generate import generate
 from drapes_hep.stages.hunt import hunt
-from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.skim import skim
+from drapes_hep.stages.train import train
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 

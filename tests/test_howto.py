@@ -24,7 +24,7 @@ from drapes_hep.files import read_json
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.plugins import load_processor
-from drapes_hep.spectrum.mass import find_shape
+from drapes_hep.spectrum.shapes import find_shape
 from drapes_hep.stages.skim import skim
 
 EVENTS = 600

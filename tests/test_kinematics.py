@@ -13,7 +13,7 @@ from scipy.stats import halfnorm, kstest, norm
 from drapes_hep.errors import FitError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.clustering import cluster_events, make_particles, subjettiness
-from drapes_hep.spectrum.mass import draw_kernels
+from drapes_hep.spectrum.drawing import draw_kernels
 from drapes_hep.templates.constituents.conserve import conserve, jet_sums
 from drapes_hep.templates.constituents.kinematics import (
     ETA,

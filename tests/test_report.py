@@ -612,13 +612,13 @@ def test_provenance_tells_stages_of_different_code_apart(small, no_pictures):
     _json(small / "manifest.json", manifest)
     for name, state in (("skim", "1"), ("hunt", "2")):
         stamp = {key: {} for key in ("config", "other", "recorded", "reads", "files", "opened")}
-        modules = {"drapes_hep/rng.py": "0", "drapes_hep/spectrum/mass.py": state}
+        modules = {"drapes_hep/rng.py": "0", "drapes_hep/spectrum/fit.py": state}
         _json(small / "stages" / f"{name}.json", {**stamp, "version": 2, "key": "", "modules": modules})
     html = write_report(small).read_text(encoding="utf-8")
     assert f"{'cd' * 32} (hunt)" in html
     assert f"{'ab' * 32} (skim, train.3300-3700, generate.3300-3700, classify.3300-3700)" in html
     assert "The code had uncommitted changes when hunt was run." in html
-    assert "Not all stages were run by the same code: drapes_hep/spectrum/mass.py changed between them." in html
+    assert "Not all stages were run by the same code: drapes_hep/spectrum/fit.py changed between them." in html
     # of a window that is not among the results
     assert "9000-9400" not in html
     assert "ef" * 32 not in html.replace("/project/mine.py (SHA-256 " + "ef" * 32, "")

@@ -108,7 +108,7 @@ def count_selected(
     tail : array_like, shape (n,)
         Each event's calibrated score; events in hidden windows may hold anything.
     edges : array_like, shape (bins + 1,)
-        From :func:`drapes_hep.spectrum.mass.spectrum_edges`.
+        From :func:`drapes_hep.spectrum.bins.spectrum_edges`.
     efficiencies : sequence of float
         Working points.
     hidden : sequence of Window

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from drapes_hep import plots
 from drapes_hep.config import PlotConfig
 from drapes_hep.errors import ConfigError, InputError, RunDirectoryError
-from drapes_hep.events.blinding import in_ranges
 from drapes_hep.events.features import FEATURES, check_features, kept_columns
+from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import skim_metadata
 from drapes_hep.files import read_json
 from drapes_hep.pipeline.run_directory import RunDirectory

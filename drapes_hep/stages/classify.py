@@ -19,7 +19,7 @@ from drapes_hep.cwola.classifiers import Trees, find_classifier, load_classifier
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.errors import FitError, RunDirectoryError, unnumbered
-from drapes_hep.events.blinding import in_ranges
+from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
 from drapes_hep.files import write_json
 from drapes_hep.metrics import Estimate, Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
@@ -31,7 +31,7 @@ from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
 from drapes_hep.stages.derived import pseudo_window
 from drapes_hep.stages.feature_tables import feature_matrix
-from drapes_hep.stages.model import generate_stage
+from drapes_hep.stages.generate import generate_stage
 from drapes_hep.templates.parts import CLOSURE
 
 __all__ = ["classify", "classify_stage", "quality_stage", "sample_of", "truth_metrics"]

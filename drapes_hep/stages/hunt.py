@@ -23,7 +23,8 @@ from drapes_hep.pipeline.stage import Stage
 from drapes_hep.regions import Window
 from drapes_hep.results import global_record, results_record, window_record
 from drapes_hep.rng import stage_seed
-from drapes_hep.spectrum.mass import find_shape, fit_spectrum, shape_sources
+from drapes_hep.spectrum.fit import fit_spectrum
+from drapes_hep.spectrum.shapes import find_shape, shape_sources
 from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import quality_stage
 from drapes_hep.stages.feature_tables import read_record, unweighted

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from drapes_hep.config import keys_of
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import feature_axis, fill_checked
-from drapes_hep.events.blinding import in_ranges
+from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.table import PLACE, Table
 from drapes_hep.files import read_json
 from drapes_hep.pipeline.context import Context

@@ -21,12 +21,13 @@ from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.features import check_features
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.rng import stage_seed
-from drapes_hep.spectrum.mass import spectrum_edges
+from drapes_hep.spectrum.bins import spectrum_edges
 from drapes_hep.studies.trials import REFERENCES, Trial, TrialContext
 from drapes_hep.templates.comparison import compare_jets, summaries
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE
-from drapes_hep.templates.plan import EventTable, Template, starts
+from drapes_hep.templates.plan import starts
+from drapes_hep.templates.tables import EventTable, Template
 
 __all__ = ["MEASURES", "REJECTIONS"]
 

@@ -13,11 +13,10 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from drapes_hep.config import Config, keys_of
-from drapes_hep.diffusion.samplers import kernel_threads
-from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError, counted
 from drapes_hep.events.skims import read_truth, write_truth
 from drapes_hep.files import content_hash, file_hash, read_json, write_json
+from drapes_hep.kernels import kernel_threads
 from drapes_hep.parallel import in_processes
 from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.pipeline.context import Context
@@ -32,6 +31,7 @@ from drapes_hep.studies.sample import StudySample, check_signal, load_sample
 from drapes_hep.studies.trial_keys import TRIAL_CODE, trial_key
 from drapes_hep.studies.trials import SampleKeys, Trial, TrialContext, model_folder, model_key
 from drapes_hep.templates.window_models import has_model, unfinished
+from drapes_hep.training.curves import Epoch
 
 __all__ = ["check_labels", "make_sample", "run_trials", "sample_keys"]
 

@@ -21,7 +21,7 @@ from drapes_hep.regions import Window, sliding_windows
 from drapes_hep.rng import event_uniforms, stage_seed
 from drapes_hep.stages.feature_tables import unweighted
 from drapes_hep.stages.parents import load_parents
-from drapes_hep.templates.plan import EventTable
+from drapes_hep.templates.tables import EventTable
 
 __all__ = ["Draw", "StudySample", "check_signal", "draw_data", "load_sample", "study_window"]
 

@@ -8,7 +8,7 @@ from drapes_hep.files import content_hash
 from drapes_hep.keys import part_of
 from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.plugins import source_hashes
-from drapes_hep.spectrum.mass import shape_sources
+from drapes_hep.spectrum.shapes import shape_sources
 from drapes_hep.studies.trials import SampleKeys, Trial, draw_key, model_key
 from drapes_hep.templates.registry import method_of
 

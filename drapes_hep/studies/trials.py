@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config, keys_of
-from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.files import content_hash, write_json
@@ -23,12 +22,14 @@ from drapes_hep.keys import part_of
 from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
-from drapes_hep.spectrum.mass import SpectrumFit, spectrum_edges
+from drapes_hep.spectrum.bins import spectrum_edges
+from drapes_hep.spectrum.fit import SpectrumFit
 from drapes_hep.studies.sample import Draw, StudySample, draw_data, study_window
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
 from drapes_hep.templates.parts import split_sidebands
-from drapes_hep.templates.plan import EventTable, Plan, Planned, Pool, Template, fit_masses, plan_at, plan_region
+from drapes_hep.templates.plan import Pool, fit_masses, plan_at, plan_region
 from drapes_hep.templates.registry import method_of, method_settings
+from drapes_hep.templates.tables import EventTable, Plan, Planned, Template
 from drapes_hep.templates.window_models import (
     checkpoints,
     fit_window_model,
@@ -38,6 +39,7 @@ from drapes_hep.templates.window_models import (
     save_window_model,
     training_record,
 )
+from drapes_hep.training.curves import Epoch
 
 __all__ = ["REFERENCES", "SampleKeys", "Trial", "TrialContext", "draw_key", "model_folder", "model_key"]
 

@@ -20,7 +20,7 @@ from drapes_hep.errors import FitError
 from drapes_hep.events.features import invariant_mass, wrapped
 from drapes_hep.events.types import AwkwardArray
 
-__all__ = ["KINEMATICS", "QUANTITIES", "compare_jets", "summaries"]
+__all__ = ["QUANTITIES", "compare_jets", "summaries"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -46,9 +46,6 @@ QUANTITIES: dict[str, str] = {
     "delta_phi": r"$\phi_i - \phi_J$ [rad]",
 }
 """What is compared: of jets, of pairs, of constituents; with axis labels."""
-
-KINEMATICS = ("pt", "eta", "mass", "n", "mjj", "delta_phi_jj")
-"""Those that follow from the jets' kinematics and their numbers of constituents."""
 
 
 def _flat(array: AwkwardArray) -> FloatArray:

@@ -16,7 +16,6 @@ from torch import Tensor
 from drapes_hep.config import Config, TemplateConfig
 from drapes_hep.diffusion.samplers import evaluations
 from drapes_hep.diffusion.schedules import Schedule, strength_steps
-from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError, counted
 from drapes_hep.events.features import domains
 from drapes_hep.templates.drapes_family import RECIPES, Recipe
@@ -27,7 +26,8 @@ from drapes_hep.templates.feature_model import (
     save_background_model,
 )
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
-from drapes_hep.templates.plan import EventTable, Plan, Template
+from drapes_hep.templates.tables import EventTable, Plan, Template
+from drapes_hep.training.curves import TrainingCurve
 
 __all__ = ["Drapes", "describe_sampler", "levels", "make_template"]
 

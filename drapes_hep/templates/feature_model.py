@@ -14,12 +14,13 @@ from drapes_hep.config import TrainingConfig
 from drapes_hep.diffusion.checkpoints import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
 from drapes_hep.diffusion.samplers import Sampler, sample
-from drapes_hep.diffusion.training import Epoch, TrainingResult, TrainingSettings, train
+from drapes_hep.diffusion.training import TrainingResult, TrainingSettings, train
 from drapes_hep.errors import FitError, LeakError, RunDirectoryError, counted
 from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
 from drapes_hep.networks.mlp import ResidualMLP
 from drapes_hep.rng import event_normals, stage_seed
 from drapes_hep.templates.parts import TRAIN, VALIDATION
+from drapes_hep.training.curves import Epoch
 
 __all__ = [
     "BackgroundModel",

@@ -298,9 +298,10 @@ def _search(run: Path, project: Path) -> None:
     from drapes_hep.pipeline.context import Context
     from drapes_hep.pipeline.run_directory import open_run
     from drapes_hep.stages.classify import classify
+    from drapes_hep.stages.generate import generate
     from drapes_hep.stages.hunt import hunt
-    from drapes_hep.stages.model import generate, train
     from drapes_hep.stages.skim import skim
+    from drapes_hep.stages.train import train
 
     context = Context.of(load_config(project / "search.yaml"), open_run(run), device="cpu", workers=1)
     skim(context)

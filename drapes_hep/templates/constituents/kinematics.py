@@ -36,13 +36,16 @@ import numpy.typing as npt
 
 from drapes_hep.events.features import wrapped
 
-__all__ = ["COLUMNS", "Bounds", "Chart", "Orientation", "coordinates", "domain", "jets_from", "pair_mass"]
+__all__ = ["COLUMNS", "QUANTITIES", "Bounds", "Chart", "Orientation", "coordinates", "domain", "jets_from", "pair_mass"]
 
 FloatArray = npt.NDArray[np.float64]
 Chart = Literal["solved", "free"]
 
 COLUMNS = ("pt", "eta", "phi", "mass", "n")
 """Columns of jets: transverse momentum (GeV), pseudorapidity, azimuth (rad), mass (GeV), number of constituents."""
+
+QUANTITIES = ("pt", "eta", "mass", "n", "mjj", "delta_phi_jj")
+"""What of :mod:`drapes_hep.templates.comparison` follows from the jets' kinematics and numbers of constituents."""
 
 PT, ETA, PHI, MASS, N = range(5)
 _HALVINGS = 60

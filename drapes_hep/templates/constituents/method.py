@@ -18,7 +18,6 @@ from torch import Tensor
 
 from drapes_hep.config import NETWORKS, Config, ConstituentsConfig, TemplateConfig, TrainingConfig
 from drapes_hep.diffusion.schedules import Schedule
-from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.clustering import falling_pt, subjettiness
@@ -27,10 +26,9 @@ from drapes_hep.events.schema import nested, ragged
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.packed import Sets, take
 from drapes_hep.plugins import source_hashes
-from drapes_hep.templates.comparison import KINEMATICS
 from drapes_hep.templates.constituents.backbones import check_backbone, find_backbone
 from drapes_hep.templates.constituents.conserve import jet_sums
-from drapes_hep.templates.constituents.kinematics import N
+from drapes_hep.templates.constituents.kinematics import QUANTITIES, N
 from drapes_hep.templates.constituents.model import (
     ConstituentModel,
     fit_constituents,
@@ -42,7 +40,8 @@ from drapes_hep.templates.constituents.model import (
 from drapes_hep.templates.drapes import describe_sampler, levels
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
-from drapes_hep.templates.plan import EventTable, Plan, Template
+from drapes_hep.templates.tables import EventTable, Plan, Template
+from drapes_hep.training.curves import TrainingCurve
 
 __all__ = ["LOSSES", "DrapesConstituents", "build_jets", "constituent_levels"]
 
@@ -220,7 +219,7 @@ class DrapesConstituents(BackgroundMethod):
         """Name what jets take over from their parents: kinematics that are not made, as far as they are kept."""
         if not self.partial or self.section.kinematics_strength is not None:
             return ()
-        return KINEMATICS if model.keeps else ("n",)
+        return QUANTITIES if model.keeps else ("n",)
 
     def reach(self, region: tuple[float, float]) -> tuple[float, float]:
         """Widen the region by ``constituents.margin`` where free kinematics let events migrate."""
