@@ -123,7 +123,9 @@ class _Digest:
         elif isinstance(value, staticmethod | classmethod):
             self.add(value.__func__)
         elif isinstance(value, processor.AccumulatorABC) or own:
-            attributes = {name: one for name, one in getattr(value, "__dict__", {}).items() if name[:2] != "__"}
+            attributes = {
+                name: attribute for name, attribute in getattr(value, "__dict__", {}).items() if name[:2] != "__"
+            }
             self._several(itertools.chain.from_iterable(attributes.items()))
         else:
             # None too: what is loaded when it is first needed takes the place of None
@@ -132,8 +134,8 @@ class _Digest:
     def _several(self, values: Iterable[Any]) -> None:
         values = list(values)
         self._bytes(str(len(values)).encode())
-        for one in values:
-            self.add(one)
+        for value in values:
+            self.add(value)
 
     def _bytes(self, *parts: bytes) -> None:
         for part in parts:
