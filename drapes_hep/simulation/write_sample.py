@@ -218,13 +218,13 @@ def _done_before(order: Order, record: Mapping[str, Any], target: Path) -> dict[
                 target, f"exists, made with other settings ({', '.join(names)})", "name another file, or delete it"
             )
         whole = summary.get("file", {}).get("bytes")
-        if all(one.exists() for one in written) and target.stat().st_size == whole:
+        if all(path.exists() for path in written) and target.stat().st_size == whole:
             return summary
         raise InputError(sidecar(target), "belongs to a file that is gone or was changed", "delete both")
     # a run that was killed between its file and the record has its blocks still
-    found = next((one for one in written if one.exists()), None)
-    if found is not None and not settings.exists():
-        raise InputError(found, "exists, and not from this command", "name another file, or delete it")
+    existing = next((path for path in written if path.exists()), None)
+    if existing is not None and not settings.exists():
+        raise InputError(existing, "exists, and not from this command", "name another file, or delete it")
     return None
 
 
