@@ -93,6 +93,7 @@ UNFINISHED = {
     "drapes_hep/cwola/classifiers.py",
     "drapes_hep/cwola/set_classifiers.py",
     "drapes_hep/diffusion/training.py",
+    "drapes_hep/events/chunks.py",
     "drapes_hep/events/hooks.py",
     "drapes_hep/events/ragged.py",
     "drapes_hep/events/readers.py",

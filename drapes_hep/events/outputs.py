@@ -53,7 +53,7 @@ class Wanted:
         Columns of the skim.
     mass_range : tuple of float
         m_JJ in GeV, lower edge inclusive and upper edge exclusive.
-    kept : tuple of str
+    kept_columns : tuple of str
         Further columns of the skim.
     bounds : mapping of str to (float, float)
         Values that a feature can take.
@@ -61,7 +61,7 @@ class Wanted:
 
     features: tuple[str, ...]
     mass_range: tuple[float, float]
-    kept: tuple[str, ...] = ()
+    kept_columns: tuple[str, ...] = ()
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -234,9 +234,11 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
     def _check_columns(self, columns: Mapping[str, Column], event: Callable[[int, npt.NDArray[Any]], str]) -> None:
         """Check the columns of selected events, of one chunk or of all."""
         required = ("event_id", "weight", "mjj", *self._wanted.features)
-        absent = [name for name in (*required, *self._wanted.kept) if name not in columns]
+        absent = [name for name in (*required, *self._wanted.kept_columns) if name not in columns]
         if absent:
-            self._refuse(f"the skim has no column '{absent[0]}'; it needs {', '.join((*required, *self._wanted.kept))}")
+            self._refuse(
+                f"the skim has no column '{absent[0]}'; it needs {', '.join((*required, *self._wanted.kept_columns))}"
+            )
         if "label" in columns:
             self._refuse("the skim has a column 'label': labels go into 'truth'")
         ids = np.asarray(columns["event_id"])
