@@ -81,7 +81,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
     """
 
     def __init__(self, inner: Any, required: Wanted) -> None:
-        self._inner, self._wanted = inner, required
+        self._inner, self._required = inner, required
         sources = class_sources(type(inner))
         self._name = f"processor {type(inner).__name__}" + (f" ({sources[0]})" if sources else "")
         self._defined = names_defined(type(inner))
@@ -233,11 +233,11 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
 
     def _check_columns(self, columns: Mapping[str, Column], event: Callable[[int, npt.NDArray[Any]], str]) -> None:
         """Check the columns of selected events, of one chunk or of all."""
-        required = ("event_id", "weight", "mjj", *self._wanted.features)
-        absent = [name for name in (*required, *self._wanted.kept_columns) if name not in columns]
+        required = ("event_id", "weight", "mjj", *self._required.features)
+        absent = [name for name in (*required, *self._required.kept_columns) if name not in columns]
         if absent:
             self._refuse(
-                f"the skim has no column '{absent[0]}'; it needs {', '.join((*required, *self._wanted.kept_columns))}"
+                f"the skim has no column '{absent[0]}'; it needs {', '.join((*required, *self._required.kept_columns))}"
             )
         if "label" in columns:
             self._refuse("the skim has a column 'label': labels go into 'truth'")
@@ -255,11 +255,11 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
                 if len(array) and array.dtype.kind not in "iuf":
                     self._refuse(f"the skim's '{name}' holds {array.dtype}, not numbers")
                 flag(name, ~np.isfinite(array.astype(np.float64)), "NaN or infinity")
-            if name in self._wanted.bounds:
-                low, high = self._wanted.bounds[name]
+            if name in self._required.bounds:
+                low, high = self._required.bounds[name]
                 outside = (np.asarray(values) < low) | (np.asarray(values) > high)
                 flag(name, outside, f"values outside its bounds ({low:g} to {high:g})")
-        mjj, (low, high) = np.asarray(columns["mjj"], dtype=np.float64), self._wanted.mass_range
+        mjj, (low, high) = np.asarray(columns["mjj"], dtype=np.float64), self._required.mass_range
         flag("mjj", (mjj < low) | (mjj >= high), f"values outside mass.range ({low:g} to {high:g} GeV)")
         if "jets" in columns:
             self._check_jets(columns["jets"], mjj, flag)
