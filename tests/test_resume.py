@@ -305,7 +305,7 @@ def test_what_cannot_be_kept_does_not_hide_what_failed(folder, drapes, monkeypat
         with atomic_path(path) as temporary:
             yield temporary
 
-    for module in ("events.store", "files"):
+    for module in ("events.chunk_store", "files"):
         monkeypatch.setattr(f"drapes_hep.{module}.atomic_path", full)
     status, _, said = drapes("skim", "tiny.yaml", "-o", "parts")
     assert status == 2
