@@ -153,10 +153,10 @@ def draw(
     quiet: Quiet = False,
 ) -> None:
     """Draw the figures and write the report of a finished run, from its own configuration."""
-    tree_given: dict[str, Any] | None = None
+    requested_tree: dict[str, Any] | None = None
     if config is not None:
         checked = _configured(config, assignments, unblind)
-        tree_given, output = checked.model_dump(mode="json"), output or Path("runs") / checked.name
+        requested_tree, output = checked.model_dump(mode="json"), output or Path("runs") / checked.name
     if output is None:
         raise ConfigError("report: name a run directory with -o, or its configuration")
     from drapes_hep.pipeline.run_directory import open_run
@@ -172,8 +172,8 @@ def draw(
     if config is None and (assignments or unblind):
         tree = own_configuration(run)
         changes = [*(assignments or []), *(["blind=false"] if unblind else [])]
-        tree_given = assigned_config(tree, changes, run.manifest).model_dump(mode="json")
-    Reporter(quiet=quiet).say(f"report: {report(run, tree_given)}")
+        requested_tree = assigned_config(tree, changes, run.manifest).model_dump(mode="json")
+    Reporter(quiet=quiet).say(f"report: {report(run, requested_tree)}")
 
 
 @app.command()

@@ -414,7 +414,7 @@ class _ChunkReader:
     """Reads chunks; where values are bad, says so and finds the good events among them."""
 
     def __init__(self, whole: EventChunk) -> None:
-        self.left = _RETRIES
+        self.retries = _RETRIES
         self.first_error: InputError | None = None
         self.bad: dict[tuple[str, str], tuple[int, int]] = {}
         self.broken: list[tuple[str, int, int]] = []
@@ -452,9 +452,9 @@ class _ChunkReader:
             self.first_error = self.first_error or error
             self.broken.append((f"{error.problem}; {error.remedy}", len(chunk), chunk.start))
             return
-        if len(chunk) == 1 or self.left < 2:
+        if len(chunk) == 1 or self.retries < 2:
             return
-        self.left -= 2
+        self.retries -= 2
         middle = (chunk.start + chunk.stop) // 2
         for part in (dataclasses.replace(chunk, stop=middle), dataclasses.replace(chunk, start=middle)):
             yield from self.good(part, reported | bad_columns)

@@ -80,14 +80,14 @@ class _Digest:
     """Hash of a value and of all that hangs on it."""
 
     def __init__(self, modules: Mapping[str, str]) -> None:
-        self._modules, self._hash, self._seen = modules, hashlib.blake2b(digest_size=16), set[int]()
+        self._modules, self._hash, self._visited = modules, hashlib.blake2b(digest_size=16), set[int]()
 
     @property
     def value(self) -> str:
         return self._hash.hexdigest()
 
     def add(self, value: Any) -> None:
-        if id(value) in self._seen:
+        if id(value) in self._visited:
             return
         if isinstance(value, np.ndarray) and value.dtype != object:
             self._bytes(f"{value.dtype}{value.shape}".encode(), np.ascontiguousarray(value).tobytes())
@@ -104,7 +104,7 @@ class _Digest:
         elif isinstance(value, boost_histogram.Histogram):
             self._bytes(np.asarray(value.view(flow=True)).tobytes())
         else:
-            self._seen.add(id(value))
+            self._visited.add(id(value))
             self._object(value)
 
     def _object(self, value: Any) -> None:

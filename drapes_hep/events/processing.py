@@ -251,7 +251,7 @@ class _Payload:
     """Whether results are kept, so that what they rest on must be known."""
 
 
-_GIVEN_UP: dict[str, set[str]] = {}
+_UNREACHABLE: dict[str, set[str]] = {}
 """Of the run that this process works for: files that could not be reached in spite of all attempts."""
 
 
@@ -265,9 +265,9 @@ def _work(pickled: bytes, chunk: EventChunk) -> _Result:
         payload: _Payload = pickle.loads(pickled)
     if payload.sharing:
         share_files(True)
-    if payload.run not in _GIVEN_UP:
-        _GIVEN_UP.clear()
-    unreachable = _GIVEN_UP.setdefault(payload.run, set())
+    if payload.run not in _UNREACHABLE:
+        _UNREACHABLE.clear()
+    unreachable = _UNREACHABLE.setdefault(payload.run, set())
     try:
         # nobody wants to wait for the same server again for each chunk of a file
         events = _read_chunk(chunk, attempts=1 if chunk.path in unreachable else None)

@@ -119,12 +119,12 @@ def _panels(top: Axes, below: Axes, shape: JetShape, true_label: str) -> None:
     below.axhline(1, color=INK, lw=0.8)
     centre, peak = 0.5 * (edges[1:] + edges[:-1]), float(true.max(initial=0.0))
     for i, (name, counts) in enumerate(shape.generated.items()):
-        density, made_error = _density(counts, width)
+        density, density_error = _density(counts, width)
         colour = _COLOURS[i % len(_COLOURS)]
         top.stairs(density, edges, color=colour, lw=1.7, label=name)
         peak = max(peak, float(density.max(initial=0.0)))
         ratio = np.divide(density, true, out=np.full_like(true, np.nan), where=good)
-        bars = np.divide(made_error, true, out=np.zeros_like(true), where=good)
+        bars = np.divide(density_error, true, out=np.zeros_like(true), where=good)
         # a bin of a few events says nothing of the ratio
         populated = good & (shape.true >= 5)
         below.errorbar(centre[populated], ratio[populated], bars[populated], fmt="o", ms=2.8, lw=1, color=colour)

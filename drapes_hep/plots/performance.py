@@ -230,12 +230,12 @@ def score_distribution(
         x = np.clip(-np.log10(np.maximum(tail, 1e-300)), 0.0, edges[-1] - 1e-9)
         return np.histogram(x, edges, weights=w)[0], np.histogram(x, edges, weights=w * w)[0]
 
-    observed, seen_var = fill(data, w_data)
+    observed, observed_variance = fill(data, w_data)
     flat, flat_var = fill(templ, w_templ)
     scale = float(w_data.sum() / w_templ.sum()) if w_templ.sum() > 0 else 1.0
     flat, flat_error = flat * scale, np.sqrt(flat_var) * scale
     # effective counts: Garwood's interval for weighted data, exact for weights of 1
-    per_event = np.divide(seen_var, observed, out=np.ones_like(observed), where=observed > 0)
+    per_event = np.divide(observed_variance, observed, out=np.ones_like(observed), where=observed > 0)
     low, high = (bound * per_event for bound in poisson_interval(observed / per_event))
     fig, axes = canvas(7.6, 6.6, rows=(2.6, 1.0))
     top, low_panel = axes[:, 0]
@@ -319,14 +319,14 @@ def passing_fraction(points: Sequence[Passing], stamp: Stamp) -> Figure:
         ax.axhline(1, color=INK, lw=0.9, ls="--")
         highest, lowest = 1.5, 0.5
         for j, region in enumerate(regions):
-            rows_here = [p for p in points if p.region == region and p.background_efficiency == cut and p.total > 0]
-            if not rows_here:
+            cut_points = [p for p in points if p.region == region and p.background_efficiency == cut and p.total > 0]
+            if not cut_points:
                 continue
-            k, n = np.array([p.passed for p in rows_here]), np.array([p.total for p in rows_here])
+            k, n = np.array([p.passed for p in cut_points]), np.array([p.total for p in cut_points])
             low, high = ratio_interval(k, n)
             value = k / n
-            width = np.array([p.window[1] - p.window[0] for p in rows_here])
-            centre = np.array([0.5 * sum(p.window) for p in rows_here]) + (j - 1) * 0.12 * width
+            width = np.array([p.window[1] - p.window[0] for p in cut_points])
+            centre = np.array([0.5 * sum(p.window) for p in cut_points]) + (j - 1) * 0.12 * width
             ax.errorbar(
                 centre, value / cut, np.stack([value - low, high - value]).clip(0) / cut, fmt=MARKERS[j],
                 color=(BLUE, RED, PALETTE[2])[j], ms=6, lw=1.2, label=region,

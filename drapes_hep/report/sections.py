@@ -67,8 +67,8 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
     untrained = reason if inclusive is None else f"largest, {inclusive[0].title} GeV"
     if leading is not None and inclusive is not None and leading[0] is not inclusive[0]:
         inclusive_point = next((p for p in leading[0].points if float(p["background_efficiency"]) >= 1), None)
-        here_z = None if inclusive_point is None else inclusive_point.get("z_local")
-        untrained += f"; {leading[0].title} GeV: " + ("–" if here_z is None else f"{signed(float(here_z))} σ")
+        inclusive_z = None if inclusive_point is None else inclusive_point.get("z_local")
+        untrained += f"; {leading[0].title} GeV: " + ("–" if inclusive_z is None else f"{signed(float(inclusive_z))} σ")
     cards.append(_card("inclusive search, no classifier", _significance(inclusive), untrained))
     lost = (run.results.get("accounting") or {}).get("lost")
     cards.append(_card("events lost", optional_integer(lost), "requested minus processed"))

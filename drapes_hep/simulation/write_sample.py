@@ -211,9 +211,9 @@ def _done_before(order: Order, record: Mapping[str, Any], target: Path) -> dict[
     settings = _parts(target) / "settings.json"
     if sidecar(target).exists():
         summary: dict[str, Any] = read_json(sidecar(target))
-        made_with = summary.get("order", {}) if isinstance(summary, dict) else {}
-        if made_with != dict(record):
-            names = [name for name in record if made_with.get(name) != record[name]]
+        earlier_order = summary.get("order", {}) if isinstance(summary, dict) else {}
+        if earlier_order != dict(record):
+            names = [name for name in record if earlier_order.get(name) != record[name]]
             raise InputError(
                 target, f"exists, made with other settings ({', '.join(names)})", "name another file, or delete it"
             )

@@ -136,7 +136,7 @@ def compare_jets(
         raise FitError(
             f"{len(true)} true and {len(generated)} generated events are left: too few to compare their jets"
         )
-    every, all_made = _values(true), _values(generated)
+    every, all_generated = _values(true), _values(generated)
     distances: dict[str, list[tuple[float, float]]] = {
         name: [] for name in QUANTITIES if name not in preserved and _varies(_finite(every[name]))
     }
@@ -144,7 +144,7 @@ def compare_jets(
         order, chosen = rng.permutation(len(true)), rng.permutation(len(generated))[:half]
         for name, pairs in distances.items():
             first_half, other = (_finite(every[name][rows]) for rows in (order[:half], order[half : 2 * half]))
-            some = _finite(all_made[name][chosen])
+            some = _finite(all_generated[name][chosen])
             pairs.append((_distance(some, first_half, rng), _distance(other, first_half, rng)))
     quantities: dict[str, Mapping[str, float]] = {}
     for name, pairs in distances.items():
@@ -158,7 +158,7 @@ def compare_jets(
             "ratio": float(w1 / unit),
             "ratio_spread": float(ratio_spread),
         }
-    shapes = {name: _shape(name, _finite(every[name]), _finite(all_made[name])) for name in distances}
+    shapes = {name: _shape(name, _finite(every[name]), _finite(all_generated[name])) for name in distances}
     return {"events": half, "quantities": quantities, "shapes": shapes}
 
 

@@ -108,7 +108,7 @@ def _column_names(path: str, group: Any) -> list[str]:
     return raw_columns(path, blocks) or [name for _, names in blocks for name in names]
 
 
-def _labels_beside(group: Any) -> bool:
+def _may_have_label_file(group: Any) -> bool:
     """Whether a raw table has no column for the label (it may still have a file of labels beside it)."""
     return sum(len(names) for _, names in _blocks(group)) % 3 == 0
 
@@ -218,7 +218,7 @@ class Hdf5Reader:
             }
             remarks += _check_datasets(path, read)
             label_files: tuple[str, ...] = ()
-            if layout == "lhco_raw" and "label" in columns and _labels_beside(group):
+            if layout == "lhco_raw" and "label" in columns and _may_have_label_file(group):
                 read_label_file(path, rows)
                 label_files = (label_file(path),)
         return FileInfo(
@@ -287,7 +287,7 @@ class Hdf5Reader:
             if chunk.reading.jets:
                 out["particles"] = read_particles(blocks, chunk.start, chunk.stop)
             if "label" in chunk.columns:
-                if _labels_beside(group):
+                if _may_have_label_file(group):
                     out["label"] = read_label_file(chunk.path, _rows(group))[chunk.start : chunk.stop]
                 else:
                     out["label"] = read_last_column(blocks, chunk.start, chunk.stop)

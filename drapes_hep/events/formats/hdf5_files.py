@@ -23,7 +23,7 @@ from drapes_hep.remote import is_url, network_error, open_url
 
 __all__ = ["check_stored", "open_hdf5", "unwritten"]
 
-_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
+_LOCK_ERRORS = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 """What locking a file answers where another process holds its lock; any other number means that there are no locks."""
 
 _WRITING = "is open for writing in another process: its content may change"
@@ -47,7 +47,7 @@ def _open_local(path: str) -> tuple[Any, tuple[str, ...]]:
         number, first = _lock_error(error), error
         if number is None and not _is_flagged(error):
             raise
-    remarks = (_WRITING,) if number in _HELD else ()
+    remarks = (_WRITING,) if number in _LOCK_ERRORS else ()
     if number is not None:
         try:
             return h5py.File(path, "r", locking=False), remarks
