@@ -38,14 +38,14 @@ def unit(path: Path) -> str:
 
 
 def drapes_units(path: Path) -> set[str]:
-    found = set()
+    units = set()
     for name in imported(path):
         parts = name.split(".")
         if parts[0] == "drapes_hep":
-            here = parts[1] if len(parts) > 1 else "__init__"
-            known = (PACKAGE / here).is_dir() or (PACKAGE / f"{here}.py").exists()
-            found.add(here if known else "__init__")
-    return found
+            name_of_unit = parts[1] if len(parts) > 1 else "__init__"
+            is_unit = (PACKAGE / name_of_unit).is_dir() or (PACKAGE / f"{name_of_unit}.py").exists()
+            units.add(name_of_unit if is_unit else "__init__")
+    return units
 
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
