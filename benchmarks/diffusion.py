@@ -105,13 +105,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5, help="the median of these is given")
     parser.add_argument("--batch", type=int, default=1024)
-    given = parser.parse_args()
-    table = measure(given.threads, torch.device(given.device), given.events, given.steps, given.rounds, given.batch)
+    arguments = parser.parse_args()
+    table = measure(
+        arguments.threads,
+        torch.device(arguments.device),
+        arguments.events,
+        arguments.steps,
+        arguments.rounds,
+        arguments.batch,
+    )
     for key, value in table.items():
         print(f"{key:34s}{value:14,.3f}")
     print(f"{'targets: evaluation, training':34s}{0.35:14.2f}{0.25:8.2f}")
-    if given.json is not None:
-        given.json.write_text(json.dumps(table, indent=1) + "\n")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -242,10 +242,10 @@ def sample(
         if offsets is not None:
             rows = slice(int(offsets[first]), int(offsets[last]))
             sets = (offsets[first : last + 1] - offsets[first]).to(place)
-        given = None if condition is None else condition[first:last].to(place)
+        block_condition = None if condition is None else condition[first:last].to(place)
 
         def predict(x: Tensor, p: Point) -> Tensor:
-            mean: Tensor = denoiser(x, x.new_tensor([p.t]), given, sets)
+            mean: Tensor = denoiser(x, x.new_tensor([p.t]), block_condition, sets)
             return mean
 
         # grad mode belongs to the thread, so it is set here and not around the pool

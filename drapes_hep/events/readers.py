@@ -256,9 +256,9 @@ def _with_others(path: Alternatives, info: FileInfo, object_path: str | None, re
             )
         places[absolute] = other.places[0]
     named = [place if is_url(place) else str(Path(place).absolute()) for place in path.places]
-    beside = (Alternatives([label_file(place) for place in named]),) if info.beside else ()
+    label_files = (Alternatives([label_file(place) for place in named]),) if info.beside else ()
     return dataclasses.replace(
-        info, path=named[0], places=tuple(places[one] for one in named if one in places), beside=beside
+        info, path=named[0], places=tuple(places[place] for place in named if place in places), beside=label_files
     )
 
 
@@ -334,23 +334,23 @@ def expand(paths: Paths) -> list[str]:
     InputError
         A pattern that matches nothing.
     """
-    found: set[str] = set()
+    files: set[str] = set()
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         if not isinstance(path, (str, Path)):
-            found.add(_alternatives(path))
+            files.add(_alternatives(path))
             continue
         text = str(path)
         if is_url(text):
-            found.update(expand_url(text))
+            files.update(expand_url(text))
             continue
         if not glob.has_magic(text) or Path(text).exists():
-            found.add(text)
+            files.add(text)
             continue
         matches = glob.glob(text, recursive=True)  # noqa: PTH207  Path.glob refuses absolute patterns
         if not matches:
             raise InputError(text, "no file matches this pattern", "check the folder and the suffix")
-        found.update(matches)
-    return sorted(found)
+        files.update(matches)
+    return sorted(files)
 
 
 def _places(info: FileInfo) -> Alternatives:
@@ -412,12 +412,12 @@ def expand_trees(paths: Paths | Mapping[str, str]) -> dict[str, str | None]:
     """
     if not isinstance(paths, Mapping):
         return dict.fromkeys(expand(paths))
-    found: dict[str, str | None] = {}
+    trees: dict[str, str | None] = {}
     for pattern, tree in paths.items():
         for path in expand(pattern):
-            if found.setdefault(path, tree) != tree:
-                raise InputError(path, f"is given two trees, {found[path]} and {tree}", "name one")
-    return dict(sorted(found.items()))
+            if trees.setdefault(path, tree) != tree:
+                raise InputError(path, f"is given two trees, {trees[path]} and {tree}", "name one")
+    return dict(sorted(trees.items()))
 
 
 def read(chunk: EventChunk, *, attempts: int | None = None) -> Events:

@@ -102,8 +102,8 @@ def spectrum_from_root(path: str | Path, name: str) -> tuple[FloatArray, FloatAr
     try:
         with uproot.open(path) as file:
             if name not in file:
-                there = sorted({key.split(";")[0] for key, kind in file.classnames().items() if kind.startswith("TH1")})
-                shown = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
+                names = sorted({key.split(";")[0] for key, kind in file.classnames().items() if kind.startswith("TH1")})
+                shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
                 raise InputError(
                     path, f"has no histogram {name!r}", f"choose one of its TH1s: {shown or 'it has none'}"
                 )

@@ -142,8 +142,8 @@ def check_plugins(config: Config, *, table: bool = False) -> str:
 
     method = method_of(config)
     find_shape(config.mass)
-    for name, one in config.define.items():
-        if not plots.can_be_typeset(f"{one.label or name} [{one.unit}]"):
+    for name, definition in config.define.items():
+        if not plots.can_be_typeset(f"{definition.label or name} [{definition.unit}]"):
             raise ConfigError(f"define.{name}: its label or unit is not mathematics that matplotlib can typeset")
     on_jets = "jets" in method.columns
     place = ""

@@ -99,7 +99,7 @@ def _work(context: Context) -> list[Path]:
     columns = {"event_id": ids[passed], "weight": np.ones(int(passed.sum())), "mjj": mjj[passed]}
     columns |= {name: features[name][passed] for name in config.features}
     written = write_events(context, columns, None if label is None else label[passed], {PLACE: table.hash})
-    shown = {"mjj": mjj, **{name: features[name] for name in config.features}}
+    filled = {"mjj": mjj, **{name: features[name] for name in config.features}}
     account = write_account(
         context,
         requested=len(table),
@@ -110,7 +110,7 @@ def _work(context: Context) -> list[Path]:
         accumulators={},
         clipped_masses=0,
     )
-    hists = _histograms(shown, ~aside & visible, passed & visible)
+    hists = _histograms(filled, ~aside & visible, passed & visible)
     return [*written, write_control_hists(context, hists), account]
 
 

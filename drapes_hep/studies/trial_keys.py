@@ -23,7 +23,7 @@ def trial_key(trial: Trial, keys: SampleKeys) -> str:
     config = trial.config
     tree = config.model_dump(mode="json")
     own = [
-        *(trial.kind, trial.subject, trial.gensr, trial.unseen, trial.beside, trial.trainings),
+        *(trial.kind, trial.subject, trial.gensr, trial.unseen, trial.in_sidebands, trial.trainings),
         part_of(tree, keys_of("classify")),
         config.classifier_features,
         # editing a classifier of one's own makes old records stale

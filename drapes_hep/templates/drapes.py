@@ -57,16 +57,16 @@ def levels(config: TemplateConfig, schedule: Schedule) -> Tensor:
     every = schedule.sampling_times(config.steps, config.sigma_min, config.sigma_max)
     if not RECIPES[config.method].partial:
         return every
-    left = config.steps_left
-    if left is None:
+    steps = config.steps_left
+    if steps is None:
         alpha, sigma = schedule(every)
         try:
-            left = strength_steps(sigma / alpha, float(config.strength or 0.0))
+            steps = strength_steps(sigma / alpha, float(config.strength or 0.0))
         except ValueError as error:
             raise ConfigError(f"template.strength: {error}") from None
-    if left > config.steps:
-        raise ConfigError(f"template.steps_left: {left} of {counted(config.steps, 'step')}")
-    return every[-(left + 1) :]
+    if steps > config.steps:
+        raise ConfigError(f"template.steps_left: {steps} of {counted(config.steps, 'step')}")
+    return every[-(steps + 1) :]
 
 
 def describe_sampler(times: Tensor, schedule: Schedule, solver: str) -> dict[str, Any]:

@@ -115,12 +115,12 @@ def columns_of(layout: str, present: Iterable[str], reading: Reading = DEFAULT_R
     -------
     tuple of str
     """
-    have, known = set(present), LAYOUTS[layout]
+    have, spelling = set(present), LAYOUTS[layout]
     if not reading.jets:
-        have -= known.lists
+        have -= spelling.lists
     if not reading.constituents:
-        have -= known.constituent_columns
-    return tuple(name for name in (*known.required, *known.optional) if name in have)
+        have -= spelling.constituent_columns
+    return tuple(name for name in (*spelling.required, *spelling.optional) if name in have)
 
 
 def check_kept(path: str, layout: str, spelled: Mapping[str, Any], reading: Reading) -> tuple[str, ...]:
@@ -148,10 +148,10 @@ def check_kept(path: str, layout: str, spelled: Mapping[str, Any], reading: Read
     """
     if not reading.jets:
         return ()
-    known = LAYOUTS[layout]
+    spelling = LAYOUTS[layout]
     out: list[str] = []
     for field in reading.keep:
-        columns = known.columns_of_field(field)
+        columns = spelling.columns_of_field(field)
         if not columns:
             raise InputError(
                 path, f"files of layout '{layout}' hold no further fields of jets", "leave selection.keep empty"
@@ -159,13 +159,15 @@ def check_kept(path: str, layout: str, spelled: Mapping[str, Any], reading: Read
         absent = missing_columns(columns, spelled)
         if absent:
             raise InputError(path, f"has no {absent} for selection.keep: {field}", "correct the name")
-        lists = int(bool(known.lists))
+        lists = int(bool(spelling.lists))
         for name in columns:
-            one = spelled[name]
-            if getattr(one, "depth", lists) != lists or getattr(one, "size", 0):
-                raise InputError(path, f"column '{name}' is {one.kind}, not one number per jet", "keep another field")
+            column = spelled[name]
+            if getattr(column, "depth", lists) != lists or getattr(column, "size", 0):
+                raise InputError(
+                    path, f"column '{name}' is {column.kind}, not one number per jet", "keep another field"
+                )
         # the jets of a skim are one column
-        out += [] if "jets" in known.required else columns
+        out += [] if "jets" in spelling.required else columns
     return tuple(out)
 
 
@@ -235,11 +237,11 @@ def lacks(
     if not fraction:
         shown = ", ".join(have[:5]) + (" and others" if len(have) > 5 else "")
         first = {LAYOUTS[name].required[0]: name for name in reversed(layouts)}
-        known = [f"{name} ({column}, ...)" for column, name in reversed(first.items())]
+        examples = [f"{name} ({column}, ...)" for column, name in reversed(first.items())]
         return InputError(
             path,
             f"{where} has none of the dijet columns (it has {shown or 'no columns'})",
-            f"expected the columns of a layout: {', '.join(known[:6])}",
+            f"expected the columns of a layout: {', '.join(examples[:6])}",
         )
     return InputError(
         path,

@@ -131,13 +131,13 @@ def _fit_jets(
     backbone = _jet_backbone(flat.shape[1], as_set, training, stage_seed(task.seed, "jets' weights"))
     model = JetModel(DENOISERS[training.path](backbone), scale, chart, bounds, as_set)
     z = torch.as_tensor(model.scaled(x, mjj), dtype=torch.float32)
-    told = torch.as_tensor(scale.condition(mjj), dtype=torch.float32)
+    condition = torch.as_tensor(scale.condition(mjj), dtype=torch.float32)
     everything: Tensor | Sets = Sets(z, torch.arange(0, len(z) + 1, 2)) if as_set else z
 
     def chosen(mask: BoolArray) -> tuple[Tensor | Sets, Tensor, Tensor]:
         keep = torch.as_tensor(mask)
         some = take(everything, keep) if isinstance(everything, Sets) else everything[keep]
-        return some, told[keep], torch.as_tensor(weight[mask])
+        return some, condition[keep], torch.as_tensor(weight[mask])
 
     result = train(
         model.denoiser,

@@ -175,8 +175,8 @@ def coordinates(
         turn = wrapped(dphi - math.pi) / 2
         angle = np.stack([turn, -turn], axis=1)
         phi = wrapped(jets[:, 0, PHI] - turn)
-        one = np.ones(len(jets))
-        return np.stack([np.log(pt), eta, angle, mass, number], axis=2), Orientation(phi, one, one)
+        ones = np.ones(len(jets))
+        return np.stack([np.log(pt), eta, angle, mass, number], axis=2), Orientation(phi, ones, ones)
     signs = [np.where(d < 0, -1.0, 1.0) for d in (eta[:, 0] - eta[:, 1], dphi)]
     ratio, opening = pt[:, 1] / pt[:, 0], math.pi - np.abs(dphi)
     boost = signs[0] * eta.mean(axis=1)

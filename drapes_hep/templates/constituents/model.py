@@ -129,12 +129,12 @@ class ConstituentModel:
         state = sigma * noise
         if start is not None:
             state += alpha * self.scaling.forward(take(start, torch.as_tensor(order)).values.numpy())
-        told = self.scaling.told(rows, np.repeat(mjj, 2))
+        condition = self.scaling.told(rows, np.repeat(mjj, 2))
         z = sample(
             self.denoiser,
             torch.as_tensor(state),
             times,
-            told[torch.as_tensor(order)],
+            condition[torch.as_tensor(order)],
             offsets=torch.as_tensor(offsets),
             solver=solver,
             members=members,
@@ -143,17 +143,17 @@ class ConstituentModel:
             workers=workers,
             progress=progress,
         )
-        found = Sets(torch.as_tensor(self.scaling.inverse(z.numpy())), torch.as_tensor(offsets))
+        constituents = Sets(torch.as_tensor(self.scaling.inverse(z.numpy())), torch.as_tensor(offsets))
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
-        found = take(found, torch.as_tensor(back))
-        return self._absolute(found, rows)
+        constituents = take(constituents, torch.as_tensor(back))
+        return self._absolute(constituents, rows)
 
-    def _absolute(self, found: Sets, rows: FloatArray) -> Sets:
-        values, offsets = found.values.numpy(), found.offsets.numpy()
+    def _absolute(self, constituents: Sets, rows: FloatArray) -> Sets:
+        values, offsets = constituents.values.numpy(), constituents.offsets.numpy()
         fraction, delta = np.exp(values[:, 0]), values[:, 1:]
         if self.conserves:
             fraction, delta = conserve(fraction, delta, offsets, rows[:, : MASS + 1], self.radius)
         axis = np.repeat(rows, np.diff(offsets), axis=0)
         columns = fraction * axis[:, 0], axis[:, 1] + delta[:, 0], wrapped(axis[:, 2] + delta[:, 1])
-        return Sets(torch.as_tensor(np.stack(columns, axis=1)), found.offsets)
+        return Sets(torch.as_tensor(np.stack(columns, axis=1)), constituents.offsets)

@@ -77,8 +77,8 @@ class ConstituentScaling:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a model card stores; floats survive exactly."""
-        found = {name: getattr(self, name).tolist() for name in ("log_fraction", "radius", "mean", "scale")}
-        return {**found, "condition": list(self.condition)}
+        arrays = {name: getattr(self, name).tolist() for name in ("log_fraction", "radius", "mean", "scale")}
+        return {**arrays, "condition": list(self.condition)}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> ConstituentScaling:
@@ -93,7 +93,7 @@ class ConstituentScaling:
 
 def _told(names: Sequence[str], jets: FloatArray, mjj: FloatArray) -> FloatArray:
     pt, eta, phi, mass, number = jets.T
-    known = {
+    quantities = {
         "pt": np.log(pt),
         "eta": eta,
         "phi": phi,
@@ -101,7 +101,7 @@ def _told(names: Sequence[str], jets: FloatArray, mjj: FloatArray) -> FloatArray
         "n": np.log1p(number),
         "mjj": np.log(mjj),
     }
-    return np.stack([known[name] for name in names], axis=1)
+    return np.stack([quantities[name] for name in names], axis=1)
 
 
 def fit_constituent_scaling(
@@ -128,19 +128,21 @@ def fit_constituent_scaling(
     # every k-th: the constituents lie by jets and by falling momentum, so all kinds take part
     some = values[:: max(1, len(values) // _FITTED)]
     length = np.hypot(some[:, 1], some[:, 2])
-    told = _told(names, jets, mjj)
-    spread = told.std(axis=0)
+    condition = _told(names, jets, mjj)
+    spread = condition.std(axis=0)
     if len(some) < 1000 or not (np.ptp(some[:, 0]) > 0 and np.ptp(length) > 0):
         raise FitError(f"constituents: {len(values)} of them in the training jets are too few to be scaled")
     fractions = _knots(some[:, 0], norm.cdf(_LEVELS), float(some[:, 0].min()))
     # the length of a two-dimensional normal vector: P(r) = 1 - exp(-r^2 / 2)
     radii = _knots(length, 1.0 - np.exp(-0.5 * _RADII**2), 0.0)
-    return ConstituentScaling(fractions, radii, tuple(names), told.mean(axis=0), np.where(spread > 1e-9, spread, 1.0))
+    return ConstituentScaling(
+        fractions, radii, tuple(names), condition.mean(axis=0), np.where(spread > 1e-9, spread, 1.0)
+    )
 
 
 def _knots(values: FloatArray, levels: FloatArray, lowest: float) -> FloatArray:
     """Return quantiles that rise strictly, the extremes at their ends."""
-    found = np.quantile(values, levels)
-    found[0], found[-1] = lowest, values.max()
+    knots = np.quantile(values, levels)
+    knots[0], knots[-1] = lowest, values.max()
     # equal quantiles (a detector's cells) are drawn apart, so that the map can be undone
-    return np.asarray(found + np.arange(len(found)) * 1e-9 * (found[-1] - found[0]))
+    return np.asarray(knots + np.arange(len(knots)) * 1e-9 * (knots[-1] - knots[0]))
