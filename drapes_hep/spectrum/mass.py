@@ -22,20 +22,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import uproot
 from iminuit import Minuit
 from scipy.special import ndtri
 
 from drapes_hep.config import MassConfig
-from drapes_hep.errors import ConfigError, FitError, InputError, UsersCode, counted, told
+from drapes_hep.errors import ConfigError, FitError, UsersCode, counted, told
 from drapes_hep.plugins import Kind, class_with, is_users, load_class, source_hashes
 from drapes_hep.regions import Window
-from drapes_hep.spectrum.poisson import deviance_p_value, fit_poisson, poisson_deviance
+from drapes_hep.spectrum.poisson import deviance_p_value, poisson_deviance
 
 __all__ = [
     "GOOD_FIT_P_VALUE",
@@ -49,11 +47,8 @@ __all__ = [
     "expected",
     "find_shape",
     "fit_spectrum",
-    "fit_spectrum_newton",
     "shape_sources",
     "spectrum_edges",
-    "spectrum_from_root",
-    "trim_spectrum",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -450,33 +445,6 @@ def fit_spectrum(
     return _finish(p, p.basis @ np.asarray(minuit.values), p.basis @ raw @ p.basis.T, valid)
 
 
-def fit_spectrum_newton(
-    counts: npt.ArrayLike,
-    edges: npt.ArrayLike,
-    exclude: tuple[float, float] | None = None,
-    shape: str | SpectrumShape = "dijet4",
-    sqrt_s: float = 13_000.0,
-    variance: npt.ArrayLike | None = None,
-    fitted: npt.ArrayLike | None = None,
-) -> SpectrumFit:
-    """Fit as :func:`fit_spectrum` does, by the Newton solver of the pseudo-experiments.
-
-    The width of the bins is met by repeating the regression with each bin's logarithm linearised at the last estimate.
-    """
-    p = _prepare(counts, edges, exclude, shape, sqrt_s, variance, fitted)
-    parameters, covariance, valid = p.start, np.empty((0, 0)), False
-    for _ in range(20):
-        mu, log_gradient = bin_model(shape, sqrt_s, p.edges, parameters)
-        fit = fit_poisson(p.counts, log_gradient @ p.basis, np.log(np.maximum(mu, 1e-300) * p.scale), fitted=p.fitted)
-        step = fit.coefficients[0]
-        parameters = parameters + p.basis @ step
-        covariance = p.basis @ fit.covariance[0] @ p.basis.T
-        valid = bool(fit.converged[0])
-        if float(np.abs(step).max()) < 1e-7:
-            break
-    return _finish(p, parameters, covariance, valid)
-
-
 def _panels(lo: float, hi: float, width: float) -> FloatArray:
     return np.linspace(lo, hi, max(2, int(np.ceil((hi - lo) / width)) + 1))
 
@@ -626,74 +594,3 @@ def spectrum_edges(mass_range: tuple[float, float], width: float, windows: Seque
     marks[-1] = high
     pieces = [np.linspace(a, b, max(1, int(np.ceil((b - a) / width - 1e-9))) + 1)[:-1] for a, b in pairwise(marks)]
     return np.concatenate([*pieces, [high]])
-
-
-def trim_spectrum(
-    counts: npt.ArrayLike, edges: npt.ArrayLike, lo: float, hi: float | None = None
-) -> tuple[FloatArray, FloatArray]:
-    """Cut a spectrum to ``lo`` and above, and to its last filled bin or ``hi``.
-
-    Parameters
-    ----------
-    counts : array_like, shape (bins,)
-    edges : array_like, shape (bins + 1,)
-        GeV.
-    lo : float
-        First edge that is kept, GeV.
-    hi : float, optional
-        Last edge that is kept, GeV; by default the last filled bin's upper edge. Empty bins between stay.
-
-    Returns
-    -------
-    counts, edges : arrays, shapes (n,) and (n + 1,)
-    """
-    n, e = np.asarray(counts, dtype=np.float64), np.asarray(edges, dtype=np.float64)
-    keep = np.flatnonzero((e[:-1] >= lo) & ((n > 0) if hi is None else (e[1:] <= hi)))
-    first = np.flatnonzero(e[:-1] >= lo)
-    if len(keep) == 0:
-        raise FitError(f"the spectrum has no filled bin above {lo:g} GeV")
-    part = slice(int(first[0]), int(keep[-1]) + 1)
-    return n[part], e[part.start : part.stop + 1]
-
-
-def spectrum_from_root(path: str | Path, name: str) -> tuple[FloatArray, FloatArray]:
-    """Read a TH1 as counts a bin.
-
-    Parameters
-    ----------
-    path : str or Path
-        ROOT file.
-    name : str
-        The histogram, e.g. ``Mjj``.
-
-    Returns
-    -------
-    counts, edges : arrays, shapes (bins,) and (bins + 1,)
-        Without under- and overflow; edges in the histogram's own unit.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or truncated, or the histogram is missing or not one-dimensional.
-    """
-    if not Path(path).is_file():
-        raise InputError(path, "no such file", "check the path")
-    try:
-        with uproot.open(path) as file:
-            if name not in file:
-                there = sorted({key.split(";")[0] for key, kind in file.classnames().items() if kind.startswith("TH1")})
-                shown = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
-                raise InputError(
-                    path, f"has no histogram {name!r}", f"choose one of its TH1s: {shown or 'it has none'}"
-                )
-            histogram = file[name]
-            if not histogram.classname.startswith("TH1"):
-                raise InputError(path, f"{name!r} is a {histogram.classname}, not a TH1", "name a TH1 histogram")
-            counts, edges = histogram.to_numpy(flow=False)
-    except InputError:
-        raise
-    except Exception as error:  # uproot raises whatever the first bad byte leads to
-        raise InputError(
-            path, f"cannot be read as ROOT ({type(error).__name__})", "it may be truncated: copy it again"
-        ) from error
-    return np.asarray(counts, dtype=np.float64), np.asarray(edges, dtype=np.float64)
