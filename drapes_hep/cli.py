@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -279,14 +279,7 @@ def _check_files(config: Config, name: Path) -> list[str]:
     data = examine_files(config)
     named = {one.path for one in data.problems if isinstance(one, InputError)}
     tried = try_files(config, [info for info in data.infos if info.path not in named], reading_of(config))
-    # a mistake of the processor's is the same in every file
-    problems = {str(one): one for one in (*data.problems, *(one.error for one in tried)) if one is not None}
-    if len(problems) == 1:
-        raise next(iter(problems.values()))
-    for problem in problems:
-        complain(problem)
-    if problems:
-        raise DrapesError(f"{name}: {counted(len(problems), 'problem')} with the files of data.path")
+    _raise_all(name, [*data.problems, *(one.error for one in tried if one.error is not None)])
     sources = check_sources(config)
     from_sources = try_files(config, sources, reading_of_sources(config))
     for one in from_sources:
@@ -294,12 +287,12 @@ def _check_files(config: Config, name: Path) -> list[str]:
             raise one.error
     every = (*tried, *from_sources)
     read = {one.info.path: one.entries for one in every}
-    found = []
+    lines = []
     for info in (*data.infos, *sources):
         part = f", selection tried on the first {read[info.path]}" if 0 < read.get(info.path, 0) < info.entries else ""
-        found.append(f"{info.path}: {info.layout}, {counted(info.entries, 'event')}{part}")
-    found += data.remarks
-    found += [
+        lines.append(f"{info.path}: {info.layout}, {counted(info.entries, 'event')}{part}")
+    lines += data.remarks
+    lines += [
         f"{one.info.path}: the selection keeps none of {counted(one.entries, 'event')} that were read; check the cuts"
         " in 'selection' and 'mass.range'"
         for one in every
@@ -309,14 +302,26 @@ def _check_files(config: Config, name: Path) -> list[str]:
     partly = sum(one.entries < one.info.entries for one in every)
     if partly:
         seen = "not read" if labels is None else "read for identities and labels alone"
-        found.append(
+        lines.append(
             f"{seen}: what follows the first chunk of {counted(partly, 'file')}; drapes inspect FILE --all reads every"
             " event"
         )
     if labels is not None:
-        kept = "" if config.signal.inject is None else f", of which signal.inject keeps {config.signal.inject}"
-        found.append(f"labels: {labels[0]} background and {labels[1]} signal events{kept}")
-    return found
+        injected = "" if config.signal.inject is None else f", of which signal.inject keeps {config.signal.inject}"
+        lines.append(f"labels: {labels[0]} background and {labels[1]} signal events{injected}")
+    return lines
+
+
+def _raise_all(name: Path, errors: Sequence[DrapesError]) -> None:
+    """Print every error once, and stop if there is any; a single one is raised as it is."""
+    # a mistake of the processor's is the same in every file
+    problems = {str(one): one for one in errors}
+    if len(problems) == 1:
+        raise next(iter(problems.values()))
+    for problem in problems:
+        complain(problem)
+    if problems:
+        raise DrapesError(f"{name}: {counted(len(problems), 'problem')} with the files of data.path")
 
 
 @app.command()

@@ -220,39 +220,56 @@ def one_line(url: str, error: BaseException) -> InputError | None:
     """
     if not is_url(url):
         return None
+    # the innermost says most: fsspec calls whatever happens while it opens a file "not found"
+    for one in reversed(_causes(error)):
+        answer = _refusal(url, one) or _broken(url, one) or _xrootd(url, one)
+        if answer is not None:
+            return answer
+    return None
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an error and what it came from, outermost first."""
     chain: list[BaseException] = []
     one: BaseException | None = error
     while one is not None and one not in chain:
         chain.append(one)
         one = one.__cause__ or one.__context__
-    # the innermost says most: fsspec calls whatever happens while it opens a file "not found"
-    for one in reversed(chain):
-        status = getattr(one, "status", None)
-        if isinstance(one, InputError):
-            return one
-        if status in (401, 403) or isinstance(one, PermissionError):
-            return InputError(url, "the server refuses it", "it needs a login or a token: download it yourself")
-        if isinstance(one, FileNotFoundError) or status in (404, 410):
-            where = "" if url.startswith(("file:", "local:")) else " on the server"
-            return NotThereError(url, f"no such file{where}", "check the address")
-        if any(words in str(one) for words in _NO_RANGES):
-            return InputError(url, "the server does not serve parts of files", "download it first")
-        if type(one).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:
-            kind = UnreachableError if status in TRANSIENT else InputError
-            answer = kind(url, f"the server answers with status {status}", "try again later")
-            if isinstance(answer, UnreachableError):
-                answer.wait = retry_after(getattr(one, "headers", None))
-            return answer
-        if "CertificateError" in type(one).__name__ or "SSLCertVerificationError" in type(one).__name__:
-            return InputError(url, "the server's certificate cannot be verified", "check the address")
-        if type(one).__name__ in {"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError", "TooManyRedirects"}:
-            return InputError(url, f"the address leads nowhere ({type(one).__name__})", "check the address")
-        broken = (ConnectionError, TimeoutError, http.client.HTTPException)
-        if isinstance(one, broken) or type(one).__module__.startswith("aiohttp") or _is_short(one):
-            problem = f"the server cannot be reached or broke off ({type(one).__name__})"
-            return UnreachableError(url, problem, "try again, or download it first")
-        if (said := _xrootd(url, one)) is not None:
-            return said
+    return chain
+
+
+def _refusal(url: str, error: BaseException) -> InputError | None:
+    """Word what a server answers, and what was worded before."""
+    status = getattr(error, "status", None)
+    if isinstance(error, InputError):
+        return error
+    if status in (401, 403) or isinstance(error, PermissionError):
+        return InputError(url, "the server refuses it", "it needs a login or a token: download it yourself")
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        where = "" if url.startswith(("file:", "local:")) else " on the server"
+        return NotThereError(url, f"no such file{where}", "check the address")
+    if any(words in str(error) for words in _NO_RANGES):
+        return InputError(url, "the server does not serve parts of files", "download it first")
+    if type(error).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:
+        kind = UnreachableError if status in TRANSIENT else InputError
+        answer = kind(url, f"the server answers with status {status}", "try again later")
+        if isinstance(answer, UnreachableError):
+            answer.wait = retry_after(getattr(error, "headers", None))
+        return answer
+    return None
+
+
+def _broken(url: str, error: BaseException) -> InputError | None:
+    """Word why there is no whole answer."""
+    name = type(error).__name__
+    if "CertificateError" in name or "SSLCertVerificationError" in name:
+        return InputError(url, "the server's certificate cannot be verified", "check the address")
+    if name in {"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError", "TooManyRedirects"}:
+        return InputError(url, f"the address leads nowhere ({name})", "check the address")
+    broken = (ConnectionError, TimeoutError, http.client.HTTPException)
+    if isinstance(error, broken) or type(error).__module__.startswith("aiohttp") or _is_short(error):
+        problem = f"the server cannot be reached or broke off ({name})"
+        return UnreachableError(url, problem, "try again, or download it first")
     return None
 
 
