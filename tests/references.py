@@ -22,8 +22,9 @@ from torch import Tensor
 from drapes_hep.diffusion.denoisers import Denoiser
 from drapes_hep.events.schema import nested, ragged
 from drapes_hep.packed import Sets
-from drapes_hep.spectrum import mass
+from drapes_hep.spectrum.fit import SpectrumFit, bin_model
 from drapes_hep.spectrum.poisson import deviance_p_value, fit_poisson, poisson_deviance
+from drapes_hep.spectrum.shapes import SHAPES
 
 
 def cms_spectrum(path):
@@ -40,22 +41,22 @@ def fit_spectrum_newton(counts, edges, fitted, shape="dijet4", sqrt_s=13_000.0):
     The width of the bins is met by repeating the regression with each bin's logarithm linearised at the last estimate.
     """
     # least squares on the logarithm of the density, in a basis that is well conditioned
-    density = mass.SHAPES[shape].basis(0.5 * (edges[1:] + edges[:-1])[fitted] / sqrt_s)
+    density = SHAPES[shape].basis(0.5 * (edges[1:] + edges[:-1])[fitted] / sqrt_s)
     weight = np.sqrt(counts[fitted] + 0.5)
     basis = np.linalg.inv(np.linalg.qr(weight[:, None] * density)[1])
     log_density = np.log((counts[fitted] + 0.5) / np.diff(edges)[fitted])
     parameters = basis @ ((weight[:, None] * (density @ basis)).T @ (weight * log_density))
     for _ in range(20):
-        mu, gradient = mass.bin_model(shape, sqrt_s, edges, parameters)
+        mu, gradient = bin_model(shape, sqrt_s, edges, parameters)
         fit = fit_poisson(np.where(fitted, counts, 0.0), gradient @ basis, np.log(mu), fitted=fitted)
         assert fit.converged[0]
         parameters = parameters + basis @ fit.coefficients[0]
         if np.abs(fit.coefficients[0]).max() < 1e-7:
             break
-    mu, _ = mass.bin_model(shape, sqrt_s, edges, parameters)
+    mu, _ = bin_model(shape, sqrt_s, edges, parameters)
     chi2 = float(poisson_deviance(counts[fitted], mu[fitted]).sum())
-    return mass.SpectrumFit(
-        shape=mass.SHAPES[shape], sqrt_s=sqrt_s, parameters=parameters, covariance=basis @ fit.covariance[0] @ basis.T,
+    return SpectrumFit(
+        shape=SHAPES[shape], sqrt_s=sqrt_s, parameters=parameters, covariance=basis @ fit.covariance[0] @ basis.T,
         edges=edges, fitted=fitted, expected=mu, chi2=chi2, ndof=int(fitted.sum()) - len(parameters),
         p_value=float(deviance_p_value(chi2, mu[fitted], len(parameters))), good=True, valid=True,
     )  # fmt: skip

@@ -120,7 +120,9 @@ def count(folders: Sequence[str] = FOLDERS, root: Path = ROOT) -> list[Counts]:
     """
     paths = [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]
     return [
-        one for path in paths for one in functions(path.read_text(encoding="utf-8"), path.relative_to(root).as_posix())
+        function
+        for path in paths
+        for function in functions(path.read_text(encoding="utf-8"), path.relative_to(root).as_posix())
     ]
 
 
@@ -130,11 +132,13 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", default=FOLDERS)
     counts = count(parser.parse_args().folders)
     print(f"{'lines':>5} {'branches':>8} {'arguments':>9}")  # noqa: T201 - what it is for
-    for one in counts:
-        if one.over:
-            print(f"{one.lines:5} {one.branches:8} {one.arguments:9}  {one.name} (line {one.line})")  # noqa: T201
+    for function in counts:
+        if function.over:
+            print(
+                f"{function.lines:5} {function.branches:8} {function.arguments:9}  {function.name} (line {function.line})"
+            )  # noqa: T201
     long, branched, wide = (
-        sum(getattr(one, what) > limit for one in counts)
+        sum(getattr(function, what) > limit for function in counts)
         for what, limit in (("lines", MAX_LINES), ("branches", MAX_BRANCHES), ("arguments", MAX_ARGUMENTS))
     )
     print(  # noqa: T201

@@ -1,6 +1,6 @@
 r"""What is expected inside a window from fits outside it, for many spectra at once. GeV.
 
-*Inclusive.* The fitted spectrum (:mod:`drapes_hep.spectrum.mass`) is summed inside the window.
+*Inclusive.* The fitted spectrum (:mod:`drapes_hep.spectrum.fit`) is summed inside the window.
 
 *After a cut.* At 1e-3 a few dozen events meet a four-parameter shape, so the selected spectrum is taken as
 the inclusive one times a smooth efficiency,
@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from drapes_hep.errors import FitError
 from drapes_hep.regions import Window
-from drapes_hep.spectrum.mass import GOOD_FIT_P_VALUE
+from drapes_hep.spectrum.fit import GOOD_FIT_P_VALUE
 from drapes_hep.spectrum.poisson import deviance_p_value, fit_poisson
 
 __all__ = [

@@ -1,6 +1,6 @@
 """The working points of one window: what is expected inside, what is observed, and how unlikely that is. GeV.
 
-The spectrum outside the window is fitted (:mod:`drapes_hep.spectrum.mass`) and integrated inside; after a cut it is the
+The spectrum outside the window is fitted (:mod:`drapes_hep.spectrum.fit`) and integrated inside; after a cut it is the
 inclusive one times a smooth efficiency (:mod:`drapes_hep.bumphunt.efficiency`).
 """
 
@@ -24,7 +24,8 @@ from drapes_hep.bumphunt.efficiency import (
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.significance import local_significance
 from drapes_hep.regions import Window
-from drapes_hep.spectrum.mass import SpectrumFit, SpectrumShape, bin_model, fit_spectrum
+from drapes_hep.spectrum.fit import SpectrumFit, bin_model, fit_spectrum
+from drapes_hep.spectrum.shapes import SpectrumShape
 
 __all__ = ["WindowHunt", "WorkingPoint", "eigen_variations", "hunt_window"]
 
@@ -133,7 +134,7 @@ def hunt_window(
         Of this window's scores. Its hidden bins take part in nothing.
     window : Window
     shape : SpectrumShape or str
-        Of the inclusive spectrum; the package's own by a key of :data:`drapes_hep.spectrum.mass.SHAPES`.
+        Of the inclusive spectrum; the package's own by a key of :data:`drapes_hep.spectrum.shapes.SHAPES`.
     sqrt_s : float
         GeV.
     min_events : int

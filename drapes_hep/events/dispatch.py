@@ -95,7 +95,7 @@ def _window(workers: int) -> int:
     return max(_LEAST, _AHEAD * workers)
 
 
-class _Ahead:
+class _Submissions:
     """Which tasks may be submitted: a bounded number beyond the first that is not finished."""
 
     def __init__(self, tasks: int, window: int) -> None:
@@ -115,7 +115,7 @@ class _Ahead:
             self._first += 1
 
     @property
-    def left(self) -> range:
+    def remaining(self) -> range:
         """Tasks that were not submitted."""
         return range(self._next, self._tasks)
 
@@ -128,7 +128,7 @@ def _signal(error: BaseException) -> str:
 
 def _submit(
     pool: concurrent.futures.Executor,
-    ahead: _Ahead,
+    ahead: _Submissions,
     running: dict[Any, int],
     tasks: Sequence[Any],
     work: Callable[[bytes, Any], Any],
@@ -145,7 +145,7 @@ def _submit(
 
 
 def _settle(
-    futures: Iterable[Any], running: dict[Any, int], suspects: dict[int, BaseException], ahead: _Ahead
+    futures: Iterable[Any], running: dict[Any, int], suspects: dict[int, BaseException], ahead: _Submissions
 ) -> Iterator[tuple[int, Any]]:
     """Return what came of futures that ended; those that a broken pool ended join the suspects."""
     for future in futures:
@@ -161,10 +161,10 @@ def _in_pool(
     executor: Any, tasks: Sequence[Any], work: Callable[[bytes, Any], Any], payload: bytes
 ) -> Iterator[tuple[int, Any]]:
     """Worker processes of this machine; a new pool where one broke."""
-    given = executor.pool if isinstance(executor.pool, concurrent.futures.Executor) else None
-    pool = given or executor.pool(max_workers=executor.workers)
+    shared = executor.pool if isinstance(executor.pool, concurrent.futures.Executor) else None
+    pool = shared or executor.pool(max_workers=executor.workers)
     workers = getattr(pool, "_max_workers", executor.workers)
-    ahead, deaths = _Ahead(len(tasks), _window(workers)), 0
+    ahead, deaths = _Submissions(len(tasks), _window(workers)), 0
     running: dict[Any, int] = {}
     finished = False
     try:
@@ -181,7 +181,7 @@ def _in_pool(
             yield from _settle(list(running), running, suspects, ahead)
             with _OneWorker(executor) as alone:
                 for index in sorted(suspects):
-                    if deaths >= _DEATHS or given is not None:
+                    if deaths >= _DEATHS or shared is not None:
                         outcome: Any = Lost(
                             f"a worker process died{_signal(suspects[index])}, and this was not tried again"
                         )
@@ -190,15 +190,15 @@ def _in_pool(
                         deaths += isinstance(outcome, Lost)
                     ahead.finish(index)
                     yield index, outcome
-            if deaths >= _DEATHS or given is not None:
-                for index in ahead.left:
+            if deaths >= _DEATHS or shared is not None:
+                for index in ahead.remaining:
                     yield index, Lost(_NOT_TRIED)
                 break
             _end(pool, kill=False)
             pool = executor.pool(max_workers=executor.workers)
         finished = True
     finally:
-        if given is None:
+        if shared is None:
             _end(pool, kill=not finished)
         else:
             for future in running:
@@ -260,11 +260,11 @@ def _on_cluster(
     if client is None:
         client = distributed.Client(threads_per_worker=1)
     options = {"pure": False, "priority": executor.priority, "retries": executor.retries}
-    ahead, running = _Ahead(len(tasks), _window(sum(client.ncores().values()))), {}
+    ahead, running = _Submissions(len(tasks), _window(sum(client.ncores().values()))), {}
     suspects: list[int] = []
     alone: list[int] = []
     deaths = 0
-    seen, wait = time.monotonic(), distributed.wait
+    last_seen, wait = time.monotonic(), distributed.wait
     try:
         while True:
             for index in ahead.ready():
@@ -282,11 +282,11 @@ def _on_cluster(
                 if client.status != "running":
                     problem = "the connection to the cluster's scheduler was lost"
                 elif client.ncores():
-                    seen, problem = time.monotonic(), ""
+                    last_seen, problem = time.monotonic(), ""
                 else:
-                    problem = "the cluster has no worker left" if time.monotonic() - seen > _NO_WORKER else ""
+                    problem = "the cluster has no worker left" if time.monotonic() - last_seen > _NO_WORKER else ""
                 if problem:
-                    for index in sorted([*suspects, *running.values(), *ahead.left]):
+                    for index in sorted([*suspects, *running.values(), *ahead.remaining]):
                         yield index, Lost(problem)
                     return
             for future in done:
@@ -299,7 +299,7 @@ def _on_cluster(
                 ahead.finish(index)
                 yield index, outcome
             if deaths >= _DEATHS:
-                for index in sorted([*suspects, *running.values(), *ahead.left]):
+                for index in sorted([*suspects, *running.values(), *ahead.remaining]):
                     yield index, Lost(_NOT_TRIED)
                 return
     finally:
@@ -331,10 +331,10 @@ def _in_groups(
     size = _window(getattr(executor, "workers", None) or 1)
     call = _Call(work, payload)
     for first in range(0, len(tasks), size):
-        found, error = executor.copy(unit="chunk")(list(enumerate(tasks[first : first + size], first)), call, None)
+        results, error = executor.copy(unit="chunk")(list(enumerate(tasks[first : first + size], first)), call, None)
         if error:
             raise error
-        yield from (found or {}).items()
+        yield from (results or {}).items()
 
 
 @dataclass(frozen=True)

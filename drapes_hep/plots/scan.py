@@ -228,8 +228,8 @@ def toy_distribution(smallest_p: npt.ArrayLike, observed: float | None, stamp: S
     ax.stairs(counts, edges, color=BLUE, fill=True, alpha=0.35)
     ax.stairs(counts, edges, color=BLUE, lw=1.3, label=f"{counted(len(x), 'pseudo-experiment')}, background alone")
     centre = 0.5 * (edges[1:] + edges[:-1])
-    seen = counts > 0
-    ax.errorbar(centre[seen], counts[seen], np.sqrt(counts[seen]), fmt="none", ecolor=BLUE, lw=1)
+    nonempty = counts > 0
+    ax.errorbar(centre[nonempty], counts[nonempty], np.sqrt(counts[nonempty]), fmt="none", ecolor=BLUE, lw=1)
     end = edges[-1]
     if data is not None:
         at_least = int((np.asarray(smallest_p, dtype=np.float64) <= (observed or 0.0) * (1 + 1e-9)).sum())

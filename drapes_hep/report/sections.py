@@ -20,7 +20,7 @@ __all__ = [
     "cutflow_rows",
     "headline",
     "metric_rows",
-    "model_words",
+    "model_summary",
     "provenance",
     "quality_rows",
     "split_rows",
@@ -63,7 +63,7 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
             _card(f"global p-value, all {'windows and ' if len(run.windows) > 1 else ''}cuts", *_global(whole.p, whole))
         )
         if whole.bound or whole.quotes_extrapolation:
-            lines.append(_few(whole))
+            lines.append(_toys_text(whole))
     cards.append(
         _card("inclusive search, no classifier", _significance(inclusive), _untrained(largest, inclusive, reason))
     )
@@ -109,7 +109,7 @@ def _interval(percent: int, ends: tuple[float, float] | None) -> Markup | str:
     return "" if ends is None else Markup("{}% interval [{}, {}]").format(percent, power(ends[0]), power(ends[1]))
 
 
-def _few(whole: GlobalP) -> str:
+def _toys_text(whole: GlobalP) -> str:
     """Write what a global p-value rests on where hardly a pseudo-experiment is as extreme as the data."""
     some = "None" if whole.exceeding == 0 else f"Only {integer(whole.exceeding)}"
     few = f"{some} of {integer(whole.toys)} pseudo-experiments {'was' if whole.exceeding < 2 else 'were'}"
@@ -122,10 +122,10 @@ def _few(whole: GlobalP) -> str:
     )
 
 
-def _significance(found: tuple[WindowFiles, Point] | None) -> Markup:
-    if found is None:
+def _significance(leading: tuple[WindowFiles, Point] | None) -> Markup:
+    if leading is None:
         return null()
-    z = found[1].get("z_local")
+    z = leading[1].get("z_local")
     return null("p is 1") if z is None else Markup("{} σ").format(signed(float(z)))
 
 
@@ -185,7 +185,7 @@ def steps_not_applied(run: RunFiles) -> list[Markup | str]:
 
 def working_point_rows(run: RunFiles) -> list[Row]:
     """Return every working point of every window."""
-    found = best(run)
+    leading = best(run)
     rows = []
     for files in run.windows:
         fit_text = _fit(run, files)
@@ -194,7 +194,7 @@ def working_point_rows(run: RunFiles) -> list[Row]:
             rows.append(
                 {
                     "first": i == 0,
-                    "best": found is not None and found[0] is files and found[1] is point,
+                    "best": leading is not None and leading[0] is files and leading[1] is point,
                     "window": files.title,
                     "cut": cut(point),
                     "observed": optional_integer(point.get("observed"), why(point, "observed", run.blind)),
@@ -243,13 +243,13 @@ def quality_rows(run: RunFiles) -> list[Row]:
             "n": optional_integer(w.template.get("n"), "blinded" if run.blind else ""),
             "truth": plus_minus(w.template.get("auc_vs_truth"), 3, "blinded" if run.blind else "no labels"),
             "sidebands": plus_minus(w.template.get("auc_vs_sideband_closure"), 3, "not measured"),
-            "pseudo": _pseudo(w),
+            "pseudo": _pseudo_window_auc(w),
         }
         for w in run.windows
     ]
 
 
-def _pseudo(files: WindowFiles) -> Markup:
+def _pseudo_window_auc(files: WindowFiles) -> Markup:
     """Write the AUC in the pseudo-window, and where that lies."""
     text = plus_minus((files.quality.get("template") or {}).get("auc_vs_pseudo_window"), 3, "one window only")
     if files.pseudo_window is None:
@@ -275,7 +275,7 @@ def metric_rows(run: RunFiles) -> list[Row]:
 
 
 def window_summary(files: WindowFiles) -> Markup | str:
-    """Say in a line what a window's figures show."""
+    """Return in a line what a window's figures show."""
     quoted = [p for p in files.points if p.get("p_local") is not None]
     if not quoted:
         return "no working point is quoted"
@@ -288,7 +288,7 @@ def window_summary(files: WindowFiles) -> Markup | str:
 
 def _method_name(files: WindowFiles) -> str:
     """Return what makes a template: its title, with its name in the configuration."""
-    name, title = files.template.get("name") or "–", files.made.get("title")
+    name, title = files.template.get("name") or "–", files.template_record.get("title")
     return f"{title} ({name})" if title else str(name)
 
 
@@ -310,9 +310,11 @@ def split_rows(run: RunFiles) -> list[Row]:
     return rows
 
 
-def model_words(run: RunFiles) -> str:
+def model_summary(run: RunFiles) -> str:
     """Return what the background model is made of, where the method says so."""
-    return next((str(files.made["summary"]) for files in run.windows if files.made.get("summary")), "")
+    return next(
+        (str(files.template_record["summary"]) for files in run.windows if files.template_record.get("summary")), ""
+    )
 
 
 def provenance(run: RunFiles) -> list[tuple[str, Any]]:
@@ -353,22 +355,22 @@ def _read_files(named: Mapping[str, Any]) -> Markup:
 
 def _by_stage(run: RunFiles, what: str, text: Callable[[Any], str], absent: str = "") -> Markup:
     """Return what made the stages; where it is not the same for all, with the stages."""
-    found = run.made_by(what)
-    texts = [null(absent) if value is None else escape(text(value)) for value, _ in found]
-    if len(found) < 2:
+    by_value = run.made_by(what)
+    texts = [null(absent) if value is None else escape(text(value)) for value, _ in by_value]
+    if len(by_value) < 2:
         return texts[0] if texts else null(absent)
     return Markup("; ").join(
-        Markup("{} ({})").format(one, ", ".join(stages)) for one, (_, stages) in zip(texts, found, strict=True)
+        Markup("{} ({})").format(line, ", ".join(stages)) for line, (_, stages) in zip(texts, by_value, strict=True)
     )
 
 
 def version_lines(run: RunFiles) -> list[str]:
     """Return the versions that the stages ran with, a line for each environment."""
-    found = [(value, stages) for value, stages in run.made_by("versions") if value]
-    lines = [", ".join(f"{name} {version}" for name, version in sorted(value.items())) for value, _ in found]
-    if len(found) < 2:
+    by_value = [(value, stages) for value, stages in run.made_by("versions") if value]
+    lines = [", ".join(f"{name} {version}" for name, version in sorted(value.items())) for value, _ in by_value]
+    if len(by_value) < 2:
         return lines
-    return [f"{', '.join(stages)}: {line}" for line, (_, stages) in zip(lines, found, strict=True)]
+    return [f"{', '.join(stages)}: {line}" for line, (_, stages) in zip(lines, by_value, strict=True)]
 
 
 def cost_rows(run: RunFiles) -> list[Row]:

@@ -72,9 +72,13 @@ def _keys(field: Field) -> set[str]:
 
 
 def _vocabulary(layouts: Iterable[str], keep: Sequence[str] = ()) -> list[str]:
-    columns = dict.fromkeys(name for one in layouts for name in (*LAYOUTS[one].required, *LAYOUTS[one].optional))
-    kept = dict.fromkeys(name for one in layouts for field in keep for name in LAYOUTS[one].columns_of_field(field))
-    return [*columns, *(SKIM_PARTS if "jets" in columns else ()), *kept]
+    columns = dict.fromkeys(
+        name for layout in layouts for name in (*LAYOUTS[layout].required, *LAYOUTS[layout].optional)
+    )
+    kept_columns = dict.fromkeys(
+        name for layout in layouts for field in keep for name in LAYOUTS[layout].columns_of_field(field)
+    )
+    return [*columns, *(SKIM_PARTS if "jets" in columns else ()), *kept_columns]
 
 
 def _match(path: str, fields: Sequence[Field], columns: Iterable[str]) -> dict[str, Field]:
@@ -126,9 +130,11 @@ def spell(path: str, fields: Sequence[Field], layouts: Sequence[str], keep: Sequ
     """
     columns = _vocabulary(layouts, keep)
     required = [set(LAYOUTS[name].required) - {"jets"} for name in layouts]
-    matches = (_match(path, one, columns) for one in _with_records_opened(fields))
+    matches = (_match(path, view, columns) for view in _with_records_opened(fields))
     first = next(matches)
-    complete = (one for one in itertools.chain([first], matches) if any(wanted <= one.keys() for wanted in required))
+    complete = (
+        match for match in itertools.chain([first], matches) if any(wanted <= match.keys() for wanted in required)
+    )
     best = next(complete, first)
     if "jets" in columns and "jets" not in best and all(f"jets.{name}" in best for name in JET_FIELDS):
         best["jets"] = _joined(best, keep)
