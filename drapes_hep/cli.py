@@ -298,17 +298,17 @@ def _check_files(config: Config, name: Path) -> list[str]:
         lines.append(f"{info.path}: {info.layout}, {counted(info.entries, 'event')}{part}")
     lines += data.remarks
     lines += [
-        f"{first_chunk.info.path}: the selection keeps none of {counted(first_chunk.entries, 'event')} that were read; check the cuts"
-        " in 'selection' and 'mass.range'"
+        f"{first_chunk.info.path}: the selection keeps none of {counted(first_chunk.entries, 'event')} that were read;"
+        " check the cuts in 'selection' and 'mass.range'"
         for first_chunk in every
         if not first_chunk.selected
     ]
     labels = check_labels(config)
     partly = sum(first_chunk.entries < first_chunk.info.entries for first_chunk in every)
     if partly:
-        seen = "not read" if labels is None else "read for identities and labels alone"
+        how = "not read" if labels is None else "read for identities and labels alone"
         lines.append(
-            f"{seen}: what follows the first chunk of {counted(partly, 'file')}; drapes inspect FILE --all reads every"
+            f"{how}: what follows the first chunk of {counted(partly, 'file')}; drapes inspect FILE --all reads every"
             " event"
         )
     if labels is not None:

@@ -134,9 +134,8 @@ def main() -> None:
     print(f"{'lines':>5} {'branches':>8} {'arguments':>9}")  # noqa: T201 - what it is for
     for function in counts:
         if function.over:
-            print(
-                f"{function.lines:5} {function.branches:8} {function.arguments:9}  {function.name} (line {function.line})"
-            )  # noqa: T201
+            numbers = f"{function.lines:5} {function.branches:8} {function.arguments:9}"
+            print(f"{numbers}  {function.name} (line {function.line})")  # noqa: T201
     long, branched, wide = (
         sum(getattr(function, what) > limit for function in counts)
         for what, limit in (("lines", MAX_LINES), ("branches", MAX_BRANCHES), ("arguments", MAX_ARGUMENTS))
