@@ -33,6 +33,7 @@ from drapes_hep.events.chunks import split
 from drapes_hep.events.features import FEATURES, compute_features, invariant_mass
 from drapes_hep.events.injection import choose_signal
 from drapes_hep.events.readers import expand_trees, read, scan
+from drapes_hep.events.root import RootReader
 from drapes_hep.events.skims import read_skim, read_truth, write_truth
 from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.files import file_hash, read_json, write_json
@@ -43,6 +44,7 @@ from drapes_hep.regions import Window, blinded
 from drapes_hep.results import results_schema
 from drapes_hep.rundir import RunDirectory, open_run
 from drapes_hep.stages import classify as classify_module
+from drapes_hep.stages import skim as skim_module
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.hunt import hunt
@@ -396,6 +398,25 @@ def test_a_killed_training_goes_on_and_ends_alike(project, done, tmp_path, monke
     assert ran == STAGES - {"skim"}
     assert (run / "results.json").read_bytes() == (done / "results.json").read_bytes()
     assert list(run.rglob("*.checkpoint")) == []
+
+
+def test_a_skim_scans_each_file_once_and_loads_its_processor_once(project, tmp_path, monkeypatch):
+    """Opening a tree of 2000 branches takes seconds, behind a URL more."""
+    calls: list[str] = []
+
+    def counting(place, name):
+        before = getattr(place, name)
+
+        def counted(*given, **named):
+            calls.append(name)
+            return before(*given, **named)
+
+        monkeypatch.setattr(place, name, counted)
+
+    counting(RootReader, "scan")
+    counting(skim_module, "load_processor")
+    skim(context_of(project, tmp_path / "run"))
+    assert sorted(calls) == ["load_processor", "scan"]
 
 
 def test_a_run_killed_in_its_first_write_can_start_again(project, tmp_path):
