@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def as_in_a_process_of_its_own():
     """Forget what the processors of other tests have read: it would decide which chunks are kept."""
-    grounds = sys.modules.get("drapes_hep.events.grounds")
+    grounds = sys.modules.get("drapes_hep.user_files")
     for record in () if grounds is None else (grounds._opened, grounds._openers, grounds._modules, grounds._unclear):
         record.clear()
 
@@ -60,7 +60,7 @@ def data_dir() -> Path:
 @pytest.fixture(scope="module")
 def real_files_stay_open(data_dir):
     """Open a ROOT file that is not ours once, as a worker does for its chunks: its tree takes uproot a second."""
-    from drapes_hep.events import root
+    from drapes_hep.events.formats import root
 
     plain, files = root._open, {}
 
@@ -107,15 +107,15 @@ def worker_processes():
 @pytest.fixture
 def warm_workers(monkeypatch, worker_processes):
     """Let the executor "futures" use workers that other tests have used: none may die, nor rest on the directory."""
-    from drapes_hep.events import running
+    from drapes_hep.events import processing
 
-    plain = running._executor
+    plain = processing._executor
 
     def warm(executor, *more):
         made = plain(executor, *more)
         return made.copy(pool=worker_processes) if executor == "futures" else made
 
-    monkeypatch.setattr(running, "_executor", warm)
+    monkeypatch.setattr(processing, "_executor", warm)
 
 
 def make_columns(n: int = 3000, seed: int = 1, labels: bool = True) -> dict[str, np.ndarray]:
@@ -184,10 +184,10 @@ def samples(columns, tmp_path_factory) -> dict[str, Path]:
     import awkward as ak
 
     from drapes_hep.events.chunks import split
+    from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
     from drapes_hep.events.readers import read, scan
     from drapes_hep.events.schema import JET_FIELDS
     from drapes_hep.events.skims import write_skim
-    from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 
     folder = tmp_path_factory.mktemp("samples")
     files = {

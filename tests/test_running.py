@@ -11,11 +11,11 @@ from coffea.processor import FuturesExecutor, IterativeExecutor, ProcessorABC
 from conftest import ROOT, make_columns
 
 from drapes_hep.errors import ConfigError, InputError, LostEventsError
-from drapes_hep.events.loading import load_processor
+from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
+from drapes_hep.events.processing import run
 from drapes_hep.events.readers import scan
-from drapes_hep.events.running import run
 from drapes_hep.events.skims import write_skim
-from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
+from drapes_hep.plugins import load_processor
 
 SETTINGS = {"leading_pt": 1200, "mass_range": (2000, 8000)}
 
@@ -272,7 +272,7 @@ def test_urls_are_read_as_root(samples):
 
 def test_files_that_were_scanned_are_not_scanned_again(samples, monkeypatch):
     infos = [scan(samples["ttree"])]
-    monkeypatch.setattr("drapes_hep.events.running.scan", lambda *_: pytest.fail("scanned again"))
+    monkeypatch.setattr("drapes_hep.events.processing.scan", lambda *_: pytest.fail("scanned again"))
     _, report = run({"a": samples["ttree"]}, len_of, infos=infos)
     assert report.processed == 3000
 
