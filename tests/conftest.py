@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("DRAPES_HEP_DATA", ROOT.parent / "shared" / "data"))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -48,17 +49,16 @@ def as_in_a_process_of_its_own():
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Real events that may not be committed: DRAPES_HEP_DATA, or the folder beside the checkout."""
-    folder = Path(os.environ.get("DRAPES_HEP_DATA", ROOT.parent / "shared" / "data"))
-    if not (folder / "lhco").is_dir():
-        reason = f"no data in {folder}: set DRAPES_HEP_DATA"
+    if not (DATA / "lhco").is_dir():
+        reason = f"no data in {DATA}: set DRAPES_HEP_DATA"
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    return folder
+    return DATA
 
 
 @pytest.fixture(scope="module")
-def real_files_stay_open(data_dir):
+def real_files_stay_open():
     """Open a ROOT file that is not ours once, as a worker does for its chunks: its tree takes uproot a second."""
     from drapes_hep.events.formats import root
 
@@ -67,7 +67,7 @@ def real_files_stay_open(data_dir):
     @contextlib.contextmanager
     def once(path):
         source = Path(path).resolve()
-        if data_dir.resolve() not in source.parents:
+        if DATA.resolve() not in source.parents:
             with plain(path) as file:
                 yield file
         else:
