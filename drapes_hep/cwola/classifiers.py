@@ -262,15 +262,9 @@ def load_classifier(
             f" {', '.join(key for key in parameters if key != 'seed')}"
             " (--set cwola.options={} clears those of another classifier)"
         )
-    # a class of the user's may mean more than the type of its default says
-    for key, value in settings.items() if _KIND.is_own(name) else ():
-        default = parameters[key].default
-        if type(default) is int and type(value) is float and value.is_integer():
-            settings[key] = value = int(value)  # 1e4
-        # 2.5 epochs would fail an hour later; a bool is an int to Python
-        fits = _LIKE.get(type(default), ())
-        if fits and type(value) not in fits:
-            raise ConfigError(f"cwola.options: {key} of {name} is like {default!r}, not {value!r}")
+    if _KIND.is_own(name):
+        # a class of the user's may mean more than the type of its default says
+        settings = {key: _like(parameters[key].default, value, f"{key} of {name}") for key, value in settings.items()}
     if "device" in parameters and device != "cpu":
         settings.setdefault("device", device)
     if not settings:
@@ -279,6 +273,17 @@ def load_classifier(
         classifier(0, **settings)
     make = functools.partial(classifier, **settings)
     return _guarded(name, classifier, make)
+
+
+def _like(default: object, value: object, option: str) -> object:
+    """Return an option's value with the type of its default; raises ConfigError if it has another."""
+    if type(default) is int and type(value) is float and value.is_integer():
+        return int(value)  # 1e4
+    # 2.5 epochs would fail an hour later; a bool is an int to Python
+    types = _LIKE.get(type(default), ())
+    if types and type(value) not in types:
+        raise ConfigError(f"cwola.options: {option} is like {default!r}, not {value!r}")
+    return value
 
 
 class _Guarded:
