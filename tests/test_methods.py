@@ -462,6 +462,43 @@ def test_a_method_that_says_what_cannot_be_is_refused(project, tmp_path, old, ne
             "import dataclasses as d; return d.replace(plan.template(parents.x[plan.row]), parent_id=plan.root * 0)",
             "other parents than those of the plan",
         ),
+        (
+            RETURN,
+            "import dataclasses as d; t = plan.template(parents.x[plan.row]);"
+            " return d.replace(t, mjj=np.nextafter(t.mjj, 3500.0))",
+            "sample() returned another mass than the plan's, the first in row 0; plan.template(x) keeps them",
+        ),
+        (
+            RETURN,
+            "import dataclasses as d; t = plan.template(parents.x[plan.row]); return d.replace(t, mjj=t.mjj[::-1])",
+            "sample() returned another mass than the plan's",
+        ),
+        (
+            RETURN,
+            "import dataclasses as d; t = plan.template(parents.x[plan.row]); return d.replace(t, event_id=None)",
+            "sample() returned event_id of shape (), not (n,)",
+        ),
+        (RETURN, "return plan.template([[1, 2], [3]])", "sample() returned features that are not an array (ValueError"),
+        (
+            RETURN,
+            "return plan.template(np.full((len(plan), 5), 'a'))",
+            "sample() returned features of type <U1, not numbers",
+        ),
+        (
+            RETURN,
+            "import dataclasses as d; return d.replace(plan.template(2 * parents.x[plan.row]), lost={'far': -1})",
+            "sample() returned lost = {'far': -1}, not the number of events by reason",
+        ),
+        (
+            'return [folder / "mean.json"]',
+            "p = folder / 'method.json'; p.write_text('{}'); return [folder / 'mean.json', p]",
+            "save() wrote method.json, the name of the card; take another",
+        ),
+        (
+            'return [folder / "mean.json"]',
+            "p = folder / '../x.json'; p.write_text('{}'); return [p]",
+            "x.json is none of its files",
+        ),
         (RETURN, "return plan.template(parents.z)", "'EventTable' object has no attribute 'z'"),
         (RETURN, "raise SystemExit(0)", "SystemExit"),
     ],
@@ -471,6 +508,101 @@ def test_a_wrong_result_of_a_method_is_one_line(project, tmp_path, events, old, 
     with pytest.raises(DrapesError, match=re.escape(words)) as caught:
         made(method_of(config), config, events, tmp_path / "model")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("member", "words"),
+    [
+        ("describe(self, model): return {}", "describe() returned no 'strength', a number above 0, which a partial"),
+        ("describe(self, model): return {'strength': 1.0}", "describe() returned no 'steps', a whole number, which a"),
+        ("describe(self, model): return {'strength': 1, 'steps': 2.5}", "describe() returned 2.5 as 'steps'"),
+        ("describe(self, model): return {'strength': '1', 'steps': 2}", "describe() returned '1' as 'strength'"),
+        ("describe(self, model): return {'x': float('nan')}", "describe() returned what JSON cannot hold as 'x'"),
+        (
+            "describe(self, model): return {'x': model}",
+            "what JSON cannot hold as 'x' (TypeError: ndarray is not a JSON",
+        ),
+        ("describe(self, model): return {1: 2}", "describe() returned the key 1, which is not text"),
+        ("describe(self, model): return None", "describe() returned NoneType, not a mapping"),
+        ("describe(self, model): return model.nothing", "no attribute 'nothing'"),
+        ("settings(self): return {'x': {1, 2}}", "settings() returned what JSON cannot hold as 'x'"),
+        ("settings(self): return {'x': float('inf')}", "settings() returned what JSON cannot hold as 'x'"),
+        ("kept(self, model): return 'mjj'", "kept() returned str, not a tuple of names"),
+        ("kept(self, model): return ('m_jj',)", "kept() returned 'm_jj', which is none of pt, eta"),
+        ("kept(self, model): return None", "kept() returned NoneType, not a tuple of names"),
+        ("summary(self): return None", "summary() returned NoneType, not a sentence"),
+        ("remarks(self, model): return 'one'", "remarks() returned str, not a tuple of sentences"),
+        ("reach(self, region): return ('a', 'b')", "reach() returned ('a', 'b'), not an interval (low, high)"),
+        ("reach(self, region): return (0.0, float('nan'))", "reach() returned (0.0, nan), not an interval (low, high)"),
+        ("trainings(self): return {'a': 5}", "trainings() returned what is no Training as 'a'"),
+        ("trainings(self): return {'a': Training(epochs='many')}", "trainings() returned epochs of 'many' as 'a'"),
+        ("trainings(self): return {'a': Training(5, title=1)}", "trainings() returned a name, title, caption or unit"),
+        ("check_windows(self, windows): raise ValueError('none')", "ValueError: none"),
+    ],
+)
+def test_a_wrong_result_of_an_optional_method_is_one_line(project, tmp_path, member, words):
+    partial = f"partial = True\n\n    def {member}\n"
+    config = edited(project, tmp_path, 'title = "Shifted', f'{partial}\n    title = "Shifted')
+    source = (tmp_path / "mine.py").read_text()
+    (tmp_path / "mine.py").write_text(
+        source.replace("import json", "from drapes_hep.templates.methods import Training")
+    )
+    arguments = {
+        "settings": (), "summary": (), "trainings": (), "reach": ((3300.0, 3700.0),), "check_windows": ([WINDOW],)
+    }  # fmt: skip
+    name = member.partition("(")[0]
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        getattr(method_of(config), name)(*arguments.get(name, (np.zeros(3),)))
+    assert "\n" not in str(caught.value)
+
+
+CURVE = "TrainingCurve(history=({epochs},), best_epoch={best}, seconds={seconds})"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "best", "seconds", "words"),
+    [
+        (
+            "Epoch(1, float('nan'), 1.0, 0.1)",
+            1,
+            1.0,
+            "train_loss nan in the history of 'a', which is not a finite number",
+        ),
+        ("(1, 2.0, 2.0, 0.1)", 1, 1.0, "a history of tuple as 'a', not of Epoch, epoch, train_loss"),
+        ("Epoch(1, 2.0, 2.0, 0.1)", 7, 1.0, "best_epoch 7 of 'a', which is not an epoch of its history"),
+        ("Epoch(1, 2.0, 2.0, 0.1)", 1, "None", "seconds None of 'a', which is not a finite number"),
+    ],
+)
+def test_a_training_curve_that_no_report_could_show_is_one_line(
+    project, tmp_path, events, epochs, best, seconds, words
+):
+    config = edited(
+        project, tmp_path, "}, {}", f"}}, {{'a': {CURVE.format(epochs=epochs, best=best, seconds=seconds)}}}"
+    )
+    source = (tmp_path / "mine.py").read_text()
+    head = "from drapes_hep.diffusion.training import Epoch, TrainingCurve"
+    (tmp_path / "mine.py").write_text(source.replace("import json", f"{head}\nimport json"))
+    with pytest.raises(ConfigError, match=re.escape(f"fit() returned {words}")):
+        made(method_of(config), config, events, tmp_path / "model")
+
+
+def test_numbers_of_numpy_are_recorded_as_numbers(project, tmp_path):
+    member = "def describe(self, model): return {'strength': np.float32(0.5), 'steps': np.int64(3), 'x': (1, 2)}"
+    config = edited(project, tmp_path, 'title = "Shifted', f'partial = True\n    {member}\n    title = "Shifted')
+    assert method_of(config).describe(None) == {"strength": 0.5, "steps": 3, "x": [1, 2]}
+
+
+def test_a_method_that_reaches_further_returns_masses_of_its_own(project, tmp_path, events):
+    shifted = "import dataclasses as d; t = plan.template(2 * parents.x[plan.row]); t = d.replace(t, mjj=t.mjj + 1)"
+    inside = "ok = task.region(t.mjj); p = plan.take(ok)"
+    returned = "return d.replace(p.template(t.x[ok]), mjj=t.mjj[ok])"
+    config = edited(project, tmp_path, RETURN, f"{shifted}; {inside}; {returned}")
+    with pytest.raises(ConfigError, match="another mass than the plan's"):
+        made(method_of(config), config, events, tmp_path / "model")
+    path = tmp_path / "wide.py"
+    path.write_text((tmp_path / "mine.py").read_text().replace("    def sample(", REACH.removeprefix("\n")))
+    config = load_config(project / "tiny.yaml", [f"template.method={path}:Shift"])
+    assert len(made(method_of(config), config, events, tmp_path / "other").mjj) > 100
 
 
 def made(method, config, events, folder):

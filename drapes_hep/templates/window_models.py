@@ -87,10 +87,13 @@ def save_window_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = list(method.save(folder, model))
-    outside = [path for path in written if not (path.is_relative_to(folder) and path.is_file())]
+    inside = folder.resolve()
+    outside = [path for path in written if not (path.resolve().is_relative_to(inside) and path.is_file())]
     if outside or not written:
         what = f"{outside[0]} is none of its files" if outside else "save() returned no file"
         raise ConfigError(f"template.method {method.title}: {what}; save() returns the files that it wrote in {folder}")
+    if (folder / CARD).resolve() in [path.resolve() for path in written]:
+        raise ConfigError(f"template.method {method.title}: save() wrote {CARD}, the name of the card; take another")
     files = {str(path.relative_to(folder)): file_hash(path) for path in written}
     card = {"title": method.title, "hidden": [list(interval) for interval in hidden], "files": files, **extra}
     write_json(folder / CARD, card)
