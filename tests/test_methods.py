@@ -261,6 +261,54 @@ def test_a_parent_that_is_no_event_of_the_data_is_refused(project, run, tmp_path
         searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
 
 
+def copied(share, masses):
+    """A table in the window of which a share of the rows is there twice."""
+    columns = columns_of(low=3300, high=3700)
+    again = np.r_[np.arange(600), np.arange(int(600 * share))]
+    columns = {name: values[again] for name, values in columns.items()}
+    if masses == "other":
+        columns["mjj"] = np.linspace(3301, 3699, len(again))
+    return columns
+
+
+@pytest.mark.parametrize(("share", "masses"), [(1 / 600, "same"), (0.5, "same"), (0.5, "other")])
+def test_a_table_with_copies_of_an_event_is_refused(project, run, tmp_path, share, masses):
+    path = written(tmp_path / "t.parquet", copied(share, masses))
+    with pytest.raises(LeakError, match="template events are copies of each other, row 600 of row 0, and no parent"):
+        searched(project, run, "template.method=file", path)
+
+
+def test_copies_with_a_common_parent_share_a_fold(project, run, tmp_path, events):
+    columns = copied(1.0, "other") | {"parent_id": np.tile(events.event_id[:600], 2)}
+    template = searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
+    assert len(template) == 1200
+
+
+def test_features_that_are_counts_repeat_by_themselves(project, tmp_path, events):
+    config = edited(project, tmp_path, RETURN, "return plan.template(np.round(parents.x[plan.row] / 20) + 5000)")
+    counts = replace(events, x=np.round(events.x / 20))
+    assert len(made(method_of(config), config, counts, tmp_path / "model").x) > 400
+    with pytest.raises(LeakError, match="template events are copies of each other"):
+        made(method_of(config), config, events, tmp_path / "other")
+
+
+def test_a_chance_copy_is_no_copy(project, run, tmp_path):
+    columns = columns_of(low=3300, high=3700)
+    for name in FEATURES:
+        columns[name][600 - 1] = columns[name][0]
+    template = searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
+    assert len(template) == 600
+
+
+@pytest.mark.parametrize(("parents", "remarks"), [(False, 1), (True, 0)])
+def test_a_table_without_parents_is_pointed_out(project, run, tmp_path, events, parents, remarks):
+    columns = columns_of(low=3300, high=3700) | ({"parent_id": events.event_id[:600]} if parents else {})
+    template = searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
+    assert ["without a parent_id are taken to be independent" in one for one in template.metadata["remarks"]] == (
+        [True] * remarks
+    )
+
+
 def test_a_fold_without_weight_is_refused(project, run, tmp_path):
     columns = columns_of(low=3300, high=3700) | {"weight": np.eye(1, 600)[0]}
     with pytest.raises(FitError, match="the template has no weight in fold"):
@@ -312,6 +360,27 @@ def test_another_table_of_the_same_name_is_another_template(project, tmp_path):
 def test_a_method_that_cannot_be_is_refused_by_the_configuration(project, changes, words):
     with pytest.raises(ConfigError, match=re.escape(words)):
         load_config(project / "tiny.yaml", changes)
+
+
+@pytest.mark.parametrize(
+    ("columns", "lacking"),
+    [
+        (columns_of(), None),
+        (columns_of(low=3900), "1 of 3 windows: 3300-3700 GeV"),
+        (changed(weight=np.where(columns_of()["mjj"] > 4000, 0.0, 1.0)), "2 of 3 windows: 4000-4400, 4700-5100 GeV"),
+    ],
+)
+def test_validate_names_the_windows_that_a_table_lacks(project, tmp_path, drapes, columns, lacking):
+    path = written(tmp_path / "t.parquet", columns)
+    windows = ["--set", "windows={width: 400, step: 700, first: 3300, last: 4700}"]
+    given = [project / "tiny.yaml", "--set", "template.method=file", "--set", path, *windows]
+    assert drapes("validate", *given)[0] == 0
+    status, out, err = drapes("validate", "--files", *given)
+    assert status == (2 if lacking else 0)
+    if lacking:
+        assert f"{tmp_path / 't.parquet'}: has no event of positive weight in {lacking}; add them" in err
+    else:
+        assert "valid: 3 windows" in out
 
 
 def test_a_table_oversamples_no_data(project, tmp_path):

@@ -47,8 +47,11 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     missing: list[str | Markup] = []
     sculpted: list[str | Markup] = []
     lost: list[str | Markup] = []
+    remarks: dict[str, list[str]] = {}
     for files, quality in zip(run.windows, quality_points(run), strict=True):
         differ += [f"{files.title} GeV from {words}" for words in _differences(quality)]
+        for remark in files.made.get("remarks") or ():
+            remarks.setdefault(str(remark), []).append(files.title)
         reasons = {name: int(count) for name, count in (files.template.get("lost") or {}).items() if count}
         made = int(files.template.get("n") or 0) + sum(reasons.values())
         if sum(reasons.values()) > LOST * made:
@@ -76,6 +79,7 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     ):
         if found:
             out.append(Markup("{}: {}.").format(words, Markup("; ").join(found)))
+    out += [f"{'; '.join(titles)} GeV: {remark}." for remark, titles in remarks.items()]
     dirty = [
         name for git, names in run.made_by("git") if isinstance(git, Mapping) and not git.get("clean") for name in names
     ]

@@ -311,7 +311,9 @@ def _record(context: Context, window: Window, method: BackgroundMethod, model: A
     config, sampler = context.config, method.describe(model)
     record: dict[str, Any] = {"template": config.template.method, "strength": None, "steps_left": None}
     record |= {"title": method.title, "source": method.source, "summary": method.summary()}
-    record["kept"] = list(method.kept(model))
+    record["kept"], record["remarks"] = list(method.kept(model)), list(method.remarks(model))
+    for remark in record["remarks"]:
+        context.reporter.say(f"window {window.name}: {remark}")
     if method.partial:
         strength, left = sampler["strength"], sampler["steps"]
         record |= {"strength": strength, "steps_left": left}

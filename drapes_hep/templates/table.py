@@ -24,6 +24,7 @@ from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import file_hash
 from drapes_hep.fixed import LARGEST
+from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, stage_seed
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
 from drapes_hep.templates.plan import EventTable, Plan, Template
@@ -174,6 +175,34 @@ class TemplateTable(BackgroundMethod):
         columns["event_id"] = event_keys(stage_seed(0, "template table"), number)
         columns.setdefault("parent_id", np.full(len(inside), NO_PARENT, dtype=np.int64))
         return columns, {}
+
+    def check_windows(self, windows: Sequence[Window]) -> None:
+        """Check that the table has events of every window.
+
+        Raises
+        ------
+        InputError
+            With the windows of which it has no event, or none with a weight.
+        """
+        columns = self._read()
+        mjj = columns["mjj"][columns["weight"] > 0]
+        empty = [window.name for window in windows if not window.in_signal_region(mjj).any()]
+        if empty:
+            of = f"{len(empty)} of {counted(len(windows), 'window')}"
+            raise InputError(
+                self.path,
+                f"has no event of positive weight in {of}: {', '.join(empty)} GeV",
+                "add them to the table, or change 'windows'",
+            )
+
+    def remarks(self, model: Mapping[str, npt.NDArray[Any]]) -> tuple[str, ...]:
+        """Return what a table without parents leaves open."""
+        if not (model["parent_id"] == NO_PARENT).any():
+            return ()
+        return (
+            "events of the template table without a parent_id are taken to be independent of the data and of each"
+            " other; if they were made of events of the data, the classifier is trained on what it scores",
+        )
 
     def save(self, folder: Path, model: Mapping[str, npt.NDArray[Any]]) -> Sequence[Path]:
         """Write the columns that are used."""

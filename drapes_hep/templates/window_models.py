@@ -182,7 +182,8 @@ def sample_template(
     Raises
     ------
     LeakError
-        If it holds an event of the data in the region: a classifier would be told that data are background.
+        If it holds an event of the data in the region: a classifier would be told that data are background. Or if its
+        events are copies of each other that may fall into different folds.
     ConfigError
         If a parent is no event of the data.
     """
@@ -202,6 +203,7 @@ def sample_template(
     # features that are counts or categories repeat by themselves
     if len(np.unique(rows)) == len(rows):
         _refuse_copies(method, _rows(found.x), rows, "features")
+    _refuse_repeats(method, found, data)
     return found
 
 
@@ -214,6 +216,42 @@ def _refuse_copies(
         raise LeakError(
             f"template.method {method.title}: template events are events of the data, the first in row"
             f" {int(np.flatnonzero(same)[0])}: their {what} are the same"
+        )
+
+
+_REPEATED = 0.01
+"""Fraction of a template's events that may be copies of others: so few bend no score."""
+
+
+def _refuse_repeats(method: BackgroundMethod, found: Template, data: EventTable) -> None:
+    """Raise LeakError if template events without a common parent are copies: a classifier would score what it met.
+
+    A copy has the features of an earlier event. Any is refused that has its m_JJ too; with other masses, more are than
+    :data:`_REPEATED` and than chance explains: of n_d different events of the data, fewer than 3 pairs are the same
+    (95% confidence), so fewer than 3 (n / n_d)^2 of n template events. Where events of the data are the same, features
+    are counts or categories and say nothing.
+    """
+    if not len(found.x) or not len(data):
+        return
+    rows, root = _rows(found.x), np.where(found.parent_id == NO_PARENT, found.event_id, found.parent_id)
+    _, first, place = np.unique(rows, return_index=True, return_inverse=True)
+    copies = np.flatnonzero(root != root[first[place]])
+    if not len(copies):
+        return
+    events = _rows(data.x)
+    if len(np.unique(events)) < len(events):
+        return
+    # what is generated beyond the bounds of its features is set to them, without being a copy; counts have no bounds
+    varied = [j for j, column in enumerate(data.x.T) if len(np.unique(column)) > len(column) / 2]
+    x = found.x[:, varied]
+    copies = copies[~((x == x.min(axis=0)) | (x == x.max(axis=0))).all(axis=1)[copies]]
+    same_mass = copies[found.mjj[copies] == found.mjj[first[place[copies]]]]
+    if len(same_mass) or len(copies) > max(_REPEATED * len(rows), 3 * (len(rows) / len(data)) ** 2):
+        row = int(same_mass[0] if len(same_mass) else copies[0])
+        raise LeakError(
+            f"template.method {method.title}: template events are copies of each other, row {row} of row"
+            f" {int(first[place[row]])}, and no parent keeps them in one fold; keep one of them, with the sum of their"
+            " weights, or name the event of the data that they were made of (parent_id)"
         )
 
 
