@@ -22,6 +22,7 @@ from drapes_hep.errors import ConfigError, DrapesError, FitError, InputError, Le
 from drapes_hep.events.skims import read_skim
 from drapes_hep.events.writers import write_feature_root
 from drapes_hep.files import read_json
+from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window
 from drapes_hep.rundir import open_run
 from drapes_hep.stages.classify import classify
@@ -29,6 +30,7 @@ from drapes_hep.stages.context import Context
 from drapes_hep.stages.hunt import _template_sizes
 from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.parents import load_parents
+from drapes_hep.stages.resonant import check_resonant
 from drapes_hep.stages.skim import skim
 from drapes_hep.studies.trials import Trial
 from drapes_hep.templates.methods import FitTask, SampleTask
@@ -337,8 +339,76 @@ def test_a_feature_that_follows_the_mass_is_refused_whatever_its_name(project, t
     mass = "sqrt(2*pt_j1*pt_j2*(cosh(eta_j1-eta_j2)-cos(phi_j1-phi_j2)))"
     context = context_of(project, tmp_path / "run", f"define={{q: '{mass}'}}", "features=[m_j1, q]")
     skim(context)
-    with pytest.raises(LeakError, match=r"feature 'q': follows m_JJ \(rank correlation (1.000|0.99.)\)"):
+    with pytest.raises(LeakError, match=r"feature 'q': gives m_JJ \(R\^2 of ln m_JJ is 0\.99"):
         train(context, context.windows[0])
+
+
+KINEMATICS = "define={p1: pt_j1, p2: pt_j2, e1: eta_j1, e2: eta_j2, ht: pt_j1 + pt_j2, deta: abs(eta_j1 - eta_j2)}"
+
+
+@pytest.mark.parametrize(
+    ("features", "low", "high"),
+    [
+        (["m_j1", "delta_m", "tau21_j1", "tau21_j2"], -0.5, 0.1),
+        (["m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r"], 0.4, 0.65),
+        (["ht", "delta_r"], 0.85, 0.96),
+        (["p1", "p2", "e1", "e2"], 0.85, 0.96),
+    ],
+)
+def test_how_much_of_the_mass_features_give_away(many, features, low, high):
+    config, events = many
+    x = events.x[:, [config.features.index(name) for name in features]]
+    assert low < check_resonant(features, x, events.mjj) < high
+
+
+@pytest.fixture(scope="module")
+def many(project, tmp_path_factory):
+    """Sideband events with the jets' kinematics as features."""
+    more = "features=[m_j1, delta_m, tau21_j1, tau21_j2, delta_r, p1, p2, e1, e2, ht, deta]"
+    context = context_of(project, tmp_path_factory.mktemp("many") / "run", KINEMATICS, more)
+    skim(context)
+    events = load_parents(context.run.events, context.config)
+    return context.config, events.take(WINDOW.in_sidebands(events.mjj))
+
+
+@pytest.mark.parametrize("number", [20, 2000])
+def test_a_feature_that_rises_with_the_mass_is_refused(many, number):
+    _, events = many
+    x, mjj = events.x[:number, :2].copy(), events.mjj[:number]
+    x[:, 1] = np.exp(mjj / 1000)
+    with pytest.raises(LeakError, match=r"feature 'b': follows m_JJ \(rank correlation 1.000\)"):
+        check_resonant(("a", "b"), x, mjj)
+
+
+def test_features_that_are_the_mass_together_are_refused(many):
+    rng, (_, events) = np.random.default_rng(1), many
+    part = rng.uniform(0.3, 0.7, len(events))
+    x = np.stack([events.mjj * part, events.mjj * (1 - part)], axis=1)
+    assert abs(np.corrcoef(x[:, 0], events.mjj)[0, 1]) < 0.9
+    with pytest.raises(LeakError, match=r"features a, b: together they give m_JJ \(R\^2 of ln m_JJ is 0.9[789]"):
+        check_resonant(("a", "b"), x, events.mjj)
+
+
+def test_features_that_give_the_mass_away_are_pointed_out(project, tmp_path, capsys):
+    given = [KINEMATICS, "features=[ht, delta_r, m_j1]", "cwola.features=[ht, delta_r, m_j1]"]
+    context = replace(context_of(project, tmp_path / "run", *given), reporter=Reporter())
+    window = context.windows[0]
+    for stage in (skim, lambda c: train(c, window), lambda c: generate(c, window), lambda c: classify(c, window)):
+        stage(context)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "give m_JJ away" in line]
+    assert "window 3300-3700: the classifier's features (ht, delta_r, m_j1) give m_JJ away (R^2" in line
+    assert 0.8 < read_skim(tmp_path / "run" / "windows" / window.name / "scores.parquet").metadata["mass_r2"] < 0.97
+
+
+def test_features_chosen_after_the_training_are_checked(project, tmp_path):
+    mass = "sqrt(2*pt_j1*pt_j2*(cosh(eta_j1-eta_j2)-cos(phi_j1-phi_j2)))"
+    given = [f"define={{q: '{mass}'}}", "features=[m_j1, q]"]
+    context = context_of(project, tmp_path / "run", *given, "cwola.features=[m_j1]")
+    window = context.windows[0]
+    for stage in (skim, lambda c: train(c, window), lambda c: generate(c, window)):
+        stage(context)
+    with pytest.raises(LeakError, match="feature 'q': gives m_JJ"):
+        classify(context_of(project, tmp_path / "run", *given, "cwola.features=[m_j1, q]"), window)
 
 
 def test_another_table_of_the_same_name_is_another_template(project, tmp_path):

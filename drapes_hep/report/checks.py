@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from drapes_hep import plots
 from drapes_hep.errors import counted
+from drapes_hep.fixed import MASS_R2
 from drapes_hep.report.inputs import RunFiles
 from drapes_hep.report.values import fit_p, quality_points
 from drapes_hep.report.words import cut
@@ -47,9 +48,13 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     missing: list[str | Markup] = []
     sculpted: list[str | Markup] = []
     lost: list[str | Markup] = []
+    resonant: list[str | Markup] = []
     remarks: dict[str, list[str]] = {}
     for files, quality in zip(run.windows, quality_points(run), strict=True):
         differ += [f"{files.title} GeV from {words}" for words in _differences(quality)]
+        mass = files.scored.get("mass_r2")
+        if mass is not None and mass > MASS_R2:
+            resonant.append(Markup("{} GeV, R<sup>2</sup> = {:.2f}").format(files.title, mass))
         for remark in files.made.get("remarks") or ():
             remarks.setdefault(str(remark), []).append(files.title)
         reasons = {name: int(count) for name, count in (files.template.get("lost") or {}).items() if count}
@@ -71,6 +76,11 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
         (lost, "Generated events that are not in the template, whose shape they may bend"),
         (poor, f"Poor inclusive fit (p under {POOR_FIT:g})"),
         (missing, "No p-value"),
+        (
+            resonant,
+            "The classifier's features give m_JJ away, so it can learn the window and its cuts sculpt the spectrum"
+            " (fraction of the variance of ln m_JJ in the sidebands that they explain)",
+        ),
         (
             sculpted,
             f"The two sidebands pass a cut unlike each other (by more than {SCULPTING:g}σ), which the fit after the"

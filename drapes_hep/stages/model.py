@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import spearmanr
 
 from drapes_hep.code_keys import code_hash
 from drapes_hep.config import keys_of
 from drapes_hep.cwola.folds import assign_folds, check_folds
 from drapes_hep.diffusion.training import Epoch
-from drapes_hep.errors import FitError, LeakError, RunDirectoryError, counted, unnumbered
+from drapes_hep.errors import FitError, RunDirectoryError, counted, unnumbered
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.keys import part_of
@@ -28,6 +27,7 @@ from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.derived import needs_simulation, pseudo_window
 from drapes_hep.stages.parents import load_parents
+from drapes_hep.stages.resonant import check_resonant
 from drapes_hep.stages.simulation import simulation_stage
 from drapes_hep.stages.skim import skim_stage
 from drapes_hep.stages.tables import unweighted
@@ -93,8 +93,10 @@ def _train(context: Context, window: Window) -> list[Path]:
     unweighted(events.weight, "the selected events")
     chosen = window.in_sidebands(events.mjj)
     _check_sample(context, window, events.mjj, events.event_id)
-    _check_resonant(context, events)
     beside = events.take(chosen)
+    # before a training, for the classifier comes hours after it
+    seen = [config.features.index(name) for name in config.classifier_features]
+    check_resonant(config.classifier_features, beside.x[:, seen], beside.mjj)
     part = split_sidebands(beside.event_id, config.seed, config.training)
     hidden = [(window.lo, window.hi)]
     written = _fit(context, window, folder / "model", "training.json", beside, part, hidden)
@@ -130,22 +132,6 @@ def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: I
         check_folds(f"window {window.name}: data", assign_folds(inside, folds, config.seed), folds)
     except FitError as error:
         raise FitError(unnumbered(str(error)) if config.blind else str(error)) from error
-
-
-_FOLLOWS = 0.99
-"""Rank correlation with m_JJ from which on a feature is m_JJ under another name."""
-
-
-def _check_resonant(context: Context, events: EventTable) -> None:
-    """Refuse a feature of the classifier that follows m_JJ, whatever it is called; raises LeakError."""
-    config = context.config
-    for name in config.classifier_features:
-        values = events.x[:, config.features.index(name)]
-        if len(np.unique(values)) > 1 and abs(r := float(spearmanr(values, events.mjj).statistic)) > _FOLLOWS:
-            raise LeakError(
-                f"feature '{name}': follows m_JJ (rank correlation {r:.3f}), so the classifier would learn the window;"
-                " leave it out of cwola.features"
-            )
 
 
 def _stem(context: Context, folder: Path, hidden: list[tuple[float, float]]) -> Path:
