@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticUndefined
 
 from drapes_hep.config_values import plain_value
-from drapes_hep.entry_points import offered
+from drapes_hep.entry_points import offered, unknown_name
 from drapes_hep.errors import ConfigError, counted
 from drapes_hep.fixed import JET_HEADS
 from drapes_hep.keys import Decides, decided, section_of
@@ -76,8 +76,9 @@ CLASSIFIERS = ("trees", "mlp", *ON_CONSTITUENTS)
 """Classifiers of the package."""
 
 
-def _named(kind: str, own: Sequence[str]) -> AfterValidator:
+def _named(kind: str, own: Sequence[str], noun: str | None = None) -> AfterValidator:
     """Check a name: one of the package's own, an installed package's, or a class of the user's."""
+    noun = noun or kind
 
     def check(value: str) -> str:
         if value in own or ":" in value:
@@ -85,15 +86,12 @@ def _named(kind: str, own: Sequence[str]) -> AfterValidator:
         names = [*own, *offered(kind)]
         if value in names:
             return value
-        close = difflib.get_close_matches(value, names, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        listed = "' nor '".join(names)
-        raise ValueError(f"{value!r} is neither '{listed}' nor 'file.py:Class' nor 'package.module:Class'{hint}")
+        raise ValueError(unknown_name(noun, value, names))
 
     return AfterValidator(check)
 
 
-Method = Annotated[str, _named("method", METHODS)]
+Method = Annotated[str, _named("method", METHODS, "template method")]
 
 
 class _Section(BaseModel):
@@ -264,7 +262,7 @@ class MassConfig(_Section):
     sqrt_s: Annotated[Positive, Decides("generate", "hunt")] = Field(
         13_000.0, description="Centre-of-mass energy, GeV."
     )
-    fit: Annotated[str, _named("shape", SHAPES), Decides("generate", "hunt")] = Field(
+    fit: Annotated[str, _named("shape", SHAPES, "mass shape"), Decides("generate", "hunt")] = Field(
         "dijet4",
         description="Shape of the spectrum: 'dijet3', 'dijet4', 'dijet5', 'file.py:Class', 'package.module:Class', or"
         " the name that an installed package offers.",

@@ -424,7 +424,12 @@ def test_another_table_of_the_same_name_is_another_template(project, tmp_path):
         (["template.method=file"], "method file needs template.path, a Parquet or ROOT table"),
         (["template.path=t.parquet"], "path is for method file only; the method is from_noise"),
         (["template.method=file", "template.path=t.parquet", "template.strength=1"], "file has no noise"),
-        (["template.method=fromnoise"], "'fromnoise' is neither 'from_noise'"),
+        (
+            ["template.method=fromnoise"],
+            "'template.method': no template method 'fromnoise'; did you mean 'from_noise' or 'from_low_noise'?"
+            " Available: from_noise, from_low_noise, from_window, from_sidebands, from_simulation, file; or name your"
+            " own as 'file.py:Class' or 'package.module:Class'",
+        ),
     ],
 )
 def test_a_method_that_cannot_be_is_refused_by_the_configuration(project, changes, words):

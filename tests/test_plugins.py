@@ -11,8 +11,10 @@ import yaml
 from scipy import integrate
 from test_stages import SEARCH, cut_sample
 
+from drapes_hep import config as config_module
 from drapes_hep import mass
 from drapes_hep.config import changed_config, load_config
+from drapes_hep.cwola import classifiers
 from drapes_hep.cwola.classifiers import find_classifier, load_classifier
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.loading import load_processor
@@ -29,8 +31,10 @@ from drapes_hep.stages.skim import skim, skim_stage
 from drapes_hep.stamps import read_stamp
 from drapes_hep.studies.trial_keys import trial_key
 from drapes_hep.studies.trials import SampleKeys, Trial
+from drapes_hep.templates import backbones
 from drapes_hep.templates.backbones import check_backbone, find_backbone, make_backbone
-from drapes_hep.templates.registry import find_method
+from drapes_hep.templates.recipes import RECIPES
+from drapes_hep.templates.registry import METHODS, find_method
 
 CLASSIFIER = """
 class Slope:
@@ -185,8 +189,18 @@ def test_a_broken_entry_point_is_one_line(installed, tmp_path, target, words):
 
 def test_an_unknown_name_is_compared_with_those_of_installed_packages(installed, tmp_path):
     said = refusal(found, "classifier", "mime", tmp_path)
-    assert "neither 'trees' nor 'mlp'" in said
-    assert "did you mean 'mine'?" in said
+    assert said.endswith(
+        "'cwola.classifier': no classifier 'mime'; did you mean 'mine'? Available: trees, mlp, constituents,"
+        " full_phase_space, mine; or name your own as 'file.py:Class' or 'package.module:Class'"
+    )
+
+
+def test_the_names_of_the_configuration_are_those_of_the_registries():
+    assert tuple(METHODS) == config_module.METHODS
+    assert tuple(RECIPES) == config_module.DRAPES
+    assert tuple(classifiers._KIND.own) == config_module.CLASSIFIERS
+    assert tuple(backbones._KIND.own) == config_module.NETWORKS
+    assert tuple(mass.SHAPES) == config_module.SHAPES
 
 
 def test_a_class_of_an_installed_package_is_checked_as_a_users(installed):

@@ -46,12 +46,12 @@ from drapes_hep.stages import classify as classify_module
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.context import Context
 from drapes_hep.stages.hunt import hunt
-from drapes_hep.stages.model import generate, mass_edges, train
+from drapes_hep.stages.model import _generate, generate, mass_edges, train
 from drapes_hep.stages.skim import skim
 from drapes_hep.stages.tables import feature_matrix
 from drapes_hep.templates import drapes
 from drapes_hep.templates.methods import SampleTask
-from drapes_hep.templates.model import fit_model, load_background_model
+from drapes_hep.templates.model import load_background_model
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.plan import starts
 from drapes_hep.templates.recipes import RECIPES
@@ -705,17 +705,6 @@ def test_the_resonant_mass_is_no_feature(project, tmp_path, name):
         feature_matrix(read_skim(project / "run" / "skim" / "events.parquet"), ("m_j1", name))
 
 
-def test_a_model_refuses_events_of_its_window(project, done):
-    config = load_config(project / "tiny.yaml")
-    events = table(done / "skim" / "events.parquet")
-    x = np.stack([events[name] for name in config.features], axis=1)
-    with pytest.raises(LeakError, match="events between 3300 and 3700 GeV were given to a model that must not see"):
-        fit_model(
-            x, events["mjj"], events["weight"], np.zeros(len(x), dtype=np.int64), features=config.features,
-            domain=[(-np.inf, np.inf)] * 5, hidden=[(3300, 3700)], training=config.training, scaling="quantile", seed=1,
-        )  # fmt: skip
-
-
 def test_another_signal_seed_injects_other_events(project, tmp_path):
     """Injection: signal.seed chooses which signal events stay."""
     chosen = []
@@ -742,6 +731,25 @@ def test_a_model_serves_no_window_that_it_saw(project, done):
     for window in (Window(3200, 3600, 2700, 6000), Window(3600, 4000, 2700, 6000)):
         with pytest.raises(LeakError, match=f"this model saw the window {window.name}"):
             load_window_model(method, folder, window)
+
+
+def test_a_model_serves_no_pseudo_window_that_it_saw(project, done):
+    folder, method = done / "windows" / WINDOWS[1], method_of(context_of(project, done).config)
+    window = Window(3600, 4000, 2700, 6000)
+    load_window_model(method, folder / "pseudo_model", window, pseudo=(4200, 4600))
+    for name, pseudo in (("pseudo_model", (4200, 4700)), ("model", (4200, 4600))):
+        with pytest.raises(LeakError, match=f"this model saw the pseudo-window 4200-{pseudo[1]}"):
+            load_window_model(method, folder / name, window, pseudo=pseudo)
+
+
+def test_a_template_of_a_pseudo_window_asks_for_a_model_that_did_not_see_it(project, copy):
+    folder = copy / "windows" / WINDOWS[1]
+    # its card as a training without the pseudo-window would have left it
+    card = folder / "pseudo_model" / "method.json"
+    write_json(card, {**read_json(card), "hidden": [[3600, 4000]]})
+    context = context_of(project, copy)
+    with pytest.raises(LeakError, match="this model saw the pseudo-window 4200-4600"):
+        _generate(context, context.windows[1])
 
 
 def test_the_files_of_a_model_belong_to_its_card(project, copy):

@@ -33,7 +33,7 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
-from drapes_hep.entry_points import offered
+from drapes_hep.entry_points import offered, unknown_name
 from drapes_hep.errors import ConfigError, UsersCode, reason_of
 from drapes_hep.events.grounds import unwatched, watched
 from drapes_hep.files import file_hash
@@ -270,11 +270,8 @@ def _offered(kind: Kind, name: str) -> str:
     """Return the ``module:Class`` that an installed package offers under a name."""
     points = offered(kind.name)
     if name not in points:
-        names = [*kind.own, *points]
-        close = difflib.get_close_matches(name, names, n=1)
-        there = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(names)}" if names else ""
-        form = f"{', or n' if there else 'n'}ame one as 'path/to/file.py:Class' or 'package.module:Class'"
-        raise ConfigError(f"{kind.key} '{name}': no such {kind.noun.partition(' ')[2]}; {there}{form}")
+        noun = kind.noun.partition(" ")[2]
+        raise ConfigError(f"{kind.key}: {unknown_name(noun, name, [*kind.own, *points])}")
     if len(points[name]) > 1:
         which = " and ".join(f"{point.value} ({point.dist.name if point.dist else '?'})" for point in points[name])
         raise ConfigError(f"{kind.key} '{name}': several installed packages offer it: {which}; name one of these")

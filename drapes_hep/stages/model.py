@@ -279,7 +279,7 @@ def _generate(context: Context, window: Window) -> list[Path]:
     _write_sample(context, window, written[1], planned, (method, model), record, window.in_sidebands, events)
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
-        second = load_window_model(method, folder / "pseudo_model", window, context.device)
+        second = load_window_model(method, folder / "pseudo_model", window, context.device, pseudo=pseudo)
         size = max(1.0, config.template.oversample * between(events.mjj, pseudo).sum())
         # the masses too come from a fit that saw neither region
         other = fit_masses(config.mass, events.mjj, events.weight, edges, window, pseudo)

@@ -56,7 +56,6 @@ from drapes_hep.templates.kinematics import (
     domain,
     jets_from,
 )
-from drapes_hep.templates.model import check_hidden, check_parts
 from drapes_hep.templates.parts import TRAIN, VALIDATION
 
 __all__ = [
@@ -514,7 +513,7 @@ def fit_constituents(
     part : array of int, shape (n,)
         From :func:`drapes_hep.templates.parts.split_sidebands`.
     hidden : sequence of (float, float)
-        Mass intervals that the models must not see.
+        Mass intervals of which no event is among these, for the card.
     config : ConstituentsConfig
     training : TrainingConfig
         Of the jets' kinematics.
@@ -537,13 +536,9 @@ def fit_constituents(
 
     Raises
     ------
-    LeakError
-        If an event lies in a hidden interval.
     FitError
-        If a part has no events, or there are too few to be scaled.
+        If there are too few events to be scaled.
     """
-    check_hidden(mjj, hidden)
-    check_parts(part, weight)
     pairs, sets = pack_jets(jets)
     fitted, held = part == TRAIN, part == VALIDATION
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from drapes_hep.config import Config
+from drapes_hep.config import DRAPES, Config
 from drapes_hep.errors import ConfigError, UsersCode, told
 from drapes_hep.events.declared import modules_of
 from drapes_hep.events.features import function_sources
@@ -22,7 +22,7 @@ __all__ = ["METHODS", "find_method", "method_of", "method_settings", "origin_of"
 _FEATURES = "drapes_hep.templates.drapes:Drapes"
 _CONSTITUENTS = "drapes_hep.templates.drapes_constituents:DrapesConstituents"
 
-METHODS: dict[str, str] = {**dict.fromkeys(RECIPES, _FEATURES), "file": "drapes_hep.templates.table:TemplateTable"}
+METHODS: dict[str, str] = {**dict.fromkeys(DRAPES, _FEATURES), "file": "drapes_hep.templates.table:TemplateTable"}
 """The package's own, by the names that ``template.method`` takes."""
 
 _KIND = Kind("method", "template.method", "a background method", class_with("fit", "save", "load", "sample"), METHODS)

@@ -15,17 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.diffusion.training import TrainingCurve
-from drapes_hep.errors import ConfigError, LeakError, RunDirectoryError
+from drapes_hep.errors import ConfigError, FitError, LeakError, RunDirectoryError, counted
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.files import file_hash, read_json, write_json
 from drapes_hep.regions import Window
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
-from drapes_hep.templates.model import check_hidden, check_parts
-from drapes_hep.templates.parts import CLOSURE
+from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.plan import EventTable, Planned, Template
 
 __all__ = [
     "CARD",
+    "check_hidden",
+    "check_parts",
     "checkpoints",
     "fit_window_model",
     "has_model",
@@ -38,9 +39,38 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 CARD = "method.json"
 """Beside a model's own files: which method made it, what was hidden from it, and the hashes of the files."""
+
+
+def check_hidden(mjj: FloatArray, hidden: Sequence[tuple[float, float]]) -> None:
+    """Refuse events that a model must not see; raises LeakError."""
+    for low, high in hidden:
+        inside = int(((mjj >= low) & (mjj < high)).sum())
+        if inside:
+            raise LeakError(
+                counted(
+                    inside,
+                    f"event between {low:g} and {high:g} GeV was",
+                    f"events between {low:g} and {high:g} GeV were",
+                )
+                + " given to a model that must not see any there"
+            )
+
+
+def check_parts(part: IntArray, weight: FloatArray) -> None:
+    """Refuse sidebands that cannot train or validate a model; raises FitError."""
+    fitted, held = part == TRAIN, part == VALIDATION
+    if not fitted.any() or not held.any():
+        raise FitError(
+            f"the sidebands hold {counted(len(part), 'event')}, {int(fitted.sum())} to train a model and"
+            f" {int(held.sum())} to validate it: each needs some; see mass.range, training.validation and"
+            " training.closure"
+        )
+    if not (weight[fitted].sum() > 0 and weight[held].sum() > 0):
+        raise FitError("the weights of the sideband events do not add up to more than 0: nothing can be trained")
 
 
 def fit_window_model(method: BackgroundMethod, task: FitTask) -> tuple[Any, Mapping[str, TrainingCurve]]:
@@ -116,7 +146,13 @@ def has_model(folder: Path) -> bool:
 
 
 def load_window_model(
-    method: BackgroundMethod, folder: Path, window: Window, device: str = "cpu", *, saw_window: bool = False
+    method: BackgroundMethod,
+    folder: Path,
+    window: Window,
+    device: str = "cpu",
+    *,
+    pseudo: tuple[float, float] | None = None,
+    saw_window: bool = False,
 ) -> Any:
     """Read a window's model back.
 
@@ -126,6 +162,8 @@ def load_window_model(
     folder : Path
     window : Window
     device : str
+    pseudo : (float, float), optional
+        The pseudo-window whose template it makes, GeV.
     saw_window : bool
         For the one model that may see its window: GenSR's, which oversamples the data. Its card must say so.
 
@@ -136,7 +174,7 @@ def load_window_model(
     Raises
     ------
     LeakError
-        If the model's card does not say that it was trained without this window.
+        If the model's card does not say that it was trained without this window, and without the pseudo-window.
     RunDirectoryError
         If card and files are damaged or do not belong together.
     """
@@ -146,9 +184,14 @@ def load_window_model(
         files = {folder / str(name): str(digest) for name, digest in card["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunDirectoryError(f"{folder / CARD}: is not a model's card ({error!r}); train again") from error
-    seen = not any(low <= window.lo and window.hi <= high for low, high in hidden)
-    if seen != saw_window:
+
+    def saw(region: tuple[float, float]) -> bool:
+        return not any(low <= region[0] and region[1] <= high for low, high in hidden)
+
+    if (seen := saw((window.lo, window.hi))) != saw_window:
         raise LeakError(f"{folder}: this model {'saw' if seen else 'did not see'} the window {window.name}")
+    if pseudo is not None and saw(pseudo):
+        raise LeakError(f"{folder}: this model saw the pseudo-window {pseudo[0]:g}-{pseudo[1]:g}")
     for path, digest in files.items():
         if not path.is_file() or file_hash(path) != digest:
             raise RunDirectoryError(f"{path}: missing or changed since the model was trained; train again")
