@@ -5,10 +5,14 @@ A class declares them by name: ``reads = ["golden.json", "jes.json.gz"]``.
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib.util
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.grounds import Grounds, is_users_file
@@ -65,23 +69,73 @@ def _find(processor: str, name: str, folders: Sequence[Path]) -> str | Path:
     return place
 
 
-def modules_of(processor: type) -> dict[str, Path]:
-    """Return the user's modules that a processor's module uses, and those that these use: their files by name."""
-    todo, seen = [kind.__module__ for kind in processor.__mro__], set[str]()
-    files: dict[str, Path] = {}
+def modules_of(found: Any) -> dict[str, Path]:
+    """Return the user's modules that a class or function rests on: its own, what these import, and so on.
+
+    Parameters
+    ----------
+    found : type or function
+
+    Returns
+    -------
+    dict of str to Path
+        Files by the modules' names. Imports are read in the source, those inside functions too; what a module holds of
+        others that it loaded in another way counts as well.
+    """
+    todo, files = [kind.__module__ for kind in getattr(found, "__mro__", (found,))], dict[str, Path]()
     while todo:
         name = todo.pop()
-        module = sys.modules.get(name)
-        file = getattr(module, "__file__", None)
-        if name in seen or module is None or file is None or not is_users_file(str(file)):
+        path = None if name in files else _file_of(name)
+        if path is None or not is_users_file(str(path)):
             continue
-        seen.add(name)
-        files[name] = Path(file).resolve()
+        files[name] = path
+        held = vars(sys.modules[name]).values() if name in sys.modules else ()
         todo += [
-            one.__name__ if isinstance(one, ModuleType) else str(getattr(one, "__module__", ""))
-            for one in list(vars(module).values())
+            one.__name__ if isinstance(one, ModuleType) else str(getattr(one, "__module__", "")) for one in list(held)
         ]
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        todo += _imports(path, package, path.stat().st_mtime_ns)
     return files
+
+
+def _file_of(name: str) -> Path | None:
+    """Find the source of a module, imported or not, without importing it."""
+    if name in sys.modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        return (
+            Path(file).resolve() if file is not None and Path(file).suffix == ".py" and Path(file).is_file() else None
+        )
+    top, *inner = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top) if top.isidentifier() else None
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not inner:
+        origin = None if spec is None else spec.origin
+        return Path(origin).resolve() if origin and origin.endswith(".py") and Path(origin).is_file() else None
+    places = [Path(folder).joinpath(*inner) for folder in spec.submodule_search_locations or ()]
+    found = (path for place in places for path in (place.with_suffix(".py"), place / "__init__.py"))
+    return next((path.resolve() for path in found if path.is_file()), None)
+
+
+@functools.lru_cache(256)
+def _imports(path: Path, package: str, _: int) -> tuple[str, ...]:
+    """Return the names that a file's imports may lead to, modules and what they hold alike."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # it was edited since it was loaded
+        return ()
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            above = parts[: len(parts) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    # a module inside a package runs the package's own first
+    return tuple(dict.fromkeys(".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 2)))
 
 
 def undeclared(seen: Grounds, known: Iterable[str | Path]) -> dict[str, str | None]:

@@ -13,7 +13,6 @@ definitions as ``define`` (for each name a mapping with ``expression`` and, opti
 from __future__ import annotations
 
 import difflib
-import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,10 +26,9 @@ import numpy.typing as npt
 
 from drapes_hep.errors import ConfigError, UsersCode, told
 from drapes_hep.events.expressions import evaluate, variables
-from drapes_hep.events.loading import Kind, is_users, load_object, processor_folders
+from drapes_hep.events.loading import Kind, is_users, load_object, processor_folders, source_hashes
 from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.types import AwkwardArray, Column
-from drapes_hep.files import file_hash
 
 __all__ = [
     "FEATURES",
@@ -244,19 +242,22 @@ def _load_function(name: str, define: Definitions) -> Any:
     return load_object(kind, str(_function(name, define)), processor_folders(None if folder is None else Path(folder)))
 
 
-def function_sources(define: Definitions) -> dict[str, str]:
-    """Return the hashes of the files of the functions that make features, by feature; raises ConfigError."""
+def function_sources(define: Definitions) -> dict[str, list[str]]:
+    """Return what the functions that make features rest on, by feature; raises ConfigError.
+
+    Hashes and versions are those of :func:`drapes_hep.events.loading.source_hashes`.
+    """
     functions = {name: _load_function(name, define) for name in define if _function(name, define) is not None}
-    files: dict[str, str | None] = {}
+    out: dict[str, list[str]] = {}
     for name, one in functions.items():
         try:
-            files[name] = inspect.getsourcefile(inspect.unwrap(one))
+            out[name] = list(source_hashes(one))
         except TypeError:
             raise ConfigError(
                 f"define.{name}.function: is a {type(one).__name__}, whose source cannot be found; write a function"
                 " with def"
             ) from None
-    return {name: file_hash(Path(file)) for name, file in files.items() if file is not None}
+    return out
 
 
 def _expression(name: str, define: Definitions) -> str | None:

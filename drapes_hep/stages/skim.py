@@ -24,7 +24,7 @@ from drapes_hep.events.failures import FailedFilesError, Failure
 from drapes_hep.events.features import check_features, function_sources, kept_columns
 from drapes_hep.events.grounds import watched
 from drapes_hep.events.injection import SignalInjection, collect_ids, collect_truth
-from drapes_hep.events.loading import NEEDS, class_sources, load_processor, processor_folders
+from drapes_hep.events.loading import NEEDS, class_sources, load_processor, package_version, processor_folders
 from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators
 from drapes_hep.events.readers import expand_trees, no_events, scan, shared_identities, simulation_order
 from drapes_hep.events.running import FirstChunk, RunReport, run, scan_fileset, try_first_chunks
@@ -142,7 +142,7 @@ def processor_of(config: Config, selection: Any) -> dict[str, Any]:
     sources = class_sources(selection)
     return {
         "processor's class": config.processor.rpartition(":")[2] if sources else config.processor,
-        "processor's source": [file_hash(path) for path in sources],
+        "processor's source": [*(file_hash(path) for path in sources), *package_version(selection)],
         "feature's source": function_sources(config.definitions["define"]),
         "processor's files": {name: input_hash(place) for name, place in reads_of(config, selection).items()},
     }

@@ -7,10 +7,8 @@ from typing import Any, cast
 
 from drapes_hep.config import DRAPES, Config
 from drapes_hep.errors import ConfigError, UsersCode, told
-from drapes_hep.events.declared import modules_of
 from drapes_hep.events.features import function_sources
-from drapes_hep.events.loading import Kind, class_sources, is_users, source_hashes
-from drapes_hep.files import file_hash
+from drapes_hep.events.loading import Kind, is_users, source_hashes
 from drapes_hep.plugins import check_options, class_with, load_class
 from drapes_hep.templates.checked import CheckedMethod, check_declared
 from drapes_hep.templates.methods import BackgroundMethod
@@ -77,11 +75,9 @@ def method_settings(config: Config) -> dict[str, Any]:
     out = {**method_of(config).settings(), **feature_settings(config)}
     if config.template.method not in RECIPES:
         # the templates of Drapes share their models, whatever they start from
-        found = find_method(config)
-        modules = [file_hash(path) for _, path in sorted(modules_of(found).items()) if path not in class_sources(found)]
         out |= {
             "template method": config.template.method.rpartition(":")[2],
-            "method's source": [*source_hashes(found), *modules],
+            "method's source": list(source_hashes(find_method(config))),
             "method's options": dict(config.template.options),
         }
     return out
