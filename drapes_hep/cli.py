@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from drapes_hep.caller import from_shell
 from drapes_hep.config import Config, assigned_config, load_config
 from drapes_hep.errors import ConfigError, DrapesError, InputError, RunDirectoryError, counted, printable
 from drapes_hep.guard import complain, enter, stage
@@ -524,7 +525,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     enter("")
     try:
-        status = app(standalone_mode=False)
+        with from_shell():
+            status = app(standalone_mode=False)
     except SystemExit as done:
         # the command line itself gives its status back, except where nobody reads its output any more
         if _of_output(done.__context__):

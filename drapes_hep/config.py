@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticUndefined
 
+from drapes_hep.caller import either
 from drapes_hep.config_values import plain_value
 from drapes_hep.entry_points import offered, unknown_name
 from drapes_hep.errors import ConfigError, counted
@@ -854,17 +855,21 @@ def _one_line(error: ValidationError) -> tuple[str, str]:
     return place, f"'{place}': {message}" if place else message
 
 
+def _given(assignment: str) -> str:
+    return either(shell=f"--set {assignment}", python=f"assignment '{assignment}'")
+
+
 def _set(tree: dict[str, Any], assignment: str) -> None:
     key, separator, text = assignment.partition("=")
     key = key.strip()
     if not separator or not key:
-        raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. --set signal.inject=0")
+        raise ConfigError(f"{_given(assignment)}: expected KEY=VALUE, e.g. {_given('signal.inject=0')}")
     is_path = key in {"data.path", "data.truth", "template.source", "template.path", "study.source"}
     try:
         value = parse(text).value
     except YamlError as error:
         if not is_path:
-            raise ConfigError(f"--set {assignment}: {error.problem}") from None
+            raise ConfigError(f"{_given(assignment)}: {error.problem}") from None
         value = text  # a pattern such as *.root
     if is_path and value is not None:
         # what is typed on the command line is relative to where it is typed
@@ -875,7 +880,7 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
             tree[parent] = {}
         tree = tree[parent]
         if not isinstance(tree, dict):
-            raise ConfigError(f"--set {assignment}: '{parent}' is not a section")
+            raise ConfigError(f"{_given(assignment)}: '{parent}' is not a section")
     tree[last] = value
 
 
@@ -1005,7 +1010,7 @@ def assigned_config(
         if _problem(changed) == (place, problem):
             break
         _set(changed, assignment)
-        source = f"--set {assignment}"
+        source = _given(assignment)
     raise ConfigError(f"{source}: {problem}")
 
 

@@ -486,7 +486,7 @@ def test_a_method_from_a_file_makes_a_template_of_its_own(project, run, events):
 
 def test_other_options_are_another_model_and_another_message_names_them(project, run):
     searched(project, run, "template.method=shift.py:Shift")
-    with pytest.raises(RunDirectoryError, match="name another directory with -o"):
+    with pytest.raises(RunDirectoryError, match="name another directory as output, or replace it with overwrite=True"):
         searched(project, run, "template.method=shift.py:Shift", "template.options={scale: 3.0}")
 
 

@@ -183,13 +183,18 @@ def test_one_window_alone(search, stages):
 
 
 def test_stages_in_the_wrong_order_are_one_line(project, tmp_path):
-    with pytest.raises(RunDirectoryError, match=r"skim is not done, train\.3300-3700 needs it"):
+    with pytest.raises(
+        RunDirectoryError, match=r"skim is not done, train\.3300-3700 needs it; run `Search\.skim\(\)` first"
+    ):
         Search(project / "tiny.yaml", tmp_path / "run", device="cpu", quiet=True).train()
 
 
 def test_another_configuration_is_not_replaced_without_leave(search, stages):
     other = Search({**SEARCH, "seed": 4, "data": search.config.data}, search.path, device="cpu", quiet=True)
-    with pytest.raises(RunDirectoryError, match="made with seed 3, the configuration says 4"):
+    with pytest.raises(
+        RunDirectoryError,
+        match="with seed 3, the configuration says 4; name another directory as output, or replace it with overwrite=T",
+    ):
         other.run()
 
 
@@ -214,9 +219,9 @@ def test_a_configuration_written_in_python(project, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"device": "gpu"}, "--device gpu: choose auto, cpu or cuda"),
-        ({"executor": "dask"}, "--executor dask: choose iterative or futures"),
-        ({"workers": 0}, "--workers 0: at least 1"),
+        ({"device": "gpu"}, "device='gpu': choose auto, cpu or cuda"),
+        ({"executor": "dask"}, "executor='dask': choose iterative or futures"),
+        ({"workers": 0}, "workers=0: at least 1"),
     ],
 )
 def test_a_wrong_option_is_one_line(options, line):
@@ -226,8 +231,23 @@ def test_a_wrong_option_is_one_line(options, line):
 
 
 def test_a_wrong_window_is_one_line(search):
-    with pytest.raises(ConfigError, match="not a window of this search; it has 3300-3700, 3600-4000"):
+    with pytest.raises(
+        ConfigError, match="window='3000-3400': not a window of this search; it has 3300-3700, 3600-4000"
+    ):
         search.train("3000-3400")
+
+
+def test_each_is_told_in_the_words_of_its_own(project, tmp_path, drapes):
+    # the command in this process, before a search in it
+    status, _, err = drapes("train", project / "tiny.yaml", "-o", tmp_path / "run", "--device", "cpu")
+    assert (status, err.endswith("skim is not done, train.3300-3700 needs it; run `drapes skim` first\n")) == (2, True)
+    with pytest.raises(RunDirectoryError, match=r"needs it; run `Search\.skim\(\)` first"):
+        Search(project / "tiny.yaml", tmp_path / "run", device="cpu", quiet=True).train()
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match="file: is a file; name another directory as output"):
+        Search(project / "tiny.yaml", tmp_path / "file")
+    status, _, err = drapes("train", project / "tiny.yaml", "-o", tmp_path / "file")
+    assert (status, err.endswith("file: is a file; name another directory with -o\n")) == (2, True)
 
 
 def test_a_temporary_directory_lives_as_long_as_what_needs_it():

@@ -415,7 +415,7 @@ def one_stage(stage, context: Context) -> None:
 @pytest.mark.parametrize(
     ("stage", "change", "said"),
     [
-        (train, "signal.inject=100", "skim was made with signal.inject 120, the configuration says 100; run `drapes s"),
+        (train, "signal.inject=100", "skim was made with signal.inject 120, the configuration says 100; run `Search.s"),
         (hunt, "selection.leading_pt=1500", "skim was made with selection.leading_pt 1200.0, the configuration says"),
         (hunt, "training.ema=0.9", "train.3300-3700 was made with training.ema 0.999, the configuration says 0.9;"),
         (classify, "template.steps=4", "generate.3300-3700 was made with template.steps 6, the configuration says 4;"),
@@ -429,7 +429,7 @@ def test_a_stage_refuses_what_another_configuration_made(copy, project, stage, c
     with pytest.raises(RunDirectoryError) as caught:
         one_stage(stage, context_of(project, copy, change))
     assert said in str(caught.value)
-    assert "again with --overwrite, or use another -o" in str(caught.value)
+    assert "again with overwrite=True, or use another directory as output" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
@@ -449,7 +449,7 @@ def test_a_stage_refuses_a_model_of_events_that_were_selected_anew(copy, project
 def test_a_stage_refuses_an_unfinished_one(copy, project):
     (copy / "stages" / f"classify.{WINDOWS[1]}.json").unlink()
     with pytest.raises(
-        RunDirectoryError, match=r"classify.3600-4000 is not done, hunt needs it; run `drapes classify`"
+        RunDirectoryError, match=r"classify.3600-4000 is not done, hunt needs it; run `Search.classify\(\)`"
     ):
         hunt(context_of(project, copy))
 

@@ -495,7 +495,8 @@ def test_the_processor_has_no_parents_for_noise(folder):
 
 
 @pytest.mark.parametrize(
-    ("window", "said"), [("3300-3800", "not a window of this search"), ("3600-4000", "run `drapes generate` first")]
+    ("window", "said"),
+    [("3300-3800", "not a window of this search"), ("3600-4000", r"`Search.generate\(\)` first")],
 )
 def test_the_processor_names_what_a_run_lacks(folder, window, said):
     with pytest.raises(DrapesError, match=said):

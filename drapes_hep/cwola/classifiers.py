@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+from drapes_hep.caller import either
 from drapes_hep.errors import ConfigError, FitError, UsersCode, counted, reason_of, told
 from drapes_hep.events.loading import Kind, is_users
 from drapes_hep.plugins import class_with, load_class
@@ -349,7 +350,10 @@ def load_classifier(
         raise ConfigError(
             f"cwola.options: {name} has no option '{(strange or ['seed'])[0]}'; it has"
             f" {', '.join(key for key in known if key != 'seed')}"
-            " (--set cwola.options={} clears those of another classifier)"
+            + either(
+                shell=" (--set cwola.options={} clears those of another classifier)",
+                python=" (cwola={'options': {}} clears those of another classifier)",
+            )
         )
     # a class of the user's may mean more than the type of its default says
     for key, value in given.items() if _KIND.is_own(name) else ():

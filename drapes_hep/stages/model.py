@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.caller import command
 from drapes_hep.code_keys import code_hash
 from drapes_hep.config import keys_of
 from drapes_hep.cwola.folds import assign_folds, check_folds
@@ -316,7 +317,7 @@ def _check_split(path: Path, events: EventTable, part: IntArray, window: Window)
     split, outside = read_skim(path, ("event_id", "part")), window.in_sidebands(events.mjj)
     same = np.array_equal(split["event_id"], events.event_id[outside]) and np.array_equal(split["part"], part[outside])
     if not same:
-        raise RunDirectoryError(f"{path}: is not the split of these events; run `drapes train` again")
+        raise RunDirectoryError(f"{path}: is not the split of these events; run {command('train')} again")
 
 
 def _write_sample(
