@@ -207,7 +207,8 @@ def changed(**columns):
         (changed(weight=np.zeros(600)), "has no positive weight between 3300 and 3700 GeV"),
         (columns_of(low=4000), "has no event between 3300 and 3700 GeV"),
         (changed(parent_id=np.full(600, 0.5)), "column 'parent_id' holds float64 of shape (600,), not whole numbers"),
-        (changed(m_j1=[["a"]] * 600), "column 'm_j1' holds"),
+        (changed(m_j1=[["a"]] * 600), "column 'm_j1' holds lists, text or missing values, not numbers"),
+        (changed(parent_id=["a"] * 600), "column 'parent_id' holds lists, text or missing values, not whole numbers"),
         (changed(m_j1=[None] * 300 + [1.0] * 300), "column 'm_j1' has missing values"),
     ],
 )
@@ -409,6 +410,22 @@ def test_features_chosen_after_the_training_are_checked(project, tmp_path):
         stage(context)
     with pytest.raises(LeakError, match="feature 'q': gives m_JJ"):
         classify(context_of(project, tmp_path / "run", *given, "cwola.features=[m_j1, q]"), window)
+
+
+def test_an_edited_definition_that_another_uses_trains_again(project, tmp_path):
+    def stages(inner):
+        define = f"define={{half: '{inner}', whole: '2 * half'}}"
+        context = context_of(project, tmp_path / "run", define, "features=[m_j1, whole]", "training.pseudo_window=none")
+        context = replace(context, run=open_run(tmp_path / "run", overwrite=True))
+        skim(context)
+        train(context, context.windows[0])
+        return read_json(tmp_path / "run" / "stages" / "train.3300-3700.json")
+
+    first, same, other = (stages(inner) for inner in ("delta_m / 2", "delta_m / 2", "delta_m / 3"))
+    assert same == first
+    assert other["key"] != first["key"]
+    assert other["finished"] >= first["finished"]
+    assert other["reads"] != first["reads"]
 
 
 def test_another_table_of_the_same_name_is_another_template(project, tmp_path):

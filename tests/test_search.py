@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from test_stages import SEARCH, WINDOWS, cut_sample
 import drapes_hep
 from drapes_hep import Search, read_results, run_search
 from drapes_hep.code_keys import hashes_of
-from drapes_hep.errors import ConfigError, RunDirectoryError
+from drapes_hep.errors import ConfigError, InputError, RunDirectoryError
 from drapes_hep.events.skims import read_skim
 from drapes_hep.events.writers import write_feature_root
 from drapes_hep.files import read_json, write_json
@@ -235,6 +236,61 @@ def test_a_wrong_window_is_one_line(search):
         ConfigError, match="window='3000-3400': not a window of this search; it has 3300-3700, 3600-4000"
     ):
         search.train("3000-3400")
+
+
+RATIO = {"expression": "half / m_j1", "label": "$r$", "range": [0, 3], "bounds": [0, None]}
+DEFINE = {"ratio": RATIO, "half": {"expression": "delta_m / 2"}}
+
+
+@pytest.fixture(scope="module")
+def events():
+    rng = np.random.default_rng(1)
+    return {
+        "mjj": 2700 * rng.uniform(0.01, 1, 3000) ** -0.18,
+        "m_j1": rng.uniform(100, 500, 3000),
+        "delta_m": rng.uniform(0, 300, 3000),
+    }
+
+
+def of_events(events, **sections):
+    small = {"training": {"epochs": 1, "width": 8, "depth": 1}, "windows": {"first": 3300, "last": 3300, "width": 400}}
+    more = {"cwola": {"folds": 2, "ensemble": 1}, "template": {"steps": 3}, "hunt": {"toys": 10}, "blind": False}
+    return Search.of_events(
+        events, features=["m_j1", "ratio"], define=DEFINE, device="cpu", quiet=True, **(small | more | sections)
+    )
+
+
+def test_a_table_is_searched_in_a_feature_of_the_configuration(events):
+    search = of_events(events)
+    results = search.run()
+    assert results.window("3300-3700").n_observed == ((events["mjj"] >= 3300) & (events["mjj"] < 3700)).sum()
+    selected = search.skim()
+    inside = (events["mjj"] >= 2700) & (events["mjj"] < 6000)
+    np.testing.assert_array_equal(selected.events["ratio"], (events["delta_m"] / 2 / events["m_j1"])[inside])
+    assert selected.hists["ratio"].axes[-1].label == "$r$"
+    assert search.report().is_file()
+
+
+def test_a_column_of_the_table_wins(events):
+    ratio = np.linspace(0, 1, 3000)
+    selected = of_events({**events, "ratio": ratio}).skim()
+    assert np.isin(selected.events["ratio"], ratio).all()
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (
+            {"delta_m": None},
+            "no column 'delta_m', which define.ratio needs (columns: mjj, m_j1); add it or the feature",
+        ),
+        ({"ratio": -np.ones(3000)}, "column 'ratio': 3000 values are outside 0 to inf, the first in row 0 (-1.0); see"),
+    ],
+)
+def test_a_defined_feature_that_a_table_cannot_give_is_one_line(events, columns, words):
+    changed = {name: values for name, values in {**events, **columns}.items() if values is not None}
+    with pytest.raises(InputError, match=re.escape(words)):
+        of_events(changed)
 
 
 def test_each_is_told_in_the_words_of_its_own(project, tmp_path, drapes):

@@ -62,7 +62,9 @@ def read_table(path: Path, features: Sequence[str], tree: str | None = None) -> 
         wanted = np.int64 if name == "parent_id" else np.float64
         if values.ndim != 1 or values.dtype.kind not in ("iu" if name == "parent_id" else "iuf"):
             kind = "whole numbers" if name == "parent_id" else "numbers"
-            raise InputError(path, f"column '{name}' holds {values.dtype} of shape {values.shape}, not {kind}", _REMEDY)
+            mixed = values.dtype.kind == "O"
+            holds = "lists, text or missing values" if mixed else f"{values.dtype} of shape {values.shape}"
+            raise InputError(path, f"column '{name}' holds {holds}, not {kind}", _REMEDY)
         out[name] = values.astype(wanted)
     out.setdefault("weight", np.ones(len(out["mjj"])))
     return out
