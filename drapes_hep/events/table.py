@@ -166,7 +166,7 @@ def _check_names(names: Sequence[Any], wanted: Sequence[str], defined: Mapping[s
             remedy = f"add it{' or the feature itself' if for_what else ''}, or change 'features'"
             if name == "mjj":
                 close = difflib.get_close_matches(
-                    "mjj", [one for one in names if isinstance(one, str)], n=1, cutoff=0.5
+                    "mjj", [one for one in names if isinstance(one, str) and one not in wanted], n=1, cutoff=0.5
                 )
                 remedy = "add it" if not close else f"rename '{close[0]}', if it is that"
                 for_what = ": the invariant mass of the two jets in GeV"
