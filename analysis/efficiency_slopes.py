@@ -18,8 +18,8 @@ import numpy as np
 from drapes_hep.bumphunt.expectation import hunt_window
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.files import read_json
+from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.regions import Window
-from drapes_hep.rundir import RunDirectory
 
 SLOPES = (0.0, 1.5, -1.5, 3.0, -3.0)
 
@@ -96,14 +96,14 @@ def main() -> None:
         window = Window(*map(float, name.split("-")), edges[0], edges[-1])
         for cut in (point for point in config["hunt"]["background_efficiencies"] if point < 1):
             for slope in SLOPES:
-                ratio, found = pulls(
+                ratio, all_pulls = pulls(
                     mean, edges, window, cut, slope, config["training"]["closure"], arguments.draws, rng
                 )
                 text = "pull -"
-                if len(found) > 1:
-                    width = found.std(ddof=1)
-                    text = f"pull {found.mean():+.2f} ± {width / np.sqrt(len(found)):.2f}, width {width:.2f}"
-                left_out = arguments.draws - len(found)
+                if len(all_pulls) > 1:
+                    width = all_pulls.std(ddof=1)
+                    text = f"pull {all_pulls.mean():+.2f} ± {width / np.sqrt(len(all_pulls)):.2f}, width {width:.2f}"
+                left_out = arguments.draws - len(all_pulls)
                 print(f"{name} {cut:g} upper/lower {ratio:.2f}: {text}, not quoted {left_out}", flush=True)  # noqa: T201
 
 

@@ -27,9 +27,9 @@ from drapes_hep.version import __version__
 
 if TYPE_CHECKING:
     # these load torch and more: at run time only by the verbs that need them
-    from drapes_hep.events.inspection import Inspection
+    from drapes_hep.data.inspection import Inspection
+    from drapes_hep.pipeline.context import Context
     from drapes_hep.progress import Reporter
-    from drapes_hep.stages.context import Context
 
 
 __all__ = ["app", "main"]
@@ -62,7 +62,7 @@ Unblind = Annotated[bool, typer.Option("--unblind", help="Count and draw the sel
 
 
 def _configured(path: Path, assignments: list[str] | None, unblind: bool) -> Config:
-    from drapes_hep.events.loading import starter_folder
+    from drapes_hep.plugins import starter_folder
 
     if not path.exists() and not path.is_absolute() and (starter_folder() / path).exists():
         path = starter_folder() / path
@@ -81,8 +81,8 @@ def _context(
     overwrite: bool,
     kind: Literal["search", "study"] = "search",
 ) -> Context:
-    from drapes_hep.rundir import open_run
-    from drapes_hep.stages.context import Context
+    from drapes_hep.pipeline.context import Context
+    from drapes_hep.pipeline.run_directory import open_run
 
     # the first stage makes the directory, when it has its inputs: a mistake in what was typed leaves nothing behind
     run = open_run(output or Path("runs" if kind == "search" else "studies") / config.name, kind, overwrite=overwrite)
@@ -93,9 +93,9 @@ def _check_generators(config: Config) -> None:
     """Load what the generators of a study name."""
     from drapes_hep.studies.design import generators
 
-    for name, one in generators(config).items():
+    for name, generator in generators(config).items():
         try:
-            check_plugins(one)
+            check_plugins(generator)
         except ConfigError as error:
             if not name:  # the configuration itself
                 raise
@@ -154,14 +154,14 @@ def draw(
     quiet: Quiet = False,
 ) -> None:
     """Draw the figures and write the report of a finished run, from its own configuration."""
-    given: dict[str, Any] | None = None
+    requested_tree: dict[str, Any] | None = None
     if config is not None:
         checked = _configured(config, assignments, unblind)
-        given, output = checked.model_dump(mode="json"), output or Path("runs") / checked.name
+        requested_tree, output = checked.model_dump(mode="json"), output or Path("runs") / checked.name
     if output is None:
         raise ConfigError("report: name a run directory with -o, or its configuration")
+    from drapes_hep.pipeline.run_directory import open_run
     from drapes_hep.progress import Reporter
-    from drapes_hep.rundir import open_run
     from drapes_hep.stages.report import own_configuration, report
 
     run = open_run(output)
@@ -173,8 +173,8 @@ def draw(
     if config is None and (assignments or unblind):
         tree = own_configuration(run)
         changes = [*(assignments or []), *(["blind=false"] if unblind else [])]
-        given = assigned_config(tree, changes, run.manifest).model_dump(mode="json")
-    Reporter(quiet=quiet).say(f"report: {report(run, given)}")
+        requested_tree = assigned_config(tree, changes, run.manifest).model_dump(mode="json")
+    Reporter(quiet=quiet).say(f"report: {report(run, requested_tree)}")
 
 
 @app.command()
@@ -204,8 +204,8 @@ def inspect(
     ] = None,
 ) -> None:
     """Return what a file is: layout, events, jets, constituents, columns, labels, m_JJ, and problems."""
+    from drapes_hep.data.inspection import inspect_file
     from drapes_hep.events.chunks import Reading
-    from drapes_hep.events.inspection import inspect_file
     from drapes_hep.events.readers import expand
 
     paths = expand(files)
@@ -216,7 +216,7 @@ def inspect(
     records, failed = [], 0
     for path in paths:
         try:
-            found = inspect_file(path, sys.maxsize if every else limit, Reading(layout=layout), tree)
+            inspection = inspect_file(path, sys.maxsize if every else limit, Reading(layout=layout), tree)
         except DrapesError as error:
             if len(paths) == 1:
                 raise
@@ -224,50 +224,55 @@ def inspect(
             failed += 1
             complain(str(error))
             continue
-        records.append(found.to_json())
+        records.append(inspection.to_json())
         if not as_json:
-            _print_inspection(found, blank=len(records) > 1)
+            _print_inspection(inspection, blank=len(records) > 1)
         if figure is not None:
-            _draw_inspection(found, figure)
+            _draw_inspection(inspection, figure)
     if as_json:
         typer.echo(json.dumps(records[0] if len(paths) == 1 else records, indent=1, allow_nan=False))
     if failed:
         raise typer.Exit(2)
 
 
-def _print_inspection(found: Inspection, blank: bool) -> None:
+def _print_inspection(inspection: Inspection, blank: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from drapes_hep.events.inspection import text_lines
+    from drapes_hep.data.inspection import text_lines
 
     colours = {"error": "bold red", "warning": "yellow", "note": "cyan"}
     # plain and unbroken lines where this is no terminal: rich sees to the first, soft_wrap to the second
     console = Console(highlight=False)
     if blank:
         console.print()
-    for name, value in text_lines(found):
+    for name, value in text_lines(inspection):
         line = Text(f"{name:13}", style=colours.get(name, "bold")).append(
             f" {printable(value)}", style="not bold default"
         )
         console.print(line, soft_wrap=not console.is_terminal)
 
 
-def _draw_inspection(found: Inspection, target: Path) -> None:
+def _draw_inspection(inspection: Inspection, target: Path) -> None:
     import numpy as np
 
     from drapes_hep import plots
     from drapes_hep.files import atomic_path
 
-    if not found.mjj.edges:
-        raise DrapesError(f"{found.path}: no event has two jets, so there is no m_JJ to draw")
-    edges, counts, variances = (np.asarray(x) for x in (found.mjj.edges, found.mjj.counts, found.mjj.variances))
-    signal = None if found.mjj.signal is None else np.asarray(found.mjj.signal)
-    shown = "all" if found.looked_at == found.events else f"{found.looked_at:,} of"
-    note = f"layout {found.layout}\n{shown} {found.events:,} events\n{found.mjj.events:,} with two jets, no selection"
-    name = Path(found.path).name
+    if not inspection.mjj.edges:
+        raise DrapesError(f"{inspection.path}: no event has two jets, so there is no m_JJ to draw")
+    edges, counts, variances = (
+        np.asarray(x) for x in (inspection.mjj.edges, inspection.mjj.counts, inspection.mjj.variances)
+    )
+    signal = None if inspection.mjj.signal is None else np.asarray(inspection.mjj.signal)
+    extent = "all" if inspection.looked_at == inspection.events else f"{inspection.looked_at:,} of"
+    note = (
+        f"layout {inspection.layout}\n{extent} {inspection.events:,} events\n"
+        f"{inspection.mjj.events:,} with two jets, no selection"
+    )
+    name = Path(inspection.path).name
     stamp = plots.Stamp(name if len(name) <= 44 else f"{name[:20]}...{name[-21:]}", sqrt_s=None)
-    preview = plots.MassPreview(edges, counts, variances, signal, note, not found.weights.all_one)
+    preview = plots.MassPreview(edges, counts, variances, signal, note, not inspection.weights.all_one)
     with atomic_path(target) as temporary:
         plots.mass_preview(preview, stamp).savefig(temporary, format=target.suffix[1:])
 
@@ -281,10 +286,14 @@ def _check_files(config: Config, name: Path) -> list[str]:
 
     method_of(config).check_windows(sliding_windows(config))
     data = examine_files(config)
-    named = {one.path for one in data.problems if isinstance(one, InputError)}
+    named = {problem.path for problem in data.problems if isinstance(problem, InputError)}
     tried = try_files(config, [info for info in data.infos if info.path not in named], reading_of(config))
     # a mistake of the processor's is the same in every file
-    problems = {str(one): one for one in (*data.problems, *(one.error for one in tried)) if one is not None}
+    problems = {
+        str(problem): problem
+        for problem in (*data.problems, *(problem.error for problem in tried))
+        if problem is not None
+    }
     if len(problems) == 1:
         raise next(iter(problems.values()))
     for problem in problems:
@@ -293,34 +302,34 @@ def _check_files(config: Config, name: Path) -> list[str]:
         raise DrapesError(f"{name}: {counted(len(problems), 'problem')} with the files of data.path")
     sources = check_sources(config)
     from_sources = try_files(config, sources, reading_of_sources(config))
-    for one in from_sources:
-        if one.error is not None:
-            raise one.error
+    for first_chunk in from_sources:
+        if first_chunk.error is not None:
+            raise first_chunk.error
     every = (*tried, *from_sources)
-    read = {one.info.path: one.entries for one in every}
-    found = []
+    read = {first_chunk.info.path: first_chunk.entries for first_chunk in every}
+    lines = []
     for info in (*data.infos, *sources):
         part = f", selection tried on the first {read[info.path]}" if 0 < read.get(info.path, 0) < info.entries else ""
-        found.append(f"{info.path}: {info.layout}, {counted(info.entries, 'event')}{part}")
-    found += data.remarks
-    found += [
-        f"{one.info.path}: the selection keeps none of {counted(one.entries, 'event')} that were read; check the cuts"
-        " in 'selection' and 'mass.range'"
-        for one in every
-        if not one.selected
+        lines.append(f"{info.path}: {info.layout}, {counted(info.entries, 'event')}{part}")
+    lines += data.remarks
+    lines += [
+        f"{first_chunk.info.path}: the selection keeps none of {counted(first_chunk.entries, 'event')} that were read;"
+        " check the cuts in 'selection' and 'mass.range'"
+        for first_chunk in every
+        if not first_chunk.selected
     ]
     labels = check_labels(config)
-    partly = sum(one.entries < one.info.entries for one in every)
+    partly = sum(first_chunk.entries < first_chunk.info.entries for first_chunk in every)
     if partly:
-        seen = "not read" if labels is None else "read for identities and labels alone"
-        found.append(
-            f"{seen}: what follows the first chunk of {counted(partly, 'file')}; drapes inspect FILE --all reads every"
+        how = "not read" if labels is None else "read for identities and labels alone"
+        lines.append(
+            f"{how}: what follows the first chunk of {counted(partly, 'file')}; drapes inspect FILE --all reads every"
             " event"
         )
     if labels is not None:
-        kept = "" if config.signal.inject is None else f", of which signal.inject keeps {config.signal.inject}"
-        found.append(f"labels: {labels[0]} background and {labels[1]} signal events{kept}")
-    return found
+        injected = "" if config.signal.inject is None else f", of which signal.inject keeps {config.signal.inject}"
+        lines.append(f"labels: {labels[0]} background and {labels[1]} signal events{injected}")
+    return lines
 
 
 @app.command()
@@ -342,7 +351,7 @@ def validate(
     check_study(checked)
     _check_generators(checked)
     windows = sliding_windows(checked)
-    found = _check_files(checked, config) if files else []
+    lines = _check_files(checked, config) if files else []
     names = windows[0].name if len(windows) == 1 else f"{windows[0].name} to {windows[-1].name}"
     typer.echo(f"{config}: valid: {counted(len(windows), 'window')}, {names} GeV")
     if windows[-1].lo != checked.windows.last:
@@ -351,7 +360,7 @@ def validate(
             f" {checked.windows.first:g}: the last window starts at {windows[-1].lo:g}"
         )
     typer.echo(f"processor: {place}")
-    for line in found:
+    for line in lines:
         typer.echo(printable(line))
 
 
@@ -369,20 +378,20 @@ def download(
     quiet: Quiet = False,
 ) -> None:
     """Download a public sample from Zenodo: verified, and resumed where it was interrupted."""
-    from drapes_hep.events import download as remote
+    from drapes_hep.data import download as remote
     from drapes_hep.progress import Reporter
 
-    known = remote.SAMPLES.get(sample)
-    if known is None:
+    entry = remote.SAMPLES.get(sample)
+    if entry is None:
         raise DrapesError(f"no sample '{sample}'; known are {', '.join(remote.SAMPLES)}")
-    found = remote.list_files(known)
+    listing = remote.list_files(entry)
     if only_list:
-        typer.echo(f"{known.title}; doi:{known.doi}")
-        width = max(len(one.name) for one in found)
-        for one in found:
-            typer.echo(f"{one.name:{width}}  {remote.size_text(one.size):>8}  {one.kind:8}  {one.checksum}")
+        typer.echo(f"{entry.title}; doi:{entry.doi}")
+        width = max(len(file.name) for file in listing)
+        for file in listing:
+            typer.echo(f"{file.name:{width}}  {remote.size_text(file.size):>8}  {file.kind:8}  {file.checksum}")
         return
-    for path in remote.fetch(remote.choose(known, found, files or ["features"]), output, Reporter(quiet=quiet)):
+    for path in remote.fetch(remote.choose(entry, listing, files or ["features"]), output, Reporter(quiet=quiet)):
         typer.echo(path)
 
 
@@ -391,7 +400,7 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if missing, else empty.")],
 ) -> None:
     """Write a project to start from: processors and configurations to edit."""
-    from drapes_hep.events.loading import starter_folder
+    from drapes_hep.plugins import starter_folder
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DrapesError(f"{folder}: exists and is not an empty directory; name another")
@@ -430,16 +439,16 @@ def study(
     studies = find_studies(None if checked is None else checked.folder)
     if only_list:
         width = max(map(len, studies), default=0)
-        for one in studies:
+        for study_name in studies:
             try:
-                said = load_study(one, studies).title
+                title = load_study(study_name, studies).title
             except DrapesError as error:  # a user's own, and no reason to hide the others
-                said = f"({error})"
-            typer.echo(f"{one:{width}}  {said}")
+                title = f"({error})"
+            typer.echo(f"{study_name:{width}}  {title}")
         return
     if name is None or checked is None:
         raise ConfigError("study: name a study and a configuration; `drapes study --list` names the studies")
-    found = load_study(name, studies)
+    definition = load_study(name, studies)
     from drapes_hep.progress import Reporter
 
     check_plugins(checked)
@@ -455,7 +464,7 @@ def study(
         overwrite=overwrite,
         kind="study",
     )
-    for path in run_study(name, found, context):
+    for path in run_study(name, definition, context):
         typer.echo(path)
 
 
@@ -487,7 +496,7 @@ def simulate(
 ) -> None:
     """Simulate dijet events: QCD, or a resonance A -> B C. Needs the extra 'sim'."""
     from drapes_hep.progress import Reporter
-    from drapes_hep.simulation import generate
+    from drapes_hep.simulation import write_sample as generate
     from drapes_hep.simulation.processes import Process
 
     order = generate.Order(Process(process, masses, prongs, width, shower, leading_pt), events, seed, format)
@@ -538,7 +547,7 @@ def main() -> None:
     except KeyboardInterrupt:
         status = _INTERRUPTED
     except Exception as error:
-        message = _one_line(error)
+        message = _error_line(error)
         if message is None:
             raise
         _complain(message, 2)
@@ -572,7 +581,7 @@ def _during() -> str:
 
 def _caller(error: SystemExit) -> str:
     """Name the line that called for the end."""
-    places = [one for one in traceback.extract_tb(error.__traceback__) if "_sitebuiltins" not in one.filename]
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if "_sitebuiltins" not in frame.filename]
     return f"{places[-1].filename}, line {places[-1].lineno}" if places else "an unknown place"
 
 
@@ -586,8 +595,8 @@ _WRITERS = {("_click", "utils.py"), ("click", "utils.py"), ("rich", "console.py"
 """Whose functions write what a command prints; they say of no failure that it was theirs."""
 
 
-def _one_line(error: Exception) -> str | None:
-    """Word a user's mistake; None for a defect of ours, which keeps its traceback."""
+def _error_line(error: Exception) -> str | None:
+    """Describe a user's mistake in a line; None for a defect of ours, which keeps its traceback."""
     if isinstance(error, DrapesError):
         return str(error)
     if isinstance(error, OSError):

@@ -19,11 +19,11 @@ from drapes_hep.errors import ConfigError
 from drapes_hep.events.features import check_classifier_features
 from drapes_hep.events.table import PLACE, read_events
 from drapes_hep.outcome import Kept, Results, read_results
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.products import ByWindow, Scored, Selected, Template, Trained
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window
-from drapes_hep.rundir import open_run
-from drapes_hep.stages.context import Context
 from drapes_hep.stages.sequence import check_plugins, run_verb
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def as_in_a_process_of_its_own():
     """Forget what the processors of other tests have read: it would decide which chunks are kept."""
-    grounds = sys.modules.get("drapes_hep.events.grounds")
+    grounds = sys.modules.get("drapes_hep.user_files")
     for record in () if grounds is None else (grounds._opened, grounds._openers, grounds._modules, grounds._unclear):
         record.clear()
 
@@ -136,10 +136,10 @@ def samples(columns, tmp_path_factory) -> dict[str, Path]:
     import awkward as ak
 
     from drapes_hep.events.chunks import split
+    from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
     from drapes_hep.events.readers import read, scan
     from drapes_hep.events.schema import JET_FIELDS
     from drapes_hep.events.skims import write_skim
-    from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 
     folder = tmp_path_factory.mktemp("samples")
     files = {

@@ -13,10 +13,10 @@ import uproot
 from conftest import make_columns
 
 from drapes_hep.errors import InputError
+from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
+from drapes_hep.events.processing import run
 from drapes_hep.events.readers import expand, scan
-from drapes_hep.events.running import run
 from drapes_hep.events.skims import read_skim, read_truth, write_skim, write_truth
-from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 
 
 def count(events):

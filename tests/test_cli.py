@@ -25,10 +25,10 @@ from conftest import ROOT, make_columns
 from drapes_hep import __version__
 from drapes_hep.cli import main
 from drapes_hep.config import load_config
-from drapes_hep.events.checks import row_ids
+from drapes_hep.events.formats.columns import row_ids
+from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.events.readers import scan
 from drapes_hep.events.skims import read_skim, write_skim, write_truth
-from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.files import file_hash, read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -729,7 +729,7 @@ def test_a_truth_sidecar_that_lacks_events(altered, complaint, falling, monkeypa
     assert len(list(Path("r/skim/chunks").iterdir())) == 1
     info = scan("events.root")
     write_truth("t.parquet", row_ids(info.id, 0, info.entries), falling["label"])
-    monkeypatch.setattr("drapes_hep.events.running._process", lambda *_: pytest.fail("a chunk is selected again"))
+    monkeypatch.setattr("drapes_hep.events.processing._process", lambda *_: pytest.fail("a chunk is selected again"))
     assert drapes("skim", *words, "--quiet") == 0
     assert not Path("r/skim/chunks").exists()
 

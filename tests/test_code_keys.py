@@ -13,17 +13,17 @@ from typing import Annotated
 import pytest
 from conftest import ROOT
 
-from drapes_hep.code_keys import CHANGE_NO_NUMBER, PACKAGE, code_hash, hashes_of
 from drapes_hep.config import Config, _Section, keys_of
 from drapes_hep.keys import Decides, decided, leaves, part_of
+from drapes_hep.pipeline.code_keys import CHANGE_NO_NUMBER, PACKAGE, code_hash, hashes_of
 from drapes_hep.studies.trial_keys import TRIAL_CODE
 
 CODE = {
     "skim": ("stages.skim",),
-    "skim of a table": ("stages.table",),
+    "skim of a table": ("stages.skim_table",),
     "simulation": ("stages.simulation",),
-    "train": ("stages.model",),
-    "generate": ("stages.model",),
+    "train": ("stages.train",),
+    "generate": ("stages.generate",),
     "classify": ("stages.classify",),
     "hunt": ("stages.hunt",),
     "studies' models": ("studies.trials",),
@@ -163,11 +163,11 @@ def test_a_hash_is_of_what_a_module_does(small, source, same):
 
 
 def test_a_hash_counts_contents_and_not_names_alone(monkeypatch):
-    before = code_hash("mass")
-    monkeypatch.setattr("drapes_hep.code_keys.module_hashes", lambda _: {"drapes_hep/mass.py": "0"})
-    one = code_hash("mass")
-    monkeypatch.setattr("drapes_hep.code_keys.module_hashes", lambda _: {"drapes_hep/mass.py": "1"})
-    assert len({before, one, code_hash("mass")}) == 3
+    before = code_hash("spectrum.fit")
+    monkeypatch.setattr("drapes_hep.pipeline.code_keys.module_hashes", lambda _: {"drapes_hep/spectrum/fit.py": "0"})
+    one = code_hash("spectrum.fit")
+    monkeypatch.setattr("drapes_hep.pipeline.code_keys.module_hashes", lambda _: {"drapes_hep/spectrum/fit.py": "1"})
+    assert len({before, one, code_hash("spectrum.fit")}) == 3
 
 
 # ---- the package -----------------------------------------------------------------------------------------------------
@@ -208,13 +208,23 @@ def before(clone) -> dict[str, dict[str, str]]:
 
 
 EDITED = {
-    "events/root": {"skim", "simulation"},
+    "events/formats/root": {"skim", "simulation"},
     "stages/skim": {"skim", "simulation"},
-    "templates/model": MODELS,
+    "templates/feature_model": MODELS,
+    "diffusion/training": MODELS,
+    "training/loop": MODELS | {"classify"},
+    "networks/set_pairs": {"classify", "studies' trials"},
+    "cwola/perceptron": {"classify", "studies' trials"},
     "networks/epic": MODELS,
     "cwola/set_classifiers": {"classify", "studies' trials"},
     "metrics": {"classify", "studies' trials"},
-    "mass": MODELS | {"hunt"},
+    "stages/train": {"train"},
+    "stages/generate": {"generate"},
+    "spectrum/fit": {"generate", "hunt", "studies' models", "studies' trials"},
+    "spectrum/bins": {"generate", "hunt", "studies' models", "studies' trials"},
+    "spectrum/drawing": {"generate", "studies' models", "studies' trials"},
+    "templates/plan": {"generate", "studies' models", "studies' trials"},
+    "events/blinding": {"skim", "skim of a table", "simulation", "hunt"},
     "bumphunt/toys": {"hunt"},
     "studies/measures": {"studies' trials"},
     "plots/scan": set(),
@@ -251,7 +261,7 @@ def test_a_number_voids_what_uses_it(clone, before, module, stages):
 
 LIMITS = """
 from drapes_hep.config import keys_of
-from drapes_hep.mass import fit_spectrum
+from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.stages.hunt import hunt_stage
 
 
@@ -266,14 +276,14 @@ def test_a_new_stage_voids_none_before_it(clone, before):
     for name, old, new in (
         ("config", "class PlotConfig", f"{section}class PlotConfig"),
         ("stages/sequence", "VERBS = {", "VERBS = {\n    'limits': 'Set limits.',"),
-        ("rundir", "class RunDirectory:", "class RunDirectory:\n    limits = 'limits.json'\n"),
+        ("pipeline/run_directory", "class RunDirectory:", "class RunDirectory:\n    limits = 'limits.json'\n"),
     ):
         path = clone / f"{name}.py"
         source = path.read_text(encoding="utf-8")
         assert old in source
         path.write_text(source.replace(old, new, 1), encoding="utf-8")
     assert state(clone) == before
-    assert {"drapes_hep/stages/limits.py", "drapes_hep/mass.py"} <= set(hashes_of(["stages.limits"], clone))
+    assert {"drapes_hep/stages/limits.py", "drapes_hep/spectrum/fit.py"} <= set(hashes_of(["stages.limits"], clone))
     assert "drapes_hep/stages/hunt.py" not in hashes_of(["stages.limits"], clone)
 
 
@@ -298,7 +308,17 @@ def test_a_new_section_changes_the_keys_of_none_before_it():
         ),
         ("generate", {"networks/transformer", "networks/epic", "networks/deepsets", "diffusion/samplers"}),
         ("classify", {"cwola/set_classifiers", "cwola/classifiers"}),
-        ("skim", {"events/root", "events/hdf5", "events/raw", "events/parquet", "events/nanoaod", "events/delphes"}),
+        (
+            "skim",
+            {
+                "events/formats/root",
+                "events/formats/hdf5",
+                "events/formats/raw",
+                "events/formats/parquet",
+                "events/formats/nanoaod",
+                "events/formats/delphes",
+            },
+        ),
     ],
 )
 def test_what_is_found_by_name_counts(stage, modules):
@@ -323,8 +343,10 @@ def test_packages_that_are_passed_through_only_re_export():
 
 def test_a_selection_rests_on_no_model():
     modules = set(hashes_of(CODE["skim"]))
-    assert not {name for name in modules if name.split("/")[1] in {"templates", "diffusion", "networks", "cwola"}}
-    assert len(modules) < 45
+    assert not {
+        name for name in modules if name.split("/")[1] in {"templates", "diffusion", "networks", "cwola", "spectrum"}
+    }
+    assert len(modules) < 50
 
 
 SKIM = """

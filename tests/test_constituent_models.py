@@ -23,13 +23,16 @@ from drapes_hep.events.chunks import Reading
 from drapes_hep.events.features import compute_features, invariant_mass
 from drapes_hep.events.scaling import fit_scaling
 from drapes_hep.files import read_json
-from drapes_hep.mass import draw, fit_spectrum
-from drapes_hep.mass import expected as expected_events
 from drapes_hep.networks import AttentiveDeepSets, EPiC, ResidualMLP, SetTransformer
+from drapes_hep.packed import Sets, take
 from drapes_hep.regions import Window
-from drapes_hep.sets import Sets, take
-from drapes_hep.templates.conserve import jet_sums
-from drapes_hep.templates.constituents import (
+from drapes_hep.spectrum.drawing import draw
+from drapes_hep.spectrum.fit import expected as expected_events
+from drapes_hep.spectrum.fit import fit_spectrum
+from drapes_hep.templates.constituents.conserve import jet_sums
+from drapes_hep.templates.constituents.kinematics import MASS, Bounds, N, coordinates, domain
+from drapes_hep.templates.constituents.method import LOSSES, DrapesConstituents, build_jets
+from drapes_hep.templates.constituents.model import (
     ConstituentScaling,
     JetModel,
     _fit_scaling,
@@ -39,13 +42,13 @@ from drapes_hep.templates.constituents import (
     refill,
     save_constituent_model,
 )
-from drapes_hep.templates.drapes_constituents import LOSSES, DrapesConstituents, build_jets
-from drapes_hep.templates.kinematics import MASS, Bounds, N, coordinates, domain
+from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
-from drapes_hep.templates.plan import EventTable, Pool, plan_region, starts
-from drapes_hep.templates.recipes import RECIPES
+from drapes_hep.templates.plan import Pool, plan_region, starts
+from drapes_hep.templates.tables import EventTable
 from drapes_hep.templates.window_models import unfinished
+from drapes_hep.training import loop
 
 WINDOW = Window(3300.0, 3700.0, 2700.0, 6000.0)
 NAMES = ("pt", "eta", "phi", "mass", "n")
@@ -380,7 +383,7 @@ def test_a_killed_training_on_sets_goes_on_bit_for_bit(tmp_path, after):
 @pytest.mark.parametrize("step", [1, 3, 8])
 def test_an_interrupted_training_on_sets_resumes_bit_for_bit(tmp_path, monkeypatch, step):
     """The noise of the steps that were done is drawn again: it depends on how many members their sets have."""
-    whole, steps, rate = on_sets(), [], training_module.learning_rate
+    whole, steps, rate = on_sets(), [], loop.learning_rate
 
     def interrupted(*args):
         steps.append(args)
@@ -388,7 +391,7 @@ def test_an_interrupted_training_on_sets_resumes_bit_for_bit(tmp_path, monkeypat
             raise KeyboardInterrupt
         return rate(*args)
 
-    monkeypatch.setattr(training_module, "learning_rate", interrupted)
+    monkeypatch.setattr(loop, "learning_rate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         on_sets(checkpoint=tmp_path / "one")
     again = on_sets(checkpoint=tmp_path / "one")
@@ -930,7 +933,7 @@ def test_a_killed_training_of_constituents_goes_on(events, tmp_path, monkeypatch
     whole, _ = fitted(some)
     plain = training_module.TrainingSettings
     monkeypatch.setattr(
-        "drapes_hep.templates.constituents.TrainingSettings", lambda **given: plain(**given, checkpoint_seconds=0)
+        "drapes_hep.templates.constituents.model.TrainingSettings", lambda **given: plain(**given, checkpoint_seconds=0)
     )
 
     def kill(name, epoch):

@@ -20,25 +20,26 @@ from drapes_hep.cwola.set_classifiers import ConstituentTransformer, DijetTransf
 from drapes_hep.errors import ConfigError, RunDirectoryError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.features import compute_features, invariant_mass
-from drapes_hep.events.loading import load_processor
-from drapes_hep.events.running import run
+from drapes_hep.events.processing import run
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import read_json
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.plots.jets import jet_shapes
 from drapes_hep.plots.studies import Band, Panel, study_panels
 from drapes_hep.plots.style import Stamp
-from drapes_hep.report import values as page_values
-from drapes_hep.report.inputs import load_run
-from drapes_hep.report.values import closure_jets
-from drapes_hep.rundir import open_run
+from drapes_hep.plugins import load_processor
+from drapes_hep.report import extract as page_values
+from drapes_hep.report.extract import closure_jets
+from drapes_hep.report.run_files import load_run
 from drapes_hep.stages.classify import classify
-from drapes_hep.stages.context import Context
-from drapes_hep.stages.model import generate, train
+from drapes_hep.stages.generate import generate
 from drapes_hep.stages.skim import skim
+from drapes_hep.stages.train import train
 from drapes_hep.studies.llv import llv_searches
 from drapes_hep.templates.comparison import compare_jets
-from drapes_hep.templates.constituents import pack_jets
-from drapes_hep.templates.drapes_constituents import LOSSES
+from drapes_hep.templates.constituents.method import LOSSES
+from drapes_hep.templates.constituents.model import pack_jets
 from drapes_hep.templates.parts import CLOSURE
 
 NAME = "3300-3700"

@@ -16,15 +16,15 @@ from drapes_hep.cli import app
 from drapes_hep.config import load_config
 from drapes_hep.errors import ConfigError, InputError
 from drapes_hep.events.chunks import Reading, split
-from drapes_hep.events.loading import load_processor
+from drapes_hep.events.formats.writers import write_feature_hdf5
+from drapes_hep.events.processing import run
 from drapes_hep.events.ragged import KINEMATICS, pack_nested
 from drapes_hep.events.readers import read, scan
-from drapes_hep.events.running import run
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, JET_FIELDS, nested
 from drapes_hep.events.skims import read_skim, write_skim, write_truth
-from drapes_hep.events.writers import write_feature_hdf5
-from drapes_hep.rundir import open_run
-from drapes_hep.stages.context import Context
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import open_run
+from drapes_hep.plugins import load_processor
 from drapes_hep.stages.skim import skim
 
 pytestmark = pytest.mark.usefixtures("few_trees")

@@ -19,9 +19,9 @@ from drapes_hep.errors import ConfigError, DrapesError
 from drapes_hep.events.expressions import evaluate
 from drapes_hep.events.features import FEATURES, check_features, compute_features, domains, kept_fields, order_by_mass
 from drapes_hep.events.skims import read_skim
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
-from drapes_hep.rundir import open_run
-from drapes_hep.stages.context import Context
 from drapes_hep.stages.skim import skim
 from drapes_hep.templates.registry import method_settings
 

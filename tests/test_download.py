@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 
 from drapes_hep import remote
+from drapes_hep.data import download
+from drapes_hep.data.download import SAMPLES, choose, fetch, list_files, size_text
 from drapes_hep.errors import ConfigError, DrapesError
-from drapes_hep.events import download
-from drapes_hep.events.download import SAMPLES, choose, fetch, list_files, size_text
 
 RECORD = SAMPLES["lhco-rd"]
 BLOCK = download._BLOCK

@@ -14,11 +14,11 @@ from conftest import ROOT, make_columns
 
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.features import invariant_mass
+from drapes_hep.events.formats.writers import write_feature_hdf5
 from drapes_hep.events.hooks import Hooks, no_cut
-from drapes_hep.events.loading import load_processor
-from drapes_hep.events.running import run
+from drapes_hep.events.processing import run
 from drapes_hep.events.schema import JET_FIELDS, build_events
-from drapes_hep.events.writers import write_feature_hdf5
+from drapes_hep.plugins import load_processor
 
 COUNTS = [2, 3, 2, 4]
 EVENTS, JETS = len(COUNTS), sum(COUNTS)
@@ -752,7 +752,7 @@ def nano(tmp_path_factory):
 SOURCE = """
 import numpy as np
 import uproot
-from drapes_hep.events.loading import load_processor
+from drapes_hep.plugins import load_processor
 Dijets = load_processor("{root}/processors/dijets.py:Dijets")
 
 
@@ -783,7 +783,7 @@ def test_integers_never_select_jets_by_index(nano, tmp_path, kind):
 
 
 NAMED = """
-from drapes_hep.events.loading import load_processor
+from drapes_hep.plugins import load_processor
 Dijets = load_processor("{root}/processors/dijets.py:Dijets")
 
 

@@ -16,8 +16,8 @@ from test_stages import SEARCH
 
 from drapes_hep.config import load_config
 from drapes_hep.files import read_json
-from drapes_hep.rundir import open_run
-from drapes_hep.stages.context import Context
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.stages.skim import skim
 
 EVENTS = 2500
@@ -30,7 +30,7 @@ import awkward as ak
 import numpy as np
 import uproot
 
-from drapes_hep.events.loading import load_processor
+from drapes_hep.plugins import load_processor
 
 Dijets = load_processor("processors/dijets.py:Dijets")
 CERTIFIED = np.array(json.loads(Path("{folder}/golden.json").read_text())["1"])

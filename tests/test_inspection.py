@@ -18,12 +18,12 @@ import uproot
 from conftest import ROOT, make_columns
 
 from drapes_hep import plots
+from drapes_hep.data import inspection
+from drapes_hep.data.inspection import inspect_file, inspection_schema, spread_runs, text_lines
 from drapes_hep.errors import InputError
-from drapes_hep.events import inspection
-from drapes_hep.events.inspection import inspect_file, inspection_schema, spread_runs, text_lines
+from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, JET_FIELDS
 from drapes_hep.events.skims import write_skim
-from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 
 
 def masses(columns) -> np.ndarray:

@@ -19,19 +19,20 @@ from test_stages import SEARCH, cut_sample
 from drapes_hep.config import load_config
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.errors import ConfigError, DrapesError, FitError, InputError, LeakError, RunDirectoryError
+from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.events.skims import read_skim
-from drapes_hep.events.writers import write_feature_root
 from drapes_hep.files import read_json
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window
-from drapes_hep.rundir import open_run
 from drapes_hep.stages.classify import classify
-from drapes_hep.stages.context import Context
+from drapes_hep.stages.generate import generate
 from drapes_hep.stages.hunt import _template_sizes
-from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.resonant import check_resonant
 from drapes_hep.stages.skim import skim
+from drapes_hep.stages.train import train
 from drapes_hep.studies.trials import Trial
 from drapes_hep.templates.methods import FitTask, SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION

@@ -26,17 +26,17 @@ from drapes_hep.cwola.classifiers import load_classifier
 from drapes_hep.errors import ConfigError, LostEventsError, UsersCode
 from drapes_hep.events.accumulate import ColumnParts, fill_checked
 from drapes_hep.events.chunks import split
-from drapes_hep.events.loading import load_processor
+from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.events.outputs import CheckedProcessor, Wanted, json_form
+from drapes_hep.events.processing import run
 from drapes_hep.events.readers import read, scan
-from drapes_hep.events.running import run
-from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.files import file_hash, read_json
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import open_run
+from drapes_hep.plugins import load_processor
 from drapes_hep.progress import Reporter
-from drapes_hep.rundir import open_run
-from drapes_hep.stages.context import Context
 from drapes_hep.stages.skim import skim
-from drapes_hep.templates.backbones import find_backbone
+from drapes_hep.templates.constituents.backbones import find_backbone
 
 FEATURES = ("m_j1", "tau21_j1")
 RANGE = (2000.0, 8000.0)
@@ -269,7 +269,7 @@ def test_what_json_has_no_word_for_is_named():
 
 SUBCLASS = """
 import numpy as np
-from drapes_hep.events.loading import load_processor
+from drapes_hep.plugins import load_processor
 
 class Mine(load_processor("processors/dijets.py:Dijets")):
     def trigger(self, events):
@@ -296,7 +296,7 @@ GOLDEN = """
 import json
 import numpy as np
 from pathlib import Path
-from drapes_hep.events.loading import load_processor
+from drapes_hep.plugins import load_processor
 
 class Mine(load_processor("processors/dijets.py:Dijets")):
     def golden_json(self, events):

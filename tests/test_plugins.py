@@ -16,29 +16,32 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from test_stages import SEARCH, cut_sample
 
 from drapes_hep import config as config_module
-from drapes_hep import mass
 from drapes_hep.config import changed_config, load_config
 from drapes_hep.cwola import classifiers
 from drapes_hep.cwola.classifiers import find_classifier, load_classifier
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.features import function_sources
-from drapes_hep.events.loading import load_processor, package_version, source_hashes
+from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.events.skims import read_skim
-from drapes_hep.events.writers import write_feature_root
 from drapes_hep.files import read_json
-from drapes_hep.rundir import open_run
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.execution import read_stamp
+from drapes_hep.pipeline.run_directory import open_run
+from drapes_hep.plugins import load_processor, package_version, source_hashes
+from drapes_hep.spectrum.drawing import draw
+from drapes_hep.spectrum.fit import bin_model, expected, fit_spectrum
+from drapes_hep.spectrum.shapes import SHAPES, find_shape, shape_sources
 from drapes_hep.stages.classify import classify, classify_stage
-from drapes_hep.stages.context import Context
+from drapes_hep.stages.generate import generate, generate_stage
 from drapes_hep.stages.hunt import hunt, hunt_stage
-from drapes_hep.stages.model import generate, generate_stage, train, train_stage
 from drapes_hep.stages.report import report
 from drapes_hep.stages.skim import skim, skim_stage
-from drapes_hep.stamps import read_stamp
+from drapes_hep.stages.train import train, train_stage
 from drapes_hep.studies.trial_keys import trial_key
 from drapes_hep.studies.trials import SampleKeys, Trial
-from drapes_hep.templates import backbones
-from drapes_hep.templates.backbones import check_backbone, find_backbone, make_backbone
-from drapes_hep.templates.recipes import RECIPES
+from drapes_hep.templates.constituents import backbones
+from drapes_hep.templates.constituents.backbones import check_backbone, find_backbone, make_backbone
+from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.registry import METHODS, find_method
 
 CLASSIFIER = """
@@ -103,7 +106,7 @@ def found(kind, name, folder):
         return find_classifier(config.cwola.classifier, config.folder)
     if kind == "network":
         return find_backbone(config.constituents.network, config.constituents.folder)
-    return type(mass.find_shape(config.mass).basis.shape)
+    return type(find_shape(config.mass).basis.shape)
 
 
 def refusal(call, *words):
@@ -205,7 +208,7 @@ def test_the_names_of_the_configuration_are_those_of_the_registries():
     assert tuple(RECIPES) == config_module.DRAPES
     assert tuple(classifiers._KIND.own) == config_module.CLASSIFIERS
     assert tuple(backbones._KIND.own) == config_module.NETWORKS
-    assert tuple(mass.SHAPES) == config_module.SHAPES
+    assert tuple(SHAPES) == config_module.SHAPES
 
 
 def test_a_class_of_an_installed_package_is_checked_as_a_users(installed):
@@ -219,19 +222,19 @@ def test_a_class_of_an_installed_package_is_checked_as_a_users(installed):
 
 def shape(tmp_path, source=SHAPE):
     (tmp_path / "mine.py").write_text(source)
-    return mass.find_shape(configured(tmp_path, mass__fit="'mine.py:Exponential'").mass)
+    return find_shape(configured(tmp_path, mass__fit="'mine.py:Exponential'").mass)
 
 
 def test_a_shape_of_a_file_is_fitted_and_integrated(tmp_path):
     mine = shape(tmp_path)
     edges = np.arange(2700, 6001, 100.0)
     truth = np.array([np.log(1e5), -40.0])
-    counts, _ = mass.bin_model(mine, 13_000, edges, truth)
-    fit = mass.fit_spectrum(counts, edges, (3300, 3700), mine)
+    counts, _ = bin_model(mine, 13_000, edges, truth)
+    fit = fit_spectrum(counts, edges, (3300, 3700), mine)
     np.testing.assert_allclose(fit.parameters, truth, rtol=1e-5)
     exact = integrate.quad(lambda m: 1e5 * np.exp(-40 * m / 13_000), 3300, 3700)[0]
-    np.testing.assert_allclose(mass.expected(fit, 3300, 3700)[0], exact, rtol=1e-4)
-    drawn = mass.draw(fit, 3300, 3700, [0.5])
+    np.testing.assert_allclose(expected(fit, 3300, 3700)[0], exact, rtol=1e-4)
+    drawn = draw(fit, 3300, 3700, [0.5])
     half = integrate.quad(lambda m: 1e5 * np.exp(-40 * m / 13_000), 3300, drawn[0])[0]
     np.testing.assert_allclose(half / exact, 0.5, rtol=1e-4)
 
@@ -241,9 +244,9 @@ def test_the_packages_shapes_written_outside_give_the_same_fit(tmp_path):
     source = SHAPE.replace("[np.ones_like(z), z]", columns).replace('("ln_p1", "slope")', '("ln_p1", "p2", "p3")')
     mine = shape(tmp_path, source)
     edges = np.arange(2700, 6001, 100.0)
-    counts, _ = mass.bin_model("dijet3", 13_000, edges, [10.0, 8.0, -5.0])
+    counts, _ = bin_model("dijet3", 13_000, edges, [10.0, 8.0, -5.0])
     counts = np.random.default_rng(1).poisson(counts * 1e5 / counts.sum())
-    one, other = (mass.fit_spectrum(counts, edges, (3300, 3700), each) for each in ("dijet3", mine))
+    one, other = (fit_spectrum(counts, edges, (3300, 3700), each) for each in ("dijet3", mine))
     np.testing.assert_array_equal(one.parameters, other.parameters)
     np.testing.assert_array_equal(one.covariance, other.covariance)
 
@@ -277,11 +280,11 @@ def test_a_shape_that_is_none_is_one_line(tmp_path, old, new, words):
 def test_an_edited_shape_has_another_source(tmp_path):
     config = configured(tmp_path, mass__fit="'mine.py:Exponential'").mass
     (tmp_path / "mine.py").write_text(SHAPE)
-    before = mass.shape_sources(config)
+    before = shape_sources(config)
     (tmp_path / "mine.py").write_text(SHAPE + "\n# edited\n")
     assert len(before) == 1
-    assert mass.shape_sources(config) != before
-    assert mass.shape_sources(config.model_copy(update={"fit": "dijet3"})) == []
+    assert shape_sources(config) != before
+    assert shape_sources(config.model_copy(update={"fit": "dijet3"})) == []
 
 
 # ---- what a class rests on
@@ -311,7 +314,7 @@ def sources_of(kind, folder):
         section = {"function": f"mine.py:{attribute}", "folder": str(folder)}
         return function_sources({"mine": section})["mine"]
     if kind == "shape":
-        return mass.shape_sources(configured(folder, mass__fit=f"'mine.py:{attribute}'").mass)
+        return shape_sources(configured(folder, mass__fit=f"'mine.py:{attribute}'").mass)
     one = found(kind, f"mine.py:{attribute}", folder)
     return list(source_hashes(one))
 
@@ -410,7 +413,7 @@ def test_the_hunt_expects_what_the_shape_gives(searched):
     events = read_skim(context.run.events)
     edges = np.asarray(read_json(searched / "run" / "hunt.json")["edges"])
     counts = np.histogram(events["mjj"], edges)[0]
-    fit = mass.fit_spectrum(counts, edges, (3300, 3700), mass.find_shape(context.config.mass))
+    fit = fit_spectrum(counts, edges, (3300, 3700), find_shape(context.config.mass))
     point = read_json(searched / "run" / "hunt.json")["windows"][0]["working_points"][0]
     assert point["ndof"] == fit.ndof == int(fit.fitted.sum()) - 2
     assert point["chi2"] == fit.chi2

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 
 from drapes_hep.errors import InputError
-from drapes_hep.events import raw
-from drapes_hep.events.checks import BadValuesError
 from drapes_hep.events.chunks import Reading, split
 from drapes_hep.events.features import invariant_mass
+from drapes_hep.events.formats import raw
+from drapes_hep.events.formats.columns import BadValuesError
+from drapes_hep.events.processing import run
 from drapes_hep.events.readers import read, scan
-from drapes_hep.events.running import run
 
 SLOTS = 12
 CONSTITUENTS = Reading(constituents=True)

@@ -19,13 +19,13 @@ import uproot
 from conftest import make_columns
 
 from drapes_hep.config import check_config
+from drapes_hep.data.inspection import inspect_file
 from drapes_hep.errors import DrapesError
 from drapes_hep.events.chunks import Reading, split
-from drapes_hep.events.inspection import inspect_file
+from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
+from drapes_hep.events.processing import run
 from drapes_hep.events.readers import read, scan
-from drapes_hep.events.running import run
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, JET_FIELDS
-from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.files import read_json
 from drapes_hep.report.sections import accounting_cards
 from drapes_hep.stages.skim import skim_stage
@@ -442,7 +442,7 @@ def test_flags_of_an_open_file_are_no_damage(tmp_path, writer):
 def test_a_lock_that_is_asked_for_is_respected(tmp_path, writer):
     path = write_arrays(tmp_path / "a.h5")
     writer("append", path)
-    code = "import sys; from drapes_hep.events.hdf5files import open_hdf5; open_hdf5(sys.argv[1]).__enter__()"
+    code = "import sys; from drapes_hep.events.formats.hdf5_files import open_hdf5; open_hdf5(sys.argv[1]).__enter__()"
     command = [sys.executable, "-c", code, str(path)]
     done = subprocess.run(
         command, env=os.environ | {"HDF5_USE_FILE_LOCKING": "TRUE"}, capture_output=True, text=True, check=False
@@ -459,7 +459,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
             raise OSError(f"Unable to synchronously open file (unable to lock file, errno = {number}, error message)")
         return real(*args, locking=locking, **kwargs)
 
-    monkeypatch.setattr("drapes_hep.events.hdf5files.h5py.File", without_locks)
+    monkeypatch.setattr("drapes_hep.events.formats.hdf5_files.h5py.File", without_locks)
     assert run({"a": path}, total)[0] == {"events": 20, "pt": PT}
     assert scan(path).remarks == ()
 

@@ -18,16 +18,16 @@ import torch
 from conftest import ROOT, make_columns
 
 from drapes_hep.config import load_config
-from drapes_hep.diffusion.cards import CARD, WEIGHTS, load_model, read_card, save_model
+from drapes_hep.data.inspection import inspect_file
+from drapes_hep.diffusion.checkpoints import CARD, WEIGHTS, load_model, read_card, save_model
 from drapes_hep.diffusion.denoisers import EDMDenoiser
 from drapes_hep.diffusion.training import TrainingSettings, train
 from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError
-from drapes_hep.events.inspection import inspect_file
-from drapes_hep.events.running import run
+from drapes_hep.events.formats.writers import write_feature_hdf5
+from drapes_hep.events.processing import run
 from drapes_hep.events.skims import read_skim, write_skim
-from drapes_hep.events.writers import write_feature_hdf5
 from drapes_hep.networks.mlp import ResidualMLP
-from drapes_hep.report.inputs import read_columns
+from drapes_hep.report.run_files import read_columns
 
 PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 ROWS = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| promise |")]
@@ -76,7 +76,7 @@ def test_labels_are_read_by_injection_metrics_and_studies_alone():
         "drapes_hep/stages/classify.py",  # the metrics
         "drapes_hep/products.py",  # handed to who asks for them
         "drapes_hep/studies/sample.py",
-        "drapes_hep/studies/running.py",
+        "drapes_hep/studies/runner.py",
         "analysis/null_bootstraps.py",  # takes the signal out
     }
 
@@ -104,13 +104,13 @@ def calls() -> set[tuple[str, str, str]]:
 def test_no_module_reads_pickles():
     assert calls() == {
         # what a process sends to its own workers, never a file
-        ("drapes_hep/events/running.py", "pickle.loads", ""),
+        ("drapes_hep/events/processing.py", "pickle.loads", ""),
         # the check that an output can travel, of what was pickled a line before
         ("drapes_hep/events/outputs.py", "pickle.loads", ""),
         # the same, for a fresh copy of a processor in each pass over a blinded chunk
         ("drapes_hep/events/blinding.py", "pickle.loads", ""),
-        ("drapes_hep/events/store.py", "np.load", "allow_pickle=False"),
-        ("drapes_hep/simulation/generate.py", "np.load", "allow_pickle=False"),
+        ("drapes_hep/events/chunk_store.py", "np.load", "allow_pickle=False"),
+        ("drapes_hep/simulation/write_sample.py", "np.load", "allow_pickle=False"),
     }
 
 

@@ -19,18 +19,19 @@ import pytest
 from coffea.processor import FuturesExecutor
 from conftest import ROOT, make_columns
 
+from drapes_hep import user_files as grounds
 from drapes_hep.errors import DrapesError, InputError, LostEventsError
-from drapes_hep.events import dispatch, grounds
+from drapes_hep.events import dispatch
 from drapes_hep.events.accumulate import ColumnParts
+from drapes_hep.events.chunk_store import ChunkStore, UnstorableError, pack, unpack
 from drapes_hep.events.chunks import split
 from drapes_hep.events.failures import FailedFilesError, Failure, join_failures
-from drapes_hep.events.loading import load_processor
+from drapes_hep.events.formats.writers import write_feature_hdf5
+from drapes_hep.events.processing import run
 from drapes_hep.events.readers import scan
-from drapes_hep.events.running import run
 from drapes_hep.events.skims import write_skim
-from drapes_hep.events.store import ChunkStore, UnstorableError, pack, unpack
-from drapes_hep.events.writers import write_feature_hdf5
 from drapes_hep.files import atomic_path, read_json
+from drapes_hep.plugins import load_processor
 
 SETTINGS = {"leading_pt": 1200, "mass_range": (2000, 8000)}
 
@@ -241,7 +242,7 @@ def test_the_report_and_the_command_that_takes_up_what_failed(folder, drapes, mo
     (folder / "part1.h5").write_bytes(good)
     os.utime(folder / "part1.h5")
     read = []
-    from drapes_hep.events import running
+    from drapes_hep.events import processing as running
 
     monkeypatch.setattr(running, "_process", lambda *a, before=running._process: read.append(a[2]) or before(*a))
     assert drapes("skim", "tiny.yaml", "-o", "parts")[0] == 0
@@ -304,7 +305,7 @@ def test_what_cannot_be_kept_does_not_hide_what_failed(folder, drapes, monkeypat
         with atomic_path(path) as temporary:
             yield temporary
 
-    for module in ("events.store", "files"):
+    for module in ("events.chunk_store", "files"):
         monkeypatch.setattr(f"drapes_hep.{module}.atomic_path", full)
     status, _, said = drapes("skim", "tiny.yaml", "-o", "parts")
     assert status == 2
@@ -318,7 +319,7 @@ OWN = """
 import json
 from pathlib import Path
 
-from drapes_hep.events.loading import load_processor
+from drapes_hep.plugins import load_processor
 
 {top}
 Dijets = load_processor("processors/dijets.py:Dijets", [{root!r}])
@@ -369,7 +370,7 @@ def ground(folder, how, cut):
 @pytest.fixture
 def processed(folder, drapes, monkeypatch):
     """Skim in this process as a new one would; returns the chunks that were processed."""
-    from drapes_hep.events import running
+    from drapes_hep.events import processing as running
 
     read = []
     monkeypatch.syspath_prepend(folder)
@@ -420,7 +421,7 @@ def test_what_a_process_or_a_folder_says_keeps_no_chunk(folder, processed):
 
 
 def test_tiny_chunks_are_merged(folder, drapes, monkeypatch):
-    from drapes_hep.events import running
+    from drapes_hep.events import processing as running
 
     sizes = []
     monkeypatch.setattr(running, "_process", lambda *a, before=running._process: sizes.append(len(a[2])) or before(*a))
@@ -497,7 +498,7 @@ def test_tasks_that_are_tried_alone_share_a_worker_until_it_dies():
 
 def test_tasks_are_not_far_ahead(monkeypatch):
     """The first task not finished bounds what is submitted: results that wait for it are few."""
-    ahead = dispatch._Ahead(1000, 8)
+    ahead = dispatch._Submissions(1000, 8)
     assert list(ahead.ready()) == list(range(8))
     for index in range(1, 8):
         ahead.finish(index)

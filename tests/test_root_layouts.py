@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.accumulate import ColumnParts, chunk_key
-from drapes_hep.events.checks import collision_ids, negative_masses
 from drapes_hep.events.chunks import Reading, split
-from drapes_hep.events.loading import load_processor
+from drapes_hep.events.formats.columns import collision_ids, negative_masses
+from drapes_hep.events.processing import run
 from drapes_hep.events.readers import read, scan
-from drapes_hep.events.running import run
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.skims import write_skim
+from drapes_hep.plugins import load_processor
 
 WITH = Reading(constituents=True)
 SETTINGS = {"leading_pt": 0, "abs_eta_max": 5, "mass_range": (1, 20_000)}

@@ -11,10 +11,10 @@ from coffea.processor import FuturesExecutor, IterativeExecutor, ProcessorABC
 from conftest import ROOT, make_columns
 
 from drapes_hep.errors import ConfigError, InputError, LostEventsError
-from drapes_hep.events.loading import load_processor
-from drapes_hep.events.running import run
+from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
+from drapes_hep.events.processing import run
 from drapes_hep.events.skims import write_skim
-from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
+from drapes_hep.plugins import load_processor
 
 SETTINGS = {"leading_pt": 1200, "mass_range": (2000, 8000)}
 

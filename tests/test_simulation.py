@@ -22,15 +22,16 @@ from drapes_hep.config import load_config
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LostEventsError
 from drapes_hep.events.chunks import Reading, split
 from drapes_hep.events.features import compute_features, invariant_mass
+from drapes_hep.events.formats.writers import read_raw_metadata, write_raw_hdf5
 from drapes_hep.events.readers import read, scan, simulation_order
 from drapes_hep.events.skims import read_skim, read_truth
-from drapes_hep.events.writers import read_raw_metadata, write_raw_hdf5
-from drapes_hep.simulation import blocks, generate
+from drapes_hep.simulation import blocks
+from drapes_hep.simulation import write_sample as generate
 from drapes_hep.simulation.blocks import Account, block_seeds, leading_objects
 from drapes_hep.simulation.detector import DETECTORS, Objects, propagate, respond
-from drapes_hep.simulation.generate import Order, sidecar, simulate, truth_file
-from drapes_hep.simulation.generator import Generator, Particles
 from drapes_hep.simulation.processes import Process, pythia_settings
+from drapes_hep.simulation.pythia import Generator, Particles
+from drapes_hep.simulation.write_sample import Order, sidecar, simulate, truth_file
 from drapes_hep.stages.simulation import check_sources
 from drapes_hep.stages.skim import examine_files
 
@@ -396,7 +397,7 @@ def test_cross_sections_of_blocks_are_averaged_by_their_events():
 
 
 def test_a_hopeless_process_is_one_line(pythia, monkeypatch):
-    monkeypatch.setattr("drapes_hep.simulation.generator.PATIENCE", 30)
+    monkeypatch.setattr("drapes_hep.simulation.pythia.PATIENCE", 30)
     with pytest.raises(DrapesError, match=r"hardly any of \d+ simulated events has a jet above 1200 GeV"):
         blocks.make_block(Process("resonance", masses=(500, 100, 80)), 1, 0, 5)
 
@@ -598,7 +599,7 @@ def test_blocks_hold_different_events(small):
 def test_a_killed_run_goes_on_and_ends_in_the_same_file(small, tmp_path):
     path = tmp_path / "events.h5"
     code = (
-        "from drapes_hep.simulation.generate import Order, simulate\n"
+        "from drapes_hep.simulation.write_sample import Order, simulate\n"
         "from drapes_hep.simulation.processes import Process\n"
         f"process = Process('resonance', masses=(3500, 500, 100))\n"
         f"simulate(Order(process, 22, seed=7, block=6), {str(path)!r})\n"

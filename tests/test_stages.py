@@ -31,30 +31,33 @@ from drapes_hep.cwola.scores import equal_size_auc
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError, RunDirectoryError
 from drapes_hep.events.chunks import split
 from drapes_hep.events.features import FEATURES, compute_features, invariant_mass
+from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.events.injection import choose_signal
 from drapes_hep.events.readers import expand_trees, read, scan
 from drapes_hep.events.skims import read_skim, read_truth, write_truth
-from drapes_hep.events.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.files import file_hash, read_json, write_json
-from drapes_hep.mass import draw, fit_spectrum
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import RunDirectory, open_run
+from drapes_hep.pipeline.stage import read_stamp
 from drapes_hep.progress import Reporter
-from drapes_hep.records import read_stamp
 from drapes_hep.regions import Window, blinded
 from drapes_hep.results import results_schema
-from drapes_hep.rundir import RunDirectory, open_run
+from drapes_hep.spectrum.drawing import draw
+from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.stages import classify as classify_module
+from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import classify
-from drapes_hep.stages.context import Context
+from drapes_hep.stages.feature_tables import feature_matrix
+from drapes_hep.stages.generate import _generate, generate
 from drapes_hep.stages.hunt import hunt
-from drapes_hep.stages.model import _generate, generate, mass_edges, train
 from drapes_hep.stages.skim import skim
-from drapes_hep.stages.tables import feature_matrix
+from drapes_hep.stages.train import train
 from drapes_hep.templates import drapes
+from drapes_hep.templates.drapes_family import RECIPES
+from drapes_hep.templates.feature_model import load_background_model
 from drapes_hep.templates.methods import SampleTask
-from drapes_hep.templates.model import load_background_model
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.plan import starts
-from drapes_hep.templates.recipes import RECIPES
 from drapes_hep.templates.registry import method_of
 from drapes_hep.templates.window_models import load_window_model
 
@@ -346,14 +349,17 @@ def test_a_moved_data_file_reruns_nothing(copy, project, tmp_path):
 # the checkpoint of the first window's training is written after its first epoch, and then the process hangs
 _HANGS = """
 import sys, time
-import drapes_hep.diffusion.training as training
+import drapes_hep.training.checkpoint as checkpoint
 from drapes_hep import cli
-write = training.write_bytes
+from drapes_hep.diffusion.training import TrainingSettings
+write = checkpoint.write_bytes
 def written(path, content):
     write(path, content)
     time.sleep(120)
-training.write_bytes = written
-training.TrainingSettings.__init__.__defaults__ = (*training.TrainingSettings.__init__.__defaults__[:-1], 0.0)
+checkpoint.write_bytes = written
+*others, seconds, precision = TrainingSettings.__init__.__defaults__
+assert seconds == 30.0
+TrainingSettings.__init__.__defaults__ = (*others, 0.0, precision)
 sys.argv = ["drapes", *sys.argv[1:]]
 cli.main()
 """
@@ -435,8 +441,10 @@ def test_a_stage_refuses_what_another_configuration_made(copy, project, stage, c
 
 
 def test_a_stage_refuses_what_other_code_made(copy, project, monkeypatch):
-    change_code(monkeypatch, "drapes_hep/events/root.py")
-    with pytest.raises(RunDirectoryError, match=r"skim was made by other code, drapes_hep/events/root.py was changed"):
+    change_code(monkeypatch, "drapes_hep/events/formats/root.py")
+    with pytest.raises(
+        RunDirectoryError, match=r"skim was made by other code, drapes_hep/events/formats/root.py was changed"
+    ):
         hunt(context_of(project, copy))
 
 
@@ -499,7 +507,7 @@ def test_a_line_that_a_job_missed_comes_back(copy, project):
 
 
 SUBCLASS = """
-from drapes_hep.events.loading import load_processor
+from drapes_hep.plugins import load_processor
 
 class Mine(load_processor("dijets.py:Dijets")):
     pass

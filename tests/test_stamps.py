@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from drapes_hep import stamps as stamp_module
 from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.files import content_hash, file_hash, read_json, write_json
 from drapes_hep.keys import first_difference
+from drapes_hep.pipeline import execution as stamp_module
+from drapes_hep.pipeline.execution import mixed_modules, run_stage
+from drapes_hep.pipeline.run_directory import RunDirectory
+from drapes_hep.pipeline.stage import Stage, Written, read_stamp
 from drapes_hep.progress import Reporter
-from drapes_hep.records import Stage, Written, read_stamp
-from drapes_hep.rundir import RunDirectory
-from drapes_hep.stamps import mixed_modules, run_stage
 
 CONFIG = {
     "data": {"path": "/a"},
@@ -34,7 +34,7 @@ def changed(section: str, value: object) -> dict:
 
 def stage(config: dict, name: str = "train.1-2", reads: tuple[Path, ...] = (), **other: object) -> Stage:
     keys = ("mass", "training", "constituents", "blind", "seed")
-    return Stage(name, config, keys, lambda: reads, ("mass",), other=other, recorded=("data",))
+    return Stage(name, config, keys, lambda: reads, ("spectrum.fit",), other=other, recorded=("data",))
 
 
 def done(run: RunDirectory, one: Stage) -> bool:
@@ -115,10 +115,12 @@ def change_code(monkeypatch, *names: str) -> None:
 
 
 def test_other_code_of_the_package_needs_none(run, monkeypatch, capsys):
-    change_code(monkeypatch, "drapes_hep/poisson.py")
+    change_code(monkeypatch, "drapes_hep/spectrum/poisson.py")
     one = stage(CONFIG, bins=[1, 2], **SOURCE)
     assert run_stage(run, one, lambda: [run.path / "out"], Reporter())
-    assert "train.1-2: runs again, as drapes_hep/poisson.py was changed" in capsys.readouterr().err.splitlines()
+    assert (
+        "train.1-2: runs again, as drapes_hep/spectrum/poisson.py was changed" in capsys.readouterr().err.splitlines()
+    )
 
 
 def test_what_is_quickly_made_again_needs_none(tmp_path):
@@ -171,7 +173,7 @@ def test_a_stage_that_refused_its_configuration_needs_no_leave(tmp_path):
 def processed(name: str, source: str) -> Stage:
     config = {**CONFIG, "processor": name}
     other = {"processor's class": name.rpartition(":")[2], "processor's source": [source]}
-    return Stage("skim", config, (), lambda: (), ("mass",), other=other, recorded=("processor",))
+    return Stage("skim", config, (), lambda: (), ("spectrum.fit",), other=other, recorded=("processor",))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ def test_a_stamp_of_an_older_release_is_said_to_be_one(run, capsys):
     old = {key: value for key, value in stamp.items() if key not in {"version", "modules", "opened", "recorded"}}
     write_json(run.stamp("train.1-2"), {**old, "key": "0" * 64, "noted": stamp["recorded"]})
     earlier = stage(CONFIG, bins=[1, 2], **SOURCE)
-    later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("mass",), after=(earlier,))
+    later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("spectrum.fit",), after=(earlier,))
     with pytest.raises(
         RunDirectoryError, match=r"stamp of train.1-2 is an older release.s; run `Search.train\(\)` again"
     ):
@@ -232,7 +234,7 @@ def test_a_later_stage_refuses_what_rests_on_a_file_that_has_changed(tmp_path):
     first = stage(CONFIG, "skim")
     written = Written([], {str(file): file_hash(file)})
     assert run_stage(run, first, lambda: written, Reporter(quiet=True))
-    later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("mass",), after=(first,))
+    later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("spectrum.fit",), after=(first,))
     assert done(run, later)
     file.write_text("2")
     with pytest.raises(RunDirectoryError, match=r"golden.json: changed since the processor read it in skim; run"):
@@ -243,9 +245,9 @@ def test_modules_that_differ_between_stages_are_named(tmp_path, monkeypatch):
     run = RunDirectory(tmp_path / "run")
     done(run, stage(CONFIG, "train.1-2"))
     assert mixed_modules(run, ["train.1-2"]) == ()
-    change_code(monkeypatch, "drapes_hep/poisson.py")
+    change_code(monkeypatch, "drapes_hep/spectrum/poisson.py")
     done(run, stage(CONFIG, "train.2-3"))
-    assert mixed_modules(run, ["train.1-2", "train.2-3", "hunt"]) == ("drapes_hep/poisson.py",)
+    assert mixed_modules(run, ["train.1-2", "train.2-3", "hunt"]) == ("drapes_hep/spectrum/poisson.py",)
 
 
 def test_a_section_that_is_left_out_is_a_difference():

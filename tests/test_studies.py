@@ -20,14 +20,14 @@ from test_stages import cut_sample
 from drapes_hep.config import load_config
 from drapes_hep.cwola.scores import Scores, ranking
 from drapes_hep.errors import ConfigError, DrapesError, FitError, LeakError, RunDirectoryError
+from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.events.skims import read_skim
-from drapes_hep.events.writers import write_feature_root
 from drapes_hep.files import read_json
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.plots.studies import Band, Panel, study_panels
 from drapes_hep.plots.style import Stamp
 from drapes_hep.progress import Reporter
-from drapes_hep.rundir import open_run
-from drapes_hep.stages.context import Context
 from drapes_hep.stages.skim import skim
 from drapes_hep.studies import measures
 from drapes_hep.studies.design import (
@@ -41,7 +41,7 @@ from drapes_hep.studies.design import (
     trial_of,
 )
 from drapes_hep.studies.measures import MEASURES, REJECTIONS
-from drapes_hep.studies.running import make_sample, run_trials
+from drapes_hep.studies.runner import make_sample, run_trials
 from drapes_hep.studies.sample import draw_data, load_sample, study_window
 from drapes_hep.studies.study import find_studies, load_study, run_study
 from drapes_hep.studies.trial_keys import trial_key
@@ -458,7 +458,7 @@ def test_a_search_and_a_study_do_not_share_a_folder(project, context, tmp_path):
 
 
 def test_code_that_changes_on_the_way_stops_the_study(context, monkeypatch):
-    from drapes_hep.studies import running
+    from drapes_hep.studies import runner as running
 
     codes = iter(["now", "then", "then"])
     monkeypatch.setattr(running, "code_hash", lambda *_: next(codes))

@@ -20,24 +20,26 @@ from drapes_hep.diffusion.denoisers import FlowDenoiser
 from drapes_hep.diffusion.oracles import GaussianDenoiser
 from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, karras_steps
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError
-from drapes_hep.events.loading import load_processor
-from drapes_hep.events.running import run
+from drapes_hep.events.formats.writers import write_feature_root
+from drapes_hep.events.processing import run
 from drapes_hep.events.scaling import fit_scaling
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.events.skims import read_skim
-from drapes_hep.events.writers import write_feature_root
 from drapes_hep.files import read_json
+from drapes_hep.plugins import load_processor
 from drapes_hep.regions import Window
 from drapes_hep.stages.classify import classify
-from drapes_hep.stages.model import generate, train
+from drapes_hep.stages.generate import generate
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import skim
+from drapes_hep.stages.train import train
 from drapes_hep.templates.drapes import levels, make_template
+from drapes_hep.templates.drapes_family import RECIPES
+from drapes_hep.templates.feature_model import BackgroundModel, fit_model
 from drapes_hep.templates.methods import SampleTask
-from drapes_hep.templates.model import BackgroundModel, fit_model
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
-from drapes_hep.templates.plan import EventTable, copies_of, starts
-from drapes_hep.templates.recipes import RECIPES
+from drapes_hep.templates.plan import copies_of, starts
+from drapes_hep.templates.tables import EventTable
 from drapes_hep.templates.window_models import check_hidden
 
 pytestmark = pytest.mark.usefixtures("few_trees")

@@ -21,15 +21,15 @@ from drapes_hep import remote
 from drapes_hep.config import load_config
 from drapes_hep.errors import DrapesError, InputError
 from drapes_hep.events.chunks import file_key, split
-from drapes_hep.events.loading import load_processor
+from drapes_hep.events.formats.writers import write_feature_root, write_raw_hdf5
+from drapes_hep.events.processing import run
 from drapes_hep.events.readers import expand, read, scan
-from drapes_hep.events.running import run
 from drapes_hep.events.skims import write_skim
-from drapes_hep.events.writers import write_feature_root, write_raw_hdf5
 from drapes_hep.files import read_json
-from drapes_hep.remote import UnreachableError, fingerprint, is_url, one_line, retried, retry_after, sibling
-from drapes_hep.rundir import open_run
-from drapes_hep.stages.context import Context
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import open_run
+from drapes_hep.plugins import load_processor
+from drapes_hep.remote import UnreachableError, fingerprint, is_url, network_error, retried, retry_after, sibling
 from drapes_hep.stages.skim import skim
 
 SETTINGS = {"leading_pt": 1200, "mass_range": (2000, 8000)}
@@ -482,9 +482,9 @@ def test_dies_midway(server, samples, kind):
 def test_causes_are_looked_at():
     wrapped = ValueError("wrapped")
     wrapped.__cause__ = ConnectionResetError()
-    assert "broke off (ConnectionResetError)" in str(one_line("http://x.org/a.root", wrapped))
-    assert one_line("/a.root", wrapped) is None
-    assert one_line("http://x.org/a.root", ValueError("of ours")) is None
+    assert "broke off (ConnectionResetError)" in str(network_error("http://x.org/a.root", wrapped))
+    assert network_error("/a.root", wrapped) is None
+    assert network_error("http://x.org/a.root", ValueError("of ours")) is None
     assert is_url("root://x//y")
     assert not is_url("/x//y")
 
@@ -656,7 +656,7 @@ def test_a_silent_server_is_left(server, samples, monkeypatch):
     ],
 )
 def test_what_xrootd_says(text, kind):
-    told = one_line("root://x.org//a.root", OSError(f"File did not open properly: {text}"))
+    told = network_error("root://x.org//a.root", OSError(f"File did not open properly: {text}"))
     assert type(told) is (type(None) if kind is None else kind)
 
 
@@ -703,7 +703,7 @@ def test_places_with_other_content_are_refused(server, samples, tmp_path):
     places = two_sites(server, samples["hdf5"])
     columns = make_columns()
     columns["mj1"][7] += 1
-    from drapes_hep.events.writers import write_feature_hdf5
+    from drapes_hep.events.formats.writers import write_feature_hdf5
 
     write_feature_hdf5(server.folder / "two" / "events.h5", columns)
     with pytest.raises(InputError, match=f"two/events.h5: holds other content than {places[0]}"):

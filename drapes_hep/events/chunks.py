@@ -21,7 +21,7 @@ class Reading:
     Parameters
     ----------
     layout : str, optional
-        A name of :data:`drapes_hep.events.layouts.LAYOUTS`; by default the first that fits the file.
+        A name of :data:`drapes_hep.events.formats.layouts.LAYOUTS`; by default the first that fits the file.
     radius : float
         Of the anti-kT jets, where jets are clustered here.
     axes : {"onepass_kt", "kt"}
@@ -60,7 +60,7 @@ class FileInfo:
     container : str
         The reader that opens it: ``hdf5``, ``root`` or ``parquet``.
     layout : str
-        How its columns spell an event: a name of :data:`drapes_hep.events.layouts.LAYOUTS`.
+        How its columns spell an event: a name of :data:`drapes_hep.events.formats.layouts.LAYOUTS`.
     object_path : str
         The object inside the file (tree, HDF5 group); empty where the file is the object.
     entries : int

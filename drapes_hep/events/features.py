@@ -26,9 +26,9 @@ import numpy.typing as npt
 
 from drapes_hep.errors import ConfigError, UsersCode, told
 from drapes_hep.events.expressions import evaluate, variables
-from drapes_hep.events.loading import Kind, is_users, load_object, processor_folders, source_hashes
 from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.types import AwkwardArray, Column
+from drapes_hep.plugins import Kind, is_users, load_object, processor_folders, source_hashes
 
 __all__ = [
     "FEATURES",
@@ -199,38 +199,38 @@ class _Defined:
             text = _expression(name, self.define)
             if text is not None:
                 return evaluate(text, column, len(j1))
-            if _function(name, self.define) is not None:
-                return self._called(name, j1, j2)
+            if _function_name(name, self.define) is not None:
+                return self._call_function(name, j1, j2)
             field, _, which = name.rpartition("_j")
             jet = (j1, j2)[int(which) - 1]
             if field not in ak.fields(jet):
                 needs = "constituents" if field == _COUNT else f"'{field}', which selection.keep keeps"
                 raise ConfigError(f"feature '{self.name}': '{name}' needs jets with {needs}")
             # a kept field may be undefined, as a feature may
-            found = _float(jet[field])
-            return np.where(np.isfinite(found), found, np.nan)
+            values = _float(jet[field])
+            return np.where(np.isfinite(values), values, np.nan)
 
         return column(self.name)
 
-    def _called(self, name: str, j1: AwkwardArray, j2: AwkwardArray) -> FloatArray:
-        said = f"define.{name}.function {_function(name, self.define)}"
+    def _call_function(self, name: str, j1: AwkwardArray, j2: AwkwardArray) -> FloatArray:
+        where = f"define.{name}.function {_function_name(name, self.define)}"
         function = _load_function(name, self.define)
-        with UsersCode(lambda error: ConfigError(f"{said}: {told(error, is_users)}")), np.errstate(all="ignore"):
-            found = np.asarray(ak.to_numpy(function(j1, j2)))
-        if found.shape != (len(j1),) or found.dtype.kind not in "biuf":
-            raise ConfigError(f"{said}: returned {found.dtype} of shape {found.shape}, not {len(j1)} numbers")
-        return np.where(np.isfinite(found), found, np.nan).astype(np.float64)
+        with UsersCode(lambda error: ConfigError(f"{where}: {told(error, is_users)}")), np.errstate(all="ignore"):
+            values = np.asarray(ak.to_numpy(function(j1, j2)))
+        if values.shape != (len(j1),) or values.dtype.kind not in "biuf":
+            raise ConfigError(f"{where}: returned {values.dtype} of shape {values.shape}, not {len(j1)} numbers")
+        return np.where(np.isfinite(values), values, np.nan).astype(np.float64)
 
 
 _KIND = Kind(
     "feature",
     "define",
     "a function of two jets",
-    lambda found: None if callable(found) else "cannot be called",
+    lambda item: None if callable(item) else "cannot be called",
 )
 
 
-def _function(name: str, define: Definitions) -> str | None:
+def _function_name(name: str, define: Definitions) -> str | None:
     """Return the name of the function that makes a feature; None where none does."""
     function = (define.get(name) or {}).get("function")
     return None if function is None else str(function)
@@ -239,23 +239,25 @@ def _function(name: str, define: Definitions) -> str | None:
 def _load_function(name: str, define: Definitions) -> Any:
     folder = (define.get(name) or {}).get("folder")
     kind = replace(_KIND, key=f"define.{name}.function")
-    return load_object(kind, str(_function(name, define)), processor_folders(None if folder is None else Path(folder)))
+    return load_object(
+        kind, str(_function_name(name, define)), processor_folders(None if folder is None else Path(folder))
+    )
 
 
 def function_sources(define: Definitions) -> dict[str, list[str]]:
     """Return what the functions that make features rest on, by feature; raises ConfigError.
 
-    Hashes and versions are those of :func:`drapes_hep.events.loading.source_hashes`.
+    Hashes and versions are those of :func:`drapes_hep.plugins.source_hashes`.
     """
-    functions = {name: _load_function(name, define) for name in define if _function(name, define) is not None}
+    functions = {name: _load_function(name, define) for name in define if _function_name(name, define) is not None}
     out: dict[str, list[str]] = {}
     for name, one in functions.items():
         try:
             out[name] = list(source_hashes(one))
         except TypeError:
             raise ConfigError(
-                f"define.{name}.function: is a {type(one).__name__}, whose source cannot be found; write a function"
-                " with def"
+                f"define.{name}.function: is a {type(one).__name__}, whose source cannot be found; write a"
+                " function with def"
             ) from None
     return out
 
@@ -286,60 +288,64 @@ def kept_fields(names: Sequence[str], define: Definitions | None = None, keep: S
 
 
 def _check_definition(name: str, define: Definitions, keep: Sequence[str]) -> None:
-    said, kept = f"define.{name}", kept_columns(keep)
+    where, columns = f"define.{name}", kept_columns(keep)
     if _is_resonant(name):
-        raise ConfigError(f"{said}: the resonant mass m_JJ may not be a feature, the classifier would learn the window")
+        raise ConfigError(
+            f"{where}: the resonant mass m_JJ may not be a feature, the classifier would learn the window"
+        )
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise ConfigError(f"{said}: a name has letters, digits and underscores, and begins with a letter")
+        raise ConfigError(f"{where}: a name has letters, digits and underscores, and begins with a letter")
     if name in FEATURES or name in _TAKEN or name in _COLUMNS:
         what = "a feature of the package" if name in FEATURES else "a column of every skim or jet"
-        raise ConfigError(f"{said}: is {what}; take another name")
+        raise ConfigError(f"{where}: is {what}; take another name")
     text = _expression(name, define)
-    if _function(name, define) is not None:
+    if _function_name(name, define) is not None:
         _load_function(name, define)
         return
     if text is None:
-        if name in kept:
+        if name in columns:
             return
         raise ConfigError(
-            f"{said}: needs an expression, such as 'pt_j2 / pt_j1', or a function, or to be a column of selection.keep"
+            f"{where}: needs an expression, such as 'pt_j2 / pt_j1', or a function, or to be a column of selection.keep"
         )
-    if name in kept:
+    if name in columns:
         raise ConfigError(
-            f"{said}: is a column that selection.keep keeps; take another name, or leave the expression out"
+            f"{where}: is a column that selection.keep keeps; take another name, or leave the expression out"
         )
     try:
         used = variables(text)
     except ConfigError as error:
-        raise ConfigError(f"{said}: {error}") from None
-    known = (*_COLUMNS, *FEATURES, *kept, *define)
+        raise ConfigError(f"{where}: {error}") from None
+    names = (*_COLUMNS, *FEATURES, *columns, *define)
     for column in used:
         if _is_resonant(column):
-            raise ConfigError(f"{said}: names m_JJ ('{column}'): the classifier would learn the window")
-        if column not in known:
-            close = difflib.get_close_matches(column, known, n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'?" if close else f"it may name {', '.join(known[:4])}, ..."
+            raise ConfigError(f"{where}: names m_JJ ('{column}'): the classifier would learn the window")
+        if column not in names:
+            close = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"it may name {', '.join(names[:4])}, ..."
             more = f" (a field of the file's jets is kept by selection.keep: [{column.rpartition('_j')[0]}])"
-            raise ConfigError(f"{said}: no column '{column}'; {hint}{more if re.search('.+_j[12]$', column) else ''}")
+            raise ConfigError(f"{where}: no column '{column}'; {hint}{more if re.search('.+_j[12]$', column) else ''}")
     if not used:
-        raise ConfigError(f"{said}: '{text}' names no column: it is the same number for every event")
+        raise ConfigError(f"{where}: '{text}' names no column: it is the same number for every event")
     for _ in _leaves(name, define):
         pass
 
 
 def _defined(name: str, define: Definitions, keep: Sequence[str]) -> Feature:
-    given = {key: value for key, value in (define.get(name) or {}).items() if value is not None}
-    unit = str(given.get("unit", ""))
-    low, high = given.get("bounds", (None, None))
+    settings = {key: value for key, value in (define.get(name) or {}).items() if value is not None}
+    unit = str(settings.get("unit", ""))
+    low, high = settings.get("bounds", (None, None))
     low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
-    shown = (low, high) if math.isfinite(low) and math.isfinite(high) else (0.0, 1000.0 if unit == "GeV" else 1.0)
-    first, last = (float(value) for value in given.get("range", shown))
+    default_range = (
+        (low, high) if math.isfinite(low) and math.isfinite(high) else (0.0, 1000.0 if unit == "GeV" else 1.0)
+    )
+    first, last = (float(value) for value in settings.get("range", default_range))
     return Feature(
         name,
         _Defined(name, define, tuple(keep)),
-        str(given.get("label", name)),
+        str(settings.get("label", name)),
         unit,
-        int(given.get("bins", 60)),
+        int(settings.get("bins", 60)),
         (first, last),
         (low, high),
     )
@@ -375,14 +381,16 @@ def check_features(
             raise ConfigError(f"selection.keep: '{field}' is kept in any case; leave it out")
     for name in definitions:
         _check_definition(name, definitions, keep)
-    known = [*FEATURES, *definitions, *(one for one in kept_columns(keep) if one not in definitions)]
+    choices = [*FEATURES, *definitions, *(column for column in kept_columns(keep) if column not in definitions)]
     if isinstance(names, str) or not names:
         raise ConfigError("'features' must list at least one feature, e.g. [m_j1, delta_m]")
     refuse_resonant(names)
     for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}; others go under 'define'"
+        if name not in choices:
+            close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
+            hint = (
+                f"did you mean '{close[0]}'?" if close else f"known are {', '.join(choices)}; others go under 'define'"
+            )
             raise ConfigError(f"unknown feature '{name}'; {hint}")
     repeated = [name for i, name in enumerate(names) if name in names[:i]]
     if repeated:
@@ -398,7 +406,7 @@ def domains(
 
 
 def check_classifier_features(
-    features: Sequence[str], seen: Sequence[str], define: Definitions | None = None, keep: Sequence[str] = ()
+    features: Sequence[str], inputs: Sequence[str], define: Definitions | None = None, keep: Sequence[str] = ()
 ) -> None:
     """Check all names of features, then that the classifier sees none that the diffusion model does not make.
 
@@ -406,7 +414,7 @@ def check_classifier_features(
     ----------
     features : sequence of str
         ``features`` of the configuration.
-    seen : sequence of str
+    inputs : sequence of str
         ``cwola.features``, or what stands for it.
     define : mapping, optional
     keep : sequence of str, optional
@@ -418,8 +426,8 @@ def check_classifier_features(
         With the name at fault.
     """
     check_features(features, define, keep)
-    check_features(seen, define, keep)
-    for name in seen:
+    check_features(inputs, define, keep)
+    for name in inputs:
         if name not in features:
             close = difflib.get_close_matches(name, features, n=1, cutoff=0.5)
             hint = f"did you mean '{close[0]}'?" if close else f"it may name some of {', '.join(features)}"

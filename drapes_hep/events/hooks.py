@@ -21,8 +21,8 @@ import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from drapes_hep.errors import ConfigError, counted
-from drapes_hep.events.checks import impossible, impossible_taus, impossible_weights
 from drapes_hep.events.features import wrapped
+from drapes_hep.events.formats.columns import impossible, impossible_taus, impossible_weights
 from drapes_hep.events.hook_calls import Hook
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FIELDS, offsets_of, ragged
 from drapes_hep.events.types import AwkwardArray, Events

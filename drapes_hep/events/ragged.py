@@ -21,7 +21,7 @@ from torch import Tensor
 
 from drapes_hep.events.schema import nested, ragged
 from drapes_hep.events.types import AwkwardArray
-from drapes_hep.sets import Sets, runs, take
+from drapes_hep.packed import Sets, runs, take
 
 __all__ = [
     "KINEMATICS",

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import awkward as ak
 
 from drapes_hep.errors import ConfigError, InputError, counted
-from drapes_hep.events.checks import Columns, missing_columns
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key, label_file
-from drapes_hep.events.layouts import LAYOUTS
-from drapes_hep.events.opened import close_shared
+from drapes_hep.events.formats.columns import Columns, missing_columns
+from drapes_hep.events.formats.layouts import LAYOUTS
+from drapes_hep.events.formats.open_files import close_shared
 from drapes_hep.events.schema import build_events
 from drapes_hep.events.types import AwkwardArray, Column, Events
 from drapes_hep.remote import Alternatives, expand_url, file_version, first_of, is_url, open_url, retried, sampled_hash
@@ -72,9 +72,9 @@ class EventReader(Protocol):
 
 
 def _readers() -> tuple[EventReader, ...]:
-    from drapes_hep.events.hdf5 import Hdf5Reader
-    from drapes_hep.events.parquet import ParquetReader
-    from drapes_hep.events.root import RootReader
+    from drapes_hep.events.formats.hdf5 import Hdf5Reader
+    from drapes_hep.events.formats.parquet import ParquetReader
+    from drapes_hep.events.formats.root import RootReader
 
     return (RootReader(), Hdf5Reader(), ParquetReader())
 
@@ -154,7 +154,7 @@ def match_layout(present: Iterable[str], layouts: Iterable[str], wanted: str | N
     present : iterable of str
         Columns of the file.
     layouts : iterable of str
-        Names in :data:`drapes_hep.events.layouts.LAYOUTS`, the preferred first.
+        Names in :data:`drapes_hep.events.formats.layouts.LAYOUTS`, the preferred first.
     wanted : str, optional
         Only this one.
 
@@ -201,7 +201,7 @@ def check_kept(path: str, layout: str, spelled: Mapping[str, Any], reading: Read
     layout : str
         Its layout.
     spelled : mapping of str to Field
-        Its columns; anything else than a :class:`~drapes_hep.events.fields.Field` is one number per event.
+        Its columns; anything else than a :class:`~drapes_hep.events.formats.fields.Field` is one number per event.
     reading : Reading
         Its ``keep``.
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from drapes_hep.errors import InputError, counted, reason_of
-from drapes_hep.events.arrow import column_of
 from drapes_hep.events.expressions import evaluate, variables
 from drapes_hep.events.features import check_features
+from drapes_hep.events.formats.arrow import column_of
 from drapes_hep.events.types import Column
 
 __all__ = ["PLACE", "Table", "read_events"]
@@ -158,20 +158,20 @@ def _rests_on(name: str, texts: Mapping[str, str], names: Sequence[Any]) -> tupl
     return tuple(dict.fromkeys(leaf for one in variables(texts[name]) for leaf in _rests_on(one, texts, names)))
 
 
-def _check_names(names: Sequence[Any], wanted: Sequence[str], defined: Mapping[str, Sequence[str]]) -> None:
-    for name in wanted:
+def _check_names(names: Sequence[Any], required: Sequence[str], defined: Mapping[str, Sequence[str]]) -> None:
+    for name in required:
         if name not in names:
             have = ", ".join(map(str, names)) or "none"
             for_what = next((f", which define.{one} needs" for one, columns in defined.items() if name in columns), "")
             remedy = f"add it{' or the feature itself' if for_what else ''}, or change 'features'"
             if name == "mjj":
                 close = difflib.get_close_matches(
-                    "mjj", [one for one in names if isinstance(one, str) and one not in wanted], n=1, cutoff=0.5
+                    "mjj", [one for one in names if isinstance(one, str) and one not in required], n=1, cutoff=0.5
                 )
                 remedy = "add it" if not close else f"rename '{close[0]}', if it is that"
                 for_what = ": the invariant mass of the two jets in GeV"
             raise InputError(_WHERE, f"no column '{name}'{for_what} (columns: {have})", remedy)
-    for name in (*wanted, "event_id", "label", "weight"):
+    for name in (*required, "event_id", "label", "weight"):
         if names.count(name) > 1:
             raise InputError(_WHERE, f"column '{name}' is there {names.count(name)} times", "keep one of them")
 
@@ -183,8 +183,8 @@ def _flat(name: str, values: Column) -> npt.NDArray[Any]:
     try:
         array = ak.to_numpy(values) if isinstance(values, ak.Array) else _numpy(values)
     except Exception as error:  # lists of different lengths, records, whatever another library's column refuses with
-        said = f"column '{name}' is nested or no array ({reason_of(error)})"
-        raise InputError(_WHERE, said, "give one number per event") from error
+        problem = f"column '{name}' is nested or no array ({reason_of(error)})"
+        raise InputError(_WHERE, problem, "give one number per event") from error
     if array.ndim == 0:
         raise InputError(_WHERE, f"column '{name}' is one value, not one per event", "give an array")
     if array.ndim > 1 or array.dtype.names:

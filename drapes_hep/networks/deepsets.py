@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from drapes_hep.networks.attention import packed_attention
 from drapes_hep.networks.embeddings import Embedding
-from drapes_hep.networks.sets import SetBackbone, SetLayout, add, dense, silu
+from drapes_hep.networks.set_backbone import SetBackbone, SetLayout, add, dense, silu
 
 __all__ = ["AttentiveDeepSets"]
 

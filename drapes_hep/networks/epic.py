@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from drapes_hep.networks.embeddings import Embedding
-from drapes_hep.networks.sets import SetBackbone, SetLayout, add, dense, silu
+from drapes_hep.networks.set_backbone import SetBackbone, SetLayout, add, dense, silu
 
 __all__ = ["EPiC"]
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from drapes_hep.networks.attention import packed_attention, pool_attention, token_attention
 from drapes_hep.networks.embeddings import Embedding
-from drapes_hep.networks.sets import SetBackbone, SetLayout, add, dense, silu
+from drapes_hep.networks.set_backbone import SetBackbone, SetLayout, add, dense, silu
 
 __all__ = ["SetTransformer"]
 

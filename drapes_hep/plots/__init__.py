@@ -6,9 +6,9 @@ left alone: ``figure.savefig(path)`` is the caller's.
 
 from drapes_hep.plots.control import Cell, control_cells, control_grid, control_histogram
 from drapes_hep.plots.jets import JetShape, jet_grid, jet_shapes
+from drapes_hep.plots.performance import Passing, passing_fraction, roc_curve, score_distribution, sic_curve
 from drapes_hep.plots.preview import MassPreview, mass_preview
 from drapes_hep.plots.scan import GlobalP, LocalP, local_p_scan, toy_distribution
-from drapes_hep.plots.scores import Passing, passing_fraction, roc_curve, score_distribution, sic_curve
 from drapes_hep.plots.spectra import Spectrum, merge_bins, selected_spectra, spectrum
 from drapes_hep.plots.split import SplitCounts, data_split
 from drapes_hep.plots.studies import Band, Panel, study_panels

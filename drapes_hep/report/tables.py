@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from drapes_hep.files import atomic_path
-from drapes_hep.report.inputs import RunFiles, estimate
-from drapes_hep.report.values import cutflow, quality_points
+from drapes_hep.report.extract import cutflow, quality_points
+from drapes_hep.report.run_files import RunFiles, estimate
 
 __all__ = ["write_tables"]
 

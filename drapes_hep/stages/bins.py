@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.mass import spectrum_edges
-from drapes_hep.stages.context import Context
+from drapes_hep.pipeline.context import Context
+from drapes_hep.spectrum.bins import spectrum_edges
 
 __all__ = ["mass_edges"]
 

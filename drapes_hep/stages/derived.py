@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from drapes_hep.pipeline.context import Context
 from drapes_hep.regions import Window
-from drapes_hep.stages.context import Context
 
 __all__ = ["needs_simulation", "pseudo_window"]
 

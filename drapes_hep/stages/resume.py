@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.code_keys import code_hash
 from drapes_hep.errors import DrapesError, InputError
+from drapes_hep.events.chunk_store import ChunkStore
 from drapes_hep.events.failures import FailedFilesError
-from drapes_hep.events.store import ChunkStore
 from drapes_hep.files import content_hash, write_json
-from drapes_hep.makers import makers
-from drapes_hep.records import Stage, input_hash
+from drapes_hep.pipeline.code_keys import code_hash
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.provenance import makers
+from drapes_hep.pipeline.run_directory import RunDirectory
+from drapes_hep.pipeline.stage import Stage, input_hash
 from drapes_hep.remote import is_url
-from drapes_hep.rundir import RunDirectory
-from drapes_hep.stages.context import Context
 
 __all__ = ["check_unchanged", "chunk_store", "discard", "inputs_of", "reported"]
 
@@ -99,14 +99,14 @@ def reported(context: Context, stage: Stage) -> Iterator[None]:
         finished = any(context.run.chunks(stage.name).glob("*.npz"))
         several = len(error.failures) > 1
         if several:
-            for one in error.failures:
-                context.reporter.say(f"failed: {one.line}")
+            for failure in error.failures:
+                context.reporter.say(f"failed: {failure.line}")
         if not (finished or several):
             discard(context.run, stage)
             raise
         place = context.run.failures(stage.name)
         try:
-            write_json(place, {"command": _command(), "failures": [one.to_json() for one in error.failures]})
+            write_json(place, {"command": _command(), "failures": [failure.to_json() for failure in error.failures]})
         except DrapesError:  # a full disk must not hide what failed
             raise error from None
         resumes = f"; `{_command()}` takes up only what failed" if finished else ""

@@ -9,17 +9,17 @@ import numpy as np
 from drapes_hep.config import Config, keys_of
 from drapes_hep.errors import ConfigError, InputError
 from drapes_hep.events.chunks import FileInfo, Reading
-from drapes_hep.events.loading import class_sources
+from drapes_hep.events.processing import scan_fileset
 from drapes_hep.events.readers import expand, expand_trees
-from drapes_hep.events.running import scan_fileset
 from drapes_hep.events.skims import write_skim
 from drapes_hep.events.table import PLACE
-from drapes_hep.records import Stage, Written
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.execution import run_stage
+from drapes_hep.pipeline.stage import Stage, Written
+from drapes_hep.plugins import class_sources
 from drapes_hep.remote import fingerprint
-from drapes_hep.stages.context import Context
 from drapes_hep.stages.resume import discard, reported
 from drapes_hep.stages.skim import check_seeds, load_selection, opened_by, processor_of, reading_of, run_selection
-from drapes_hep.stamps import run_stage
 
 __all__ = ["check_sources", "reading_of_sources", "simulation_stage", "skim_simulation"]
 

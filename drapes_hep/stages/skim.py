@@ -19,25 +19,25 @@ from drapes_hep.config import Config, keys_of
 from drapes_hep.errors import ConfigError, DrapesError, InputError, UsersCode, counted, reason_of
 from drapes_hep.events.blinding import Blinding
 from drapes_hep.events.chunks import FileInfo, Reading
-from drapes_hep.events.declared import declared_files, modules_of, undeclared, warning_of
+from drapes_hep.events.declared import declared_files, undeclared, warning_of
 from drapes_hep.events.failures import FailedFilesError, Failure
 from drapes_hep.events.features import check_features, function_sources, kept_columns
-from drapes_hep.events.grounds import watched
 from drapes_hep.events.injection import SignalInjection, collect_ids, collect_truth
-from drapes_hep.events.loading import NEEDS, class_sources, load_processor, package_version, processor_folders
 from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators
+from drapes_hep.events.processing import FirstChunk, RunReport, run, scan_fileset, try_first_chunks
 from drapes_hep.events.readers import expand_trees, no_events, scan, shared_identities, simulation_order
-from drapes_hep.events.running import FirstChunk, RunReport, run, scan_fileset, try_first_chunks
 from drapes_hep.events.skims import Truth, read_truth
 from drapes_hep.files import file_hash, read_json
-from drapes_hep.records import Stage, Written, input_hash, last_record, read_stamp
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.execution import run_stage
+from drapes_hep.pipeline.run_directory import note
+from drapes_hep.pipeline.stage import Stage, Written, input_hash, last_record, read_stamp
+from drapes_hep.plugins import NEEDS, class_sources, load_processor, package_version, processor_folders
 from drapes_hep.regions import sliding_windows
 from drapes_hep.remote import is_url, sampled_hash
-from drapes_hep.rundir import note
-from drapes_hep.stages.context import Context
 from drapes_hep.stages.resume import check_unchanged, chunk_store, discard, inputs_of, reported
 from drapes_hep.stages.selected import not_injected, write_account, write_control_hists, write_events
-from drapes_hep.stamps import run_stage
+from drapes_hep.user_files import modules_of, watched
 
 __all__ = [
     "FileCheck",
@@ -65,7 +65,7 @@ def load_selection(config: Config) -> Any:
 def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None) -> Stage:
     """Describe the stage: what decides the selected events; ``infos`` are the files' if they were opened already."""
     if context.table is not None:
-        from drapes_hep.stages.table import table_stage
+        from drapes_hep.stages.skim_table import table_stage
 
         return table_stage(context)
     config, selection = context.config, load_selection(context.config)

@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config
-from drapes_hep.diffusion.training import Epoch, TrainingCurve
 from drapes_hep.errors import ConfigError, DrapesError, UsersCode, reason_of, told
-from drapes_hep.events.loading import is_users
 from drapes_hep.fixed import LARGEST
+from drapes_hep.plugins import is_users
 from drapes_hep.regions import Window
 from drapes_hep.templates.comparison import QUANTITIES
+from drapes_hep.templates.drapes_family import Source
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
-from drapes_hep.templates.plan import EventTable, Plan, Template
-from drapes_hep.templates.recipes import Source
+from drapes_hep.templates.tables import EventTable, Plan, Template
+from drapes_hep.training.curves import Epoch, TrainingCurve
 
 __all__ = ["CheckedMethod", "check_declared"]
 

@@ -8,19 +8,17 @@ from typing import Any, cast
 from drapes_hep.config import DRAPES, Config
 from drapes_hep.errors import ConfigError, UsersCode, told
 from drapes_hep.events.features import function_sources
-from drapes_hep.events.loading import Kind, is_users, source_hashes
-from drapes_hep.plugins import check_options, class_with, load_class
+from drapes_hep.plugins import Kind, check_options, class_with, is_users, load_class, source_hashes
 from drapes_hep.templates.checked import CheckedMethod, check_declared
+from drapes_hep.templates.drapes_family import RECIPES, Origin
 from drapes_hep.templates.methods import BackgroundMethod
-from drapes_hep.templates.plan import Origin
-from drapes_hep.templates.recipes import RECIPES
 
 __all__ = ["METHODS", "find_method", "method_of", "method_settings", "origin_of"]
 
 _FEATURES = "drapes_hep.templates.drapes:Drapes"
-_CONSTITUENTS = "drapes_hep.templates.drapes_constituents:DrapesConstituents"
+_CONSTITUENTS = "drapes_hep.templates.constituents.method:DrapesConstituents"
 
-METHODS: dict[str, str] = {**dict.fromkeys(DRAPES, _FEATURES), "file": "drapes_hep.templates.table:TemplateTable"}
+METHODS: dict[str, str] = {**dict.fromkeys(DRAPES, _FEATURES), "file": "drapes_hep.templates.from_file:TemplateTable"}
 """The package's own, by the names that ``template.method`` takes."""
 
 _KIND = Kind("method", "template.method", "a background method", class_with("fit", "save", "load", "sample"), METHODS)

@@ -1,0 +1,399 @@
+"""Stamps: which stage is done, what decided its result, and whether what it stands on is still what it stood on.
+
+A stage is done if its stamp holds the key that would be computed now, from its part of the configuration, the hashes of
+what it reads and of the code that it imports, if the files that a user's code opened are as they were, and if
+everything it wrote is still there. A stage that was killed left no stamp. The manifest's configuration and costs are
+written by the stages that stand for them, never by a stage that was not run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from drapes_hep.caller import another_output, command, option
+from drapes_hep.errors import DrapesError, RunDirectoryError
+from drapes_hep.files import content_hash, read_json, write_json
+from drapes_hep.guard import enter
+from drapes_hep.keys import Difference, differences, first_difference, part_of, put_part, shown
+from drapes_hep.pipeline.code_keys import code_hash, module_hashes
+from drapes_hep.pipeline.provenance import makers
+from drapes_hep.pipeline.run_directory import RunDirectory, begin_manifest, note
+from drapes_hep.pipeline.stage import STAMP_VERSION, Stage, Written, input_hash, last_record, read_stamp, verb_of
+from drapes_hep.progress import Cost, Reporter, measured
+from drapes_hep.remote import is_url
+from drapes_hep.user_files import changed
+
+__all__ = [
+    "check_current",
+    "check_overwrite",
+    "mixed_modules",
+    "run_stage",
+]
+
+_COSTS = ("finished", "seconds", "peak_memory_mib")
+_MAKERS = ("code", "git", "versions", "platform")
+
+
+def _made(cost: Cost) -> dict[str, Any]:
+    """Return when and by what a stage was run, and what it took."""
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(cost.seconds, 3),
+        "peak_memory_mib": round(cost.peak_memory / 2**20, 1),
+        **makers(),
+    }
+
+
+def _broken(run: RunDirectory, stamp: Mapping[str, Any]) -> Path | None:
+    """Name a file that is gone, or of another size than the stage left it."""
+    sizes: Mapping[str, int] = stamp["files"]
+    return next((p for n, s in sizes.items() if not (p := run.path / n).is_file() or p.stat().st_size != s), None)
+
+
+def _place(run: RunDirectory, path: str | Path) -> str:
+    if is_url(path):
+        return str(path)
+    path = Path(path)
+    return str(path.relative_to(run.path)) if path.is_relative_to(run.path) else str(path)
+
+
+def _outside(place: str) -> bool:
+    """Tell a user's file from one of the run directory, by how a stamp names it."""
+    return is_url(place) or Path(place).is_absolute()
+
+
+def _inside(run: RunDirectory, stamp: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    """Return the files of the run directory that a stage read, with their hashes then."""
+    return ((run.path / place, then) for place, then in stamp["reads"].items() if not _outside(place))
+
+
+def _check_earlier(run: RunDirectory, stage: Stage) -> None:
+    """Refuse to build on anything but what the earlier stages would make of the present configuration.
+
+    Raises
+    ------
+    RunDirectoryError
+        With the stage, the first difference, and what to do.
+    """
+    seen: set[str] = set()
+
+    def check(later: Stage) -> None:
+        for one in later.after:
+            if one.name not in seen:
+                seen.add(one.name)
+                check(one)
+                _check_done(run, one, stage.name)
+
+    check(stage)
+
+
+def _check_done(run: RunDirectory, stage: Stage, wanted_by: str) -> None:
+    stamp = read_stamp(run, stage.name)
+    if stamp is None:
+        raise RunDirectoryError(
+            f"{run.path}: {stage.name} is not done, {wanted_by} needs it; run {command(stage.verb)} first"
+        )
+    again = f"run {command(stage.verb)} again, or use {another_output()}"
+    if stamp["version"] != STAMP_VERSION:
+        raise RunDirectoryError(f"{run.path}: the stamp of {stage.name} is an older release's; {again}")
+    difference = _difference(stage, stamp) or _renamed(run, stage, stamp)
+    if difference is not None:
+        key, was, now = difference
+        if _is_source(key):
+            raise RunDirectoryError(f"{run.path}: {_worded(key)} was changed since {stage.name} was run; {again}")
+        raise RunDirectoryError(
+            f"{run.path}: {stage.name} was made with {key} {shown(was)}, the configuration says {shown(now)}; run"
+            f" {command(stage.verb)} again with {option('overwrite')}, or use {another_output()}"
+        )
+    modules = _other_code(stage, stamp)
+    if modules:
+        raise RunDirectoryError(f"{run.path}: {stage.name} was made by other code, {modules} changed since; {again}")
+    broken = _broken(run, stamp)
+    if broken is not None:
+        raise RunDirectoryError(f"{broken}: missing or changed since {stage.name} was run; {again}")
+    for file in changed(stamp["opened"]):
+        raise RunDirectoryError(f"{file}: changed since the processor read it in {stage.name}; {again}")
+    for path, then in _inside(run, stamp):
+        if not path.is_file() or input_hash(path) != then:
+            raise RunDirectoryError(f"{path}: missing or changed since {stage.name} read it; {again}")
+
+
+def _difference(stage: Stage, stamp: Mapping[str, Any]) -> Difference | None:
+    """Return the first difference between what decided a finished stage and what decides it now."""
+    decides = stage.decides()
+    pairs = ((stamp[name], decides[name]) for name in ("config", "other"))
+    return next((_spelled(stage, stamp, one) for was, now in pairs for one in differences(was, now)), None)
+
+
+def _spelled(stage: Stage, stamp: Mapping[str, Any], difference: Difference) -> Difference:
+    """Name the key of the configuration whose meaning has changed, if that spells it otherwise now."""
+    key = difference[0].partition("'s ")[0]
+    then, now = (part.get(key) for part in (stamp["recorded"], part_of(stage.config, stage.recorded)))
+    return difference if "'s " not in difference[0] or then == now else (key, then, now)
+
+
+def _other_code(stage: Stage, stamp: Mapping[str, Any]) -> str:
+    """Name the modules that are not what they were, with a verb; nothing if all are."""
+    now, then = module_hashes(stage.code), stamp["modules"]
+    names = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+    if not names:
+        return ""
+    text = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{text} {'was' if len(names) == 1 else 'were'}"
+
+
+def _is_source(key: str) -> bool:
+    """Whether a difference is one of a user's code or its files, edited in place: no other configuration."""
+    return key.partition(".")[0].endswith(("'s source", "'s files"))
+
+
+def _worded(key: str) -> str:
+    """Word a difference of a user's code or its files."""
+    whose, _, file = key.partition(".")
+    reader = whose.partition("'")[0]
+    return f"{file}, which the {reader} reads," if file else f"the {whose}"
+
+
+_ALL_THE_SAME = {"blind", "hidden windows"}
+"""What changes no event, model or score: only what a run shows of them."""
+
+
+def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) -> None:
+    """Refuse to replace what a stage made of another configuration, unless ``run.overwrite`` allows it.
+
+    A stage that was interrupted counts as well, for it left a checkpoint or files.
+
+    Code that was edited, the package's or a user's, is no other configuration; neither is a search that is unblinded,
+    nor another hunt, which is made anew of what the other stages left.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    stage : Stage
+    inputs : bool
+        Whether to compare the bytes of the files as well, if they are named otherwise than before.
+
+    Raises
+    ------
+    RunDirectoryError
+        With the first key that differs, both values, and what to do.
+    """
+    stamp = last_record(run, stage.name)
+    if run.overwrite or stamp is None or stage.cheap:
+        return
+    difference = _other_configuration(run, stage, stamp) or (_renamed(run, stage, stamp) if inputs else None)
+    if difference is not None:
+        key, was, now = difference
+        raise RunDirectoryError(
+            f"{run.path}: holds {stage.name} made with {key} {shown(was)}, the configuration says {shown(now)}; name"
+            f" {another_output()}, or replace it with {option('overwrite')}"
+        )
+
+
+def _other_configuration(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> Difference | None:
+    """Return the first difference that is one of configurations."""
+    decides = stage.decides()
+    for was, now in ((stamp[name], decides[name]) for name in ("config", "other")):
+        # a key that only one of the two has is a key of other code
+        shared = [key for key in now if key in was and key not in _ALL_THE_SAME]
+        for one in differences({key: was[key] for key in shared}, {key: now[key] for key in shared}):
+            difference = _spelled(stage, stamp, one)
+            section, _, name = one[0].partition(".")
+            if _is_source(difference[0]) or (isinstance(was.get(section), dict) and name and name not in was[section]):
+                continue
+            return _cause(run, stage, difference)
+    return None
+
+
+_PLACES = {"data": ("path", "truth"), "template": ("source",)}
+"""Keys that say where the events are."""
+
+
+def _renamed(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> Difference | None:
+    """Return the first key that names other files than it did, if these do not hold the same bytes."""
+
+    def places(part: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: {key: part[name][key] for key in keys if key in part[name]}
+            for name, keys in _PLACES.items()
+            if isinstance(part.get(name), dict)
+        }
+
+    difference = first_difference(places(stamp["recorded"]), places(part_of(stage.config, stage.recorded)))
+    return None if difference is None or _same_inputs(run, stage, stamp) else difference
+
+
+def _cause(run: RunDirectory, stage: Stage, difference: Difference) -> Difference:
+    """Name the key of the configuration behind a difference in what is derived from it, such as the mass bins."""
+    if difference[0].partition(".")[0] in stage.config:
+        return difference
+    before = read_json(run.manifest).get("config") or {}
+    sections = [name for name in ("mass", "windows", "training") if isinstance(before.get(name), dict)]
+    now = {name: stage.config[name] for name in sections}
+    return first_difference({name: before[name] for name in sections}, now) or difference
+
+
+def _same_inputs(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> bool:
+    """Whether the user's files hold the same bytes, whatever their new places."""
+    then = sorted(one for place, one in stamp["reads"].items() if _outside(place))
+    outside = [path for path in stage.reads() if is_url(path) or not Path(path).is_relative_to(run.path)]
+    return all(is_url(path) or Path(path).is_file() for path in outside) and sorted(map(input_hash, outside)) == then
+
+
+def check_current(run: RunDirectory, name: str) -> None:
+    """Refuse results that no longer belong to what lies beside them, for a stage before them was run again since.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    name : str
+        The stage whose results are wanted.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the stage, or one that it stands on, read another file than the one that is there now. Files that were
+        removed to save room are no reason.
+    """
+    stamps = {path.stem: read_stamp(run, path.stem) for path in sorted((run.path / "stages").glob("*.json"))}
+    maker = {run.path / file: stage for stage, stamp in stamps.items() if stamp for file in stamp["files"]}
+    left, seen = [name], {name}
+    while left:
+        stage = left.pop()
+        verb, stamp = verb_of(stage), stamps.get(stage)
+        if stamp is None:
+            raise RunDirectoryError(f"{run.path}: {stage} is not done; run {command(verb)} first")
+        for path, then in _inside(run, stamp):
+            if path.is_file() and input_hash(path) != then:
+                raise RunDirectoryError(
+                    f"{path}: changed since {stage} read it; repeat what follows from it ({command('run')} does all)"
+                )
+            earlier = maker.get(path)
+            if earlier is not None and earlier not in seen:
+                seen.add(earlier)
+                left.append(earlier)
+
+
+def mixed_modules(run: RunDirectory, stages: Sequence[str]) -> tuple[str, ...]:
+    """Return the modules of the package that were not the same when different stages were run."""
+    stamps = [stamp for name in stages if (stamp := read_stamp(run, name)) is not None]
+    states = {(module, state) for stamp in stamps for module, state in stamp["modules"].items()}
+    modules = [module for module, _ in states]
+    return tuple(sorted({module for module in modules if modules.count(module) > 1}))
+
+
+def run_stage(
+    run: RunDirectory, stage: Stage, work: Callable[[], Sequence[Path] | Written], reporter: Reporter
+) -> bool:
+    """Run a stage unless it is done.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    stage : Stage
+    work : callable
+        Does it and returns the files that it wrote.
+    reporter : Reporter
+
+    Returns
+    -------
+    bool
+        Whether it had to run.
+
+    Raises
+    ------
+    RunDirectoryError
+        If an earlier stage is not done, or was done with another configuration.
+    """
+    _check_earlier(run, stage)
+    reads = list(stage.reads())
+    for path in reads:
+        if not is_url(path) and not Path(path).exists():
+            raise RunDirectoryError(f"{path}: missing, {stage.name} needs it")
+    hashes = {_place(run, path): input_hash(path) for path in reads}
+    decides = stage.decides()
+    key = content_hash([STAMP_VERSION, stage.name, decides, code_hash(*stage.code), list(hashes.values())])
+    record = {
+        "version": STAMP_VERSION,
+        "key": key,
+        **decides,
+        "recorded": part_of(stage.config, stage.recorded),
+        "reads": hashes,
+        "modules": dict(module_hashes(stage.code)),
+        "opened": {},
+    }
+    stamp = read_stamp(run, stage.name)
+    if stamp is not None and stamp["key"] == key and _broken(run, stamp) is None and not changed(stamp["opened"]):
+        moved = stamp | record | {"opened": stamp["opened"]}
+        if stamp != moved:  # the user's files have moved
+            write_json(run.stamp(stage.name), moved)
+        _stand_for(run, stage)
+        reporter.say(f"{stage.name}: done before")
+        return False
+    check_overwrite(run, stage, inputs=True)
+    if stamp is not None:
+        reporter.say(f"{stage.name}: runs again, {_why_again(run, stage, stamp, hashes)}")
+    begin_manifest(run, stage.config)
+    # before the old stamp goes, so that one of the two is always there
+    write_json(run.begun(stage.name), record)
+    run.stamp(stage.name).unlink(missing_ok=True)
+    enter(stage.name)
+    with measured() as cost:
+        try:
+            left = work()
+        except DrapesError:
+            # its configuration may be what is wrong, and is to be corrected: no reason to ask for leave
+            run.begun(stage.name).unlink(missing_ok=True)
+            raise
+    enter("")
+    written = left if isinstance(left, Written) else Written(left)
+    sizes = {str(path.relative_to(run.path)): path.stat().st_size for path in written.files}
+    write_json(run.stamp(stage.name), {**record, "opened": dict(written.opened), "files": sizes, **_made(cost)})
+    run.begun(stage.name).unlink(missing_ok=True)
+    _stand_for(run, stage)
+    reporter.say(f"{stage.name}: {cost.seconds:.1f} s, {cost.peak_memory / 2**20:.0f} MiB")
+    return True
+
+
+def _why_again(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
+    """Return why a finished stage is run again."""
+    if stamp["version"] != STAMP_VERSION:
+        return "as its stamp is an older release's"
+    difference = _difference(stage, stamp)
+    if difference is not None:
+        key, was, now = difference
+        if key == "hidden windows":
+            return f"as the run is {'blinded' if now else 'unblinded'}, or its windows were changed"
+        if _is_source(key):
+            return f"as {_worded(key)} was changed"
+        return f"as {key} was changed from {shown(was)} to {shown(now)}"
+    modules = _other_code(stage, stamp)
+    if modules:
+        return f"as {modules} changed"
+    if list(stamp["reads"].values()) != list(hashes.values()):
+        others = [place for place, one in hashes.items() if stamp["reads"].get(place) != one]
+        return f"as {others[0] if others else 'one of the files that it reads'} has changed"
+    for path in changed(stamp["opened"]):
+        return f"as {path}, which the processor reads, has changed"
+    return f"as {_broken(run, stamp) or 'its stamp'} is missing or was changed"
+
+
+def _stand_for(run: RunDirectory, stage: Stage) -> None:
+    """Put a finished stage's part of the configuration, and all stages' costs and makers, into the manifest."""
+    manifest = read_json(run.manifest)
+    config = json.loads(json.dumps(manifest.get("config") or {}))
+    put_part(config, stage.config, (*stage.recorded, *stage.keys))
+    # from the stamps of all stages: jobs that end at the same moment may miss each other's line, the next one mends it
+    stamps = sorted((run.path / "stages").glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.stem))
+    stages = dict(manifest.get("stages") or {})
+    for path in stamps:
+        stamp = read_stamp(run, path.stem)
+        if stamp is not None:
+            stages[path.stem] = {name: stamp.get(name) for name in (*_COSTS, *_MAKERS)}
+    changed = {"name": config.get("name"), "config": config, "stages": stages}
+    if any(manifest.get(name) != value for name, value in changed.items()):
+        note(run, **changed)

@@ -1,0 +1,1 @@
+"""The falling spectrum: shapes, fits, expectations, masses drawn from it."""

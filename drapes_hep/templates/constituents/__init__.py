@@ -1,0 +1,1 @@
+"""Drapes on jet constituents: kinematics of the jets, then their constituents."""

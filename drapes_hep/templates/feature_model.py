@@ -1,0 +1,257 @@
+"""A window's background model: a denoiser, its scaling, and the window that it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from drapes_hep.config import TrainingConfig
+from drapes_hep.diffusion.checkpoints import CARD, WEIGHTS, load_model, save_model
+from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
+from drapes_hep.diffusion.samplers import Sampler, sample
+from drapes_hep.diffusion.training import TrainingResult, TrainingSettings, train
+from drapes_hep.errors import RunDirectoryError
+from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
+from drapes_hep.networks.mlp import ResidualMLP
+from drapes_hep.rng import event_normals, stage_seed
+from drapes_hep.templates.parts import TRAIN, VALIDATION
+from drapes_hep.training.curves import Epoch
+
+__all__ = [
+    "BackgroundModel",
+    "fit_model",
+    "load_background_model",
+    "save_background_model",
+    "scaled_parts",
+]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BackgroundModel:
+    """A trained model of the background's features given m_JJ.
+
+    Attributes
+    ----------
+    denoiser : PreconditionedDenoiser
+    scaling : Scaling
+        Fitted on the training part alone.
+    features : tuple of str
+    hidden : tuple of (float, float)
+        Mass intervals whose events the model never saw, GeV.
+    """
+
+    denoiser: PreconditionedDenoiser
+    scaling: Scaling
+    features: tuple[str, ...]
+    hidden: tuple[tuple[float, float], ...]
+
+    def generate(
+        self,
+        mjj: FloatArray,
+        event_id: IntArray,
+        seed: int,
+        levels: torch.Tensor,
+        *,
+        copy: npt.ArrayLike = 0,
+        start: FloatArray | None = None,
+        solver: str | Sampler = "heun",
+        device: str = "cpu",
+        workers: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FloatArray:
+        """Generate features: the flow from the first time to the last, under given masses.
+
+        Parameters
+        ----------
+        mjj : array, shape (n,)
+            The masses to generate at, GeV.
+        event_id : array of int, shape (n,)
+            Whose noise it is: an event's noise follows from its identity, not from its place in a batch.
+        seed : int
+        levels : Tensor, shape (m + 1,)
+            Falling times of the model's path, from :func:`drapes_hep.diffusion.schedules.karras_steps` or its end.
+        copy : array_like of int, broadcastable to (n,)
+            Which copy of the event.
+        start : array, shape (n, d), optional
+            Scaled features that the noise is added to (partial diffusion); from noise alone without.
+        solver, device, workers, progress
+            As for :func:`drapes_hep.diffusion.samplers.sample`.
+
+        Returns
+        -------
+        array, shape (n, d)
+            Inside the features' domain.
+        """
+        noise = event_normals(stage_seed(seed, "noise"), event_id, copy, size=len(self.features))
+        alpha, sigma = (float(part) for part in self.denoiser.schedule(levels[0]))
+        state = sigma * noise if start is None else alpha * start + sigma * noise
+        z = sample(
+            self.denoiser,
+            torch.as_tensor(state),
+            levels,
+            torch.as_tensor(self.scaling.condition(mjj), dtype=torch.float32),
+            solver=solver,
+            device=device,
+            workers=workers,
+            progress=progress,
+        )
+        return self.scaling.inverse(z.numpy(), mjj)
+
+
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Scaled features (n, d), scaled masses (n, 1), weights (n,)."""
+
+
+def scaled_parts(
+    x: FloatArray,
+    mjj: FloatArray,
+    weight: FloatArray,
+    part: IntArray,
+    *,
+    features: Sequence[str],
+    domain: npt.ArrayLike,
+    scaling: str,
+) -> tuple[Scaling, Tensors, Tensors]:
+    """Fit a scaling on the training part of the sidebands, and scale what a model is trained and stopped on.
+
+    Parameters
+    ----------
+    x : array, shape (n, d)
+        Features of sideband events.
+    mjj, weight : array, shape (n,)
+        Masses in GeV, and weights.
+    part : array of int, shape (n,)
+        From :func:`drapes_hep.templates.parts.split_sidebands`.
+    features : sequence of str
+        Their names.
+    domain : array_like, shape (d, 2)
+        Their natural bounds.
+    scaling : {"quantile", "standard"}
+
+    Returns
+    -------
+    scaling : Scaling
+    train, validation : tuple of Tensor
+        float32: scaled features (k, d), scaled masses (k, 1), weights (k,).
+    """
+    fitted = part == TRAIN
+    scale = fit_scaling(scaling, x[fitted], mjj[fitted], weight[fitted], domain, features)  # type: ignore[arg-type]
+
+    def tensors(chosen: npt.NDArray[np.bool_]) -> Tensors:
+        z = scale.forward(x[chosen], mjj[chosen])
+        arrays = (z, scale.condition(mjj[chosen]), weight[chosen])
+        z_t, c_t, w_t = (torch.as_tensor(np.ascontiguousarray(a), dtype=torch.float32) for a in arrays)
+        return z_t, c_t, w_t
+
+    return scale, tensors(fitted), tensors(part == VALIDATION)
+
+
+def fit_model(
+    x: FloatArray,
+    mjj: FloatArray,
+    weight: FloatArray,
+    part: IntArray,
+    *,
+    features: Sequence[str],
+    domain: npt.ArrayLike,
+    hidden: Sequence[tuple[float, float]],
+    training: TrainingConfig,
+    scaling: str,
+    seed: int,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    progress: Callable[[Epoch], None] | None = None,
+) -> tuple[BackgroundModel, TrainingResult]:
+    """Train the model of one window on its sidebands.
+
+    Parameters
+    ----------
+    x : array, shape (n, d)
+        Features of sideband events.
+    mjj, weight : array, shape (n,)
+        Masses in GeV, and weights.
+    part : array of int, shape (n,)
+        From :func:`drapes_hep.templates.parts.split_sidebands`.
+    features : sequence of str
+        Their names.
+    domain : array_like, shape (d, 2)
+        Their natural bounds.
+    hidden : sequence of (float, float)
+        Mass intervals of which no event is among these, for the card: the window, and a closure test's pseudo-window.
+    training : TrainingConfig
+    scaling : {"quantile", "standard"}
+    seed : int
+        Of weights, order and noise; every window starts afresh.
+    device : str
+    checkpoint : Path, optional
+        As for :func:`drapes_hep.diffusion.training.train`.
+    progress : callable, optional
+
+    Returns
+    -------
+    model : BackgroundModel
+    result : TrainingResult
+    """
+    scale, fitted, validation_parts = scaled_parts(
+        x, mjj, weight, part, features=features, domain=domain, scaling=scaling
+    )
+    backbone = ResidualMLP(x.shape[1], 1, width=training.width, depth=training.depth, seed=stage_seed(seed, "weights"))
+    settings = TrainingSettings(
+        epochs=training.epochs,
+        batch=training.batch,
+        rate=training.rate,
+        warmup=training.warmup,
+        ema=training.ema,
+        patience=training.patience,
+    )
+    result = train(
+        DENOISERS[training.path](backbone),
+        *fitted,
+        *validation_parts,
+        settings,
+        seed=stage_seed(seed, "train"),
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    model = BackgroundModel(result.denoiser, scale, tuple(features), tuple((float(a), float(b)) for a, b in hidden))
+    return model, result
+
+
+def save_background_model(folder: Path, model: BackgroundModel) -> list[Path]:
+    """Write a model with its card; return its files."""
+    card = {
+        "scaling": model.scaling.to_dict(),
+        "features": list(model.features),
+        "hidden": [list(interval) for interval in model.hidden],
+    }
+    save_model(folder, model.denoiser, card)
+    return [folder / WEIGHTS, folder / CARD]
+
+
+def load_background_model(folder: Path, device: str = "cpu") -> BackgroundModel:
+    """Read a model back.
+
+    Raises
+    ------
+    RunDirectoryError
+        If card and weights are damaged or do not belong together.
+    """
+    denoiser, card = load_model(folder, device)
+    try:
+        extra = card["extra"]
+        hidden = tuple((float(a), float(b)) for a, b in extra["hidden"])
+        return BackgroundModel(denoiser, scaling_from_dict(extra["scaling"]), tuple(extra["features"]), hidden)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RunDirectoryError(
+            f"{folder / CARD}: is not a model checkpoint ({type(error).__name__}: {reason}); train again"
+        ) from error
