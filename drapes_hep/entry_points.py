@@ -51,7 +51,7 @@ def unknown_name(noun: str, name: str, names: Iterable[str]) -> str:
     """
     available = list(names)
     close = difflib.get_close_matches(name, available, n=2)
-    hint = f"; did you mean {' or '.join(repr(one) for one in close)}?" if close else ";"
+    hint = f"; did you mean {' or '.join(repr(item) for item in close)}?" if close else ";"
     listed = f" Available: {', '.join(available)};" if close and available else ""
     listed = listed or (f" available: {', '.join(available)};" if available else "")
     form = "name your own as 'file.py:Class' or 'package.module:Class'"

@@ -308,12 +308,12 @@ def all_unchanged(hashes: object) -> bool:
     return isinstance(hashes, dict) and not changed(hashes)
 
 
-def modules_of(found: Any) -> dict[str, Path]:
+def modules_of(target: Any) -> dict[str, Path]:
     """Return the user's modules that a class or function rests on: its own, what these import, and so on.
 
     Parameters
     ----------
-    found : type or function
+    target : type or function
 
     Returns
     -------
@@ -321,7 +321,7 @@ def modules_of(found: Any) -> dict[str, Path]:
         Files by the modules' names. Imports are read in the source, those inside functions too; what a module holds of
         others that it loaded in another way counts as well.
     """
-    todo, files = [kind.__module__ for kind in getattr(found, "__mro__", (found,))], dict[str, Path]()
+    todo, files = [kind.__module__ for kind in getattr(target, "__mro__", (target,))], dict[str, Path]()
     while todo:
         name = todo.pop()
         path = None if name in files else _file_of(name)
@@ -330,7 +330,8 @@ def modules_of(found: Any) -> dict[str, Path]:
         files[name] = path
         held = vars(sys.modules[name]).values() if name in sys.modules else ()
         todo += [
-            one.__name__ if isinstance(one, ModuleType) else str(getattr(one, "__module__", "")) for one in list(held)
+            item.__name__ if isinstance(item, ModuleType) else str(getattr(item, "__module__", ""))
+            for item in list(held)
         ]
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         todo += _imports(path, package, path.stat().st_mtime_ns)
@@ -353,8 +354,8 @@ def _file_of(name: str) -> Path | None:
         origin = None if spec is None else spec.origin
         return Path(origin).resolve() if origin and origin.endswith(".py") and Path(origin).is_file() else None
     places = [Path(folder).joinpath(*inner) for folder in spec.submodule_search_locations or ()]
-    found = (path for place in places for path in (place.with_suffix(".py"), place / "__init__.py"))
-    return next((path.resolve() for path in found if path.is_file()), None)
+    candidates = (path for place in places for path in (place.with_suffix(".py"), place / "__init__.py"))
+    return next((path.resolve() for path in candidates if path.is_file()), None)
 
 
 @functools.lru_cache(256)

@@ -251,12 +251,12 @@ def function_sources(define: Definitions) -> dict[str, list[str]]:
     """
     functions = {name: _load_function(name, define) for name in define if _function_name(name, define) is not None}
     out: dict[str, list[str]] = {}
-    for name, one in functions.items():
+    for name, function in functions.items():
         try:
-            out[name] = list(source_hashes(one))
+            out[name] = list(source_hashes(function))
         except TypeError:
             raise ConfigError(
-                f"define.{name}.function: is a {type(one).__name__}, whose source cannot be found; write a"
+                f"define.{name}.function: is a {type(function).__name__}, whose source cannot be found; write a"
                 " function with def"
             ) from None
     return out

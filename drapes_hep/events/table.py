@@ -83,9 +83,9 @@ def read_events(
         no row.
     """
     names, column = _columns(events)
-    texts = {name: str(one["expression"]) for name, one in (define or {}).items() if one.get("expression")}
+    texts = {name: str(item["expression"]) for name, item in (define or {}).items() if item.get("expression")}
     used = {name: _rests_on(name, texts, names) for name in features}
-    needed = tuple(dict.fromkeys(one for columns in used.values() for one in columns))
+    needed = tuple(dict.fromkeys(column for columns in used.values() for column in columns))
     _check_names(names, ("mjj", *needed), {name: columns for name, columns in used.items() if columns != (name,)})
     optional = [name for name in ("event_id", "label", "weight") if name in names]
     raw = {name: _flat(name, column(name)) for name in ("mjj", *needed, *optional)}
@@ -105,12 +105,16 @@ def read_events(
         return held[name] if name in held else evaluate(texts[name], value, size)
 
     columns |= {name: value(name) for name in features}
-    for one in check_features(features, define, keep):
-        if one.name in (define or {}):
-            low, high = one.domain
-            outside = (columns[one.name] < low) | (columns[one.name] > high)
+    for feature in check_features(features, define, keep):
+        if feature.name in (define or {}):
+            low, high = feature.domain
+            outside = (columns[feature.name] < low) | (columns[feature.name] > high)
             _refuse(
-                one.name, columns[one.name], outside, f"outside {low:g} to {high:g}", f"see define.{one.name}.bounds"
+                feature.name,
+                columns[feature.name],
+                outside,
+                f"outside {low:g} to {high:g}",
+                f"see define.{feature.name}.bounds",
             )
     if "weight" in raw:
         bad = _floats("weight", raw["weight"]) != 1.0
@@ -155,18 +159,23 @@ def _rests_on(name: str, texts: Mapping[str, str], names: Sequence[Any]) -> tupl
     """Return the columns that make a feature: its own, or those that its expression leads to."""
     if name in names or name not in texts:
         return (name,)
-    return tuple(dict.fromkeys(leaf for one in variables(texts[name]) for leaf in _rests_on(one, texts, names)))
+    return tuple(dict.fromkeys(leaf for other in variables(texts[name]) for leaf in _rests_on(other, texts, names)))
 
 
 def _check_names(names: Sequence[Any], required: Sequence[str], defined: Mapping[str, Sequence[str]]) -> None:
     for name in required:
         if name not in names:
             have = ", ".join(map(str, names)) or "none"
-            for_what = next((f", which define.{one} needs" for one, columns in defined.items() if name in columns), "")
+            for_what = next(
+                (f", which define.{feature} needs" for feature, columns in defined.items() if name in columns), ""
+            )
             remedy = f"add it{' or the feature itself' if for_what else ''}, or change 'features'"
             if name == "mjj":
                 close = difflib.get_close_matches(
-                    "mjj", [one for one in names if isinstance(one, str) and one not in required], n=1, cutoff=0.5
+                    "mjj",
+                    [other for other in names if isinstance(other, str) and other not in required],
+                    n=1,
+                    cutoff=0.5,
                 )
                 remedy = "add it" if not close else f"rename '{close[0]}', if it is that"
                 for_what = ": the invariant mass of the two jets in GeV"

@@ -94,27 +94,27 @@ def check_resonant(features: Sequence[str], x: FloatArray, mjj: FloatArray) -> f
                 f"feature '{name}': follows m_JJ (rank correlation {r:.3f}), so the classifier would learn the window;"
                 " leave it out of cwola.features"
             )
-    found = mass_determination(x, mjj)
-    if found is not None and found > REFUSED:
+    r2 = mass_determination(x, mjj)
+    if r2 is not None and r2 > REFUSED:
         alone = [name for name, values in zip(features, x.T, strict=True) if _is_mass(values[:, None], mjj)]
         what = f"feature '{alone[0]}': gives" if alone else f"features {', '.join(features)}: together they give"
         raise LeakError(
-            f"{what} m_JJ (R^2 of ln m_JJ is {found:.3f} in the sidebands), so the classifier would learn the window;"
+            f"{what} m_JJ (R^2 of ln m_JJ is {r2:.3f} in the sidebands), so the classifier would learn the window;"
             f" leave {'it' if alone else 'some of them'} out of cwola.features"
         )
-    return found
+    return r2
 
 
 def _is_mass(x: FloatArray, mjj: FloatArray) -> bool:
-    found = mass_determination(x, mjj)
-    return found is not None and found > REFUSED
+    r2 = mass_determination(x, mjj)
+    return r2 is not None and r2 > REFUSED
 
 
-def resonance_line(features: Sequence[str], found: float | None) -> str | None:
+def resonance_line(features: Sequence[str], r2: float | None) -> str | None:
     """Return a line on features that give much of m_JJ away; None where it is not worth one."""
-    if found is None or found <= MASS_R2:
+    if r2 is None or r2 <= MASS_R2:
         return None
     return (
-        f"the classifier's features ({', '.join(features)}) give m_JJ away (R^2 of ln m_JJ is {found:.2f} in the"
+        f"the classifier's features ({', '.join(features)}) give m_JJ away (R^2 of ln m_JJ is {r2:.2f} in the"
         " sidebands): it can learn the window, and its cuts sculpt the spectrum; leave some out of cwola.features"
     )
