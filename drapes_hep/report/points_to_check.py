@@ -55,7 +55,7 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
         mass = files.scored.get("mass_r2")
         if mass is not None and mass > MASS_R2:
             resonant.append(Markup("{} GeV, R<sup>2</sup> = {:.2f}").format(files.title, mass))
-        for remark in files.made.get("remarks") or ():
+        for remark in files.template_record.get("remarks") or ():
             remarks.setdefault(str(remark), []).append(files.title)
         reasons = {name: int(count) for name, count in (files.template.get("lost") or {}).items() if count}
         made = int(files.template.get("n") or 0) + sum(reasons.values())
