@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from drapes_hep.caller import from_shell
 from drapes_hep.config import Config, assigned_config, load_config
 from drapes_hep.errors import ConfigError, DrapesError, InputError, RunDirectoryError, counted, printable
 from drapes_hep.guard import complain, enter, stage
@@ -278,9 +279,12 @@ def _draw_inspection(inspection: Inspection, target: Path) -> None:
 
 def _check_files(config: Config, name: Path) -> list[str]:
     """Open all files, read and process the first chunk of each, and return a line per file and remark."""
+    from drapes_hep.regions import sliding_windows
     from drapes_hep.stages.simulation import check_sources, reading_of_sources
     from drapes_hep.stages.skim import check_labels, examine_files, reading_of, try_files
+    from drapes_hep.templates.registry import method_of
 
+    method_of(config).check_windows(sliding_windows(config))
     data = examine_files(config)
     named = {problem.path for problem in data.problems if isinstance(problem, InputError)}
     tried = try_files(config, [info for info in data.infos if info.path not in named], reading_of(config))
@@ -349,7 +353,8 @@ def validate(
     _check_generators(checked)
     windows = sliding_windows(checked)
     lines = _check_files(checked, config) if files else []
-    typer.echo(f"{config}: valid; {counted(len(windows), 'window')} from {windows[0].name} to {windows[-1].name} GeV")
+    names = windows[0].name if len(windows) == 1 else f"{windows[0].name} to {windows[-1].name}"
+    typer.echo(f"{config}: valid: {counted(len(windows), 'window')}, {names} GeV")
     if windows[-1].lo != checked.windows.last:
         typer.echo(
             f"windows.last {checked.windows.last:g} is not a whole number of steps of {checked.windows.step:g} above"
@@ -530,7 +535,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     enter("")
     try:
-        status = app(standalone_mode=False)
+        with from_shell():
+            status = app(standalone_mode=False)
     except SystemExit as done:
         # the command line itself gives its status back, except where nobody reads its output any more
         if _of_output(done.__context__):

@@ -25,8 +25,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticUndefined
 
+from drapes_hep.caller import either
 from drapes_hep.config_values import plain_value
-from drapes_hep.entry_points import offered
+from drapes_hep.entry_points import offered, unknown_name
 from drapes_hep.errors import ConfigError, counted
 from drapes_hep.fixed import JET_HEADS
 from drapes_hep.keys import Decides, decided, section_of
@@ -76,8 +77,9 @@ CLASSIFIERS = ("trees", "mlp", *ON_CONSTITUENTS)
 """Classifiers of the package."""
 
 
-def _named(kind: str, own: Sequence[str]) -> AfterValidator:
+def _named(kind: str, own: Sequence[str], noun: str | None = None) -> AfterValidator:
     """Check a name: one of the package's own, an installed package's, or a class of the user's."""
+    noun = noun or kind
 
     def check(value: str) -> str:
         if value in own or ":" in value:
@@ -85,15 +87,12 @@ def _named(kind: str, own: Sequence[str]) -> AfterValidator:
         names = [*own, *offered(kind)]
         if value in names:
             return value
-        close = difflib.get_close_matches(value, names, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        listed = "' nor '".join(names)
-        raise ValueError(f"{value!r} is neither '{listed}' nor 'file.py:Class' nor 'package.module:Class'{hint}")
+        raise ValueError(unknown_name(noun, value, names))
 
     return AfterValidator(check)
 
 
-Method = Annotated[str, _named("method", METHODS)]
+Method = Annotated[str, _named("method", METHODS, "template method")]
 
 
 class _Section(BaseModel):
@@ -264,7 +263,7 @@ class MassConfig(_Section):
     sqrt_s: Annotated[Positive, Decides("generate", "hunt")] = Field(
         13_000.0, description="Centre-of-mass energy, GeV."
     )
-    fit: Annotated[str, _named("shape", SHAPES), Decides("generate", "hunt")] = Field(
+    fit: Annotated[str, _named("shape", SHAPES, "mass shape"), Decides("generate", "hunt")] = Field(
         "dijet4",
         description="Shape of the spectrum: 'dijet3', 'dijet4', 'dijet5', 'file.py:Class', 'package.module:Class', or"
         " the name that an installed package offers.",
@@ -869,17 +868,21 @@ def _one_line(error: ValidationError) -> tuple[str, str]:
     return place, f"'{place}': {message}" if place else message
 
 
+def _given(assignment: str) -> str:
+    return either(shell=f"--set {assignment}", python=f"assignment '{assignment}'")
+
+
 def _set(tree: dict[str, Any], assignment: str) -> None:
     key, separator, text = assignment.partition("=")
     key = key.strip()
     if not separator or not key:
-        raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. --set signal.inject=0")
+        raise ConfigError(f"{_given(assignment)}: expected KEY=VALUE, e.g. {_given('signal.inject=0')}")
     is_path = key in {"data.path", "data.truth", "template.source", "template.path", "study.source"}
     try:
         value = parse(text).value
     except YamlError as error:
         if not is_path:
-            raise ConfigError(f"--set {assignment}: {error.problem}") from None
+            raise ConfigError(f"{_given(assignment)}: {error.problem}") from None
         value = text  # a pattern such as *.root
     if is_path and value is not None:
         # what is typed on the command line is relative to where it is typed
@@ -890,7 +893,7 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
             tree[parent] = {}
         tree = tree[parent]
         if not isinstance(tree, dict):
-            raise ConfigError(f"--set {assignment}: '{parent}' is not a section")
+            raise ConfigError(f"{_given(assignment)}: '{parent}' is not a section")
     tree[last] = value
 
 
@@ -1020,7 +1023,7 @@ def assigned_config(
         if _problem(changed) == (place, problem):
             break
         _set(changed, assignment)
-        source = f"--set {assignment}"
+        source = _given(assignment)
     raise ConfigError(f"{source}: {problem}")
 
 

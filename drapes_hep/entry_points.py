@@ -6,9 +6,11 @@ a configuration is then ``lightgbm``. Nothing is imported until a configuration 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from importlib import metadata
 
-__all__ = ["GROUP", "offered"]
+__all__ = ["GROUP", "offered", "unknown_name"]
 
 GROUP = "drapes_hep"
 """The group, in a package's ``[project.entry-points.drapes_hep]``."""
@@ -34,3 +36,23 @@ def offered(kind: str) -> dict[str, tuple[metadata.EntryPoint, ...]]:
             # a package that is installed twice offers the same class twice
             out.setdefault(name, {})[point.value] = point
     return {name: tuple(points.values()) for name, points in sorted(out.items())}
+
+
+def unknown_name(noun: str, name: str, names: Iterable[str]) -> str:
+    """Return a line on a name that nothing has.
+
+    Parameters
+    ----------
+    noun : str
+        What it should be, such as ``classifier``.
+    name : str
+    names : iterable of str
+        All there are.
+    """
+    available = list(names)
+    close = difflib.get_close_matches(name, available, n=2)
+    hint = f"; did you mean {' or '.join(repr(item) for item in close)}?" if close else ";"
+    listed = f" Available: {', '.join(available)};" if close and available else ""
+    listed = listed or (f" available: {', '.join(available)};" if available else "")
+    form = "name your own as 'file.py:Class' or 'package.module:Class'"
+    return f"no {noun} {name!r}{hint}{listed} {'or ' if listed else ''}{form}"

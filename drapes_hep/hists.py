@@ -10,6 +10,7 @@ from typing import Any
 import hist
 import uhi.io.json
 
+from drapes_hep.caller import command
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.files import read_json
 
@@ -37,7 +38,7 @@ def read_hists(path: str | Path, verb: str) -> dict[str, hist.Hist]:
     """
     records = read_json(path)
     if not isinstance(records, dict):
-        raise RunDirectoryError(f"{path}: holds no histograms; delete it and run `drapes {verb}` again")
+        raise RunDirectoryError(f"{path}: holds no histograms; delete it and run {command(verb)} again")
     return {name: _histogram(path, name, record, verb) for name, record in records.items()}
 
 
@@ -45,4 +46,4 @@ def _histogram(path: str | Path, name: str, record: Mapping[str, Any], verb: str
     try:
         return hist.Hist(json.loads(json.dumps(record), object_hook=uhi.io.json.object_hook))
     except (KeyError, TypeError, ValueError) as error:
-        raise RunDirectoryError(f"{path}: '{name}' is no histogram; delete it and run `drapes {verb}` again") from error
+        raise RunDirectoryError(f"{path}: '{name}' is no histogram; delete it and run {command(verb)} again") from error

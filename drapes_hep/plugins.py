@@ -27,16 +27,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
-from drapes_hep.entry_points import offered
+from drapes_hep.entry_points import offered, unknown_name
 from drapes_hep.errors import ConfigError, UsersCode, reason_of
 from drapes_hep.files import file_hash
-from drapes_hep.user_files import unwatched, watched
+from drapes_hep.user_files import modules_of, unwatched, watched
 
 __all__ = [
     "NEEDS",
@@ -53,6 +54,7 @@ __all__ = [
     "load_processor",
     "load_source",
     "names_defined",
+    "package_version",
     "processor_folders",
     "source_hashes",
     "starter_folder",
@@ -163,25 +165,48 @@ def names_defined(kind: type) -> dict[str, str]:
     return found
 
 
-_HASHES: dict[type, tuple[str, ...]] = {}
+_HASHES: dict[Any, tuple[str, ...]] = {}
+_VERSIONS: dict[Any, str] = {}
+"""Of the installed packages that offer a class by an entry point."""
 
 
-def source_hashes(found: type) -> tuple[str, ...]:
-    """Return the hashes of a class's files, as they were when this was first asked: ask when the class is imported.
+def source_hashes(found: Any) -> tuple[str, ...]:
+    """Return what a user's class or function rests on, as it was when this was first asked: ask when it is imported.
 
     Parameters
     ----------
-    found : type
-        A user's class, or one of this package.
+    found : type or function
+        A user's, or one of this package.
 
     Returns
     -------
     tuple of str
-        Of :func:`class_sources`. A file that is edited later does not change the class at work, nor what it is called.
+        Hashes of :func:`class_sources` and of the user's other modules that these import
+        (:func:`drapes_hep.user_files.modules_of`), and the version of the installed package, if it is in one. A
+        file that is edited later does not change the class at work, nor what it is called.
     """
     if found not in _HASHES:
-        _HASHES[found] = tuple(file_hash(path) for path in class_sources(found))
+        own = class_sources(found) if isinstance(found, type) else _function_sources(found)
+        # their order must not depend on where they lie
+        others = sorted(file_hash(path) for path in {*modules_of(found).values()} - set(own))
+        _HASHES[found] = (*(file_hash(path) for path in own), *others, *package_version(found))
     return _HASHES[found]
+
+
+def _function_sources(found: Any) -> tuple[Path, ...]:
+    file = inspect.getsourcefile(inspect.unwrap(found))
+    return () if file is None else (Path(file).resolve(),)
+
+
+def package_version(found: Any) -> tuple[str, ...]:
+    """Return the name and version of the installed package that holds a class or function; nothing for this one."""
+    if found in _VERSIONS:
+        return (_VERSIONS[found],)
+    top = str(found.__module__).partition(".")[0]
+    if top == __name__.partition(".")[0] or top.startswith(_MODULE) or top in sys.stdlib_module_names:
+        return ()
+    names = sorted(set(metadata.packages_distributions().get(top, ())))
+    return tuple(f"{name} {metadata.version(name)}" for name in names)
 
 
 @dataclass(frozen=True)
@@ -239,8 +264,9 @@ def load_object(kind: Kind, name: str, search: Sequence[str | Path] | None = Non
         There is no such name, file, module or object, it does not run, or it is not of this kind.
     """
     said, target = f"{kind.key} '{name}'", kind.own.get(name, name)
+    version = ""
     if ":" not in target:
-        target = _offered(kind, name)
+        target, version = _offered(kind, name)
         said += f" (entry point {target})"
     place, _, attribute = target.rpartition(":")
     if not place or not all(part.isidentifier() for part in attribute.split(".")):
@@ -263,26 +289,27 @@ def load_object(kind: Kind, name: str, search: Sequence[str | Path] | None = Non
     problem = kind.lacks(found)
     if problem is not None:
         raise ConfigError(f"{said}: '{attribute}' is not {kind.noun}: it {problem}")
+    if version:
+        _VERSIONS[found] = version
     if isinstance(found, type):
         # now, as it is imported: the file may be edited while the class is at work
         source_hashes(found)
     return found
 
 
-def _offered(kind: Kind, name: str) -> str:
-    """Return the ``module:Class`` that an installed package offers under a name."""
+def _offered(kind: Kind, name: str) -> tuple[str, str]:
+    """Return the ``module:Class`` that an installed package offers under a name, and the package with its version."""
     points = offered(kind.name)
     if name not in points:
-        names = [*kind.own, *points]
-        close = difflib.get_close_matches(name, names, n=1)
-        there = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(names)}" if names else ""
-        form = f"{', or n' if there else 'n'}ame one as 'path/to/file.py:Class' or 'package.module:Class'"
-        raise ConfigError(f"{kind.key} '{name}': no such {kind.noun.partition(' ')[2]}; {there}{form}")
+        noun = kind.noun.partition(" ")[2]
+        raise ConfigError(f"{kind.key}: {unknown_name(noun, name, [*kind.own, *points])}")
     if len(points[name]) > 1:
         which = " and ".join(f"{point.value} ({point.dist.name if point.dist else '?'})" for point in points[name])
         raise ConfigError(f"{kind.key} '{name}': several installed packages offer it: {which}; name one of these")
+    (point,) = points[name]
+    version = f"{point.dist.name} {point.dist.version}" if point.dist else ""
     # extras belong to its installation
-    return points[name][0].value.partition("[")[0].strip().replace(" ", "")
+    return point.value.partition("[")[0].strip().replace(" ", ""), version
 
 
 def _lacks_process(found: Any) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.caller import option
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.ranges import in_ranges
@@ -99,14 +100,14 @@ def parse_window(text: str, windows: Sequence[Window]) -> Window:
     try:
         low, high = (float(part) for part in text.split("-"))
     except ValueError:
-        raise ConfigError(f"--window {text}: expected LO-HI in GeV, e.g. 3300-3700") from None
+        raise ConfigError(f"{option('window', text)}: expected LO-HI in GeV, e.g. 3300-3700") from None
     if not low < high:
-        raise ConfigError(f"--window {text}: the window is inverted, its lower edge must come first")
+        raise ConfigError(f"{option('window', text)}: the window is inverted, its lower edge must come first")
     for window in windows:
         if math.isclose(window.lo, low) and math.isclose(window.hi, high):
             return window
     names = ", ".join(window.name for window in windows)
-    raise ConfigError(f"--window {text}: not a window of this search; it has {names}")
+    raise ConfigError(f"{option('window', text)}: not a window of this search; it has {names}")
 
 
 def blinded(mjj: npt.NDArray[Any], windows: Sequence[Window]) -> BoolArray:

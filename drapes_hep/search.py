@@ -113,9 +113,10 @@ class Search:
         Parameters
         ----------
         events : mapping, DataFrame, awkward.Array, pyarrow.Table or structured array
-            Columns ``mjj`` (GeV) and the features; optionally ``event_id`` (unique integers, the row by default) and
-            ``label`` (1 for signal, which only metrics and ``signal.inject`` read). Rows outside ``mass.range`` or with
-            an undefined feature (NaN) are counted in the cut flow and left out.
+            Columns ``mjj`` (GeV) and the features, or what an expression of ``define`` computes them from; optionally
+            ``event_id`` (unique integers, the row by default) and ``label`` (1 for signal, which only metrics and
+            ``signal.inject`` read). Rows outside ``mass.range`` or with an undefined feature (NaN) are counted in the
+            cut flow and left out.
         output : str or Path, optional
             The run directory; temporary by default.
         config : Config, str, Path or mapping, optional
@@ -141,7 +142,7 @@ class Search:
         # the whole configuration before the first column; labels are seen with the table at hand
         wanted = changed_config(base, {**_changed(base, sections), "data": {"path": PLACE, "labels": True}})
         check_classifier_features(wanted.features, wanted.classifier_features, **wanted.definitions)
-        table = read_events(events, wanted.features)
+        table = read_events(events, wanted.features, **wanted.definitions)
         labels = "label" in table.columns
         if wanted.signal.inject is not None and not labels:
             raise ConfigError(

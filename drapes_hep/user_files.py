@@ -7,6 +7,7 @@ What no hook sees (files that a compiled library opens by itself, environment va
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib.util
 import os
@@ -18,7 +19,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 from drapes_hep.files import file_hash
@@ -32,6 +33,7 @@ __all__ = [
     "current_hashes",
     "is_users_file",
     "join_hashes",
+    "modules_of",
     "opened",
     "unwatched",
     "users_modules",
@@ -304,3 +306,73 @@ def _current_hash(path: str) -> str | None:
 def all_unchanged(hashes: object) -> bool:
     """Whether all files are what they were when a result was made of them."""
     return isinstance(hashes, dict) and not changed(hashes)
+
+
+def modules_of(target: Any) -> dict[str, Path]:
+    """Return the user's modules that a class or function rests on: its own, what these import, and so on.
+
+    Parameters
+    ----------
+    target : type or function
+
+    Returns
+    -------
+    dict of str to Path
+        Files by the modules' names. Imports are read in the source, those inside functions too; what a module holds of
+        others that it loaded in another way counts as well.
+    """
+    todo, files = [kind.__module__ for kind in getattr(target, "__mro__", (target,))], dict[str, Path]()
+    while todo:
+        name = todo.pop()
+        path = None if name in files else _file_of(name)
+        if path is None or not is_users_file(str(path)):
+            continue
+        files[name] = path
+        held = vars(sys.modules[name]).values() if name in sys.modules else ()
+        todo += [
+            item.__name__ if isinstance(item, ModuleType) else str(getattr(item, "__module__", ""))
+            for item in list(held)
+        ]
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        todo += _imports(path, package, path.stat().st_mtime_ns)
+    return files
+
+
+def _file_of(name: str) -> Path | None:
+    """Find the source of a module, imported or not, without importing it."""
+    if name in sys.modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        return (
+            Path(file).resolve() if file is not None and Path(file).suffix == ".py" and Path(file).is_file() else None
+        )
+    top, *inner = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top) if top.isidentifier() else None
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not inner:
+        origin = None if spec is None else spec.origin
+        return Path(origin).resolve() if origin and origin.endswith(".py") and Path(origin).is_file() else None
+    places = [Path(folder).joinpath(*inner) for folder in spec.submodule_search_locations or ()]
+    candidates = (path for place in places for path in (place.with_suffix(".py"), place / "__init__.py"))
+    return next((path.resolve() for path in candidates if path.is_file()), None)
+
+
+@functools.lru_cache(256)
+def _imports(path: Path, package: str, _: int) -> tuple[str, ...]:
+    """Return the names that a file's imports may lead to, modules and what they hold alike."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # it was edited since it was loaded
+        return ()
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            above = parts[: len(parts) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    # a module inside a package runs the package's own first
+    return tuple(dict.fromkeys(".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 2)))

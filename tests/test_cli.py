@@ -289,7 +289,7 @@ def test_an_edited_processor_needs_no_leave(project, capsys):
 def test_validate_says_what_the_search_is(project, capsys):
     assert drapes("validate", "tiny.yaml") == 0
     assert capsys.readouterr().out.splitlines() == [
-        "tiny.yaml: valid; 2 windows from 3300-3700 to 3600-4000 GeV",
+        "tiny.yaml: valid: 2 windows, 3300-3700 to 3600-4000 GeV",
         f"processor: {ROOT / 'processors' / 'dijets.py'}",
     ]
 
@@ -495,7 +495,7 @@ def test_the_configuration_for_data_is_blinded(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "mine")
     assert load_config("configs/own_data.yaml").blind
     assert drapes("validate", "configs/own_data.yaml") == 0
-    assert "valid; 9 windows" in capsys.readouterr().out
+    assert "valid: 9 windows" in capsys.readouterr().out
     # the bundled sample is not mistaken for the user's data
     assert drapes("validate", "configs/own_data.yaml", "--files") == 2
     assert "data/*.root: no file matches this pattern" in capsys.readouterr().err
@@ -521,7 +521,7 @@ def test_init_writes_a_project_that_is_valid(tmp_path, monkeypatch, capsys):
     assert drapes("init", tmp_path / "mine") == 0
     monkeypatch.chdir(tmp_path / "mine")
     assert drapes("validate", "configs/quickstart.yaml", "--files") == 0
-    assert "valid; 5 windows" in capsys.readouterr().out
+    assert "valid: 5 windows" in capsys.readouterr().out
     assert (tmp_path / "mine" / "processors" / "dijets.py").is_file()
     assert not list((tmp_path / "mine").rglob("__pycache__"))
 

@@ -80,7 +80,11 @@ def test_the_inclusive_point_is_always_there(tmp_path):
         ({"signal": {"inject": 5}}, "signal.inject needs labelled events"),
         ({"seed": "one"}, "'seed'"),
         ({"template": {"sigma_min": 100}}, "must lie below sigma_max"),
-        ({"cwola": {"classifier": "forest"}}, "neither 'trees' nor 'mlp'"),
+        ({"cwola": {"classifier": "forest"}}, "'cwola.classifier': no classifier 'forest'; available: trees, mlp, "),
+        (
+            {"mass": {"fit": "dijets"}},
+            "'mass.fit': no mass shape 'dijets'; did you mean 'dijet5' or 'dijet4'? Available: ",
+        ),
         ({"features": ["m_j1", "m_j1"]}, "a feature is listed twice"),
         ({"cwola": {"features": []}}, "'cwola.features': tuple should have at least 1 item"),
         ({"mass.range": [2700, 6000]}, "the key 'mass.range' holds a dot: sections are nested, so write 'mass:' and"),

@@ -18,7 +18,7 @@ from drapes_hep.diffusion.denoisers import Denoiser, EDMDenoiser
 from drapes_hep.diffusion.samplers import sample
 from drapes_hep.diffusion.schedules import karras_steps
 from drapes_hep.diffusion.training import TrainingSettings, train, validation_loss
-from drapes_hep.errors import FitError, LeakError, RunDirectoryError
+from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.features import compute_features, invariant_mass
 from drapes_hep.events.scaling import fit_scaling
@@ -878,19 +878,6 @@ def test_events_without_constituents_stay_templates(events):
 
 
 # ---- what trains -----------------------------------------------------------------------------------------------------
-
-
-def test_events_of_the_window_train_nothing(events):
-    with pytest.raises(LeakError, match="must not see"):
-        fitted(events)
-
-
-def test_sidebands_without_validation_train_nothing(events):
-    some = beside(events)
-    with pytest.raises(FitError, match="0 to validate it"):
-        fit_constituents(
-            FitTask(some, np.full(len(some), TRAIN), ((3300, 3700),), seed=1), CONFIG, TRAINING, "quantile", 1.0
-        )
 
 
 KINDS = {

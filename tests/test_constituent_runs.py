@@ -460,7 +460,10 @@ MISTAKES = {
     "twice": (["constituents.condition=[pt,pt]"], "listed twice"),
     "condition": (["constituents.condition=[charge]"], "constituents.condition"),
     "key": (["constituents.epoch=3"], "did you mean"),
-    "network": (["constituents.network=transfomer"], "'transfomer' is neither 'transformer' nor"),
+    "network": (
+        ["constituents.network=transfomer"],
+        "no network 'transfomer'; did you mean 'transformer'? Available: transformer, epic, deepsets",
+    ),
     "no such network": (
         ["constituents.network=nowhere:Net"], "constituents.network 'nowhere:Net': module nowhere cannot be imported",
     ),

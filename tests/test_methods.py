@@ -24,11 +24,13 @@ from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
+from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.generate import generate
 from drapes_hep.stages.hunt import _template_sizes
 from drapes_hep.stages.parents import load_parents
+from drapes_hep.stages.resonant import check_resonant
 from drapes_hep.stages.skim import skim
 from drapes_hep.stages.train import train
 from drapes_hep.studies.trials import Trial
@@ -206,7 +208,8 @@ def changed(**columns):
         (changed(weight=np.zeros(600)), "has no positive weight between 3300 and 3700 GeV"),
         (columns_of(low=4000), "has no event between 3300 and 3700 GeV"),
         (changed(parent_id=np.full(600, 0.5)), "column 'parent_id' holds float64 of shape (600,), not whole numbers"),
-        (changed(m_j1=[["a"]] * 600), "column 'm_j1' holds"),
+        (changed(m_j1=[["a"]] * 600), "column 'm_j1' holds lists, text or missing values, not numbers"),
+        (changed(parent_id=["a"] * 600), "column 'parent_id' holds lists, text or missing values, not whole numbers"),
         (changed(m_j1=[None] * 300 + [1.0] * 300), "column 'm_j1' has missing values"),
     ],
 )
@@ -262,6 +265,54 @@ def test_a_parent_that_is_no_event_of_the_data_is_refused(project, run, tmp_path
         searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
 
 
+def copied(share, masses):
+    """A table in the window of which a share of the rows is there twice."""
+    columns = columns_of(low=3300, high=3700)
+    again = np.r_[np.arange(600), np.arange(int(600 * share))]
+    columns = {name: values[again] for name, values in columns.items()}
+    if masses == "other":
+        columns["mjj"] = np.linspace(3301, 3699, len(again))
+    return columns
+
+
+@pytest.mark.parametrize(("share", "masses"), [(1 / 600, "same"), (0.5, "same"), (0.5, "other")])
+def test_a_table_with_copies_of_an_event_is_refused(project, run, tmp_path, share, masses):
+    path = written(tmp_path / "t.parquet", copied(share, masses))
+    with pytest.raises(LeakError, match="template events are copies of each other, row 600 of row 0, and no parent"):
+        searched(project, run, "template.method=file", path)
+
+
+def test_copies_with_a_common_parent_share_a_fold(project, run, tmp_path, events):
+    columns = copied(1.0, "other") | {"parent_id": np.tile(events.event_id[:600], 2)}
+    template = searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
+    assert len(template) == 1200
+
+
+def test_features_that_are_counts_repeat_by_themselves(project, tmp_path, events):
+    config = edited(project, tmp_path, RETURN, "return plan.template(np.round(parents.x[plan.row] / 20) + 5000)")
+    counts = replace(events, x=np.round(events.x / 20))
+    assert len(made(method_of(config), config, counts, tmp_path / "model").x) > 400
+    with pytest.raises(LeakError, match="template events are copies of each other"):
+        made(method_of(config), config, events, tmp_path / "other")
+
+
+def test_a_chance_copy_is_no_copy(project, run, tmp_path):
+    columns = columns_of(low=3300, high=3700)
+    for name in FEATURES:
+        columns[name][600 - 1] = columns[name][0]
+    template = searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
+    assert len(template) == 600
+
+
+@pytest.mark.parametrize(("parents", "remarks"), [(False, 1), (True, 0)])
+def test_a_table_without_parents_is_pointed_out(project, run, tmp_path, events, parents, remarks):
+    columns = columns_of(low=3300, high=3700) | ({"parent_id": events.event_id[:600]} if parents else {})
+    template = searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
+    assert ["without a parent_id are taken to be independent" in one for one in template.metadata["remarks"]] == (
+        [True] * remarks
+    )
+
+
 def test_a_fold_without_weight_is_refused(project, run, tmp_path):
     columns = columns_of(low=3300, high=3700) | {"weight": np.eye(1, 600)[0]}
     with pytest.raises(FitError, match="the template has no weight in fold"):
@@ -290,8 +341,92 @@ def test_a_feature_that_follows_the_mass_is_refused_whatever_its_name(project, t
     mass = "sqrt(2*pt_j1*pt_j2*(cosh(eta_j1-eta_j2)-cos(phi_j1-phi_j2)))"
     context = context_of(project, tmp_path / "run", f"define={{q: '{mass}'}}", "features=[m_j1, q]")
     skim(context)
-    with pytest.raises(LeakError, match=r"feature 'q': follows m_JJ \(rank correlation (1.000|0.99.)\)"):
+    with pytest.raises(LeakError, match=r"feature 'q': gives m_JJ \(R\^2 of ln m_JJ is 0\.99"):
         train(context, context.windows[0])
+
+
+KINEMATICS = "define={p1: pt_j1, p2: pt_j2, e1: eta_j1, e2: eta_j2, ht: pt_j1 + pt_j2, deta: abs(eta_j1 - eta_j2)}"
+
+
+@pytest.mark.parametrize(
+    ("features", "low", "high"),
+    [
+        (["m_j1", "delta_m", "tau21_j1", "tau21_j2"], -0.5, 0.1),
+        (["m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r"], 0.4, 0.65),
+        (["ht", "delta_r"], 0.85, 0.96),
+        (["p1", "p2", "e1", "e2"], 0.85, 0.96),
+    ],
+)
+def test_how_much_of_the_mass_features_give_away(many, features, low, high):
+    config, events = many
+    x = events.x[:, [config.features.index(name) for name in features]]
+    assert low < check_resonant(features, x, events.mjj) < high
+
+
+@pytest.fixture(scope="module")
+def many(project, tmp_path_factory):
+    """Sideband events with the jets' kinematics as features."""
+    more = "features=[m_j1, delta_m, tau21_j1, tau21_j2, delta_r, p1, p2, e1, e2, ht, deta]"
+    context = context_of(project, tmp_path_factory.mktemp("many") / "run", KINEMATICS, more)
+    skim(context)
+    events = load_parents(context.run.events, context.config)
+    return context.config, events.take(WINDOW.in_sidebands(events.mjj))
+
+
+@pytest.mark.parametrize("number", [20, 2000])
+def test_a_feature_that_rises_with_the_mass_is_refused(many, number):
+    _, events = many
+    x, mjj = events.x[:number, :2].copy(), events.mjj[:number]
+    x[:, 1] = np.exp(mjj / 1000)
+    with pytest.raises(LeakError, match=r"feature 'b': follows m_JJ \(rank correlation 1.000\)"):
+        check_resonant(("a", "b"), x, mjj)
+
+
+def test_features_that_are_the_mass_together_are_refused(many):
+    rng, (_, events) = np.random.default_rng(1), many
+    part = rng.uniform(0.3, 0.7, len(events))
+    x = np.stack([events.mjj * part, events.mjj * (1 - part)], axis=1)
+    assert abs(np.corrcoef(x[:, 0], events.mjj)[0, 1]) < 0.9
+    with pytest.raises(LeakError, match=r"features a, b: together they give m_JJ \(R\^2 of ln m_JJ is 0.9[789]"):
+        check_resonant(("a", "b"), x, events.mjj)
+
+
+def test_features_that_give_the_mass_away_are_pointed_out(project, tmp_path, capsys):
+    given = [KINEMATICS, "features=[ht, delta_r, m_j1]", "cwola.features=[ht, delta_r, m_j1]"]
+    context = replace(context_of(project, tmp_path / "run", *given), reporter=Reporter())
+    window = context.windows[0]
+    for stage in (skim, lambda c: train(c, window), lambda c: generate(c, window), lambda c: classify(c, window)):
+        stage(context)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "give m_JJ away" in line]
+    assert "window 3300-3700: the classifier's features (ht, delta_r, m_j1) give m_JJ away (R^2" in line
+    assert 0.8 < read_skim(tmp_path / "run" / "windows" / window.name / "scores.parquet").metadata["mass_r2"] < 0.97
+
+
+def test_features_chosen_after_the_training_are_checked(project, tmp_path):
+    mass = "sqrt(2*pt_j1*pt_j2*(cosh(eta_j1-eta_j2)-cos(phi_j1-phi_j2)))"
+    given = [f"define={{q: '{mass}'}}", "features=[m_j1, q]"]
+    context = context_of(project, tmp_path / "run", *given, "cwola.features=[m_j1]")
+    window = context.windows[0]
+    for stage in (skim, lambda c: train(c, window), lambda c: generate(c, window)):
+        stage(context)
+    with pytest.raises(LeakError, match="feature 'q': gives m_JJ"):
+        classify(context_of(project, tmp_path / "run", *given, "cwola.features=[m_j1, q]"), window)
+
+
+def test_an_edited_definition_that_another_uses_trains_again(project, tmp_path):
+    def stages(inner):
+        define = f"define={{half: '{inner}', whole: '2 * half'}}"
+        context = context_of(project, tmp_path / "run", define, "features=[m_j1, whole]", "training.pseudo_window=none")
+        context = replace(context, run=open_run(tmp_path / "run", overwrite=True))
+        skim(context)
+        train(context, context.windows[0])
+        return read_json(tmp_path / "run" / "stages" / "train.3300-3700.json")
+
+    first, same, other = (stages(inner) for inner in ("delta_m / 2", "delta_m / 2", "delta_m / 3"))
+    assert same == first
+    assert other["key"] != first["key"]
+    assert other["finished"] >= first["finished"]
+    assert other["reads"] != first["reads"]
 
 
 def test_another_table_of_the_same_name_is_another_template(project, tmp_path):
@@ -307,12 +442,38 @@ def test_another_table_of_the_same_name_is_another_template(project, tmp_path):
         (["template.method=file"], "method file needs template.path, a Parquet or ROOT table"),
         (["template.path=t.parquet"], "path is for method file only; the method is from_noise"),
         (["template.method=file", "template.path=t.parquet", "template.strength=1"], "file has no noise"),
-        (["template.method=fromnoise"], "'fromnoise' is neither 'from_noise'"),
+        (
+            ["template.method=fromnoise"],
+            "'template.method': no template method 'fromnoise'; did you mean 'from_noise' or 'from_low_noise'?"
+            " Available: from_noise, from_low_noise, from_window, from_sidebands, from_simulation, file; or name your"
+            " own as 'file.py:Class' or 'package.module:Class'",
+        ),
     ],
 )
 def test_a_method_that_cannot_be_is_refused_by_the_configuration(project, changes, words):
     with pytest.raises(ConfigError, match=re.escape(words)):
         load_config(project / "tiny.yaml", changes)
+
+
+@pytest.mark.parametrize(
+    ("columns", "lacking"),
+    [
+        (columns_of(), None),
+        (columns_of(low=3900), "1 of 3 windows: 3300-3700 GeV"),
+        (changed(weight=np.where(columns_of()["mjj"] > 4000, 0.0, 1.0)), "2 of 3 windows: 4000-4400, 4700-5100 GeV"),
+    ],
+)
+def test_validate_names_the_windows_that_a_table_lacks(project, tmp_path, drapes, columns, lacking):
+    path = written(tmp_path / "t.parquet", columns)
+    windows = ["--set", "windows={width: 400, step: 700, first: 3300, last: 4700}"]
+    given = [project / "tiny.yaml", "--set", "template.method=file", "--set", path, *windows]
+    assert drapes("validate", *given)[0] == 0
+    status, out, err = drapes("validate", "--files", *given)
+    assert status == (2 if lacking else 0)
+    if lacking:
+        assert f"{tmp_path / 't.parquet'}: has no event of positive weight in {lacking}; add them" in err
+    else:
+        assert "valid: 3 windows" in out
 
 
 def test_a_table_oversamples_no_data(project, tmp_path):
@@ -343,7 +504,7 @@ def test_a_method_from_a_file_makes_a_template_of_its_own(project, run, events):
 
 def test_other_options_are_another_model_and_another_message_names_them(project, run):
     searched(project, run, "template.method=shift.py:Shift")
-    with pytest.raises(RunDirectoryError, match="name another directory with -o"):
+    with pytest.raises(RunDirectoryError, match="name another directory as output, or replace it with overwrite=True"):
         searched(project, run, "template.method=shift.py:Shift", "template.options={scale: 3.0}")
 
 
@@ -463,6 +624,43 @@ def test_a_method_that_says_what_cannot_be_is_refused(project, tmp_path, old, ne
             "import dataclasses as d; return d.replace(plan.template(parents.x[plan.row]), parent_id=plan.root * 0)",
             "other parents than those of the plan",
         ),
+        (
+            RETURN,
+            "import dataclasses as d; t = plan.template(parents.x[plan.row]);"
+            " return d.replace(t, mjj=np.nextafter(t.mjj, 3500.0))",
+            "sample() returned another mass than the plan's, the first in row 0; plan.template(x) keeps them",
+        ),
+        (
+            RETURN,
+            "import dataclasses as d; t = plan.template(parents.x[plan.row]); return d.replace(t, mjj=t.mjj[::-1])",
+            "sample() returned another mass than the plan's",
+        ),
+        (
+            RETURN,
+            "import dataclasses as d; t = plan.template(parents.x[plan.row]); return d.replace(t, event_id=None)",
+            "sample() returned event_id of shape (), not (n,)",
+        ),
+        (RETURN, "return plan.template([[1, 2], [3]])", "sample() returned features that are not an array (ValueError"),
+        (
+            RETURN,
+            "return plan.template(np.full((len(plan), 5), 'a'))",
+            "sample() returned features of type <U1, not numbers",
+        ),
+        (
+            RETURN,
+            "import dataclasses as d; return d.replace(plan.template(2 * parents.x[plan.row]), lost={'far': -1})",
+            "sample() returned lost = {'far': -1}, not the number of events by reason",
+        ),
+        (
+            'return [folder / "mean.json"]',
+            "p = folder / 'method.json'; p.write_text('{}'); return [folder / 'mean.json', p]",
+            "save() wrote method.json, the name of the card; take another",
+        ),
+        (
+            'return [folder / "mean.json"]',
+            "p = folder / '../x.json'; p.write_text('{}'); return [p]",
+            "x.json is none of its files",
+        ),
         (RETURN, "return plan.template(parents.z)", "'EventTable' object has no attribute 'z'"),
         (RETURN, "raise SystemExit(0)", "SystemExit"),
     ],
@@ -472,6 +670,101 @@ def test_a_wrong_result_of_a_method_is_one_line(project, tmp_path, events, old, 
     with pytest.raises(DrapesError, match=re.escape(words)) as caught:
         made(method_of(config), config, events, tmp_path / "model")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("member", "words"),
+    [
+        ("describe(self, model): return {}", "describe() returned no 'strength', a number above 0, which a partial"),
+        ("describe(self, model): return {'strength': 1.0}", "describe() returned no 'steps', a whole number, which a"),
+        ("describe(self, model): return {'strength': 1, 'steps': 2.5}", "describe() returned 2.5 as 'steps'"),
+        ("describe(self, model): return {'strength': '1', 'steps': 2}", "describe() returned '1' as 'strength'"),
+        ("describe(self, model): return {'x': float('nan')}", "describe() returned what JSON cannot hold as 'x'"),
+        (
+            "describe(self, model): return {'x': model}",
+            "what JSON cannot hold as 'x' (TypeError: ndarray is not a JSON",
+        ),
+        ("describe(self, model): return {1: 2}", "describe() returned the key 1, which is not text"),
+        ("describe(self, model): return None", "describe() returned NoneType, not a mapping"),
+        ("describe(self, model): return model.nothing", "no attribute 'nothing'"),
+        ("settings(self): return {'x': {1, 2}}", "settings() returned what JSON cannot hold as 'x'"),
+        ("settings(self): return {'x': float('inf')}", "settings() returned what JSON cannot hold as 'x'"),
+        ("kept(self, model): return 'mjj'", "kept() returned str, not a tuple of names"),
+        ("kept(self, model): return ('m_jj',)", "kept() returned 'm_jj', which is none of pt, eta"),
+        ("kept(self, model): return None", "kept() returned NoneType, not a tuple of names"),
+        ("summary(self): return None", "summary() returned NoneType, not a sentence"),
+        ("remarks(self, model): return 'one'", "remarks() returned str, not a tuple of sentences"),
+        ("reach(self, region): return ('a', 'b')", "reach() returned ('a', 'b'), not an interval (low, high)"),
+        ("reach(self, region): return (0.0, float('nan'))", "reach() returned (0.0, nan), not an interval (low, high)"),
+        ("trainings(self): return {'a': 5}", "trainings() returned what is no Training as 'a'"),
+        ("trainings(self): return {'a': Training(epochs='many')}", "trainings() returned epochs of 'many' as 'a'"),
+        ("trainings(self): return {'a': Training(5, title=1)}", "trainings() returned a name, title, caption or unit"),
+        ("check_windows(self, windows): raise ValueError('none')", "ValueError: none"),
+    ],
+)
+def test_a_wrong_result_of_an_optional_method_is_one_line(project, tmp_path, member, words):
+    partial = f"partial = True\n\n    def {member}\n"
+    config = edited(project, tmp_path, 'title = "Shifted', f'{partial}\n    title = "Shifted')
+    source = (tmp_path / "mine.py").read_text()
+    (tmp_path / "mine.py").write_text(
+        source.replace("import json", "from drapes_hep.templates.methods import Training")
+    )
+    arguments = {
+        "settings": (), "summary": (), "trainings": (), "reach": ((3300.0, 3700.0),), "check_windows": ([WINDOW],)
+    }  # fmt: skip
+    name = member.partition("(")[0]
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        getattr(method_of(config), name)(*arguments.get(name, (np.zeros(3),)))
+    assert "\n" not in str(caught.value)
+
+
+CURVE = "TrainingCurve(history=({epochs},), best_epoch={best}, seconds={seconds})"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "best", "seconds", "words"),
+    [
+        (
+            "Epoch(1, float('nan'), 1.0, 0.1)",
+            1,
+            1.0,
+            "train_loss nan in the history of 'a', which is not a finite number",
+        ),
+        ("(1, 2.0, 2.0, 0.1)", 1, 1.0, "a history of tuple as 'a', not of Epoch, epoch, train_loss"),
+        ("Epoch(1, 2.0, 2.0, 0.1)", 7, 1.0, "best_epoch 7 of 'a', which is not an epoch of its history"),
+        ("Epoch(1, 2.0, 2.0, 0.1)", 1, "None", "seconds None of 'a', which is not a finite number"),
+    ],
+)
+def test_a_training_curve_that_no_report_could_show_is_one_line(
+    project, tmp_path, events, epochs, best, seconds, words
+):
+    config = edited(
+        project, tmp_path, "}, {}", f"}}, {{'a': {CURVE.format(epochs=epochs, best=best, seconds=seconds)}}}"
+    )
+    source = (tmp_path / "mine.py").read_text()
+    head = "from drapes_hep.diffusion.training import Epoch, TrainingCurve"
+    (tmp_path / "mine.py").write_text(source.replace("import json", f"{head}\nimport json"))
+    with pytest.raises(ConfigError, match=re.escape(f"fit() returned {words}")):
+        made(method_of(config), config, events, tmp_path / "model")
+
+
+def test_numbers_of_numpy_are_recorded_as_numbers(project, tmp_path):
+    member = "def describe(self, model): return {'strength': np.float32(0.5), 'steps': np.int64(3), 'x': (1, 2)}"
+    config = edited(project, tmp_path, 'title = "Shifted', f'partial = True\n    {member}\n    title = "Shifted')
+    assert method_of(config).describe(None) == {"strength": 0.5, "steps": 3, "x": [1, 2]}
+
+
+def test_a_method_that_reaches_further_returns_masses_of_its_own(project, tmp_path, events):
+    shifted = "import dataclasses as d; t = plan.template(2 * parents.x[plan.row]); t = d.replace(t, mjj=t.mjj + 1)"
+    inside = "ok = task.region(t.mjj); p = plan.take(ok)"
+    returned = "return d.replace(p.template(t.x[ok]), mjj=t.mjj[ok])"
+    config = edited(project, tmp_path, RETURN, f"{shifted}; {inside}; {returned}")
+    with pytest.raises(ConfigError, match="another mass than the plan's"):
+        made(method_of(config), config, events, tmp_path / "model")
+    path = tmp_path / "wide.py"
+    path.write_text((tmp_path / "mine.py").read_text().replace("    def sample(", REACH.removeprefix("\n")))
+    config = load_config(project / "tiny.yaml", [f"template.method={path}:Shift"])
+    assert len(made(method_of(config), config, events, tmp_path / "other").mjj) > 100
 
 
 def made(method, config, events, folder):

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
+import sklearn
 import yaml
 from conftest import unrender
 from scipy import integrate
+from sklearn.ensemble import HistGradientBoostingRegressor
 from test_stages import SEARCH, cut_sample
 
+from drapes_hep import config as config_module
 from drapes_hep.config import changed_config, load_config
+from drapes_hep.cwola import classifiers
 from drapes_hep.cwola.classifiers import find_classifier, load_classifier
 from drapes_hep.errors import ConfigError
+from drapes_hep.events.features import function_sources
 from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.execution import read_stamp
 from drapes_hep.pipeline.run_directory import open_run
-from drapes_hep.plugins import load_processor
+from drapes_hep.plugins import load_processor, package_version, source_hashes
 from drapes_hep.spectrum.drawing import draw
 from drapes_hep.spectrum.fit import bin_model, expected, fit_spectrum
-from drapes_hep.spectrum.shapes import find_shape, shape_sources
+from drapes_hep.spectrum.shapes import SHAPES, find_shape, shape_sources
 from drapes_hep.stages.classify import classify, classify_stage
 from drapes_hep.stages.generate import generate, generate_stage
 from drapes_hep.stages.hunt import hunt, hunt_stage
@@ -33,8 +40,10 @@ from drapes_hep.stages.skim import skim, skim_stage
 from drapes_hep.stages.train import train, train_stage
 from drapes_hep.studies.trial_keys import trial_key
 from drapes_hep.studies.trials import SampleKeys, Trial
+from drapes_hep.templates.constituents import backbones
 from drapes_hep.templates.constituents.backbones import check_backbone, find_backbone, make_backbone
-from drapes_hep.templates.registry import find_method
+from drapes_hep.templates.drapes_family import RECIPES
+from drapes_hep.templates.registry import METHODS, find_method
 
 CLASSIFIER = """
 class Slope:
@@ -189,8 +198,18 @@ def test_a_broken_entry_point_is_one_line(installed, tmp_path, target, words):
 
 def test_an_unknown_name_is_compared_with_those_of_installed_packages(installed, tmp_path):
     said = refusal(found, "classifier", "mime", tmp_path)
-    assert "neither 'trees' nor 'mlp'" in said
-    assert "did you mean 'mine'?" in said
+    assert said.endswith(
+        "'cwola.classifier': no classifier 'mime'; did you mean 'mine'? Available: trees, mlp, constituents,"
+        " full_phase_space, mine; or name your own as 'file.py:Class' or 'package.module:Class'"
+    )
+
+
+def test_the_names_of_the_configuration_are_those_of_the_registries():
+    assert tuple(METHODS) == config_module.METHODS
+    assert tuple(RECIPES) == config_module.DRAPES
+    assert tuple(classifiers._KIND.own) == config_module.CLASSIFIERS
+    assert tuple(backbones._KIND.own) == config_module.NETWORKS
+    assert tuple(SHAPES) == config_module.SHAPES
 
 
 def test_a_class_of_an_installed_package_is_checked_as_a_users(installed):
@@ -267,6 +286,83 @@ def test_an_edited_shape_has_another_source(tmp_path):
     assert len(before) == 1
     assert shape_sources(config) != before
     assert shape_sources(config.model_copy(update={"fit": "dijet3"})) == []
+
+
+# ---- what a class rests on
+
+HELPED = {
+    **{kind: (source, attribute) for kind, (source, attribute) in KINDS.items() if kind != "processor"},
+    "feature": ("def balance(j1, j2): return j2.pt / j1.pt\n", "balance"),
+}
+IMPORTS = {
+    "a number": "from helper import NUMBER\n",
+    "a module": "import helper\n",
+    "in a function": "def later():\n    from helper import NUMBER\n    return NUMBER\n",
+    "through another": "import between\n",
+    "in a package": "from pack.inner import NUMBER\n",
+}
+
+
+def sources_of(kind, folder):
+    """What the key of a stage holds of an object of a file, as a new process finds it."""
+    for name in [name for name in sys.modules if name.split(".")[0] in {"helper", "between", "pack"}]:
+        del sys.modules[name]
+    for name in [name for name in sys.modules if name.startswith("_drapes_processor_")]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    attribute = HELPED[kind][1]
+    if kind == "feature":
+        section = {"function": f"mine.py:{attribute}", "folder": str(folder)}
+        return function_sources({"mine": section})["mine"]
+    if kind == "shape":
+        return shape_sources(configured(folder, mass__fit=f"'mine.py:{attribute}'").mass)
+    one = found(kind, f"mine.py:{attribute}", folder)
+    return list(source_hashes(one))
+
+
+@pytest.mark.parametrize("kind", HELPED)
+@pytest.mark.parametrize("how", IMPORTS)
+def test_a_module_that_a_file_imports_belongs_to_its_key(tmp_path, monkeypatch, kind, how):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.py").write_text(IMPORTS[how] + HELPED[kind][0])
+    (tmp_path / "between.py").write_text("from helper import NUMBER\n")
+    (tmp_path / "pack").mkdir()
+    helper = tmp_path / ("pack/inner.py" if how == "in a package" else "helper.py")
+    helper.write_text("NUMBER = 3\n")
+    before = sources_of(kind, tmp_path)
+    assert sources_of(kind, tmp_path) == before
+    (tmp_path / "unused.py").write_text("NUMBER = 3\n")
+    assert sources_of(kind, tmp_path) == before
+    helper.write_text("NUMBER = 4\n")
+    assert sources_of(kind, tmp_path) != before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_version_of_a_package_belongs_to_the_key(installed, tmp_path, kind):
+    one = found(kind, "mine", tmp_path)
+    assert package_version(one) == (f"offers_{kind} 1.0",)
+    assert (f"offers_{kind} 1.0" in source_hashes(one)) or kind == "processor"
+
+
+def test_the_version_of_a_package_named_by_its_module():
+    assert package_version(HistGradientBoostingRegressor) == (f"scikit-learn {sklearn.__version__}",)
+    assert package_version(Trial) == package_version(json.JSONDecoder) == ()
+
+
+def test_an_edited_module_of_a_classifier_runs_the_classifier_again(searched, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path / "copy")
+    folder = shutil.copytree(searched, tmp_path / "copy")
+    (folder / "mine.py").write_text("from helper import NUMBER\n" + (folder / "mine.py").read_text())
+    names = [(folder / "helper.py").write_text(f"NUMBER = {number}\n") and keyed(folder) for number in (1, 1, 2)]
+    assert names[0] == names[1]
+    assert names[2] != names[1]
+
+
+def keyed(folder):
+    """What decides the classifier's stage, as a new process finds it."""
+    sources_of("classifier", folder)
+    context = context_of(folder)
+    return classify_stage(context, context.windows[0]).decides()["other"]
 
 
 # ---- all of them in one search, from outside of the package

@@ -20,8 +20,10 @@ from scipy.stats import norm
 from drapes_hep.config import Config
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.events.features import FEATURES
+from drapes_hep.events.skims import write_skim
 from drapes_hep.report import sections, write_report
 from drapes_hep.report.pictures import Album, Picture
+from drapes_hep.report.points_to_check import checks
 from drapes_hep.report.run_files import load_run
 
 NAMES = ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r")
@@ -819,3 +821,24 @@ def test_run_without_toys_labels_or_training(small, no_pictures):
     assert "the global one does" not in page
     assert "was not trained in this run" in page
     assert "No closure sample" in page
+
+
+def recorded(path, **values):
+    """Write a table again as a skim with this metadata."""
+    table = pq.read_table(path)
+    write_skim(path, {name: table.column(name).to_numpy() for name in table.column_names}, values)
+
+
+def test_what_a_method_points_out_is_a_point_to_check(small):
+    home = next((small / "windows").iterdir())
+    sentence = "its table names no parents"
+    assert f"3300–3700 GeV: {sentence}." not in checks(load_run(small), [])
+    recorded(home / "closure.parquet", remarks=[sentence])
+    assert f"3300–3700 GeV: {sentence}." in checks(load_run(small), [])
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.74, False), (0.76, True), (None, False)])
+def test_features_that_give_the_mass_away_are_a_point_to_check(small, value, shown):
+    recorded(next((small / "windows").iterdir()) / "scores.parquet", mass_r2=value)
+    found = [one for one in checks(load_run(small), []) if "give m_JJ away" in one]
+    assert ([one.endswith("3300–3700 GeV, R<sup>2</sup> = 0.76.") for one in found]) == [True] * shown

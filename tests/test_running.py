@@ -346,7 +346,7 @@ def test_a_processor_of_a_package():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("dijets", "no such processor; name one as 'path/to/file.py:Class' or 'package.module:Class'"),
+        ("dijets", "no processor 'dijets'; name your own as 'file.py:Class' or 'package.module:Class'"),
         ("mime.py:Mine", "no file mime.py; did you mean 'mine.py'?"),
         ("mine.py:Mien", "no class 'Mien' in mine.py; did you mean 'Mine'?"),
         ("mine.py:dataclass", "'dataclass' is not a processor: it is a function, not a class"),

@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from test_stages import SEARCH, WINDOWS, cut_sample
 
 import drapes_hep
 from drapes_hep import Search, read_results, run_search
-from drapes_hep.errors import ConfigError, RunDirectoryError
+from drapes_hep.errors import ConfigError, InputError, RunDirectoryError
 from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json, write_json
@@ -191,13 +192,18 @@ def test_one_window_alone(search, stages):
 
 
 def test_stages_in_the_wrong_order_are_one_line(project, tmp_path):
-    with pytest.raises(RunDirectoryError, match=r"skim is not done, train\.3300-3700 needs it"):
+    with pytest.raises(
+        RunDirectoryError, match=r"skim is not done, train\.3300-3700 needs it; run `Search\.skim\(\)` first"
+    ):
         Search(project / "tiny.yaml", tmp_path / "run", device="cpu", quiet=True).train()
 
 
 def test_another_configuration_is_not_replaced_without_leave(search, stages):
     other = Search({**SEARCH, "seed": 4, "data": search.config.data}, search.path, device="cpu", quiet=True)
-    with pytest.raises(RunDirectoryError, match="made with seed 3, the configuration says 4"):
+    with pytest.raises(
+        RunDirectoryError,
+        match="with seed 3, the configuration says 4; name another directory as output, or replace it with overwrite=T",
+    ):
         other.run()
 
 
@@ -222,9 +228,9 @@ def test_a_configuration_written_in_python(project, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"device": "gpu"}, "--device gpu: choose auto, cpu or cuda"),
-        ({"executor": "dask"}, "--executor dask: choose iterative or futures"),
-        ({"workers": 0}, "--workers 0: at least 1"),
+        ({"device": "gpu"}, "device='gpu': choose auto, cpu or cuda"),
+        ({"executor": "dask"}, "executor='dask': choose iterative or futures"),
+        ({"workers": 0}, "workers=0: at least 1"),
     ],
 )
 def test_a_wrong_option_is_one_line(options, line):
@@ -234,8 +240,78 @@ def test_a_wrong_option_is_one_line(options, line):
 
 
 def test_a_wrong_window_is_one_line(search):
-    with pytest.raises(ConfigError, match="not a window of this search; it has 3300-3700, 3600-4000"):
+    with pytest.raises(
+        ConfigError, match="window='3000-3400': not a window of this search; it has 3300-3700, 3600-4000"
+    ):
         search.train("3000-3400")
+
+
+RATIO = {"expression": "half / m_j1", "label": "$r$", "range": [0, 3], "bounds": [0, None]}
+DEFINE = {"ratio": RATIO, "half": {"expression": "delta_m / 2"}}
+
+
+@pytest.fixture(scope="module")
+def events():
+    rng = np.random.default_rng(1)
+    return {
+        "mjj": 2700 * rng.uniform(0.01, 1, 3000) ** -0.18,
+        "m_j1": rng.uniform(100, 500, 3000),
+        "delta_m": rng.uniform(0, 300, 3000),
+    }
+
+
+def of_events(events, **sections):
+    small = {"training": {"epochs": 1, "width": 8, "depth": 1}, "windows": {"first": 3300, "last": 3300, "width": 400}}
+    more = {"cwola": {"folds": 2, "ensemble": 1}, "template": {"steps": 3}, "hunt": {"toys": 10}, "blind": False}
+    return Search.of_events(
+        events, features=["m_j1", "ratio"], define=DEFINE, device="cpu", quiet=True, **(small | more | sections)
+    )
+
+
+def test_a_table_is_searched_in_a_feature_of_the_configuration(events):
+    search = of_events(events)
+    results = search.run()
+    assert results.window("3300-3700").n_observed == ((events["mjj"] >= 3300) & (events["mjj"] < 3700)).sum()
+    selected = search.skim()
+    inside = (events["mjj"] >= 2700) & (events["mjj"] < 6000)
+    np.testing.assert_array_equal(selected.events["ratio"], (events["delta_m"] / 2 / events["m_j1"])[inside])
+    assert selected.hists["ratio"].axes[-1].label == "$r$"
+    assert search.report().is_file()
+
+
+def test_a_column_of_the_table_wins(events):
+    ratio = np.linspace(0, 1, 3000)
+    selected = of_events({**events, "ratio": ratio}).skim()
+    assert np.isin(selected.events["ratio"], ratio).all()
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (
+            {"delta_m": None},
+            "no column 'delta_m', which define.ratio needs (columns: mjj, m_j1); add it or the feature",
+        ),
+        ({"ratio": -np.ones(3000)}, "column 'ratio': 3000 values are outside 0 to inf, the first in row 0 (-1.0); see"),
+    ],
+)
+def test_a_defined_feature_that_a_table_cannot_give_is_one_line(events, columns, words):
+    changed = {name: values for name, values in {**events, **columns}.items() if values is not None}
+    with pytest.raises(InputError, match=re.escape(words)):
+        of_events(changed)
+
+
+def test_each_is_told_in_the_words_of_its_own(project, tmp_path, drapes):
+    # the command in this process, before a search in it
+    status, _, err = drapes("train", project / "tiny.yaml", "-o", tmp_path / "run", "--device", "cpu")
+    assert (status, err.endswith("skim is not done, train.3300-3700 needs it; run `drapes skim` first\n")) == (2, True)
+    with pytest.raises(RunDirectoryError, match=r"needs it; run `Search\.skim\(\)` first"):
+        Search(project / "tiny.yaml", tmp_path / "run", device="cpu", quiet=True).train()
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match="file: is a file; name another directory as output"):
+        Search(project / "tiny.yaml", tmp_path / "file")
+    status, _, err = drapes("train", project / "tiny.yaml", "-o", tmp_path / "file")
+    assert (status, err.endswith("file: is a file; name another directory with -o\n")) == (2, True)
 
 
 def test_a_temporary_directory_lives_as_long_as_what_needs_it():

@@ -50,13 +50,13 @@ from drapes_hep.stages import skim as skim_module
 from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.feature_tables import feature_matrix
-from drapes_hep.stages.generate import generate
+from drapes_hep.stages.generate import _generate, generate
 from drapes_hep.stages.hunt import hunt
 from drapes_hep.stages.skim import skim
 from drapes_hep.stages.train import train
 from drapes_hep.templates import drapes
 from drapes_hep.templates.drapes_family import RECIPES
-from drapes_hep.templates.feature_model import fit_model, load_background_model
+from drapes_hep.templates.feature_model import load_background_model
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.plan import starts
@@ -442,7 +442,7 @@ def one_stage(stage, context: Context) -> None:
 @pytest.mark.parametrize(
     ("stage", "change", "said"),
     [
-        (train, "signal.inject=100", "skim was made with signal.inject 120, the configuration says 100; run `drapes s"),
+        (train, "signal.inject=100", "skim was made with signal.inject 120, the configuration says 100; run `Search.s"),
         (hunt, "selection.leading_pt=1500", "skim was made with selection.leading_pt 1200.0, the configuration says"),
         (hunt, "training.ema=0.9", "train.3300-3700 was made with training.ema 0.999, the configuration says 0.9;"),
         (classify, "template.steps=4", "generate.3300-3700 was made with template.steps 6, the configuration says 4;"),
@@ -456,7 +456,7 @@ def test_a_stage_refuses_what_another_configuration_made(copy, project, stage, c
     with pytest.raises(RunDirectoryError) as caught:
         one_stage(stage, context_of(project, copy, change))
     assert said in str(caught.value)
-    assert "again with --overwrite, or use another -o" in str(caught.value)
+    assert "again with overwrite=True, or use another directory as output" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
@@ -478,7 +478,7 @@ def test_a_stage_refuses_a_model_of_events_that_were_selected_anew(copy, project
 def test_a_stage_refuses_an_unfinished_one(copy, project):
     (copy / "stages" / f"classify.{WINDOWS[1]}.json").unlink()
     with pytest.raises(
-        RunDirectoryError, match=r"classify.3600-4000 is not done, hunt needs it; run `drapes classify`"
+        RunDirectoryError, match=r"classify.3600-4000 is not done, hunt needs it; run `Search.classify\(\)`"
     ):
         hunt(context_of(project, copy))
 
@@ -734,17 +734,6 @@ def test_the_resonant_mass_is_no_feature(project, tmp_path, name):
         feature_matrix(read_skim(project / "run" / "skim" / "events.parquet"), ("m_j1", name))
 
 
-def test_a_model_refuses_events_of_its_window(project, done):
-    config = load_config(project / "tiny.yaml")
-    events = table(done / "skim" / "events.parquet")
-    x = np.stack([events[name] for name in config.features], axis=1)
-    with pytest.raises(LeakError, match="events between 3300 and 3700 GeV were given to a model that must not see"):
-        fit_model(
-            x, events["mjj"], events["weight"], np.zeros(len(x), dtype=np.int64), features=config.features,
-            domain=[(-np.inf, np.inf)] * 5, hidden=[(3300, 3700)], training=config.training, scaling="quantile", seed=1,
-        )  # fmt: skip
-
-
 def test_another_signal_seed_injects_other_events(project, tmp_path):
     """Injection: signal.seed chooses which signal events stay."""
     chosen = []
@@ -771,6 +760,25 @@ def test_a_model_serves_no_window_that_it_saw(project, done):
     for window in (Window(3200, 3600, 2700, 6000), Window(3600, 4000, 2700, 6000)):
         with pytest.raises(LeakError, match=f"this model saw the window {window.name}"):
             load_window_model(method, folder, window)
+
+
+def test_a_model_serves_no_pseudo_window_that_it_saw(project, done):
+    folder, method = done / "windows" / WINDOWS[1], method_of(context_of(project, done).config)
+    window = Window(3600, 4000, 2700, 6000)
+    load_window_model(method, folder / "pseudo_model", window, pseudo=(4200, 4600))
+    for name, pseudo in (("pseudo_model", (4200, 4700)), ("model", (4200, 4600))):
+        with pytest.raises(LeakError, match=f"this model saw the pseudo-window 4200-{pseudo[1]}"):
+            load_window_model(method, folder / name, window, pseudo=pseudo)
+
+
+def test_a_template_of_a_pseudo_window_asks_for_a_model_that_did_not_see_it(project, copy):
+    folder = copy / "windows" / WINDOWS[1]
+    # its card as a training without the pseudo-window would have left it
+    card = folder / "pseudo_model" / "method.json"
+    write_json(card, {**read_json(card), "hidden": [[3600, 4000]]})
+    context = context_of(project, copy)
+    with pytest.raises(LeakError, match="this model saw the pseudo-window 4200-4600"):
+        _generate(context, context.windows[1])
 
 
 def test_the_files_of_a_model_belong_to_its_card(project, copy):

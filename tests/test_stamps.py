@@ -217,7 +217,9 @@ def test_a_stamp_of_an_older_release_is_said_to_be_one(run, capsys):
     write_json(run.stamp("train.1-2"), {**old, "key": "0" * 64, "noted": stamp["recorded"]})
     earlier = stage(CONFIG, bins=[1, 2], **SOURCE)
     later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("spectrum.fit",), after=(earlier,))
-    with pytest.raises(RunDirectoryError, match=r"stamp of train.1-2 is an older release.s; run `drapes train` again"):
+    with pytest.raises(
+        RunDirectoryError, match=r"stamp of train.1-2 is an older release.s; run `Search.train\(\)` again"
+    ):
         done(run, later)
     with pytest.raises(RunDirectoryError, match=r"made with training.epochs 3, the configuration says 4"):
         done(run, stage(changed("training", {"epochs": 4}), bins=[1, 2], **SOURCE))

@@ -102,8 +102,12 @@ GOOD = {"mjj": [3000.0, 3100.0], "m_j1": [1.0, 2.0], "tau21_j1": [0.1, 0.2]}
 TWICE = pd.DataFrame([[3000.0, 1.0, 0.1, 1.0]], columns=["mjj", "m_j1", "tau21_j1", "m_j1"])
 BAD = {
     "missing": ({"mjj": [1.0]}, "no column 'm_j1' (columns: mjj)"),
-    "no mass": ({"m_j1": [1.0], "tau21_j1": [1.0]}, "no column 'mjj'"),
-    "nothing": ({}, "no column 'mjj' (columns: none)"),
+    "no mass": (
+        {"m_j1": [1.0], "tau21_j1": [1.0]},
+        "no column 'mjj': the invariant mass of the two jets in GeV (columns: m_j1, tau21_j1); add it",
+    ),
+    "another mass": ({"M_jj": [1.0], "m_jj": [1.0], "m_j1": [1.0]}, "m_j1); rename 'm_jj', if it is that"),
+    "nothing": ({}, "no column 'mjj': the invariant mass of the two jets in GeV (columns: none)"),
     "twice": (TWICE, "column 'm_j1' is there 2 times"),
     "lengths": ({**GOOD, "m_j1": [1.0]}, "column 'm_j1' has 1 row, 'mjj' has 2"),
     "no row": ({name: [] for name in GOOD}, "the table has no row"),

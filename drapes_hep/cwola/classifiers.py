@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+from drapes_hep.caller import either
 from drapes_hep.errors import ConfigError, FitError, UsersCode, counted, reason_of, told
 from drapes_hep.plugins import Kind, class_with, is_users, load_class
 from drapes_hep.rng import event_uniforms, stage_seed
@@ -260,7 +261,10 @@ def load_classifier(
         raise ConfigError(
             f"cwola.options: {name} has no option '{(strange or ['seed'])[0]}'; it has"
             f" {', '.join(key for key in parameters if key != 'seed')}"
-            " (--set cwola.options={} clears those of another classifier)"
+            + either(
+                shell=" (--set cwola.options={} clears those of another classifier)",
+                python=" (cwola={'options': {}} clears those of another classifier)",
+            )
         )
     if _KIND.is_own(name):
         # a class of the user's may mean more than the type of its default says

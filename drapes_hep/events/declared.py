@@ -8,13 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 from drapes_hep.errors import ConfigError
 from drapes_hep.remote import is_url
-from drapes_hep.user_files import FileHashes, is_users_file
+from drapes_hep.user_files import FileHashes
 
-__all__ = ["declared_files", "modules_of", "undeclared", "warning_of"]
+__all__ = ["declared_files", "undeclared", "warning_of"]
 
 
 def declared_files(name: str, processor: type, folders: Sequence[Path]) -> dict[str, str | Path]:
@@ -63,25 +62,6 @@ def _find(processor: str, name: str, folders: Sequence[Path]) -> str | Path:
         where = ", ".join(dict.fromkeys(map(str, folders)))
         raise ConfigError(f"processor '{processor}': reads {name}, but there is no such file; looked in {where}")
     return place
-
-
-def modules_of(processor: type) -> dict[str, Path]:
-    """Return the user's modules that a processor's module uses, and those that these use: their files by name."""
-    todo, visited = [kind.__module__ for kind in processor.__mro__], set[str]()
-    files: dict[str, Path] = {}
-    while todo:
-        name = todo.pop()
-        module = sys.modules.get(name)
-        file = getattr(module, "__file__", None)
-        if name in visited or module is None or file is None or not is_users_file(str(file)):
-            continue
-        visited.add(name)
-        files[name] = Path(file).resolve()
-        todo += [
-            item.__name__ if isinstance(item, ModuleType) else str(getattr(item, "__module__", ""))
-            for item in list(vars(module).values())
-        ]
-    return files
 
 
 def undeclared(read: FileHashes, declared: Iterable[str | Path]) -> dict[str, str | None]:

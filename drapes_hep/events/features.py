@@ -13,7 +13,6 @@ definitions as ``define`` (for each name a mapping with ``expression`` and, opti
 from __future__ import annotations
 
 import difflib
-import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +27,7 @@ import numpy.typing as npt
 from drapes_hep.errors import ConfigError, UsersCode, told
 from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.types import AwkwardArray, Column
-from drapes_hep.files import file_hash
-from drapes_hep.plugins import Kind, is_users, load_object, processor_folders
+from drapes_hep.plugins import Kind, is_users, load_object, processor_folders, source_hashes
 
 __all__ = [
     "FEATURES",
@@ -248,19 +246,22 @@ def _load_function(name: str, define: Definitions) -> Any:
     )
 
 
-def function_sources(define: Definitions) -> dict[str, str]:
-    """Return the hashes of the files of the functions that make features, by feature; raises ConfigError."""
+def function_sources(define: Definitions) -> dict[str, list[str]]:
+    """Return what the functions that make features rest on, by feature; raises ConfigError.
+
+    Hashes and versions are those of :func:`drapes_hep.plugins.source_hashes`.
+    """
     functions = {name: _load_function(name, define) for name in define if _function_name(name, define) is not None}
-    files: dict[str, str | None] = {}
+    out: dict[str, list[str]] = {}
     for name, function in functions.items():
         try:
-            files[name] = inspect.getsourcefile(inspect.unwrap(function))
+            out[name] = list(source_hashes(function))
         except TypeError:
             raise ConfigError(
                 f"define.{name}.function: is a {type(function).__name__}, whose source cannot be found; write a"
                 " function with def"
             ) from None
-    return {name: file_hash(Path(file)) for name, file in files.items() if file is not None}
+    return out
 
 
 def _expression(name: str, define: Definitions) -> str | None:

@@ -5,6 +5,7 @@ Only flat columns of numbers are taken. What is wrong with a column is one line 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from drapes_hep.errors import InputError, counted, reason_of
+from drapes_hep.events.expressions import evaluate, variables
+from drapes_hep.events.features import check_features
 from drapes_hep.events.formats.arrow import column_of
 from drapes_hep.events.types import Column
 
@@ -47,7 +50,12 @@ class Table:
         return len(self.columns["mjj"])
 
 
-def read_events(events: Any, features: Sequence[str]) -> Table:
+def read_events(
+    events: Any,
+    features: Sequence[str],
+    define: Mapping[str, Mapping[str, Any]] | None = None,
+    keep: Sequence[str] = (),
+) -> Table:
     """Read the columns of a search from a table in memory.
 
     Parameters
@@ -57,6 +65,11 @@ def read_events(events: Any, features: Sequence[str]) -> Table:
         and ``weight`` (1). Others are ignored.
     features : sequence of str
         Names of the features.
+    define : mapping, optional
+        Features that the configuration defines: one that is not a column is computed, where the table has all columns
+        that its expression names.
+    keep : sequence of str, optional
+        As :func:`drapes_hep.events.features.check_features`.
 
     Returns
     -------
@@ -66,12 +79,16 @@ def read_events(events: Any, features: Sequence[str]) -> Table:
     ------
     InputError
         A missing column, one that is no flat column of numbers, columns of different lengths, m_JJ that is not finite,
-        a weight that is not 1, a repeated or impossible identity, or no row.
+        a weight that is not 1, a repeated or impossible identity, a value outside the bounds of a defined feature, or
+        no row.
     """
     names, column = _columns(events)
-    _check_names(names, ("mjj", *features))
+    texts = {name: str(item["expression"]) for name, item in (define or {}).items() if item.get("expression")}
+    used = {name: _rests_on(name, texts, names) for name in features}
+    needed = tuple(dict.fromkeys(column for columns in used.values() for column in columns))
+    _check_names(names, ("mjj", *needed), {name: columns for name, columns in used.items() if columns != (name,)})
     optional = [name for name in ("event_id", "label", "weight") if name in names]
-    raw = {name: _flat(name, column(name)) for name in ("mjj", *features, *optional)}
+    raw = {name: _flat(name, column(name)) for name in ("mjj", *needed, *optional)}
     size = len(raw["mjj"])
     for name, values in raw.items():
         if len(values) != size:
@@ -82,7 +99,23 @@ def read_events(events: Any, features: Sequence[str]) -> Table:
     columns: dict[str, npt.NDArray[Any]] = {"event_id": _identities(raw.get("event_id"), size)}
     columns["mjj"] = _floats("mjj", raw["mjj"])
     _refuse("mjj", raw["mjj"], ~np.isfinite(columns["mjj"]), "not finite", "drop such rows")
-    columns |= {name: _floats(name, raw[name]) for name in features}
+    held = {name: _floats(name, raw[name]) for name in needed}
+
+    def value(name: str) -> npt.NDArray[np.float64]:
+        return held[name] if name in held else evaluate(texts[name], value, size)
+
+    columns |= {name: value(name) for name in features}
+    for feature in check_features(features, define, keep):
+        if feature.name in (define or {}):
+            low, high = feature.domain
+            outside = (columns[feature.name] < low) | (columns[feature.name] > high)
+            _refuse(
+                feature.name,
+                columns[feature.name],
+                outside,
+                f"outside {low:g} to {high:g}",
+                f"see define.{feature.name}.bounds",
+            )
     if "weight" in raw:
         bad = _floats("weight", raw["weight"]) != 1.0
         _refuse("weight", raw["weight"], bad, "not 1", "the hunt counts events: give events of weight 1")
@@ -122,11 +155,31 @@ def _columns(events: Any) -> tuple[list[Any], Callable[[str], Column]]:
     )
 
 
-def _check_names(names: Sequence[Any], required: Sequence[str]) -> None:
+def _rests_on(name: str, texts: Mapping[str, str], names: Sequence[Any]) -> tuple[str, ...]:
+    """Return the columns that make a feature: its own, or those that its expression leads to."""
+    if name in names or name not in texts:
+        return (name,)
+    return tuple(dict.fromkeys(leaf for other in variables(texts[name]) for leaf in _rests_on(other, texts, names)))
+
+
+def _check_names(names: Sequence[Any], required: Sequence[str], defined: Mapping[str, Sequence[str]]) -> None:
     for name in required:
         if name not in names:
             have = ", ".join(map(str, names)) or "none"
-            raise InputError(_WHERE, f"no column '{name}' (columns: {have})", "add it, or change 'features'")
+            for_what = next(
+                (f", which define.{feature} needs" for feature, columns in defined.items() if name in columns), ""
+            )
+            remedy = f"add it{' or the feature itself' if for_what else ''}, or change 'features'"
+            if name == "mjj":
+                close = difflib.get_close_matches(
+                    "mjj",
+                    [other for other in names if isinstance(other, str) and other not in required],
+                    n=1,
+                    cutoff=0.5,
+                )
+                remedy = "add it" if not close else f"rename '{close[0]}', if it is that"
+                for_what = ": the invariant mass of the two jets in GeV"
+            raise InputError(_WHERE, f"no column '{name}'{for_what} (columns: {have})", remedy)
     for name in (*required, "event_id", "label", "weight"):
         if names.count(name) > 1:
             raise InputError(_WHERE, f"column '{name}' is there {names.count(name)} times", "keep one of them")

@@ -27,6 +27,7 @@ __all__ = ["CHANGE_NO_NUMBER", "PACKAGE", "code_hash", "hashes_of", "module_hash
 PACKAGE = Path(__file__).resolve().parents[1]
 
 CHANGE_NO_NUMBER = {
+    "caller": "words",
     "config": "its values are in the keys themselves, each with the stages that it decides",
     "errors": "words",
     "events.declared": "finds the keys",

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from drapes_hep.caller import option
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.features import check_classifier_features
@@ -65,9 +66,9 @@ class Context:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         count = cores if workers is None else workers
         if count < 1:
-            raise ConfigError(f"--workers {count}: at least 1")
+            raise ConfigError(f"{option('workers', count)}: at least 1")
         if executor not in {"iterative", "futures"}:
-            raise ConfigError(f"--executor {executor}: choose iterative or futures")
+            raise ConfigError(f"{option('executor', executor)}: choose iterative or futures")
         check_classifier_features(config.features, config.classifier_features, **config.definitions)
         return cls(
             config,
@@ -99,12 +100,14 @@ def choose_device(name: str) -> str:
         If CUDA is asked for and not available.
     """
     if name not in {"auto", "cpu", "cuda"}:
-        raise ConfigError(f"--device {name}: choose auto, cpu or cuda")
+        raise ConfigError(f"{option('device', name)}: choose auto, cpu or cuda")
     if name == "cpu":
         return name
     import torch  # so that a selection does not wait for it
 
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ConfigError("--device cuda: this machine offers no CUDA device; use --device cpu")
+        raise ConfigError(
+            f"{option('device', 'cuda')}: this machine offers no CUDA device; use {option('device', 'cpu')}"
+        )
     return "cuda" if available else "cpu"

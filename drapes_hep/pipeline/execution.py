@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from drapes_hep.caller import another_output, command, option
 from drapes_hep.errors import DrapesError, RunDirectoryError
 from drapes_hep.files import content_hash, read_json, write_json
 from drapes_hep.guard import enter
@@ -94,9 +95,9 @@ def _check_done(run: RunDirectory, stage: Stage, wanted_by: str) -> None:
     stamp = read_stamp(run, stage.name)
     if stamp is None:
         raise RunDirectoryError(
-            f"{run.path}: {stage.name} is not done, {wanted_by} needs it; run `drapes {stage.verb}` first"
+            f"{run.path}: {stage.name} is not done, {wanted_by} needs it; run {command(stage.verb)} first"
         )
-    again = f"run `drapes {stage.verb}` again, or use another -o"
+    again = f"run {command(stage.verb)} again, or use {another_output()}"
     if stamp["version"] != STAMP_VERSION:
         raise RunDirectoryError(f"{run.path}: the stamp of {stage.name} is an older release's; {again}")
     difference = _difference(stage, stamp) or _renamed(run, stage, stamp)
@@ -106,7 +107,7 @@ def _check_done(run: RunDirectory, stage: Stage, wanted_by: str) -> None:
             raise RunDirectoryError(f"{run.path}: {_worded(key)} was changed since {stage.name} was run; {again}")
         raise RunDirectoryError(
             f"{run.path}: {stage.name} was made with {key} {shown(was)}, the configuration says {shown(now)}; run"
-            f" `drapes {stage.verb}` again with --overwrite, or use another -o"
+            f" {command(stage.verb)} again with {option('overwrite')}, or use {another_output()}"
         )
     modules = _other_code(stage, stamp)
     if modules:
@@ -189,7 +190,7 @@ def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) ->
         key, was, now = difference
         raise RunDirectoryError(
             f"{run.path}: holds {stage.name} made with {key} {shown(was)}, the configuration says {shown(now)}; name"
-            " another directory with -o, or replace it with --overwrite"
+            f" {another_output()}, or replace it with {option('overwrite')}"
         )
 
 
@@ -265,11 +266,11 @@ def check_current(run: RunDirectory, name: str) -> None:
         stage = left.pop()
         verb, stamp = verb_of(stage), stamps.get(stage)
         if stamp is None:
-            raise RunDirectoryError(f"{run.path}: {stage} is not done; run `drapes {verb}` first")
+            raise RunDirectoryError(f"{run.path}: {stage} is not done; run {command(verb)} first")
         for path, then in _inside(run, stamp):
             if path.is_file() and input_hash(path) != then:
                 raise RunDirectoryError(
-                    f"{path}: changed since {stage} read it; repeat what follows from it (`drapes run` does all)"
+                    f"{path}: changed since {stage} read it; repeat what follows from it ({command('run')} does all)"
                 )
             earlier = maker.get(path)
             if earlier is not None and earlier not in seen:

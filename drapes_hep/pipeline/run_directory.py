@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from drapes_hep.caller import another_output
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.files import read_json, write_json
 from drapes_hep.regions import Window
@@ -125,21 +126,21 @@ def open_run(path: str | Path, kind: Literal["search", "study"] = "search", *, o
     """
     run = RunDirectory(Path(path), kind, overwrite)
     if run.path.exists() and not run.path.is_dir():
-        raise RunDirectoryError(f"{path}: is a file; name a directory with -o")
+        raise RunDirectoryError(f"{path}: is a file; name {another_output()}")
     if run.manifest.exists():
         old = read_json(run.manifest)
         version = old.get("layout_version") if isinstance(old, dict) else None
         if version != LAYOUT_VERSION:
             raise RunDirectoryError(
                 f"{path}: is a run directory of layout version {version}, this release writes {LAYOUT_VERSION};"
-                " choose another directory with -o"
+                f" choose {another_output()}"
             )
         stored_kind = old.get("kind", "search") if isinstance(old, dict) else None
         if stored_kind != kind:
-            raise RunDirectoryError(f"{path}: holds a {stored_kind}, not a {kind}; choose another directory with -o")
+            raise RunDirectoryError(f"{path}: holds a {stored_kind}, not a {kind}; choose {another_output()}")
     elif run.path.is_dir() and any(path.suffix != ".part" for path in run.path.iterdir()):
         # what a run that was killed while it wrote its first manifest leaves is no reason to refuse
-        raise RunDirectoryError(f"{path}: is not empty and holds no run; choose another directory with -o")
+        raise RunDirectoryError(f"{path}: is not empty and holds no run; choose {another_output()}")
     return run
 
 

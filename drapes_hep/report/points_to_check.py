@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from drapes_hep import plots
 from drapes_hep.errors import counted
+from drapes_hep.fixed import MASS_R2
 from drapes_hep.pipeline.execution import mixed_modules
 from drapes_hep.report.extract import fit_p, quality_points
 from drapes_hep.report.format import cut
@@ -58,6 +59,11 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
         ),
         ("No p-value", (words for files, _ in pairs for words in _missing(run, files))),
         (
+            "The classifier's features give m_JJ away, so it can learn the window and its cuts sculpt the spectrum"
+            " (fraction of the variance of ln m_JJ in the sidebands that they explain)",
+            (words for files, _ in pairs for words in _resonant(files)),
+        ),
+        (
             f"The two sidebands pass a cut unlike each other (by more than {SCULPTING:g}σ), which the fit after the"
             " cut has to take up",
             (words for files, _ in pairs for words in _sculpted(files, passed)),
@@ -66,7 +72,23 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     for rule, broken in of_windows:
         if windows := Markup("; ").join(broken):
             out.append(Markup("{}: {}.").format(rule, windows))
-    return [*out, *_uncommitted(run), *_mixed(run)]
+    return [*out, *_remarks(run), *_uncommitted(run), *_mixed(run)]
+
+
+def _resonant(files: WindowFiles) -> Iterator[Markup]:
+    r2 = files.scored.get("mass_r2")
+    if r2 is not None and r2 > MASS_R2:
+        yield Markup("{} GeV, R<sup>2</sup> = {:.2f}").format(files.title, r2)
+
+
+def _remarks(run: RunFiles) -> Iterator[str]:
+    """Say each remark of the templates' method once, with its windows."""
+    titles: dict[str, list[str]] = {}
+    for files in run.windows:
+        for remark in files.template_record.get("remarks") or ():
+            titles.setdefault(str(remark), []).append(files.title)
+    for remark, windows in titles.items():
+        yield f"{'; '.join(windows)} GeV: {remark}."
 
 
 def _losses(files: WindowFiles) -> Iterator[str]:

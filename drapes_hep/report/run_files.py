@@ -150,7 +150,15 @@ class WindowFiles:
     @cached_property
     def template_record(self) -> Mapping[str, Any]:
         """What is recorded with its closure sample of how its template is made; nothing where there is none."""
-        path = self.folder / "closure.parquet"
+        return self._recorded("closure.parquet")
+
+    @cached_property
+    def scored(self) -> Mapping[str, Any]:
+        """What is recorded with its scores; nothing where there are none."""
+        return self._recorded("scores.parquet")
+
+    def _recorded(self, name: str) -> Mapping[str, Any]:
+        path = self.folder / name
         try:
             return skim_metadata(path) if path.is_file() else {}
         except InputError as error:

@@ -32,6 +32,7 @@ from drapes_hep.rng import stage_seed
 from drapes_hep.stages.derived import pseudo_window
 from drapes_hep.stages.feature_tables import feature_matrix
 from drapes_hep.stages.generate import generate_stage
+from drapes_hep.stages.resonant import check_resonant, resonance_line
 from drapes_hep.templates.parts import CLOSURE
 
 __all__ = ["classify", "classify_stage", "quality_stage", "sample_of", "truth_metrics"]
@@ -141,6 +142,12 @@ def _classify(context: Context, window: Window) -> list[Path]:
     data = sample_of(events, features, cwola.folds, config.seed, inside)
     reference = sample_of(template, features, cwola.folds, config.seed)
     sidebands = sample_of(events, features, cwola.folds, config.seed, outside)
+    resonance = None
+    if features is not None:
+        # what the classifier sees may have changed since the training
+        resonance = check_resonant(features, sidebands.x, mjj[outside])
+        if line := resonance_line(features, resonance):
+            context.reporter.say(f"window {window.name}: {line}")
     weights = np.bincount(reference.fold, reference.weight, minlength=cwola.folds)
     # a fold without events is said below
     empty = np.flatnonzero((np.bincount(reference.fold, minlength=cwola.folds) > 0) & (weights <= 0))
@@ -171,7 +178,7 @@ def _classify(context: Context, window: Window) -> list[Path]:
             message = unnumbered(str(error)) if config.blind else str(error)
             raise FitError(f"window {window.name}: {message}") from error
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
-    _write_scores(folder, events, inside, outside, (data, sidebands), scores, split)
+    _write_scores(folder, events, (inside, outside), (data, sidebands), scores, split, {"mass_r2": resonance})
     template_columns = {name: template[name] for name in ("event_id", "parent_id", "mjj", "weight")}
     template_columns |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
     write_skim(folder / "template_scores.parquet", template_columns)
@@ -181,12 +188,13 @@ def _classify(context: Context, window: Window) -> list[Path]:
 def _write_scores(
     folder: Path,
     events: Skim,
-    inside: npt.NDArray[np.bool_],
-    outside: npt.NDArray[np.bool_],
+    regions: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]],
     samples: tuple[Sample, Sample],
     scores: dict[str, Scores],
     split: Skim,
+    record: dict[str, Any],
 ) -> None:
+    inside, outside = regions
     in_window_or_sidebands = inside | outside
     columns: dict[str, Any] = {
         name: np.asarray(events[name])[in_window_or_sidebands] for name in ("event_id", "mjj", "weight")
@@ -203,7 +211,7 @@ def _write_scores(
         column = np.empty(len(place))
         column[place], column[~place] = getattr(scores["data"], name), getattr(scores["sidebands"], name)
         columns[name] = column
-    write_skim(folder / "scores.parquet", columns)
+    write_skim(folder / "scores.parquet", columns, record)
 
 
 def _two_sample_auc(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.caller import command
 from drapes_hep.config import keys_of
 from drapes_hep.errors import FitError, RunDirectoryError, counted
 from drapes_hep.events.skims import read_skim, write_skim
@@ -119,7 +120,7 @@ def _generate(context: Context, window: Window) -> list[Path]:
     _write_sample(context, window, written[1], planned, (method, model), record, window.in_sidebands, events)
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
-        second = load_window_model(method, folder / "pseudo_model", window, context.device)
+        second = load_window_model(method, folder / "pseudo_model", window, context.device, pseudo=pseudo)
         size = max(1.0, config.template.oversample * between(events.mjj, pseudo).sum())
         # the masses too come from a fit that saw neither region
         other = fit_masses(config.mass, events.mjj, events.weight, edges, window, pseudo)
@@ -137,7 +138,9 @@ def _record(context: Context, window: Window, method: BackgroundMethod, model: A
     config, sampler = context.config, method.describe(model)
     record: dict[str, Any] = {"template": config.template.method, "strength": None, "steps_left": None}
     record |= {"title": method.title, "source": method.source, "summary": method.summary()}
-    record["kept"] = list(method.kept(model))
+    record["kept"], record["remarks"] = list(method.kept(model)), list(method.remarks(model))
+    for remark in record["remarks"]:
+        context.reporter.say(f"window {window.name}: {remark}")
     if method.partial:
         strength, left = sampler["strength"], sampler["steps"]
         record |= {"strength": strength, "steps_left": left}
@@ -154,7 +157,7 @@ def _check_split(path: Path, events: EventTable, part: IntArray, window: Window)
     split, outside = read_skim(path, ("event_id", "part")), window.in_sidebands(events.mjj)
     same = np.array_equal(split["event_id"], events.event_id[outside]) and np.array_equal(split["part"], part[outside])
     if not same:
-        raise RunDirectoryError(f"{path}: is not the split of these events; run `drapes train` again")
+        raise RunDirectoryError(f"{path}: is not the split of these events; run {command('train')} again")
 
 
 def _write_sample(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from drapes_hep.caller import another_output, either
 from drapes_hep.errors import DrapesError, RunDirectoryError
 from drapes_hep.events.readers import expand_trees
 from drapes_hep.files import file_hash, read_json
@@ -50,14 +51,20 @@ def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
     blinded = isinstance(results, dict) and bool(results.get("blind"))
     if blinded and not config.get("blind"):
         raise RunDirectoryError(
-            f"{run.path}: the run is blinded, so there is nothing to show; run `drapes run --unblind` first, or draw"
-            " the page with --set blind=true"
+            f"{run.path}: the run is blinded, so there is nothing to show; "
+            + either(
+                shell="run `drapes run --unblind` first, or draw the page with --set blind=true",
+                python="run `Search.run()` with blind=False first, or draw the page with blind=True",
+            )
         )
     if config.get("blind") and not blinded:
         # its fits and its account hold what the windows hold: leaving out figures would not undo that
         raise RunDirectoryError(
-            f"{run.path}: the run is not blinded, so no page of it can be; run `drapes run --set blind=true` first, or"
-            " draw the page with --unblind"
+            f"{run.path}: the run is not blinded, so no page of it can be; "
+            + either(
+                shell="run `drapes run --set blind=true` first, or draw the page with --unblind",
+                python="run `Search.run()` with blind=True first, or draw the page with blind=False",
+            )
         )
     return write_report(run.path, config.get("plots"))
 
@@ -88,8 +95,9 @@ def _check_same_search(run: RunDirectory, own: Mapping[str, Any], config: Mappin
         key, then, requested = difference
         raise RunDirectoryError(
             f"{run.path}: was made with {key} {shown(then)}, the configuration says {shown(requested)}; a report"
-            f" shows what was done: leave the configuration out (drapes report -o {run.path}), or search again with"
-            " another -o"
+            " shows what was done: "
+            + either(shell=f"leave the configuration out (drapes report -o {run.path})", python="use the run's own")
+            + f", or search again with {another_output()}"
         )
 
 

@@ -19,7 +19,7 @@ from drapes_hep.config import Config, keys_of
 from drapes_hep.errors import ConfigError, DrapesError, InputError, UsersCode, counted, reason_of
 from drapes_hep.events.blinding import Blinding
 from drapes_hep.events.chunks import FileInfo, Reading
-from drapes_hep.events.declared import declared_files, modules_of, undeclared, warning_of
+from drapes_hep.events.declared import declared_files, undeclared, warning_of
 from drapes_hep.events.failures import FailedFilesError, Failure
 from drapes_hep.events.features import check_features, function_sources, kept_columns
 from drapes_hep.events.injection import SignalInjection, collect_ids, collect_truth
@@ -32,12 +32,12 @@ from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.execution import run_stage
 from drapes_hep.pipeline.run_directory import note
 from drapes_hep.pipeline.stage import Stage, Written, input_hash, last_record, read_stamp
-from drapes_hep.plugins import NEEDS, class_sources, load_processor, processor_folders
+from drapes_hep.plugins import NEEDS, class_sources, load_processor, package_version, processor_folders
 from drapes_hep.regions import sliding_windows
 from drapes_hep.remote import is_url, sampled_hash
 from drapes_hep.stages.resume import check_unchanged, chunk_store, discard, inputs_of, reported
 from drapes_hep.stages.selected import not_injected, write_account, write_control_hists, write_events
-from drapes_hep.user_files import watched
+from drapes_hep.user_files import modules_of, watched
 
 __all__ = [
     "FileCheck",
@@ -146,7 +146,7 @@ def processor_of(config: Config, selection: Any) -> dict[str, Any]:
     sources = class_sources(selection)
     return {
         "processor's class": config.processor.rpartition(":")[2] if sources else config.processor,
-        "processor's source": [file_hash(path) for path in sources],
+        "processor's source": [*(file_hash(path) for path in sources), *package_version(selection)],
         "feature's source": function_sources(config.definitions["define"]),
         "processor's files": {name: input_hash(place) for name, place in reads_of(config, selection).items()},
     }

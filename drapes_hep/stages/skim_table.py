@@ -110,11 +110,14 @@ def _work(context: Context) -> list[Path]:
         accumulators={},
         clipped_masses=0,
     )
-    hists = _histograms(filled, ~aside & visible, passed & visible)
+    axes = {name: feature_axis(name, **config.definitions) for name in filled}
+    hists = _histograms(filled, axes, ~aside & visible, passed & visible)
     return [*written, write_control_hists(context, hists), account]
 
 
-def _histograms(values: Mapping[str, npt.NDArray[Any]], read: BoolArray, passed: BoolArray) -> dict[str, hist.Hist]:
+def _histograms(
+    values: Mapping[str, npt.NDArray[Any]], axes: Mapping[str, Any], read: BoolArray, passed: BoolArray
+) -> dict[str, hist.Hist]:
     """Fill the control histograms, of all events that were read and of those that are selected."""
     out = {}
     for name, array in values.items():
@@ -122,7 +125,7 @@ def _histograms(values: Mapping[str, npt.NDArray[Any]], read: BoolArray, passed:
         out[name] = hist.Hist(
             hist.axis.StrCategory(["data"], growth=True, name="dataset"),
             hist.axis.StrCategory(["before", "after"], name="selection"),
-            feature_axis(name),
+            axes[name],
             storage="weight",
         )
         for selection, mask in (("before", read), ("after", passed)):

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import spearmanr
 
 from drapes_hep.config import keys_of
 from drapes_hep.cwola.folds import assign_folds, check_folds
-from drapes_hep.errors import FitError, LeakError, unnumbered
+from drapes_hep.errors import FitError, unnumbered
 from drapes_hep.events.skims import write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.keys import part_of
@@ -24,6 +23,7 @@ from drapes_hep.rng import stage_seed
 from drapes_hep.stages.derived import pseudo_window
 from drapes_hep.stages.feature_tables import unweighted
 from drapes_hep.stages.parents import load_parents
+from drapes_hep.stages.resonant import check_resonant
 from drapes_hep.stages.skim import skim_stage
 from drapes_hep.templates.methods import FitTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
@@ -82,8 +82,10 @@ def _train(context: Context, window: Window) -> list[Path]:
     unweighted(events.weight, "the selected events")
     chosen = window.in_sidebands(events.mjj)
     _check_sample(context, window, events.mjj, events.event_id)
-    _check_resonant(context, events)
     sidebands = events.take(chosen)
+    # before a training, for the classifier comes hours after it
+    columns = [config.features.index(name) for name in config.classifier_features]
+    check_resonant(config.classifier_features, sidebands.x[:, columns], sidebands.mjj)
     part = split_sidebands(sidebands.event_id, config.seed, config.training)
     hidden = [(window.lo, window.hi)]
     written = _fit(context, window, folder / "model", "training.json", sidebands, part, hidden)
@@ -119,22 +121,6 @@ def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: I
         check_folds(f"window {window.name}: data", assign_folds(inside, folds, config.seed), folds)
     except FitError as error:
         raise FitError(unnumbered(str(error)) if config.blind else str(error)) from error
-
-
-_FOLLOWS = 0.99
-"""Rank correlation with m_JJ from which on a feature is m_JJ under another name."""
-
-
-def _check_resonant(context: Context, events: EventTable) -> None:
-    """Refuse a feature of the classifier that follows m_JJ, whatever it is called; raises LeakError."""
-    config = context.config
-    for name in config.classifier_features:
-        values = events.x[:, config.features.index(name)]
-        if len(np.unique(values)) > 1 and abs(r := float(spearmanr(values, events.mjj).statistic)) > _FOLLOWS:
-            raise LeakError(
-                f"feature '{name}': follows m_JJ (rank correlation {r:.3f}), so the classifier would learn the window;"
-                " leave it out of cwola.features"
-            )
 
 
 def _stem(context: Context, folder: Path, hidden: list[tuple[float, float]]) -> Path:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, DrapesError, UsersCode, told
+from drapes_hep.errors import ConfigError, DrapesError, UsersCode, reason_of, told
 from drapes_hep.fixed import LARGEST
 from drapes_hep.plugins import is_users
+from drapes_hep.regions import Window
+from drapes_hep.templates.comparison import QUANTITIES
 from drapes_hep.templates.drapes_family import Source
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
 from drapes_hep.templates.tables import EventTable, Plan, Template
-from drapes_hep.training.curves import TrainingCurve
+from drapes_hep.training.curves import Epoch, TrainingCurve
 
 __all__ = ["CheckedMethod", "check_declared"]
 
@@ -64,7 +69,7 @@ def check_declared(name: str, found: Any) -> None:
         except TypeError:
             raise ConfigError(f"{said}: {name_of} must take ({', '.join(('self', *arguments))})") from None
     columns = getattr(found, "columns", ())
-    if not isinstance(columns, tuple) or not set(columns) <= {"jets"}:
+    if not isinstance(columns, tuple) or not all(column == "jets" for column in columns):
         raise ConfigError(f"{said}: columns is {columns!r}, neither () nor ('jets',)")
 
 
@@ -86,6 +91,9 @@ class CheckedMethod(BackgroundMethod):
         self.source = getattr(inner, "source", "noise")
         self.own_mass, self.partial = getattr(inner, "own_mass", False), getattr(inner, "partial", False)
         self.columns = getattr(inner, "columns", ())
+        reach = getattr(type(inner), "reach", BackgroundMethod.reach)
+        # a method without it draws masses in the region alone, and none of its events can migrate
+        self._migrates = reach is not BackgroundMethod.reach
 
     def _said(self, error: BaseException) -> DrapesError:
         return ConfigError(f"template.method {self._name}: {told(error, is_users)}")
@@ -106,9 +114,11 @@ class CheckedMethod(BackgroundMethod):
         if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
             raise self._wrong("fit", f"{type(found).__name__}, not (model, {{name: TrainingCurve}})")
         model, curves = found
-        strange = [key for key, one in curves.items() if not isinstance(one, TrainingCurve) or not one.history]
-        if strange:
-            raise self._wrong("fit", f"no TrainingCurve with a history as {strange[0]!r}; {{}} stands for no training")
+        for key, curve in curves.items():
+            if not isinstance(curve, TrainingCurve) or not curve.history:
+                raise self._wrong("fit", f"no TrainingCurve with a history as {key!r}; {{}} stands for no training")
+            if problem := _curve_problem(key, curve):
+                raise self._wrong("fit", problem)
         return model, curves
 
     def save(self, folder: Path, model: Any) -> Sequence[Path]:
@@ -136,30 +146,28 @@ class CheckedMethod(BackgroundMethod):
             found = self._inner.sample(model, plan, parents, task)
         if not isinstance(found, Template):
             raise self._wrong("sample", f"{type(found).__name__}, not a Template; plan.template(x) makes one")
-        self._check(found, plan, task)
+        found = self._checked(found, plan, task)
         missing = len(plan) - len(found.event_id) - sum(found.lost.values())
         if missing < 0:
             raise self._wrong("sample", "more lost events than the plan has left")
         return replace(found, lost={**found.lost, "left_out": missing}) if missing else found
 
-    def _check(self, found: Template, plan: Plan, task: SampleTask) -> None:
-        count, names = len(found.event_id), ("parent_id", "mjj", "weight")
-        x = np.asarray(found.x)
-        if x.shape != (count, len(self._features)):
-            raise self._wrong("sample", f"features of shape {x.shape}, not {(count, len(self._features))}")
-        for name in names:
-            if np.shape(getattr(found, name)) != (count,):
-                raise self._wrong("sample", f"{name} of shape {np.shape(getattr(found, name))}, not {(count,)}")
-        order = np.argsort(plan.event_id, kind="stable")
-        place = np.minimum(np.searchsorted(plan.event_id[order], found.event_id), max(len(order) - 1, 0))
-        rows = order[place] if len(order) else np.empty(0, dtype=np.int64)
-        if count and (not np.array_equal(plan.event_id[rows], found.event_id) or not (np.diff(rows) > 0).all()):
+    def _checked(self, found: Template, plan: Plan, task: SampleTask) -> Template:
+        """Return a template as arrays of numbers, with the plan's identities, parents and masses."""
+        ids = self._array("event_id", found.event_id, None, "iu")
+        count = len(ids)
+        x = self._array("features", found.x, (count, len(self._features))).astype(np.float64)
+        parent = self._array("parent_id", found.parent_id, (count,), "iu")
+        mjj, weight = (
+            self._array(name, getattr(found, name), (count,)).astype(np.float64) for name in ("mjj", "weight")
+        )
+        rows = _rows_in(plan.event_id, ids)
+        if rows is None:
             raise self._wrong(
                 "sample", "events that are not those of the plan, in its order; plan.take(rows) leaves some out"
             )
-        if not np.array_equal(plan.parent_id[rows], found.parent_id):
+        if not np.array_equal(plan.parent_id[rows], parent):
             raise self._wrong("sample", "other parents than those of the plan, whose folds they decide")
-        weight, mjj = np.asarray(found.weight), np.asarray(found.mjj)
         with np.errstate(invalid="ignore"):
             checks = [
                 (~(np.abs(x[:, j]) <= LARGEST), f"NaN or infinity as '{name}'") for j, name in enumerate(self._features)
@@ -168,16 +176,48 @@ class CheckedMethod(BackgroundMethod):
                 (~(np.isfinite(weight) & (weight >= 0)), "a weight that is negative or not finite"),
                 (~(np.isfinite(mjj) & task.region(mjj)), "a mass outside the region that is asked for"),
             ]
+        if not self._migrates:
+            checks.append(
+                (
+                    mjj != plan.mjj[rows],
+                    "another mass than the plan's; plan.template(x) keeps them, and a method whose events migrate in"
+                    " mass has the method reach(region)",
+                )
+            )
         for bad, what in checks:
             if bad.any():
                 # without their number, which may follow that of a hidden window
-                raise self._wrong("sample", f"{what}, the first in row {int(np.flatnonzero(bad)[0])}")
+                first = f", the first in row {int(np.flatnonzero(bad)[0])}"
+                head, _, remedy = what.partition("; ")
+                raise self._wrong("sample", f"{head}{first}{f'; {remedy}' if remedy else ''}")
         if count and not weight.sum() > 0:
             raise self._wrong("sample", "weights that add up to 0")
         if found.jets is not None and len(found.jets) != count:
             raise self._wrong("sample", f"jets of {len(found.jets)} events, not of {count}")
         if found.jets is None and "jets" in self.columns:
             raise self._wrong("sample", "no jets, though its columns name them")
+        return Template(plan.event_id[rows], plan.parent_id[rows], x, mjj, weight, found.jets, self._lost(found.lost))
+
+    def _array(self, name: str, value: Any, shape: tuple[int, ...] | None, kinds: str = "iuf") -> npt.NDArray[Any]:
+        """Return a part of a template as an array of numbers: of this shape, or of one axis."""
+        try:
+            array = np.asarray(value)
+        except Exception as error:  # lists of different lengths, a tensor of another device
+            raise self._wrong("sample", f"{name} that are not an array ({reason_of(error)})") from error
+        if array.ndim != 1 if shape is None else array.shape != shape:
+            raise self._wrong("sample", f"{name} of shape {array.shape}, not {shape or '(n,)'}")
+        if array.dtype.kind not in kinds and array.size:
+            what = "whole numbers" if kinds == "iu" else "numbers"
+            raise self._wrong("sample", f"{name} of type {array.dtype}, not {what}")
+        return array
+
+    def _lost(self, lost: Any) -> dict[str, int]:
+        """Return how many events are lost, by reason."""
+        if not isinstance(lost, Mapping) or not all(
+            isinstance(reason, str) and _is_whole(count) and count >= 0 for reason, count in lost.items()
+        ):
+            raise self._wrong("sample", f"lost = {lost!r}, not the number of events by reason")
+        return {reason: int(count) for reason, count in lost.items()}
 
     def check(self) -> None:
         """Check as the user's class does."""
@@ -185,36 +225,143 @@ class CheckedMethod(BackgroundMethod):
 
     def settings(self) -> Mapping[str, Any]:
         """Return what decides the user's model."""
-        return self._mapping("settings")
+        return self._record("settings")
 
     def trainings(self) -> Mapping[str, Training]:
         """Return what the user's trainings are."""
         found = self._mapping("trainings")
-        if not all(isinstance(training, Training) for training in found.values()):
-            raise self._wrong("trainings", "what is no Training; an example is {'flow': Training(epochs=50)}")
+        example = "an example is {'flow': Training(epochs=50)}"
+        for name, training in found.items():
+            if not isinstance(training, Training):
+                raise self._wrong("trainings", f"what is no Training as {name!r}; {example}")
+            if not (_is_whole(training.epochs) and training.epochs > 0):
+                raise self._wrong("trainings", f"epochs of {training.epochs!r} as {name!r}; {example}")
+            texts = (name, training.title, training.caption, training.unit)
+            if not all(isinstance(text, str) for text in texts):
+                raise self._wrong(
+                    "trainings", f"a name, title, caption or unit that is not text as {name!r}; {example}"
+                )
         return found
 
     def summary(self) -> str:
         """Return the user's sentence."""
-        return str(self._asked("summary"))
+        found = self._asked("summary")
+        if not isinstance(found, str):
+            raise self._wrong("summary", f"{type(found).__name__}, not a sentence")
+        return found
 
     def describe(self, model: Any) -> Mapping[str, Any]:
         """Return what the user's class records."""
-        return self._mapping("describe", model)
+        found = self._record("describe", model)
+        fits: dict[str, Callable[[Any], bool]] = {
+            "strength": _is_positive, "steps": _is_whole, "evaluations": _is_whole
+        }  # fmt: skip
+        for key, fit in fits.items():
+            needed = self.partial and key != "evaluations"
+            value = found.get(key)
+            if (needed or value is not None) and not fit(value):
+                kind = "a number above 0" if key == "strength" else "a whole number"
+                why = ", which a partial method needs" if needed else ""
+                what = f"{value!r} as" if key in found else "no"
+                raise self._wrong("describe", f"{what} '{key}', {kind}{why}")
+        return found
 
     def kept(self, model: Any) -> tuple[str, ...]:
         """Return what the user's templates take over."""
-        return tuple(self._asked("kept", model))
+        found = self._asked("kept", model)
+        if isinstance(found, str) or not isinstance(found, Iterable):
+            raise self._wrong("kept", f"{type(found).__name__}, not a tuple of names")
+        names = tuple(found)
+        strange = [name for name in names if not isinstance(name, str) or name not in QUANTITIES]
+        if strange:
+            raise self._wrong("kept", f"{strange[0]!r}, which is none of {', '.join(QUANTITIES)}")
+        return names
+
+    def remarks(self, model: Any) -> tuple[str, ...]:
+        """Return what the user's class points out."""
+        found = self._asked("remarks", model)
+        if not isinstance(found, (tuple, list)) or not all(isinstance(one, str) for one in found):
+            raise self._wrong("remarks", f"{type(found).__name__}, not a tuple of sentences")
+        return tuple(found)
 
     def reach(self, region: tuple[float, float]) -> tuple[float, float]:
         """Return where the user's class draws masses."""
         found = self._asked("reach", region)
-        if not (isinstance(found, tuple) and len(found) == 2 and found[0] <= region[0] and found[1] >= region[1]):
+        numbers = isinstance(found, (tuple, list)) and len(found) == 2 and all(map(_is_positive, found))
+        if not numbers or not (found[0] <= region[0] and found[1] >= region[1]):
             raise self._wrong("reach", f"{found!r}, not an interval (low, high) around {region}")
-        return found
+        return float(found[0]), float(found[1])
+
+    def check_windows(self, windows: Sequence[Window]) -> None:
+        """Check as the user's class does."""
+        self._asked("check_windows", windows)
 
     def _mapping(self, method: str, *arguments: Any) -> Mapping[str, Any]:
         found = self._asked(method, *arguments)
         if not isinstance(found, Mapping):
             raise self._wrong(method, f"{type(found).__name__}, not a mapping")
         return found
+
+    def _record(self, method: str, *arguments: Any) -> dict[str, Any]:
+        """Return a mapping as the JSON values that are written and compared."""
+        found = self._mapping(method, *arguments)
+        strange = [key for key in found if not isinstance(key, str)]
+        if strange:
+            raise self._wrong(method, f"the key {strange[0]!r}, which is not text")
+        out = {}
+        for key, value in found.items():
+            try:
+                # as it is read back: a tuple is a list, a number of numpy's a plain one
+                out[key] = json.loads(json.dumps(value, allow_nan=False, default=_plain))
+            except (TypeError, ValueError, RecursionError) as error:
+                raise self._wrong(method, f"what JSON cannot hold as '{key}' ({reason_of(error)})") from error
+        return out
+
+
+def _plain(value: Any) -> Any:
+    """Turn a number of numpy's into one of Python's; raises TypeError for all else."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, (int, float, np.integer, np.floating))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _curve_problem(key: Any, curve: TrainingCurve) -> str | None:
+    """Return what of a training's curve the report could not show; None where it is one."""
+    if not isinstance(key, str):
+        return f"a TrainingCurve as {key!r}, which is not text"
+    for epoch in curve.history:
+        if not isinstance(epoch, Epoch):
+            return f"a history of {type(epoch).__name__} as '{key}', not of Epoch, {', '.join(Epoch._fields)}"
+        strange = [name for name, value in epoch._asdict().items() if not _is_number(value)]
+        if strange:
+            return (
+                f"{strange[0]} {getattr(epoch, strange[0])!r} in the history of '{key}', which is not a finite number"
+            )
+    if curve.best_epoch not in [epoch.epoch for epoch in curve.history]:
+        return f"best_epoch {curve.best_epoch!r} of '{key}', which is not an epoch of its history"
+    return None if _is_number(curve.seconds) else f"seconds {curve.seconds!r} of '{key}', which is not a finite number"
+
+
+def _rows_in(plan: npt.NDArray[np.int64], ids: npt.NDArray[Any]) -> npt.NDArray[np.int64] | None:
+    """Return the rows of a plan's events; None where some are not in it, or not in its order."""
+    order = np.argsort(plan, kind="stable")
+    place = np.minimum(np.searchsorted(plan[order], ids), max(len(order) - 1, 0))
+    rows = order[place] if len(order) else np.empty(0, dtype=np.int64)
+    same = len(rows) == len(ids) and np.array_equal(plan[rows], ids) and bool((np.diff(rows) > 0).all())
+    return rows if same else None

@@ -15,7 +15,7 @@ from drapes_hep.diffusion.checkpoints import CARD, WEIGHTS, load_model, save_mod
 from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
 from drapes_hep.diffusion.samplers import Sampler, sample
 from drapes_hep.diffusion.training import TrainingResult, TrainingSettings, train
-from drapes_hep.errors import FitError, LeakError, RunDirectoryError, counted
+from drapes_hep.errors import RunDirectoryError
 from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
 from drapes_hep.networks.mlp import ResidualMLP
 from drapes_hep.rng import event_normals, stage_seed
@@ -106,34 +106,6 @@ class BackgroundModel:
         return self.scaling.inverse(z.numpy(), mjj)
 
 
-def check_hidden(mjj: FloatArray, hidden: Sequence[tuple[float, float]]) -> None:
-    """Refuse events that a model must not see; raises LeakError."""
-    for low, high in hidden:
-        inside = int(((mjj >= low) & (mjj < high)).sum())
-        if inside:
-            raise LeakError(
-                counted(
-                    inside,
-                    f"event between {low:g} and {high:g} GeV was",
-                    f"events between {low:g} and {high:g} GeV were",
-                )
-                + " given to a model that must not see any there"
-            )
-
-
-def check_parts(part: IntArray, weight: FloatArray) -> None:
-    """Refuse sidebands that cannot train or validate a model; raises FitError."""
-    fitted, validation = part == TRAIN, part == VALIDATION
-    if not fitted.any() or not validation.any():
-        raise FitError(
-            f"the sidebands hold {counted(len(part), 'event')}, {int(fitted.sum())} to train a model and"
-            f" {int(validation.sum())} to validate it: each needs some; see mass.range, training.validation and"
-            " training.closure"
-        )
-    if not (weight[fitted].sum() > 0 and weight[validation].sum() > 0):
-        raise FitError("the weights of the sideband events do not add up to more than 0: nothing can be trained")
-
-
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Scaled features (n, d), scaled masses (n, 1), weights (n,)."""
 
@@ -213,7 +185,7 @@ def fit_model(
     domain : array_like, shape (d, 2)
         Their natural bounds.
     hidden : sequence of (float, float)
-        Mass intervals that the model must not see: the window, and the pseudo-window of a closure test.
+        Mass intervals of which no event is among these, for the card: the window, and a closure test's pseudo-window.
     training : TrainingConfig
     scaling : {"quantile", "standard"}
     seed : int
@@ -227,16 +199,7 @@ def fit_model(
     -------
     model : BackgroundModel
     result : TrainingResult
-
-    Raises
-    ------
-    LeakError
-        If an event lies in a hidden interval.
-    FitError
-        If a part has no events.
     """
-    check_hidden(mjj, hidden)
-    check_parts(part, weight)
     scale, fitted, validation_parts = scaled_parts(
         x, mjj, weight, part, features=features, domain=domain, scaling=scaling
     )

@@ -23,6 +23,7 @@ from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.events.skims import read_skim, write_skim
 from drapes_hep.files import file_hash
 from drapes_hep.fixed import LARGEST
+from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, stage_seed
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
 from drapes_hep.templates.tables import EventTable, Plan, Template
@@ -61,7 +62,9 @@ def read_table(path: Path, features: Sequence[str], tree: str | None = None) -> 
         wanted = np.int64 if name == "parent_id" else np.float64
         if values.ndim != 1 or values.dtype.kind not in ("iu" if name == "parent_id" else "iuf"):
             kind = "whole numbers" if name == "parent_id" else "numbers"
-            raise InputError(path, f"column '{name}' holds {values.dtype} of shape {values.shape}, not {kind}", _REMEDY)
+            mixed = values.dtype.kind == "O"
+            holds = "lists, text or missing values" if mixed else f"{values.dtype} of shape {values.shape}"
+            raise InputError(path, f"column '{name}' holds {holds}, not {kind}", _REMEDY)
         out[name] = values.astype(wanted)
     out.setdefault("weight", np.ones(len(out["mjj"])))
     return out
@@ -174,6 +177,34 @@ class TemplateTable(BackgroundMethod):
         columns["event_id"] = event_keys(stage_seed(0, "template table"), number)
         columns.setdefault("parent_id", np.full(len(inside), NO_PARENT, dtype=np.int64))
         return columns, {}
+
+    def check_windows(self, windows: Sequence[Window]) -> None:
+        """Check that the table has events of every window.
+
+        Raises
+        ------
+        InputError
+            With the windows of which it has no event, or none with a weight.
+        """
+        columns = self._read()
+        mjj = columns["mjj"][columns["weight"] > 0]
+        empty = [window.name for window in windows if not window.in_signal_region(mjj).any()]
+        if empty:
+            of = f"{len(empty)} of {counted(len(windows), 'window')}"
+            raise InputError(
+                self.path,
+                f"has no event of positive weight in {of}: {', '.join(empty)} GeV",
+                "add them to the table, or change 'windows'",
+            )
+
+    def remarks(self, model: Mapping[str, npt.NDArray[Any]]) -> tuple[str, ...]:
+        """Return what a table without parents leaves open."""
+        if not (model["parent_id"] == NO_PARENT).any():
+            return ()
+        return (
+            "events of the template table without a parent_id are taken to be independent of the data and of each"
+            " other; if they were made of events of the data, the classifier is trained on what it scores",
+        )
 
     def save(self, folder: Path, model: Mapping[str, npt.NDArray[Any]]) -> Sequence[Path]:
         """Write the columns that are used."""

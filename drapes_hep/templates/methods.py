@@ -18,6 +18,7 @@ import numpy.typing as npt
 from drapes_hep.config import Config
 from drapes_hep.events.features import domains
 from drapes_hep.events.scaling import Scaling
+from drapes_hep.regions import Window
 from drapes_hep.rng import event_normals, stage_seed
 from drapes_hep.templates.drapes_family import Source
 from drapes_hep.templates.feature_model import Tensors, scaled_parts
@@ -182,8 +183,12 @@ class BackgroundMethod(Protocol):
         """Make the events of a plan; ``plan.template(x)`` is the template of features x, shape (n, d).
 
         Random numbers belong to an event (:mod:`drapes_hep.rng`, with ``task.seed``, ``plan.root``, ``plan.copy``), so
-        that a chunk of a plan gives what the whole gives. Events that cannot be made are left out, and counted in
-        ``lost``.
+        that a chunk of a plan gives what the whole gives.
+
+        Of the plan stay ``event_id`` and ``parent_id``, which decide the folds, the order, and ``mjj``. A method may
+        choose the features, the jets and the weights (finite, at least 0, not all 0), and leave out events that it
+        cannot make: those are counted in ``lost``, by reason. A method with a :meth:`reach` of its own may also return
+        other masses than the plan's, inside ``task.region``: its events migrate.
         """
         ...
 
@@ -206,13 +211,24 @@ class BackgroundMethod(Protocol):
         return ""
 
     def describe(self, model: Any) -> Mapping[str, Any]:  # noqa: ARG002 - the method's own
-        """Return what is recorded with a template: ``strength``, ``steps`` and ``evaluations`` of a diffusion model."""
+        """Return what is recorded with a template, as JSON values: ``strength``, ``steps``, ``evaluations``.
+
+        A ``partial`` method returns the first two: the noise of the parents, and the steps that are left.
+        """
         return {}
 
     def kept(self, model: Any) -> tuple[str, ...]:  # noqa: ARG002 - the method's own
         """Name what events take over from their parents, of :data:`drapes_hep.templates.comparison.QUANTITIES`."""
         return ()
 
+    def remarks(self, model: Any) -> tuple[str, ...]:  # noqa: ARG002 - the method's own
+        """Return sentences that the run says and the report points out: what weakens a template of this model."""
+        return ()
+
     def reach(self, region: tuple[float, float]) -> tuple[float, float]:
         """Return where masses are drawn, GeV, if events migrate between the region and its surroundings."""
         return region
+
+    def check_windows(self, windows: Sequence[Window]) -> None:  # noqa: ARG002 - the method's own
+        """Raise a DrapesError if there can be no template of a window; called by ``drapes validate --files``."""
+        return

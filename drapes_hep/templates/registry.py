@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from drapes_hep.config import Config
+from drapes_hep.config import DRAPES, Config
 from drapes_hep.errors import ConfigError, UsersCode, told
-from drapes_hep.events.declared import modules_of
 from drapes_hep.events.features import function_sources
-from drapes_hep.files import file_hash
-from drapes_hep.plugins import Kind, check_options, class_sources, class_with, is_users, load_class, source_hashes
+from drapes_hep.plugins import Kind, check_options, class_with, is_users, load_class, source_hashes
 from drapes_hep.templates.checked import CheckedMethod, check_declared
 from drapes_hep.templates.drapes_family import RECIPES, Origin
 from drapes_hep.templates.methods import BackgroundMethod
@@ -20,7 +18,7 @@ __all__ = ["METHODS", "find_method", "method_of", "method_settings", "origin_of"
 _FEATURES = "drapes_hep.templates.drapes:Drapes"
 _CONSTITUENTS = "drapes_hep.templates.constituents.method:DrapesConstituents"
 
-METHODS: dict[str, str] = {**dict.fromkeys(RECIPES, _FEATURES), "file": "drapes_hep.templates.from_file:TemplateTable"}
+METHODS: dict[str, str] = {**dict.fromkeys(DRAPES, _FEATURES), "file": "drapes_hep.templates.from_file:TemplateTable"}
 """The package's own, by the names that ``template.method`` takes."""
 
 _KIND = Kind("method", "template.method", "a background method", class_with("fit", "save", "load", "sample"), METHODS)
@@ -75,11 +73,9 @@ def method_settings(config: Config) -> dict[str, Any]:
     out = {**method_of(config).settings(), **feature_settings(config)}
     if config.template.method not in RECIPES:
         # the templates of Drapes share their models, whatever they start from
-        found = find_method(config)
-        modules = [file_hash(path) for _, path in sorted(modules_of(found).items()) if path not in class_sources(found)]
         out |= {
             "template method": config.template.method.rpartition(":")[2],
-            "method's source": [*source_hashes(found), *modules],
+            "method's source": list(source_hashes(find_method(config))),
             "method's options": dict(config.template.options),
         }
     return out

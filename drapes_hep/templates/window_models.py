@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.errors import ConfigError, LeakError, RunDirectoryError
+from drapes_hep.errors import ConfigError, FitError, LeakError, RunDirectoryError, counted
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.files import file_hash, read_json, write_json
 from drapes_hep.regions import Window
-from drapes_hep.templates.feature_model import check_hidden, check_parts
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
-from drapes_hep.templates.parts import CLOSURE
+from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.tables import EventTable, Planned, Template
 from drapes_hep.training.curves import TrainingCurve
 
 __all__ = [
     "CARD",
+    "check_hidden",
+    "check_parts",
     "checkpoints",
     "fit_window_model",
     "has_model",
@@ -38,9 +39,38 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 CARD = "method.json"
 """Beside a model's own files: which method made it, what was hidden from it, and the hashes of the files."""
+
+
+def check_hidden(mjj: FloatArray, hidden: Sequence[tuple[float, float]]) -> None:
+    """Refuse events that a model must not see; raises LeakError."""
+    for low, high in hidden:
+        inside = int(((mjj >= low) & (mjj < high)).sum())
+        if inside:
+            raise LeakError(
+                counted(
+                    inside,
+                    f"event between {low:g} and {high:g} GeV was",
+                    f"events between {low:g} and {high:g} GeV were",
+                )
+                + " given to a model that must not see any there"
+            )
+
+
+def check_parts(part: IntArray, weight: FloatArray) -> None:
+    """Refuse sidebands that cannot train or validate a model; raises FitError."""
+    fitted, held = part == TRAIN, part == VALIDATION
+    if not fitted.any() or not held.any():
+        raise FitError(
+            f"the sidebands hold {counted(len(part), 'event')}, {int(fitted.sum())} to train a model and"
+            f" {int(held.sum())} to validate it: each needs some; see mass.range, training.validation and"
+            " training.closure"
+        )
+    if not (weight[fitted].sum() > 0 and weight[held].sum() > 0):
+        raise FitError("the weights of the sideband events do not add up to more than 0: nothing can be trained")
 
 
 def fit_window_model(method: BackgroundMethod, task: FitTask) -> tuple[Any, Mapping[str, TrainingCurve]]:
@@ -87,10 +117,13 @@ def save_window_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = list(method.save(folder, model))
-    outside = [path for path in written if not (path.is_relative_to(folder) and path.is_file())]
+    inside = folder.resolve()
+    outside = [path for path in written if not (path.resolve().is_relative_to(inside) and path.is_file())]
     if outside or not written:
         what = f"{outside[0]} is none of its files" if outside else "save() returned no file"
         raise ConfigError(f"template.method {method.title}: {what}; save() returns the files that it wrote in {folder}")
+    if (folder / CARD).resolve() in [path.resolve() for path in written]:
+        raise ConfigError(f"template.method {method.title}: save() wrote {CARD}, the name of the card; take another")
     files = {str(path.relative_to(folder)): file_hash(path) for path in written}
     card = {"title": method.title, "hidden": [list(interval) for interval in hidden], "files": files, **extra}
     write_json(folder / CARD, card)
@@ -113,7 +146,13 @@ def has_model(folder: Path) -> bool:
 
 
 def load_window_model(
-    method: BackgroundMethod, folder: Path, window: Window, device: str = "cpu", *, saw_window: bool = False
+    method: BackgroundMethod,
+    folder: Path,
+    window: Window,
+    device: str = "cpu",
+    *,
+    pseudo: tuple[float, float] | None = None,
+    saw_window: bool = False,
 ) -> Any:
     """Read a window's model back.
 
@@ -123,6 +162,8 @@ def load_window_model(
     folder : Path
     window : Window
     device : str
+    pseudo : (float, float), optional
+        The pseudo-window whose template it makes, GeV.
     saw_window : bool
         For the one model that may see its window: GenSR's, which oversamples the data. Its card must say so.
 
@@ -133,7 +174,7 @@ def load_window_model(
     Raises
     ------
     LeakError
-        If the model's card does not say that it was trained without this window.
+        If the model's card does not say that it was trained without this window, and without the pseudo-window.
     RunDirectoryError
         If card and files are damaged or do not belong together.
     """
@@ -143,9 +184,14 @@ def load_window_model(
         files = {folder / str(name): str(digest) for name, digest in card["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunDirectoryError(f"{folder / CARD}: is not a model's card ({error!r}); train again") from error
-    seen = not any(low <= window.lo and window.hi <= high for low, high in hidden)
-    if seen != saw_window:
+
+    def saw(region: tuple[float, float]) -> bool:
+        return not any(low <= region[0] and region[1] <= high for low, high in hidden)
+
+    if (seen := saw((window.lo, window.hi))) != saw_window:
         raise LeakError(f"{folder}: this model {'saw' if seen else 'did not see'} the window {window.name}")
+    if pseudo is not None and saw(pseudo):
+        raise LeakError(f"{folder}: this model saw the pseudo-window {pseudo[0]:g}-{pseudo[1]:g}")
     for path, digest in files.items():
         if not path.is_file() or file_hash(path) != digest:
             raise RunDirectoryError(f"{path}: missing or changed since the model was trained; train again")
@@ -179,7 +225,8 @@ def sample_template(
     Raises
     ------
     LeakError
-        If it holds an event of the data in the region: a classifier would be told that data are background.
+        If it holds an event of the data in the region: a classifier would be told that data are background. Or if its
+        events are copies of each other that may fall into different folds.
     ConfigError
         If a parent is no event of the data.
     """
@@ -199,6 +246,7 @@ def sample_template(
     # features that are counts or categories repeat by themselves
     if len(np.unique(rows)) == len(rows):
         _refuse_copies(method, _rows(found.x), rows, "features")
+    _refuse_repeats(method, found, data)
     return found
 
 
@@ -211,6 +259,42 @@ def _refuse_copies(
         raise LeakError(
             f"template.method {method.title}: template events are events of the data, the first in row"
             f" {int(np.flatnonzero(same)[0])}: their {what} are the same"
+        )
+
+
+_REPEATED = 0.01
+"""Fraction of a template's events that may be copies of others: so few bend no score."""
+
+
+def _refuse_repeats(method: BackgroundMethod, found: Template, data: EventTable) -> None:
+    """Raise LeakError if template events without a common parent are copies: a classifier would score what it met.
+
+    A copy has the features of an earlier event. Any is refused that has its m_JJ too; with other masses, more are than
+    :data:`_REPEATED` and than chance explains: of n_d different events of the data, fewer than 3 pairs are the same
+    (95% confidence), so fewer than 3 (n / n_d)^2 of n template events. Where events of the data are the same, features
+    are counts or categories and say nothing.
+    """
+    if not len(found.x) or not len(data):
+        return
+    rows, root = _rows(found.x), np.where(found.parent_id == NO_PARENT, found.event_id, found.parent_id)
+    _, first, place = np.unique(rows, return_index=True, return_inverse=True)
+    copies = np.flatnonzero(root != root[first[place]])
+    if not len(copies):
+        return
+    events = _rows(data.x)
+    if len(np.unique(events)) < len(events):
+        return
+    # what is generated beyond the bounds of its features is set to them, without being a copy; counts have no bounds
+    varied = [j for j, column in enumerate(data.x.T) if len(np.unique(column)) > len(column) / 2]
+    x = found.x[:, varied]
+    copies = copies[~((x == x.min(axis=0)) | (x == x.max(axis=0))).all(axis=1)[copies]]
+    same_mass = copies[found.mjj[copies] == found.mjj[first[place[copies]]]]
+    if len(same_mass) or len(copies) > max(_REPEATED * len(rows), 3 * (len(rows) / len(data)) ** 2):
+        row = int(same_mass[0] if len(same_mass) else copies[0])
+        raise LeakError(
+            f"template.method {method.title}: template events are copies of each other, row {row} of row"
+            f" {int(first[place[row]])}, and no parent keeps them in one fold; keep one of them, with the sum of their"
+            " weights, or name the event of the data that they were made of (parent_id)"
         )
 
 

@@ -33,7 +33,6 @@ from drapes_hep.templates.constituents.kinematics import (
 from drapes_hep.templates.constituents.model import ConstituentModel
 from drapes_hep.templates.constituents.packing import pack_jets
 from drapes_hep.templates.constituents.scaling import ConstituentScaling, fit_constituent_scaling
-from drapes_hep.templates.feature_model import check_hidden, check_parts
 from drapes_hep.templates.methods import FitTask
 from drapes_hep.templates.parts import TRAIN, VALIDATION
 from drapes_hep.training.curves import Epoch
@@ -91,17 +90,13 @@ def fit_constituents(
     ------
     ConfigError
         If the events hold no jets.
-    LeakError
-        If an event lies in a hidden interval.
     FitError
-        If a part has no events, or there are too few to be scaled.
+        If there are too few events to be scaled.
     """
     if task.events.jets is None:
         raise ConfigError(
             "constituents: the selected events hold no constituents; take processors/constituents.py:Constituents"
         )
-    check_hidden(task.events.mjj, task.hidden)
-    check_parts(task.part, task.events.weight)
     pairs, sets = pack_jets(task.events.jets)
     jets, of_jets = _fit_jets(task, pairs, config, training, scaling)
     denoiser, set_scaling, adds_up, of_constituents = _fit_sets(task, pairs, sets, config)
