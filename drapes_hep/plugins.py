@@ -275,7 +275,7 @@ def _offered(kind: Kind, name: str) -> str:
     if name not in points:
         names = [*kind.own, *points]
         close = difflib.get_close_matches(name, names, n=1)
-        there = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(names)}" if names else ""
+        there = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(names)}" if names else ""
         form = f"{', or n' if there else 'n'}ame one as 'path/to/file.py:Class' or 'package.module:Class'"
         raise ConfigError(f"{kind.key} '{name}': no such {kind.noun.partition(' ')[2]}; {there}{form}")
     if len(points[name]) > 1:

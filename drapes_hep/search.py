@@ -353,7 +353,7 @@ def _changed(config: Config, sections: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in sections.items():
         if name not in tree:
             close = difflib.get_close_matches(name, tree, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(tree)}"
+            hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(tree)}"
             raise ConfigError(f"unknown section '{name}'; {hint}")
         if name == "data":
             raise ConfigError("data: the events are the table; leave this section out")

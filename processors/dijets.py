@@ -103,7 +103,7 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
         for name in given:
             if name not in known:
                 close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-                hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+                hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(known)}"
                 raise ConfigError(f"selection: unknown setting '{name}'; {hint}")
         for name in ("features", "mass_range", "keep"):
             if name in given and not isinstance(given[name], str):

@@ -206,14 +206,14 @@ def test_an_interrupted_run_says_how_to_go_on(project, complaint, monkeypatch):
 @pytest.mark.parametrize(
     ("verb", "place", "kept"),
     [
-        ("skim", "skim.run_selection", "during skim; finished stages are kept, this one begins anew"),
+        ("skim", "skim.run_selection", "during skim; finished stages are kept, this one starts over"),
         (
             "train",
             "model.fit_window_model",
             "during train.3300-3700; if its training had begun",
         ),
         ("classify", "classify.out_of_fold_scores", "during classify.3300-3700; finished stages are kept, this one"),
-        ("hunt", "hunt.hunt_window", "during hunt; finished stages are kept, this one begins anew"),
+        ("hunt", "hunt.hunt_window", "during hunt; finished stages are kept, this one starts over"),
     ],
 )
 def test_an_interrupted_stage_says_what_is_kept(finished, complaint, monkeypatch, verb, place, kept):

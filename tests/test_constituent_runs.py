@@ -445,13 +445,13 @@ MISTAKES = {
         ["template.method=from_sidebands", "template.strength=1"], "needs constituents.kinematics_strength",
     ),
     "low noise": (["template.method=from_low_noise", "template.strength=1"], "makes no constituents"),
-    "heads": (["constituents.heads=3"], "width 8 is no multiple of the 3 heads"),
+    "heads": (["constituents.heads=3"], "width 8 is not a multiple of the 3 heads"),
     "deepsets": (["constituents.kinematics_network=deepsets"], "set kinematics: free"),
-    "tokens": (["constituents.tokens=2", "constituents.network=epic"], "tokens belong to the transformer"),
-    "token_width": (["constituents.tokens=2", "constituents.token_width=7"], "token_width 7 is no multiple of the 2"),
+    "tokens": (["constituents.tokens=2", "constituents.network=epic"], "tokens are only for the transformer"),
+    "token_width": (["constituents.tokens=2", "constituents.token_width=7"], "token_width 7 is not a multiple of the 2"),
     "heads of the jets' network": (
         ["constituents.kinematics_network=deepsets", "constituents.kinematics=free", "training.width=6"],
-        "training.width 6 is no multiple of the 4 heads",
+        "training.width 6 is not a multiple of the 4 heads",
     ),
     "m_JJ": (
         ["cwola.classifier=full_phase_space", "cwola.options={kinematics: true}"], "shows m_JJ to the classifier",

@@ -279,7 +279,7 @@ def test_what_a_file_does_not_hold_is_one_line(tmp_path, folder, name, changes, 
         ({"define": {"x": {"expression": "pt_j1", "bounds": [2, 1]}}}, "'define.x': bounds must rise"),
         (
             {"define": {"x": {"expression": "pt_j1", "function": "a.py:f"}}},
-            "has an expression and a function; keep one",
+            "has both an expression and a function; keep one",
         ),
         ({"define": {"x": 3}}, "x is neither an expression nor a section"),
         ({"define": ["x"]}, "'define' is a section"),

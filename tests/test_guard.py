@@ -276,7 +276,7 @@ def test_ctrl_c_in_the_first_epoch_of_a_training_is_resumed_from(tmp_path, monke
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert err == (
-        "drapes: interrupted during train.3300-3700; if its training had begun, it is kept in a checkpoint;"
+        "drapes: interrupted during train.3300-3700; a training in progress is saved in a checkpoint;"
         " run the same command again to resume\n"
     )
     assert len(list(tmp_path.glob("r/windows/*/model.*.checkpoint"))) == 1

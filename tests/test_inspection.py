@@ -447,7 +447,7 @@ def test_no_figure_without_a_pair(drapes, tmp_path):
     ragged_skim(tmp_path / "s.parquet", [1, 0])
     status, _, err = drapes("s.parquet", "--figure", "m.png")
     assert status == 2
-    assert "no event has two jets, so there is no m_JJ to draw" in err
+    assert "no event has two jets: m_JJ cannot be drawn" in err
     assert not (tmp_path / "m.png").exists()
 
 

@@ -304,7 +304,7 @@ def test_another_table_of_the_same_name_is_another_template(project, tmp_path):
     ("changes", "words"),
     [
         (["template.method=file"], "method file needs template.path, a Parquet or ROOT table"),
-        (["template.path=t.parquet"], "path is for method file only; the method is from_noise"),
+        (["template.path=t.parquet"], "path is only for method file; the method is from_noise"),
         (["template.method=file", "template.path=t.parquet", "template.strength=1"], "file has no noise"),
         (["template.method=fromnoise"], "'fromnoise' is neither 'from_noise'"),
     ],

@@ -156,7 +156,7 @@ def cluster_events(particles: AwkwardArray, reading: Reading) -> dict[str, Any]:
         Unknown axes, a radius that is not positive.
     """
     if reading.axes not in AXES:
-        raise ValueError(f"unknown axes '{reading.axes}'; known are {', '.join(AXES)}")
+        raise ValueError(f"unknown axes '{reading.axes}'; available: {', '.join(AXES)}")
     if not reading.radius > 0:
         raise ValueError(f"the jet radius must be positive, got {reading.radius}")
     if not reading.jets:

@@ -111,13 +111,13 @@ def _check(tree: AST, text: str) -> None:
         shown = _SHOWN.get(tree.function, tree.function)
         if tree.function not in FUNCTIONS:
             known = ", ".join(_SHOWN.get(name, name) for name in FUNCTIONS)
-            refuse(f"the function '{shown}' is not known here; known are {known}")
+            refuse(f"the function '{shown}' is not known here; available: {known}")
         wanted = FUNCTIONS[tree.function][0]
         if len(tree.arguments) != wanted:
             refuse(f"{shown} takes {wanted} argument{'s' if wanted > 1 else ''}, not {len(tree.arguments)}")
     elif isinstance(tree, Symbol):
         if tree.name in tree.named_constants and tree.name not in _CONSTANTS:
-            refuse(f"the constant '{tree.name}' is not known here; known are {', '.join(_CONSTANTS)}")
+            refuse(f"the constant '{tree.name}' is not known here; available: {', '.join(_CONSTANTS)}")
     elif not isinstance(tree, Literal):
         refuse("brackets are not known here: the columns are one number per event")
     for child in _children(tree):

@@ -381,7 +381,9 @@ def check_features(
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}; others go under 'define'"
+            hint = (
+                f"did you mean '{close[0]}'?" if close else f"available: {', '.join(known)}; others go under 'define'"
+            )
             raise ConfigError(f"unknown feature '{name}'; {hint}")
     repeated = [name for i, name in enumerate(names) if name in names[:i]]
     if repeated:

@@ -520,7 +520,7 @@ def scan(path: str | Path, object_path: str | None = None, reading: Reading = DE
     """
     if reading.layout is not None and reading.layout not in LAYOUTS:
         close = difflib.get_close_matches(reading.layout, LAYOUTS, n=1, cutoff=0.4)
-        hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(LAYOUTS)}"
+        hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(LAYOUTS)}"
         raise ConfigError(f"data.layout: unknown layout '{reading.layout}'; {hint}")
     text = path if isinstance(path, Alternatives) else str(path)
     info = checked(first_of(text, lambda place: _scan_place(place, object_path, reading)), reading)

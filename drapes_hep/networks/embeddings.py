@@ -144,7 +144,7 @@ def make_embedding(name: Embedding, size: int, *, seed: int = 0) -> nn.Module:
         If the name is unknown, or the size not positive or odd where it must be even.
     """
     if name not in get_args(Embedding):
-        raise ValueError(f"unknown embedding={name!r}, known are {', '.join(get_args(Embedding))}")
+        raise ValueError(f"unknown embedding={name!r}, available: {', '.join(get_args(Embedding))}")
     if size < 1:
         raise ValueError(f"the size of an embedding must be positive, got {size}")
     if name == "fourier":
