@@ -179,7 +179,8 @@ class DataConfig(_Section):
     )
     axes: Annotated[Literal["onepass_kt", "kt"], Decides("skim", "simulation", "generate")] = Field(
         "onepass_kt",
-        description="Axes of N-subjettiness, if computed by drapes-hep: kT axes with one minimisation pass, or without.",
+        description="Axes of N-subjettiness, if computed by drapes-hep: kT axes with one minimisation pass, or"
+        " without.",
     )
 
     _path_named = field_validator("path", "truth")(_names_files)
@@ -425,7 +426,8 @@ class ConstituentsConfig(_Section):
 
     Two models are trained: the jets' kinematics given m_JJ (trained by `training`, sampled with `template.steps` and
     `template.solver`), and the constituents of one jet given that jet's kinematics (below). `template.sigma_max` and
-    `sigma_min` apply to both; `template.strength`, or `steps_left` of `constituents.steps`, sets the noise of the constituents.
+    `sigma_min` apply to both; `template.strength`, or `steps_left` of `constituents.steps`, sets the noise of the
+    constituents.
     """
 
     kinematics: Annotated[Literal["solved", "free"], Decides("train", "generate")] = Field(
@@ -435,7 +437,8 @@ class ConstituentsConfig(_Section):
     )
     kinematics_network: Annotated[Literal["mlp", "deepsets"], Decides("train", "generate")] = Field(
         "mlp",
-        description="Network of the jets' kinematics; deepsets treats the two jets as a set and needs kinematics: free.",
+        description="Network of the jets' kinematics; deepsets treats the two jets as a set and needs kinematics:"
+        " free.",
     )
     kinematics_strength: Annotated[Positive | None, Decides("generate")] = Field(
         None,
@@ -631,7 +634,7 @@ class StudyConfig(_Section):
     sidebands: Annotated[tuple[Positive, ...], Decides()] = Field(
         (200.0, 400.0, 800.0),
         min_length=1,
-        description="Widths of each sideband, GeV, for the study sideband-width, in addition to all of mass.range.",
+        description="Widths of each sideband, GeV, for the study sideband-width, in addition to the full mass.range.",
     )
     evaluations: Annotated[tuple[Annotated[int, Field(ge=4)], ...], Decides()] = Field(
         (8, 16, 35, 64, 100),

@@ -127,7 +127,7 @@ def _scalar(kinds: list[Any], value: Any) -> Any:
 def _refused(kinds: list[Any], words: list[str], value: Any) -> str:
     message = f"expected {_expected(kinds, isinstance(value, float) and not math.isfinite(value))}"
     if value is None:
-        return f"{message}, got nothing; leave the key out for its default"
+        return f"{message}, got nothing; remove the key to use its default"
     lists = [kind for kind in kinds if get_origin(kind) is tuple]
     if lists and len(kinds) == 1:
         return f"{message} in brackets, such as [{_shown(value)}]"
@@ -136,7 +136,7 @@ def _refused(kinds: list[Any], words: list[str], value: Any) -> str:
     message += f", got {kind}{shown}"
     if isinstance(value, str):
         if bool in kinds and value.lower() in TRUTH:
-            return f"{message} in quotes: leave them out"
+            return f"{message} in quotes: remove them"
         close = difflib.get_close_matches(value.lower(), words, n=1, cutoff=0.6)
         return f"{message}; did you mean '{close[0]}'?" if close else message
     return f"{message}; quote it if it is text" if str in kinds else message

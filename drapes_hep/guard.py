@@ -167,7 +167,7 @@ def _watch(child: int, watched: set[signal.Signals], memory: mmap.mmap) -> int:
         return memory[1]
     name = memory[2:].rstrip(b"\0").decode(errors="replace")
     during = f" during {name}" if name else ""
-    kept = "; what is finished is kept: run the same command again to resume"
+    kept = "; finished work is kept: run the same command again to resume"
     if os.WIFSIGNALED(how):
         number = os.WTERMSIG(how)
         reasons = {signal.SIGKILL: "out of memory?", signal.SIGSEGV: "a crash in compiled code"}
@@ -175,7 +175,7 @@ def _watch(child: int, watched: set[signal.Signals], memory: mmap.mmap) -> int:
         complain(f"the process was killed by signal {number}{reason}{during}{kept}")
         return 128 + number
     complain(
-        f"the process ended by itself{during}, without a result: code that it called left with os._exit or the like"
+        f"the process exited{during} without a result: its code called os._exit or similar"
         f" (status {os.WEXITSTATUS(how)}){kept}"
     )
     return 2

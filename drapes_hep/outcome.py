@@ -418,7 +418,7 @@ def read_results(path: str | Path) -> Results:
         raise RunDirectoryError(f"{path}: holds no results; run the hunt first, or name a run directory")
     record = read_json(file)
     if not isinstance(record, dict) or not {"schema_version", "windows", "global"} <= record.keys():
-        raise RunDirectoryError(f"{file}: is no results file; name a run directory or its results.json")
+        raise RunDirectoryError(f"{file}: is not a results file; name a run directory or its results.json")
     if record["schema_version"] != SCHEMA_VERSION:
         raise RunDirectoryError(
             f"{file}: is of schema version {record['schema_version']}, this release reads {SCHEMA_VERSION}; run the"

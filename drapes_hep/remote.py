@@ -231,25 +231,25 @@ def one_line(url: str, error: BaseException) -> InputError | None:
         if isinstance(one, InputError):
             return one
         if status in (401, 403) or isinstance(one, PermissionError):
-            return InputError(url, "the server refuses it", "it needs a login or a token: download it yourself")
+            return InputError(url, "the server denies access", "it needs a login or a token: download it yourself")
         if isinstance(one, FileNotFoundError) or status in (404, 410):
             where = "" if url.startswith(("file:", "local:")) else " on the server"
             return NotThereError(url, f"no such file{where}", "check the address")
         if any(words in str(one) for words in _NO_RANGES):
-            return InputError(url, "the server does not serve parts of files", "download it first")
+            return InputError(url, "the server does not support reading parts of files", "download it first")
         if type(one).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:
             kind = UnreachableError if status in TRANSIENT else InputError
-            answer = kind(url, f"the server answers with status {status}", "try again later")
+            answer = kind(url, f"the server responds with status {status}", "try again later")
             if isinstance(answer, UnreachableError):
                 answer.wait = retry_after(getattr(one, "headers", None))
             return answer
         if "CertificateError" in type(one).__name__ or "SSLCertVerificationError" in type(one).__name__:
             return InputError(url, "the server's certificate cannot be verified", "check the address")
         if type(one).__name__ in {"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError", "TooManyRedirects"}:
-            return InputError(url, f"the address leads nowhere ({type(one).__name__})", "check the address")
+            return InputError(url, f"the address is not valid ({type(one).__name__})", "check the address")
         broken = (ConnectionError, TimeoutError, http.client.HTTPException)
         if isinstance(one, broken) or type(one).__module__.startswith("aiohttp") or _is_short(one):
-            problem = f"the server cannot be reached or broke off ({type(one).__name__})"
+            problem = f"the server cannot be reached or closed the connection ({type(one).__name__})"
             return UnreachableError(url, problem, "try again, or download it first")
         if (said := _xrootd(url, one)) is not None:
             return said
@@ -268,12 +268,14 @@ def _xrootd(url: str, error: BaseException) -> InputError | None:
     text = str(error)
     code = int(number[1]) if (number := re.search(r"\[(3\d\d\d)\]", text)) else None
     if code in _XROOTD_REFUSED:
-        return InputError(url, "the server refuses it", "it needs a login or a token: download it yourself")
+        return InputError(url, "the server denies access", "it needs a login or a token: download it yourself")
     if code in _XROOTD_MISSING:
         return NotThereError(url, "no such file on the server", "check the address")
     if code in _XROOTD_TRANSIENT or _XROOTD_CLIENT.search(text):
         reason = " ".join(text.split())[:100]
-        return UnreachableError(url, f"the server cannot be reached or broke off ({reason})", "try again later")
+        return UnreachableError(
+            url, f"the server cannot be reached or closed the connection ({reason})", "try again later"
+        )
     return None
 
 
@@ -476,7 +478,7 @@ class _Exact(io.RawIOBase):
             left = max(self.size - place, 0)
             due = left if size is None or size < 0 else min(size, left)
             if len(content) < due:
-                raise ConnectionError(f"{len(content)} of {due} bytes came")
+                raise ConnectionError(f"{len(content)} of {due} bytes received")
         return content
 
     def readinto(self, buffer: Any, /) -> int:
@@ -606,7 +608,7 @@ def first_of(path: str, function: Callable[[str], R], attempts: int | None = Non
         except InputError as error:
             first = first or error
             if number < len(places):
-                _LOG.warning("%s: %s; taking %s", place, error.problem, places[number])
+                _LOG.warning("%s: %s; using %s", place, error.problem, places[number])
         except OSError as error:  # a local place
             if len(places) == 1:
                 raise
@@ -632,7 +634,7 @@ def _blocks_hash(url: str, between: int, told: Sequence[tuple[str, str]] = ()) -
     with open_url(url, _ENDS) as file:
         size = getattr(file, "size", None)
         if size is None:
-            raise InputError(url, "the server does not say how large it is", "download it first")
+            raise InputError(url, "the server does not report its size", "download it first")
         digest = hashlib.sha256(json.dumps([size, *told]).encode())
         last = max(0, size - _ENDS)
         position = 0
@@ -673,7 +675,7 @@ def expand_url(url: str) -> list[str]:
             return sorted(filesystem.unstrip_protocol(place) for place in filesystem.glob(path))
         except Exception as error:  # as above
             raise one_line(url, error) or InputError(
-                url, f"cannot be listed ({type(error).__name__})", "name the files one by one"
+                url, f"cannot be listed ({type(error).__name__})", "list the files individually"
             ) from error
 
     found = retried(listed)

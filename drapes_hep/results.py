@@ -141,57 +141,57 @@ def results_schema() -> dict[str, Any]:
     pseudo = record(**value, window=field("The pseudo-window, GeV.", interval))
     sic = record(
         **value,
-        signal_efficiency=field("Of the cut, true signal of the window.", probability),
-        background_efficiency=field("Of the cut, true background of the window.", probability),
+        signal_efficiency=field("Efficiency of the cut for true signal in the window.", probability),
+        background_efficiency=field("Efficiency of the cut for true background in the window.", probability),
     )
     point = record(
-        background_efficiency=field("The cut: the part of the template that passes; 1 is no cut.", efficiency),
+        background_efficiency=field("The cut: the fraction of the template that passes; 1 means no cut.", efficiency),
         observed=field("Events in the window that pass; null if blind.", count, null=True),
         expected=field(
             "Background expected among them; null with too few fitted events or a poor fit.", number, null=True
         ),
-        expected_error=field(
-            "Standard error of the expectation alone, without Poisson fluctuation.", number, null=True
-        ),
+        expected_error=field("Standard error of the expectation, without Poisson fluctuation.", number, null=True),
         p_local=field(
-            "Probability of at least as many events under background alone, the expectation's error included; null"
-            " without an expectation, or with one below 0.001 events.",
+            "Probability of at least as many events under the background-only hypothesis, including the error of the"
+            " expectation; null without an expectation, or if it is below 0.001 events.",
             probability,
             null=True,
         ),
-        z_local=field("The same in one-sided standard deviations; null where nothing is observed.", number, null=True),
+        z_local=field("p_local in one-sided standard deviations; null where nothing is observed.", number, null=True),
         expected_template=field(
-            "Cross-check, no part of the result: the expectation if the template were perfect, its efficiency times the"
-            " inclusive expectation; null if blind.",
+            "Cross-check, not part of the result: the expectation if the template were perfect, its efficiency times"
+            " the inclusive expectation; null if blind.",
             number,
             null=True,
         ),
         expected_template_error=field("Its standard error.", number, null=True),
         degree=field("Degree of the polynomial in the efficiency; null for the inclusive point.", count, null=True),
         fitted_events=field(
-            "Events outside the window that pass and that this point's fit uses: all for the inclusive point, those of"
-            " the sidebands' closure part after a cut. hunt.min_events is a limit on it.",
+            "Events outside the window that pass and that this point's fit uses: all for the inclusive point, only"
+            " the closure events of the sidebands after a cut. hunt.min_events is its minimum.",
             count,
         ),
     )
     fit = record(
-        chi2=field("Likelihood ratio 2NLLR (sum of the bins' Poisson deviances), no Pearson chi2.", number, null=True),
+        chi2=field(
+            "Likelihood ratio 2NLLR (sum of the Poisson deviances of the bins), not a Pearson chi2.", number, null=True
+        ),
         ndof=field("Degrees of freedom.", {"type": "integer"}),
-        p_value=field("Of the 2NLLR, bins with few events allowed for.", probability, null=True),
-        good=field("Whether p_value is at least 0.001; a window of which it is not carries no expectation.", boolean),
+        p_value=field("p-value of the 2NLLR, valid for bins with few events.", probability, null=True),
+        good=field("Whether p_value is at least 0.001; if not, the window has no expectation.", boolean),
         parameters=field(
-            "Of the shape: ln_p1 is the logarithm of p_1 in docs/method.md, the others p_2, ...",
+            "Parameters of the shape: ln_p1 is the logarithm of p_1 in docs/method.md, the others are p_2, ...",
             {"type": "object", "additionalProperties": number},
         ),
     )
     template = record(
-        name=field("How it was made: template.method.", {"type": "string"}),
-        n=field("Its events; null if blind.", count, null=True),
-        strength=field("Noise sigma / alpha that it started at; null from full noise.", number, null=True),
-        steps_left=field("Steps of the sampler that were left there; null from full noise.", count, null=True),
+        name=field("Template method: template.method.", {"type": "string"}),
+        n=field("Number of template events; null if blind.", count, null=True),
+        strength=field("Noise sigma / alpha at which generation starts; null for full noise.", number, null=True),
+        steps_left=field("Remaining sampler steps at that noise; null for full noise.", count, null=True),
         lost=field(
-            "Of a template of constituents, events that were generated and are none of it, by reason: see"
-            " docs/run-directory.md; null for one of features, or if blind.",
+            "For templates of constituents, generated events that are not part of it, by reason: see"
+            " docs/run-directory.md; null for templates of features, or if blind.",
             {"type": "object", "additionalProperties": count},
             null=True,
         ),
@@ -199,7 +199,7 @@ def results_schema() -> dict[str, Any]:
             "AUC against true background in the window; null without labels or if blind.", estimate, null=True
         ),
         auc_vs_sideband_closure=field(
-            "AUC, made at their masses, against held-out sideband events; if blind, those outside all windows.",
+            "AUC against held-out sideband events, generated at their masses; if blind, those outside all windows.",
             estimate,
             null=True,
         ),
@@ -210,10 +210,12 @@ def results_schema() -> dict[str, Any]:
         ),
     )
     metrics = record(
-        auc=field("Of true signal against true background in the window.", estimate, null=True),
-        sic_100=field("Signal efficiency over the root of background efficiency, at rejection 100.", sic, null=True),
+        auc=field("AUC of true signal against true background in the window.", estimate, null=True),
+        sic_100=field(
+            "Signal efficiency divided by the square root of background efficiency, at rejection 100.", sic, null=True
+        ),
         sic_1000=field("The same at rejection 1000.", sic, null=True),
-        sic_max=field("The largest of cuts that enough background events pass.", sic, null=True),
+        sic_max=field("The maximum over cuts that enough background events pass.", sic, null=True),
     )
     window = record(
         sr=field("The window, GeV.", interval),
@@ -222,61 +224,63 @@ def results_schema() -> dict[str, Any]:
         fit=field("The inclusive fit outside the window (outside all windows if blind).", fit),
         template=field("Its background template.", template),
         working_points=field(
-            "From loose to tight; the first is inclusive.", {"type": "array", "items": point, "minItems": 1}
+            "Working points from loose to tight; the first is inclusive.",
+            {"type": "array", "items": point, "minItems": 1},
         ),
-        metrics=field("From labels; null without them or if blind.", metrics, null=True),
+        metrics=field("Metrics from labels; null without labels or if blind.", metrics, null=True),
     )
     whole = record(
         p_global=field(
-            "(k + 1)/(n + 1), if k of n pseudo-experiments are as extreme as the data; null without them, if blind, or"
-            " for a part of the search.",
+            "(k + 1)/(n + 1), if k of n pseudo-experiments are at least as extreme as the data; null without them, if"
+            " blind, or if not all windows were hunted.",
             probability,
             null=True,
         ),
         z_global=field("One-sided standard deviations of p_global; null if p_global is 1.", number, null=True),
         p_global_interval=field("95% interval of k/n (Clopper and Pearson).", interval, null=True),
         bound=field("Whether k is 0: p_global is then an upper bound, z_global a lower one.", boolean, null=True),
-        exceeding=field("k, the pseudo-experiments that are as extreme as the data.", count, null=True),
+        exceeding=field("k, the pseudo-experiments at least as extreme as the data.", count, null=True),
         p_global_extrapolated=field(
-            "From the distribution of the pseudo-experiments' smallest p-values, 1 - (1 - p_local)^effective_trials;"
-            " what to quote where k is small. null where p_global is, or none of them has a p-value.",
+            "From the distribution of the smallest p-values of the pseudo-experiments, 1 - (1 -"
+            " p_local)^effective_trials; to be quoted if k is small. null if p_global is, or if none of them has a"
+            " p-value.",
             probability,
             null=True,
         ),
-        z_global_extrapolated=field("The same in one-sided standard deviations.", number, null=True),
+        z_global_extrapolated=field("p_global_extrapolated in one-sided standard deviations.", number, null=True),
         p_global_extrapolated_interval=field(
-            "Its 68% interval, from the number of pseudo-experiments alone.", interval, null=True
+            "Its 68% interval, from the number of pseudo-experiments only.", interval, null=True
         ),
         effective_trials=field(
-            "Independent searches whose smallest p-value would be distributed like theirs.",
+            "Number of independent searches whose smallest p-value has the same distribution.",
             {"type": "number", "exclusiveMinimum": 0},
             null=True,
         ),
         effective_trials_interval=field("Its 68% interval.", interval, null=True),
         best_window=field("The window of the smallest p_local, GeV.", interval, null=True),
-        best_background_efficiency=field("Its cut.", efficiency, null=True),
-        toys=field("n, the pseudo-experiments.", count),
-        reason=field("Why p_global is null; null where it is not.", {"type": "string"}, null=True),
+        best_background_efficiency=field("The cut of the smallest p_local.", efficiency, null=True),
+        toys=field("n, the number of pseudo-experiments.", count),
+        reason=field("Why p_global is null; null if it is not.", {"type": "string"}, null=True),
     )
     accounting = record(
         requested=field("Events in the files; null if blind.", count, null=True),
         processed=field(
-            "Events that the selection was given or that were set aside as not injected; null if blind.",
+            "Events passed to the selection or set aside as not injected; null if blind.",
             count,
             null=True,
         ),
-        lost=field("The difference: 0, or the skim stops.", count),
+        lost=field("The difference: always 0, otherwise the skim stops.", count),
     )
     top = record(
-        schema_version=field("Of this layout.", {"const": SCHEMA_VERSION}),
-        blind=field("Whether data inside the windows were left uncounted.", boolean),
-        accounting=field("Where the events went.", accounting),
-        windows=field("From low to high mass.", {"type": "array", "items": window, "minItems": 1}),
+        schema_version=field("Version of this layout.", {"const": SCHEMA_VERSION}),
+        blind=field("Whether data inside the windows are hidden.", boolean),
+        accounting=field("Accounting of the events.", accounting),
+        windows=field("Windows, from low to high mass.", {"type": "array", "items": window, "minItems": 1}),
         **{"global": field("The search as a whole.", whole)},
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Results of a drapes-hep search",
-        "description": "Masses in GeV. A number that does not exist is null.",
+        "description": "Masses in GeV. Numbers that do not exist are null.",
         **top,
     }

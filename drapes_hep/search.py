@@ -145,7 +145,7 @@ class Search:
         labels = "label" in table.columns
         if wanted.signal.inject is not None and not labels:
             raise ConfigError(
-                "signal.inject needs labelled events: give a column 'label', or signal={'inject': None} if the signal"
+                "signal.inject needs labelled events: add a column 'label', or signal={'inject': None} if the signal"
                 " is chosen already"
             )
         search = cls(
@@ -356,7 +356,7 @@ def _changed(config: Config, sections: Mapping[str, Any]) -> dict[str, Any]:
             hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(tree)}"
             raise ConfigError(f"unknown section '{name}'; {hint}")
         if name == "data":
-            raise ConfigError("data: the events are the table; leave this section out")
+            raise ConfigError("data: the events come from the table; remove this section")
         merged = isinstance(tree[name], Mapping) and isinstance(value, Mapping)
         tree[name] = {**tree[name], **value} if merged else value
     return tree

@@ -141,7 +141,7 @@ def test_a_type_that_numpy_has_not_is_no_damage(tmp_path, samples):
     output, _ = run({"a": dates(path, "when")}, count)
     assert output == {"n": 3000}
     assert "not a table written by pandas (it holds when)" in complaint(dates(tmp_path / "b.h5", "when"))
-    assert "'jets' holds no numbers that NumPy can hold" in complaint(dates(tmp_path / "c.h5", "jets"))
+    assert "'jets' cannot be read as numbers" in complaint(dates(tmp_path / "c.h5", "jets"))
 
 
 def test_other_hdf5(tmp_path):
@@ -186,7 +186,7 @@ def test_wrong_and_several_trees(tmp_path, columns):
     with uproot.recreate(path) as file:
         for name in ("first", "second"):
             file.mktree(name, {key: values.dtype for key, values in columns.items()}).extend(columns)
-    assert "several trees fit: first, second; say which, as data.path: {a.root: first}" in complaint(path)
+    assert "several trees fit: first, second; choose one with data.path: {a.root: first}" in complaint(path)
     assert "no tree 'frist' in it; did you mean 'first'?" in complaint({"a": {path: "frist"}})
     _, report = run({"a": {path: "second"}}, count)
     assert report.processed == 3000
@@ -380,8 +380,8 @@ def test_a_renamed_skim_beside_its_own_source(tmp_path, samples):
 
 def test_truth_is_not_events_and_events_are_not_truth(tmp_path, samples):
     write_truth(tmp_path / "t.parquet", [1, 2], [0, 1])
-    assert "is a truth sidecar, not events; give it as data.truth" in complaint(tmp_path / "t.parquet")
-    with pytest.raises(InputError, match="is no truth sidecar: it lacks column 'label'"):
+    assert "is a truth sidecar, not events; set it as data.truth" in complaint(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="is not a truth sidecar: it lacks column 'label'"):
         read_truth(samples["skim"])
     with pytest.raises(InputError, match="no such file"):
         read_truth(tmp_path / "none.parquet")

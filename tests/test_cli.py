@@ -453,12 +453,12 @@ def test_validate_counts_the_labels(project, capsys, falling):
 
 def test_validate_misses_labels(altered, complaint):
     altered(label=None)
-    assert "carries no column 'label'" in complaint("validate", "tiny.yaml", "--files")
+    assert "has no column 'label'" in complaint("validate", "tiny.yaml", "--files")
 
 
 def test_validate_misses_signal(project, complaint):
     line = complaint("validate", "tiny.yaml", "--files", "--set", "signal.inject=100000")
-    assert "signal.inject: 100000 signal events are wanted, the sample holds" in line
+    assert "signal.inject: 100000 signal events are requested, the sample has" in line
 
 
 def test_validate_misses_a_truth_of_these_events(altered, complaint):
@@ -544,7 +544,7 @@ def test_quiet_prints_nothing(project, capfd):
 
 def test_a_stage_says_one_line_when_done(finished, capsys):
     assert drapes("hunt", "tiny.yaml", "-o", "run") == 0
-    assert capsys.readouterr().err == "hunt: done before\n"
+    assert capsys.readouterr().err == "hunt: already done\n"
 
 
 def test_run_does_everything_and_only_what_is_left(finished, capsys):
@@ -710,7 +710,7 @@ def test_no_events(project, complaint, falling):
 
 def test_no_label_where_labels_are_promised(altered, complaint):
     altered(label=None)
-    assert "carries no column 'label'" in complaint("run", "tiny.yaml", "-o", "r", new=MANIFEST)
+    assert "has no column 'label'" in complaint("run", "tiny.yaml", "-o", "r", new=MANIFEST)
 
 
 def test_a_missing_truth_sidecar(altered, complaint):
@@ -742,7 +742,7 @@ def test_events_as_truth(altered, complaint):
 
 def test_more_signal_than_there_is(project, complaint):
     line = complaint("run", "tiny.yaml", "-o", "r", "--set", "signal.inject=100000", new=MANIFEST)
-    assert "signal.inject: 100000 signal events are wanted, the sample holds" in line
+    assert "signal.inject: 100000 signal events are requested, the sample has" in line
 
 
 def test_a_selection_that_keeps_nothing(project, complaint):
@@ -814,7 +814,7 @@ def test_a_report_writes_nothing_but_itself(kept, unrendered):
 def test_a_page_is_as_blind_as_its_run(finished, complaint, unrendered):
     for words in (["tiny.yaml", "-o", "run"], ["-o", "run"]):
         line = complaint("report", *words, "--set", "blind=true")
-        assert "run: the run is not blinded, so no page of it can be; run `drapes run --set blind=true` first" in line
+        assert "run: the run is not blinded, so its report cannot be; run `drapes run --set blind=true` first" in line
     assert drapes("run", "tiny.yaml", "-o", "run", "--quiet", "--set", "blind=true") == 0
     for words in (["tiny.yaml", "-o", "run"], ["-o", "run", "--unblind"]):
         line = complaint("report", *words)
@@ -865,7 +865,7 @@ def test_a_run_directory_below_a_file(project, complaint):
 
 
 def test_a_folder_that_is_no_run(project, complaint):
-    assert "is not empty and holds no run" in complaint("run", "tiny.yaml", "-o", ".")
+    assert "is not empty and contains no run" in complaint("run", "tiny.yaml", "-o", ".")
 
 
 @contextlib.contextmanager

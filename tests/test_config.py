@@ -96,7 +96,7 @@ def test_the_inclusive_point_is_always_there(tmp_path):
         ({"seed": "7"}, "'seed': expected a whole number, got the text '7'"),
         ({"seed": True}, "'seed': expected a whole number, got true"),
         ({"seed": 1.5}, "'seed': expected a whole number, got the number 1.5"),
-        ({"seed": None}, "'seed': expected a whole number, got nothing; leave the key out for its default"),
+        ({"seed": None}, "'seed': expected a whole number, got nothing; remove the key to use its default"),
         ({"seed": 1e30}, "'seed': 1e+30 is not exact: write all of its digits"),
         ({"seed": 2**63}, "'seed': 9223372036854775808 is too large: at most 9223372036854775807"),
         ({"mass": {"sqrt_s": 2**63}}, "'mass.sqrt_s': 9223372036854775808 is too large"),
@@ -255,7 +255,7 @@ def test_a_boolean_in_quotes_is_refused_everywhere(tmp_path, key, word, quote):
     own = f"data: {{{files}, {value}}}" if section == "data" else f"data: {{{files}}}\n"
     other = {"data": "", "": value}.get(section, f"{section}: {{{value}}}")
     path.write_text(f"name: x\n{own}{other}\n")
-    said = f"'{key}': expected true or false, got the text '{word}' in quotes: leave them out"
+    said = f"'{key}': expected true or false, got the text '{word}' in quotes: remove them"
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     assert str(caught.value).endswith(said)

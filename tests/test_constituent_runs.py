@@ -220,7 +220,7 @@ def test_the_page_shows_the_jets_and_both_trainings(searched):
     page = (searched("from_noise") / "report" / "index.html").read_text(encoding="utf-8")
     for name in ("jets", "training_constituents", "training_jets"):
         assert (searched("from_noise") / "report" / "figures" / f"{name}_{NAME}.png").stat().st_size > 10_000
-    assert "Templates are made of constituents. The kinematics of both jets, given their mass" in page
+    assert "Templates consist of constituents. The kinematics of both jets, given their mass" in page
     assert "Closure of the jets" in page
 
 
@@ -448,7 +448,10 @@ MISTAKES = {
     "heads": (["constituents.heads=3"], "width 8 is not a multiple of the 3 heads"),
     "deepsets": (["constituents.kinematics_network=deepsets"], "set kinematics: free"),
     "tokens": (["constituents.tokens=2", "constituents.network=epic"], "tokens are only for the transformer"),
-    "token_width": (["constituents.tokens=2", "constituents.token_width=7"], "token_width 7 is not a multiple of the 2"),
+    "token_width": (
+        ["constituents.tokens=2", "constituents.token_width=7"],
+        "token_width 7 is not a multiple of the 2",
+    ),
     "heads of the jets' network": (
         ["constituents.kinematics_network=deepsets", "constituents.kinematics=free", "training.width=6"],
         "training.width 6 is not a multiple of the 4 heads",

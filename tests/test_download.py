@@ -459,7 +459,7 @@ def test_a_second_call_says_that_nothing_was_to_be_done(site, drapes):
     drapes("lhco-rd")
     status, out, err = drapes("lhco-rd")
     assert (status, out) == (0, "sample.features.h5\n")
-    assert "sample.features.h5: is here already, checksum verified" in err
+    assert "sample.features.h5: already downloaded, checksum verified" in err
 
 
 def test_a_resumed_download_says_where(site, drapes, tmp_path):

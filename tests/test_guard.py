@@ -38,7 +38,7 @@ def watched(body: str, **more: str) -> subprocess.CompletedProcess[str]:
     ("body", "status", "words"),
     [
         ("os._exit(0)", 2, "the process ended by itself during skim, without a result: code that it called left with"),
-        ("os._exit(7)", 2, "(status 7); what is finished is kept: run the same command again to resume"),
+        ("os._exit(7)", 2, "(status 7); finished work is kept: run the same command again to resume"),
         ("os.kill(os.getpid(), signal.SIGKILL)", 137, "was killed by signal 9 (out of memory?) during skim"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", 139, "was killed by signal 11 (a crash in compiled code) during skim"),
         ("os.abort()", 134, "was killed by signal 6 during skim"),

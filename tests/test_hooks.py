@@ -611,8 +611,8 @@ def test_arguments_in_another_order_are_refused(events):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("number", "Signatures.number: is no method but a int; define it as def number(self, events)"),
-        ("nothing", "Signatures.nothing: is no method but a NoneType; define it as def nothing(self, events)"),
+        ("number", "Signatures.number: is not a method but a int; define it as def number(self, events)"),
+        ("nothing", "Signatures.nothing: is not a method but a NoneType; define it as def nothing(self, events)"),
         ("absent", "Signatures has no method 'absent'; define it as def absent(self, events)"),
     ],
 )
@@ -631,7 +631,10 @@ def failing(error):
     ("error", "said"),
     [
         (ModuleNotFoundError("No module named 'x'"), "; install it in this environment"),
-        (FileNotFoundError(2, "No such file", "g.json"), "; a relative path is looked for where drapes was started"),
+        (
+            FileNotFoundError(2, "No such file", "g.json"),
+            "; relative paths start from the directory where drapes was started",
+        ),
         (KeyError("x"), "KeyError: 'x' ("),
         (SystemExit(0), "it ends the program (SystemExit: 0) ("),
     ],
@@ -663,7 +666,7 @@ def test_a_mask_that_changes_the_events_is_refused(events, field, name):
         return PASS
 
     text = message(hooks(events, trigger=trigger).event_mask, "trigger")
-    assert f"changes '{name}' of the events that it is given" in text
+    assert f"changes '{name}' of its input events" in text
 
 
 @pytest.mark.parametrize("name", ["event_id", "run", "luminosityBlock", "event", "row"])
@@ -674,9 +677,7 @@ def test_corrections_that_change_an_identity_are_refused(events, name):
 
     text = message(hooks(events, corrections=corrections).jets, "corrections")
     assert text.startswith("Mine.corrections (")
-    assert (
-        f"changes '{name}' of the events that it is given; identities, labels and rows stay those of the file" in text
-    )
+    assert f"changes '{name}' of its input events; keep identities, labels and rows as in the file" in text
 
 
 @pytest.mark.parametrize("name", ["label", "parent_id"])
@@ -686,7 +687,7 @@ def test_a_hook_that_adds_a_column_of_the_file_is_refused(events, name):
         return events.jets
 
     text = message(hooks(events, corrections=corrections).jets, "corrections")
-    assert f"adds '{name}' to the events, which only a file does; choose another name" in text
+    assert f"adds '{name}' to the events, a name reserved for columns of the file; choose another name" in text
 
 
 def test_corrections_that_return_the_jets_as_they_were_are_refused(events):

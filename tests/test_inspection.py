@@ -317,7 +317,7 @@ def test_mev_are_suspected(clean, written):
 def test_a_repeated_identity_is_an_error(clean, written):
     ids = np.arange(400)
     ids[[7, 250]] = 5
-    assert problems(inspect_file(written({**clean, "event_id": ids})))["an event_id that an earlier event has"] == (
+    assert problems(inspect_file(written({**clean, "event_id": ids})))["repeated event_id"] == (
         "error",
         2,
         7,
@@ -337,7 +337,7 @@ def test_negative_weights_are_a_warning(clean, written):
 
 def test_no_pair_at_all_is_an_error(tmp_path):
     found = inspect_file(ragged_skim(tmp_path / "s.parquet", [1, 0, 1]))
-    assert problems(found)["no event looked at has two jets"] == ("error", 3, 0)
+    assert problems(found)["none of the events read has two jets"] == ("error", 3, 0)
     assert (found.mjj.events, found.mjj.range, found.mjj.edges) == (0, None, [])
 
 

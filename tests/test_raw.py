@@ -278,7 +278,7 @@ LABEL_FILES = {
     "empty": (b"", "holds 0 labels for the 60 events of a.h5"),
     "other value": (b"0.0\n" * 30 + b"3.0\n" + b"1\n" * 29, "holds '3.0' in line 31"),
     "NaN": (b"0.0\n" * 58 + b"nan\n0\n", "holds 'nan' in line 59"),
-    "two a line": (b"0.0 1.0\n" * 30, "holds 2 values in line 1; write one label a line"),
+    "two a line": (b"0.0 1.0\n" * 30, "holds 2 values in line 1; write one label per line"),
     "two in a later line": (b"0.0\n" * 10 + b"0.0\t1.0\n" + b"1.0\n" * 48, "holds 2 values in line 11"),
     "blank between": (b"0.0\n" * 10 + b" \n" + b"1.0\n" * 50, "holds nothing in line 11"),
     "text": (b"0.0\n" * 10 + b"signal\n" + b"1.0\n" * 49, "holds 'signal' in line 11"),

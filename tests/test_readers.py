@@ -283,7 +283,7 @@ def test_two_fields_of_one_spelling_are_refused(tmp_path, cms):
     pq.write_table(
         pa.table({name: ak.to_arrow(values, extensionarray=False) for name, values in columns.items()}), path
     )
-    assert "column 'FatJet_pt' is spelled by several fields: FatJet.pt, FatJet/pt" in complaint(path)
+    assert "column 'FatJet_pt' matches several fields: FatJet.pt, FatJet/pt" in complaint(path)
 
 
 @pytest.mark.parametrize("how", ["records", "one record", "record of records"])
@@ -498,7 +498,7 @@ def replace_jets(path, how):
         ("never written", "holds only part of '/jets'"),
         ("partly written", "holds only part of '/jets'"),
         ("virtual, missing", "source.h5 is missing"),
-        ("virtual, half", "some of '/jets' is in none of the files that it is made of"),
+        ("virtual, half", "some of '/jets' is in none of the files that it refers to"),
         ("external, short", "too short for it"),
         ("external, missing", "raw.bin, which is missing"),
     ],
@@ -669,7 +669,7 @@ def test_validate_names_all_that_is_wrong(search, drapes):
         "zero.h5: is empty",
         "text.root: is not a ROOT, HDF5 or Parquet file",
         "good.h5: holds the same bytes as",
-        "unlabelled.h5: carries no column 'label'",
+        "unlabelled.h5: has no column 'label'",
     ):
         assert len([line for line in lines if words in line]) == 1, words
     assert lines[-1] == "drapes: c.yaml: 4 problems with the files of data.path"
@@ -729,7 +729,7 @@ def test_identities_that_a_type_cannot_hold_apart(tmp_path, kind):
         ("weight", pa.nulls(20), "column 'weight' is null, not numbers"),
         ("weight", pa.array(np.arange(20)).cast(pa.timestamp("s")), "column 'weight' is timestamp"),
         ("weight", pa.array([None, *[1.0] * 19]), "column 'weight' has 1 missing values"),
-        ("weight", pa.array([[1.0]] * 20), "not one number an event"),
+        ("weight", pa.array([[1.0]] * 20), "not one number per event"),
         ("mj1", pa.array([1.0] * 20), "has several columns 'mj1'"),
     ],
 )

@@ -364,7 +364,7 @@ def test_a_repeated_number_in_one_simulated_file_is_an_error(tmp_path):
     columns = {**make_pfnano(), "genWeight": np.ones(30, np.float32)}
     columns["event"][4], columns["luminosityBlock"][4] = columns["event"][3], columns["luminosityBlock"][3]
     path = write(tmp_path / "a.root", columns)
-    with pytest.raises(InputError, match="stands for more than one event"):
+    with pytest.raises(InputError, match="belongs to more than one event"):
         run({"a": path}, everything, reading=WITH)
 
 
@@ -529,13 +529,13 @@ BAD_LISTS = [
     ("FatJet_pt", spoil(1e30), "an energy of more than 1e+06 GeV (MeV?)"),
     ("PFCands_phi", spoil(170.0), "an azimuth beyond 2 pi (degrees?)"),
     ("FatJet_tau2", spoil(float("inf")), "NaN or infinity"),
-    ("FatJet_eta", lambda values: values[:1], "lists of another length than column 'FatJet_pt'"),
+    ("FatJet_eta", lambda values: values[:1], "lists of a different length than column 'FatJet_pt'"),
     ("FatJetPFCands_jetIdx", spoil(2), "an index outside the jets of its event"),
     ("FatJetPFCands_jetIdx", spoil(-1), "an index outside the jets of its event"),
     ("FatJetPFCands_pFCandsIdx", spoil(10_000), "an index outside the candidates of its event"),
     ("FatJetPFCands_pFCandsIdx", spoil(-1), "an index outside the candidates of its event"),
-    ("FatJetPFCands_pFCandsIdx", lambda values: values[1:], "lists of another length than column"),
-    ("PFCands_phi", lambda values: [*values, 1.0], "lists of another length than column 'PFCands_pt'"),
+    ("FatJetPFCands_pFCandsIdx", lambda values: values[1:], "lists of a different length than column"),
+    ("PFCands_phi", lambda values: [*values, 1.0], "lists of a different length than column 'PFCands_pt'"),
     ("PFCands_pt", spoil(float("nan")), "NaN or infinity"),
     ("PFCands_mass", spoil(-1.0), "a negative mass"),
     ("PFCands_pt", spoil(-1.0), "a transverse momentum that is not positive"),
@@ -621,7 +621,7 @@ def test_jets_that_are_no_lists(tmp_path):
 
 def test_event_numbers_that_are_lists(tmp_path):
     columns = {**make_pfnano(), "event": ak.Array([[1, 2]] * 30)}
-    assert "column 'event' is int64_t[], not one number an event" in complaint(write(tmp_path / "a.root", columns))
+    assert "column 'event' is int64_t[], not one number per event" in complaint(write(tmp_path / "a.root", columns))
 
 
 def test_indices_that_are_no_integers(tmp_path):
@@ -670,8 +670,9 @@ def test_bad_particles(tmp_path, name, value, message):
 def test_delphes_lists_that_disagree(tmp_path):
     columns = changed(make_delphes(), "EFlowTrack.Phi", 4, lambda values: [*values, 0.0])
     path = write(tmp_path / "a.root", columns, name="Delphes")
-    assert "column 'EFlowTrack.Phi' holds lists of another length than column 'EFlowTrack.PT' in 1 row" in complaint(
-        path
+    assert (
+        "column 'EFlowTrack.Phi' holds lists of a different length than column 'EFlowTrack.PT' in 1 row"
+        in complaint(path)
     )
 
 

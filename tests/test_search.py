@@ -175,7 +175,7 @@ def test_the_histograms_are_those_of_the_root_file(stages, project):
 def test_a_finished_stage_is_not_run_again(search, stages, capsys):
     loud = Search(search.config, search.path, device="cpu")
     loud.train(WINDOWS[0])
-    assert capsys.readouterr().err == f"train.{WINDOWS[0]}: done before\n"
+    assert capsys.readouterr().err == f"train.{WINDOWS[0]}: already done\n"
 
 
 def test_one_window_alone(search, stages):
@@ -195,7 +195,7 @@ def test_another_configuration_is_not_replaced_without_leave(search, stages):
 
 def test_the_command_goes_on_with_a_search(search, stages, project, drapes):
     status, _, err = drapes("hunt", project / "tiny.yaml", "-o", search.path, "--device", "cpu")
-    assert (status, err) == (0, "hunt: done before\n")
+    assert (status, err) == (0, "hunt: already done\n")
 
 
 def test_the_report_is_that_of_the_run(search, stages, monkeypatch):

@@ -123,13 +123,13 @@ def test_a_folder_is_no_output(pythia, tmp_path, monkeypatch, capfd):
 def test_a_file_of_other_origin_is_not_overwritten(kind, pythia, tmp_path, monkeypatch, capfd):
     (tmp_path / "x.h5").write_text("precious")
     words = command("qcd", "-o", str(tmp_path / "x.h5"), "--format", kind)
-    assert "exists, and not from this command" in complaint(words, monkeypatch, capfd)
+    assert "exists and was not written by this command" in complaint(words, monkeypatch, capfd)
     assert (tmp_path / "x.h5").read_text() == "precious"
 
 
 def test_truth_of_other_origin_is_not_overwritten(pythia, tmp_path):
     truth_file(tmp_path / "x.parquet").write_text("precious")
-    with pytest.raises(DrapesError, match=r"x\.truth\.parquet: exists, and not from this command"):
+    with pytest.raises(DrapesError, match=r"x\.truth\.parquet: exists and was not written by this command"):
         simulate(Order(QCD, 10, format="skim"), tmp_path / "x.parquet")
 
 
@@ -535,7 +535,7 @@ def test_two_files_of_one_process_and_seed_are_refused(tmp_path, other):
     (error,) = examine_files(search(tmp_path, one, other)).problems
     assert isinstance(error, InputError)
     assert f"{tmp_path}/other.h5: was simulated with the process and the seed 7 of {tmp_path}/one.h5" in str(error)
-    assert str(error).endswith("make more events with another --seed")
+    assert str(error).endswith("simulate more events with another --seed")
 
 
 def test_another_simulation_of_the_datas_seed_is_refused(tmp_path):
@@ -671,7 +671,7 @@ def test_a_finished_file_is_not_made_again(small, monkeypatch):
     ],
 )
 def test_a_file_of_other_settings_is_refused_by_their_names(small, other, names):
-    with pytest.raises(DrapesError, match=rf"exists, made with other settings \({names}\)"):
+    with pytest.raises(DrapesError, match=rf"exists and was made with other settings \({names}\)"):
         simulate(other, small)
 
 
@@ -697,7 +697,7 @@ def test_a_changed_file_is_not_taken_for_the_finished_one(small, tmp_path):
     path = tmp_path / "events.h5"
     path.write_bytes(small.read_bytes()[:-1])
     sidecar(path).write_text(sidecar(small).read_text())
-    with pytest.raises(DrapesError, match="belongs to a file that is gone or was changed"):
+    with pytest.raises(DrapesError, match="belongs to a file that was deleted or changed"):
         simulate(SMALL, path)
 
 

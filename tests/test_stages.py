@@ -572,7 +572,7 @@ def two_trees(sample, tmp_path) -> Path:
 
 def test_a_tree_can_be_chosen(two_trees, sample):
     with pytest.raises(
-        InputError, match=r"several trees fit: Events, Sys; say which, as data.path: {events.root: Even"
+        InputError, match=r"several trees fit: Events, Sys; choose one with data.path: {events.root: Even"
     ):
         skim(context_of(two_trees, two_trees / "run"))
     for tree, lost in (("Events", 0), ("Sys", 300)):
@@ -638,7 +638,7 @@ def test_a_larger_choice_contains_the_smaller():
 
 
 def test_more_signal_than_there_is_cannot_be_injected(project, tmp_path):
-    with pytest.raises(ConfigError, match=f"signal.inject: {LABELS + 1} signal events are wanted, the sample holds"):
+    with pytest.raises(ConfigError, match=f"signal.inject: {LABELS + 1} signal events are requested, the sample has"):
         skim(context_of(project, tmp_path / "run", f"signal.inject={LABELS + 1}"))
 
 

@@ -475,7 +475,7 @@ def test_too_little_background_for_an_idealised_reference_is_said(context, proje
 
 def test_too_much_signal_is_said_before_anything_is_trained(context):
     before = set(context.run.path.glob("models/*"))
-    with pytest.raises(ConfigError, match=r"100000 signal events are wanted, the sample holds 500; lower study"):
+    with pytest.raises(ConfigError, match=r"100000 signal events are requested, the sample has 500; lower study"):
         run_trials([trial(injected(context.config, n), "from_noise") for n in (60, 100_000)], context)
     assert set(context.run.path.glob("models/*")) == before
 

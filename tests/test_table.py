@@ -233,7 +233,7 @@ def test_a_blinded_selection_shows_the_sidebands(tmp_path):
 def test_the_same_table_is_not_read_again(tmp_path, capsys):
     search_of(columns(), tmp_path / "run").skim()
     search_of(pd.DataFrame(columns()), tmp_path / "run", quiet=False).skim()
-    assert capsys.readouterr().err == "skim: done before\n"
+    assert capsys.readouterr().err == "skim: already done\n"
 
 
 def test_another_table_is_noticed(tmp_path):
@@ -269,7 +269,7 @@ def test_keywords_replace_keys_of_a_configuration():
     [
         ({"widnows": {}}, "unknown section 'widnows'; did you mean 'windows'?"),
         ({"windows": {"frist": 1}}, "unknown key 'windows.frist'; did you mean 'windows.first'?"),
-        ({"data": {"labels": False}}, "data: the events are the table; leave this section out"),
+        ({"data": {"labels": False}}, "data: the events come from the table; remove this section"),
         ({"features": ["mjj"]}, "the resonant mass m_JJ may not be a feature"),
         ({"features": "m_j1"}, "features"),
         ({"seed": "one"}, "seed"),

@@ -360,7 +360,7 @@ def test_without_labels_beside_a_url(server, raw):
     assert not scan(raw).has_labels
 
 
-@pytest.mark.parametrize(("status", "words"), [(403, "the server refuses it"), (503, "answers with status 503")])
+@pytest.mark.parametrize(("status", "words"), [(403, "the server denies access"), (503, "answers with status 503")])
 def test_labels_that_the_server_keeps_are_an_error(server, raw, status, words):
     """Not an unlabelled file: labels must not come and go with the network."""
     server.statuses["box.masterkey"] = status
@@ -423,7 +423,7 @@ def test_missing(server):
     assert "no such file on the server; check the address" in complaint(f"{server.url}/nothing.root")
 
 
-@pytest.mark.parametrize(("status", "words"), [(403, "the server refuses it"), (401, "the server refuses it")])
+@pytest.mark.parametrize(("status", "words"), [(403, "the server denies access"), (401, "the server denies access")])
 def test_refused(server, samples, status, words):
     url = serve(server, samples["ttree"])
     server.status = status
@@ -433,7 +433,7 @@ def test_refused(server, samples, status, words):
 def test_server_error(server, samples):
     url = serve(server, samples["ttree"])
     server.status = 503
-    assert "the server answers with status 503" in complaint(url)
+    assert "the server responds with status 503" in complaint(url)
 
 
 def test_nobody_listens():
@@ -459,7 +459,7 @@ def test_no_parts(server, samples, kind):
     """A server that ignores ranges must not pass for one that serves another file."""
     url = serve(server, samples[kind])
     server.ranges = False
-    assert "the server does not serve parts of files" in complaint(url)
+    assert "the server does not support reading parts of files" in complaint(url)
 
 
 @pytest.mark.parametrize("kind", ["ttree", "rntuple", "hdf5", "skim"])
@@ -728,7 +728,7 @@ def test_when_all_places_fail_the_first_is_named(server, samples):
     server.status = 503
     with pytest.raises(InputError) as caught:
         run({"a": expand([places[:2]])}, count)
-    assert str(caught.value).startswith(f"{places[0]}: the server answers with status 503 (3 attempts in ")
+    assert str(caught.value).startswith(f"{places[0]}: the server responds with status 503 (3 attempts in ")
     assert "and so did 1 other place" in str(caught.value)
 
 

@@ -59,7 +59,7 @@ class SelectedCounts:
 def _working_points(efficiencies: Sequence[float]) -> tuple[float, ...]:
     points = tuple(sorted({1.0, *(float(e) for e in efficiencies)}, reverse=True))
     if not 0 < points[-1] <= points[0] <= 1:
-        raise FitError(f"background efficiencies must lie in (0, 1], got {', '.join(f'{e:g}' for e in points)}")
+        raise FitError(f"background efficiencies must be in (0, 1], got {', '.join(f'{e:g}' for e in points)}")
     return points
 
 

@@ -238,7 +238,7 @@ def choose(sample: Sample, files: Sequence[RemoteFile], wanted: Sequence[str]) -
                 if close and close[0] != word
                 else "it has " + ", ".join(f"{one.name} ({one.kind})" for one in files)
             )
-            raise ConfigError(f"{sample.name}: --files {word} picks no file of record {sample.record}; {hint}")
+            raise ConfigError(f"{sample.name}: --files {word} matches no file of record {sample.record}; {hint}")
         chosen |= picked
     return tuple(one for one in files if one.name in chosen)
 
@@ -284,7 +284,7 @@ def fetch(files: Sequence[RemoteFile], folder: str | Path, reporter: Reporter | 
             if one in missing:
                 _fetch(store, one, folder / one.name, reporter)
             else:
-                reporter.say(f"{folder / one.name}: is here already, checksum verified")
+                reporter.say(f"{folder / one.name}: already downloaded, checksum verified")
     except OSError as error:
         where = error.filename or folder
         raise DrapesError(f"{where}: cannot be written ({error.strerror or error})") from error
@@ -294,14 +294,14 @@ def fetch(files: Sequence[RemoteFile], folder: str | Path, reporter: Reporter | 
 def _fetch(store: Any, file: RemoteFile, target: Path, reporter: Reporter) -> None:
     begin = _length(_part(target))
     if begin:
-        reporter.say(f"{target}: going on at {size_text(begin)} of {size_text(file.size)}")
+        reporter.say(f"{target}: resuming at {size_text(begin)} of {size_text(file.size)}")
     try:
         with reporter.bar(file.name, file.size, unit="bytes") as update:
             store.fetch(file.name, downloader=ResumingDownloader(_part(target), file.size, update))
     except ValueError as error:  # what pooch raises for a checksum that does not match
         raise DrapesError(
-            f"{file.url}: what arrived does not have the record's checksum {file.checksum}, and was deleted; run the "
-            "same command again"
+            f"{file.url}: the download does not match the checksum {file.checksum} of the record and was deleted; run"
+            " the same command again"
         ) from error
     reporter.say(f"{target}: {size_text(file.size)}, checksum verified")
 
@@ -339,8 +339,8 @@ def _check_space(folder: Path, missing: Sequence[RemoteFile]) -> None:
     free = shutil.disk_usage(existing).free
     if need > free:
         raise DrapesError(
-            f"{folder}: {size_text(need)} are needed but {size_text(free)} are free; make room, choose fewer --files, "
-            "or another -o"
+            f"{folder}: {size_text(need)} are needed but {size_text(free)} are free; free some space, choose fewer"
+            " --files, or another -o"
         )
 
 
@@ -411,7 +411,7 @@ class ResumingDownloader:
                 if failures >= _ATTEMPTS or wait > longest_wait():
                     raise DrapesError(
                         f"{url}: stopped at {size_text(now)} of {size_text(self.size)} ({reason}); run the same "
-                        "command again to go on"
+                        "command again to resume"
                     )
                 time.sleep(wait)
             os.fsync(stream.fileno())
@@ -423,7 +423,7 @@ class ResumingDownloader:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise DrapesError(f"{self.part}: another download is writing it; wait for that one") from None
+                raise DrapesError(f"{self.part}: another download is writing this file; wait for it") from None
             yield stream
 
     def _continue(self, url: str, stream: IO[bytes], have: int) -> None:
@@ -440,7 +440,7 @@ class ResumingDownloader:
                 for block in response.iter_content(_BLOCK):
                     have += len(block)
                     if have > self.size:
-                        self._refuse(url, "sends more bytes than its record says")
+                        self._refuse(url, "sends more bytes than the record states")
                     stream.write(block)
                     self.report(have)
         except requests.exceptions.ChunkedEncodingError as error:
@@ -455,14 +455,14 @@ class ResumingDownloader:
         if status in TRANSIENT:
             wanted = retry_after(response.headers)
             raise _Interruption(f"the server answers {status} {response.reason}", wanted)
-        if status == 416:  # it has no byte where we want to go on
-            self._refuse(url, "has fewer bytes than its record says")
+        if status == 416:  # the server has no byte at the position to resume from
+            self._refuse(url, "has fewer bytes than the record states")
         self._discard_empty()
         raise DrapesError(f"{url}: the server answers {status} {response.reason}; see the record's page")
 
     def _refuse(self, url: str, problem: str) -> None:
         self.part.unlink(missing_ok=True)
-        raise DrapesError(f"{url}: {problem}; what arrived was deleted, run the same command again")
+        raise DrapesError(f"{url}: {problem}; the partial file was deleted, run the same command again")
 
     def _discard_empty(self) -> None:
         if _length(self.part) == 0:

@@ -280,8 +280,8 @@ def inspection_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **TypeAdapter(Inspection).json_schema(mode="serialization"),
-        "title": "What drapes inspect says of a file",
-        "description": "Masses and momenta in GeV. What does not exist is null.",
+        "title": "Output of drapes inspect",
+        "description": "Masses and momenta in GeV. Values that do not exist are null.",
     }
 
 
@@ -381,7 +381,7 @@ def _file_part(path: str | Path, info: FileInfo) -> dict[str, Any]:
 
 def _empty(path: str | Path, info: FileInfo, remarks: Sequence[Problem]) -> Inspection:
     """Return the record of a file without events."""
-    note = Problem("note", "holds no events: a run passes it over, unless data.empty is error", 0, None)
+    note = Problem("note", "holds no events: a run skips it unless data.empty is error", 0, None)
     return Inspection(
         **_file_part(path, info),
         looked_at=0,
@@ -498,7 +498,7 @@ class _Gathered:
 
         falling = ak.to_numpy(ak.all(jets.pt[:, 1:] <= jets.pt[:, :-1], axis=1))
         self._flag("warning", "fewer than two jets: such events are dropped", rows[counts < 2])
-        self._flag("note", "jets not by falling pT: processors sort them", rows[~falling])
+        self._flag("note", "jets not ordered by pT: processors sort them", rows[~falling])
         self.clipped += int(events.metadata.get("clipped_masses", 0))
 
         index = np.flatnonzero(counts >= 2)
@@ -516,7 +516,7 @@ class _Gathered:
             self._keep(mjj_label=label[index])
         self._flag(
             "warning",
-            "tau1 is 0 or missing in a leading jet: tau21 is undefined, 'selection.undefined' says what happens",
+            "tau1 is 0 or missing in a leading jet: tau21 is undefined, see 'selection.undefined'",
             rows[(~(flat["tau1"] > 0)).any(axis=1)],
         )
         rising = (flat["tau2"] > flat["tau1"]) | (flat["tau3"] > flat["tau2"])
@@ -556,7 +556,7 @@ class _Gathered:
             what = "masses just below 0 by rounding: set to 0; counted in jets and constituents"
             yield Problem("note", what, self.clipped, None)
         ids, rows = self._column("event_id"), self._column("row")
-        yield from _repeats(ids[:, None], rows, "error", "an event_id that an earlier event has")
+        yield from _repeats(ids[:, None], rows, "error", "repeated event_id")
         pairs = [self._column(name) for name in ("mjj", "pt", "direction")]
         if len(pairs[0]):
             content = np.column_stack(pairs)
@@ -566,10 +566,10 @@ class _Gathered:
             yield Problem("warning", "negative weight", int((weight < 0).sum()), int(rows[weight < 0][0]))
         if np.any(weight != 1):
             other = weight != 1
-            what = "weight that is not 1: the hunt counts events, and refuses"
+            what = "weight other than 1: the hunt needs unweighted events"
             yield Problem("warning", what, int(other.sum()), int(rows[other][0]))
         if len(self._column("mjj")) == 0:
-            yield Problem("error", "no event looked at has two jets", self.events, int(rows[0]))
+            yield Problem("error", "none of the events read has two jets", self.events, int(rows[0]))
 
     def summary(self) -> dict[str, Any]:
         weight, ids = self._column("weight"), self._column("event_id")
@@ -681,7 +681,7 @@ def text_lines(found: Inspection) -> Sequence[tuple[str, str]]:
     ]
     if found.constituents is not None:
         share = spread(found.constituents.momentum_fraction, "", ".3f")
-        out.append(("constituents", f"{spread(found.constituents.per_jet)} a jet; share of its pT {share}"))
+        out.append(("constituents", f"{spread(found.constituents.per_jet)} per jet; fraction of its pT {share}"))
     else:
         out.append(("constituents", "none"))
     labels, weights = found.labels, found.weights

@@ -308,13 +308,13 @@ def _read(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, st
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise RunDirectoryError(f"{path}: not a readable checkpoint ({reason}); delete it to train anew") from error
+        raise RunDirectoryError(f"{path}: not a readable checkpoint ({reason}); delete it to retrain") from error
     # safetensors has no checksum: a flipped bit would be another model, and nobody would know
     if metadata.get("sha256") != _digest(tensors, metadata):
-        raise RunDirectoryError(f"{path}: damaged checkpoint (sha256 differs); delete it to train anew")
+        raise RunDirectoryError(f"{path}: damaged checkpoint (sha256 differs); delete it to retrain")
     if metadata.get("fingerprint") != fingerprint:
         raise RunDirectoryError(
-            f"{path}: checkpoint of another training (settings, seed, data or network differ); delete it to train anew"
+            f"{path}: checkpoint of another training (settings, seed, data or network differ); delete it to retrain"
         )
     return tensors, metadata
 

@@ -42,10 +42,10 @@ def declared_files(name: str, processor: type, folders: Sequence[Path]) -> dict[
     for kind in processor.__mro__:
         names = vars(kind).get("reads", ())
         if isinstance(names, (str, Path)) or not isinstance(names, Iterable):
-            raise ConfigError(f"processor '{name}': reads is no list of files, such as reads = ['golden.json']")
+            raise ConfigError(f"processor '{name}': reads must be a list of files, such as reads = ['golden.json']")
         for one in names:
             if not isinstance(one, (str, Path)):
-                raise ConfigError(f"processor '{name}': reads holds {one!r}, which names no file")
+                raise ConfigError(f"processor '{name}': reads contains {one!r}, which is not a file name")
             places.setdefault(str(one), _find(name, str(one), [*_folder_of(kind), *folders]))
     return places
 
@@ -61,7 +61,7 @@ def _find(processor: str, name: str, folders: Sequence[Path]) -> str | Path:
     place = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if place is None:
         where = ", ".join(dict.fromkeys(map(str, folders)))
-        raise ConfigError(f"processor '{processor}': reads {name}, but there is no such file; looked in {where}")
+        raise ConfigError(f"processor '{processor}': reads {name}, which does not exist; looked in {where}")
     return place
 
 
@@ -121,6 +121,6 @@ def warning_of(stage: str, files: Mapping[str, str | None]) -> str | None:
     shown = ", ".join(data[:3]) + (f" and {len(data) - 3} more" if len(data) > 3 else "")
     names = ", ".join(f'"{Path(path).name}"' for path in data[:3])
     return (
-        f"{stage}: the processor reads {shown} and does not declare {'it' if len(data) == 1 else 'them'}; the selection"
-        f" runs again when that changes, and finds it elsewhere too if the class says reads = [{names}]"
+        f"{stage}: the processor reads {shown} without declaring {'it' if len(data) == 1 else 'them'}; set reads ="
+        f" [{names}] in the class, so that the selection runs again when that changes and finds it elsewhere too"
     )

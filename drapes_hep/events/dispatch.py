@@ -24,7 +24,7 @@ _AHEAD = 4
 _LEAST = 32
 _DEATHS = 3
 """Tasks that may kill their worker before the rest is not tried any more."""
-_NOT_TRIED = "not tried, for too many workers had died"
+_NOT_TRIED = "not tried: too many workers had died"
 _NO_WORKER = 120.0
 """Seconds without any worker of a cluster after which it counts as lost."""
 

@@ -332,7 +332,7 @@ class Hooks:
         handed = copy.copy(jets)
         place, value = self._call(hook, jets=handed)
         if handed.layout is not jets.layout and not _same_jets(jets, handed):
-            self._refuse(place)("changes the jets that it is given", "change a copy, or correct jets in `corrections`")
+            self._refuse(place)("changes its input jets", "change a copy, or correct jets in `corrections`")
         return _jet_mask(value, ak.to_numpy(ak.num(jets)).astype(np.int64), self._refuse(place))
 
     def _call(self, hook: str, **arguments: AwkwardArray) -> tuple[Hook, Any]:
@@ -348,7 +348,9 @@ class Hooks:
         """
         for name in _RESERVED:
             if name in argument.fields and name not in self._events.fields:
-                self._refuse(place)(f"adds '{name}' to the events, which only a file does", "choose another name")
+                self._refuse(place)(
+                    f"adds '{name}' to the events, a name reserved for columns of the file", "choose another name"
+                )
         for name in self._events.fields:
             before = self._events.layout.content(name)
             if name == except_for or (name in argument.fields and argument.layout.content(name) is before):
@@ -360,8 +362,8 @@ class Hooks:
                 same = np.array_equal(ak.to_numpy(self._events[name]), ak.to_numpy(argument[name]))
             if not same:
                 self._refuse(place)(
-                    f"changes '{name}' of the events that it is given",
-                    "identities, labels and rows stay those of the file"
+                    f"changes '{name}' of its input events",
+                    "keep identities, labels and rows as in the file"
                     if name in _RESERVED
                     else "change a copy and return it",
                 )
@@ -509,7 +511,7 @@ def _fill(array: AwkwardArray, axis: int, form: _Form) -> str:
 def _leaf(array: AwkwardArray, form: _Form, refuse: Refuse) -> npt.NDArray[Any]:
     try:
         return np.asarray(ak.to_numpy(array, allow_missing=False))
-    except Exception:  # unions and whatever else is no plain column
+    except Exception:  # unions and whatever else is not a plain column
         refuse(f"returned values of type {str(array.type)[:80]}", f"return {form.what}")
 
 
@@ -542,7 +544,7 @@ def _is_plain(array: npt.NDArray[Any] | AwkwardArray) -> bool:
     """Whether an array holds numbers or booleans."""
     try:
         return np.asarray(ak.to_numpy(ak.flatten(array, axis=None))).dtype.kind in "biuf"
-    except Exception:  # unions and whatever else is no plain column
+    except Exception:  # unions and whatever else is not a plain column
         return False
 
 
@@ -597,7 +599,7 @@ def _jet_mask(value: Any, counts: IntArray, refuse: Refuse) -> AwkwardArray:
     bad = ak.to_numpy(ak.num(array)) != counts
     if bad.any():
         first = first_of(bad)
-        refuse(f"returned lists of other lengths than the jets' ({len(array[first])} for {counts[first]})",
+        refuse(f"returned lists of different lengths than the jets' ({len(array[first])} for {counts[first]})",
                "return one boolean for each of `jets`, which `corrections` may have changed", bad)  # fmt: skip
     flat = _leaf(ak.flatten(array), form, refuse)
     if len(flat) and flat.dtype.kind != "b":
@@ -639,7 +641,7 @@ def flat_jets(jets: AwkwardArray, refuse: Refuse) -> tuple[dict[str, FloatArray]
     for name in JET_FIELDS:
         values = ak.flatten(jets[name])
         if ak.fields(values) or values.ndim != 1:
-            refuse(f"returned jets whose '{name}' is no single number", "give every jet one")
+            refuse(f"returned jets whose '{name}' is not a single number", "give every jet one")
         if values.layout.is_option:
             flag(name, np.asarray(values.layout.mask_as_bool(valid_when=False)), "missing values (None)")
         array = _leaf(values, _JETS, refuse)
@@ -725,7 +727,7 @@ def _jets(value: Any, before: AwkwardArray, refuse: Refuse) -> AwkwardArray:
 
 def _check_constituents(inside: AwkwardArray, refuse: Refuse) -> None:
     if inside.ndim != 3 or not set(CONSTITUENT_FIELDS) <= set(inside.fields):
-        refuse("returned jets whose 'constituents' are no lists of pt, eta, phi, mass", "keep them as they were")
+        refuse("returned jets whose 'constituents' are not lists of pt, eta, phi, mass", "keep them as they were")
     counts = ak.to_numpy(ak.sum(ak.num(inside, axis=2), axis=1)).astype(np.int64)
     flag = _flags("constituents", counts, refuse)
     flat = {}
@@ -739,7 +741,7 @@ def _check_constituents(inside: AwkwardArray, refuse: Refuse) -> None:
 
 _ORDER = "keep the order of jets and events: sort and select whole jets, never one of their fields"
 _STRANGE = "returned the jets of other events"
-_IN_PLACE = "select and reorder jets inside their events, never the events"
+_IN_PLACE = "select and reorder jets within events, not the events"
 
 
 def _origins(jets: AwkwardArray, most: int) -> IntArray | None:
@@ -903,7 +905,7 @@ def _match(
     leading[owner[first]] = near[first] > _SAME_JET
     comparable = (counts > 0) & (np.bincount(old_owner, minlength=len(counts)) > 0)
     if np.count_nonzero(leading & comparable) > _STRAY_EVENTS * np.count_nonzero(comparable):
-        refuse(_STRANGE + f" (no jet of the event lies within {_SAME_JET:g} of the leading one)", _IN_PLACE,
+        refuse(_STRANGE + f" (no jet of the event is within {_SAME_JET:g} of the leading one)", _IN_PLACE,
                leading & comparable)  # fmt: skip
     return origin, near <= _NEAR
 

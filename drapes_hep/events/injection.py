@@ -58,7 +58,7 @@ def choose_signal(signal_id: IntArray, keep: int, seed: int) -> IntArray:
         If there are not that many.
     """
     if keep > len(signal_id):
-        raise ConfigError(f"signal.inject: {keep} signal events are wanted, the sample holds {len(signal_id)}")
+        raise ConfigError(f"signal.inject: {keep} signal events are requested, the sample has {len(signal_id)}")
     ids = np.sort(signal_id)
     order = np.argsort(event_uniforms(stage_seed(seed, "inject"), ids)[:, 0], kind="stable")
     return np.sort(ids[order[:keep]])

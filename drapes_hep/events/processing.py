@@ -180,7 +180,7 @@ def _scan(fileset: Fileset, reading: Reading) -> list[_Requested]:
     if failures:
         raise FailedFilesError(failures)
     if not requested:
-        raise ConfigError("no file of events is named: see data.path")
+        raise ConfigError("no input file: see data.path")
     shared = shared_identities([one.info for one in requested])
     if shared:
         raise shared[0]
@@ -353,7 +353,7 @@ class _Merged:
 
     def _merge(self, chunk: EventChunk, outcome: Outcome) -> None:
         if isinstance(outcome, ChunkStore):
-            outcome = _stored(outcome, chunk) or Lost("its result is gone from the disk")
+            outcome = _stored(outcome, chunk) or Lost("its result is missing on disk")
         if isinstance(outcome, Raised):
             raise outcome.error
         if isinstance(outcome, Lost):
@@ -449,9 +449,9 @@ def _check_unique(requested: Sequence[_Requested], stated: Sequence[tuple[EventC
         path = next((chunk.path for chunk, ids in stated if (ids == first).any()), requested[0].info.path)
         raise InputError(
             path,
-            f"event_id {first}{_numbers(stated, first)} stands for more than one event"
+            f"event_id {first}{_numbers(stated, first)} belongs to more than one event"
             f" ({len(repeated)} repeated in all files)",
-            "give every event an identity of its own, and list no event twice",
+            "give each event a unique identity, and list each event once",
         )
 
 

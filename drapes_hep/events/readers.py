@@ -138,8 +138,7 @@ def convert(columns: Columns, chunk: EventChunk) -> Events:
     if short:
         raise InputError(
             chunk.path,
-            f"column '{short[0]}' gave {counted(len(columns[short[0]]), 'row')},"
-            f" not the {len(chunk)} that were asked for",
+            f"column '{short[0]}' returned {counted(len(columns[short[0]]), 'row')}, not the {len(chunk)} requested",
             "the file changed while it was read, or is corrupt",
         )
     converted = LAYOUTS[chunk.layout].convert(columns, chunk)
@@ -698,9 +697,7 @@ def read_columns(chunk: EventChunk, *, attempts: int | None = None) -> Columns:
         # afterwards: what was the same before and after was the same in between
         if versions[place] and file_version(place) != versions[place]:
             close_shared()
-            raise InputError(
-                place, "changed on the server while it was read", "run the same command again: it reads it anew"
-            )
+            raise InputError(place, "changed on the server while it was read", "run the same command again")
         return columns
 
     return first_of(Alternatives(list(versions)), at, attempts)

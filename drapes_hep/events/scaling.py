@@ -256,8 +256,8 @@ def _fit_curves(x: FloatArray, u: FloatArray, weight: FloatArray, labels: Sequen
         quantiles = np.stack([_weighted_quantiles(x[here, j], weight[here], _LEVELS) for here in chosen])
         if not bool((quantiles[:, -1] > quantiles[:, 0]).all()):
             raise FitError(
-                f"scaling: feature {labels[j]} has one value in nearly all sideband events of some masses, which has no"
-                " quantiles: leave it out, or set template.scaling: standard"
+                f"scaling: feature {labels[j]} has the same value in nearly all sideband events of some masses, and no"
+                " quantiles: remove it, or set template.scaling: standard"
             )
         # a feature that repeats values has distances of 0, which have no logarithm
         steps = np.maximum(np.diff(quantiles, axis=1), 1e-4 * (quantiles[:, -1:] - quantiles[:, :1]) + 1e-300)

@@ -78,14 +78,14 @@ def read_events(events: Any, features: Sequence[str]) -> Table:
             rows = counted(len(values), "row")
             raise InputError(_WHERE, f"column '{name}' has {rows}, 'mjj' has {size}", "give one value per event")
     if not size:
-        raise InputError(_WHERE, "the table has no row", "give at least the events of one window and its sidebands")
+        raise InputError(_WHERE, "the table has no rows", "include at least the events of one window and its sidebands")
     columns: dict[str, npt.NDArray[Any]] = {"event_id": _identities(raw.get("event_id"), size)}
     columns["mjj"] = _floats("mjj", raw["mjj"])
     _refuse("mjj", raw["mjj"], ~np.isfinite(columns["mjj"]), "not finite", "drop such rows")
     columns |= {name: _floats(name, raw[name]) for name in features}
     if "weight" in raw:
         bad = _floats("weight", raw["weight"]) != 1.0
-        _refuse("weight", raw["weight"], bad, "not 1", "the hunt counts events: give events of weight 1")
+        _refuse("weight", raw["weight"], bad, "not 1", "the hunt needs unweighted events: use weights of 1")
     if "label" in raw:
         _refuse("label", raw["label"], ~np.isin(raw["label"], (0, 1)), "neither 0 nor 1", "label signal 1")
         columns["label"] = raw["label"].astype(np.int64)
@@ -118,7 +118,7 @@ def _columns(events: Any) -> tuple[list[Any], Callable[[str], Column]]:
         _WHERE,
         f"expected a dict of arrays, a DataFrame, an awkward record array, an arrow table or a structured array, got"
         f" {type(events).__name__}",
-        "files belong into data.path of a configuration",
+        "for files, use data.path in a configuration",
     )
 
 
@@ -129,7 +129,7 @@ def _check_names(names: Sequence[Any], wanted: Sequence[str]) -> None:
             raise InputError(_WHERE, f"no column '{name}' (columns: {have})", "add it, or change 'features'")
     for name in (*wanted, "event_id", "label", "weight"):
         if names.count(name) > 1:
-            raise InputError(_WHERE, f"column '{name}' is there {names.count(name)} times", "keep one of them")
+            raise InputError(_WHERE, f"column '{name}' occurs {names.count(name)} times", "keep one of them")
 
 
 def _flat(name: str, values: Column) -> npt.NDArray[Any]:
@@ -139,7 +139,7 @@ def _flat(name: str, values: Column) -> npt.NDArray[Any]:
     try:
         array = ak.to_numpy(values) if isinstance(values, ak.Array) else _numpy(values)
     except Exception as error:  # lists of different lengths, records, whatever another library's column refuses with
-        said = f"column '{name}' is nested or no array ({reason_of(error)})"
+        said = f"column '{name}' is nested or not an array ({reason_of(error)})"
         raise InputError(_WHERE, said, "give one number per event") from error
     if array.ndim == 0:
         raise InputError(_WHERE, f"column '{name}' is one value, not one per event", "give an array")
@@ -181,7 +181,7 @@ def _identities(values: npt.NDArray[Any] | None, size: int) -> npt.NDArray[np.in
     order = np.argsort(ids, kind="stable")
     again = np.zeros(size, dtype=bool)
     again[order[1:]] = ids[order[1:]] == ids[order[:-1]]
-    _refuse("event_id", ids, again, "there a second time", "give each event its own, or leave the column out")
+    _refuse("event_id", ids, again, "repeated", "give each event its own, or remove the column")
     return ids
 
 

@@ -106,5 +106,5 @@ def choose_device(name: str) -> str:
 
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ConfigError("--device cuda: this machine offers no CUDA device; use --device cpu")
+        raise ConfigError("--device cuda: no CUDA device is available; use --device cpu")
     return "cuda" if available else "cpu"

@@ -98,19 +98,19 @@ def _check_done(run: RunDirectory, stage: Stage, wanted_by: str) -> None:
         )
     again = f"run `drapes {stage.verb}` again, or use another -o"
     if stamp["version"] != STAMP_VERSION:
-        raise RunDirectoryError(f"{run.path}: the stamp of {stage.name} is an older release's; {again}")
+        raise RunDirectoryError(f"{run.path}: the stamp of {stage.name} is from an older release; {again}")
     difference = _difference(stage, stamp) or _renamed(run, stage, stamp)
     if difference is not None:
         key, was, now = difference
         if _is_source(key):
-            raise RunDirectoryError(f"{run.path}: {_worded(key)} was changed since {stage.name} was run; {again}")
+            raise RunDirectoryError(f"{run.path}: {_worded(key)} has changed since {stage.name} was run; {again}")
         raise RunDirectoryError(
-            f"{run.path}: {stage.name} was made with {key} {shown(was)}, the configuration says {shown(now)}; run"
+            f"{run.path}: {stage.name} was run with {key} {shown(was)}, the configuration has {shown(now)}; run"
             f" `drapes {stage.verb}` again with --overwrite, or use another -o"
         )
     modules = _other_code(stage, stamp)
     if modules:
-        raise RunDirectoryError(f"{run.path}: {stage.name} was made by other code, {modules} changed since; {again}")
+        raise RunDirectoryError(f"{run.path}: {stage.name} was run with other code, {modules} changed since; {again}")
     broken = _broken(run, stamp)
     if broken is not None:
         raise RunDirectoryError(f"{broken}: missing or changed since {stage.name} was run; {again}")
@@ -188,7 +188,7 @@ def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) ->
     if difference is not None:
         key, was, now = difference
         raise RunDirectoryError(
-            f"{run.path}: holds {stage.name} made with {key} {shown(was)}, the configuration says {shown(now)}; name"
+            f"{run.path}: contains {stage.name} run with {key} {shown(was)}, the configuration has {shown(now)}; name"
             " another directory with -o, or replace it with --overwrite"
         )
 
@@ -269,7 +269,7 @@ def check_current(run: RunDirectory, name: str) -> None:
         for path, then in _inside(run, stamp):
             if path.is_file() and input_hash(path) != then:
                 raise RunDirectoryError(
-                    f"{path}: changed since {stage} read it; repeat what follows from it (`drapes run` does all)"
+                    f"{path}: changed since {stage} read it; repeat the later stages (`drapes run` runs all)"
                 )
             earlier = maker.get(path)
             if earlier is not None and earlier not in seen:
@@ -331,7 +331,7 @@ def run_stage(
         if stamp != moved:  # the user's files have moved
             write_json(run.stamp(stage.name), moved)
         _stand_for(run, stage)
-        reporter.say(f"{stage.name}: done before")
+        reporter.say(f"{stage.name}: already done")
         return False
     check_overwrite(run, stage, inputs=True)
     if stamp is not None:
@@ -361,14 +361,14 @@ def run_stage(
 def _why_again(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
     """Return why a finished stage is run again."""
     if stamp["version"] != STAMP_VERSION:
-        return "as its stamp is an older release's"
+        return "as its stamp is from an older release"
     difference = _difference(stage, stamp)
     if difference is not None:
         key, was, now = difference
         if key == "hidden windows":
-            return f"as the run is {'blinded' if now else 'unblinded'}, or its windows were changed"
+            return f"as the run is {'blinded' if now else 'unblinded'}, or its windows have changed"
         if _is_source(key):
-            return f"as {_worded(key)} was changed"
+            return f"as {_worded(key)} has changed"
         return f"as {key} was changed from {shown(was)} to {shown(now)}"
     modules = _other_code(stage, stamp)
     if modules:

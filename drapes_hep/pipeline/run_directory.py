@@ -139,7 +139,7 @@ def open_run(path: str | Path, kind: Literal["search", "study"] = "search", *, o
             raise RunDirectoryError(f"{path}: holds a {held}, not a {kind}; choose another directory with -o")
     elif run.path.is_dir() and any(path.suffix != ".part" for path in run.path.iterdir()):
         # what a run that was killed while it wrote its first manifest leaves is no reason to refuse
-        raise RunDirectoryError(f"{path}: is not empty and holds no run; choose another directory with -o")
+        raise RunDirectoryError(f"{path}: is not empty and contains no run; choose another directory with -o")
     return run
 
 

@@ -218,7 +218,7 @@ def toy_distribution(smallest_p: npt.ArrayLike, observed: float | None, stamp: S
     counts = np.histogram(x, edges)[0].astype(np.float64)
     beyond = counts.copy()
     ax.stairs(counts, edges, color=BLUE, fill=True, alpha=0.35)
-    ax.stairs(counts, edges, color=BLUE, lw=1.3, label=f"{counted(len(x), 'pseudo-experiment')}, background alone")
+    ax.stairs(counts, edges, color=BLUE, lw=1.3, label=f"{counted(len(x), 'pseudo-experiment')}, background only")
     centre = 0.5 * (edges[1:] + edges[:-1])
     seen = counts > 0
     ax.errorbar(centre[seen], counts[seen], np.sqrt(counts[seen]), fmt="none", ecolor=BLUE, lw=1)

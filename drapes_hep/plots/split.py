@@ -100,7 +100,7 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
         ax.text(place(mass), 74.4, f"{mass:g}", ha="center", va="top", fontsize=11)
     ax.text(97, 80, r"$m_{JJ}$ [GeV]", ha="right", va="bottom", fontsize=12)
     ax.text((a + b) / 2, 99, "window", ha="center", va="top", fontsize=13, color=RED)
-    ax.text(62, 90, "sidebands: all the rest", ha="left", va="center", fontsize=13, color="#2f5fc4")
+    ax.text(62, 90, "sidebands", ha="left", va="center", fontsize=13, color="#2f5fc4")
 
     pale, warm, plain = "#dbe7fe", "#fbdcdf", SHADE
     box(3, 46, 19, 17, "train\nbackground model" + _count(counts.train), pale)
@@ -133,8 +133,8 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
     ax.text(77, 42.3, "efficiency of each cut", ha="center", va="bottom", fontsize=11, color=efficiency)
     ax.text(
         50, 9,
-        "All sideband events get a score; the fit after a cut uses the closure part alone.\n"
-        "Truth labels, where they exist, are read by the signal injection and the metrics alone.",
+        "All sideband events are scored; the fit after a cut uses only the closure events.\n"
+        "Truth labels, if any, are used only for signal injection and metrics.",
         ha="center", va="center", fontsize=11.5,
     )  # fmt: skip
     if stamp is not None:

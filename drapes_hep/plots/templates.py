@@ -311,7 +311,7 @@ def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "", unit: 
     if curve.best_epoch is not None:
         for ax in (top, low_panel):
             ax.axvline(curve.best_epoch, 0, 0.6 if ax is top else 1.0, color=INK, lw=1, ls=":")  # under the legend
-        top.plot([], [], color=INK, lw=1, ls=":", label=f"kept: epoch {curve.best_epoch}")
+        top.plot([], [], color=INK, lw=1, ls=":", label=f"best epoch: {curve.best_epoch}")
     values = np.concatenate([train, held])
     values = values[np.isfinite(values)]
     if len(values):

@@ -263,7 +263,7 @@ def _held_out(files: WindowFiles, event_id: npt.NDArray[np.int64]) -> npt.NDArra
     rows = np.flatnonzero(np.isin(event_id, held))
     if len(rows) != len(held):
         raise RunDirectoryError(
-            f"{files.folder / 'split.parquet'}: names events that the skim does not hold; run again"
+            f"{files.folder / 'split.parquet'}: contains events that are not in the skim; run again"
         )
     return rows
 

@@ -80,7 +80,7 @@ def step(name: str, config: Mapping[str, Any]) -> Markup | str:
     known: dict[str, Markup | str] = {
         "in_files": "in the files",
         "not_injected": "signal not injected",
-        "read": "given to the selection",
+        "read": "before the selection",
         "golden_json": "golden JSON",
         "trigger": "trigger",
         "two_jets": "two jets",
@@ -108,7 +108,7 @@ def why(point: Point, key: str, blind: bool) -> str:
         return "too few events outside the window, or a poor inclusive fit"
     if key in {"p_local", "z_local"}:
         if point.get("observed") is None:
-            return "blinded" if blind else "nothing observed is quoted"
+            return "blinded" if blind else "no observed value is quoted"
         if key == "z_local" and point.get("p_local") is not None:
             return "p is 1"
     return ""

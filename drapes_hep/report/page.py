@@ -127,8 +127,8 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "headline": lines,
             "rows": working_point_rows(run),
             "cross": any(p.get("expected_template") is not None for w in run.windows for p in w.points),
-            "window_note": f"Expected from the mass fit{run.fit_title} outside the window. The inclusive search stands"
-            " beside every cut; the most significant working point is tinted. Template × inclusive, where it is given,"
+            "window_note": f"Expected from the mass fit{run.fit_title} outside the window. The inclusive search is"
+            " listed with every cut; the most significant working point is highlighted. Template × inclusive, if given,"
             " is a cross-check: the cut's efficiency on the template times the inclusive expectation.",
             "quality": quality_rows(run),
             "metrics": metric_rows(run),

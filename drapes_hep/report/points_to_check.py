@@ -41,7 +41,7 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     out: list[str | Markup] = []
     accounting = run.results.get("accounting") or {}
     if accounting.get("lost"):
-        out.append(f"{counted(accounting['lost'], 'event was', 'events were')} requested and not processed.")
+        out.append(f"{counted(accounting['lost'], 'event was', 'events were')} requested but not processed.")
     differ: list[str | Markup] = []
     poor: list[str | Markup] = []
     missing: list[str | Markup] = []
@@ -65,7 +65,7 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
             sculpted.append(f"{files.title} GeV, {', '.join(apart)}")
     for found, words in (
         (differ, f"The template differs (AUC more than {AUC_TOLERANCE:g} and three standard errors from 0.5)"),
-        (lost, "Generated events that are not in the template, whose shape they may bend"),
+        (lost, "Generated events rejected from the template, which may bias its shape"),
         (poor, f"Poor inclusive fit (p under {POOR_FIT:g})"),
         (missing, "No p-value"),
         (

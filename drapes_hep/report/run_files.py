@@ -79,7 +79,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> Columns:
     try:
         table = pq.read_table(path, columns=list(columns), page_checksum_verification=True)
     except FileNotFoundError:
-        raise RunDirectoryError(f"{path}: missing; run the stage that makes it") from None
+        raise RunDirectoryError(f"{path}: missing; run the stage that writes it") from None
     except (OSError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise RunDirectoryError(f"{path}: cannot be read as parquet ({reason}); delete it and run again") from error

@@ -52,8 +52,8 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
         lines.append(
             f"{counted(len(run.windows), 'window')} with"
             f" {counted(max(len(w.points) for w in run.windows), 'working point')}"
-            f" {'each were' if several else 'was'} searched; the local numbers do not account for having chosen"
-            f" the largest{'' if whole.p is None else ', the global one does'}."
+            f" {'each were' if several else 'was'} searched; the local values do not include the look-elsewhere"
+            f" effect{'' if whole.p is None else ', the global one does'}."
         )
     cards = [_card("largest local significance", _significance(found), local)]
     if whole.p is None:
@@ -107,8 +107,8 @@ def _few(whole: GlobalP) -> str:
         return f"{few} as extreme as the data: the global p-value is an upper bound, set by their number."
     return (
         f"{few} as extreme as the data: the global p-value is extrapolated from the distribution of their smallest"
-        f" p-values, which is that of {whole.trials:.1f} independent searches. The measured one is"
-        f" {'an upper bound, set by their number' if whole.bound else 'given beside it'}."
+        f" p-values, which corresponds to {whole.trials:.1f} independent searches. The measured p-value is"
+        f" {'an upper bound, set by their number' if whole.bound else 'listed below it'}."
     )
 
 

@@ -334,7 +334,7 @@ def _prepare(
     n, e = np.array(counts, dtype=np.float64), np.array(edges, dtype=np.float64)
     shape = _resolved(shape)
     if n.ndim != 1 or e.shape != (len(n) + 1,):
-        raise FitError(f"{n.shape} counts do not belong to {e.shape} edges")
+        raise FitError(f"{n.shape} counts do not match {e.shape} edges")
     if not bool(np.all(np.diff(e) > 0)) or e[0] <= 0 or e[-1] >= sqrt_s:
         raise FitError(f"edges must rise between 0 and sqrt_s = {sqrt_s:g} GeV, got {e[0]:g} to {e[-1]:g} GeV")
     fitted = np.ones(len(n), dtype=np.bool_) if use is None else np.array(use, dtype=np.bool_)
@@ -586,7 +586,7 @@ def draw_kernels(masses: npt.ArrayLike, bandwidth: float, lo: float, hi: float, 
     seen = np.sort(np.asarray(masses, dtype=np.float64))
     seen = seen[(seen >= lo) & (seen < hi)]
     if not len(seen):
-        raise FitError(f"no event lies between {lo:g} and {hi:g} GeV to draw masses after")
+        raise FitError(f"no event is between {lo:g} and {hi:g} GeV to draw masses after")
     place = np.asarray(uniforms, dtype=np.float64) * len(seen)
     which = np.minimum(place.astype(np.int64), len(seen) - 1)
     inside = np.clip(place - which, 1e-12, 1 - 1e-12)

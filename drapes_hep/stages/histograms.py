@@ -96,7 +96,9 @@ def write_histograms(
                     file[key] = writable
         write_bytes(path, (Path(folder) / path.name).read_bytes())
     if alone:
-        context.reporter.say(f"hunt: ROOT has no histogram of this kind, in hists.json alone: {', '.join(alone)}")
+        context.reporter.say(
+            f"hunt: ROOT cannot store these histograms, they are only in hists.json: {', '.join(alone)}"
+        )
     with atomic_path(directory.path / "hists.json") as temporary:
         temporary.write_text(json.dumps(records), encoding="utf-8")
     return [path, directory.path / "hists.json"]
@@ -199,7 +201,9 @@ def _expectation(name: str, edges: FloatArray, point: WorkingPoint) -> Iterator[
     for i, variation in enumerate(eigen_variations(point.spectrum_covariance), 1):
         for sign, direction in ((1, "Up"), (-1, "Down")):
             varied = point.spectrum + sign * variation
-            one = _mass_histogram(edges, varied, np.zeros_like(varied), "Expectation, one parameter of the fit varied")
+            one = _mass_histogram(
+                edges, varied, np.zeros_like(varied), "Expectation with one parameter of the fit varied"
+            )
             yield f"{name}_fit{i}{direction}", one
 
 

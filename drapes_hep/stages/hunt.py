@@ -151,7 +151,7 @@ def _global(
     if windows != context.windows:
         # a p-value of a part of the search would not pay for the choice of that part
         few = counted(len(windows), "window was", "windows were")
-        return f"only {few} hunted, the search has {len(context.windows)}"
+        return f"only {few} hunted; the search has {len(context.windows)}"
     if config.hunt.toys == 0:
         return "hunt.toys is 0: no pseudo-experiments"
     overlaps = set_overlaps(masses, np.stack(tails), edges, config.hunt.background_efficiencies)

@@ -120,12 +120,12 @@ def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: I
     for name, low, high in (("lower", window.range_lo, window.lo), ("upper", window.hi, window.range_hi)):
         if not ((mjj >= low) & (mjj < high)).any():
             raise FitError(
-                f"window {window.name}: its {name} sideband, {low:g}-{high:g} GeV, holds no event, so nothing can be"
+                f"window {window.name}: its {name} sideband, {low:g}-{high:g} GeV, has no events, so nothing can be"
                 " interpolated; see mass.range and the selection"
             )
     folds, inside = config.cwola.folds, event_id[window.in_signal_region(mjj)]
     if not len(inside):
-        raise FitError(f"window {window.name}: holds no event, so there is nothing to compare a template with")
+        raise FitError(f"window {window.name}: has no events, so there is nothing to compare with a template")
     try:
         check_folds(f"window {window.name}: data", assign_folds(inside, folds, config.seed), folds)
     except FitError as error:
@@ -144,7 +144,7 @@ def _check_resonant(context: Context, events: EventTable) -> None:
         if len(np.unique(values)) > 1 and abs(r := float(spearmanr(values, events.mjj).statistic)) > _FOLLOWS:
             raise LeakError(
                 f"feature '{name}': follows m_JJ (rank correlation {r:.3f}), so the classifier would learn the window;"
-                " leave it out of cwola.features"
+                " remove it from cwola.features"
             )
 
 
@@ -370,7 +370,7 @@ def _write_sample(
             wanted = "the" if hidden else len(plan.event_id)
             raise FitError(
                 f"window {window.name}: none of {wanted} generated events is in {path.stem} ({counted}):"
-                " the model has learnt too little; take more constituents.epochs, constituents.steps or sideband events"
+                " the model is undertrained; use more constituents.epochs, constituents.steps or sideband events"
             )
         if not hidden:
             context.reporter.say(

@@ -50,14 +50,14 @@ def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
     blinded = isinstance(results, dict) and bool(results.get("blind"))
     if blinded and not config.get("blind"):
         raise RunDirectoryError(
-            f"{run.path}: the run is blinded, so there is nothing to show; run `drapes run --unblind` first, or draw"
-            " the page with --set blind=true"
+            f"{run.path}: the run is blinded, so there is nothing to show; run `drapes run --unblind` first, or write"
+            " the report with --set blind=true"
         )
     if config.get("blind") and not blinded:
         # its fits and its account hold what the windows hold: leaving out figures would not undo that
         raise RunDirectoryError(
-            f"{run.path}: the run is not blinded, so no page of it can be; run `drapes run --set blind=true` first, or"
-            " draw the page with --unblind"
+            f"{run.path}: the run is not blinded, so its report cannot be; run `drapes run --set blind=true` first, or"
+            " write the report with --unblind"
         )
     return write_report(run.path, config.get("plots"))
 
@@ -87,8 +87,8 @@ def _check_same_search(run: RunDirectory, own: Mapping[str, Any], config: Mappin
     if found is not None:
         key, then, given = found
         raise RunDirectoryError(
-            f"{run.path}: was made with {key} {shown(then)}, the configuration says {shown(given)}; a report shows what"
-            f" was done: leave the configuration out (drapes report -o {run.path}), or search again with another -o"
+            f"{run.path}: was run with {key} {shown(then)}, the configuration has {shown(given)}; omit the"
+            f" configuration (drapes report -o {run.path}), or search again with another -o"
         )
 
 

@@ -97,7 +97,7 @@ def _work(context: Context, stage: Stage) -> Written:
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         discard(directory, stage)  # other cuts have other results
-        raise ConfigError("template.source: the selection keeps no event of the simulation")
+        raise ConfigError("template.source: the selection keeps no events of the simulation")
     account = {"requested": report.requested, "processed": report.processed}
     write_skim(directory.simulation, columns, {"inputs": inputs, "accounting": account})
     return Written([directory.simulation], opened_by(context, stage, selection, report))

@@ -261,9 +261,7 @@ def examine_files(config: Config) -> FileCheck:
         problems.append(no_events(infos))
     if config.data.labels and config.data.truth is None:
         problems += [
-            InputError(
-                info.path, "carries no column 'label'", "set data.labels to false, or name a sidecar in data.truth"
-            )
+            InputError(info.path, "has no column 'label'", "set data.labels to false, or name a sidecar in data.truth")
             for info in held
             if not info.has_labels
         ]
@@ -307,7 +305,7 @@ def _copies(infos: Sequence[FileInfo]) -> list[DrapesError]:
             errors.append(
                 InputError(
                     info.path,
-                    f"holds the same bytes as {twin}",
+                    f"is identical to {twin}",
                     "list a file once: its events would count twice",
                 )
             )
@@ -321,7 +319,7 @@ def _remarks(infos: Sequence[FileInfo]) -> Iterator[str]:
     if empty:
         yield (
             f"{len(empty)} of {counted(len(infos), 'file')} {'holds' if len(empty) == 1 else 'hold'} no events and"
-            f" {'is' if len(empty) == 1 else 'are'} passed over: {_listed(empty)}"
+            f" {'is' if len(empty) == 1 else 'are'} skipped: {_listed(empty)}"
         )
     held = [info for info in infos if info.entries]
     for what, values in (
@@ -330,7 +328,7 @@ def _remarks(infos: Sequence[FileInfo]) -> Iterator[str]:
     ):
         if len(set(values)) > 1:
             each = ", ".join(f"{count} of '{value}'" for value, count in Counter(values).most_common())
-            yield f"the files are of several {what}: {each}; check that they belong together"
+            yield f"the files have several {what}: {each}; check that they belong together"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -373,7 +371,7 @@ def _repeated_seeds(infos: Sequence[FileInfo]) -> list[DrapesError]:
                     info.path,
                     f"was simulated with the process and the seed {order.get('seed')} of {other}: it holds the same"
                     " events",
-                    "make more events with another --seed",
+                    "simulate more events with another --seed",
                 )
             )
     return errors
@@ -465,7 +463,7 @@ def make_processor(config: Config, processor_class: Any) -> CheckedProcessor:
         raise ConfigError(f"{name}: takes no settings: {NEEDS}") from None
     except ValueError:  # a class that shows no signature
         pass
-    said = f"{name}: cannot be made with the settings"
+    said = f"{name}: cannot be constructed with the settings"
     with UsersCode(lambda error: ConfigError(f"{said} ({reason_of(error)})")), watched():
         made = processor_class(settings)
     return CheckedProcessor(
@@ -567,7 +565,7 @@ def _work(context: Context, stage: Stage, processor_class: Any) -> Written:
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         discard(directory, stage)  # other cuts have other results
-        raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
+        raise ConfigError("the selection keeps no events: see the cuts in 'selection' and 'mass.range'")
     label = None if truth is None else truth.truth_for(columns["event_id"])
     # the account is about what the files hold; events that were not injected were read and set aside, and say so
     written = write_events(context, columns, label, inputs)

@@ -39,7 +39,7 @@ def _name(generator: str, method: str, config: Config) -> str:
 
 def _check(config: Config) -> None:
     if "jets" not in method_of(config).columns:
-        raise ConfigError("this study is of jets as sets: its configuration needs the section constituents")
+        raise ConfigError("this study compares jets: its configuration needs the section constituents")
 
 
 def comparisons(config: Config, kind: Kind, beside: bool) -> list[Entry]:

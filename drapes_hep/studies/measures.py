@@ -117,7 +117,7 @@ def _search(bench: TrialContext, trial: Trial) -> Record:
     signal = bench.thinned(judged & is_signal, _MOST_SIGNAL, "judged signal")
     background = judged & ~is_signal
     if not signal.any() or not background.any():
-        raise FitError(f"window {bench.window.name}: no signal or no background is left to judge the scores with")
+        raise FitError(f"window {bench.window.name}: no signal or no background is left to evaluate the scores")
     classes = _classes(bench, trial)
     judges = {"signal": _sample(bench, bench.chosen(signal)), "background": _sample(bench, bench.chosen(background))}
     found = [_found(_scored(bench, classes, judges, training), judges) for training in range(trial.trainings)]

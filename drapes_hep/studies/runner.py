@@ -41,7 +41,7 @@ Record = dict[str, Any]
 def check_labels(config: Config) -> None:
     """Raise ConfigError unless the events carry labels and nothing in the windows is hidden."""
     if not config.data.labels:
-        raise ConfigError("data.labels: a study needs labelled events, to inject signal and to judge by the truth")
+        raise ConfigError("data.labels: a study needs labelled events, to inject signal and to measure performance")
     if config.blind:
         raise ConfigError("blind: a study counts labelled events in the windows; for simulation, set blind: false")
 
@@ -151,12 +151,12 @@ def run_trials(
     say = context.reporter.say
     say(
         f"{counted(len(wanted), 'model')} and {counted(len(missing), 'trial')} to do, {every - len(missing)} of"
-        f" {counted(every, 'trial')} done before"
+        f" {counted(every, 'trial')} already done"
     )
     for one, saw in wanted:
         stem = model_folder(place.models, model_key(one, place.keys, saw))
         if left := unfinished(stem):
-            say(f"model {stem.name[:8]}: the training that was cut off goes on from the checkpoint of {left}")
+            say(f"model {stem.name[:8]}: the interrupted training resumes from the checkpoint of {left}")
 
     def advance() -> None:
         nonlocal done
@@ -202,7 +202,7 @@ def _is_done(path: Path) -> bool:
 def _read(path: Path) -> Record:
     record = read_json(path)
     if not isinstance(record, dict):
-        raise RunDirectoryError(f"{path}: is no record of a trial; delete it and run again")
+        raise RunDirectoryError(f"{path}: is not a record of a trial; delete it and run again")
     return record
 
 

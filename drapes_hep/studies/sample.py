@@ -127,5 +127,5 @@ def check_signal(wanted: int, there: int) -> None:
     """Refuse to inject more signal than there is; raises ConfigError."""
     if wanted > there:
         raise ConfigError(
-            f"{wanted} signal events are wanted, the sample holds {there}; lower study.injections and study.examples"
+            f"{wanted} signal events are requested, the sample has {there}; lower study.injections and study.examples"
         )

@@ -178,7 +178,7 @@ class TrialContext:
         """Return some of the events; raises FitError if there is none."""
         found = self.sample.events.take(mask)
         if not len(found):
-            raise FitError(f"window {self.window.name}: the study's sample has no event left for what it compares")
+            raise FitError(f"window {self.window.name}: the study's sample has no events left to compare")
         return found
 
     def thinned(self, mask: BoolArray, most: int, purpose: str) -> BoolArray:
@@ -271,7 +271,7 @@ class TrialContext:
         """Background of the sidebands that no model of a trial saw; at most as many as the data in the window."""
         mask = self.draw.background & self.outside
         if not mask.any():
-            raise FitError(f"window {self.window.name}: no background is left beside it; lower study.data_share")
+            raise FitError(f"window {self.window.name}: no background is left in the sidebands; lower study.data_share")
         return self.chosen(self.thinned(mask, int((self.draw.data & self.inside).sum()), "beside"))
 
     def template_beside(self) -> Template:

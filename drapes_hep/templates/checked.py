@@ -42,7 +42,7 @@ def check_declared(name: str, found: Any) -> None:
     said = f"template.method {name}"
     title, source = getattr(found, "title", None), getattr(found, "source", "noise")
     if not isinstance(title, str) or not title.strip():
-        raise ConfigError(f"{said}: needs the attribute title, what legends call it, such as title = 'CATHODE'")
+        raise ConfigError(f"{said}: needs the attribute title, its name in legends, such as title = 'CATHODE'")
     if source not in get_args(Source):
         raise ConfigError(f"{said}: source is {source!r}, which is none of {', '.join(get_args(Source))}")
     for flag in ("own_mass", "partial"):
@@ -108,7 +108,7 @@ class CheckedMethod(BackgroundMethod):
         model, curves = found
         strange = [key for key, one in curves.items() if not isinstance(one, TrainingCurve) or not one.history]
         if strange:
-            raise self._wrong("fit", f"no TrainingCurve with a history as {strange[0]!r}; {{}} stands for no training")
+            raise self._wrong("fit", f"no TrainingCurve with a history as {strange[0]!r}; {{}} means no training")
         return model, curves
 
     def save(self, folder: Path, model: Any) -> Sequence[Path]:
@@ -191,7 +191,9 @@ class CheckedMethod(BackgroundMethod):
         """Return what the user's trainings are."""
         found = self._mapping("trainings")
         if not all(isinstance(training, Training) for training in found.values()):
-            raise self._wrong("trainings", "what is no Training; an example is {'flow': Training(epochs=50)}")
+            raise self._wrong(
+                "trainings", "a value that is not a Training; an example is {'flow': Training(epochs=50)}"
+            )
         return found
 
     def summary(self) -> str:

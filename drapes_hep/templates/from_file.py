@@ -86,7 +86,7 @@ def _parquet(path: Path, features: Sequence[str]) -> dict[str, npt.NDArray[Any]]
         ) from error
     null = [name for name in table.column_names if table[name].null_count]
     if null:
-        raise InputError(path, f"column '{null[0]}' has missing values", "leave such events out")
+        raise InputError(path, f"column '{null[0]}' has missing values", "remove such events")
     return {name: np.asarray(table[name].combine_chunks()) for name in table.column_names}
 
 
@@ -144,7 +144,7 @@ class TemplateTable(BackgroundMethod):
             if not mask.all():
                 row = int(np.flatnonzero(~mask)[0])
                 problem = f"column '{name}' has {counted(int((~mask).sum()), 'bad value')}, the first in row {row}"
-                raise InputError(self.path, f"{problem} ({columns[name][row]:g})", "leave such events out")
+                raise InputError(self.path, f"{problem} ({columns[name][row]:g})", "remove such events")
         return columns
 
     def settings(self) -> Mapping[str, Any]:

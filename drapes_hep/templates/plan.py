@@ -301,7 +301,7 @@ def parents_in(origin: Origin, pool: Pool, region: Interval) -> EventTable | Non
     if chosen is not None and not len(chosen):
         where = "template.source" if origin.source == "simulation" else "the skim"
         raise DrapesError(
-            f"{origin.title} finds no event to start from between {region[0]:g} and {region[1]:g} GeV; see {where}"
+            f"{origin.title} has no events to start from between {region[0]:g} and {region[1]:g} GeV; see {where}"
         )
     return chosen
 
@@ -409,7 +409,7 @@ def plan_closure(origin: Origin, pool: Pool, seed: int) -> Planned:
         found = _simulation(origin, pool)
         parents = found.take(pool.window.in_sidebands(found.mjj))
     if not len(parents):
-        raise DrapesError(f"{origin.title} finds no event in the sidebands to start from; see template.source")
+        raise DrapesError(f"{origin.title} has no events in the sidebands to start from; see template.source")
     rate = len(mjj) / len(parents)
     # the masses themselves: what is interpolated between them lies in the window, now and then
     masses = functools.partial(np.quantile, mjj, method="inverted_cdf")

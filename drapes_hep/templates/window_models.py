@@ -89,7 +89,7 @@ def save_window_model(
     written = list(method.save(folder, model))
     outside = [path for path in written if not (path.is_relative_to(folder) and path.is_file())]
     if outside or not written:
-        what = f"{outside[0]} is none of its files" if outside else "save() returned no file"
+        what = f"{outside[0]} is not one of its files" if outside else "save() returned no file"
         raise ConfigError(f"template.method {method.title}: {what}; save() returns the files that it wrote in {folder}")
     files = {str(path.relative_to(folder)): file_hash(path) for path in written}
     card = {"title": method.title, "hidden": [list(interval) for interval in hidden], "files": files, **extra}
@@ -142,7 +142,7 @@ def load_window_model(
         hidden = [(float(low), float(high)) for low, high in card["hidden"]]
         files = {folder / str(name): str(digest) for name, digest in card["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunDirectoryError(f"{folder / CARD}: is not a model's card ({error!r}); train again") from error
+        raise RunDirectoryError(f"{folder / CARD}: is is not a model checkpoint ({error!r}); train again") from error
     seen = not any(low <= window.lo and window.hi <= high for low, high in hidden)
     if seen != saw_window:
         raise LeakError(f"{folder}: this model {'saw' if seen else 'did not see'} the window {window.name}")
@@ -190,8 +190,8 @@ def sample_template(
         orphans = np.flatnonzero((found.parent_id != NO_PARENT) & ~np.isin(found.parent_id, data.event_id))
         if len(orphans):
             raise ConfigError(
-                f"template.method {method.title}: parent_id {found.parent_id[orphans[0]]} is no event_id of the data,"
-                " whose fold it would share; take the event_id of the skim, or leave the column out"
+                f"template.method {method.title}: parent_id {found.parent_id[orphans[0]]} is not an event_id of the"
+                " data; use the event_id of the skim, or omit the column"
             )
     else:
         inside = inside.take(~np.isin(inside.event_id, planned.parents.event_id))

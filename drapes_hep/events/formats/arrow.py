@@ -96,7 +96,7 @@ def open_parquet(path: str | Path) -> Iterator[pq.ParquetFile]:
             raise told from error
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(
-            path, f"cannot be read as Parquet: truncated or corrupt ({reason})", "make it again"
+            path, f"cannot be read as Parquet: truncated or corrupt ({reason})", "create it again"
         ) from error
 
 
@@ -109,9 +109,9 @@ def metadata_of(path: str | Path, file: pq.ParquetFile) -> dict[str, Any]:
     try:
         loaded = parse_json(raw) if raw else {}
     except ValueError as error:
-        raise InputError(path, f"its metadata '{_KEY.decode()}' are no JSON ({error})", _REMOVE) from error
+        raise InputError(path, f"its metadata '{_KEY.decode()}' is not valid JSON ({error})", _REMOVE) from error
     if not isinstance(loaded, dict):
-        raise InputError(path, f"its metadata '{_KEY.decode()}' are no record of names and values", _REMOVE)
+        raise InputError(path, f"its metadata '{_KEY.decode()}' is not a mapping of names to values", _REMOVE)
     return loaded
 
 

@@ -352,7 +352,7 @@ class Checks:
         counts = {name: ak.to_numpy(ak.num(columns[name], axis=1)).astype(np.int64) for name in present}
         first = counts[present[0]]
         for name in present[1:]:
-            self.flag(name, counts[name] != first, f"lists of another length than column '{present[0]}'")
+            self.flag(name, counts[name] != first, f"lists of a different length than column '{present[0]}'")
         if counter is not None and counter in columns:
             self.flag(counter, np.asarray(columns[counter]) != first, f"a number other than column '{present[0]}' has")
         self.finish()

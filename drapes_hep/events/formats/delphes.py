@@ -150,7 +150,7 @@ class DelphesJetLayout:
         jets, clipped = checks.vectors(flat, self.required[:4], offsets)
         tau = flat[self.required[4]]
         if tau.ndim != 2:
-            checks.flag(self.required[4], np.ones(len(chunk), dtype=bool), "no five numbers a jet")
+            checks.flag(self.required[4], np.ones(len(chunk), dtype=bool), "not five numbers per jet")
             checks.finish()
         for i in range(3):
             jets[f"tau{i + 1}"] = checks.tau(self.required[4], tau[:, i], offsets)

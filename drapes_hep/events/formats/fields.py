@@ -87,7 +87,7 @@ def _match(path: str, fields: Sequence[Field], columns: Iterable[str]) -> dict[s
         if len(fits) > 1:
             raise InputError(
                 path,
-                f"column '{column}' is spelled by several fields: {', '.join(field.name for field in fits)}",
+                f"column '{column}' matches several fields: {', '.join(field.name for field in fits)}",
                 "keep one of them",
             )
         if fits:
@@ -169,7 +169,7 @@ def check_field(path: str, column: str, field: Field, layout: str) -> None:
         if field.depth != 1:
             raise InputError(path, f"column '{column}' is {field.kind}, not a list of numbers", "write it as one")
     elif field.depth != 0:
-        raise InputError(path, f"column '{column}' is {field.kind}, not one number an event", "flatten it")
+        raise InputError(path, f"column '{column}' is {field.kind}, not one number per event", "flatten it")
 
 
 def zip_jets(path: str, parts: Mapping[str, AwkwardArray]) -> AwkwardArray:
@@ -202,7 +202,7 @@ def zip_jets(path: str, parts: Mapping[str, AwkwardArray]) -> AwkwardArray:
         for name, counts in lengths.items():
             if not np.array_equal(counts, lengths[first]):
                 raise InputError(
-                    path, f"column '{name}' has lists of another length than column '{first}'", "write it again"
+                    path, f"column '{name}' has lists of a different length than column '{first}'", "write it again"
                 )
     own = [name.removeprefix("jets.") for name in parts if name.count(".") == 1]
     jets = {name: parts[f"jets.{name}"] for name in own}

@@ -157,7 +157,9 @@ class Hdf5Reader:
             file.visititems(visit)
             if object_path is not None:
                 if object_path.strip("/") not in frames:
-                    raise InputError(path, f"no frame '{object_path}' in it", f"it holds {', '.join(frames) or 'none'}")
+                    raise InputError(
+                        path, f"contains no frame '{object_path}'", f"it holds {', '.join(frames) or 'none'}"
+                    )
                 frames = {object_path.strip("/"): frames[object_path.strip("/")]}
             if not frames and (arrays := scan_simulated(path, file, reading.constituents)) is not None:
                 check_kept(path, "simulated", {}, reading)
@@ -193,7 +195,7 @@ class Hdf5Reader:
                     _check_types(path, name, frames[name][1], likely)
                 raise lacks(path, f"table '{name}'", found[name], _LAYOUTS, reading.layout)
             if len(fits) > 1:
-                raise InputError(path, f"several tables fit: {', '.join(fits)}", "say which: {path: table}")
+                raise InputError(path, f"several tables fit: {', '.join(fits)}", "choose one: {path: table}")
             ((name, layout),) = fits.items()
             group = frames[name][1]
             rows = _rows(group)

@@ -163,27 +163,27 @@ def check_stored(path: str, dataset: Any) -> None:
             place = _place(path, one.file_name)
             # '%b' stands for the numbers of as many files as there are
             if one.file_name != "." and "%b" not in one.file_name and not place.is_file():
-                raise InputError(path, f"'{name}' is made of other files, and {place} is missing", "copy it, too")
+                raise InputError(path, f"'{name}' is stored in other files, and {place} is missing", "copy it too")
             if one.file_name != "." and "%b" not in one.file_name:
                 with open_hdf5(str(place)) as (source, _):
                     if one.dset_name not in source:
                         raise InputError(
-                            str(place), f"holds no '{one.dset_name}', of which {path} is made", "copy it again"
+                            str(place), f"holds no '{one.dset_name}', which {path} refers to", "copy it again"
                         )
                     check_stored(str(place), source[one.dset_name])
         if sum(one.vspace.get_select_npoints() for one in sources) < dataset.size and not any(
             "%b" in one.file_name for one in sources
         ):
-            raise InputError(path, f"some of '{name}' is in none of the files that it is made of", "write it again")
+            raise InputError(path, f"some of '{name}' is in none of the files that it refers to", "write it again")
     if dataset.external:
         available = 0
         for file_name, offset, size in dataset.external:
             place = Path(file_name)
             if not place.is_file():
-                raise InputError(path, f"'{name}' lies in {place}, which is missing", "copy it, too")
+                raise InputError(path, f"'{name}' is stored in {place}, which is missing", "copy it too")
             available += max(0, min(size, place.stat().st_size - offset))
         if available < dataset.size * dataset.dtype.itemsize:
-            raise InputError(path, f"'{name}' lies in other files, which are too short for it", "copy them again")
+            raise InputError(path, f"'{name}' is stored in other files, which are too short for it", "copy them again")
 
 
 def _place(path: str, file_name: str) -> Path:

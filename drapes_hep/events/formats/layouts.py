@@ -151,7 +151,7 @@ class SkimLayout:
     def _constituents(self, jets: Column, offsets: npt.NDArray[np.int64], checks: Checks) -> tuple[dict[str, Any], int]:
         path = checks.chunk.path
         if "constituents" not in ak.fields(jets):
-            raise InputError(path, "its jets have no constituents", "skim the raw events with them")
+            raise InputError(path, "its jets have no constituents", "skim the raw events with constituents")
         inside = ak.flatten(jets["constituents"])
         absent = missing_columns(CONSTITUENT_FIELDS, ak.fields(inside))
         if absent:

@@ -128,12 +128,12 @@ def _parse_labels(content: bytes, place: str, path: str, rows: int) -> npt.NDArr
     odd = next((i for i, line in enumerate(numbers) if len(line) != 1), None)
     if odd is not None:
         what = counted(len(numbers[odd]), "value") if numbers[odd] else "nothing"
-        raise InputError(place, f"holds {what} in line {odd + 1}", "write one label a line")
+        raise InputError(place, f"holds {what} in line {odd + 1}", "write one label per line")
     if len(lines) != rows:
         raise InputError(
             place,
             f"holds {counted(len(lines), 'label')} for the {counted(rows, 'event')} of {Path(path).name}",
-            "give the file's own labels",
+            "use the labels of this file",
         )
     text = np.array([line[0] for line in numbers], dtype=np.bytes_)
     try:

@@ -271,7 +271,7 @@ class RootReader:
                 raise InputError(
                     path,
                     f"several trees fit: {', '.join(fits)}",
-                    f"say which, as data.path: {{{name}: {next(iter(fits))}}}, or with inspect --tree",
+                    f"choose one with data.path: {{{name}: {next(iter(fits))}}}, or with inspect --tree",
                 )
             ((name, layout),) = fits.items()
             columns, tree = columns_of(layout, found[name], reading), opened[name]

@@ -26,7 +26,7 @@ MEMBER = 3
 
 def _lacks_network(found: Any) -> str | None:
     fits = isinstance(found, type) and issubclass(found, nn.Module)
-    return None if fits else "is no class on torch.nn.Module"
+    return None if fits else "is not a subclass of torch.nn.Module"
 
 
 _OWN = {"transformer": SetTransformer, "epic": EPiC, "deepsets": AttentiveDeepSets}
@@ -86,7 +86,7 @@ def make_backbone(config: ConstituentsConfig, seed: int) -> nn.Module:
     known = inspect.signature(found).parameters
     free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
     if config.tokens and "tokens" not in known and not free:
-        raise ConfigError(f"constituents.tokens: the network {name} has none; leave it at 0")
+        raise ConfigError(f"constituents.tokens: the network {name} has no tokens; set it to 0")
     given = {size: value for size, value in config.sizes.items() if size in known or free}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
@@ -123,7 +123,7 @@ def _try(config: ConstituentsConfig) -> None:
     with UsersCode(lambda error: _refused(name, what, error)):
         shape = tuple(backbone(x, torch.zeros(3), condition, offsets=offsets).shape)
         if shape != tuple(x.shape):  # a column would be repeated
-            raise ConfigError(f"constituents.network {name}: gives {shape} for members of {tuple(x.shape)}")
+            raise ConfigError(f"constituents.network {name}: returns {shape} for members of {tuple(x.shape)}")
         denoiser = DENOISERS[config.path](backbone)
         denoising_loss(denoiser, x, torch.full((3,), 0.5), noise, condition, offsets).sum().backward()  # type: ignore[no-untyped-call]
         what = "cannot be saved and loaded again: "
@@ -138,7 +138,7 @@ def _try(config: ConstituentsConfig) -> None:
         with torch.no_grad():
             before, after = (one.eval()(x, torch.tensor([0.5]), condition, offsets) for one in (denoiser, again))
     if not torch.equal(before, after):
-        raise ConfigError(f"constituents.network {name}: is another network after it was saved and loaded: see config")
+        raise ConfigError(f"constituents.network {name}: changes when it is saved and loaded: check config")
 
 
 def _refused(name: str, what: str, error: BaseException) -> ConfigError:
