@@ -361,18 +361,18 @@ def test_repeated_identities(tmp_path, columns, chunksize):
     ids[2999] = 5
     path = write(tmp_path / "a.root", {**columns, "event_id": ids}, "ttree")
     text = complaint(path, chunksize=chunksize)
-    assert "event_id 5 stands for more than one event (1 repeated in all files)" in text
+    assert "event_id 5 belongs to more than one event (1 repeated in all files)" in text
 
 
 def test_a_skim_beside_its_own_source(samples):
     text = complaint({"a": samples["skim"], "b": {"files": samples["hdf5"]}})
-    assert "has the same name as" in text or "stands for more than one event (3000 repeated" in text
+    assert "has the same name as" in text or "belongs to more than one event (3000 repeated" in text
 
 
 def test_a_renamed_skim_beside_its_own_source(tmp_path, samples):
     (tmp_path / "other.parquet").write_bytes(samples["skim"].read_bytes())
     text = complaint({"a": tmp_path / "other.parquet", "b": samples["hdf5"]})
-    assert "stands for more than one event (3000 repeated in all files)" in text
+    assert "belongs to more than one event (3000 repeated in all files)" in text
 
 
 # ---- truth -----------------------------------------------------------------------------------------------------------

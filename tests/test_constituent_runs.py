@@ -241,7 +241,7 @@ def test_what_a_template_keeps_of_its_parents_is_no_closure(searched):
     found = closure_jets(run, run.windows[0])
     assert found["quantities"].keys() == {"tau21", "tau32", "pt_fraction", "log_pt_fraction", "delta_eta", "delta_phi"}
     page = (searched("from_window") / "report" / "index.html").read_text(encoding="utf-8")
-    assert "starts from these same events" in page
+    assert "starts from the same events" in page
     assert "kinematics of both jets are those of the events" in page
 
 
@@ -251,7 +251,7 @@ def test_events_that_the_skim_lacks_are_not_left_out_silently(searched, tmp_path
     split = read_skim(path)
     write_skim(path, {**split.columns, "event_id": split["event_id"] + 10**6}, split.metadata)
     run = load_run(out)
-    with pytest.raises(RunDirectoryError, match="names events that the skim does not hold"):
+    with pytest.raises(RunDirectoryError, match="contains events that are not in the skim"):
         closure_jets(run, run.windows[0])
 
 
@@ -439,14 +439,17 @@ class OnConstituents:
 
 
 MISTAKES = {
-    "dijets": (["processor=processors/dijets.py:Dijets", "selection.max_constituents=null"], "keeps none; set"),
+    "dijets": (
+        ["processor=processors/dijets.py:Dijets", "selection.max_constituents=null"],
+        "does not keep constituents; set",
+    ),
     "no section": (["constituents=null", "cwola.classifier=constituents"], "add 'constituents: {}'"),
     "no strength of the kinematics": (
         ["template.method=from_sidebands", "template.strength=1"], "needs constituents.kinematics_strength",
     ),
-    "low noise": (["template.method=from_low_noise", "template.strength=1"], "makes no constituents"),
+    "low noise": (["template.method=from_low_noise", "template.strength=1"], "generates features only"),
     "heads": (["constituents.heads=3"], "width 8 is not a multiple of the 3 heads"),
-    "deepsets": (["constituents.kinematics_network=deepsets"], "set kinematics: free"),
+    "deepsets": (["constituents.kinematics_network=deepsets"], "needs kinematics: free"),
     "tokens": (["constituents.tokens=2", "constituents.network=epic"], "tokens are only for the transformer"),
     "token_width": (
         ["constituents.tokens=2", "constituents.token_width=7"],
@@ -457,12 +460,12 @@ MISTAKES = {
         "training.width 6 is not a multiple of the 4 heads",
     ),
     "m_JJ": (
-        ["cwola.classifier=full_phase_space", "cwola.options={kinematics: true}"], "shows m_JJ to the classifier",
+        ["cwola.classifier=full_phase_space", "cwola.options={kinematics: true}"], "gives m_JJ to the classifier",
     ),
     "twice": (["constituents.condition=[pt,pt]"], "listed twice"),
     "condition": (["constituents.condition=[charge]"], "constituents.condition"),
     "key": (["constituents.epoch=3"], "did you mean"),
-    "network": (["constituents.network=transfomer"], "'transfomer' is neither 'transformer' nor"),
+    "network": (["constituents.network=transfomer"], "unknown name 'transfomer': expected 'transformer', "),
     "no such network": (
         ["constituents.network=nowhere:Net"], "constituents.network 'nowhere:Net': module nowhere cannot be imported",
     ),

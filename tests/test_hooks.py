@@ -185,10 +185,10 @@ def test_a_rectangular_mask_of_jets_is_taken(events):
         (no_cut(range(4)), "has one value per event"),
         (np.ones(JETS, dtype=bool), "returned a flat array"),
         (GOOD[:3], "returned lists of 3 events for 4"),
-        (ak.concatenate([GOOD[:2], GOOD[2:] [:, :1]]), "other lengths than the jets' (1 for 2) in 2 events"),
+        (ak.concatenate([GOOD[:2], GOOD[2:] [:, :1]]), "different lengths than the jets' (1 for 2) in 2 events"),
         (ak.mask(GOOD, PASS), "missing values (None) in 1 event, first run:lumi:event 1:7:11"),
         (ak.mask(GOOD, GOOD), "missing values (None)"),
-        (ak.local_index(GOOD)[:, :1], "returned lists of other lengths"),
+        (ak.local_index(GOOD)[:, :1], "returned lists of different lengths"),
         (ak.Array([[["a"]]] * 4), "returned an array of 3 dimensions"),
         (ak.Array([["a"] * n for n in COUNTS]), "returned text"),
         (None, "returned None"),
@@ -306,7 +306,7 @@ SECOND = "in 1 event, first run:lumi:event 1:7:11"
         (lambda events: ak.with_field(events.jets, events.jets.pt > 1000, "mass"), "'mass' holds booleans"),
         (lambda events: ak.with_field(events.jets, 1j * events.jets.pt, "pt"), "'pt' holds complex numbers"),
         (lambda events: ak.with_field(events.jets, ak.mask(events.jets.pt, GOOD), "pt"), "(None) in 'pt'"),
-        (lambda events: ak.with_field(events.jets, events.jets[["pt"]], "pt"), "no single number"),
+        (lambda events: ak.with_field(events.jets, events.jets[["pt"]], "pt"), "not a single number"),
         (lambda events: ak.mask(events.jets, events.jets.pt > 500), "returned missing values (None)"),
         (lambda events: ak.mask(events.jets, PASS), f"returned missing values (None) {SECOND}"),
         (lambda events: events.jets[:3], "returned jets of 3 events for 4"),
@@ -705,7 +705,7 @@ def test_a_mask_that_changes_the_jets_is_refused(events):
         jets["pt"] = 2 * jets.pt
         return jets.pt > 500
 
-    assert "changes the jets" in message(hooks(events, jet_id=jet_id).jet_mask, "jet_id", events.jets)
+    assert "changes its input jets" in message(hooks(events, jet_id=jet_id).jet_mask, "jet_id", events.jets)
 
 
 def test_a_field_that_a_hook_adds_is_there_for_the_next(events):

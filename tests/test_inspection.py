@@ -294,7 +294,7 @@ def test_a_ratio_above_one_is_a_note(clean, written):
 
 def test_jets_out_of_order_are_a_note(clean, written):
     bad = changed(clean, pxj2={3: 3000.0})
-    assert problems(inspect_file(written(bad)))["jets not by falling pT"] == ("note", 1, 3)
+    assert problems(inspect_file(written(bad)))["jets not ordered by pT"] == ("note", 1, 3)
 
 
 def test_rounded_masses_are_a_note(clean, written):

@@ -257,7 +257,7 @@ def test_data_at_other_masses_are_a_leak_too(project, run, tmp_path, events, cha
 
 def test_a_parent_that_is_no_event_of_the_data_is_refused(project, run, tmp_path):
     columns = columns_of(low=3300, high=3700) | {"parent_id": np.arange(600)}
-    with pytest.raises(ConfigError, match="parent_id 0 is no event_id of the data"):
+    with pytest.raises(ConfigError, match="parent_id 0 is not an event_id of the"):
         searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
 
 
@@ -306,7 +306,7 @@ def test_another_table_of_the_same_name_is_another_template(project, tmp_path):
         (["template.method=file"], "method file needs template.path, a Parquet or ROOT table"),
         (["template.path=t.parquet"], "path is only for method file; the method is from_noise"),
         (["template.method=file", "template.path=t.parquet", "template.strength=1"], "file has no noise"),
-        (["template.method=fromnoise"], "'fromnoise' is neither 'from_noise'"),
+        (["template.method=fromnoise"], "unknown name 'fromnoise': expected 'from_noise'"),
     ],
 )
 def test_a_method_that_cannot_be_is_refused_by_the_configuration(project, changes, words):

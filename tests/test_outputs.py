@@ -147,7 +147,7 @@ def nan_histogram():
         (flow_of({"": {"all": 600}}), "cutflow['']['all'] is 600; expected {dataset: {step: {'events': N, 'weight'"),
         (flow_of({"": {"all": {"events": 3, "weight": math.nan}}}), "finite numbers"),
         (column("event_id", lambda x: x + 1_000_000), "selected events are not in the chunk, e.g. event_id"),
-        (column("event_id", lambda x: x.astype(np.float64)), "no column of integers"),
+        (column("event_id", lambda x: x.astype(np.float64)), "is not a column of integers"),
         (column("event_id", lambda x: np.r_[x[1], x[1:]]), "1 events are selected twice, e.g. event_id"),
         (column("weight", first(np.nan)), "the skim's 'weight' holds NaN or infinity in 1 events, first event_id"),
         (column("m_j1", first(np.inf)), "the skim's 'm_j1' holds NaN or infinity in 1 events"),
@@ -173,7 +173,7 @@ def nan_histogram():
         (with_key(mine={"a": [1j]}), "'mine'['a'] holds a complex, which cannot be written as JSON"),
         (with_key(mine=math.nan), "'mine' is nan, which JSON cannot represent"),
         (with_key(mine={frozenset(): 1}), "which cannot be written as JSON"),
-        (with_key(mine={1: 1, "1": 2}), "keys that are alike in JSON"),
+        (with_key(mine={1: 1, "1": 2}), "keys that are the same in JSON"),
         (lambda out: out | {3: 1}, "the output has the key 3, which is not text"),
         (column("label", lambda x: x + 2, "truth"), "'truth' must hold event_id and label, which is 0 or 1"),
     ],
@@ -387,8 +387,8 @@ def test_a_helper_of_a_processor_is_part_of_the_key(project, monkeypatch):
     ("reads", "said"),
     [
         ("'golden.json'", "reads must be a list of files, such as reads = ['golden.json']"),
-        ("[3]", "reads holds 3, which names no file"),
-        ("['golden.jsn']", "reads golden.jsn, but there is no such file; looked in "),
+        ("[3]", "reads contains 3, which is not a file name"),
+        ("['golden.jsn']", "reads golden.jsn, which does not exist; looked in "),
     ],
 )
 def test_what_cannot_be_read_is_refused(project, reads, said):

@@ -185,7 +185,7 @@ def test_a_broken_entry_point_is_one_line(installed, tmp_path, target, words):
 
 def test_an_unknown_name_is_compared_with_those_of_installed_packages(installed, tmp_path):
     said = refusal(found, "classifier", "mime", tmp_path)
-    assert "neither 'trees' nor 'mlp'" in said
+    assert "expected 'trees', 'mlp'" in said
     assert "did you mean 'mine'?" in said
 
 

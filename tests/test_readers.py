@@ -668,7 +668,7 @@ def test_validate_names_all_that_is_wrong(search, drapes):
     for words in (
         "zero.h5: is empty",
         "text.root: is not a ROOT, HDF5 or Parquet file",
-        "good.h5: holds the same bytes as",
+        "good.h5: is identical to",
         "unlabelled.h5: has no column 'label'",
     ):
         assert len([line for line in lines if words in line]) == 1, words
@@ -679,7 +679,7 @@ def test_validate_names_all_that_is_wrong(search, drapes):
 def test_validate_says_what_a_run_accepts(search, drapes):
     status, out, _ = drapes("validate", "--files", search("good.h5", "other.root", "empty1.root", "empty2.root"))
     assert status == 0
-    assert "2 of 4 files hold no events and are passed over: " in out
+    assert "2 of 4 files hold no events and are skipped: " in out
     assert "several layouts" not in out
 
 
@@ -687,7 +687,7 @@ def test_empty_files_are_recorded(search, drapes, tmp_path):
     config = search("good.h5", "empty1.root", "empty2.root")
     status, _, said = drapes("skim", config, "-o", "r", "--unblind")
     assert status == 0, said
-    assert said.count("2 of 3 files hold no events and are passed over") == 1
+    assert said.count("2 of 3 files hold no events and are skipped") == 1
     record = read_json(tmp_path / "r" / "skim" / "skim.json")
     assert [one.rpartition("/")[2] for one in record["empty_files"]] == ["empty1.root", "empty2.root"]
     assert sorted(one["requested"] for one in record["files"]) == [0, 0, 3000]

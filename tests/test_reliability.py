@@ -234,7 +234,7 @@ def test_a_network_of_the_users_is_loaded_where_it_is_named(tmp_path):
 def test_a_tag_in_a_configuration_makes_no_object(tmp_path, mark, tag):
     path = tmp_path / "a.yaml"
     path.write_text(f"name: x\ndata: {{path: x}}\nseed: {tag} [{mark}]\n")
-    with pytest.raises(ConfigError, match="is not read: a configuration holds plain values"):
+    with pytest.raises(ConfigError, match="is not supported: a configuration has plain values"):
         load_config(path)
     assert not mark.exists()
 

@@ -223,7 +223,7 @@ def test_an_event_in_two_files_is_named(data_dir, tmp_path):
     with pytest.raises(InputError) as caught:
         run({"a": [tmp_path / name / "events.root" for name in PFNANO]}, everything)
     assert "(run:lumi:event 1:17359:17358" in str(caught.value)
-    assert "stands for more than one event (10 repeated in all files)" in str(caught.value)
+    assert "belongs to more than one event (10 repeated in all files)" in str(caught.value)
 
 
 # ---- identities ------------------------------------------------------------------------------------------------------
@@ -651,7 +651,7 @@ def test_repeated_events(tmp_path):
     columns = make_pfnano()
     columns["event"][9], columns["luminosityBlock"][9] = columns["event"][2], columns["luminosityBlock"][2]
     text = complaint(write(tmp_path / "a.root", columns), chunksize=5)
-    assert "(run:lumi:event 355100:0:10000000002) stands for more than one event (1 repeated in all files)" in text
+    assert "(run:lumi:event 355100:0:10000000002) belongs to more than one event (1 repeated in all files)" in text
 
 
 @pytest.mark.parametrize(

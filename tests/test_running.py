@@ -362,5 +362,5 @@ def test_bad_arguments(samples, kwargs, message):
 
 
 def test_empty_fileset():
-    with pytest.raises(ConfigError, match="no file of events is named"):
+    with pytest.raises(ConfigError, match="no input file"):
         run({"a": []}, len_of)

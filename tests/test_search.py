@@ -189,7 +189,7 @@ def test_stages_in_the_wrong_order_are_one_line(project, tmp_path):
 
 def test_another_configuration_is_not_replaced_without_leave(search, stages):
     other = Search({**SEARCH, "seed": 4, "data": search.config.data}, search.path, device="cpu", quiet=True)
-    with pytest.raises(RunDirectoryError, match="made with seed 3, the configuration says 4"):
+    with pytest.raises(RunDirectoryError, match="run with seed 3, the configuration has 4"):
         other.run()
 
 
@@ -305,8 +305,8 @@ def test_results_of_a_blinded_run(tmp_path):
     ("text", "line"),
     [
         ("{", "cannot be read as JSON"),
-        ("[]", "is no results file"),
-        ('{"schema_version": 1}', "is no results file"),
+        ("[]", "is not a results file"),
+        ('{"schema_version": 1}', "is not a results file"),
         (damaged(lambda record: record.update(schema_version=2)), "schema version 2, this release reads 1"),
         (damaged(lambda record: record.update(blind="no")), "blind: input should be a valid boolean"),
         (damaged(lambda record: record.update(windows=[{}])), "windows.0.sr: field required"),

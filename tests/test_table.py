@@ -239,7 +239,7 @@ def test_the_same_table_is_not_read_again(tmp_path, capsys):
 def test_another_table_is_noticed(tmp_path):
     search_of(columns(), tmp_path / "run").skim()
     with pytest.raises(
-        RunDirectoryError, match=r"holds skim made with table [0-9a-f]+, the configuration says [0-9a-f]"
+        RunDirectoryError, match=r"contains skim run with table [0-9a-f]+, the configuration has [0-9a-f]"
     ):
         search_of(columns(seed=2), tmp_path / "run").skim()
     assert len(search_of(columns(seed=2), tmp_path / "run", overwrite=True).skim().events["mjj"])
@@ -270,14 +270,14 @@ def test_keywords_replace_keys_of_a_configuration():
         ({"widnows": {}}, "unknown section 'widnows'; did you mean 'windows'?"),
         ({"windows": {"frist": 1}}, "unknown key 'windows.frist'; did you mean 'windows.first'?"),
         ({"data": {"labels": False}}, "data: the events come from the table; remove this section"),
-        ({"features": ["mjj"]}, "the resonant mass m_JJ may not be a feature"),
+        ({"features": ["mjj"]}, "the resonant mass m_JJ cannot be a feature"),
         ({"features": "m_j1"}, "features"),
         ({"seed": "one"}, "seed"),
         (
             {"mass": {"range": (2.7, 6.0)}, "windows": {"first": 3, "last": 4, "width": 1}},
             "the selection keeps no event",
         ),
-        ({"signal": {"inject": 10_000}}, "signal.inject: 10000 signal events are wanted"),
+        ({"signal": {"inject": 10_000}}, "signal.inject: 10000 signal events are requested"),
     ],
 )
 def test_a_wrong_configuration_is_one_line(options, words):
@@ -289,13 +289,13 @@ def test_a_wrong_configuration_is_one_line(options, words):
 def test_an_injection_needs_labels():
     table = columns()
     del table["label"]
-    with pytest.raises(ConfigError, match="needs labelled events: give a column 'label'"):
+    with pytest.raises(ConfigError, match="needs labelled events: add a column 'label'"):
         search_of(table, signal={"inject": 3})
 
 
 def test_constituents_need_files():
     config = Config.model_validate({"name": "x", "data": {"path": "x"}, "constituents": {}})
-    with pytest.raises(ConfigError, match="a table holds features, and no jets"):
+    with pytest.raises(ConfigError, match="a table contains features only"):
         check_plugins(config, table=True)
 
 
