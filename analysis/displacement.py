@@ -34,7 +34,7 @@ def entries(config: Config) -> list[Entry]:
 
 
 def lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
-    """Return a line a feature and class, and one for the distance as a score."""
+    """Return one line per feature and class, and one for the distance as a score."""
     shared = {**entry.labels, **{name: record[name] for name in ("strength", "steps", "evaluations")}}
     out: list[Row] = []
     for feature in (*entry.trial.config.features, DISTANCE):

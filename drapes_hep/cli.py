@@ -1,4 +1,4 @@
-"""``drapes``: one verb a stage, one line and exit status 2 for a user's mistake."""
+"""``drapes``: one verb per stage, one line and exit status 2 for a user's mistake."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def _print_inspection(found: Inspection, blank: bool) -> None:
     from drapes_hep.data.inspection import text_lines
 
     colours = {"error": "bold red", "warning": "yellow", "note": "cyan"}
-    # plain and unbroken lines where this is no terminal: rich sees to the first, soft_wrap to the second
+    # plain and unbroken lines where this is not a terminal: rich sees to the first, soft_wrap to the second
     console = Console(highlight=False)
     if blank:
         console.print()
@@ -507,12 +507,12 @@ def main() -> None:
     """Run the command line; ends by SystemExit where the status is not 0."""
     # third-party chatter is not for users; our own messages go through the reporter
     warnings.filterwarnings("ignore")
-    # a user's own module beside the configuration: a console script does not look in the working directory
+    # a user's own module next to the configuration: a console script does not look in the working directory
     sys.path.append(str(Path.cwd()))
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # a terminal without Greek letters, or a file's name that is no text, is no reason to fail
+            # a terminal without Greek letters, or a file's name that is not text, must not fail
             stream.reconfigure(errors="backslashreplace")
     enter("")
     try:
@@ -539,7 +539,7 @@ def main() -> None:
 
 
 _INTERRUPTED = 130
-"""What typer gives back for Ctrl-C."""
+"""Return value of typer for Ctrl-C."""
 
 
 def _interrupted() -> str:
@@ -577,7 +577,7 @@ _WRITERS = {("_click", "utils.py"), ("click", "utils.py"), ("rich", "console.py"
 
 
 def _one_line(error: Exception) -> str | None:
-    """Word a user's mistake; None for a defect of ours, which keeps its traceback."""
+    """Describe a user's mistake; None for a defect of the package, which keeps its traceback."""
     if isinstance(error, DrapesError):
         return str(error)
     if isinstance(error, OSError):
@@ -586,7 +586,8 @@ def _one_line(error: Exception) -> str | None:
         return f"{error.filename or 'file system'}: {error.strerror or error}"
     if isinstance(error, typer.Abort):
         return f"{_during()}ended early ({error.__cause__ or 'end of input'})"
-    # a word that is no option, or an option's value of the wrong type: typer's errors, whose home differs by version
+    # a word that is not an option, or an option's value of the wrong type: typer's errors, whose home differs by
+    # version
     word = getattr(error, "format_message", None)
     return None if word is None else f"{word()} See drapes --help"
 

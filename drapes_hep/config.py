@@ -77,7 +77,7 @@ CLASSIFIERS = ("trees", "mlp", *ON_CONSTITUENTS)
 
 
 def _named(kind: str, own: Sequence[str]) -> AfterValidator:
-    """Check a name: one of the package's own, an installed package's, or a class of the user's."""
+    """Check a name: one of the package's own, an installed package's, or the user's class."""
 
     def check(value: str) -> str:
         if value in own or ":" in value:
@@ -103,7 +103,7 @@ class _Section(BaseModel):
 
     @property
     def folder(self) -> Path | None:
-        """Where the file lies that the configuration was read from; no part of the configuration itself."""
+        """The folder of the file of the configuration; not a key of the configuration."""
         return self._folder
 
     @field_validator("*", mode="before", check_fields=False)
@@ -372,7 +372,7 @@ class TemplateConfig(_Section):
             raise ValueError(f"strength {self.strength:g} is not within {self.sigma_min:g} to {self.sigma_max:g}")
         if self.steps_left is not None and self.steps_left > self.steps:
             raise ValueError(f"steps_left {self.steps_left} exceeds the {counted(self.steps, 'step')}")
-        # whether a method of the user's starts from a simulation, its class says
+        # the class of a user's method declares whether it starts from a simulation
         if self.method in METHODS and (self.source is not None) != (self.method == "from_simulation"):
             raise ValueError("source is required by method from_simulation, and is only for it")
         return self
@@ -579,7 +579,7 @@ class HuntConfig(_Section):
     @field_validator("background_efficiencies")
     @classmethod
     def _with_inclusive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        # the inclusive search is quoted beside every cut, so it is always there
+        # the inclusive search is quoted with every cut, so it is always included
         return tuple(sorted({1.0, *value}, reverse=True))
 
 
@@ -1092,7 +1092,7 @@ def _absolute(config: Config, folder: Path) -> Config:
 
 
 def _placed(config: Config, folder: Path | None) -> Config:
-    """Return a configuration whose parts know where its file lies: classes are looked for beside it."""
+    """Return a configuration whose sections know its folder, where classes are looked for."""
     # copies: the defaults of two configurations are the same objects
     parts = {name: section.model_copy() for name, section in config if isinstance(section, _Section)}
     placed = config.model_copy(update=parts)

@@ -1,6 +1,6 @@
 """A value of YAML or JSON as a key's type takes it: what is exactly meant passes, everything else is one line.
 
-A whole number may be written ``1e4``; true is no number, 1 is not true, and text in quotes is neither a number nor a
+A whole number may be written ``1e4``; true is not a number, 1 is not true, and text in quotes is neither a number nor a
 boolean, however it looks.
 """
 
@@ -18,7 +18,7 @@ from drapes_hep.yaml_text import TRUTH, Unquoted
 __all__ = ["plain_value"]
 
 _LARGEST = 2**63
-"""Whole numbers lie below it in size: random generators, files and libraries take no larger ones."""
+"""Whole numbers are below it in size: random generators, files and libraries take no larger ones."""
 
 _EXACT = 2**53
 """From here on, a number with an exponent is not exactly what was written."""

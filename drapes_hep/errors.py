@@ -221,7 +221,7 @@ def told(
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the type and the first line of what was raised; what is no error, such as SystemExit, ends a program."""
+    """Return the type and the first line of an exception; other ones than errors, such as SystemExit, end a program."""
     line = str(error).strip().partition("\n")[0]
     reason = f"{type(error).__name__}: {line}" if line else type(error).__name__
     return reason if isinstance(error, Exception) else f"it ends the program ({reason})"

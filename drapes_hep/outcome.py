@@ -176,13 +176,13 @@ class WorkingPoint:
     Attributes
     ----------
     background_efficiency : float
-        Fraction of the template that passes; 1 is no cut.
+        Fraction of the template that passes; 1 means no cut.
     observed : int or None
         Events in the window that pass; None if blind.
     expected, expected_error : float or None
         Background expected among them and its standard error; None where nothing is quoted.
     p_local : float or None
-        Probability of at least as many events under background alone.
+        Probability of at least as many events under background only.
     z_local : float or None
         The same in one-sided standard deviations.
     expected_template, expected_template_error : float or None
@@ -366,7 +366,7 @@ class Results(Kept):
         Raises
         ------
         RunDirectoryError
-            If ``results.json`` does not lie in a run directory, or a file there is damaged.
+            If ``results.json`` is not in a run directory, or a file there is damaged.
         """
         from drapes_hep.report import report_figures
 

@@ -160,7 +160,7 @@ class Trained(Kept):
     ----------
     window : str
     folder : Path
-        Where its weights lie.
+        Where its weights are.
     curves : mapping of str to Curve
         By the name of the network; empty for a method that trains none.
     events : mapping of str to int
@@ -227,7 +227,7 @@ class Scored(Kept):
     ----------
     window : str
     folder : Path
-        Where the files of the window lie.
+        Where the files of the window are.
     quality : mapping
         ``quality.json``: how well the template describes data, and the metrics from labels.
     """

@@ -333,7 +333,7 @@ def retried(function: Callable[[], R], *, attempts: int | None = None) -> R:
     Parameters
     ----------
     function : callable
-        Must be repeatable, and open what it reads anew.
+        Must be repeatable, and open what it reads again.
     attempts : int, optional
         At most; by default what :data:`PATIENCE` says.
 
@@ -379,7 +379,7 @@ def filesystem_options(url: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        For HTTP, limits on the time to connect and on the time without a byte in place of one on the whole transfer,
+        For HTTP, limits on the time to connect and on the time without a byte instead of one on the whole transfer,
         which a large read over a slow line would exceed.
     """
     if not url.startswith(("http://", "https://")):
@@ -530,7 +530,7 @@ def file_version(path: str | Path) -> str:
     -------
     str
         A hash of the size and of what the server says of the content (ETag, checksum, time of the last change). Empty
-        for what is no URL.
+        for what is not a URL.
 
     Raises
     ------

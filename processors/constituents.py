@@ -1,6 +1,6 @@
 """The dijet selection with the jets' constituents in the skim: what the low-level models are trained on.
 
-The selection and the high-level features are those of ``dijets.py``, which lies beside this file. Copy both, or
+The selection and the high-level features are those of ``dijets.py``, which is next to this file. Copy both, or
 subclass :class:`Constituents`; a hook that corrects jets may correct ``jets.constituents`` too.
 """
 

@@ -144,7 +144,7 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
         weight: np.ndarray[Any, Any],  # noqa: ARG002
         passed: np.ndarray[Any, Any],  # noqa: ARG002
     ) -> dict[str, dict[str, float]]:
-        """Count what is no step of the cut flow, given all pairs (n,) and which of them are selected. Here: nothing."""
+        """Count events outside the steps of the cut flow, given all pairs (n,) and which are selected. Here: none."""
         return {}
 
     def histograms(

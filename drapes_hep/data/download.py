@@ -153,7 +153,7 @@ def list_files(sample: Sample) -> tuple[RemoteFile, ...]:
     Raises
     ------
     DrapesError
-        No network, an answer that is no description of a record, no checksums.
+        No network, an answer that is not a description of a record, no checksums.
     """
     url = f"{API}/{sample.record}"
     response = retried(lambda: _ask(sample, url))
@@ -253,7 +253,7 @@ def fetch(files: Sequence[RemoteFile], folder: str | Path, reporter: Reporter | 
     folder : str or Path
         Made where it is missing.
     reporter : Reporter, optional
-        Gets a line a file and a bar; silent by default.
+        Gets one line per file and a bar; silent by default.
 
     Returns
     -------
@@ -264,7 +264,7 @@ def fetch(files: Sequence[RemoteFile], folder: str | Path, reporter: Reporter | 
     ------
     DrapesError
         Too little space, a broken line, a refusal, a wrong checksum, a different file of that name, a folder that
-        cannot be written. A part that may be gone on with stays beside its place as ``NAME.part``.
+        cannot be written. A partial file is kept as ``NAME.part`` to resume from.
     """
     import pooch
 
@@ -367,9 +367,9 @@ class _Interruption(Exception):
 
 
 class ResumingDownloader:
-    """A pooch downloader that goes on where an earlier one stopped.
+    """A pooch downloader that resumes where an earlier one stopped.
 
-    Bytes are appended to a part beside the file's place. Where the connection breaks, a range request asks for the
+    Bytes are appended to a part next to the file's place. Where the connection breaks, a range request asks for the
     rest, in this call or in a later one; a server that knows no ranges begins again. When all bytes are there, the
     part becomes the file that pooch verifies and moves to its place.
 

@@ -616,7 +616,7 @@ class _Gathered:
 
 
 def _repeats(values: npt.NDArray[Any], rows: npt.NDArray[Any], severity: Severity, what: str) -> Iterator[Problem]:
-    """Compare rows of values exactly; the first of equals is no repeat."""
+    """Compare rows of values exactly; the first of equals is not a repeat."""
     order = np.lexsort((*values.T[::-1],))
     ordered = values[order]
     same = order[1:][np.all(ordered[1:] == ordered[:-1], axis=1)]

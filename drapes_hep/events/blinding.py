@@ -1,7 +1,7 @@
 """Blinding: every output of a blinded run but its raw files is a function of the events outside the hidden windows.
 
 *By data.* :class:`Blinding` wraps any processor. Each chunk is processed as it is, which gives the rows of the skim,
-and a second time without the selected events that lie in a hidden window. Histograms, cut flow and all other
+and a second time without the selected events that are in a hidden window. Histograms, cut flow and all other
 accumulators come from the second pass, so no sum, mean or difference of theirs holds a hidden event. Each pass runs on
 a copy of the processor as it was at first, so nothing that one pass stores in it reaches the other, and a pass that
 stores something in an imported module is refused (:mod:`drapes_hep.events.module_state`). Both passes must
@@ -44,7 +44,7 @@ _SAME = 1e-9
 
 
 def in_ranges(mjj: Column, ranges: Ranges) -> BoolArray:
-    """Compute which masses lie in any of the ranges.
+    """Compute which masses are in any of the ranges.
 
     Parameters
     ----------

@@ -191,7 +191,7 @@ def _cluster(
 ) -> tuple[IntArray, FloatArray, IntArray, IntArray]:
     """Cluster a run of events.
 
-    Returns jets an event (n,), the jets' fields (7, j), constituents a jet (j,), and the constituents' places in
+    Returns jets per event (n,), the jets' fields (7, j), constituents per jet (j,), and the constituents' places in
     ``flat`` (m,).
     """
     fastjet = _fastjet()

@@ -1,4 +1,4 @@
-"""Files that a user's processor reads beside the events: those that its class declares, and those that it only opens.
+"""Files that a processor reads in addition to the events: declared by its class, or only opened.
 
 A class declares them by name: ``reads = ["golden.json", "jes.json.gz"]``.
 """
@@ -26,7 +26,7 @@ def declared_files(name: str, processor: type, folders: Sequence[Path]) -> dict[
         The processor, as the configuration names it.
     processor : type
     folders : sequence of Path
-        Where a relative path is looked for if it is not beside the file of the class.
+        Where a relative path is looked for if it is not next to the file of the class.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def declared_files(name: str, processor: type, folders: Sequence[Path]) -> dict[
     Raises
     ------
     ConfigError
-        If ``reads`` is no list of names, or a file is not there.
+        If ``reads`` is not a list of names, or a file is not there.
     """
     places: dict[str, str | Path] = {}
     for kind in processor.__mro__:

@@ -1,7 +1,7 @@
 """The high-level features: what the models may see of an event.
 
-Both jets are ordered by mass, J1 the heavier. The resonant variable m_JJ is no feature, by construction: a classifier
-that sees it learns the window, not the signal.
+Both jets are ordered by mass, J1 the heavier. The resonant variable m_JJ is not a feature, by construction: a
+classifier that sees it learns the window, not the signal.
 
 A feature may also be defined outside the package, as an expression over columns of the two jets: ``pt_j1`` of the
 heavier, ``pt_j2`` of the lighter, and so on for the fields of jets, for their number of constituents ``n`` and for the

@@ -42,7 +42,7 @@ _SAME_JET = 1.0
 """Largest distance (eta, phi) at which a rebuilt leading jet can still be one of its event's: a jet's radius."""
 
 _STRAY_EVENTS = 0.1
-"""Fraction of events whose rebuilt leading jet may be farther away, as when jets are clustered anew."""
+"""Fraction of events whose rebuilt leading jet may be farther away, as when jets are reclustered."""
 
 _MOVED, _SCALED, _CORRECTED = 0.5, 5.0, 0.01
 """Shift in eta or phi and factor in pt that no correction exceeds in more than this fraction of jets."""
@@ -187,7 +187,7 @@ class Hooks:
 
     def __init__(self, processor: Any, events: Events) -> None:
         if not isinstance(events.layout, ak.contents.RecordArray):
-            # a selection of events is an index into all of them, which each use of a column would follow anew
+            # a selection of events is an index into all of them, which each use of a column would follow again
             events = ak.to_packed(events)
         protect(events)
         self._processor, self._events, self._copy = processor, events, copy.copy(events)
@@ -278,7 +278,7 @@ class Hooks:
         Parameters
         ----------
         hook : str
-            Name of a method that takes the events. It may change, drop, reorder, and cluster anew the jets of an event.
+            Name of a method that takes the events. It may change, drop, reorder, and recluster the jets of an event.
 
         Returns
         -------
@@ -500,7 +500,7 @@ def _without_options(array: AwkwardArray, axis: int, form: _Form, refuse: Refuse
 
 
 def _fill(array: AwkwardArray, axis: int, form: _Form) -> str:
-    """Return how missing values at an axis are mended."""
+    """Return how missing values at an axis are corrected."""
     if form is _JETS:
         return "drop them: `ak.drop_none(result, axis=1)`" if axis else "give every event a list of jets"
     if axis == 0 and array.ndim > 1:
@@ -879,7 +879,7 @@ def _spread(values: FloatArray) -> float:
 def _match(
     flat: Mapping[str, FloatArray], counts: IntArray, before: AwkwardArray, refuse: Refuse
 ) -> tuple[IntArray, BoolArray]:
-    """Match jets that were built anew with those of their events, by direction.
+    """Match jets that were rebuilt with those of their events, by direction.
 
     Returns
     -------

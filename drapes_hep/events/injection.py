@@ -30,7 +30,7 @@ def collect_truth(events: Events) -> dict[str, Any]:
 
 
 def collect_ids(events: Events) -> dict[str, Any]:
-    """Return event ids of a chunk, as a processor does; for files whose labels lie in a sidecar."""
+    """Return event ids of a chunk, as a processor does; for files whose labels are in a sidecar."""
     ids = ak.to_numpy(events.event_id).astype(np.int64)
     return {"truth": ColumnParts({chunk_key(events.metadata): {"event_id": ids}})}
 

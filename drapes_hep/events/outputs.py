@@ -375,7 +375,7 @@ def json_form(value: Any, where: str) -> Any:
         return {name: json_form(one, f"{where}[{key!r}]") for name, (key, one) in zip(keys, value.items(), strict=True)}
     if isinstance(value, Set):
         forms = [json_form(one, where) for one in value]
-        # numbers by their value, whatever else by its text: the order of a set is no part of it
+        # numbers by their value, whatever else by its text: the order of a set is not part of it
         return sorted(forms, key=lambda one: (0, one, "") if isinstance(one, int | float) else (1, 0, json.dumps(one)))
     if isinstance(value, ak.Array):
         return json_form(ak.to_list(value), where)

@@ -258,8 +258,8 @@ _GIVEN_UP: dict[str, set[str]] = {}
 def _work(pickled: bytes, chunk: EventChunk) -> _Result:
     """One task of an executor.
 
-    The processor comes by value, because classes loaded by path cannot be imported in a worker, and anew for each task,
-    because one that keeps state must not count a chunk's events in the next.
+    The processor comes by value, because classes loaded by path cannot be imported in a worker, and again for each
+    task, because one that keeps state must not count a chunk's events in the next.
     """
     with watched():  # modules of the user's are imported
         payload: _Payload = pickle.loads(pickled)

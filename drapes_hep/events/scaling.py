@@ -1,7 +1,7 @@
 r"""From features to what a network sees, and back.
 
 Diffusion wants inputs of zero mean and unit variance. Two scalings are offered, both fitted on
-sidebands alone:
+sidebands only:
 
 ``standard``
     :math:`z = (x - \mu) / s`, the papers'.
@@ -119,7 +119,7 @@ class Scaling:
         return np.clip(out, self.domain[:, 0], self.domain[:, 1])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a model card stores; floats survive exactly."""
+        """Return what a model checkpoint stores; floats survive exactly."""
         return {
             "kind": self.kind,
             "log_mass": list(self.log_mass),
@@ -282,7 +282,7 @@ def _interpolate(value: FloatArray, xp: FloatArray, fp: FloatArray) -> FloatArra
 
 
 def _interpolate_rows(value: FloatArray, xp: FloatArray, fp: FloatArray) -> FloatArray:
-    """Interpolate linearly, where either the abscissae or the ordinates have a row an event; ends go on straight."""
+    """Interpolate linearly, also beyond the ends; either the abscissae or the ordinates have one row per event."""
     xp, fp = np.broadcast_arrays(xp, fp) if xp.ndim == fp.ndim else np.broadcast_arrays(np.atleast_2d(xp), fp)
     if len(xp) != len(value):
         xp, fp = np.broadcast_to(xp, (len(value), xp.shape[1])), np.broadcast_to(fp, (len(value), fp.shape[1]))

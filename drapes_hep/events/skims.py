@@ -1,7 +1,7 @@
 """Skims and truth sidecars: parquet files whose bytes depend on their content alone.
 
 A skim holds the selected events in the schema's spelling, jets as a ragged list of records, and never a truth label:
-labels lie in a sidecar keyed by event id. Files are written beside their place and renamed, so that a reader never
+labels are in a sidecar keyed by event id. Files are written next to their place and renamed, so that a reader never
 meets half a file.
 """
 
@@ -121,7 +121,7 @@ def read_skim(
 
 
 def skim_metadata(path: str | Path) -> dict[str, Any]:
-    """Return what was written with a skim beside its columns; raises InputError as :func:`read_skim`."""
+    """Return what was written with a skim next to its columns; raises InputError as :func:`read_skim`."""
     with open_parquet(path) as file:
         return check_version(path, file)
 

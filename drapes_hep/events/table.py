@@ -65,8 +65,8 @@ def read_events(events: Any, features: Sequence[str]) -> Table:
     Raises
     ------
     InputError
-        A missing column, one that is no flat column of numbers, columns of different lengths, m_JJ that is not finite,
-        a weight that is not 1, a repeated or impossible identity, or no row.
+        A missing column, one that is not a flat column of numbers, columns of different lengths, m_JJ that is not
+        finite, a weight that is not 1, a repeated or impossible identity, or no row.
     """
     names, column = _columns(events)
     _check_names(names, ("mjj", *features))
@@ -111,7 +111,7 @@ def _columns(events: Any) -> tuple[list[Any], Callable[[str], Column]]:
         return list(events.dtype.names), lambda name: events[name]
     if isinstance(events, Mapping):
         return list(events), lambda name: events[name]
-    # a DataFrame, of pandas or of what behaves like it; pandas itself is no dependency
+    # a DataFrame, of pandas or of what behaves like it; pandas itself is not a dependency
     if hasattr(events, "columns") and hasattr(events, "__getitem__") and hasattr(events, "shape"):
         return list(events.columns), lambda name: events[name]
     raise InputError(

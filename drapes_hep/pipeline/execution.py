@@ -167,7 +167,7 @@ def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) ->
     A stage that was interrupted counts as well, for it left a checkpoint or files.
 
     Code that was edited, the package's or a user's, is no other configuration; neither is a search that is unblinded,
-    nor another hunt, which is made anew of what the other stages left.
+    nor another hunt, which is remade of what the other stages left.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def _same_inputs(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> b
 
 
 def check_current(run: RunDirectory, name: str) -> None:
-    """Refuse results that no longer belong to what lies beside them, for a stage before them was run again since.
+    """Refuse results that no longer belong to what is beside them, for a stage before them was run again since.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The run directory: where each stage's files lie, and the manifest."""
+"""The run directory: where each stage's files are, and the manifest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAYOUT_VERSION = 1
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where everything lies.
+    """Where everything is.
 
     Attributes
     ----------

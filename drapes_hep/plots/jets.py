@@ -179,7 +179,7 @@ def jet_grid(
     -------
     Figure
         In the lower panels the band is the true jets' statistical uncertainty, the bars the generated ones'; triangles
-        lie beyond the panel. Constituents of a jet are not independent, so theirs are too small.
+        are outside the panel. Constituents of a jet are not independent, so theirs are too small.
     """
     columns = min(columns, max(len(shapes), 1))
     rows = math.ceil(len(shapes) / columns)

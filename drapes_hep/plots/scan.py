@@ -198,7 +198,7 @@ def toy_distribution(smallest_p: npt.ArrayLike, observed: float | None, stamp: S
     Parameters
     ----------
     smallest_p : array_like, shape (toys,)
-        Under background alone.
+        Under background only.
     observed : float or None
         The data's; None draws none.
     stamp : Stamp

@@ -33,7 +33,7 @@ __all__ = ["FEW_SEEDS", "Band", "Panel", "study_panels"]
 FloatArray = npt.NDArray[np.float64]
 
 FEW_SEEDS = 6
-"""Below this many values, quantiles for 68% would lie well inside the values' own scatter (0.57 of it for three)."""
+"""Below this many values, quantiles for 68% would be well inside the values' own scatter (0.57 of it for three)."""
 
 _LOOKS: dict[str, tuple[str, str]] = {
     "Drapes 0": (BLUE, "-"),

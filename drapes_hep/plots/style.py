@@ -124,7 +124,7 @@ class HepFigure(Figure):
 
 @dataclass(frozen=True)
 class Stamp:
-    """What stands above the axes.
+    """Text above the axes.
 
     Attributes
     ----------

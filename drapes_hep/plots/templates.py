@@ -228,7 +228,7 @@ def feature_closure(data: Closure, stamp: Stamp) -> Figure:
     Returns
     -------
     Figure
-        The band is the template's statistical uncertainty, the bars the data's; red triangles lie beyond the panel.
+        The band is the template's statistical uncertainty, the bars the data's; red triangles are outside the panel.
     """
     fig, axes = canvas(7.4, 6.6, rows=(2.6, 1.0))
     share_x(axes[0, 0], axes[1, 0])
@@ -349,7 +349,7 @@ def template_quality(points: Sequence[QualityPoint], stamp: Stamp) -> Figure:
     -------
     Figure
         Horizontal bars are the widths of the windows, vertical ones statistical uncertainties. The pseudo-window's
-        point lies at its own mass.
+        point is at its own mass.
     """
     fig, axes = canvas(8.0, 5.6, bottom=1.35)
     ax = axes[0, 0]

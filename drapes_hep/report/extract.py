@@ -53,8 +53,8 @@ class Step:
     events, weight : float
         That are left after it; of an ``aside``, that it is about.
     aside : bool
-        It counts events and is no step: values that are undefined are dropped, or replaced, by a step of their own, and
-        signal that is not injected is dropped before all steps.
+        It counts events and is not a step: values that are undefined are dropped, or replaced, by a step of their own,
+        and signal that is not injected is dropped before all steps.
     """
 
     name: str
@@ -64,9 +64,9 @@ class Step:
 
 
 def cutflow(run: RunFiles) -> list[Step]:
-    """Return the cut flow in the order in which events go: what lies in the files and is not injected comes first."""
-    # these count events and are no step: another step drops undefined values, or gives them one, and events whose jets
-    # lose constituents, or have none, stay events
+    """Return the cut flow in the order in which events go: what is in the files and is not injected comes first."""
+    # these count events and are not steps: another step drops undefined values, or gives them one, and events whose
+    # jets lose constituents, or have none, stay events
     aside = {"not_injected", "no_constituents", "cut_off_constituents"}
     steps = [
         Step(name, float(s["events"]), float(s["weight"]), name in aside or "undefined_" in name)

@@ -1,4 +1,4 @@
-"""Which figures the page has, and what stands below them."""
+"""The figures of the report and their captions."""
 
 from __future__ import annotations
 

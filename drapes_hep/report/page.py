@@ -58,7 +58,7 @@ def write_report(run: Path, words: Mapping[str, Any] | None = None) -> Path:
         Run directory, as docs/run-directory.md describes it; needs its hunt stage done. Nothing in it but the folder
         ``report`` is written.
     words : mapping, optional
-        ``plots`` of a configuration, in place of the run's own.
+        ``plots`` of a configuration, instead of the run's own.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def report_figures(run: Path, words: Mapping[str, Any] | None = None) -> dict[st
     run : Path
         Run directory.
     words : mapping, optional
-        ``plots`` of a configuration, in place of the run's own.
+        ``plots`` of a configuration, instead of the run's own.
 
     Returns
     -------

@@ -116,7 +116,7 @@ class WindowFiles:
     ----------
     window : Window
     folder : Path
-        Where they lie.
+        Where they are.
     result, hunt : mapping
         The window's entries in ``results.json`` and ``hunt.json``.
     quality : mapping
@@ -277,7 +277,7 @@ def load_run(path: Path, words: Mapping[str, Any] | None = None) -> RunFiles:
     path : Path
         The run directory.
     words : mapping, optional
-        ``plots`` of a configuration, in place of the run's own.
+        ``plots`` of a configuration, instead of the run's own.
 
     Raises
     ------

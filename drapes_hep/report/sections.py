@@ -240,7 +240,7 @@ def quality_rows(run: RunFiles) -> list[Row]:
 
 
 def _pseudo(files: WindowFiles) -> Markup:
-    """Write the AUC in the pseudo-window, and where that lies."""
+    """Write the AUC in the pseudo-window, and where that is."""
     text = plus_minus((files.quality.get("template") or {}).get("auc_vs_pseudo_window"), 3, "one window only")
     if files.pseudo_window is None:
         return text
@@ -265,7 +265,7 @@ def metric_rows(run: RunFiles) -> list[Row]:
 
 
 def window_summary(files: WindowFiles) -> Markup | str:
-    """Say in a line what a window's figures show."""
+    """Describe the figures of a window in one line."""
     quoted = [p for p in files.points if p.get("p_local") is not None]
     if not quoted:
         return "no working point is quoted"

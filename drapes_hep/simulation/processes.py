@@ -8,7 +8,7 @@ the spin correlations of the decay chain. Two prongs are the W's and Z's own dec
 prongs are decays to a light quark, an antiquark and a gluon, uniform in phase space: of all ways to three partons, the
 one that both showers know how to radiate from (from three quarks, whose colours meet in a junction, Vincia does not).
 
-The alternative is Vincia's antenna shower (global, without helicities) in place of Pythia's simple shower.
+The alternative is Vincia's antenna shower (global, without helicities) instead of Pythia's simple shower.
 
 References
 ----------

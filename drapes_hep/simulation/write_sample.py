@@ -1,7 +1,7 @@
 """Simulated samples: blocks in several processes, kept as they are finished, joined into one file.
 
 A block is a number of events with a seed of its own, so the file is the same whatever the number of workers, and
-whether the command ran through or was killed and repeated. Finished blocks lie in ``FILE.parts`` until the file is
+whether the command ran through or was killed and repeated. Finished blocks are in ``FILE.parts`` until the file is
 whole; what the file holds is said in ``FILE.json`` and in its own metadata.
 """
 
@@ -204,7 +204,7 @@ def _summary(order: Order, record: Mapping[str, Any], account: Account) -> dict[
 
 
 def _done_before(order: Order, record: Mapping[str, Any], target: Path) -> dict[str, Any] | None:
-    """Return the record of a finished file; None if it is yet to be made, an error if something else lies there."""
+    """Return the record of a finished file; None if it is yet to be made, an error if something else is there."""
     if target.is_dir():
         raise InputError(target, "is a folder", "name a file")
     written = [target, *([truth_file(target)] if order.format == "skim" else [])]

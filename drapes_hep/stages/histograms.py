@@ -170,7 +170,7 @@ def _for_root(one: hist.Hist) -> hist.Hist | None:
         plain = axis.traits.underflow and axis.traits.overflow and not axis.traits.circular
         return one if len(one.axes) == 1 and (plain or isinstance(axis, _CATEGORIES)) else None
     if np.issubdtype(np.asarray(one.view()).dtype, np.integer):
-        # TArrayL64 is no histogram's array
+        # TArrayL64 is not a histogram's array
         copy = hist.Hist(*one.axes, storage="double", name=one.name, label=one.label)
         copy.view(flow=True)[...] = one.view(flow=True)
         return copy

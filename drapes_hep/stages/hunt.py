@@ -57,7 +57,7 @@ def hunt_stage(context: Context, windows: Sequence[Window]) -> Stage:
             "mass bins": mass_edges(context).tolist(),
             "mass shape's source": shape_sources(context.config.mass),
         },
-        # all that stands before it was checked against this configuration; where the data lie is the skim's to say
+        # all earlier stages were checked against this configuration; the skim checks where the data are
         recorded=tuple(name for name in config if name != "data"),
         after=tuple(quality_stage(context, window) for window in windows),
         cheap=True,

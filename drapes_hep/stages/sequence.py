@@ -127,7 +127,7 @@ def check_plugins(config: Config, *, table: bool = False) -> str:
     Returns
     -------
     str
-        Where the processor lies; empty for a table.
+        Where the processor is; empty for a table.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def check_plugins(config: Config, *, table: bool = False) -> str:
 
 
 def _check_processor(config: Config, on_jets: bool) -> str:
-    """Load the processor and make it; returns where it lies."""
+    """Load the processor and make it; returns where it is."""
     from drapes_hep.plugins import class_sources
     from drapes_hep.stages.skim import load_selection, make_processor
 

@@ -41,7 +41,7 @@ def check_sources(config: Config) -> list[FileInfo]:
 
 def reading_of_sources(config: Config) -> Reading:
     """Return how files of other simulations are read."""
-    # the simulation may lie in another layout than the data
+    # the simulation may be in another layout than the data
     return dataclasses.replace(reading_of(config), layout=None)
 
 

@@ -80,7 +80,7 @@ def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None) -> Sta
         paths = expand_trees(config.data.path)
         # files that are gone are the caller's to complain of
         whole = all(is_url(path) or Path(path).is_file() for path in paths)
-        # labels may lie in a file beside one of these
+        # labels may be in a file beside one of these
         return [*paths, *(one for info in (opened() if whole else ()) for one in info.beside), *truth]
 
     return Stage(
@@ -132,7 +132,7 @@ def opened_by(context: Context, stage: Stage, selection: Any, report: RunReport)
 
 
 def processor_of(config: Config, selection: Any) -> dict[str, Any]:
-    """Return what a processor is, wherever it lies: its class, its source, and the files that it says it reads.
+    """Return what a processor is, wherever it is: its class, its source, and the files that it says it reads.
 
     Raises
     ------

@@ -70,7 +70,7 @@ def comparisons(config: Config, kind: Kind, beside: bool) -> list[Entry]:
 
 
 def jet_lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
-    """Return a line a quantity: the distance of generated from true jets, and that of true from true."""
+    """Return one line per quantity: the distance of generated from true jets, and that of true from true."""
     lost = {name: value for name, value in record.items() if name.startswith("lost_")}
     shared = {"n_truth": record["n_truth"], "n_template": record["n_template"], "events_a_side": record["events"]}
     shared |= lost

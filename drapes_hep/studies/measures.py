@@ -171,14 +171,14 @@ def _curve(curve: Roc) -> list[float | None]:
 
 
 def _compared(bench: TrialContext, trial: Trial) -> tuple[EventTable, Template]:
-    """Return true background and the template that is held against it: of the window, or beside it."""
+    """Return true background and the template that is held against it: of the window, or next to it."""
     if trial.beside:
         return bench.truth_beside, bench.template_beside()
     return bench.chosen(bench.draw.data & bench.inside & ~bench.sample.is_signal), bench.template()
 
 
 def _quality(bench: TrialContext, trial: Trial) -> Record:
-    """Compare the template with true background, at equal size: that of the data in the window, or beside it."""
+    """Compare the template with true background, at equal size: that of the data in the window, or next to it."""
     config = bench.config
     truth, template = _compared(bench, trial)
     out: Record = {"n_truth": len(truth), "n_template": len(template.event_id), **_steps(bench), **_lost(template)}
@@ -215,7 +215,7 @@ def _steps(bench: TrialContext) -> Record:
 
 
 def _lost(template: Template) -> Record:
-    """Return how many generated events are no template events."""
+    """Return how many generated events are not template events."""
     return {f"lost_{name}": count for name, count in template.lost.items()}
 
 
@@ -250,7 +250,7 @@ def _displacement(bench: TrialContext, trial: Trial) -> Record:  # noqa: ARG001
     shift = np.abs(made.x - events.x[plan.row])
     before, after = (method.scaled(model, x, made.mjj) for x in (events.x[plan.row], made.x))
     length = np.linalg.norm(after - before, axis=1)
-    # copies of an event lie one after the other
+    # copies of an event are one after the other
     shift, distance = shift.reshape(len(events), copies, -1).mean(axis=1), length.reshape(-1, copies).mean(axis=1)
     out: Record = {"n_signal": int(signal.sum()), "n_background": int((~signal).sum()), **_steps(bench)}
     for name, mask in (("signal", signal), ("background", ~signal)):
@@ -285,7 +285,7 @@ def _shapes(
             "Signal, carried": after[signal[row], j],
             "Background, carried": after[~signal[row], j],
         }
-        # per unit of the feature; what lies outside the range counts in the norm, so no shape is stretched
+        # per unit of the feature; what is outside the range counts in the norm, so no shape is stretched
         width = np.diff(edges)
         found = {name: np.histogram(x, edges)[0] / (len(x) * width) for name, x in values.items()}
         out[feature.name] = {"x": (0.5 * (edges[1:] + edges[:-1])).tolist()}
@@ -298,7 +298,7 @@ _SCULPTING_WIDTH = 50.0
 
 
 def _sculpting(bench: TrialContext, trial: Trial) -> Record:
-    """Count what each cut passes along the spectrum of background: data in the window, held-out data beside it."""
+    """Count what each cut passes along the spectrum of background: data in the window, held-out data next to it."""
     config, window = bench.config, bench.window
     mjj, draw = bench.sample.events.mjj, bench.draw
     background = draw.data & ~bench.sample.is_signal

@@ -1,4 +1,4 @@
-"""Run a study's trials over the cores: each trial's record is written when it is done, so a killed study goes on.
+"""Run a study's trials over the cores: each trial's record is written when it is done, so a killed study resumes.
 
 Memory: a process holds the selected events (about 100 bytes each), a template, and a classifier's copies of both.
 """

@@ -1,6 +1,6 @@
 """The labelled events of a study, and the draw that makes a data sample of them.
 
-Each repetition of a study draws anew which background events stand as data (``study.data_share``), and which signal
+Each repetition of a study redraws which background events stand as data (``study.data_share``), and which signal
 events are hidden among them (``signal.inject``, counted before the selection). The background that is left is the
 references' truth; with the signal that is left it also takes part in the metrics, scored fold by fold like the data.
 """
@@ -52,7 +52,7 @@ class StudySample:
 
 @dataclass(frozen=True)
 class Draw:
-    """Which events stand for what; masks of shape (n,), disjoint.
+    """The use of the events; masks of shape (n,), disjoint.
 
     Attributes
     ----------

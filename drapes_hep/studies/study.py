@@ -25,12 +25,12 @@ __all__ = ["find_studies", "load_study", "run_study"]
 
 
 def find_studies(config_folder: Path | None = None) -> dict[str, Path]:
-    """List the studies of ``analysis/``: in the working directory, beside a configuration, then in the starter.
+    """List the studies of ``analysis/``: in the working directory, next to a configuration, then in the starter.
 
     Parameters
     ----------
     config_folder : Path, optional
-        Where the configuration lies.
+        Where the configuration is.
 
     Returns
     -------

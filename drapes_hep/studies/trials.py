@@ -114,7 +114,7 @@ class SampleKeys(NamedTuple):
 
 
 def draw_key(config: Config, keys: SampleKeys) -> list[Any]:
-    """Return what decides which events stand for what."""
+    """Return what decides the use of the events."""
     window = study_window(config)
     return [[window.lo, window.hi], part_of(config.model_dump(mode="json"), keys_of("study.draw")), keys.data]
 
@@ -140,7 +140,7 @@ class TrialContext:
     config : Config
         Of the trial.
     folder : Path
-        Where models lie.
+        Where models are.
     keys : SampleKeys
     device : str
     """
@@ -156,17 +156,17 @@ class TrialContext:
 
     @functools.cached_property
     def draw(self) -> Draw:
-        """Which events stand for what."""
+        """The use of the events."""
         return draw_data(self.sample, self.config)
 
     @functools.cached_property
     def inside(self) -> BoolArray:
-        """Which events lie in the window."""
+        """Which events are in the window."""
         return self.window.in_signal_region(self.sample.events.mjj)
 
     @functools.cached_property
     def outside(self) -> BoolArray:
-        """Which events lie in the sidebands."""
+        """Which events are in the sidebands."""
         return self.window.in_sidebands(self.sample.events.mjj)
 
     @functools.cached_property
@@ -206,7 +206,7 @@ class TrialContext:
         return model_folder(self.folder, model_key(self.config, self.keys, saw_window))
 
     def train(self, saw_window: bool, progress: Callable[[str, Epoch], None] | None = None) -> None:
-        """Train a model unless it is there; a killed training goes on."""
+        """Train a model unless it is there; a killed training resumes."""
         folder = self.model_folder(saw_window)
         config, window = self.config, self.window
         if has_model(folder):

@@ -230,7 +230,7 @@ def fit_model(
     Raises
     ------
     LeakError
-        If an event lies in a hidden interval.
+        If an event is in a hidden interval.
     FitError
         If a part has no events.
     """

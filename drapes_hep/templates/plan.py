@@ -1,7 +1,8 @@
 r"""The plan of a template: which events it starts from, at which masses, and how often each.
 
-The rule stands here once, for a window's template, its closure sample, its pseudo-window, a chunk of a finished run and
-the trials of a study. A method says where it starts from (:class:`Origin`); all else follows from the events:
+This is the only place of the rule, for a window's template, its closure sample, its pseudo-window, a chunk of a
+finished run and the trials of a study. A method says where it starts from (:class:`Origin`); all else follows from the
+events:
 
 ============  ==================================================  ==================================================
 source        parents of the template of a region [a, b)          parents of the closure sample
@@ -189,7 +190,7 @@ class Pool:
     events : EventTable
         Data, n events.
     part : array of int, shape (n,)
-        From :func:`drapes_hep.templates.parts.split_sidebands`; read in the sidebands alone.
+        From :func:`drapes_hep.templates.parts.split_sidebands`; read in the sidebands only.
     simulation : EventTable, optional
         Of another simulation.
     """
@@ -232,7 +233,7 @@ class Planned:
 
 
 def between(mjj: FloatArray, region: Interval) -> BoolArray:
-    """Whether masses lie in an interval, lower edge inclusive and upper edge exclusive."""
+    """Whether masses are in an interval, lower edge inclusive and upper edge exclusive."""
     return np.asarray((mjj >= region[0]) & (mjj < region[1]))
 
 
@@ -411,7 +412,7 @@ def plan_closure(origin: Origin, pool: Pool, seed: int) -> Planned:
     if not len(parents):
         raise DrapesError(f"{origin.title} has no events in the sidebands to start from; see template.source")
     rate = len(mjj) / len(parents)
-    # the masses themselves: what is interpolated between them lies in the window, now and then
+    # the masses themselves: what is interpolated between them is in the window, now and then
     masses = functools.partial(np.quantile, mjj, method="inverted_cdf")
     return Planned(starts(origin, parents, rate, seed, masses), parents, seed, rate)
 

@@ -104,7 +104,7 @@ _REMOVE = "write the file without this entry"
 
 
 def metadata_of(path: str | Path, file: pq.ParquetFile) -> dict[str, Any]:
-    """Return what :func:`write_parquet` stored beside the columns; raises InputError if it is damaged."""
+    """Return what :func:`write_parquet` stored next to the columns; raises InputError if it is damaged."""
     raw = (file.schema_arrow.metadata or {}).get(_KEY)
     try:
         loaded = parse_json(raw) if raw else {}

@@ -55,10 +55,10 @@ MAX_ABS_ETA = 20.0
 """No collider's particle is more forward: 9.5 is the most that a proton's mass leaves at 13 TeV."""
 
 MAX_ENERGY = 1e6
-"""GeV. A particle of more is no event of any collider, but a wrong column or unit, or a flipped bit."""
+"""GeV. A particle of more is not an event of any collider, but a wrong column or unit, or a flipped bit."""
 
 MIN_PT = 1e-6
-"""GeV. A transverse momentum that is not zero and below it is no measurement, but a wrong column or byte order."""
+"""GeV. A transverse momentum that is not zero and below it is not a measurement, but a wrong column or byte order."""
 
 MAX_TAU = MAX_ENERGY
 """An N-subjettiness is at most a fraction of the jet's momentum, or that momentum where it is not normalised."""
@@ -179,7 +179,7 @@ class Layout(Protocol):
 
     @property
     def lists(self) -> frozenset[str]:
-        """Columns of lists, one list an event; the others hold one value an event."""
+        """Columns of lists, one list per event; the others hold one value per event."""
         ...
 
     def columns_of_field(self, field: str) -> tuple[str, ...]:

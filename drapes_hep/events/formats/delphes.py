@@ -24,7 +24,7 @@ _RADII = ("02", "04", "08", "10", "12", "15")
 
 
 def _event(checks: Checks, columns: Columns) -> dict[str, Any]:
-    """Identity and weight; the weight stands in a list of one."""
+    """Identity and weight; the weight is a list of one."""
     chunk = checks.chunk
     out: dict[str, Any] = {"event_id": row_ids(chunk.file_id, chunk.start, chunk.stop)}
     out["weight"] = np.ones(len(chunk))

@@ -26,7 +26,7 @@ SKIM_PARTS: Mapping[str, int] = {
     **{f"jets.{name}": 1 for name in JET_FIELDS},
     **{f"jets.constituents.{name}": 2 for name in CONSTITUENT_FIELDS},
 }
-"""Columns that make up the ``jets`` of a skim, and how many lists their numbers lie in."""
+"""Columns that make up the ``jets`` of a skim, and how many lists their numbers are in."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Field:
     path : tuple of str
         Names of the records around the numbers, and their own.
     depth : int or None
-        Lists that each number of an event lies in; None where they are not numbers.
+        Lists that each number of an event is in; None where they are not numbers.
     kind : str
         Type, as the file has it.
     handle : object

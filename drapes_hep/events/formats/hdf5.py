@@ -90,7 +90,7 @@ def _frame_problem(kind: str, group: Any) -> tuple[str, str] | None:
 
 
 def _check_types(path: str, name: str, group: Any, layout: str) -> None:
-    """Refuse a column that a layout reads, and that is no number in this file: it would be taken for absent."""
+    """Refuse a column that a layout reads, and that is not a number in this file: it would be taken for absent."""
     columns = {*LAYOUTS[layout].required, *LAYOUTS[layout].optional}
     for values, names in _all_blocks(group):
         wrong = columns.intersection(names) if not _has_numbers(values) and _rows(group) else set()
@@ -109,7 +109,7 @@ def _column_names(path: str, group: Any) -> list[str]:
 
 
 def _labels_beside(group: Any) -> bool:
-    """Whether a raw table has no column for the label (it may still have a file of labels beside it)."""
+    """Whether a raw table has no column for the label (it may still have a file of labels next to it)."""
     return sum(len(names) for _, names in _blocks(group)) % 3 == 0
 
 

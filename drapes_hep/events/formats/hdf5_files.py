@@ -187,7 +187,7 @@ def check_stored(path: str, dataset: Any) -> None:
 
 
 def _place(path: str, file_name: str) -> Path:
-    """Return where HDF5 looks for a file of a virtual dataset: beside the file, then in the working directory."""
+    """Return where HDF5 looks for a file of a virtual dataset: next to the file, then in the working directory."""
     prefix = os.environ.get("HDF5_VDS_PREFIX", "")
     folder = Path(prefix.replace("${ORIGIN}", str(Path(path).parent))) if prefix else Path(path).parent
     beside = folder / file_name

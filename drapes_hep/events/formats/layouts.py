@@ -174,9 +174,9 @@ class RawLayout:
     """Raw LHC Olympics events: particles in HDF5 as pandas writes it, clustered here.
 
     A table of 3k numbered columns, pT, eta, phi of k massless particles, zeros after the last one. One column more is
-    the label; else labels are read from the file ``<stem>.masterkey`` beside it, if there is one: a number a line, 0
-    for background, 1 or 2 for signal (the third black box has two kinds). Jets are anti-kT of ``data.radius``, all
-    above 20 GeV, each with its N-subjettiness about the axes ``data.axes``.
+    the label; else labels are read from the file ``<stem>.masterkey`` next to it, if there is one: one number per
+    line, 0 for background, 1 or 2 for signal (the third black box has two kinds). Jets are anti-kT of ``data.radius``,
+    all above 20 GeV, each with its N-subjettiness about the axes ``data.axes``.
     """
 
     name = "lhco_raw"

@@ -72,7 +72,7 @@ def shared(opener: Opener, path: str) -> Iterator[Any]:
     Yields
     ------
     object
-        What ``opener`` yields. After an error it is closed, and the next call opens the file anew.
+        What ``opener`` yields. After an error it is closed, and the next call opens the file again.
     """
     if not _STATE.sharing:
         with opener(path) as file:

@@ -48,7 +48,7 @@ def find_backbone(name: str, folder: Path | None = None) -> type[nn.Module]:
         ``transformer``, ``epic``, ``deepsets``, an installed package's name, ``file.py:Class`` or
         ``package.module:Class``.
     folder : Path, optional
-        Where the configuration lies.
+        Where the configuration is.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def find_backbone(name: str, folder: Path | None = None) -> type[nn.Module]:
     Raises
     ------
     ConfigError
-        If there is no such class, or it is no module of torch.
+        If there is no such class, or it is not a module of torch.
     """
     return cast(type[nn.Module], load_class(_KIND, name, folder))
 
