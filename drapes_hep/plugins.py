@@ -64,7 +64,7 @@ SOURCE = "__drapes_source__"
 STRIPPED = "<dynamic-code>"
 """What cloudpickle (from 3.1.3 on) writes for the file of code that travels by value."""
 NEEDS = (
-    "a processor needs three things for a search: __init__(self, settings), and next to 'hists' in its output"
+    "a processor needs three things for a search: __init__(self, settings), and in the output of process(self, events)"
     " a 'cutflow' and a 'skim' of the selected events (docs/how-to.md#use-a-coffea-processor)"
 )
 """What a processor of coffea's must offer beyond what coffea asks of it."""

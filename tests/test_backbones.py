@@ -194,7 +194,7 @@ def test_the_model_is_named_by_the_network_at_work_and_not_by_an_edited_file(min
     [
         ("nowhere:Class", "module nowhere cannot be imported"),
         (f"{__name__}:Missing", "no class 'Missing'"),
-        (f"{__name__}:NOTHING", r"is not a network: it is no class on torch\.nn\.Module"),
+        (f"{__name__}:NOTHING", r"is not a network: it is not a subclass of torch\.nn\.Module"),
         (f"{__name__}:Without", "cannot be saved .* has no config"),
         (f"{__name__}:Explodes", "cannot be saved .*KeyError"),
         (f"{__name__}:Forgets", "cannot be saved and loaded again: .*embedding"),

@@ -165,7 +165,7 @@ def test_several_frames(tmp_path, columns):
     write_feature_hdf5(tmp_path / "a.h5", columns)
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file.copy("df", "other")
-    assert "several tables fit: df, other; say which: {path: table}" in complaint(tmp_path / "a.h5")
+    assert "several tables fit: df, other; choose one: {path: table}" in complaint(tmp_path / "a.h5")
     _, report = run({"a": {tmp_path / "a.h5": "other"}}, count)
     assert report.processed == 3000
     assert "no frame 'nope' in it" in complaint({"a": {tmp_path / "a.h5": "nope"}})

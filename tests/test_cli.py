@@ -306,7 +306,7 @@ def test_validate_reads_the_first_chunk_of_every_file(project, capsys, falling):
     lines = capsys.readouterr().out.splitlines()
     assert f"{project / 'events.root'}: features, 2500 events" in lines
     assert f"{project / 'more.root'}: features, 52500 events, selection tried on the first 50000" in lines
-    assert any(line.startswith("not read: what follows the first chunk of 1 file;") for line in lines)
+    assert any(line.startswith("not read: events after the first chunk of 1 file;") for line in lines)
 
 
 @pytest.mark.parametrize(("row", "status"), [(49_999, 2), (50_000, 0)])
@@ -592,7 +592,7 @@ def test_processes_give_the_same_skim(project):
         (["tiny.yaml", "--set", "trainning.epochs=3"], "unknown key 'trainning'; did you mean 'training'?"),
         (["tiny.yaml", "--set", "windows.widht=3"], "unknown key 'windows.widht'; did you mean 'windows.width'?"),
         (["tiny.yaml", "--set", "windows.first=4000"], "the last window starts below the first"),
-        (["tiny.yaml", "--set", "mass.range=[6000, 2700]"], "range must rise"),
+        (["tiny.yaml", "--set", "mass.range=[6000, 2700]"], "range must be increasing"),
         (["tiny.yaml", "--set", "nonsense"], "expected KEY=VALUE"),
         (["tiny.yaml", "--window", "3700-3300"], "--window 3700-3300: the window is inverted"),
         (["tiny.yaml", "--window", "3000-3400"], "not a window of this search; it has 3300-3700, 3600-4000"),
@@ -931,9 +931,7 @@ def test_a_stage_without_the_earlier_ones_leaves_nothing(project, complaint, ver
 
 
 def test_a_report_of_nothing_leaves_nothing(project, complaint):
-    words = (
-        "r: no run is in this directory; name that of a finished run with -o, or make one: drapes run tiny.yaml -o r"
-    )
+    words = "r: contains no run; name the directory of a finished run with -o, or run one: drapes run tiny.yaml -o r"
     assert words in complaint("report", "tiny.yaml", "-o", "r", "--quiet")
     assert not Path("r").exists()
 
@@ -941,7 +939,7 @@ def test_a_report_of_nothing_leaves_nothing(project, complaint):
 def test_a_report_of_no_directory(project, complaint):
     line = complaint("report", "-o", "nosuch")
     assert line == (
-        "drapes: nosuch: no run is in this directory; name that of a finished run with -o, or make one: drapes run"
+        "drapes: nosuch: contains no run; name the directory of a finished run with -o, or run one: drapes run"
         " CONFIG -o nosuch"
     )
 

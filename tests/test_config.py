@@ -74,7 +74,7 @@ def test_the_inclusive_point_is_always_there(tmp_path):
         ({"training": {"epoch": 3}}, "unknown key 'training.epoch'; did you mean 'training.epochs'?"),
         ({"data": {}}, "'data.path' is missing"),
         ({"windows": {"first": 4000, "last": 3000}}, "the last window starts below the first"),
-        ({"mass": {"range": [6000, 2700]}}, "range must rise"),
+        ({"mass": {"range": [6000, 2700]}}, "range must be increasing"),
         ({"windows": {"first": 2700, "last": 3500}}, "need a sideband on both sides"),
         ({"windows": {"width": -400}}, "greater than 0"),
         ({"signal": {"inject": 5}}, "signal.inject needs labelled events"),
@@ -281,7 +281,7 @@ def test_a_boolean_in_quotes_is_refused_everywhere(tmp_path, key, word, quote):
             "'template': from_w",
         ),
         (["seed=x", "seed=y"], "--set seed=y", "'seed': expected a whole number, got the text 'y'"),
-        (["data.path=[]"], "--set data.path=[]", "'data.path': names no file"),
+        (["data.path=[]"], "--set data.path=[]", "'data.path': is empty"),
         (["data.path="], "--set data.path=", "'data.path': has no value, and no default"),
     ],
 )
@@ -312,4 +312,4 @@ def test_a_list_of_no_files_is_refused_with_its_key(tmp_path, key, value):
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     assert str(caught.value).startswith(f"{path}, line ")
-    assert f"'{key}': names no file" in str(caught.value)
+    assert f"'{key}': is empty" in str(caught.value)

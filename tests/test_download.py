@@ -287,7 +287,8 @@ def test_a_connection_that_breaks_is_taken_up_in_the_same_call(site, tmp_path):
 def test_a_server_that_stays_dead_leaves_the_part_for_the_next_call(site, tmp_path):
     site.dies_at = {"raw.h5": [6 * BLOCK, *[0] * download._ATTEMPTS]}
     with pytest.raises(
-        DrapesError, match=r"stopped at 98.3 kB of 300 kB \(the connection broke\); run the same command again to go on"
+        DrapesError,
+        match=r"stopped at 98.3 kB of 300 kB \(the connection broke\); run the same command again to resume",
     ):
         get(site, tmp_path, "raw.h5")
     assert left(tmp_path) == {"raw.h5.part"}
@@ -349,7 +350,7 @@ def test_what_came_before_a_failure_stays(site, tmp_path):
 def test_two_downloads_do_not_write_one_part(site, tmp_path):
     with (tmp_path / "raw.h5.part").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(DrapesError, match=r"raw.h5.part: another download is writing it"):
+        with pytest.raises(DrapesError, match=r"raw.h5.part: another download is writing this file"):
             get(site, tmp_path, "raw.h5")
 
 

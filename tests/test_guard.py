@@ -37,7 +37,7 @@ def watched(body: str, **more: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ("os._exit(0)", 2, "the process ended by itself during skim, without a result: code that it called left with"),
+        ("os._exit(0)", 2, "the process exited during skim without a result: its code called"),
         ("os._exit(7)", 2, "(status 7); finished work is kept: run the same command again to resume"),
         ("os.kill(os.getpid(), signal.SIGKILL)", 137, "was killed by signal 9 (out of memory?) during skim"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", 139, "was killed by signal 11 (a crash in compiled code) during skim"),
@@ -219,7 +219,7 @@ def project(tmp_path):
 @pytest.mark.parametrize(
     ("leaves", "status", "words"),
     [
-        ("__import__('os')._exit(0)", 2, "ended by itself during skim"),
+        ("__import__('os')._exit(0)", 2, "exited during skim"),
         (
             "__import__('os').kill(__import__('os').getpid(), 9)",
             137,

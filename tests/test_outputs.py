@@ -132,9 +132,9 @@ def nan_histogram():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda _: None, "process(events) returned nothing: a search needs three things of a processor"),
-        (lambda out: (x for x in out), "process(events) returned a generator: a search needs three things"),
-        (without("hists"), "returned no 'hists': a search needs three things of a processor: __init__(self, settings)"),
+        (lambda _: None, "process(events) returned nothing: a processor needs three things for a search"),
+        (lambda out: (x for x in out), "process(events) returned a generator: a processor needs three things"),
+        (without("hists"), "returned no 'hists': a processor needs three things for a search: __init__(self, settings)"),
         (without("cutflow"), "returned no 'cutflow'"),
         (without("skim"), "returned no 'skim'"),
         (with_key(skim={"event_id": [1]}), "'skim' is a dict, not drapes_hep.events.accumulate.ColumnParts"),
@@ -586,8 +586,8 @@ def test_an_unmodified_coffea_processor_is_told_what_it_lacks(project):
     source += "    def process(self, events): return {}\n    def postprocess(self, accumulator): return accumulator\n"
     (project / "mine.py").write_text(source)
     assert message(lambda: skim(context_of(project))) == (
-        "processor 'mine.py:Mine': takes no settings: a search needs three things of a processor: __init__(self,"
-        " settings), and of process(self, events) beside 'hists' a 'cutflow' and a 'skim' of the selected events"
+        "processor 'mine.py:Mine': takes no settings: a processor needs three things for a search: __init__(self,"
+        " settings), and in the output of process(self, events) a 'cutflow' and a 'skim' of the selected events"
         " (docs/how-to.md#use-a-coffea-processor)"
     )
 
@@ -599,7 +599,7 @@ def test_a_coffea_processor_that_is_a_function_or_an_instance_is_told_what_it_la
     )
     for name, kind in (("mine", "function"), ("made", "Mine")):
         said = message(lambda name=name: skim(context_of(project, f"processor=mine.py:{name}")))
-        assert f"is a {kind}, not a class with a method process(events); a search needs three things" in said
+        assert f"is a {kind}, not a class with a method process(events); a processor needs three things" in said
 
 
 @pytest.mark.parametrize("way", WAYS)

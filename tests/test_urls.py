@@ -482,7 +482,7 @@ def test_dies_midway(server, samples, kind):
 def test_causes_are_looked_at():
     wrapped = ValueError("wrapped")
     wrapped.__cause__ = ConnectionResetError()
-    assert "broke off (ConnectionResetError)" in str(one_line("http://x.org/a.root", wrapped))
+    assert "closed the connection (ConnectionResetError)" in str(one_line("http://x.org/a.root", wrapped))
     assert one_line("/a.root", wrapped) is None
     assert one_line("http://x.org/a.root", ValueError("of ours")) is None
     assert is_url("root://x//y")
@@ -753,7 +753,7 @@ def test_an_answer_that_ends_too_early_is_no_content(server, tmp_path):
     (tmp_path / "a.bin").write_bytes(bytes(range(200)))
     url = serve(server, tmp_path / "a.bin")
     server.script = [("short", 0)]
-    with pytest.raises(UnreachableError, match="broke off"), remote.open_url(url) as file:
+    with pytest.raises(UnreachableError, match="closed the connection"), remote.open_url(url) as file:
         file.read(150)
 
 
