@@ -95,7 +95,7 @@ class SicPoint(Estimate):
 
 @dataclass(frozen=True)
 class Accounting:
-    """Where the events went.
+    """Accounting of the events.
 
     Attributes
     ----------
@@ -269,13 +269,13 @@ class GlobalSignificance:
     bound : bool or None
         Whether no pseudo-experiment is as extreme: ``p_global`` is then an upper bound.
     exceeding : int or None
-        Pseudo-experiments that are as extreme as the data.
+        Pseudo-experiments at least as extreme as the data.
     p_global_extrapolated, z_global_extrapolated : float or None
         From the distribution of the pseudo-experiments' smallest p-values.
     p_global_extrapolated_interval : tuple of float, or None
         68% interval.
     effective_trials : float or None
-        Independent searches whose smallest p-value would be distributed alike.
+        Number of independent searches whose smallest p-value has the same distribution.
     effective_trials_interval : tuple of float, or None
         68% interval.
     best_window : tuple of float, or None

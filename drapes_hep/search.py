@@ -50,7 +50,7 @@ class Search:
     config : Config, str, Path or mapping
         A configuration, its YAML file, or its keys and sections.
     output : str or Path, optional
-        The run directory. None takes a temporary one, which is removed with this object and the results that it gave.
+        The run directory. None uses a temporary one, which is removed with this object and the results that it gave.
     device : {"auto", "cpu", "cuda"}
         Where networks run.
     executor : {"iterative", "futures"}
@@ -108,7 +108,7 @@ class Search:
         overwrite: bool = False,
         **sections: Any,
     ) -> Search:
-        """Make a search of events in memory.
+        """Create a search from events in memory.
 
         Parameters
         ----------

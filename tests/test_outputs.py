@@ -134,7 +134,10 @@ def nan_histogram():
     [
         (lambda _: None, "process(events) returned nothing: a processor needs three things for a search"),
         (lambda out: (x for x in out), "process(events) returned a generator: a processor needs three things"),
-        (without("hists"), "returned no 'hists': a processor needs three things for a search: __init__(self, settings)"),
+        (
+            without("hists"),
+            "returned no 'hists': a processor needs three things for a search: __init__(self, settings)",
+        ),
         (without("cutflow"), "returned no 'cutflow'"),
         (without("skim"), "returned no 'skim'"),
         (with_key(skim={"event_id": [1]}), "'skim' is a dict, not drapes_hep.events.accumulate.ColumnParts"),
