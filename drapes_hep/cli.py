@@ -424,7 +424,7 @@ def study(
         for one in studies:
             try:
                 said = load_study(one, studies).title
-            except DrapesError as error:  # a user's own, and no reason to hide the others
+            except DrapesError as error:  # an error in a user's study must not hide the others
                 said = f"({error})"
             typer.echo(f"{one:{width}}  {said}")
         return
@@ -573,7 +573,7 @@ def _of_output(error: BaseException | None) -> bool:
 
 
 _WRITERS = {("_click", "utils.py"), ("click", "utils.py"), ("rich", "console.py")}
-"""Whose functions write what a command prints; they say of no failure that it was theirs."""
+"""Whose functions write what a command prints; their errors do not name them."""
 
 
 def _one_line(error: Exception) -> str | None:

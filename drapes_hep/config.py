@@ -712,7 +712,7 @@ class Config(_Section):
         """What the functions of :mod:`drapes_hep.events.features` need for the features that are defined here."""
         define = self.model_dump(mode="json")["define"]
         if self.folder is not None:
-            # where functions are looked for: a worker process knows nothing of the configuration
+            # where functions are looked for: a worker process does not have the configuration
             for one in define.values():
                 one["folder"] = None if one["function"] is None else str(self.folder)
         return {"define": define, "keep": self.selection.keep}
@@ -1103,7 +1103,7 @@ def _placed(config: Config, folder: Path | None) -> Config:
 
 @functools.cache
 def keys_of(stage: str) -> tuple[str, ...]:
-    """Return the keys of a configuration that decide a stage's result, dotted, as their fields say."""
+    """Return the keys of a configuration that decide a stage's result, dotted, as declared by their fields."""
     return decided(Config, stage)
 
 

@@ -192,7 +192,7 @@ def _status_of(error: BaseException | None) -> int:
 
 
 def unnumbered(text: str) -> str:
-    """Return a message without numbers of events, which a blinded run may not tell."""
+    """Return a message without numbers of events, which a blinded run must not reveal."""
     return re.sub(r"\b\d+ events?\b", "the events", text)
 
 
@@ -213,7 +213,7 @@ def told(
     Returns
     -------
     str
-        With the innermost line of the user's own: what it calls into is rarely at fault.
+        With the innermost line of user code: the libraries that it calls are rarely at fault.
     """
     places = [(file_of(frame.f_code), line) for frame, line in traceback.walk_tb(error.__traceback__)]
     file, line = ([one for one in places if own(one[0])] or places)[-1]

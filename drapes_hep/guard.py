@@ -1,4 +1,4 @@
-"""A second process that outlives the work, whatever becomes of it, and says so.
+"""A second process that outlives the work and reports how it ended.
 
 A user's code, or a library's, may leave by ``os._exit``, crash in compiled code or be killed for its memory: then no
 line of Python is left to complain, and the status may be 0. So the command forks at once, before anything large is

@@ -1,6 +1,6 @@
 """Sets of varying length, packed: the values of all sets one after the other, and where each set begins.
 
-This is the form in which jets' constituents reach networks, losses and samplers; it knows neither.
+This is the form in which jets' constituents are passed to networks, losses and samplers.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ R = TypeVar("R")
 def in_processes(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], workers: int) -> Iterator[R]:
     """Call a function for each of many arguments, in fresh processes.
 
-    Where this process is interrupted, a function that runs meets KeyboardInterrupt, so a training keeps what it has.
+    If this process is interrupted, running functions get KeyboardInterrupt, so a training can write a checkpoint.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ _XROOTD_CLIENT = re.compile(
     r"|operation interrupted|invalid session|redirect limit|stream disconnect",
     re.IGNORECASE,
 )
-"""What XRootD's client says of a connection."""
+"""Messages of the XRootD client on a connection."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ _VALIDATORS = {
     *("etag", "content-md5", "md5hash", "digest", "checksum"),
     *("last-modified", "last_modified", "lastmodified", "modified", "updated", "mtime"),
 }
-"""What servers, in fsspec's words, say of a file's content without sending it."""
+"""Metadata of servers on the content of a file, with the names of fsspec."""
 _BLOCK = 1 << 20
 _CONNECT, _SILENCE = 15.0, 60.0
 """Seconds to connect, and without a byte."""
@@ -185,7 +185,7 @@ def url_stem(url: str) -> str:
 
 
 def sibling(url: str, suffix: str) -> str:
-    """Return the URL of a file beside another, of the same name but for the last suffix.
+    """Return the URL of a file in the same folder, with another suffix.
 
     Parameters
     ----------
@@ -262,7 +262,7 @@ def _is_short(error: BaseException) -> bool:
 
 
 def _xrootd(url: str, error: BaseException) -> InputError | None:
-    """Word what XRootD says: a number of its protocol's, or its client's own words."""
+    """Convert an XRootD error: a number of its protocol, or a message of its client."""
     if not url.startswith(("root:", "roots:", "xroot:", "xroots:")) or not isinstance(error, OSError):
         return None
     text = str(error)
@@ -453,7 +453,7 @@ class _Exact(io.RawIOBase):
 
     @property
     def size(self) -> int | None:
-        """Bytes of the file, None where the server does not say."""
+        """Bytes of the file, None if the server does not report it."""
         size: int | None = getattr(self._file, "size", None)
         if size is None and hasattr(self._file, "getbuffer"):
             size = len(self._file.getbuffer())  # of fsspec's memory
@@ -506,7 +506,7 @@ def fingerprint(path: str | Path) -> str:
     Raises
     ------
     InputError
-        A URL that cannot be read, or whose size the server does not tell.
+        A URL that cannot be read, or whose size the server does not report.
     """
     if isinstance(path, Alternatives) or not is_url(path) or urlsplit(str(path)).scheme in _LOCAL:
         return sampled_hash(path)
@@ -519,7 +519,7 @@ def fingerprint(path: str | Path) -> str:
 
 
 def file_version(path: str | Path) -> str:
-    """Return what tells one content behind a URL from a later one, without reading it.
+    """Return a hash that identifies the content of a URL, without reading it.
 
     Parameters
     ----------
@@ -544,7 +544,7 @@ def file_version(path: str | Path) -> str:
 
 
 def sampled_hash(path: str | Path) -> str:
-    """Hash what a file holds, whatever its server says of it: two copies of one file have the same.
+    """Hash the content of a file, without metadata of the server: two copies of a file have the same hash.
 
     Parameters
     ----------
@@ -621,7 +621,7 @@ def first_of(path: str, function: Callable[[str], R], attempts: int | None = Non
 
 
 def _validators(url: str) -> tuple[list[tuple[str, str]], int | None]:
-    """Ask the server what it says of the content, and the size."""
+    """Ask the server for the metadata of the content, and the size."""
     with _told(url):
         filesystem, path = _filesystem(url)
         info = filesystem.info(path)
@@ -630,7 +630,7 @@ def _validators(url: str) -> tuple[list[tuple[str, str]], int | None]:
 
 
 def _blocks_hash(url: str, between: int, told: Sequence[tuple[str, str]] = ()) -> str:
-    """Hash the size, what the server told, both ends and some blocks between."""
+    """Hash the size, the metadata of the server, both ends and some blocks between."""
     with open_url(url, _ENDS) as file:
         size = getattr(file, "size", None)
         if size is None:

@@ -40,7 +40,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sample:
-    """Events as a classifier meets them.
+    """Events as passed to a classifier.
 
     Attributes
     ----------
@@ -285,12 +285,12 @@ def equal_size_auc(
     size : int
         How many events of each.
     choice : int
-        Seeds which ones: a random choice, since the order of the events may say something.
+        Seeds which ones: a random choice, since the order of the events may have information.
 
     Returns
     -------
     Estimate
-        0.5 where nothing tells them apart.
+        0.5 if they are indistinguishable.
     """
     rng = np.random.default_rng(choice)
     a, b = (one.take(rng.permutation(len(one.x))[:size]) for one in (first, second))

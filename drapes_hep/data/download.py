@@ -41,7 +41,7 @@ API = "https://zenodo.org/api/records"
 """Where records are described, as JSON."""
 
 KINDS = ("features", "raw", "labels", "all")
-"""Groups of files that can be asked for by one word."""
+"""Groups of files that can be selected by one name."""
 
 _TIMEOUT = (15.0, 60.0)
 """Seconds to connect, and without a byte."""
@@ -370,7 +370,7 @@ class ResumingDownloader:
     """A pooch downloader that resumes where an earlier one stopped.
 
     Bytes are appended to a part next to the file's place. Where the connection breaks, a range request asks for the
-    rest, in this call or in a later one; a server that knows no ranges begins again. When all bytes are there, the
+    rest, in this call or in a later one; a server without range requests starts again. When all bytes are there, the
     part becomes the file that pooch verifies and moves to its place.
 
     Parameters
@@ -380,7 +380,7 @@ class ResumingDownloader:
     size : int
         Bytes of the whole file.
     report : callable, optional
-        Is told how many bytes are here.
+        Called with the number of bytes received.
     """
 
     def __init__(self, part: Path, size: int, report: Callable[[int], None] = lambda _: None) -> None:

@@ -1,6 +1,6 @@
-"""What a file of events is, and what is wrong with it, through the readers alone: any layout that they know will do.
+"""Summary and problems of an event file, through the readers: every layout that they support.
 
-Where a file is long, only some events are looked at, in runs that are spread over it; the record says which.
+Of a long file, only some events are read, in blocks spread over it; the record lists them.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that a user should know before a search.
+    """A problem to report before a search.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Problem:
     what : str
         In words.
     events : int
-        How many of the events looked at; 0 for what is said of the file.
+        Number of affected events; 0 for a problem of the file itself.
     first_row : int or None
         The first of them, counted from 0 in the file.
     """
@@ -197,7 +197,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Identity:
-    """How events are told apart.
+    """How events are identified.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ class Inspection:
     runs : list of tuple of int
         Their rows, (first, behind the last).
     unread : int
-        Events in these runs that could not be read; ``problems`` says why.
+        Events in these runs that could not be read; see ``problems``.
     columns, other_columns : list of str
         Those that the layout reads, and the others that are there.
     labels : Labels or None
@@ -365,7 +365,7 @@ def inspect_file(
 
 
 def _file_part(path: str | Path, info: FileInfo) -> dict[str, Any]:
-    """Return what a record says of the file itself."""
+    """Return the part of a record on the file itself."""
     return {
         "schema_version": INSPECTION_VERSION,
         "path": str(path),
@@ -411,7 +411,7 @@ def _scan(path: str | Path, reading: Reading, object_path: str | None) -> tuple[
 
 
 class _ChunkReader:
-    """Reads chunks; where values are bad, says so and finds the good events among them."""
+    """Reads chunks; reports bad values and finds the good events."""
 
     def __init__(self, whole: EventChunk) -> None:
         self.left = _RETRIES

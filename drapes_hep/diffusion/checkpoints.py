@@ -79,7 +79,7 @@ def save_model(folder: str | Path, denoiser: PreconditionedDenoiser, card: Mappi
     text = json.dumps(content, indent=1, allow_nan=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # an old card beside new weights would be a mismatch: better none
+        # an old card with new weights would be inconsistent: better none
         (folder / CARD).unlink(missing_ok=True)
     except OSError as error:
         raise RunDirectoryError(f"{folder}: cannot be written ({error.strerror or error})") from error
@@ -96,7 +96,7 @@ def _backbone(name: str, arguments: Mapping[str, Any], network: type[nn.Module] 
     found: Any = network
     if network is None or name != _name_of(network):
         module, _, attribute = name.partition(":")
-        # whoever wrote the card must not decide what is imported, for importing runs a module
+        # the card must not decide what is imported, since importing runs a module
         if not module.startswith(_OWN):
             asked = "" if network is None else f", and not the configuration's {_name_of(network)}"
             raise TypeError(f"{name} is not a network of this package{asked}")
@@ -153,7 +153,7 @@ def load_model(
     device : str or torch.device
         Where the denoiser goes.
     network : type, optional
-        The class of the backbone, where it is none of this package: a card's word is not enough to import a module.
+        The class of the backbone, if it is not one of the package: the card alone may not import a module.
 
     Returns
     -------

@@ -88,7 +88,7 @@ def make_particles(
 
 
 def no_jets(events: int, reading: Reading) -> dict[str, Any]:
-    """Return the columns of events without jets, for a reading that wants none (``reading.jets`` is False).
+    """Return the columns of events without jets, if jets are not needed (``reading.jets`` is False).
 
     Parameters
     ----------

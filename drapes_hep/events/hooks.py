@@ -1,10 +1,10 @@
 """What a processor's hooks may return: one rule per kind of result, and one line where it is broken.
 
 A mask has one boolean per event, a mask of jets one per jet, weights are finite numbers, and corrected jets are jets
-that their own event can have. NumPy and awkward take much else without a word: integers 0 and 1 select by index, NaN
-counts as true, a mask of another length is broadcast. Whatever has exactly one meaning is accepted (lists of booleans,
-option types without a missing value, masked arrays without a masked one); everything else is refused with the hook, its
-file, and the first event at fault.
+that their own event can have. NumPy and awkward silently accept many other values: integers 0 and 1 select by index,
+NaN counts as true, a mask of another length is broadcast. Whatever has exactly one meaning is accepted (lists of
+booleans, option types without a missing value, masked arrays without a masked one); everything else is refused with
+the hook, its file, and the first event at fault.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _TAKEN = 0.5
 """Fraction of the changed values of a field that are another jet's: far above what rounding to few digits gives."""
 
 _RESERVED = ("event_id", "row", "label", "parent_id", *IDENTITY_FIELDS)
-"""Columns that say which event it is, or what is true of it: no hook sets them."""
+"""Event ids and labels, which hooks cannot set."""
 
 _NEAR = 0.1
 """Distance (eta, phi) within which a rebuilt jet is one of its event's: above the resolution, below a jet's radius."""
@@ -109,7 +109,7 @@ class NoCut(NDArrayOperatorsMixin):
         return np.asarray(self)[rows]
 
 
-# awkward takes no stranger into its operations unless it is told how
+# awkward needs to be told how to operate on other types
 ak.behavior["__cast__", NoCut] = np.asarray
 
 
@@ -142,7 +142,7 @@ def protect(array: AwkwardArray) -> None:
 
 
 def name_event(events: Events, row: int) -> str:
-    """Return the words by which an event can be looked up.
+    """Return a text that identifies an event.
 
     Parameters
     ----------
@@ -745,7 +745,7 @@ _IN_PLACE = "select and reorder jets within events, not the events"
 
 
 def _origins(jets: AwkwardArray, most: int) -> IntArray | None:
-    """Return the place that each jet had in the chunk; None where the jets no longer say."""
+    """Return the position that each jet had in the chunk; None if it is no longer known."""
     if _ORIGIN not in jets.fields:
         return None
     try:
@@ -845,7 +845,7 @@ def _unrelated(new: FloatArray, old: FloatArray, owner: IntArray) -> BoolArray:
     """Whether leading momenta have nothing to do with what they were, as when events are mixed up.
 
     Smearing that is as wide as the spectrum itself leaves a rank correlation of 0.7, and twice as wide of 0.4; where
-    the spectrum is narrower than half of the smearing, nothing can be said.
+    the spectrum is narrower than half of the smearing, no conclusion is possible.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ def choose_signal(signal_id: IntArray, keep: int, seed: int) -> IntArray:
 
 
 class SignalInjection(processor.ProcessorABC):  # type: ignore[misc]
-    """A processor that meets only background and the chosen signal events.
+    """A processor that receives only background and the selected signal events.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class SignalInjection(processor.ProcessorABC):  # type: ignore[misc]
         return self._inner.modules
 
     def process(self, events: Events) -> dict[str, Any]:
-        """Process one chunk; the cut flow tells how many events were not injected."""
+        """Process one chunk; the cut flow counts the events that were not injected."""
         ids = ak.to_numpy(events.event_id)
         place = np.minimum(np.searchsorted(self._dropped, ids), max(len(self._dropped) - 1, 0))
         gone = self._dropped[place] == ids if len(self._dropped) else np.zeros(len(ids), dtype=bool)

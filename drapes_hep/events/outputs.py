@@ -287,7 +287,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
         flag("mjj", np.abs(theirs - mjj) > _MASS_TOLERANCE * mjj, "a mass different from that of the two jets")
 
     def _extras(self, out: Mapping[str, Any]) -> None:
-        """Check that what is the processor's own can be sent, merged and written."""
+        """Check that additional output of the processor can be sent, merged and written."""
         for key, value in out.items():
             if key in _KNOWN:
                 continue
@@ -317,7 +317,7 @@ def _is_number(value: Any) -> bool:
 
 
 def accumulators(out: Mapping[str, Any]) -> dict[str, Any]:
-    """Return in JSON form what a processor accumulates beside what has a fixed meaning.
+    """Return the additional accumulators of a processor in JSON form.
 
     Parameters
     ----------

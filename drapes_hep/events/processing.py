@@ -127,7 +127,7 @@ class _Requested:
 
 @dataclass(frozen=True)
 class _Result:
-    """What a worker sends back for a chunk; a user's mistake as a value, for an executor would retry and print it."""
+    """What a worker sends back for a chunk; a user's mistake as a value, since an executor would retry and print it."""
 
     entries: int = 0
     out: Any = None
@@ -137,7 +137,7 @@ class _Result:
     unread: bool = False
     """Whether the error came up while the chunk was read, not while it was processed."""
     grounds: Grounds | None = None
-    """What else the processor has read; None where that cannot be told."""
+    """Other files read by the processor; None if they are not known."""
     opened: Opened = dataclasses.field(default_factory=Opened)
     """The files among it, in any case."""
 
@@ -317,7 +317,7 @@ _BLOCK = 64
 
 
 Outcome = _Result | Lost | Raised | ChunkStore
-"""What came of a chunk; for one whose result is on disk, where, for it is read when it is its turn."""
+"""The result of a chunk, or its path on disk, from which it is read when needed."""
 
 
 class _Merged:
@@ -606,7 +606,7 @@ def _execute(
     todo: list[int] = []
     with Reporter(quiet=not progress).bar("Processing", len(chunks)) as update:
         for index, chunk in enumerate(chunks):
-            # read twice, for one that cannot be read must be processed again
+            # read twice, since one that cannot be read must be processed again
             if store is not None and _stored(store, chunk) is not None:
                 merged.take(index, store)
                 done += 1

@@ -7,7 +7,7 @@ sidebands only:
     :math:`z = (x - \mu) / s`, the papers'.
 ``quantile``
     Every feature is mapped to a normal variable by its own quantiles *at its mass*, in three monotone steps, so that
-    nothing is lost. First a map that knows no mass, :math:`y = 0.7\,(x - a) / (b - a) + 0.3\,F(x)` with F the
+    nothing is lost. First a map independent of mass, :math:`y = 0.7\,(x - a) / (b - a) + 0.3\,F(x)` with F the
     distribution of all masses together and a, b its outer quantiles: it smooths what stays at one place while the mass
     changes, such as the cusp of :math:`\Delta R_{JJ}` at :math:`\pi`, and leaves what moves with the mass about as
     straight as it was. Then, feature by feature, the median and the logarithms of the distances between neighbouring

@@ -2,7 +2,7 @@
 
 A skim holds the selected events in the schema's spelling, jets as a ragged list of records, and never a truth label:
 labels are in a sidecar keyed by event id. Files are written next to their place and renamed, so that a reader never
-meets half a file.
+sees an incomplete file.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Skim:
     columns : mapping
         ``event_id``, ``weight``, ``mjj``, the features (n,) and ragged ``jets``.
     metadata : mapping
-        What was written beside them: ``schema_version``, input hashes and so on.
+        The metadata: ``schema_version``, input hashes and so on.
     """
 
     columns: Columns
@@ -121,7 +121,7 @@ def read_skim(
 
 
 def skim_metadata(path: str | Path) -> dict[str, Any]:
-    """Return what was written with a skim next to its columns; raises InputError as :func:`read_skim`."""
+    """Return the metadata of a skim; raises InputError as :func:`read_skim`."""
     with open_parquet(path) as file:
         return check_version(path, file)
 
@@ -203,7 +203,7 @@ class Truth:
 
 
 def write_truth(path: str | Path, event_id: npt.ArrayLike, label: npt.ArrayLike) -> None:
-    """Write a truth sidecar, sorted by event id so that its order says nothing.
+    """Write a truth sidecar, sorted by event id so that its order has no information.
 
     Parameters
     ----------

@@ -88,7 +88,7 @@ class SineCosineEmbedding(nn.Module):
 class FourierEmbedding(nn.Module):
     r"""Embed a scalar as sines and cosines of fixed random frequencies (random Fourier features).
 
-    The frequencies are saved with the weights: a model that is built again from its card does not know the seed.
+    The frequencies are saved with the weights: a model that is rebuilt from its card does not have the seed.
 
     Parameters
     ----------

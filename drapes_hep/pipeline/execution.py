@@ -1,4 +1,4 @@
-"""Stamps: which stage is done, what decided its result, and whether what it stands on is still what it stood on.
+"""Stamps: which stages are done, what they depend on, and whether their inputs are unchanged.
 
 A stage is done if its stamp holds the key that would be computed now, from its part of the configuration, the hashes of
 what it reads and of the code that it imports, if the files that a user's code opened are as they were, and if
@@ -164,7 +164,7 @@ _ALL_THE_SAME = {"blind", "hidden windows"}
 def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) -> None:
     """Refuse to replace what a stage made of another configuration, unless ``run.overwrite`` allows it.
 
-    A stage that was interrupted counts as well, for it left a checkpoint or files.
+    A stage that was interrupted counts as well, since it left a checkpoint or files.
 
     Code that was edited, the package's or a user's, is no other configuration; neither is a search that is unblinded,
     nor another hunt, which is remade of what the other stages left.
@@ -209,7 +209,7 @@ def _other_configuration(run: RunDirectory, stage: Stage, stamp: Mapping[str, An
 
 
 _PLACES = {"data": ("path", "truth"), "template": ("source",)}
-"""Keys that say where the events are."""
+"""Keys for the location of the events."""
 
 
 def _renamed(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> Difference | None:
@@ -244,7 +244,7 @@ def _same_inputs(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> b
 
 
 def check_current(run: RunDirectory, name: str) -> None:
-    """Refuse results that no longer belong to what is beside them, for a stage before them was run again since.
+    """Refuse results that are out of date, since an earlier stage was run again.
 
     Parameters
     ----------

@@ -121,7 +121,7 @@ def _panels(top: Axes, below: Axes, shape: JetShape, true_label: str) -> None:
         peak = max(peak, float(made.max(initial=0.0)))
         ratio = np.divide(made, true, out=np.full_like(true, np.nan), where=good)
         bars = np.divide(made_error, true, out=np.zeros_like(true), where=good)
-        # a bin of a few events says nothing of the ratio
+        # the ratio is not meaningful in bins with few events
         seen = good & (shape.true >= 5)
         below.errorbar(centre[seen], ratio[seen], bars[seen], fmt="o", ms=2.8, lw=1, color=colour)
         for edge, mask, marker in ((_WIDEST - 0.05, ratio > _WIDEST, "^"), (2.05 - _WIDEST, ratio < 2 - _WIDEST, "v")):

@@ -126,7 +126,7 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
     arrow((71.5, 28.5), (76.8, 28.5))
     arrow((43, 46), (33.2, 37.4), ls="--")
     ax.text(40.6, 40.6, "closure test", ha="left", va="center", fontsize=11)
-    # of the sidebands, the closure part alone says how often a cut passes
+    # in the sidebands, only closure events measure the efficiency of a cut
     efficiency = "#2f5fc4"
     ax.plot([56, 60, 60, 87], [51, 51, 41.6, 41.6], color=efficiency, lw=1.2, zorder=1)
     arrow((87, 41.9), (87, 37.2), color=efficiency)

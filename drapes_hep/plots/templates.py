@@ -338,7 +338,7 @@ def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "", unit: 
 
 @styled
 def template_quality(points: Sequence[QualityPoint], stamp: Stamp) -> Figure:
-    """Draw how well a classifier tells each window's template from background; 0.5 is perfect.
+    """Draw how well a classifier separates template and background in each window; 0.5 is perfect.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 CLOSURE = 2
-"""``part`` of the sideband events that no model met."""
+"""``part`` of the sideband events not used by any model."""
 
 
 _JETS = 2000
@@ -147,7 +147,7 @@ def fit_p(run: RunFiles, files: WindowFiles) -> float | None:
 
 
 def quality_points(run: RunFiles) -> list[plots.QualityPoint]:
-    """Return how well a classifier tells each window's template from background."""
+    """Return how well a classifier separates template and background in each window."""
     return [
         plots.QualityPoint(
             w.sr,
@@ -257,7 +257,7 @@ def closure_jets(run: RunFiles, files: WindowFiles) -> Mapping[str, Any] | None:
 
 
 def _held_out(files: WindowFiles, event_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the rows of the sideband events that no model met, rising."""
+    """Return the rows of the sideband events not used by any model, in increasing order."""
     split = read_columns(files.folder / "split.parquet", ("event_id", "part"))
     held = split["event_id"][split["part"] == CLOSURE]
     rows = np.flatnonzero(np.isin(event_id, held))
@@ -288,7 +288,7 @@ def roc(run: RunFiles, files: WindowFiles) -> Roc | None:
 def passing(run: RunFiles, files: WindowFiles) -> list[plots.Passing]:
     """Count the data that pass each cut of a window's classifier, in the window and on either side."""
     s = files.scores
-    # the sideband events that the template never met: it follows the others' fluctuations, and so does a cut
+    # sideband events not used for the template: it follows the fluctuations of the others, and so does a cut
     outside = (s["region"] == 0) & (s["part"] == CLOSURE)
     regions = {
         "lower sideband": outside & (s["mjj"] < files.window.lo),

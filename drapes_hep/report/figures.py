@@ -301,7 +301,7 @@ def metric_figures(run: RunFiles, curves: Mapping[str, Roc], album: Album) -> li
 
 
 def split_figures(run: RunFiles, album: Album) -> list[Picture]:
-    """Draw which events do what, for one window."""
+    """Draw the use of the events, for one window."""
     files = foremost(run)
     if files is None:
         return []

@@ -101,7 +101,7 @@ def step(name: str, config: Mapping[str, Any]) -> Markup | str:
 
 
 def why(point: Point, key: str, blind: bool) -> str:
-    """Return why a number of a working point is null, as far as the file tells."""
+    """Return why a number of a working point is null, if known."""
     if key == "observed":
         return "blinded" if blind else ""
     if point.get("expected") is None:

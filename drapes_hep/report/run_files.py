@@ -144,7 +144,7 @@ class WindowFiles:
 
     @property
     def template(self) -> Mapping[str, Any]:
-        """What the results say of its template."""
+        """Its template in the results."""
         return self.result.get("template") or {}
 
     @cached_property
@@ -198,7 +198,7 @@ class RunFiles:
     windows : tuple of WindowFiles
         From low to high mass.
     stamp : Stamp
-        What the figures say above their axes.
+        The labels above the axes.
     blind : bool
         Nothing in any window may be drawn.
     hidden : tuple of tuple of float
@@ -230,7 +230,7 @@ class RunFiles:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """Axis labels of the features that this version knows."""
+        """Axis labels of the features of this version."""
         define, keep = self.config.get("define") or {}, (self.config.get("selection") or {}).get("keep", ())
         known = [name for name in self.features if name in {*FEATURES, *define, *kept_columns(keep)}]
         return {one.name: one.axis_label for one in check_features(known, define, keep)} if known else {}
@@ -248,7 +248,7 @@ class RunFiles:
 
     @property
     def stages(self) -> dict[str, Mapping[str, Any]]:
-        """What the manifest says of the stages that these results come from."""
+        """The entries of the manifest for the stages of these results."""
         windows = {files.window.name for files in self.windows}
         every = self.manifest.get("stages") or {}
         return {name: one for name, one in every.items() if name.partition(".")[2] in {"", *windows}}

@@ -1,4 +1,4 @@
-"""The page's cards and the rows of its tables, in the words of the page."""
+"""The cards and table rows of the report."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def _pseudo(files: WindowFiles) -> Markup:
 
 
 def metric_rows(run: RunFiles) -> list[Row]:
-    """Return what labels tell of each window; nothing where no window has metrics."""
+    """Return the metrics of each window; nothing if no window has metrics."""
     metrics = [w.result.get("metrics") or {} for w in run.windows]
     if not any(metrics):
         return []
@@ -301,7 +301,7 @@ def split_rows(run: RunFiles) -> list[Row]:
 
 
 def model_words(run: RunFiles) -> str:
-    """Return what the background model is made of, where the method says so."""
+    """Return the description of the background model, if the method has one."""
     return next((str(files.made["summary"]) for files in run.windows if files.made.get("summary")), "")
 
 

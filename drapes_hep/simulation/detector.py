@@ -243,7 +243,7 @@ def _charge(pdg: IntArray) -> IntArray:
 
 @dataclass(frozen=True)
 class Place:
-    """Where particles meet the calorimeters.
+    """Where particles reach the calorimeters.
 
     Parameters
     ----------

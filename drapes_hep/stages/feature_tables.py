@@ -71,7 +71,7 @@ def feature_matrix(
 
 
 def unweighted(weights: npt.ArrayLike, where: str) -> None:
-    """Refuse weighted events, for the hunt counts: better before a training than after it.
+    """Refuse weighted events, since the hunt counts: better before a training than after it.
 
     Parameters
     ----------

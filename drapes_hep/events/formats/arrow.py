@@ -1,4 +1,4 @@
-"""Parquet files: written so that the same content gives the same bytes, opened with words for what is wrong."""
+"""Parquet files: written so that the same content gives the same bytes, opened with clear errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _arrow(values: Column) -> pa.Array:
 
 
 def write_parquet(path: str | Path, columns: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Write columns and what is to be stored beside them, JSON values, atomically."""
+    """Write columns and metadata, JSON values, atomically."""
     arrays = {name: _arrow(values) for name, values in columns.items()}
     schema = pa.schema(
         [pa.field(name, array.type, nullable=False) for name, array in arrays.items()],
@@ -104,7 +104,7 @@ _REMOVE = "write the file without this entry"
 
 
 def metadata_of(path: str | Path, file: pq.ParquetFile) -> dict[str, Any]:
-    """Return what :func:`write_parquet` stored next to the columns; raises InputError if it is damaged."""
+    """Return the metadata stored by :func:`write_parquet`; raises InputError if it is damaged."""
     raw = (file.schema_arrow.metadata or {}).get(_KEY)
     try:
         loaded = parse_json(raw) if raw else {}

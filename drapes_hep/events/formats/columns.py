@@ -1,4 +1,4 @@
-"""What every layout is made of: the protocol, the checks that every value passes, and how a bad value is said."""
+"""Parts common to all layouts: the protocol, the checks of values, and the errors for bad values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 COMMON = ("event_id", "weight", "label", "parent_id")
-"""What any table of ours may carry beside its jets."""
+"""Optional columns of our tables in addition to jets."""
 
 Columns = Mapping[str, Any]
 FloatArray = npt.NDArray[np.float64]
@@ -346,7 +346,7 @@ class Checks:
         Raises
         ------
         BadValuesError
-            Lists of different lengths: nothing else can be said of such a collection.
+            Lists of different lengths: nothing else can be checked for such a collection.
         """
         present = [name for name in names if name in columns]
         counts = {name: ak.to_numpy(ak.num(columns[name], axis=1)).astype(np.int64) for name in present}
@@ -386,7 +386,7 @@ class Checks:
         offsets : array of int64, shape (n + 1,)
             From :meth:`collection`.
         column : str, optional
-            What complaints name where all four stand in one column of the file.
+            Name in errors if all four are in one column of the file.
 
         Returns
         -------
@@ -436,7 +436,7 @@ def impossible_taus(tau: FloatArray, *, missing: bool = False) -> Iterator[tuple
     tau : array
         Those that are not finite are another check's.
     missing : bool
-        Whether a negative value stands for none.
+        Whether a negative value means a missing one.
 
     Yields
     ------
@@ -503,7 +503,7 @@ def impossible(
 
 
 def check_particles(checks: Checks, particles: AwkwardArray, column: str = "particles") -> None:
-    """Flag what no particle can have, before it reaches fastjet, which would take it without a word.
+    """Flag what no particle can have, before it reaches fastjet, which would accept it silently.
 
     Parameters
     ----------

@@ -55,7 +55,7 @@ class Field:
 
     @property
     def name(self) -> str:
-        """The path in one word."""
+        """The path as a single string."""
         return ".".join(self.path)
 
 
@@ -92,7 +92,7 @@ def _match(path: str, fields: Sequence[Field], columns: Iterable[str]) -> dict[s
             )
         if fits:
             out[column] = fits[0]
-    # not as if it were absent: without a weight, say, every event would weigh 1
+    # not treated as missing: without a weight, for example, every event would have weight 1
     records = {field.path[0] for field in fields if len(field.path) > 1} - {"jets"}
     return {name: Field((name,), None, "a record") for name in sorted(records.intersection(columns))} | out
 

@@ -27,7 +27,7 @@ def _candidates(table: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Links:
-    """Where the candidates of jets stand.
+    """Columns of the candidates of jets.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ def shared(opener: Opener, path: str) -> Iterator[Any]:
     Parameters
     ----------
     opener : callable
-        Opens the file as a context manager, which words whatever is wrong with it.
+        Opens the file as a context manager, with clear errors.
     path : str
         Path or URL.
 

@@ -91,9 +91,9 @@ def _read_whole(place: str) -> bytes:
 
 
 def read_label_file(path: str, rows: int) -> npt.NDArray[np.int64]:
-    """Read the labels beside a raw file: one number per line, 0 for background, 1 or 2 for signal.
+    """Read the labels of a raw file: one number per line, 0 for background, 1 or 2 for signal.
 
-    The published labels of the third black box tell its two kinds of signal apart; here both are signal.
+    The published labels of the third black box distinguish its two kinds of signal; here both are signal.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def read_particles(blocks: Sequence[Block], start: int, stop: int) -> AwkwardArr
     -------
     awkward.Array
         Lists of massless particles, as :func:`drapes_hep.events.clustering.cluster_events` takes them. Zeros *between*
-        particles are kept, for they are not padding.
+        particles are kept, since they are not padding.
 
     Notes
     -----
