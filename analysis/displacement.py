@@ -1,4 +1,4 @@
-"""How far noising and denoising carries signal and background, |x0 - x'|, and what it finds.
+"""Displacement |x0 - x'| of signal and background by noising and denoising, and its use as an anomaly score.
 
 arXiv:2312.10130, figures 15 and 16. To run it::
 
@@ -22,7 +22,7 @@ SHOWN = ("m_j1", "tau21_j1")
 
 
 def entries(config: Config) -> list[Entry]:
-    """Carry the window's events, at each strength, by a model of data without signal."""
+    """Noise and denoise the events in the window, at each strength, with a model of data without signal."""
     return [
         Entry(
             Trial("displacement", of_template(injected(one, 0), "from_window", strength=strength), "from_window"),
@@ -54,7 +54,7 @@ def lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
 
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
-    """Draw a panel a feature, the distance in scaled features, and its AUC as an anomaly score."""
+    """Draw one panel per feature, the distance in scaled features, and its AUC as an anomaly score."""
     x = r"Noise $\sigma'$"
     out = [
         Panel(
