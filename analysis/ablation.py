@@ -50,9 +50,9 @@ def entries(config: Config) -> list[Entry]:
     method = config.study.templates[0]
     out = []
     for place, (variant, changes) in enumerate(VARIANTS.items()):
-        for one in repetitions(config):
-            labels = {"variant": variant, "place": place, "seed": one.seed}
-            varied = changed(one, changes)
+        for repetition in repetitions(config):
+            labels = {"variant": variant, "place": place, "seed": repetition.seed}
+            varied = changed(repetition, changes)
             searched = injected(varied, min(config.study.examples))
             out.append(Entry(trial_of("search", searched, method), {"measure": "search", **labels}))
             if "cwola" not in changes:

@@ -29,18 +29,18 @@ def entries(config: Config) -> list[Entry]:
     subjects = [config.study.templates[0], *(["over_idealised"] if config.study.data_share < 1 else [])]
     out = []
     for count in config.study.examples:
-        for one in repetitions(injected(config, count)):
+        for repetition in repetitions(injected(config, count)):
             for name, title in CLASSIFIERS.items():
                 # options are those of the classifier that is configured
-                options = one.cwola.options if name == one.cwola.classifier else {}
-                cwola = one.cwola.model_copy(update={"classifier": name, "options": options})
-                changed = one.model_copy(update={"cwola": cwola})
+                options = repetition.cwola.options if name == repetition.cwola.classifier else {}
+                cwola = repetition.cwola.model_copy(update={"classifier": name, "options": options})
+                changed = repetition.model_copy(update={"cwola": cwola})
                 for subject in subjects:
                     labels = {
                         "injected": count,
                         "template": title_of(subject, config),
                         "classifier": f"{title}, {title_of(subject, config)}",
-                        "seed": one.seed,
+                        "seed": repetition.seed,
                     }
                     out.append(Entry(trial_of("search", changed, subject), labels))
     return out

@@ -25,10 +25,12 @@ def entries(config: Config) -> list[Entry]:
     """Noise and denoise the events in the window, at each strength, with a model of data without signal."""
     return [
         Entry(
-            Trial("displacement", of_template(injected(one, 0), "from_window", strength=strength), "from_window"),
-            {"wanted_strength": strength, "seed": one.seed},
+            Trial(
+                "displacement", of_template(injected(repetition, 0), "from_window", strength=strength), "from_window"
+            ),
+            {"wanted_strength": strength, "seed": repetition.seed},
         )
-        for one in repetitions(config)
+        for repetition in repetitions(config)
         for strength in config.study.strengths
     ]
 
@@ -74,12 +76,16 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
             feature.axis_label,
             "Density [1/GeV]" if "GeV" in feature.axis_label else "Density",
             bands(
-                select(rows, feature=f"shape of {feature.name}", wanted_strength=wanted), "x", "density", "class", False
+                select(rows, feature=f"shape of {feature.name}", wanted_strength=strength),
+                "x",
+                "density",
+                "class",
+                False,
             ),
-            rf"$\sigma' = \mathrm{{{wanted:g}}}$",
+            rf"$\sigma' = \mathrm{{{strength:g}}}$",
         )
         for feature in check_features([name for name in SHOWN if name in config.features], **config.definitions)
-        for wanted in chosen
+        for strength in chosen
     ]
     return [
         *out,

@@ -96,14 +96,14 @@ def main() -> None:
         window = Window(*map(float, name.split("-")), edges[0], edges[-1])
         for cut in (point for point in config["hunt"]["background_efficiencies"] if point < 1):
             for slope in SLOPES:
-                ratio, found = pulls(
+                ratio, all_pulls = pulls(
                     mean, edges, window, cut, slope, config["training"]["closure"], arguments.draws, rng
                 )
                 text = "pull -"
-                if len(found) > 1:
-                    width = found.std(ddof=1)
-                    text = f"pull {found.mean():+.2f} ± {width / np.sqrt(len(found)):.2f}, width {width:.2f}"
-                left_out = arguments.draws - len(found)
+                if len(all_pulls) > 1:
+                    width = all_pulls.std(ddof=1)
+                    text = f"pull {all_pulls.mean():+.2f} ± {width / np.sqrt(len(all_pulls)):.2f}, width {width:.2f}"
+                left_out = arguments.draws - len(all_pulls)
                 print(f"{name} {cut:g} upper/lower {ratio:.2f}: {text}, not quoted {left_out}", flush=True)  # noqa: T201
 
 

@@ -33,16 +33,16 @@ def entries(config: Config) -> list[Entry]:
     method = config.study.templates[0]
     return [
         Entry(
-            trial_of("search", injected(one, count), method, gensr=gensr, unseen=True),
+            trial_of("search", injected(repetition, count), method, gensr=gensr, unseen=True),
             {
                 "injected": count,
                 "template": title_of(method, config),
                 "data": "GenSR" if gensr else "Data",
-                "seed": one.seed,
+                "seed": repetition.seed,
             },
         )
         for count in config.study.examples
-        for one in repetitions(config)
+        for repetition in repetitions(config)
         for gensr in (False, True)
     ]
 

@@ -15,7 +15,7 @@ from drapes_hep.studies.llv import comparisons, jet_figure, jet_lines
 
 def entries(config: Config) -> list[Entry]:
     """Compare each generator's templates in the window."""
-    return comparisons(config, "jets", beside=False)
+    return comparisons(config, "jets", in_sidebands=False)
 
 
 STUDY = Study("jets and constituents of templates, in the window", entries, jet_lines, None, jet_figure)

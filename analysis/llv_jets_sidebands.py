@@ -15,7 +15,7 @@ from drapes_hep.studies.llv import comparisons, jet_figure, jet_lines
 
 def entries(config: Config) -> list[Entry]:
     """Compare each generator's template from noise in the sidebands."""
-    return comparisons(config, "jets", beside=True)
+    return comparisons(config, "jets", in_sidebands=True)
 
 
 STUDY = Study("jets and constituents of templates, in the sidebands", entries, jet_lines, None, jet_figure)

@@ -20,7 +20,7 @@ from drapes_hep.studies.llv import comparisons
 
 def entries(config: Config) -> list[Entry]:
     """Compare each generator's templates in the window, and those from noise in the sidebands."""
-    return [*comparisons(config, "quality", beside=False), *comparisons(config, "quality", beside=True)]
+    return [*comparisons(config, "quality", in_sidebands=False), *comparisons(config, "quality", in_sidebands=True)]
 
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
@@ -49,7 +49,7 @@ def panels(rows: Sequence[Row], config: Config) -> list[Panel]:  # noqa: ARG001
 
 def _places(rows: Sequence[Row], names: Sequence[str], column: str) -> tuple[np.ndarray, ...]:
     """Return places, medians and the range over repetitions, or of a single one its own error."""
-    places, found = [], []
+    places, ranges = [], []
     for name in dict.fromkeys(str(row["template"]) for row in rows):
         mine = [row for row in rows if row["template"] == name and row.get(column) is not None]
         values = np.array([row[column] for row in mine], dtype=float)
@@ -57,8 +57,8 @@ def _places(rows: Sequence[Row], names: Sequence[str], column: str) -> tuple[np.
             continue
         error = float(mine[0][f"{column}_error"] or 0.0) if len(values) == 1 else 0.0
         places.append(names.index(name))
-        found.append((np.median(values), values.min() - error, values.max() + error))
-    return (np.array(places, dtype=float), *np.array(found, dtype=float).reshape(-1, 3).T)
+        ranges.append((np.median(values), values.min() - error, values.max() + error))
+    return (np.array(places, dtype=float), *np.array(ranges, dtype=float).reshape(-1, 3).T)
 
 
 STUDY = Study("AUC of templates of constituents against true background", entries, numbers, panels)

@@ -33,11 +33,17 @@ def entries(config: Config) -> list[Entry]:
     count = max(config.study.examples)
     out = []
     for own, word in ((config, " LLV"), (on_features(config), "")):
-        for one in repetitions(injected(own, count)):
+        for repetition in repetitions(injected(own, count)):
             for method in config.study.templates:
-                for wanted in config.study.strengths if origin_of(method, config.folder).partial else ():
-                    labels = {"template": title_of(method, config) + word, "wanted_strength": wanted, "seed": one.seed}
-                    out.append(Entry(Trial("search", of_template(one, method, strength=wanted), method), labels))
+                for strength in config.study.strengths if origin_of(method, config.folder).partial else ():
+                    labels = {
+                        "template": title_of(method, config) + word,
+                        "wanted_strength": strength,
+                        "seed": repetition.seed,
+                    }
+                    out.append(
+                        Entry(Trial("search", of_template(repetition, method, strength=strength), method), labels)
+                    )
     return out
 
 

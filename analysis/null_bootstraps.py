@@ -37,13 +37,16 @@ from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rng import stage_seed
-from drapes_hep.spectrum.mass import find_shape, fit_spectrum, spectrum_edges
+from drapes_hep.spectrum.bins import spectrum_edges
+from drapes_hep.spectrum.fit import fit_spectrum
+from drapes_hep.spectrum.shapes import find_shape
 from drapes_hep.stages.feature_tables import feature_matrix, load_events
 from drapes_hep.stages.skim import skim
 from drapes_hep.templates.methods import FitTask, SampleTask
 from drapes_hep.templates.parts import CLOSURE, split_sidebands
-from drapes_hep.templates.plan import EventTable, Pool, fit_masses, plan_region
+from drapes_hep.templates.plan import Pool, fit_masses, plan_region
 from drapes_hep.templates.registry import method_of
+from drapes_hep.templates.tables import EventTable
 from drapes_hep.templates.window_models import fit_window_model, sample_template
 
 COLUMNS = ("bootstrap", "background_efficiency", "observed", "expected", "expected_error", "pull")
@@ -64,8 +67,8 @@ class Events:
     def sample(self, config: Config) -> Sample:
         """As a classifier meets them: folds by the original event."""
         fold = assign_folds(self.root, config.cwola.folds, config.seed)
-        seen = [config.features.index(name) for name in config.classifier_features]
-        return Sample(self.x[:, seen], np.ones(len(self.x)), fold, self.root)
+        indices = [config.features.index(name) for name in config.classifier_features]
+        return Sample(self.x[:, indices], np.ones(len(self.x)), fold, self.root)
 
 
 def background(events: Skim, label: np.ndarray, config: Config) -> Events:
@@ -109,8 +112,8 @@ def diffusion_template(data: Events, window: Window, edges: np.ndarray, config: 
     size = config.template.oversample * int(window.in_signal_region(data.mjj).sum())
     planned = plan_region(method, config.mass, pool, region, size, config.seed, fit, method.reach(region))
     task = SampleTask(config.seed, window.in_signal_region, workers=workers)
-    found = sample_template(method, model, planned, task, events)
-    return Events(found.x, found.mjj, found.event_id)
+    template = sample_template(method, model, planned, task, events)
+    return Events(template.x, template.mjj, template.event_id)
 
 
 def working_points(
@@ -160,10 +163,10 @@ def rows(number: int, points: tuple[WorkingPoint, ...]) -> Iterator[dict[str, ob
 def table(path: Path) -> str:
     """Mean and width of the pulls at each working point."""
     with path.open(encoding="utf-8") as stream:
-        found = list(csv.DictReader(stream))
+        records = list(csv.DictReader(stream))
     lines = ["background efficiency   bootstraps   mean pull           width"]
-    for cut in sorted({float(row["background_efficiency"]) for row in found}, reverse=True):
-        pulls = [float(row["pull"]) for row in found if float(row["background_efficiency"]) == cut and row["pull"]]
+    for cut in sorted({float(row["background_efficiency"]) for row in records}, reverse=True):
+        pulls = [float(row["pull"]) for row in records if float(row["background_efficiency"]) == cut and row["pull"]]
         if len(pulls) < 2:
             lines.append(f"{cut:<23g} {len(pulls):<12d} too few expectations")
             continue

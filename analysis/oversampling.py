@@ -30,16 +30,16 @@ def entries(config: Config) -> list[Entry]:
     method = config.study.templates[0]
     return [
         Entry(
-            Trial("search", of_template(injected(one, count), method, oversample=size), method),
+            Trial("search", of_template(injected(repetition, count), method, oversample=size), method),
             {
                 "injected": f"{count} injected",
                 "template": title_of(method, config),
                 "oversample": size,
-                "seed": one.seed,
+                "seed": repetition.seed,
             },
         )
         for count in config.study.examples
-        for one in repetitions(config)
+        for repetition in repetitions(config)
         for size in config.study.oversamples
     ]
 

@@ -27,10 +27,10 @@ def entries(config: Config) -> list[Entry]:
     """Compare each template with the truth, at the study's strength."""
     return [
         Entry(
-            Trial("quality", of_template(one, method, oversample=1.0), method),
-            {"template": title_of(method, config), "seed": one.seed},
+            Trial("quality", of_template(repetition, method, oversample=1.0), method),
+            {"template": title_of(method, config), "seed": repetition.seed},
         )
-        for one in repetitions(injected(config, 0))
+        for repetition in repetitions(injected(config, 0))
         for method in config.study.templates
     ]
 

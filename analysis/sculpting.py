@@ -28,9 +28,10 @@ def entries(config: Config) -> list[Entry]:
     """Select background with each template, and with true background in its place."""
     return [
         Entry(
-            trial_of("sculpting", injected(one, 0), subject), {"template": title_of(subject, config), "seed": one.seed}
+            trial_of("sculpting", injected(repetition, 0), subject),
+            {"template": title_of(subject, config), "seed": repetition.seed},
         )
-        for one in repetitions(config)
+        for repetition in repetitions(config)
         for subject in subjects(config, "over_idealised")
     ]
 
@@ -40,13 +41,13 @@ def lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
     out: list[Row] = []
     edges = record["edges"]
     inclusive = record["cuts"]["1"]["bins"]
-    for cut, found in record["cuts"].items():
+    for cut, passing_cut in record["cuts"].items():
         if cut == "1":
             continue
         for region in ("window", "sidebands"):
-            total, passing = record[f"{region}_events"], found[f"{region}_passing"]
+            total, passing = record[f"{region}_events"], passing_cut[f"{region}_passing"]
             for low, high, before, after in zip(
-                edges[:-1], edges[1:], inclusive[region], found["bins"][region], strict=True
+                edges[:-1], edges[1:], inclusive[region], passing_cut["bins"][region], strict=True
             ):
                 if before:
                     out.append(
@@ -110,17 +111,17 @@ def _merged(rows: Sequence[Row], least: float) -> list[Row]:
 
 def _groups(rows: Sequence[Row], least: float) -> list[set[float]]:
     """Return neighbouring bins in groups of enough events; what is left at the end joins the last group."""
-    held: dict[float, float] = {}
+    events_at: dict[float, float] = {}
     for row in rows:
-        held[float(row["mjj"])] = held.get(float(row["mjj"]), 0.0) + float(row["events"])
+        events_at[float(row["mjj"])] = events_at.get(float(row["mjj"]), 0.0) + float(row["events"])
     groups: list[set[float]] = []
     filled = least
-    for place in sorted(held):
+    for place in sorted(events_at):
         if filled >= least:
             groups.append(set())
             filled = 0.0
         groups[-1].add(place)
-        filled += held[place]
+        filled += events_at[place]
     if len(groups) > 1 and filled < least:
         groups[-2:] = [groups[-2] | groups[-1]]
     return groups

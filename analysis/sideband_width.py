@@ -22,14 +22,14 @@ def entries(config: Config) -> list[Entry]:
     out = []
     for span in sorted({*ranges, (low, high)}):
         total = (window.lo - span[0]) + (span[1] - window.hi)
-        for one in repetitions(injected(config, max(config.study.examples))):
-            study = one.study.model_copy(update={"window": (window.lo, window.hi)})
-            mass = one.mass.model_copy(update={"range": span})
-            narrow = one.model_copy(update={"mass": mass, "study": study})
+        for repetition in repetitions(injected(config, max(config.study.examples))):
+            study = repetition.study.model_copy(update={"window": (window.lo, window.hi)})
+            mass = repetition.mass.model_copy(update={"range": span})
+            narrow = repetition.model_copy(update={"mass": mass, "study": study})
             out += [
                 Entry(
                     trial_of("search", narrow, method),
-                    {"sidebands": total, "template": title_of(method, config), "seed": one.seed},
+                    {"sidebands": total, "template": title_of(method, config), "seed": repetition.seed},
                 )
                 for method in config.study.templates
             ]

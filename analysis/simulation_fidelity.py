@@ -94,7 +94,7 @@ def compare(ours: Sample, theirs: Sample, nulls: int = 3) -> list[str]:
         f" {theirs.fraction:.4f} +- {_binomial(theirs):.4f} reference",
     ]
     for name in (*MASSES, *TAUS):
-        a, b = (one.columns[name][np.isfinite(one.columns[name])] for one in (ours, theirs))
+        a, b = (sample.columns[name][np.isfinite(sample.columns[name])] for sample in (ours, theirs))
         test = ks_2samp(a, b)
         means = ", ".join(f"{v.mean():.5g} +- {v.std() / np.sqrt(len(v)):.2g}" for v in (a, b))
         lines.append(
@@ -102,7 +102,7 @@ def compare(ours: Sample, theirs: Sample, nulls: int = 3) -> list[str]:
             f"  mean {means}  median {np.median(a):.5g}, {np.median(b):.5g}"
         )
     for title, names in (("masses", MASSES), ("taus", TAUS), ("all", (*MASSES, *TAUS)), ("no m_JJ", HLV)):
-        found = separability(ours.matrix(names), theirs.matrix(names))
+        area = separability(ours.matrix(names), theirs.matrix(names))
         reference = theirs.matrix(names)
         null = []
         for seed in range(nulls):
@@ -110,7 +110,7 @@ def compare(ours: Sample, theirs: Sample, nulls: int = 3) -> list[str]:
             size = min(len(ours), len(reference) // 2)
             null.append(separability(reference[order[:size]], reference[order[size:]], seed).value)
         lines.append(
-            f"AUC {title:8} {found.value:.4f} +- {found.error:.4f}"
+            f"AUC {title:8} {area.value:.4f} +- {area.error:.4f}"
             f"  null {np.mean(null):.4f}, spread {np.std(null, ddof=1):.4f}"
         )
     return lines
@@ -131,11 +131,13 @@ def main() -> None:
     parser.add_argument("--label", type=int, default=0)
     parser.add_argument("--axes", default="onepass_kt", choices=("onepass_kt", "kt"))
     parser.add_argument("--no-wrap", action="store_true")
-    given = parser.parse_args()
-    low, high = (float(edge) for edge in given.window.split("-"))
+    arguments = parser.parse_args()
+    low, high = (float(edge) for edge in arguments.window.split("-"))
     ours, theirs = (
-        load(path, (low, high), given.above, given.leading_pt, given.axes, given.label, given.no_wrap)
-        for path in (given.simulated, given.reference)
+        load(
+            path, (low, high), arguments.above, arguments.leading_pt, arguments.axes, arguments.label, arguments.no_wrap
+        )
+        for path in (arguments.simulated, arguments.reference)
     )
     print("\n".join(compare(ours, theirs)))  # noqa: T201
 

@@ -20,15 +20,15 @@ PATHS = {"edm": "EDM", "flow": "Flow matching"}
 def entries(config: Config) -> list[Entry]:
     """Make the template from noise with each solver on each path, at each cost."""
     out = []
-    for one in repetitions(injected(config, 0)):
+    for repetition in repetitions(injected(config, 0)):
         for path, path_title in PATHS.items():
-            trained = one.model_copy(update={"training": one.training.model_copy(update={"path": path})})
+            trained = repetition.model_copy(update={"training": repetition.training.model_copy(update={"path": path})})
             for solver, title in SOLVERS.items():
                 for cost in config.study.evaluations:
                     # Heun's last step takes one evaluation
                     steps = (cost + (solver == "heun")) // EVALUATIONS[solver]
                     changed = of_template(trained, "from_noise", solver=solver, steps=steps, oversample=1.0)
-                    labels = {"path": path_title, "solver": title, "seed": one.seed}
+                    labels = {"path": path_title, "solver": title, "seed": repetition.seed}
                     out.append(Entry(Trial("quality", changed, "from_noise"), labels))
     return out
 

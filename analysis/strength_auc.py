@@ -40,13 +40,16 @@ def methods(config: Config) -> list[str]:
 def entries(config: Config) -> list[Entry]:
     """Compare each partial template with the truth at each strength."""
     out = []
-    for one in repetitions(injected(config, 0)):
+    for repetition in repetitions(injected(config, 0)):
         for method in methods(config):
             for strength in config.study.strengths:
-                changed = of_template(one, method, strength=strength, oversample=1.0)
+                changed = of_template(repetition, method, strength=strength, oversample=1.0)
                 trial = Trial("quality", changed, method)
                 out.append(
-                    Entry(trial, {"template": title_of(method, config), "wanted_strength": strength, "seed": one.seed})
+                    Entry(
+                        trial,
+                        {"template": title_of(method, config), "wanted_strength": strength, "seed": repetition.seed},
+                    )
                 )
     return out
 

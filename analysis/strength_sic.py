@@ -31,15 +31,15 @@ def entries(config: Config) -> list[Entry]:
     """Search with each partial template at each strength, at two injections."""
     out = []
     for count in config.study.examples:
-        for one in repetitions(config):
+        for repetition in repetitions(config):
             for method in config.study.templates:
-                for wanted in config.study.strengths if origin_of(method, config.folder).partial else ():
-                    changed = of_template(injected(one, count), method, strength=wanted)
+                for strength in config.study.strengths if origin_of(method, config.folder).partial else ():
+                    changed = of_template(injected(repetition, count), method, strength=strength)
                     labels = {
                         "injected": count,
                         "template": title_of(method, config),
-                        "wanted_strength": wanted,
-                        "seed": one.seed,
+                        "wanted_strength": strength,
+                        "seed": repetition.seed,
                     }
                     out.append(Entry(Trial("search", changed, method), labels))
     return out

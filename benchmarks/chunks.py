@@ -49,16 +49,16 @@ def measure(path: Path, processor: Any, chunksize: int) -> tuple[float, float]:
 def compare(path: Path, make: Callable[[], Any], events: int, chunksize: int) -> dict[str, float]:
     """Measure one file."""
     measure(path, make(), events)  # imports and caches
-    one, held = measure(path, make(), events)
+    single_time, single_memory = measure(path, make(), events)
     many, more = measure(path, make(), chunksize)
     chunks = -(-events // chunksize)
     return {
-        "one_s": one,
+        "one_s": single_time,
         "many_s": many,
-        "ratio": many / one,
+        "ratio": many / single_time,
         "chunks": chunks,
-        "ms_per_chunk": 1e3 * (many - one) / (chunks - 1),
-        "mib_per_chunk": (more - held) / (chunks - 1),
+        "ms_per_chunk": 1e3 * (many - single_time) / (chunks - 1),
+        "mib_per_chunk": (more - single_memory) / (chunks - 1),
     }
 
 
@@ -69,19 +69,19 @@ def main() -> None:
     parser.add_argument("--chunksize", type=int, default=1)
     parser.add_argument("--processor", default="processors/dijets.py:Dijets")
     parser.add_argument("--json", type=Path, help="write the numbers here")
-    given = parser.parse_args()
-    processor = load_processor(given.processor, [starter_folder()])
+    arguments = parser.parse_args()
+    processor = load_processor(arguments.processor, [starter_folder()])
     table = {}
     with tempfile.TemporaryDirectory() as temporary:
-        for path in write(Path(temporary), given.events):
+        for path in write(Path(temporary), arguments.events):
             events = scan(path).entries
-            table[path.suffix] = row = compare(path, processor, events, given.chunksize)
+            table[path.suffix] = row = compare(path, processor, events, arguments.chunksize)
             print(
                 f"{path.suffix:6s} {events} events in {row['chunks']} chunks: {row['many_s']:.1f} s, {row['ratio']:.1f}"
                 f" times one chunk; {row['ms_per_chunk']:.1f} ms and {row['mib_per_chunk']:.4f} MiB per chunk"
             )
-    if given.json is not None:
-        given.json.write_text(json.dumps(table, indent=1) + "\n")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 
 from drapes_hep.diffusion.denoisers import EDMDenoiser
-from drapes_hep.diffusion.samplers import kernel_threads, sample
+from drapes_hep.diffusion.samplers import sample
 from drapes_hep.diffusion.schedules import karras_steps
 from drapes_hep.diffusion.training import TrainingSettings, train
+from drapes_hep.kernels import kernel_threads
 from drapes_hep.networks.mlp import ResidualMLP
 
 
@@ -104,13 +105,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5, help="the median of these is given")
     parser.add_argument("--batch", type=int, default=1024)
-    given = parser.parse_args()
-    table = measure(given.threads, torch.device(given.device), given.events, given.steps, given.rounds, given.batch)
+    arguments = parser.parse_args()
+    table = measure(
+        arguments.threads,
+        torch.device(arguments.device),
+        arguments.events,
+        arguments.steps,
+        arguments.rounds,
+        arguments.batch,
+    )
     for key, value in table.items():
         print(f"{key:34s}{value:14,.3f}")
     print(f"{'targets: evaluation, training':34s}{0.35:14.2f}{0.25:8.2f}")
-    if given.json is not None:
-        given.json.write_text(json.dumps(table, indent=1) + "\n")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -50,13 +50,13 @@ def repeated(source: Path, target: Path, events: int) -> None:
         for name in ("block0_values", "axis1"):
             attributes = dict(group[name].attrs)
             del group[name]
-            made = group.create_dataset(
+            copied = group.create_dataset(
                 name,
                 data=old[f"df/{name}"][:][rows],
                 chunks=old["df/block0_values"].chunks if name == "block0_values" else True,
                 **hdf5plugin.Blosc(cname="blosclz", clevel=5),
             )
-            made.attrs.update(attributes)
+            copied.attrs.update(attributes)
 
 
 def seconds(action: Callable[[], Any]) -> tuple[float, Any]:
@@ -68,7 +68,9 @@ def seconds(action: Callable[[], Any]) -> tuple[float, Any]:
 
 def lists(offsets: np.ndarray, momenta: np.ndarray) -> ak.Array:
     """Four-momenta as fastjet takes them."""
-    record = ak.contents.RecordArray([ak.contents.NumpyArray(one) for one in momenta], ["px", "py", "pz", "E"])
+    record = ak.contents.RecordArray(
+        [ak.contents.NumpyArray(component) for component in momenta], ["px", "py", "pz", "E"]
+    )
     return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(offsets), record))
 
 
@@ -119,12 +121,12 @@ def measure(path: Path, rounds: int, chunksize: int, axes: str) -> dict[str, flo
         info = note("scan", lambda: scan(path, reading=reading))
         for chunk in split(info, "raw", chunksize, reading=reading):
             columns = note("read", lambda chunk=chunk: Hdf5Reader().columns(chunk))
-            made = note("check, cluster, build", lambda c=columns, chunk=chunk: convert(c, chunk))
-            note("select, features, histograms", lambda made=made: processor.process(made))
+            converted = note("check, cluster, build", lambda c=columns, chunk=chunk: convert(c, chunk))
+            note("select, features, histograms", lambda converted=converted: processor.process(converted))
             # fastjet's input is prepared outside of its time
             particles = momenta_of(columns["particles"])
-            wanted = cluster_events(columns["particles"], Reading(axes="kt", constituents=True))
-            jets = momenta_of(ak.zip({n: ak.flatten(wanted[f"constituents_{n}"]) for n in ("pt", "eta", "phi")}))
+            clustered = cluster_events(columns["particles"], Reading(axes="kt", constituents=True))
+            jets = momenta_of(ak.zip({n: ak.flatten(clustered[f"constituents_{n}"]) for n in ("pt", "eta", "phi")}))
             note("fastjet: anti-kT", lambda p=particles: anti_kt(p, reading.radius))
             note("fastjet: N-subjettiness", lambda j=jets: subjettiness(j, reading))
         if number:  # the first round also imports and fills caches
@@ -132,7 +134,7 @@ def measure(path: Path, rounds: int, chunksize: int, axes: str) -> dict[str, flo
                 collected.setdefault(name, []).append(spent)
     times = {name: statistics.median(values) for name, values in collected.items()}
     alone = times["fastjet: anti-kT"] + times["fastjet: N-subjettiness"]
-    spread = sorted(events / one for one in collected["whole"])
+    spread = sorted(events / duration for duration in collected["whole"])
     # ru_maxrss is in KiB on Linux, in bytes on macOS
     unit = 1 if sys.platform == "darwin" else 1024
     return {
@@ -163,16 +165,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="the median of these is given")
     parser.add_argument("--chunksize", type=int, default=50_000)
     parser.add_argument("--axes", choices=sorted(AXES), default="onepass_kt")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "raw.h5"
-        repeated(given.raw, path, given.events)
-        table = measure(path, given.rounds, given.chunksize, given.axes)
+        repeated(arguments.raw, path, arguments.events)
+        table = measure(path, arguments.rounds, arguments.chunksize, arguments.axes)
     for key, value in table.items():
         print(f"{key:44s}{value:12,.3f}")
     print(f"{'targets: events/s a core, share of fastjet':44s}{1000:12,.0f}{0.6:8.2f}")
-    if given.json is not None:
-        given.json.write_text(json.dumps(table, indent=1) + "\n")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

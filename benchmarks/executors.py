@@ -59,42 +59,44 @@ def main() -> None:
     parser.add_argument("--chunksize", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3, help="the median of these is given")
     parser.add_argument("--json", type=Path, help="write the numbers here")
-    given = parser.parse_args()
-    processor_class = load_processor(given.processor)
+    arguments = parser.parse_args()
+    processor_class = load_processor(arguments.processor)
     reading = Reading(constituents=bool(getattr(processor_class, "reads_constituents", False)))
-    ways = {"iterative": ("iterative", 1), "futures": ("futures", given.workers)}
+    ways = {"iterative": ("iterative", 1), "futures": ("futures", arguments.workers)}
     with tempfile.TemporaryDirectory() as temporary:
-        path = given.data
+        path = arguments.data
         if path is None:
             path = Path(temporary) / "events.root"
-            write_repeated(path, given.repeat)
-        start = measure(path, count, reading, "futures", given.workers, 10**9)["wall_s"]
+            write_repeated(path, arguments.repeat)
+        start = measure(path, count, reading, "futures", arguments.workers, 10**9)["wall_s"]
         start -= measure(path, count, reading, "iterative", 1, 10**9)["wall_s"]
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-        for _ in range(given.rounds):
+        for _ in range(arguments.rounds):
             for way, (executor, workers) in ways.items():
-                runs[way].append(measure(path, processor_class(), reading, executor, workers, given.chunksize))
+                runs[way].append(measure(path, processor_class(), reading, executor, workers, arguments.chunksize))
     table: dict[str, Any] = {
-        way: {key: statistics.median(one[key] for one in found) for key in found[0]} for way, found in runs.items()
+        way: {key: statistics.median(result[key] for result in results) for key in results[0]}
+        for way, results in runs.items()
     }
     table |= {
-        "workers": given.workers,
+        "workers": arguments.workers,
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "start_s": start,
         "ratio": table["iterative"]["wall_s"] / table["futures"]["wall_s"],
     }
     for way in ways:
-        one = table[way]
+        medians = table[way]
         print(
-            f"{way:10s} {one['events']:,.0f} events, {one['wall_s']:.2f} s,"
-            f" {one['events'] / one['wall_s']:,.0f} events/s, parent's processor time {one['parent_cpu_s']:.2f} s"
+            f"{way:10s} {medians['events']:,.0f} events, {medians['wall_s']:.2f} s,"
+            f" {medians['events'] / medians['wall_s']:,.0f} events/s,"
+            f" parent's processor time {medians['parent_cpu_s']:.2f} s"
         )
     print(f"start of the workers: {start:.2f} s")
-    print(f"ratio of wall times with {given.workers} workers: {table['ratio']:.2f}")
+    print(f"ratio of wall times with {arguments.workers} workers: {table['ratio']:.2f}")
     print(f"{table['cores']} cores, load {table['load']:.1f} (more than the workers: others slow this down)")
-    if given.json is not None:
-        given.json.write_text(json.dumps(table, indent=1) + "\n")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -139,15 +139,15 @@ def peak() -> float:
 
 def timed(call: Callable[[], object], cuda: bool, repeats: int) -> float:
     """Median milliseconds of a call, after two to warm up."""
-    taken = []
+    times = []
     for i in range(repeats + 2):
         began = time.perf_counter()
         call()
         if cuda:
             torch.cuda.synchronize()
         if i > 1:
-            taken.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(taken)
+            times.append(1e3 * (time.perf_counter() - began))
+    return statistics.median(times)
 
 
 def measure(job: dict[str, Any]) -> dict[str, float]:
@@ -211,39 +211,46 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also through torch.compile")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("--one", help="measure this one way, JSON; used by the rest")
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(measure(json.loads(given.one))))
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(json.loads(arguments.one))))
         return
-    lengths = lengths_of(given.data, given.jets)
-    source = "drawn at random" if given.data is None else given.data.name
+    lengths = lengths_of(arguments.data, arguments.jets)
+    source = "drawn at random" if arguments.data is None else arguments.data.name
     print(
-        f"{given.jets} jets ({source}), {lengths.sum()} constituents, {given.jets * MOST / lengths.sum():.2f} x padded"
+        f"{arguments.jets} jets ({source}), {lengths.sum()} constituents,"
+        f" {arguments.jets * MOST / lengths.sum():.2f} x padded"
     )
     table: dict[str, Any] = {
         "sample": source,
-        "jets": given.jets,
+        "jets": arguments.jets,
         "constituents": int(lengths.sum()),
-        "threads": given.threads,
+        "threads": arguments.threads,
         "torch": torch.__version__,
         "runs": [],
     }
     places = [("cpu", False)] + ([("cuda", False), ("cuda", True)] if torch.cuda.is_available() else [])
     ways = [
-        (compiled, padded) for compiled in ((False, True) if given.compile else (False,)) for padded in (False, True)
+        (compiled, padded)
+        for compiled in ((False, True) if arguments.compile else (False,))
+        for padded in (False, True)
     ]
     keys = ("training_ms", "training_mib", "inference_ms", "inference_mib")
     print(f"{'':52s}" + "".join(f"{key:>15s}" for key in keys))
-    for name in given.networks:
+    for name in arguments.networks:
         for device, half in places:
             runs: list[dict[str, Any]] = []
             for compiled, padded in ways:
                 job = {"network": name, "device": device, "half": half, "padded": padded, "compile": compiled}
-                job |= {"jets": given.jets, "data": str(given.data) if given.data else "", "repeats": given.repeats}
-                job |= {"threads": given.threads}
+                job |= {
+                    "jets": arguments.jets,
+                    "data": str(arguments.data) if arguments.data else "",
+                    "repeats": arguments.repeats,
+                }
+                job |= {"threads": arguments.threads}
                 command = [sys.executable, __file__, "--one", json.dumps(job)]
-                found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                runs.append({**job, **json.loads(found)})
+                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                runs.append({**job, **json.loads(output)})
                 words = ["padded" if padded else "packed", "compiled" if compiled else "", "bf16" if half else ""]
                 label = f"{name}, {device} {' '.join(word for word in words if word)}"
                 print(f"{label:52s}" + "".join(f"{runs[-1][key]:15.1f}" for key in keys), flush=True)
@@ -253,8 +260,8 @@ def main() -> None:
                     ratios = {key: runs[-1][key] / max(runs[-2][key], 1e-3) for key in keys}
                     print(f"{'    padded / packed':52s}" + "".join(f"{ratios[key]:15.2f}" for key in keys), flush=True)
             table["runs"] += runs
-    if given.json is not None:
-        given.json.write_text(json.dumps(table, indent=1) + "\n")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -142,13 +142,13 @@ def measure(way: str, skim: Path) -> dict[str, float]:
     before = peak()
     tensors = WAYS[way](jets)
     done = time.perf_counter()
-    kept = int(tensors["mask"].sum()) if "mask" in tensors else len(tensors["values"])
+    n_constituents = int(tensors["mask"].sum()) if "mask" in tensors else len(tensors["values"])
     return {
         "reading_s": read - began,
         "to_torch_s": done - read,
-        "tensors_mib": sum(one.nbytes for one in tensors.values()) / 2**20,
+        "tensors_mib": sum(tensor.nbytes for tensor in tensors.values()) / 2**20,
         "peak_growth_mib": peak() - before,
-        "constituents": kept,
+        "constituents": n_constituents,
         "sum_of_fractions": float(tensors["values"][..., 0].double().sum()),
     }
 
@@ -163,13 +163,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="the median of these is given")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("--one", nargs=2, metavar=("WAY", "SKIM"), help="measure one way of one skim; used by the rest")
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(measure(given.one[0], Path(given.one[1]))))
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one[0], Path(arguments.one[1]))))
         return
-    sample = synthetic(given.events) if given.data is None else simulated(given.data, given.events)
+    sample = synthetic(arguments.events) if arguments.data is None else simulated(arguments.data, arguments.events)
     table: dict[str, Any] = {
-        "sample": "synthetic" if given.data is None else given.data.name,
+        "sample": "synthetic" if arguments.data is None else arguments.data.name,
         "jets": 2 * len(sample[0]),
     }
     table["constituents"] = len(sample[2][0])
@@ -177,16 +177,16 @@ def main() -> None:
         skim = Path(temporary) / "skim.parquet"
         write_sample(skim, *sample)
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-        for _ in range(given.rounds):
-            for way, found in runs.items():
+        for _ in range(arguments.rounds):
+            for way, results in runs.items():
                 command = [sys.executable, __file__, "--one", way, str(skim)]
-                found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    for way, found in runs.items():
-        table[way] = {key: statistics.median(one[key] for one in found) for key in found[0]}
+                results.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    for way, results in runs.items():
+        table[way] = {key: statistics.median(result[key] for result in results) for key in results[0]}
     same = [table[way] for way in WAYS]
     if (
-        len({one["constituents"] for one in same}) != 1
-        or max(abs(one["sum_of_fractions"] / same[0]["sum_of_fractions"] - 1) for one in same) > 1e-5
+        len({row["constituents"] for row in same}) != 1
+        or max(abs(row["sum_of_fractions"] / same[0]["sum_of_fractions"] - 1) for row in same) > 1e-5
     ):
         sys.exit("the ways do not hold the same constituents: the comparison means nothing")
     print(
@@ -201,8 +201,8 @@ def main() -> None:
         ratios = {key: table[way][key] / table["packed"][key] for key in keys[1:]}
         table[f"{way} / packed"] = ratios
         print(f"{way} / packed: " + ", ".join(f"{key} {ratio:.2f}" for key, ratio in ratios.items()))
-    if given.json is not None:
-        given.json.write_text(json.dumps(table, indent=1) + "\n")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

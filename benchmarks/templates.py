@@ -21,14 +21,16 @@ from diffusion import seconds, sgemm
 
 from drapes_hep.config import TemplateConfig
 from drapes_hep.diffusion.denoisers import EDMDenoiser
-from drapes_hep.diffusion.samplers import evaluations, kernel_threads
+from drapes_hep.diffusion.samplers import evaluations
 from drapes_hep.events.scaling import fit_scaling
+from drapes_hep.kernels import kernel_threads
 from drapes_hep.networks.mlp import ResidualMLP
 from drapes_hep.templates.drapes import levels, make_template
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.feature_model import BackgroundModel
 from drapes_hep.templates.methods import SampleTask
-from drapes_hep.templates.plan import EventTable, Plan, starts
+from drapes_hep.templates.plan import starts
+from drapes_hep.templates.tables import EventTable, Plan
 
 FEATURES = ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r")
 
@@ -70,8 +72,8 @@ def measure(n: int, steps: int, workers: int, rounds: int) -> list[dict[str, flo
         )
         parents = None if RECIPES[method].source == "noise" else inside
         plan = plan_of(method, parents, n)
-        left = len(levels(config, background.denoiser.schedule)) - 1
-        cost = evaluations(solver, left)
+        n_steps = len(levels(config, background.denoiser.schedule)) - 1
+        cost = evaluations(solver, n_steps)
         task = SampleTask(1, lambda mjj: np.full(len(mjj), True), workers=workers)
         make = functools.partial(make_template, background, config, plan, parents, task)
         walls, shares = [], []
@@ -86,7 +88,7 @@ def measure(n: int, steps: int, workers: int, rounds: int) -> list[dict[str, flo
             {
                 "template": RECIPES[method].title,
                 "solver": solver,
-                "steps": left,
+                "steps": n_steps,
                 "evaluations": cost,
                 "seconds": wall,
                 "events_per_s": n / wall,
@@ -104,16 +106,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3, help="the median of these is given")
-    given = parser.parse_args()
-    table = measure(given.events, given.steps, given.workers, given.rounds)
+    arguments = parser.parse_args()
+    table = measure(arguments.events, arguments.steps, arguments.workers, arguments.rounds)
     print(f"{'template':20}{'solver':8}{'steps':>6}{'evaluations':>13}{'seconds':>9}{'events/s':>10}{'of limit':>10}")
     for row in table:
         print(
             f"{row['template']:20}{row['solver']:8}{row['steps']:6}{row['evaluations']:13}{row['seconds']:9.2f}"
             f"{row['events_per_s']:10,.0f}{row['share_of_limit']:10.2f}"
         )
-    if given.json is not None:
-        given.json.write_text(json.dumps(table, indent=1) + "\n")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

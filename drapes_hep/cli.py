@@ -92,9 +92,9 @@ def _check_generators(config: Config) -> None:
     """Load what the generators of a study name."""
     from drapes_hep.studies.design import generators
 
-    for name, one in generators(config).items():
+    for name, generator in generators(config).items():
         try:
-            check_plugins(one)
+            check_plugins(generator)
         except ConfigError as error:
             if not name:  # the configuration itself
                 raise
@@ -153,10 +153,10 @@ def draw(
     quiet: Quiet = False,
 ) -> None:
     """Draw the figures and write the report of a finished run, from its own configuration."""
-    given: dict[str, Any] | None = None
+    requested_tree: dict[str, Any] | None = None
     if config is not None:
         checked = _configured(config, assignments, unblind)
-        given, output = checked.model_dump(mode="json"), output or Path("runs") / checked.name
+        requested_tree, output = checked.model_dump(mode="json"), output or Path("runs") / checked.name
     if output is None:
         raise ConfigError("report: name a run directory with -o, or a configuration")
     from drapes_hep.pipeline.run_directory import open_run
@@ -172,8 +172,8 @@ def draw(
     if config is None and (assignments or unblind):
         tree = own_configuration(run)
         changes = [*(assignments or []), *(["blind=false"] if unblind else [])]
-        given = assigned_config(tree, changes, run.manifest).model_dump(mode="json")
-    Reporter(quiet=quiet).say(f"report: {report(run, given)}")
+        requested_tree = assigned_config(tree, changes, run.manifest).model_dump(mode="json")
+    Reporter(quiet=quiet).say(f"report: {report(run, requested_tree)}")
 
 
 @app.command()
@@ -213,7 +213,7 @@ def inspect(
     records, failed = [], 0
     for path in paths:
         try:
-            found = inspect_file(path, sys.maxsize if every else limit, Reading(layout=layout), tree)
+            inspection = inspect_file(path, sys.maxsize if every else limit, Reading(layout=layout), tree)
         except DrapesError as error:
             if len(paths) == 1:
                 raise
@@ -221,18 +221,18 @@ def inspect(
             failed += 1
             complain(str(error))
             continue
-        records.append(found.to_json())
+        records.append(inspection.to_json())
         if not as_json:
-            _print_inspection(found, blank=len(records) > 1)
+            _print_inspection(inspection, blank=len(records) > 1)
         if figure is not None:
-            _draw_inspection(found, figure)
+            _draw_inspection(inspection, figure)
     if as_json:
         typer.echo(json.dumps(records[0] if len(paths) == 1 else records, indent=1, allow_nan=False))
     if failed:
         raise typer.Exit(2)
 
 
-def _print_inspection(found: Inspection, blank: bool) -> None:
+def _print_inspection(inspection: Inspection, blank: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -243,28 +243,33 @@ def _print_inspection(found: Inspection, blank: bool) -> None:
     console = Console(highlight=False)
     if blank:
         console.print()
-    for name, value in text_lines(found):
+    for name, value in text_lines(inspection):
         line = Text(f"{name:13}", style=colours.get(name, "bold")).append(
             f" {printable(value)}", style="not bold default"
         )
         console.print(line, soft_wrap=not console.is_terminal)
 
 
-def _draw_inspection(found: Inspection, target: Path) -> None:
+def _draw_inspection(inspection: Inspection, target: Path) -> None:
     import numpy as np
 
     from drapes_hep import plots
     from drapes_hep.files import atomic_path
 
-    if not found.mjj.edges:
-        raise DrapesError(f"{found.path}: no event has two jets: m_JJ cannot be drawn")
-    edges, counts, variances = (np.asarray(x) for x in (found.mjj.edges, found.mjj.counts, found.mjj.variances))
-    signal = None if found.mjj.signal is None else np.asarray(found.mjj.signal)
-    shown = "all" if found.looked_at == found.events else f"{found.looked_at:,} of"
-    note = f"layout {found.layout}\n{shown} {found.events:,} events\n{found.mjj.events:,} with two jets, no selection"
-    name = Path(found.path).name
+    if not inspection.mjj.edges:
+        raise DrapesError(f"{inspection.path}: no event has two jets: m_JJ cannot be drawn")
+    edges, counts, variances = (
+        np.asarray(x) for x in (inspection.mjj.edges, inspection.mjj.counts, inspection.mjj.variances)
+    )
+    signal = None if inspection.mjj.signal is None else np.asarray(inspection.mjj.signal)
+    extent = "all" if inspection.looked_at == inspection.events else f"{inspection.looked_at:,} of"
+    note = (
+        f"layout {inspection.layout}\n{extent} {inspection.events:,} events\n"
+        f"{inspection.mjj.events:,} with two jets, no selection"
+    )
+    name = Path(inspection.path).name
     stamp = plots.Stamp(name if len(name) <= 44 else f"{name[:20]}...{name[-21:]}", sqrt_s=None)
-    preview = plots.MassPreview(edges, counts, variances, signal, note, not found.weights.all_one)
+    preview = plots.MassPreview(edges, counts, variances, signal, note, not inspection.weights.all_one)
     with atomic_path(target) as temporary:
         plots.mass_preview(preview, stamp).savefig(temporary, format=target.suffix[1:])
 
@@ -275,10 +280,14 @@ def _check_files(config: Config, name: Path) -> list[str]:
     from drapes_hep.stages.skim import check_labels, examine_files, reading_of, try_files
 
     data = examine_files(config)
-    named = {one.path for one in data.problems if isinstance(one, InputError)}
+    named = {problem.path for problem in data.problems if isinstance(problem, InputError)}
     tried = try_files(config, [info for info in data.infos if info.path not in named], reading_of(config))
     # a mistake of the processor's is the same in every file
-    problems = {str(one): one for one in (*data.problems, *(one.error for one in tried)) if one is not None}
+    problems = {
+        str(problem): problem
+        for problem in (*data.problems, *(problem.error for problem in tried))
+        if problem is not None
+    }
     if len(problems) == 1:
         raise next(iter(problems.values()))
     for problem in problems:
@@ -287,34 +296,34 @@ def _check_files(config: Config, name: Path) -> list[str]:
         raise DrapesError(f"{name}: {counted(len(problems), 'problem')} with the files of data.path")
     sources = check_sources(config)
     from_sources = try_files(config, sources, reading_of_sources(config))
-    for one in from_sources:
-        if one.error is not None:
-            raise one.error
+    for first_chunk in from_sources:
+        if first_chunk.error is not None:
+            raise first_chunk.error
     every = (*tried, *from_sources)
-    read = {one.info.path: one.entries for one in every}
-    found = []
+    read = {first_chunk.info.path: first_chunk.entries for first_chunk in every}
+    lines = []
     for info in (*data.infos, *sources):
         part = f", selection tried on the first {read[info.path]}" if 0 < read.get(info.path, 0) < info.entries else ""
-        found.append(f"{info.path}: {info.layout}, {counted(info.entries, 'event')}{part}")
-    found += data.remarks
-    found += [
-        f"{one.info.path}: the selection keeps none of the {counted(one.entries, 'event')} read; check the cuts"
-        " in 'selection' and 'mass.range'"
-        for one in every
-        if not one.selected
+        lines.append(f"{info.path}: {info.layout}, {counted(info.entries, 'event')}{part}")
+    lines += data.remarks
+    lines += [
+        f"{first_chunk.info.path}: the selection keeps none of the {counted(first_chunk.entries, 'event')} read;"
+        " check the cuts in 'selection' and 'mass.range'"
+        for first_chunk in every
+        if not first_chunk.selected
     ]
     labels = check_labels(config)
-    partly = sum(one.entries < one.info.entries for one in every)
+    partly = sum(first_chunk.entries < first_chunk.info.entries for first_chunk in every)
     if partly:
-        seen = "not read" if labels is None else "read only for event ids and labels"
-        found.append(
-            f"{seen}: events after the first chunk of {counted(partly, 'file')}; to read every event, run drapes"
+        how = "not read" if labels is None else "read only for event ids and labels"
+        lines.append(
+            f"{how}: events after the first chunk of {counted(partly, 'file')}; to read every event, run drapes"
             " inspect FILE --all"
         )
     if labels is not None:
-        kept = "" if config.signal.inject is None else f", of which signal.inject keeps {config.signal.inject}"
-        found.append(f"labels: {labels[0]} background and {labels[1]} signal events{kept}")
-    return found
+        injected = "" if config.signal.inject is None else f", of which signal.inject keeps {config.signal.inject}"
+        lines.append(f"labels: {labels[0]} background and {labels[1]} signal events{injected}")
+    return lines
 
 
 @app.command()
@@ -336,7 +345,7 @@ def validate(
     check_study(checked)
     _check_generators(checked)
     windows = sliding_windows(checked)
-    found = _check_files(checked, config) if files else []
+    lines = _check_files(checked, config) if files else []
     typer.echo(f"{config}: valid; {counted(len(windows), 'window')} from {windows[0].name} to {windows[-1].name} GeV")
     if windows[-1].lo != checked.windows.last:
         typer.echo(
@@ -344,7 +353,7 @@ def validate(
             f" {checked.windows.first:g}: the last window starts at {windows[-1].lo:g}"
         )
     typer.echo(f"processor: {place}")
-    for line in found:
+    for line in lines:
         typer.echo(printable(line))
 
 
@@ -365,17 +374,17 @@ def download(
     from drapes_hep.data import download as remote
     from drapes_hep.progress import Reporter
 
-    known = remote.SAMPLES.get(sample)
-    if known is None:
+    entry = remote.SAMPLES.get(sample)
+    if entry is None:
         raise DrapesError(f"no sample '{sample}'; available: {', '.join(remote.SAMPLES)}")
-    found = remote.list_files(known)
+    listing = remote.list_files(entry)
     if only_list:
-        typer.echo(f"{known.title}; doi:{known.doi}")
-        width = max(len(one.name) for one in found)
-        for one in found:
-            typer.echo(f"{one.name:{width}}  {remote.size_text(one.size):>8}  {one.kind:8}  {one.checksum}")
+        typer.echo(f"{entry.title}; doi:{entry.doi}")
+        width = max(len(file.name) for file in listing)
+        for file in listing:
+            typer.echo(f"{file.name:{width}}  {remote.size_text(file.size):>8}  {file.kind:8}  {file.checksum}")
         return
-    for path in remote.fetch(remote.choose(known, found, files or ["features"]), output, Reporter(quiet=quiet)):
+    for path in remote.fetch(remote.choose(entry, listing, files or ["features"]), output, Reporter(quiet=quiet)):
         typer.echo(path)
 
 
@@ -421,16 +430,16 @@ def study(
     studies = find_studies(None if checked is None else checked.folder)
     if only_list:
         width = max(map(len, studies), default=0)
-        for one in studies:
+        for study_name in studies:
             try:
-                said = load_study(one, studies).title
+                title = load_study(study_name, studies).title
             except DrapesError as error:  # an error in a user's study must not hide the others
-                said = f"({error})"
-            typer.echo(f"{one:{width}}  {said}")
+                title = f"({error})"
+            typer.echo(f"{study_name:{width}}  {title}")
         return
     if name is None or checked is None:
         raise ConfigError("study: name a study and a configuration; `drapes study --list` lists the studies")
-    found = load_study(name, studies)
+    definition = load_study(name, studies)
     from drapes_hep.progress import Reporter
 
     check_plugins(checked)
@@ -446,7 +455,7 @@ def study(
         overwrite=overwrite,
         kind="study",
     )
-    for path in run_study(name, found, context):
+    for path in run_study(name, definition, context):
         typer.echo(path)
 
 
@@ -528,7 +537,7 @@ def main() -> None:
     except KeyboardInterrupt:
         status = _INTERRUPTED
     except Exception as error:
-        message = _one_line(error)
+        message = _error_line(error)
         if message is None:
             raise
         _complain(message, 2)
@@ -562,7 +571,7 @@ def _during() -> str:
 
 def _caller(error: SystemExit) -> str:
     """Name the line that called for the end."""
-    places = [one for one in traceback.extract_tb(error.__traceback__) if "_sitebuiltins" not in one.filename]
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if "_sitebuiltins" not in frame.filename]
     return f"{places[-1].filename}, line {places[-1].lineno}" if places else "an unknown place"
 
 
@@ -576,8 +585,8 @@ _WRITERS = {("_click", "utils.py"), ("click", "utils.py"), ("rich", "console.py"
 """Whose functions write what a command prints; their errors do not name them."""
 
 
-def _one_line(error: Exception) -> str | None:
-    """Describe a user's mistake; None for a defect of the package, which keeps its traceback."""
+def _error_line(error: Exception) -> str | None:
+    """Describe a user's mistake in a line; None for a defect of the package, which keeps its traceback."""
     if isinstance(error, DrapesError):
         return str(error)
     if isinstance(error, OSError):

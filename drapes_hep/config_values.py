@@ -56,7 +56,7 @@ def plain_value(annotation: Any, value: Any) -> Any:
         mappings = [kind for kind in kinds if get_origin(kind) is dict]
         if not mappings:
             raise ValueError(f"expected {_expected(kinds)}, got keys and values")
-        return {key: _item(get_args(mappings[0])[1], key, one) for key, one in value.items()}
+        return {key: _item(get_args(mappings[0])[1], key, item) for key, item in value.items()}
     return _scalar(kinds, value)
 
 
@@ -65,7 +65,7 @@ def _alternatives(annotation: Any) -> list[Any]:
     if origin is Annotated:
         return _alternatives(get_args(annotation)[0])
     if origin in {Union, types.UnionType}:
-        return [kind for one in get_args(annotation) for kind in _alternatives(one)]
+        return [kind for argument in get_args(annotation) for kind in _alternatives(argument)]
     return [type(None) if annotation is None else annotation]
 
 
@@ -78,7 +78,7 @@ def _list(kinds: list[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
             errors.append(ValueError(f"expected a list of {len(of)}, got {len(values)}"))
             continue
         try:
-            return tuple(_item(of[0 if repeated else i], i + 1, one) for i, one in enumerate(values))
+            return tuple(_item(of[0 if repeated else i], i + 1, item) for i, item in enumerate(values))
         except ValueError as error:
             errors.append(error)
     raise errors[0]
@@ -108,7 +108,7 @@ def _scalar(kinds: list[Any], value: Any) -> Any:
             return value
     elif isinstance(value, numbers.Integral):
         if (int in kinds or float in kinds) and abs(int(value)) >= _LARGEST:
-            raise ValueError(f"{_shown(value)} is too large: at most {_LARGEST - 1}")
+            raise ValueError(f"{_value_text(value)} is too large: at most {_LARGEST - 1}")
         if int in kinds:
             return int(value)
         if float in kinds:
@@ -119,21 +119,21 @@ def _scalar(kinds: list[Any], value: Any) -> Any:
             return number
         if int in kinds and number.is_integer():
             if abs(number) >= _EXACT:
-                raise ValueError(f"{_shown(value)} is not exact: write all of its digits")
+                raise ValueError(f"{_value_text(value)} is not exact: write all of its digits")
             return int(number)
-    raise ValueError(_refused(kinds, words, value))
+    raise ValueError(_error_message(kinds, words, value))
 
 
-def _refused(kinds: list[Any], words: list[str], value: Any) -> str:
+def _error_message(kinds: list[Any], words: list[str], value: Any) -> str:
     message = f"expected {_expected(kinds, isinstance(value, float) and not math.isfinite(value))}"
     if value is None:
         return f"{message}, got nothing; remove the key to use its default"
     lists = [kind for kind in kinds if get_origin(kind) is tuple]
     if lists and len(kinds) == 1:
-        return f"{message} in brackets, such as [{_shown(value)}]"
+        return f"{message} in brackets, such as [{_value_text(value)}]"
     kind = "" if isinstance(value, bool) else "the text " if isinstance(value, str) else "the number "
-    shown = repr(str(value)) if isinstance(value, str) and len(value) <= 40 else _shown(value)
-    message += f", got {kind}{shown}"
+    text = repr(str(value)) if isinstance(value, str) and len(value) <= 40 else _value_text(value)
+    message += f", got {kind}{text}"
     if isinstance(value, str):
         if bool in kinds and value.lower() in TRUTH:
             return f"{message} in quotes: remove them"
@@ -163,6 +163,6 @@ def _expected(kinds: list[Any], infinite: bool = False) -> str:
     return " or ".join(dict.fromkeys(names))
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     text = "true" if value is True else "false" if value is False else str(value)
     return text if len(text) <= 40 else f"{text[:30]}... ({len(text)} characters)"

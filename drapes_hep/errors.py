@@ -53,7 +53,7 @@ def printable(text: str) -> str:
         middle.
     """
     line = re.sub(r"\s*[\n\r]\s*", " ", without_secrets(text).strip(" \n\r"))
-    line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    line = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
     return _WORD.sub(lambda word: _cut(word[0], _LONGEST_WORD // 2), line)
 
 
@@ -216,7 +216,7 @@ def told(
         With the innermost line of user code: the libraries that it calls are rarely at fault.
     """
     places = [(file_of(frame.f_code), line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    file, line = ([one for one in places if own(one[0])] or places)[-1]
+    file, line = ([place for place in places if own(place[0])] or places)[-1]
     return f"{reason_of(error)} ({file}, line {line})"
 
 

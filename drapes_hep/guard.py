@@ -154,28 +154,28 @@ def _silence_failed() -> None:
 def _watch(child: int, watched: set[signal.Signals], memory: mmap.mmap) -> int:
     """Wait for the child and pass signals on; return its status."""
     while True:
-        taken = signal.sigwaitinfo(watched)
-        if taken.si_signo == signal.SIGCHLD:
+        received = signal.sigwaitinfo(watched)
+        if received.si_signo == signal.SIGCHLD:
             ended, how = os.waitpid(child, os.WNOHANG)
             if ended:
                 break
-        elif taken.si_code <= 0:
+        elif received.si_code <= 0:
             # sent by a process; what a key of the terminal sends (a positive code) the child has got too
             with suppress(ProcessLookupError):
-                os.kill(child, taken.si_signo)
+                os.kill(child, received.si_signo)
     if memory[0]:
         return memory[1]
     name = memory[2:].rstrip(b"\0").decode(errors="replace")
     during = f" during {name}" if name else ""
-    kept = "; finished work is kept: run the same command again to resume"
+    resume_hint = "; finished work is kept: run the same command again to resume"
     if os.WIFSIGNALED(how):
         number = os.WTERMSIG(how)
         reasons = {signal.SIGKILL: "out of memory?", signal.SIGSEGV: "a crash in compiled code"}
         reason = f" ({reasons[signal.Signals(number)]})" if number in reasons else ""
-        complain(f"the process was killed by signal {number}{reason}{during}{kept}")
+        complain(f"the process was killed by signal {number}{reason}{during}{resume_hint}")
         return 128 + number
     complain(
         f"the process exited{during} without a result: its code called os._exit or similar"
-        f" (status {os.WEXITSTATUS(how)}){kept}"
+        f" (status {os.WEXITSTATUS(how)}){resume_hint}"
     )
     return 2

@@ -65,7 +65,7 @@ def leaves(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
         if section is None:
             yield name, info
         else:
-            yield from ((f"{name}.{key}", one) for key, one in leaves(section))
+            yield from ((f"{name}.{key}", info) for key, info in leaves(section))
 
 
 def decided(model: type[BaseModel], stage: str) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ def decided(model: type[BaseModel], stage: str) -> tuple[str, ...]:
         If no field names it.
     """
     keys = tuple(
-        key for key, info in leaves(model) for one in info.metadata if isinstance(one, Decides) and stage in one.stages
+        key for key, info in leaves(model) for tag in info.metadata if isinstance(tag, Decides) and stage in tag.stages
     )
     if not keys:
         raise ValueError(f"no key of the configuration says that it decides '{stage}'")
@@ -132,7 +132,7 @@ def _values(part: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in part.items():
         # a configuration has two levels: what is deeper is a value
-        out |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+        out |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
     return out
 
 

@@ -345,7 +345,7 @@ class Results(Kept):
         KeyError
             If there is no such window.
         """
-        by_name = {one.name: one for one in self.windows}
+        by_name = {window.name: window for window in self.windows}
         if name not in by_name:
             raise KeyError(f"no window {name}; the results have {', '.join(by_name)}")
         return by_name[name]
@@ -376,15 +376,15 @@ class Results(Kept):
         header = ("window [GeV]", "background efficiency", "observed", "expected", "p local", "z local")
         rows = [
             (
-                one.name,
+                window.name,
                 f"{point.background_efficiency:g}",
                 number(point.observed),
                 number(point.expected, point.expected_error),
                 number(point.p_local),
                 number(point.z_local),
             )
-            for one in self.windows
-            for point in one.working_points
+            for window in self.windows
+            for point in window.working_points
         ]
         whole = self.global_significance
         sign = "&le;" if whole.bound else "="

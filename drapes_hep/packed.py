@@ -81,7 +81,7 @@ def runs(first: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return rows.add_(torch.arange(total, device=rows.device)), offsets
 
 
-def bounded(offsets: Tensor, members: int, most: int | None = None) -> list[int]:
+def bounded(offsets: Tensor, members: int, largest: int | None = None) -> list[int]:
     """Cut sets, in their order, into parts of a bounded size.
 
     Parameters
@@ -90,7 +90,7 @@ def bounded(offsets: Tensor, members: int, most: int | None = None) -> list[int]
         Where each set begins.
     members : int
         Most members of a part; a set with more is a part by itself.
-    most : int, optional
+    largest : int, optional
         Most sets of a part.
 
     Returns
@@ -102,7 +102,7 @@ def bounded(offsets: Tensor, members: int, most: int | None = None) -> list[int]
     while edges[-1] < len(starts) - 1:
         first = edges[-1]
         last = max(int(torch.searchsorted(starts, starts[first] + members, right=True)) - 1, first + 1)
-        edges.append(last if most is None else min(last, first + most))
+        edges.append(last if largest is None else min(last, first + largest))
     return edges
 
 

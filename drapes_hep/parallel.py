@@ -44,15 +44,15 @@ def in_processes(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]
         If a process dies.
     """
     if workers <= 1 or len(arguments) <= 1:
-        for one in arguments:
-            yield function(*one)
+        for call in arguments:
+            yield function(*call)
         return
     # a fresh interpreter: forking a process that has threads (a progress bar, torch) may hang
     context = multiprocessing.get_context("spawn")
     strangers = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, len(arguments)), mp_context=context, initializer=_begin_worker)
     try:
-        waiting = [pool.submit(_stoppable, function, *one) for one in arguments]
+        waiting = [pool.submit(_stoppable, function, *call) for call in arguments]
         for future in as_completed(waiting):
             yield future.result()
     except BrokenProcessPool as error:

@@ -55,7 +55,7 @@ class ByWindow(Mapping[str, T], Generic[T]):
         return f"ByWindow({self._windows!r})"
 
     def _repr_html_(self) -> str:
-        return "".join(one._repr_html_() for one in self.values() if hasattr(one, "_repr_html_"))
+        return "".join(product._repr_html_() for product in self.values() if hasattr(product, "_repr_html_"))
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Selected(Kept):
     def of(cls, run: RunDirectory) -> Selected:
         """Read the cut flow of a run directory; raises RunDirectoryError."""
         record = read_record(run.skim_info, "cutflow", "not_applied")
-        steps = tuple(CutFlowStep(one["name"], one["events"], one["weight"]) for one in record["cutflow"])
+        steps = tuple(CutFlowStep(step["name"], step["events"], step["weight"]) for step in record["cutflow"])
         return cls(run, steps, tuple(record["not_applied"]))
 
     @functools.cached_property
@@ -118,7 +118,7 @@ class Selected(Kept):
         return read_hists(self.run.skim_hists, "skim")
 
     def _repr_html_(self) -> str:
-        rows = [(one.name, number(one.events), number(one.weight)) for one in self.cutflow]
+        rows = [(step.name, number(step.events), number(step.weight)) for step in self.cutflow]
         return html_table(("step", "events", "weight"), rows, "cut flow")
 
 
@@ -177,14 +177,14 @@ class Trained(Kept):
         """Read the curves of a window; raises RunDirectoryError."""
         folder = run.path / "windows" / window
         record = read_record(folder / "training.json", "trainings", "events")
-        curves = {name: _curve(one) for name, one in record["trainings"].items()}
+        curves = {name: _curve(curve) for name, curve in record["trainings"].items()}
         return cls(window, folder / "model", curves, dict(record["events"]))
 
     def _repr_html_(self) -> str:
         header = ("model", "epochs", "best epoch", "validation loss there", "seconds")
         rows = [
-            (name, number(len(one.train)), number(one.best_epoch), number(one.best_loss), f"{one.seconds:.1f}")
-            for name, one in self.curves.items()
+            (name, number(len(curve.train)), number(curve.best_epoch), number(curve.best_loss), f"{curve.seconds:.1f}")
+            for name, curve in self.curves.items()
         ]
         return html_table(header, rows, f"window {self.window} GeV")
 
@@ -258,8 +258,12 @@ class Scored(Kept):
             "auc_vs_pseudo_window": "AUC in the pseudo-window",
             "auc_vs_truth": "AUC against true background",
         }
-        found = {text: self.quality["template"].get(name) for name, text in names.items()}
-        rows = [(text, number(one["value"], one["error"])) for text, one in found.items() if one is not None]
+        estimates = {text: self.quality["template"].get(name) for name, text in names.items()}
+        rows = [
+            (text, number(estimate["value"], estimate["error"]))
+            for text, estimate in estimates.items()
+            if estimate is not None
+        ]
         return html_table(("template quality", ""), rows, f"window {self.window} GeV")
 
 

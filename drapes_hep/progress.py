@@ -82,20 +82,20 @@ class Reporter:
         progress = Progress(*columns, console=Console(stderr=True), transient=True)
         task = progress.add_task(description, total=total)
         begin, lock = time.monotonic(), threading.Lock()
-        shown = False
+        drawn = False
 
         def update(done: int, of: int | None = None) -> None:
-            nonlocal shown
+            nonlocal drawn
             with lock:
-                if not shown and time.monotonic() - begin > _DELAY:
+                if not drawn and time.monotonic() - begin > _DELAY:
                     progress.start()
-                    shown = True
+                    drawn = True
             progress.update(task, completed=done, total=of)
 
         try:
             yield update
         finally:
-            if shown:
+            if drawn:
                 progress.stop()
 
 
@@ -124,9 +124,9 @@ class Cost:
 def _resident() -> int:
     process = psutil.Process(os.getpid())
     total = 0
-    for one in (process, *process.children(recursive=True)):
+    for member in (process, *process.children(recursive=True)):
         try:
-            total += one.memory_info().rss
+            total += member.memory_info().rss
         except psutil.Error:  # a worker that ended between being listed and being asked
             continue
     return total

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
-from drapes_hep.events.blinding import in_ranges
+from drapes_hep.events.ranges import in_ranges
 
 __all__ = ["Window", "blinded", "parse_window", "sliding_windows"]
 

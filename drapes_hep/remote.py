@@ -41,8 +41,8 @@ __all__ = [
     "first_of",
     "is_url",
     "longest_wait",
+    "network_error",
     "next_wait",
-    "one_line",
     "open_url",
     "retried",
     "retry_after",
@@ -146,9 +146,9 @@ class Alternatives(str):
 
     def __new__(cls, places: Sequence[str]) -> Alternatives:
         """Make one; see the class."""
-        made = super().__new__(cls, str(places[0]))
-        made.places = tuple(dict.fromkeys(map(str, places)))
-        return made
+        path = super().__new__(cls, str(places[0]))
+        path.places = tuple(dict.fromkeys(map(str, places)))
+        return path
 
     def __getnewargs__(self) -> tuple[tuple[str, ...]]:  # type: ignore[override]  # what __new__ takes
         return (self.places,)
@@ -204,8 +204,8 @@ def sibling(url: str, suffix: str) -> str:
     return f"{folder}{slash}{PurePosixPath(name).stem}{suffix}{url[end:]}"
 
 
-def one_line(url: str, error: BaseException) -> InputError | None:
-    """Word what the network did; None where it was not the network.
+def network_error(url: str, error: BaseException) -> InputError | None:
+    """Describe a failure of the network; None for any other error.
 
     Parameters
     ----------
@@ -221,48 +221,48 @@ def one_line(url: str, error: BaseException) -> InputError | None:
     if not is_url(url):
         return None
     chain: list[BaseException] = []
-    one: BaseException | None = error
-    while one is not None and one not in chain:
-        chain.append(one)
-        one = one.__cause__ or one.__context__
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
     # the innermost says most: fsspec calls whatever happens while it opens a file "not found"
-    for one in reversed(chain):
-        status = getattr(one, "status", None)
-        if isinstance(one, InputError):
-            return one
-        if status in (401, 403) or isinstance(one, PermissionError):
+    for cause in reversed(chain):
+        status = getattr(cause, "status", None)
+        if isinstance(cause, InputError):
+            return cause
+        if status in (401, 403) or isinstance(cause, PermissionError):
             return InputError(url, "the server denies access", "it needs a login or a token: download it yourself")
-        if isinstance(one, FileNotFoundError) or status in (404, 410):
+        if isinstance(cause, FileNotFoundError) or status in (404, 410):
             where = "" if url.startswith(("file:", "local:")) else " on the server"
             return NotThereError(url, f"no such file{where}", "check the address")
-        if any(words in str(one) for words in _NO_RANGES):
+        if any(words in str(cause) for words in _NO_RANGES):
             return InputError(url, "the server does not support reading parts of files", "download it first")
-        if type(one).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:
+        if type(cause).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:
             kind = UnreachableError if status in TRANSIENT else InputError
             answer = kind(url, f"the server responds with status {status}", "try again later")
             if isinstance(answer, UnreachableError):
-                answer.wait = retry_after(getattr(one, "headers", None))
+                answer.wait = retry_after(getattr(cause, "headers", None))
             return answer
-        if "CertificateError" in type(one).__name__ or "SSLCertVerificationError" in type(one).__name__:
+        if "CertificateError" in type(cause).__name__ or "SSLCertVerificationError" in type(cause).__name__:
             return InputError(url, "the server's certificate cannot be verified", "check the address")
-        if type(one).__name__ in {"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError", "TooManyRedirects"}:
-            return InputError(url, f"the address is not valid ({type(one).__name__})", "check the address")
+        if type(cause).__name__ in {"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError", "TooManyRedirects"}:
+            return InputError(url, f"the address is not valid ({type(cause).__name__})", "check the address")
         broken = (ConnectionError, TimeoutError, http.client.HTTPException)
-        if isinstance(one, broken) or type(one).__module__.startswith("aiohttp") or _is_short(one):
-            problem = f"the server cannot be reached or closed the connection ({type(one).__name__})"
+        if isinstance(cause, broken) or type(cause).__module__.startswith("aiohttp") or _is_truncated(cause):
+            problem = f"the server cannot be reached or closed the connection ({type(cause).__name__})"
             return UnreachableError(url, problem, "try again, or download it first")
-        if (said := _xrootd(url, one)) is not None:
-            return said
+        if (xrootd_error := _xrootd_error(url, cause)) is not None:
+            return xrootd_error
     return None
 
 
-def _is_short(error: BaseException) -> bool:
+def _is_truncated(error: BaseException) -> bool:
     """Whether uproot got fewer bytes than it asked for; that the file is cut short is told by its header."""
     return isinstance(error, OSError) and str(error).startswith("expected Chunk of length")
 
 
-def _xrootd(url: str, error: BaseException) -> InputError | None:
-    """Convert an XRootD error: a number of its protocol, or a message of its client."""
+def _xrootd_error(url: str, error: BaseException) -> InputError | None:
+    """Describe an error of XRootD, by its protocol's number or a message text."""
     if not url.startswith(("root:", "roots:", "xroot:", "xroots:")) or not isinstance(error, OSError):
         return None
     text = str(error)
@@ -302,14 +302,14 @@ def retry_after(headers: Mapping[str, str] | None) -> float | None:
     return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
-def next_wait(failures: int, wanted: float | None = None) -> float:
+def next_wait(failures: int, requested: float | None = None) -> float:
     """Return how long to wait after some failures in a row.
 
     Parameters
     ----------
     failures : int
         At least 1.
-    wanted : float, optional
+    requested : float, optional
         Seconds that the server asked for.
 
     Returns
@@ -319,7 +319,7 @@ def next_wait(failures: int, wanted: float | None = None) -> float:
         server wants.
     """
     length = min(PATIENCE.first * 2.0 ** min(failures - 1, 30), PATIENCE.longest)
-    return max(length * _JITTER.uniform(0.5, 1.0), wanted or 0.0)
+    return max(length * _JITTER.uniform(0.5, 1.0), requested or 0.0)
 
 
 def longest_wait() -> float:
@@ -348,14 +348,14 @@ def retried(function: Callable[[], R], *, attempts: int | None = None) -> R:
         The last failure, with the number of attempts and their time; also where the server asks for more time than
         there is.
     """
-    most, waited, begin, failures = attempts or PATIENCE.attempts, 0.0, time.monotonic(), 0
+    attempts_allowed, waited, begin, failures = attempts or PATIENCE.attempts, 0.0, time.monotonic(), 0
     while True:
         try:
             return function()
         except UnreachableError as error:
             failures += 1
             wait = next_wait(failures, error.wait)
-            if failures >= most or waited + wait > PATIENCE.total:
+            if failures >= attempts_allowed or waited + wait > PATIENCE.total:
                 if attempts == 1:
                     raise
                 times = "1 attempt" if failures == 1 else f"{failures} attempts"
@@ -363,7 +363,14 @@ def retried(function: Callable[[], R], *, attempts: int | None = None) -> R:
                 problem = f"{error.problem} ({times} in {time.monotonic() - begin:.0f} s{asks})"
                 raise UnreachableError(error.path, problem, error.remedy) from error
             if wait >= PATIENCE.loud:
-                _LOG.warning("%s: %s; attempt %d of %d in %.0f s", error.path, error.problem, failures + 1, most, wait)
+                _LOG.warning(
+                    "%s: %s; attempt %d of %d in %.0f s",
+                    error.path,
+                    error.problem,
+                    failures + 1,
+                    attempts_allowed,
+                    wait,
+                )
         waited += wait
         time.sleep(wait)
 
@@ -404,16 +411,16 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _told(url: str) -> Iterator[None]:
-    """Turn what the network does inside the block into its one line."""
+def _network_errors(url: str) -> Iterator[None]:
+    """Raise a failure of the network inside the block as an :class:`InputError`."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # each kind of server has its own
-        told = one_line(url, error)
-        if told is not None:
-            raise told from error
+        input_error = network_error(url, error)
+        if input_error is not None:
+            raise input_error from error
         raise
 
 
@@ -438,7 +445,7 @@ def open_url(url: str, block: int = _BLOCK) -> Iterator[Any]:
     InputError
         Missing, refused, unreachable, or served only from its beginning.
     """
-    with _told(url):
+    with _network_errors(url):
         filesystem, path = _filesystem(url)
         with filesystem.open(path, "rb", block_size=block) as file:
             yield _Exact(file)
@@ -475,8 +482,8 @@ class _Exact(io.RawIOBase):
         place = self.tell()
         content = bytes(self._file.read(-1 if size is None else size))
         if self.size is not None:
-            left = max(self.size - place, 0)
-            due = left if size is None or size < 0 else min(size, left)
+            remaining = max(self.size - place, 0)
+            due = remaining if size is None or size < 0 else min(size, remaining)
             if len(content) < due:
                 raise ConnectionError(f"{len(content)} of {due} bytes received")
         return content
@@ -512,8 +519,8 @@ def fingerprint(path: str | Path) -> str:
         return sampled_hash(path)
 
     def ends() -> str | None:
-        told, _ = _validators(str(path))
-        return f"ends:{_blocks_hash(str(path), 0, told)}" if told else None
+        validators, _ = _validators(str(path))
+        return f"ends:{_blocks_hash(str(path), 0, validators)}" if validators else None
 
     return retried(ends) or sampled_hash(path)
 
@@ -539,8 +546,8 @@ def file_version(path: str | Path) -> str:
     """
     if not is_url(path):
         return ""
-    told, size = _validators(str(path))
-    return hashlib.sha256(json.dumps([size, *told]).encode()).hexdigest()
+    validators, size = _validators(str(path))
+    return hashlib.sha256(json.dumps([size, *validators]).encode()).hexdigest()
 
 
 def sampled_hash(path: str | Path) -> str:
@@ -622,20 +629,20 @@ def first_of(path: str, function: Callable[[str], R], attempts: int | None = Non
 
 def _validators(url: str) -> tuple[list[tuple[str, str]], int | None]:
     """Ask the server for the metadata of the content, and the size."""
-    with _told(url):
+    with _network_errors(url):
         filesystem, path = _filesystem(url)
         info = filesystem.info(path)
-    said = sorted((name, str(value)) for name, value in info.items() if name.lower() in _VALIDATORS and value)
-    return said, info.get("size")
+    validators = sorted((name, str(value)) for name, value in info.items() if name.lower() in _VALIDATORS and value)
+    return validators, info.get("size")
 
 
-def _blocks_hash(url: str, between: int, told: Sequence[tuple[str, str]] = ()) -> str:
+def _blocks_hash(url: str, between: int, validators: Sequence[tuple[str, str]] = ()) -> str:
     """Hash the size, the metadata of the server, both ends and some blocks between."""
     with open_url(url, _ENDS) as file:
         size = getattr(file, "size", None)
         if size is None:
             raise InputError(url, "the server does not report its size", "download it first")
-        digest = hashlib.sha256(json.dumps([size, *told]).encode())
+        digest = hashlib.sha256(json.dumps([size, *validators]).encode())
         last = max(0, size - _ENDS)
         position = 0
         for i in range(between + 2):
@@ -674,11 +681,11 @@ def expand_url(url: str) -> list[str]:
         try:
             return sorted(filesystem.unstrip_protocol(place) for place in filesystem.glob(path))
         except Exception as error:  # as above
-            raise one_line(url, error) or InputError(
+            raise network_error(url, error) or InputError(
                 url, f"cannot be listed ({type(error).__name__})", "list the files individually"
             ) from error
 
-    found = retried(listed)
-    if not found:
+    paths = retried(listed)
+    if not paths:
         raise InputError(url, "no file matches this pattern", "check the folder and the suffix")
-    return found
+    return paths

@@ -77,25 +77,25 @@ def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str
     }
 
 
-def global_record(found: GlobalSignificance | str, toys: int) -> dict[str, Any]:
+def global_record(significance: GlobalSignificance | str, toys: int) -> dict[str, Any]:
     """Return the entry of the whole search; all None where there is none, with the reason."""
-    if isinstance(found, str):
-        return {**dict.fromkeys(_GLOBAL), "toys": toys, "reason": found}
-    beyond = found.extrapolated
+    if isinstance(significance, str):
+        return {**dict.fromkeys(_GLOBAL), "toys": toys, "reason": significance}
+    beyond = significance.extrapolated
     return {
-        "p_global": found.p_global,
-        "z_global": _number(found.z_global),
-        "p_global_interval": list(found.p_global_interval),
-        "bound": found.bound,
-        "exceeding": found.exceeding,
+        "p_global": significance.p_global,
+        "z_global": _number(significance.z_global),
+        "p_global_interval": list(significance.p_global_interval),
+        "bound": significance.bound,
+        "exceeding": significance.exceeding,
         "p_global_extrapolated": None if beyond is None else beyond.p,
         "z_global_extrapolated": None if beyond is None else _number(beyond.z),
         "p_global_extrapolated_interval": None if beyond is None else list(beyond.p_interval),
         "effective_trials": None if beyond is None else beyond.trials,
         "effective_trials_interval": None if beyond is None else list(beyond.trials_interval),
-        "best_window": [found.best_window.lo, found.best_window.hi],
-        "best_background_efficiency": found.best_efficiency,
-        "toys": found.toys,
+        "best_window": [significance.best_window.lo, significance.best_window.hi],
+        "best_background_efficiency": significance.best_efficiency,
+        "toys": significance.toys,
         "reason": None,
     }
 

@@ -25,20 +25,20 @@ from drapes_hep.files import file_hash
 
 __all__ = [
     "CHANGED",
-    "Grounds",
-    "Opened",
+    "FileHashes",
+    "OpenedFiles",
+    "all_unchanged",
     "changed",
-    "current",
-    "grounds_of",
-    "holds",
+    "current_hashes",
     "is_users_file",
+    "join_hashes",
     "opened",
     "unwatched",
     "users_modules",
     "watched",
 ]
 
-Grounds = Mapping[str, str | None]
+FileHashes = Mapping[str, str | None]
 """SHA-256 of files by absolute path; None for a file that was looked for in vain."""
 
 _Version = tuple[int, int, int] | None
@@ -100,7 +100,7 @@ def _version(path: str) -> _Version:
     return (state.st_ino, state.st_size, state.st_mtime_ns)
 
 
-def _by_import() -> bool:
+def _is_import() -> bool:
     """Whether Python's import system, and not the code that imports, does what an event tells of."""
     frame = sys._getframe(2)
     while frame is not None:
@@ -118,7 +118,7 @@ def _hook(event: str, details: tuple[Any, ...]) -> None:
         return
     if event == "open":
         _note_open(*details)
-    elif event in _UNCLEAR and not _by_import():
+    elif event in _UNCLEAR and not _is_import():
         _unclear.add(event)
 
 
@@ -135,10 +135,10 @@ def _note_open(name: object, _: object, flags: int) -> None:
         regular = True  # looked for in vain: it may be there the next time
     if regular and path not in _THREAD.apart and is_users_file(path):
         _opened.setdefault(path, set()).add(_version(path))
-        _openers.setdefault(path, set()).add(_at_work())
+        _openers.setdefault(path, set()).add(_running_module())
 
 
-def _at_work() -> str:
+def _running_module() -> str:
     """Return the user's module whose code, or a library that it calls, runs just now."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
@@ -205,7 +205,7 @@ def _hash_of(path: str, _: _Version) -> str:
     return file_hash(path)
 
 
-def current() -> Grounds | None:
+def current_hashes() -> FileHashes | None:
     """Return what the user's code of this process has read; None where that cannot be told.
 
     Returns
@@ -215,24 +215,27 @@ def current() -> Grounds | None:
         server or listed a folder.
     """
     _note_modules()
-    versions = {path: set(seen) for path, seen in _opened.items()}
+    versions = {path: set(versions_read) for path, versions_read in _opened.items()}
     # a processor's file that was edited since is loaded again: the last module of a path is the one at work
-    by_path = {path: {seen} for name, (_, path, seen) in _modules.items() if name.startswith(_LOADED_BY_PATH)}
-    for name, (_, path, seen) in _modules.items():
+    by_path = {path: {version} for name, (_, path, version) in _modules.items() if name.startswith(_LOADED_BY_PATH)}
+    for name, (_, path, version) in _modules.items():
         if not name.startswith(_LOADED_BY_PATH):
-            versions.setdefault(path, set()).add(seen)
-    for path, found in by_path.items():
-        versions.setdefault(path, set()).update(found)
-    if _unclear or any(found != {_version(path)} for path, found in versions.items()):
+            versions.setdefault(path, set()).add(version)
+    for path, path_versions in by_path.items():
+        versions.setdefault(path, set()).update(path_versions)
+    if _unclear or any(path_versions != {_version(path)} for path, path_versions in versions.items()):
         return None
     try:
-        return {path: None if None in found else _hash_of(path, *found) for path, found in versions.items()}
+        return {
+            path: None if None in path_versions else _hash_of(path, *path_versions)
+            for path, path_versions in versions.items()
+        }
     except OSError:
         return None
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedFiles:
     """Files that users' code has opened, whatever else its results may rest on.
 
     Attributes
@@ -244,33 +247,33 @@ class Opened:
         By path, the modules whose code has opened it: a process may have run more than one processor.
     """
 
-    files: Grounds = field(default_factory=dict)
+    files: FileHashes = field(default_factory=dict)
     modules: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def by(self, modules: Collection[str]) -> dict[str, str | None]:
         """Return the files that code of some modules has opened."""
         return {path: state for path, state in self.files.items() if set(self.modules[path]) & set(modules)}
 
-    def __or__(self, other: Opened) -> Opened:
+    def __or__(self, other: OpenedFiles) -> OpenedFiles:
         # two processes that met two states of a file: none of them is the state of all results
         files = {
             path: state if self.files.get(path, state) == state else CHANGED for path, state in other.files.items()
         }
         names = {path: sorted({*self.modules.get(path, ()), *more}) for path, more in other.modules.items()}
-        return Opened({**self.files, **files}, {**self.modules, **names})
+        return OpenedFiles({**self.files, **files}, {**self.modules, **names})
 
 
-def opened() -> Opened:
+def opened() -> OpenedFiles:
     """Return what users' code of this process has opened."""
-    files = {path: _state(path, set(seen)) for path, seen in _opened.items()}
-    return Opened(files, {path: sorted(_openers.get(path, ())) for path in files})
+    files = {path: _state(path, set(versions_read)) for path, versions_read in _opened.items()}
+    return OpenedFiles(files, {path: sorted(_openers.get(path, ())) for path in files})
 
 
-def _state(path: str, seen: set[_Version]) -> str | None:
-    if seen != {_version(path)}:
+def _state(path: str, versions_read: set[_Version]) -> str | None:
+    if versions_read != {_version(path)}:
         return CHANGED
     try:
-        return None if None in seen else _hash_of(path, *seen)
+        return None if None in versions_read else _hash_of(path, *versions_read)
     except OSError:
         return CHANGED
 
@@ -279,7 +282,7 @@ CHANGED = "changed while it was read"
 """Instead of a hash; no later state of the file is that."""
 
 
-def grounds_of(*parts: Grounds | None) -> Grounds | None:
+def join_hashes(*parts: FileHashes | None) -> FileHashes | None:
     """Join what several processes have read; None where one cannot tell, or two differ."""
     joined: dict[str, str | None] = {}
     for part in parts:
@@ -289,15 +292,15 @@ def grounds_of(*parts: Grounds | None) -> Grounds | None:
     return joined
 
 
-def changed(grounds: Mapping[str, str | None]) -> list[str]:
+def changed(hashes: Mapping[str, str | None]) -> list[str]:
     """Return the files that are not what they were when a result was made of them."""
-    return [path for path, then in grounds.items() if _now(path) != then]
+    return [path for path, then in hashes.items() if _current_hash(path) != then]
 
 
-def _now(path: str) -> str | None:
+def _current_hash(path: str) -> str | None:
     return _state(path, {_version(path)})
 
 
-def holds(grounds: object) -> bool:
+def all_unchanged(hashes: object) -> bool:
     """Whether all files are what they were when a result was made of them."""
-    return isinstance(grounds, dict) and not changed(grounds)
+    return isinstance(hashes, dict) and not changed(hashes)

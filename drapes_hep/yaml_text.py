@@ -226,9 +226,9 @@ def _construct(node: Node, place: str, lines: dict[str, int]) -> Any:
 
 
 def _refuse_tag(node: Node) -> NoReturn:
-    shown = str(node.tag).replace(_PREFIX, "!!")
+    tag = str(node.tag).replace(_PREFIX, "!!")
     raise YamlError(
-        _line(node), f"the tag {shown} is not supported: a configuration has plain values only; delete the tag"
+        _line(node), f"the tag {tag} is not supported: a configuration has plain values only; delete the tag"
     )
 
 
@@ -260,14 +260,14 @@ def _scalar(node: ScalarNode, place: str) -> Any:
     text: str = node.value
     if node.tag == _TEXT:
         return text
-    wanted = None if node.tag == _PLAIN else _TYPES.get(str(node.tag).removeprefix(_PREFIX))
-    if node.tag != _PLAIN and wanted is None:
+    types = None if node.tag == _PLAIN else _TYPES.get(str(node.tag).removeprefix(_PREFIX))
+    if node.tag != _PLAIN and types is None:
         _refuse_tag(node)
     try:
         value = _plain(text)
     except ValueError as error:
         raise YamlError(_line(node), f"'{place}': {error}" if place else str(error)) from None
-    if wanted is not None and type(value) not in wanted:
+    if types is not None and type(value) not in types:
         raise YamlError(_line(node), f"{text!r} does not fit its tag {str(node.tag).replace(_PREFIX, '!!')}")
     return value
 
@@ -319,8 +319,8 @@ _HINTS: tuple[tuple[str, str, bool], ...] = (
 
 def _worded(text: str, error: yaml.MarkedYAMLError) -> YamlError:
     problem = " ".join(part for part in (error.context, error.problem) if part)
-    seen = error.problem_mark or error.context_mark
-    line = 1 if seen is None else seen.line + 1
+    mark = error.problem_mark or error.context_mark
+    line = 1 if mark is None else mark.line + 1
     rows = text.splitlines()
     around = range(line - 1 if error.context_mark is None else min(error.context_mark.line, line - 1), line)
     for row in around:

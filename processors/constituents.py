@@ -77,22 +77,22 @@ class _Content:
             columns = {name: values[order] for name, values in columns.items()}
         return cls(columns, counts)
 
-    def leading(self, most: int | None) -> _Content:
-        if most is None or not (self.counts > most).any():
+    def leading(self, limit: int | None) -> _Content:
+        if limit is None or not (self.counts > limit).any():
             return self
-        columns = self._ordered_at(most)
-        keep = places_of(self.counts) < most
-        return _Content({name: values[keep] for name, values in columns.items()}, np.minimum(self.counts, most))
+        columns = self._ordered_at(limit)
+        keep = places_of(self.counts) < limit
+        return _Content({name: values[keep] for name, values in columns.items()}, np.minimum(self.counts, limit))
 
-    def _ordered_at(self, most: int) -> Mapping[str, np.ndarray[Any, Any]]:
+    def _ordered_at(self, limit: int) -> Mapping[str, np.ndarray[Any, Any]]:
         """Return the columns, with the members of jets that the cut parts at equal momenta ordered by eta and phi.
 
         Otherwise the result of the cut would depend on the order of the file.
         """
         pt, begins = self.columns["pt"], offsets_of(self.counts)[:-1]
-        longer = np.flatnonzero(self.counts > most)
+        longer = np.flatnonzero(self.counts > limit)
         tied = np.zeros(len(self.counts), dtype=bool)
-        tied[longer] = pt[begins[longer] + most - 1] == pt[begins[longer] + most]
+        tied[longer] = pt[begins[longer] + limit - 1] == pt[begins[longer] + limit]
         if not tied.any():
             return self.columns
         rows = np.flatnonzero(np.repeat(tied, self.counts))
@@ -134,26 +134,26 @@ class Constituents(Dijets):  # type: ignore[misc, valid-type]
 
     def skim_jets(self, pair: AwkwardArray) -> AwkwardArray:
         """Return the selected pairs with their constituents, as plain records."""
-        kept = _Content.of(pair).leading(self.settings.max_constituents)
-        inner = offsets_of(kept.counts)
+        leading = _Content.of(pair).leading(self.settings.max_constituents)
+        inner = offsets_of(leading.counts)
         outer = 2 * np.arange(len(pair) + 1, dtype=np.int64)
         # copies: views would keep the whole chunk in memory
-        lists = {name: nested(values.copy(), inner, outer) for name, values in kept.columns.items()}
+        lists = {name: nested(values.copy(), inner, outer) for name, values in leading.columns.items()}
         return ak.with_field(super().skim_jets(pair), ak.zip(lists), "constituents")
 
     def aside(
         self, pair: AwkwardArray, weight: np.ndarray[Any, Any], passed: np.ndarray[Any, Any]
     ) -> dict[str, dict[str, float]]:
         """Count the selected events in which a jet loses constituents, and those in which one has none at all."""
-        most = self.settings.max_constituents
+        limit = self.settings.max_constituents
         counts = ak.to_numpy(ak.num(pair["constituents"], axis=2))
-        lost = passed & (np.zeros(len(passed), dtype=bool) if most is None else (counts > most).any(axis=1))
+        lost = passed & (np.zeros(len(passed), dtype=bool) if limit is None else (counts > limit).any(axis=1))
         without = passed & (counts == 0).any(axis=1)
-        found = {
+        flows = {
             name: {"events": int(mask.sum()), "weight": float(weight[mask].sum())}
             for name, mask in (("no_constituents", without), ("cut_off_constituents", lost))
         }
-        return {**super().aside(pair, weight, passed), **found}
+        return {**super().aside(pair, weight, passed), **flows}
 
     def histograms(
         self,
@@ -172,12 +172,12 @@ class Constituents(Dijets):  # type: ignore[misc, valid-type]
             what = "Constituents" if name.startswith("constituent") else "Jets"
             out[name] = hist.Hist(*categories, axis, storage="weight", label=what)
         every = _Content.of(pair)
-        kept = every.leading(self.settings.max_constituents)
+        leading = every.leading(self.settings.max_constituents)
         jets = {name: ak.to_numpy(ak.flatten(pair[name])) for name in ("pt", "eta", "phi")}
         is_leading = np.arange(len(every.counts)) % 2 == 0
         jet_weight, jet_passed = np.repeat(weight, 2), np.repeat(passed, 2)
-        numbers = {"constituents": every.counts, "cut_off": every.counts - kept.counts}
-        for selection, content in (("before", every), ("after", kept)):
+        numbers = {"constituents": every.counts, "cut_off": every.counts - leading.counts}
+        for selection, content in (("before", every), ("after", leading)):
             shapes = _relative(content, jets)
             for position in ("leading", "subleading"):
                 names = {"dataset": dataset, "selection": selection, "jet": position}
@@ -189,8 +189,8 @@ class Constituents(Dijets):  # type: ignore[misc, valid-type]
                 inside = np.repeat(mask, content.counts)
                 inside_weight = np.repeat(jet_weight, content.counts)[inside]
                 for name, values in shapes.items():
-                    one = out[f"constituent_{name}"]
-                    fill_checked(one, weight=inside_weight, **names, **{name: values[inside]})
+                    histogram = out[f"constituent_{name}"]
+                    fill_checked(histogram, weight=inside_weight, **names, **{name: values[inside]})
         return out
 
 

@@ -98,17 +98,17 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
         if isinstance(settings, DijetSettings):
             self.settings = settings
             return
-        given = dict(settings or {})
-        known = [one.name for one in fields(self.settings_class)]
-        for name in given:
-            if name not in known:
-                close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-                hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(known)}"
+        values = dict(settings or {})
+        names = [field.name for field in fields(self.settings_class)]
+        for name in values:
+            if name not in names:
+                close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
+                hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(names)}"
                 raise ConfigError(f"selection: unknown setting '{name}'; {hint}")
         for name in ("features", "mass_range", "keep"):
-            if name in given and not isinstance(given[name], str):
-                given[name] = tuple(given[name])
-        self.settings = self.settings_class(**given)
+            if name in values and not isinstance(values[name], str):
+                values[name] = tuple(values[name])
+        self.settings = self.settings_class(**values)
 
     # ---- hooks: replace these -------------------------------------------------------------------------------------
 

@@ -23,9 +23,9 @@ from coffea import processor
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts, chunk_key, feature_axis, fill_checked
 from drapes_hep.events.types import Events
+from drapes_hep.stages.generate_chunks import load_chunk_template
 from drapes_hep.stages.skim import load_selection, make_processor
-from drapes_hep.stages.template_blocks import load_chunk_template
-from drapes_hep.templates.plan import EventTable
+from drapes_hep.templates.tables import EventTable
 
 __all__ = ["TemplateSettings", "Templates"]
 
@@ -74,11 +74,16 @@ class Templates(processor.ProcessorABC):  # type: ignore[misc]
         columns = selected["skim"].columns()
         x = np.stack([columns[name] for name in config.features], axis=1)
         jets = columns["jets"] if "jets" in plan.method.columns else None
-        parents, made = plan(EventTable(x, columns["mjj"], columns["weight"], columns["event_id"], jets))
-        out = {"event_id": made.event_id, "parent_id": made.parent_id, "mjj": made.mjj, "weight": made.weight}
-        out |= {name: made.x[:, j] for j, name in enumerate(config.features)}
-        if made.jets is not None:
-            out["jets"] = made.jets
+        parents, template = plan(EventTable(x, columns["mjj"], columns["weight"], columns["event_id"], jets))
+        out = {
+            "event_id": template.event_id,
+            "parent_id": template.parent_id,
+            "mjj": template.mjj,
+            "weight": template.weight,
+        }
+        out |= {name: template.x[:, j] for j, name in enumerate(config.features)}
+        if template.jets is not None:
+            out["jets"] = template.jets
         hists = {}
         for j, name in enumerate(("mjj", *config.features)):
             filled = hist.Hist(
@@ -87,9 +92,9 @@ class Templates(processor.ProcessorABC):  # type: ignore[misc]
                 feature_axis(name),
                 storage="weight",
             )
-            for kind, one in (("parents", parents), ("template", made)):
-                values = {name: one.mjj if name == "mjj" else one.x[:, j - 1]}
-                fill_checked(filled, weight=one.weight, dataset=dataset, kind=kind, **values)
+            for kind, table in (("parents", parents), ("template", template)):
+                values = {name: table.mjj if name == "mjj" else table.x[:, j - 1]}
+                fill_checked(filled, weight=table.weight, dataset=dataset, kind=kind, **values)
             hists[name] = filled
         key = chunk_key(events.metadata)
         return {"hists": hists, "cutflow": selected["cutflow"], "skim": ColumnParts({key: out})}

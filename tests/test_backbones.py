@@ -139,9 +139,9 @@ NOTHING = object()
     ],
 )
 def test_the_packages_own_have_the_sizes_that_they_know(name, kind, known):
-    made = make_backbone(section(name), seed=1)
-    assert type(made) is kind
-    assert {size: made.config.get(size) for size in known} == {size: SIZES[size] for size in known}
+    backbone = make_backbone(section(name), seed=1)
+    assert type(backbone) is kind
+    assert {size: backbone.config.get(size) for size in known} == {size: SIZES[size] for size in known}
 
 
 @pytest.mark.parametrize("name", ["transformer", "epic", "deepsets", f"{__name__}:Plain", f"{__name__}:Local"])
@@ -160,12 +160,12 @@ def test_a_class_that_takes_anything_is_given_all_sizes():
 
 @pytest.mark.parametrize("name", ["my_networks:MeanField", f"{__name__}:Plain"])
 def test_the_seed_decides_the_weights(mine, name):
-    one, same, other = (
+    first, same, other = (
         torch.cat([value.detach().ravel() for value in make_backbone(section(name), seed).parameters()])
         for seed in (1, 1, 2)
     )
-    torch.testing.assert_close(one, same, rtol=0, atol=0)
-    assert not torch.equal(one, other)
+    torch.testing.assert_close(first, same, rtol=0, atol=0)
+    assert not torch.equal(first, other)
 
 
 def test_the_callers_random_numbers_are_left_alone():

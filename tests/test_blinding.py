@@ -24,8 +24,9 @@ from drapes_hep.config import load_config
 from drapes_hep.cwola.scores import Scores
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts
-from drapes_hep.events.blinding import Blinding, empty_hidden_bins, hidden_bins, in_ranges, measures_mjj
+from drapes_hep.events.blinding import Blinding, empty_hidden_bins, hidden_bins, measures_mjj
 from drapes_hep.events.formats.writers import write_feature_root
+from drapes_hep.events.ranges import in_ranges
 from drapes_hep.files import read_json, write_json
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
@@ -35,9 +36,10 @@ from drapes_hep.report.pictures import Album, Picture
 from drapes_hep.rng import event_uniforms
 from drapes_hep.stages import classify as classify_module
 from drapes_hep.stages.classify import classify
+from drapes_hep.stages.generate import generate
 from drapes_hep.stages.hunt import hunt
-from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.skim import skim
+from drapes_hep.stages.train import train
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 
@@ -83,7 +85,11 @@ def random_scores(make, data, template, others, **_):
         tail = event_uniforms(5, sample.group)[:, 0]
         return Scores(-tail, tail)
 
-    return {"data": scored(data), "template": scored(template), **{name: scored(one) for name, one in others.items()}}
+    return {
+        "data": scored(data),
+        "template": scored(template),
+        **{name: scored(sample) for name, sample in others.items()},
+    }
 
 
 class Frozen(datetime.datetime):
@@ -101,10 +107,10 @@ def run_search(project, name: str, removed: tuple[float, float] | None, *changes
         rows = np.flatnonzero((mjj >= removed[0]) & (mjj < removed[1]))
         keep[rows[::2]] = False
         assert 40 < (~keep).sum() < 400
-    made = folder / f"{removed}.root"
-    if not made.exists():
-        write_feature_root(made, {key: values[keep] for key, values in columns.items()})
-    shutil.copy(made, folder / "events.root")
+    source = folder / f"{removed}.root"
+    if not source.exists():
+        write_feature_root(source, {key: values[keep] for key, values in columns.items()})
+    shutil.copy(source, folder / "events.root")
     log: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classify_module, "out_of_fold_scores", random_scores)
@@ -206,7 +212,7 @@ def test_events_were_removed(one, two):
 def without_learned(results: dict) -> dict:
     """Results without the AUCs: a model learns from other windows' events too."""
     for window in results["windows"]:
-        window["template"] = {key: one for key, one in window["template"].items() if not key.startswith("auc")}
+        window["template"] = {key: value for key, value in window["template"].items() if not key.startswith("auc")}
     return results
 
 
@@ -257,7 +263,7 @@ def test_the_account_holds_no_number_of_the_files(one):
     assert skimmed["hidden"] == [list(FIRST)]
     assert skimmed["accounting"] == read_json(run / "results.json")["accounting"]
     assert skimmed["accounting"] == {"requested": None, "processed": None, "lost": 0}
-    assert [one["requested"] for one in skimmed["files"]] == [None]
+    assert [file["requested"] for file in skimmed["files"]] == [None]
     assert skimmed["clipped_masses"] is None
 
 
@@ -273,20 +279,20 @@ def test_the_cut_flow_counts_the_events_outside(one):
 
 def read_hists(path: Path) -> dict[str, hist.Hist]:
     raw = json.loads(path.read_text(), object_hook=uhi.io.json.object_hook)
-    return {name: hist.Hist(one) for name, one in raw.items()}
+    return {name: hist.Hist(record) for name, record in raw.items()}
 
 
 def test_a_users_histograms_hold_no_hidden_event(one):
     (run, _), _ = one
     mjj = table(run / "skim" / "events.parquet")["mjj"]
-    seen = mjj[~in_ranges(mjj, [FIRST])]
+    visible = mjj[~in_ranges(mjj, [FIRST])]
     hists = read_hists(run / "skim" / "hists.json")
     for name in ("unmarked", "number"):
-        assert hists[name].sum(flow=True) == len(seen)
+        assert hists[name].sum(flow=True) == len(visible)
     for name in ("fine", "groomed"):
         edges = hists[name].axes[0].edges
         touched = (edges[1:] > FIRST[0]) & (edges[:-1] < FIRST[1])
-        expected = np.where(touched, 0, np.histogram(seen, edges)[0])
+        expected = np.where(touched, 0, np.histogram(visible, edges)[0])
         np.testing.assert_array_equal(hists[name].values(), expected)
 
 
@@ -560,5 +566,5 @@ def test_every_storage_can_be_emptied(storage):
 def test_emptied_histograms_are_alike_in_root(one):
     (run, _), _ = one
     with uproot.open(run / "hists.root") as file:
-        for name, kept in itertools.islice(read_hists(run / "hists.json").items(), 8):
-            np.testing.assert_array_equal(file[name].values(), kept.values())
+        for name, stored in itertools.islice(read_hists(run / "hists.json").items(), 8):
+            np.testing.assert_array_equal(file[name].values(), stored.values())

@@ -12,20 +12,22 @@ from drapes_hep import bumphunt as bh
 from drapes_hep.bumphunt import expectation
 from drapes_hep.errors import FitError
 from drapes_hep.regions import Window
-from drapes_hep.spectrum import mass
+from drapes_hep.spectrum.bins import spectrum_edges
+from drapes_hep.spectrum.drawing import draw
+from drapes_hep.spectrum.fit import bin_model, fit_spectrum, fit_spectrum_newton
 
 WINDOWS = tuple(Window(lo, lo + 400, 2700, 6000) for lo in (3100, 3300, 3500, 4300))
-EDGES = mass.spectrum_edges((2700, 6000), 20, WINDOWS)
+EDGES = spectrum_edges((2700, 6000), 20, WINDOWS)
 POINTS = (1, 0.1, 0.01, 0.001)
 TRUTH = np.array([0.0, 10.0, -5.0, 0.2])
-TRUTH[0] += np.log(100_000 / mass.bin_model("dijet4", 13_000, EDGES, TRUTH)[0].sum())
-FIT = mass.fit_spectrum(mass.bin_model("dijet4", 13_000, EDGES, TRUTH)[0], EDGES)
+TRUTH[0] += np.log(100_000 / bin_model("dijet4", 13_000, EDGES, TRUTH)[0].sum())
+FIT = fit_spectrum(bin_model("dijet4", 13_000, EDGES, TRUTH)[0], EDGES)
 
 
 def dataset(rng, signal=0, mean=100_000):
     """Masses, and per window tails that the windows share in part and that drift with the mass."""
     n = rng.poisson(mean)
-    m = np.concatenate([mass.draw(FIT, 2700, 6000, rng.uniform(size=n)), rng.normal(3500, 60, signal)])
+    m = np.concatenate([draw(FIT, 2700, 6000, rng.uniform(size=n)), rng.normal(3500, 60, signal)])
     shared, drift = rng.normal(size=len(m)), 0.1 * (m - 3500) / 1000
     tails = special.ndtr((shared + rng.normal(size=(len(WINDOWS), len(m)))) / np.sqrt(2) + drift)
     tails[1, n:] = rng.uniform(0, 0.02, signal)
@@ -95,7 +97,7 @@ def test_pulls(efficiency, slope, curve, part_counted):
     """Degrees chosen anew in every toy: unbiased, with honest widths, whatever is sculpted or counted outside."""
     rng, toys = np.random.default_rng(11), 1500
     polynomial = expectation._polynomial(EDGES)
-    mu, gradient = mass.bin_model("dijet4", 13_000, EDGES, TRUTH)
+    mu, gradient = bin_model("dijet4", 13_000, EDGES, TRUTH)
     share = np.exp(slope * polynomial[:, 1] + curve * polynomial[:, 2])
     share *= efficiency * mu.sum() / (mu * share).sum()
     selected = rng.poisson(mu * share, (toys, len(mu))).astype(float)
@@ -130,10 +132,10 @@ def test_events_that_are_not_counted_go_to_the_loosest_row(background):
 
 def test_no_selection_is_the_inclusive_search():
     """The propagated error of an efficiency of 1 tends to the inclusive fit's own, plus what degree 2 costs."""
-    mu, gradient = mass.bin_model("dijet4", 13_000, EDGES, TRUTH)
+    mu, gradient = bin_model("dijet4", 13_000, EDGES, TRUTH)
     inside = expectation._inside(EDGES, WINDOWS[1])
     polynomial = expectation._polynomial(EDGES)
-    fit = mass.fit_spectrum(mu, EDGES, (3300, 3700))
+    fit = fit_spectrum(mu, EDGES, (3300, 3700))
     rows = [x[None] for x in (mu, fit.expected, fit.covariance)]
     value, error = expectation._inclusive_expectations(rows[1], gradient, rows[2], inside)
     part = expectation._selected_expectations(rows[0], rows[1], gradient, rows[2], polynomial, inside, ~inside, 10)
@@ -283,7 +285,7 @@ def test_toys_of_a_share_repeat_the_analysis_of_the_data(shared):
 def test_toys_follow_the_fit_of_the_full_spectrum(background, model):
     """Toys: under background alone the inclusive means are those of a fit that leaves no window out."""
     counts = np.histogram(background[0], EDGES)[0]
-    np.testing.assert_allclose(model.inclusive, mass.fit_spectrum(counts, EDGES).expected, rtol=1e-9)
+    np.testing.assert_allclose(model.inclusive, fit_spectrum(counts, EDGES).expected, rtol=1e-9)
 
 
 def test_a_toy_whose_inclusive_fit_is_poor_has_no_p_value(model):
@@ -427,8 +429,8 @@ def test_few_variations_reproduce_the_covariance(points):
 def test_the_error_of_an_expectation_is_the_propagation_of_all_counts():
     """Hunt: the error after a cut is what the Poisson errors of both rows of counts propagate to, no term missing."""
     window = WINDOWS[1]
-    edges = mass.spectrum_edges((2700, 6000), 100, (window,))
-    mu = 20 * mass.bin_model("dijet4", 13_000, edges, TRUTH)[0]
+    edges = spectrum_edges((2700, 6000), 100, (window,))
+    mu = 20 * bin_model("dijet4", 13_000, edges, TRUTH)[0]
     inside = (edges[:-1] >= window.lo - 1e-6) & (edges[1:] <= window.hi + 1e-6)
     u = np.linspace(-1, 1, len(mu))
     passing = 0.4 * np.exp(-0.3 * u + 0.2 * u**2)
@@ -453,9 +455,9 @@ def test_the_error_of_an_expectation_is_the_propagation_of_all_counts():
 
 def test_the_inclusive_covariance_is_that_of_toys():
     rng = np.random.default_rng(5)
-    truth = mass.bin_model("dijet4", 13_000, EDGES, TRUTH)[0]
+    truth = bin_model("dijet4", 13_000, EDGES, TRUTH)[0]
     outside = ~IN_WINDOW
-    fits = [mass.fit_spectrum_newton(rng.poisson(truth), EDGES, None, fitted=outside) for _ in range(400)]
+    fits = [fit_spectrum_newton(rng.poisson(truth), EDGES, None, fitted=outside) for _ in range(400)]
     expected = np.array([fit.expected for fit in fits])[:, IN_WINDOW]
     counts = bh.SelectedCounts(EDGES, (1.0,), truth[None], np.zeros(len(truth), dtype=bool))
     ours = bh.hunt_window(counts, WINDOWS[1]).working_points[0].spectrum_covariance[np.ix_(IN_WINDOW, IN_WINDOW)]

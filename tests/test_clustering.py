@@ -28,8 +28,8 @@ def event(*particles):
 
 
 def events(lists):
-    flat = np.array([p if len(p) == 4 else (*p, 0.0) for one in lists for p in one], dtype=float).reshape(-1, 4)
-    offsets = np.concatenate([[0], np.cumsum([len(one) for one in lists])]).astype(np.int64)
+    flat = np.array([p if len(p) == 4 else (*p, 0.0) for event in lists for p in event], dtype=float).reshape(-1, 4)
+    offsets = np.concatenate([[0], np.cumsum([len(event) for event in lists])]).astype(np.int64)
     return make_particles(offsets, *np.ascontiguousarray(flat.T))
 
 
@@ -93,8 +93,8 @@ def axes_of(jets, number, radius):
     definition = fastjet.JetDefinition(fastjet.kt_algorithm, radius)
     with warnings.catch_warnings():  # fastjet's package takes every algorithm for one without exclusive jets
         warnings.simplefilter("ignore", UserWarning)
-        found = fastjet.ClusterSequence(ak.to_packed(vectors), definition).exclusive_jets(n_jets=number)
-    return [ak.to_numpy(found[name]) for name in ("px", "py", "pz", "E")]
+        axes = fastjet.ClusterSequence(ak.to_packed(vectors), definition).exclusive_jets(n_jets=number)
+    return [ak.to_numpy(axes[name]) for name in ("px", "py", "pz", "E")]
 
 
 def tau_by_hand(jets, number, *, rapidity=True, wrap=True, radius=1000.0):
@@ -194,10 +194,10 @@ def test_the_radius_decides_what_is_merged():
 
 def test_azimuth_wraps_in_jets_and_in_tau():
     across, inside = (event((300, 0.1, phi), (200, 0.2, phi + 0.2)) for phi in (np.pi - 0.1, 0.5))
-    here, there = (cluster_events(one, KT) for one in (across, inside))
-    assert ak.num(here["jets_pt"]).to_list() == [1]
-    assert_same(here, there, skip=("phi",))
-    assert -np.pi <= here["jets_phi"][0, 0] <= np.pi
+    wrapped, unwrapped = (cluster_events(particles, KT) for particles in (across, inside))
+    assert ak.num(wrapped["jets_pt"]).to_list() == [1]
+    assert_same(wrapped, unwrapped, skip=("phi",))
+    assert -np.pi <= wrapped["jets_phi"][0, 0] <= np.pi
 
 
 def test_a_massive_particle_keeps_its_mass():
@@ -209,7 +209,7 @@ def test_a_massive_particle_keeps_its_mass():
 def test_constituents_add_up_to_the_jet(real):
     total = real.jets.constituents.sum(axis=-1)
     for field in ("px", "py", "pz", "energy"):
-        ours, summed = (ak.to_numpy(ak.flatten(getattr(one, field))) for one in (real.jets, total))
+        ours, summed = (ak.to_numpy(ak.flatten(getattr(jets, field))) for jets in (real.jets, total))
         np.testing.assert_allclose(ours, summed, rtol=1e-9, atol=1e-6, err_msg=field)
 
 
@@ -316,11 +316,11 @@ def test_chunks_do_not_matter(raw_file, real):
 @pytest.mark.parametrize("angle", [0.7, 3.0, -5.0])
 def test_rotation_about_the_beam(some, angle):
     turned = ak.with_field(some, some.phi + angle, "phi")
-    one, other = cluster_events(some, KT), cluster_events(turned, KT)
+    original, other = cluster_events(some, KT), cluster_events(turned, KT)
     np.testing.assert_allclose(
-        np.sin((ak.flatten(other["jets_phi"]) - ak.flatten(one["jets_phi"]) - angle).to_numpy() / 2), 0, atol=1e-9
+        np.sin((ak.flatten(other["jets_phi"]) - ak.flatten(original["jets_phi"]) - angle).to_numpy() / 2), 0, atol=1e-9
     )
-    assert_same(one, other, skip=("phi",), rtol=1e-8)
+    assert_same(original, other, skip=("phi",), rtol=1e-8)
 
 
 def test_boost_along_the_beam(some):
@@ -330,10 +330,12 @@ def test_boost_along_the_beam(some):
 
 
 def test_constituents_change_no_jet(some):
-    one, other = (cluster_events(some, Reading(constituents=wanted)) for wanted in (True, False))
+    with_constituents, other = (
+        cluster_events(some, Reading(constituents=constituents)) for constituents in (True, False)
+    )
     assert set(other) == {f"jets_{field}" for field in JET_FIELDS}
     for name, values in other.items():
-        assert values.to_list() == one[name].to_list()
+        assert values.to_list() == with_constituents[name].to_list()
 
 
 # ---- output ----------------------------------------------------------------------------------------------------------

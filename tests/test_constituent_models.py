@@ -26,8 +26,9 @@ from drapes_hep.files import read_json
 from drapes_hep.networks import AttentiveDeepSets, EPiC, ResidualMLP, SetTransformer
 from drapes_hep.packed import Sets, take
 from drapes_hep.regions import Window
-from drapes_hep.spectrum.mass import draw, fit_spectrum
-from drapes_hep.spectrum.mass import expected as expected_events
+from drapes_hep.spectrum.drawing import draw
+from drapes_hep.spectrum.fit import expected as expected_events
+from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.templates.constituents.conserve import jet_sums
 from drapes_hep.templates.constituents.kinematics import MASS, Bounds, N, coordinates, domain
 from drapes_hep.templates.constituents.method import LOSSES, DrapesConstituents, build_jets
@@ -44,8 +45,10 @@ from drapes_hep.templates.constituents.model import (
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
-from drapes_hep.templates.plan import EventTable, Pool, plan_region, starts
+from drapes_hep.templates.plan import Pool, plan_region, starts
+from drapes_hep.templates.tables import EventTable
 from drapes_hep.templates.window_models import unfinished
+from drapes_hep.training import loop
 
 WINDOW = Window(3300.0, 3700.0, 2700.0, 6000.0)
 NAMES = ("pt", "eta", "phi", "mass", "n")
@@ -380,7 +383,7 @@ def test_a_killed_training_on_sets_goes_on_bit_for_bit(tmp_path, after):
 @pytest.mark.parametrize("step", [1, 3, 8])
 def test_an_interrupted_training_on_sets_resumes_bit_for_bit(tmp_path, monkeypatch, step):
     """The noise of the steps that were done is drawn again: it depends on how many members their sets have."""
-    whole, steps, rate = on_sets(), [], training_module.learning_rate
+    whole, steps, rate = on_sets(), [], loop.learning_rate
 
     def interrupted(*args):
         steps.append(args)
@@ -388,7 +391,7 @@ def test_an_interrupted_training_on_sets_resumes_bit_for_bit(tmp_path, monkeypat
             raise KeyboardInterrupt
         return rate(*args)
 
-    monkeypatch.setattr(training_module, "learning_rate", interrupted)
+    monkeypatch.setattr(loop, "learning_rate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         on_sets(checkpoint=tmp_path / "one")
     again = on_sets(checkpoint=tmp_path / "one")

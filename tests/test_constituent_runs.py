@@ -33,8 +33,9 @@ from drapes_hep.report import extract as page_values
 from drapes_hep.report.extract import closure_jets
 from drapes_hep.report.run_files import load_run
 from drapes_hep.stages.classify import classify
-from drapes_hep.stages.model import generate, train
+from drapes_hep.stages.generate import generate
 from drapes_hep.stages.skim import skim
+from drapes_hep.stages.train import train
 from drapes_hep.studies.llv import llv_searches
 from drapes_hep.templates.comparison import compare_jets
 from drapes_hep.templates.constituents.method import LOSSES

@@ -11,7 +11,6 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from drapes_hep.cwola.classifiers import (
     Classifier,
-    Mlp,
     Trees,
     _bin_edges,
     balanced_weights,
@@ -19,6 +18,7 @@ from drapes_hep.cwola.classifiers import (
     training_parts,
 )
 from drapes_hep.cwola.folds import NO_PARENT, assign_folds
+from drapes_hep.cwola.perceptron import Mlp
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores, tail_probability
 from drapes_hep.errors import ConfigError, FitError, LeakError
 from drapes_hep.metrics import auc

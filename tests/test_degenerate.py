@@ -8,7 +8,8 @@ import pytest
 
 from drapes_hep.bumphunt import SelectedCounts, hunt_window
 from drapes_hep.config import Config
-from drapes_hep.cwola.classifiers import Mlp, Trees, balanced_weights
+from drapes_hep.cwola.classifiers import Trees, balanced_weights
+from drapes_hep.cwola.perceptron import Mlp
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
 from drapes_hep.errors import DrapesError, FitError
 from drapes_hep.events.skims import write_skim, write_truth
@@ -17,7 +18,9 @@ from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.regions import Window
 from drapes_hep.results import results_schema
-from drapes_hep.spectrum.mass import draw, fit_spectrum, spectrum_edges
+from drapes_hep.spectrum.bins import spectrum_edges
+from drapes_hep.spectrum.drawing import draw
+from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.stages import classify, hunt, model
 
 pytestmark = pytest.mark.usefixtures("few_trees")

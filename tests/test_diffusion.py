@@ -20,16 +20,11 @@ from drapes_hep.diffusion.losses import denoising_loss, stratified, weighted_mea
 from drapes_hep.diffusion.oracles import GaussianDenoiser, GaussianMixtureDenoiser
 from drapes_hep.diffusion.samplers import EVALUATIONS, SAMPLERS, sample
 from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, even_steps, karras_steps, strength_steps
-from drapes_hep.diffusion.training import (
-    TrainingSettings,
-    _flatten,
-    ema_weight,
-    learning_rate,
-    train,
-    validation_loss,
-)
+from drapes_hep.diffusion.training import TrainingSettings, train, validation_loss
 from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.networks.mlp import ResidualMLP
+from drapes_hep.training import checkpoint, loop
+from drapes_hep.training.loop import _flatten, ema_weight, learning_rate
 
 
 def rng(seed=0):
@@ -527,9 +522,19 @@ def test_killed_training_goes_on_to_the_same_bits(tmp_path):
     assert [p.name for p in file.parent.iterdir()] == [file.name]
 
 
+HOMES = {
+    "denoising_loss": training,
+    "_validate": training,
+    "learning_rate": loop,
+    "ema_weight": loop,
+    "write_bytes": checkpoint,
+}
+
+
 def pressing(monkeypatch, name, calls, before=False):
     """Press Ctrl-C after (or before) a function of the training did its work so often; returns its calls."""
-    function, counted = getattr(training, name), []
+    module = HOMES[name]
+    function, counted = getattr(module, name), []
 
     def pressed(*args, **kwargs):
         counted.append(name)
@@ -540,7 +545,7 @@ def pressing(monkeypatch, name, calls, before=False):
             signal.raise_signal(signal.SIGINT)
         return out
 
-    monkeypatch.setattr(training, name, pressed)
+    monkeypatch.setattr(module, name, pressed)
     return counted
 
 

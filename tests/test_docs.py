@@ -84,8 +84,8 @@ def test_links_resolve(path):
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_pages_name_no_place_of_one_machine(path):
     text = path.read_text(encoding="utf-8")
-    found = re.findall(r"(?<![\w.$}])/(?:work|tmp|home|root|opt|mnt|data|Users)/[\w/.]*", text)
-    assert not found, f"{name_of(path)}: {found}"
+    places = re.findall(r"(?<![\w.$}])/(?:work|tmp|home|root|opt|mnt|data|Users)/[\w/.]*", text)
+    assert not places, f"{name_of(path)}: {places}"
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if path.name != "run-directory.md"], ids=name_of)
@@ -109,7 +109,10 @@ def test_commands_parse(path, body):
                 assignments = context.params.get("assignments") or []
             if config is not None:
                 # a shell variable stands for a file's name or for a number
-                stand_in = ["data.path=x" if "data.path" in one else re.sub(r"\$\w+", "1", one) for one in assignments]
+                stand_in = [
+                    "data.path=x" if "data.path" in assignment else re.sub(r"\$\w+", "1", assignment)
+                    for assignment in assignments
+                ]
                 load_config(ROOT / config, stand_in)
         elif words[0] == "python" and words[1].endswith(".py"):
             script = ROOT / words[1]
@@ -135,28 +138,28 @@ def test_examples_run(path, body, monkeypatch):
         return
     names: dict = {"__name__": "example"}
     exec(compile(body, name_of(path), "exec"), names)
-    for made in [value for value in names.values() if isinstance(value, type) and value.__module__ == "example"]:
-        if hasattr(made, "score"):
-            assert isinstance(made(1), Classifier)
-        elif hasattr(made, "basis"):
-            assert made().basis(np.array([0.2, 0.3])).shape == (2, len(made.parameter_names))
-        elif BackgroundMethod in made.__mro__:
+    for defined in [value for value in names.values() if isinstance(value, type) and value.__module__ == "example"]:
+        if hasattr(defined, "score"):
+            assert isinstance(defined(1), Classifier)
+        elif hasattr(defined, "basis"):
+            assert defined().basis(np.array([0.2, 0.3])).shape == (2, len(defined.parameter_names))
+        elif BackgroundMethod in defined.__mro__:
             # one that is made with a whole configuration is run by the tests of methods
-            assert all(callable(getattr(made, name)) for name in ("fit", "save", "load", "sample"))
-        elif made.__name__ == "Counting":
-            assert made({}).settings == {}  # run in test_howto.py
-        elif issubclass(made, torch.nn.Module):
-            assert made(3, 2).condition_features == 2
+            assert all(callable(getattr(defined, name)) for name in ("fit", "save", "load", "sample"))
+        elif defined.__name__ == "Counting":
+            assert defined({}).settings == {}  # run in test_howto.py
+        elif issubclass(defined, torch.nn.Module):
+            assert defined(3, 2).condition_features == 2
         else:
-            assert made().settings.leading_pt == 1200
+            assert defined().settings.leading_pt == 1200
 
 
 def test_the_first_blocks_of_the_readme_install_and_test():
-    found = [body for kind, body in FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8")) if kind == "bash"]
-    assert "pip install ." in found[0]
-    assert "drapes run configs/quickstart.yaml -o runs/quickstart" in found[0]
-    assert "pip install '.[test]'" in found[1]
-    assert found[1].strip().splitlines()[-1] == "python -m pytest -n auto --dist loadfile"
+    blocks = [body for kind, body in FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8")) if kind == "bash"]
+    assert "pip install ." in blocks[0]
+    assert "drapes run configs/quickstart.yaml -o runs/quickstart" in blocks[0]
+    assert "pip install '.[test]'" in blocks[1]
+    assert blocks[1].strip().splitlines()[-1] == "python -m pytest -n auto --dist loadfile"
 
 
 def test_citation():

@@ -7,7 +7,7 @@ import pytest
 
 from analysis.efficiency_slopes import pulls
 from drapes_hep.regions import Window
-from drapes_hep.spectrum.mass import spectrum_edges
+from drapes_hep.spectrum.bins import spectrum_edges
 
 WINDOW = Window(3300, 3700, 2700, 6000)
 EDGES = spectrum_edges((2700, 6000), 60, [WINDOW])

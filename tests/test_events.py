@@ -170,12 +170,12 @@ def test_rounding_of_a_mass_grows_with_the_energy(tmp_path, columns):
 def test_pandas_reads_what_we_write_and_we_read_pandas(tmp_path, columns, labelled):
     pytest.importorskip("tables")
     pandas = pytest.importorskip("pandas")
-    wanted = columns if labelled else {name: v for name, v in columns.items() if name != "label"}
-    write_feature_hdf5(tmp_path / "ours.h5", wanted)
+    written = columns if labelled else {name: v for name, v in columns.items() if name != "label"}
+    write_feature_hdf5(tmp_path / "ours.h5", written)
     frame = pandas.read_hdf(tmp_path / "ours.h5", "df")
-    for name, values in wanted.items():
+    for name, values in written.items():
         np.testing.assert_array_equal(frame[name], values)
-    pandas.DataFrame(wanted).to_hdf(tmp_path / "theirs.h5", key="df", format="fixed", complib="blosc", complevel=5)
+    pandas.DataFrame(written).to_hdf(tmp_path / "theirs.h5", key="df", format="fixed", complib="blosc", complevel=5)
     theirs, ours = events_of(tmp_path / "theirs.h5"), events_of(tmp_path / "ours.h5")
     assert ak.array_equal(ak.Array(theirs.jets.pt), ak.Array(ours.jets.pt))
     assert ("label" in theirs.fields) == labelled
@@ -203,7 +203,7 @@ def test_features_of_one_event_by_hand():
         tau2=[[0.2, 0.1]],
         tau3=[[0.1, 0.08]],
     )
-    found = {name: float(values[0]) for name, values in compute_features(tuple(FEATURES), jets).items()}
+    values = {name: float(values[0]) for name, values in compute_features(tuple(FEATURES), jets).items()}
     expected = {
         "m_j1": 500.0,
         "m_j2": 100.0,
@@ -214,12 +214,12 @@ def test_features_of_one_event_by_hand():
         "tau32_j2": 0.5,
         "delta_r": math.hypot(1.0, 2 * math.pi - 6.2),
     }
-    assert found == pytest.approx(expected, rel=1e-12)
+    assert values == pytest.approx(expected, rel=1e-12)
 
 
 def test_undefined_ratio_is_nan_without_a_warning():
-    found = compute_features(("tau21_j1",), one_event(tau1=[[0.0, 0.0]]))
-    assert np.isnan(found["tau21_j1"]).all()
+    values = compute_features(("tau21_j1",), one_event(tau1=[[0.0, 0.0]]))
+    assert np.isnan(values["tau21_j1"]).all()
 
 
 @pytest.mark.parametrize("name", ["m_jj", "mjj", "m_JJ", "MJJ"])

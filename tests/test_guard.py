@@ -240,7 +240,7 @@ def test_a_processor_that_leaves_is_spoken_of(project, leaves, status, words):
 
 SLOW = """
 import time
-import drapes_hep.diffusion.training as training
+import drapes_hep.training.loop as training
 rate = training.learning_rate
 def slower(step, *others):
     print("step", step, flush=True)
@@ -255,8 +255,8 @@ def test_ctrl_c_in_the_first_epoch_of_a_training_is_resumed_from(tmp_path, monke
     import torch
     from test_cli import SEARCH, drapes, falling_columns
 
-    from drapes_hep.diffusion import training
     from drapes_hep.events.formats.writers import write_feature_root
+    from drapes_hep.training import loop
 
     write_feature_root(tmp_path / "events.root", falling_columns())
     search = {**SEARCH, "training": {**SEARCH["training"], "batch": 64}}
@@ -280,8 +280,8 @@ def test_ctrl_c_in_the_first_epoch_of_a_training_is_resumed_from(tmp_path, monke
         " run the same command again to resume\n"
     )
     assert len(list(tmp_path.glob("r/windows/*/model.*.checkpoint"))) == 1
-    steps, rate, threads = [], training.learning_rate, torch.get_num_threads()
-    monkeypatch.setattr(training, "learning_rate", lambda step, *others: steps.append(step) or rate(step, *others))
+    steps, rate, threads = [], loop.learning_rate, torch.get_num_threads()
+    monkeypatch.setattr(loop, "learning_rate", lambda step, *others: steps.append(step) or rate(step, *others))
     torch.set_num_threads(1)  # as in the interrupted process: sums depend on it
     try:
         assert drapes("train", *words, "r") == 0

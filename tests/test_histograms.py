@@ -26,10 +26,10 @@ VALUES = np.array([0.5, 1.5, 1.5, 3.5, 9.0])
 
 def made(*axes, storage="weight", **values):
     """A histogram of five values of x; other axes are given theirs by name."""
-    one = hist.Hist(*axes, storage=storage)
+    histogram = hist.Hist(*axes, storage=storage)
     sample = {"sample": VALUES} if "mean" in storage else {}
-    places = {axis.name: values.get(axis.name, VALUES) for axis in one.axes}
-    return one.fill(**places, **sample)
+    places = {axis.name: values.get(axis.name, VALUES) for axis in histogram.axes}
+    return histogram.fill(**places, **sample)
 
 
 def steps(values=X, **more):
@@ -78,38 +78,38 @@ def exported(tmp_path_factory):
     run = RunDirectory(tmp_path_factory.mktemp("run"))
     run.skim_hists.parent.mkdir()
     text = json.dumps(
-        {name: json.loads(json.dumps(one, default=uhi.io.json.default)) for name, one in HISTOGRAMS.items()}
+        {name: json.loads(json.dumps(histogram, default=uhi.io.json.default)) for name, histogram in HISTOGRAMS.items()}
     )
     run.skim_hists.write_text(text)
-    said: list[str] = []
-    context = types.SimpleNamespace(run=run, hidden=(), reporter=types.SimpleNamespace(say=said.append))
+    lines: list[str] = []
+    context = types.SimpleNamespace(run=run, hidden=(), reporter=types.SimpleNamespace(say=lines.append))
     write_histograms(context, (), (), ())
-    return run.path, said
+    return run.path, lines
 
 
 def in_json(folder):
     raw = json.loads((folder / "hists.json").read_text(), object_hook=uhi.io.json.object_hook)
-    return {name: hist.Hist(one) for name, one in raw.items()}
+    return {name: hist.Hist(record) for name, record in raw.items()}
 
 
 def test_every_entry_of_every_histogram_is_exported(exported):
-    kept = in_json(exported[0])
-    for name, one in HISTOGRAMS.items():
-        parts = {key: part for key, part in kept.items() if key.startswith(export_key(f"control_{name}"))}
-        if name in {"nothing known", "not finite", "no axis", "a/b;c.<&>", "a_b;c.<&>"} or one.kind == "MEAN":
+    stored = in_json(exported[0])
+    for name, histogram in HISTOGRAMS.items():
+        parts = {key: part for key, part in stored.items() if key.startswith(export_key(f"control_{name}"))}
+        if name in {"nothing known", "not finite", "no axis", "a/b;c.<&>", "a_b;c.<&>"} or histogram.kind == "MEAN":
             continue
         total = sum(np.asarray(part.values(flow=True)).sum() for part in parts.values())
-        assert total == np.asarray(one.values(flow=True)).sum(), name
+        assert total == np.asarray(histogram.values(flow=True)).sum(), name
 
 
 def test_root_and_json_hold_the_same_under_the_same_keys(exported):
-    kept = in_json(exported[0])
+    stored = in_json(exported[0])
     with uproot.open(exported[0] / "hists.root") as file:
         keys = {key.partition(";")[0] for key in file.keys()}  # noqa: SIM118
-        assert set(kept) - keys == {f"control_{name}" for name in ROOT_HAS_NONE}
+        assert set(stored) - keys == {f"control_{name}" for name in ROOT_HAS_NONE}
         for key in keys:
             theirs = file[key]
-            np.testing.assert_array_equal(theirs.values(), kept[key].values())
+            np.testing.assert_array_equal(theirs.values(), stored[key].values())
 
 
 def test_what_root_cannot_hold_is_named_in_one_line(exported):
@@ -119,12 +119,12 @@ def test_what_root_cannot_hold_is_named_in_one_line(exported):
 
 
 def test_keys_are_plain_and_unique(exported):
-    kept = in_json(exported[0])
-    assert all(key.replace("_", "").isalnum() and key.isascii() for key in kept)
+    stored = in_json(exported[0])
+    assert all(key.replace("_", "").isalnum() and key.isascii() for key in stored)
     # an entry of no category is in a part of its own
-    assert {"control_integers_3", "control_integers_m1", "control_integers_other"} <= set(kept)
+    assert {"control_integers_3", "control_integers_m1", "control_integers_other"} <= set(stored)
     assert {"control_booleans_False", "control_systematics_u", "control_a_b_c____", "control_profile_after"} <= set(
-        kept
+        stored
     )
 
 
@@ -143,11 +143,11 @@ def test_a_key_is_spelled_alike_in_root_and_json(name, taken, key):
 
 
 def test_a_selection_comes_first_and_an_only_dataset_has_no_name():
-    one = hist.Hist(
+    histogram = hist.Hist(
         ax.StrCategory(["data"], name="dataset"), ax.StrCategory(["j1"], name="jet"),
         ax.StrCategory(["before", "after"], name="selection"), X,
     )  # fmt: skip
-    assert [suffix for suffix, _ in by_category(one)] == ["_before_j1", "_after_j1"]
+    assert [suffix for suffix, _ in by_category(histogram)] == ["_before_j1", "_after_j1"]
 
 
 def test_the_expectation_comes_with_its_covariance_and_variations(tmp_path):
@@ -236,7 +236,7 @@ def test_lines_hold_the_contents_of_their_categories():
 
 
 def test_too_many_lines_are_counted():
-    one = hist.Hist(ax.IntCategory(range(20), name="i"), X)
-    (cell,) = plots.control_cells("many", one)
+    histogram = hist.Hist(ax.IntCategory(range(20), name="i"), X)
+    (cell,) = plots.control_cells("many", histogram)
     assert len(cell.lines) == 8
     assert cell.note == "12 more in hists.json"

@@ -24,7 +24,7 @@ from drapes_hep.files import read_json
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.plugins import load_processor
-from drapes_hep.spectrum.mass import find_shape
+from drapes_hep.spectrum.shapes import find_shape
 from drapes_hep.stages.skim import skim
 
 EVENTS = 600
@@ -88,15 +88,15 @@ def test_the_corrections_of_the_example_reach_the_mass(jetht, made):
     for processor in (made, plain):
         out, _ = run({"a": jetht[0] / "events.root"}, processor)
         skims.append(out["skim"].columns())
-    kept = np.isin(skims[1]["event_id"], skims[0]["event_id"])
-    np.testing.assert_allclose(skims[0]["mjj"], 1.01 * skims[1]["mjj"][kept], rtol=1e-12)
+    passes = np.isin(skims[1]["event_id"], skims[0]["event_id"])
+    np.testing.assert_allclose(skims[0]["mjj"], 1.01 * skims[1]["mjj"][passes], rtol=1e-12)
 
 
 def test_the_example_works_in_worker_processes(jetht, made):
-    one, _ = run({"a": jetht[0] / "events.root"}, made)
+    serial, _ = run({"a": jetht[0] / "events.root"}, made)
     two, _ = run({"a": jetht[0] / "events.root"}, made, executor="futures", workers=2, chunksize=200)
-    assert two["cutflow"] == one["cutflow"]
-    np.testing.assert_array_equal(two["skim"].columns()["mjj"], one["skim"].columns()["mjj"])
+    assert two["cutflow"] == serial["cutflow"]
+    np.testing.assert_array_equal(two["skim"].columns()["mjj"], serial["skim"].columns()["mjj"])
 
 
 def test_constituents_of_a_skim_reach_torch(tmp_path):
@@ -164,8 +164,8 @@ def test_the_coffea_processor_of_the_page_selects_as_dijets_does(search):
 
 def test_the_function_of_the_page_is_a_feature(search):
     define = "define={balance: {function: mine.py:balance}, ratio: pt_j2 / pt_j1}"
-    _, found = search(define, "features=[m_j1, balance, ratio]")
-    np.testing.assert_array_equal(found["balance"], found["ratio"])
+    _, columns = search(define, "features=[m_j1, balance, ratio]")
+    np.testing.assert_array_equal(columns["balance"], columns["ratio"])
 
 
 def test_the_shape_of_the_page_is_one(search):
@@ -180,5 +180,5 @@ def test_the_definitions_of_the_page_are_features():
         if kind == "yaml" and "define:" in body
     ]
     config = Config.model_validate(yaml.safe_load(body))
-    labels = [one.axis_label for one in check_features(config.features, **config.definitions)]
+    labels = [feature.axis_label for feature in check_features(config.features, **config.definitions)]
     assert labels[2:] == ["pt_ratio", "$m_{SD}^{J_1}$ [GeV]", "$D_{Xbb}^{J_1}$"]

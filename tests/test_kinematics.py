@@ -13,7 +13,7 @@ from scipy.stats import halfnorm, kstest, norm
 from drapes_hep.errors import FitError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.clustering import cluster_events, make_particles, subjettiness
-from drapes_hep.spectrum.mass import draw_kernels
+from drapes_hep.spectrum.drawing import draw_kernels
 from drapes_hep.templates.constituents.conserve import conserve, jet_sums
 from drapes_hep.templates.constituents.kinematics import (
     ETA,
@@ -94,8 +94,8 @@ def anything(n=500, seed=3, bounds=None):
 
 def test_the_mass_of_a_pair_is_that_of_the_four_vectors():
     jets = pairs()
-    found = pair_mass(jets[:, :, PT], jets[:, :, ETA], jets[:, :, MASS], jets[:, 0, PHI] - jets[:, 1, PHI])
-    np.testing.assert_allclose(found, mass_of(jets), rtol=1e-10)
+    masses = pair_mass(jets[:, :, PT], jets[:, :, ETA], jets[:, :, MASS], jets[:, 0, PHI] - jets[:, 1, PHI])
+    np.testing.assert_allclose(masses, mass_of(jets), rtol=1e-10)
 
 
 @pytest.mark.parametrize("chart", CHARTS)
@@ -114,9 +114,9 @@ def test_jets_in_the_other_order_come_back_with_the_leading_one_first(chart):
 def test_azimuths_that_wrap_come_back_within_a_turn(chart):
     jets = pairs(4)
     jets[:, :, PHI] = [[np.pi - 1e-3, 1e-3], [-np.pi + 1e-3, -1e-3], [3.0, -3.0], [-3.0, 0.2]]
-    found = through(chart, jets)[1]
-    assert_same_jets(found, jets)
-    assert (np.abs(found[:, :, PHI]) <= np.pi).all()
+    returned = through(chart, jets)[1]
+    assert_same_jets(returned, jets)
+    assert (np.abs(returned[:, :, PHI]) <= np.pi).all()
 
 
 @pytest.mark.parametrize("chart", CHARTS)
@@ -163,9 +163,9 @@ def test_coordinates_of_the_training_lie_in_their_domain(chart):
 def test_whatever_the_coordinates_the_mass_is_what_was_asked_for(mjj):
     x, bounds, orientation = anything()
     jets = jets_from("solved", x, np.full(len(x), mjj), bounds, orientation)
-    there = np.isfinite(jets).all(axis=(1, 2))
-    assert there.sum() > 100
-    np.testing.assert_allclose(mass_of(jets[there]), mjj, rtol=1e-9)
+    finite = np.isfinite(jets).all(axis=(1, 2))
+    assert finite.sum() > 100
+    np.testing.assert_allclose(mass_of(jets[finite]), mjj, rtol=1e-9)
 
 
 def test_the_leading_jet_has_the_smallest_momentum_of_the_training_or_more():
@@ -186,13 +186,13 @@ def test_at_the_largest_distance_the_leading_jet_is_at_the_threshold():
 
 def test_no_pair_of_jets_has_a_mass_below_that_of_the_threshold():
     x, bounds, orientation = anything()
-    asked = np.full(len(x), 2000.0)
-    jets = jets_from("solved", x, asked, bounds, orientation)
+    masses = np.full(len(x), 2000.0)
+    jets = jets_from("solved", x, masses, bounds, orientation)
     # side by side at the threshold they weigh the least
     pt = bounds.leading_pt * np.stack([np.ones(len(x)), x[:, 0]], axis=1)
     least = np.stack([pt, np.repeat(x[:, 3:4], 2, axis=1), np.zeros_like(pt), x[:, 4:6]], axis=2)
     least[:, 1, PHI] = np.pi - x[:, 1]
-    heavy = mass_of(np.concatenate([least, np.ones_like(least[..., :1])], axis=2)) > asked
+    heavy = mass_of(np.concatenate([least, np.ones_like(least[..., :1])], axis=2)) > masses
     assert 0 < heavy.sum() < len(x)
     np.testing.assert_array_equal(np.isnan(jets).any(axis=(1, 2)), heavy)
     assert np.isnan(jets[heavy]).all()
@@ -201,13 +201,13 @@ def test_no_pair_of_jets_has_a_mass_below_that_of_the_threshold():
 @pytest.mark.parametrize("factor", [1.05, 1.6])
 def test_another_mass_keeps_what_is_not_its_own(factor):
     jets = pairs()
-    _, found = through("solved", jets, factor * mass_of(jets))
-    np.testing.assert_allclose(mass_of(found), factor * mass_of(jets), rtol=1e-9)
-    np.testing.assert_allclose(found[:, 1, PT] / found[:, 0, PT], jets[:, 1, PT] / jets[:, 0, PT], rtol=1e-9)
-    np.testing.assert_array_equal(found[:, :, [MASS, N]], jets[:, :, [MASS, N]])
-    opening = [turned(one[:, 0, PHI] - one[:, 1, PHI]) for one in (found, jets)]
+    _, moved = through("solved", jets, factor * mass_of(jets))
+    np.testing.assert_allclose(mass_of(moved), factor * mass_of(jets), rtol=1e-9)
+    np.testing.assert_allclose(moved[:, 1, PT] / moved[:, 0, PT], jets[:, 1, PT] / jets[:, 0, PT], rtol=1e-9)
+    np.testing.assert_array_equal(moved[:, :, [MASS, N]], jets[:, :, [MASS, N]])
+    opening = [turned(pair[:, 0, PHI] - pair[:, 1, PHI]) for pair in (moved, jets)]
     np.testing.assert_allclose(turned(opening[0] - opening[1]), 0, atol=1e-9)
-    np.testing.assert_allclose(found[:, :, ETA].mean(axis=1), jets[:, :, ETA].mean(axis=1), atol=1e-9)
+    np.testing.assert_allclose(moved[:, :, ETA].mean(axis=1), jets[:, :, ETA].mean(axis=1), atol=1e-9)
 
 
 def test_the_free_chart_makes_no_use_of_the_mass():
@@ -265,9 +265,9 @@ def test_the_orientation_keeps_what_the_coordinates_do_not_see(change):
 
 
 def test_drawn_orientations_are_even():
-    found = Orientation.drawn(np.random.default_rng(1).random((40_000, 3)))
-    assert kstest(found.phi, "uniform", (-np.pi, 2 * np.pi)).pvalue > 1e-3
-    for sign in (found.eta_sign, found.phi_sign):
+    orientation = Orientation.drawn(np.random.default_rng(1).random((40_000, 3)))
+    assert kstest(orientation.phi, "uniform", (-np.pi, 2 * np.pi)).pvalue > 1e-3
+    for sign in (orientation.eta_sign, orientation.phi_sign):
         assert set(sign) == {-1.0, 1.0}
         assert abs(sign.mean()) < 0.02
 
@@ -328,8 +328,8 @@ def test_constituents_that_add_up_are_left_alone():
 
 def test_shares_of_the_momentum_are_kept():
     fraction, delta, offsets, jets = content(1)
-    made, _ = conserve(fraction, delta, offsets, jets)
-    np.testing.assert_allclose(made / made.sum(), fraction / fraction.sum(), rtol=1e-9)
+    conserved, _ = conserve(fraction, delta, offsets, jets)
+    np.testing.assert_allclose(conserved / conserved.sum(), fraction / fraction.sum(), rtol=1e-9)
 
 
 @pytest.mark.parametrize("part", [0.8, 1.2])
@@ -351,8 +351,8 @@ def test_directions_about_the_axis_are_kept(part):
 def test_a_hopeless_mass_keeps_axis_momentum_and_shape(part):
     fraction, delta, offsets, jets = content(20, least=8)
     jets[:, 3] *= part
-    made, moved = conserve(fraction, delta, offsets, jets)
-    sums = summed(made, moved, offsets, jets)
+    conserved, moved = conserve(fraction, delta, offsets, jets)
+    sums = summed(conserved, moved, offsets, jets)
     np.testing.assert_allclose(sums.pt, jets[:, 0], rtol=1e-9)
     np.testing.assert_allclose(sums.eta, jets[:, 1], atol=1e-6)
     np.testing.assert_allclose(turned(np.asarray(sums.phi) - jets[:, 2]), 0, atol=1e-9)
@@ -362,8 +362,8 @@ def test_a_hopeless_mass_keeps_axis_momentum_and_shape(part):
 
 def test_a_lone_constituent_becomes_its_jet():
     jet = np.array([[900.0, 1.5, 3.0, 50.0]])
-    made, moved = conserve(np.array([0.7]), np.array([[0.1, -0.2]]), np.array([0, 1]), jet)
-    np.testing.assert_allclose(made, 1.0)
+    conserved, moved = conserve(np.array([0.7]), np.array([[0.1, -0.2]]), np.array([0, 1]), jet)
+    np.testing.assert_allclose(conserved, 1.0)
     np.testing.assert_allclose(moved, 0.0, atol=1e-12)
 
 
@@ -373,28 +373,28 @@ def test_empty_jets_change_nothing_for_the_others():
     empty = np.array([[500.0, 0.3, 0.1, 40.0]])
     with_empty = np.concatenate([empty, jets[:1], empty, jets[1:], empty])
     more = np.array([0, 0, offsets[1], offsets[1], offsets[2], offsets[3], offsets[3]])
-    for found, wanted in zip(conserve(fraction, delta, more, with_empty), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+    for result, expected_result in zip(conserve(fraction, delta, more, with_empty), expected, strict=True):
+        np.testing.assert_allclose(result, expected_result, rtol=1e-12, atol=1e-12)
 
 
 def test_sums_are_those_of_four_vectors():
     fraction, delta, offsets, _ = content()
     pt, eta, phi = 700 * fraction, 1.7 + delta[:, 0], 3.1 + delta[:, 1]
-    found = jet_sums(pt, eta, phi, offsets)
+    sums = jet_sums(pt, eta, phi, offsets)
     expected = summed(fraction, delta, offsets, np.tile([700.0, 1.7, 3.1, 0.0], (len(offsets) - 1, 1)))
-    np.testing.assert_allclose(found.pt, expected.pt, rtol=1e-12)
-    np.testing.assert_allclose(found.rapidity, expected.rapidity, rtol=1e-9)
-    np.testing.assert_allclose(found.eta, expected.eta, rtol=1e-9)
-    np.testing.assert_allclose(found.mass, expected.mass, rtol=1e-6)
-    np.testing.assert_allclose(turned(found.phi - np.asarray(expected.phi)), 0, atol=1e-12)
+    np.testing.assert_allclose(sums.pt, expected.pt, rtol=1e-12)
+    np.testing.assert_allclose(sums.rapidity, expected.rapidity, rtol=1e-9)
+    np.testing.assert_allclose(sums.eta, expected.eta, rtol=1e-9)
+    np.testing.assert_allclose(sums.mass, expected.mass, rtol=1e-6)
+    np.testing.assert_allclose(turned(sums.phi - np.asarray(expected.phi)), 0, atol=1e-12)
 
 
 def test_the_sum_of_nothing_has_no_momentum_and_no_direction():
-    found = jet_sums(np.array([]), np.array([]), np.array([]), np.array([0, 0]))
-    assert found.pt == 0
-    assert found.mass == 0
-    assert np.isnan(found.rapidity)
-    assert np.isnan(found.eta)
+    sums = jet_sums(np.array([]), np.array([]), np.array([]), np.array([0, 0]))
+    assert sums.pt == 0
+    assert sums.mass == 0
+    assert np.isnan(sums.rapidity)
+    assert np.isnan(sums.eta)
 
 
 # ---- masses from kernels ---------------------------------------------------------------------------------------------
@@ -423,39 +423,39 @@ def evenly(n):
 
 @pytest.mark.parametrize("bandwidth", [1.0, 30.0, 300.0, 2000.0])
 def test_masses_from_kernels_lie_in_the_window(bandwidth):
-    seen = np.random.default_rng(1).uniform(3000, 4000, 500)
-    found = draw_kernels(seen, bandwidth, LO, HI, np.linspace(0, 1, 5001))
-    assert ((found >= LO) & (found < HI)).all()
+    sample = np.random.default_rng(1).uniform(3000, 4000, 500)
+    masses = draw_kernels(sample, bandwidth, LO, HI, np.linspace(0, 1, 5001))
+    assert ((masses >= LO) & (masses < HI)).all()
 
 
 @pytest.mark.parametrize("bandwidth", [5.0, 60.0, 300.0])
 def test_masses_from_kernels_follow_their_density(bandwidth):
-    seen = np.array([3310.0, 3450.0, 3455.0, 3600.0, 3690.0])
-    found = draw_kernels(seen, bandwidth, LO, HI, evenly(5000))
-    assert kstest(found, folded(seen, bandwidth)).statistic < 0.003
+    sample = np.array([3310.0, 3450.0, 3455.0, 3600.0, 3690.0])
+    masses = draw_kernels(sample, bandwidth, LO, HI, evenly(5000))
+    assert kstest(masses, folded(sample, bandwidth)).statistic < 0.003
 
 
 def test_masses_from_narrow_kernels_are_those_of_the_sample():
-    seen = LO + 400 * np.random.default_rng(1).beta(1, 3, 4000)
-    found = draw_kernels(seen, 1.0, LO, HI, np.random.default_rng(2).random(4000))
-    assert kstest(found, seen).pvalue > 1e-3
+    sample = LO + 400 * np.random.default_rng(1).beta(1, 3, 4000)
+    masses = draw_kernels(sample, 1.0, LO, HI, np.random.default_rng(2).random(4000))
+    assert kstest(masses, sample).pvalue > 1e-3
 
 
 def test_kernels_at_an_edge_are_reflected():
-    found = draw_kernels([LO], 20.0, LO, HI, evenly(4000))
-    assert kstest(found - LO, halfnorm(0, 20).cdf).statistic < 0.003
+    masses = draw_kernels([LO], 20.0, LO, HI, evenly(4000))
+    assert kstest(masses - LO, halfnorm(0, 20).cdf).statistic < 0.003
 
 
 def test_masses_outside_the_window_take_no_part():
     u = evenly(100)
-    seen = np.array([3400.0, 3500.0])
-    outside = np.array([LO - 1, HI, 5000.0, *seen])
-    np.testing.assert_array_equal(draw_kernels(outside, 5.0, LO, HI, u), draw_kernels(seen, 5.0, LO, HI, u))
+    inside = np.array([3400.0, 3500.0])
+    outside = np.array([LO - 1, HI, 5000.0, *inside])
+    np.testing.assert_array_equal(draw_kernels(outside, 5.0, LO, HI, u), draw_kernels(inside, 5.0, LO, HI, u))
 
 
 def test_an_event_s_mass_does_not_depend_on_the_order_of_the_data():
-    seen, u = np.random.default_rng(1).uniform(LO, HI, 50), evenly(100)
-    np.testing.assert_array_equal(draw_kernels(seen[::-1], 5.0, LO, HI, u), draw_kernels(seen, 5.0, LO, HI, u))
+    sample, u = np.random.default_rng(1).uniform(LO, HI, 50), evenly(100)
+    np.testing.assert_array_equal(draw_kernels(sample[::-1], 5.0, LO, HI, u), draw_kernels(sample, 5.0, LO, HI, u))
 
 
 @pytest.mark.parametrize("seen", [[], [3000.0, HI]])
@@ -475,14 +475,14 @@ def test_subjettiness_is_that_of_the_clustering(axes):
     pt = rng.exponential(30, n * each) + 0.1
     particles = make_particles(offsets, pt, rng.uniform(-2, 2, n * each), rng.uniform(-np.pi, np.pi, n * each))
     reading = Reading(radius=1.0, axes=axes, constituents=True)
-    found = cluster_events(particles, reading)
-    lists = {name: ak.flatten(found[f"constituents_{name}"]) for name in ("pt", "eta", "phi")}
+    clustered = cluster_events(particles, reading)
+    lists = {name: ak.flatten(clustered[f"constituents_{name}"]) for name in ("pt", "eta", "phi")}
     sizes = ak.to_numpy(ak.num(lists["pt"]))
     flat = [ak.to_numpy(ak.flatten(lists[name])) for name in ("pt", "eta", "phi")]
     tau = subjettiness(*flat, np.concatenate([[0], np.cumsum(sizes)]), reading)
     assert len(sizes) > 50
     for i in range(3):
-        expected = ak.to_numpy(ak.flatten(found[f"jets_tau{i + 1}"]))
+        expected = ak.to_numpy(ak.flatten(clustered[f"jets_tau{i + 1}"]))
         np.testing.assert_allclose(tau[:, i], expected, rtol=1e-6, atol=1e-9)
 
 
@@ -511,5 +511,5 @@ def test_jets_without_members_have_no_subjettiness_and_move_no_other():
 @pytest.mark.parametrize("empty", [0, 3])
 def test_nothing_has_no_subjettiness(empty):
     nothing = np.zeros(0)
-    found = subjettiness(nothing, nothing, nothing, np.zeros(empty + 1, dtype=np.int64), Reading())
-    np.testing.assert_array_equal(found, np.zeros((empty, 3)))
+    taus = subjettiness(nothing, nothing, nothing, np.zeros(empty + 1, dtype=np.int64), Reading())
+    np.testing.assert_array_equal(taus, np.zeros((empty, 3)))

@@ -8,51 +8,54 @@ from scipy import stats
 
 from drapes_hep.errors import FitError, InputError
 from drapes_hep.regions import Window
-from drapes_hep.spectrum import mass
+from drapes_hep.spectrum.bins import spectrum_edges, spectrum_from_root, trim_spectrum
+from drapes_hep.spectrum.drawing import draw
+from drapes_hep.spectrum.fit import bin_model, expected, fit_spectrum, fit_spectrum_newton
 from drapes_hep.spectrum.poisson import deviance_moments, deviance_p_value, fit_poisson, poisson_deviance
+from drapes_hep.spectrum.shapes import SHAPES
 
 SR = (3300.0, 3700.0)
-EDGES = mass.spectrum_edges((2700, 6000), 20, [Window(*SR, 2700, 6000)])
+EDGES = spectrum_edges((2700, 6000), 20, [Window(*SR, 2700, 6000)])
 TRUTH = np.array([0.0, 10.0, -5.0, 0.2])
-TRUTH[0] += np.log(100_000 / mass.bin_model("dijet4", 13_000, EDGES, TRUTH)[0].sum())
-MEANS = mass.bin_model("dijet4", 13_000, EDGES, TRUTH)[0]
+TRUTH[0] += np.log(100_000 / bin_model("dijet4", 13_000, EDGES, TRUTH)[0].sum())
+MEANS = bin_model("dijet4", 13_000, EDGES, TRUTH)[0]
 
 
 @pytest.fixture(scope="module")
 def toy_fit():
-    return mass.fit_spectrum(np.random.default_rng(1).poisson(MEANS), EDGES, SR)
+    return fit_spectrum(np.random.default_rng(1).poisson(MEANS), EDGES, SR)
 
 
 def cms(data_dir, year):
-    counts, edges = mass.spectrum_from_root(data_dir / "cms" / f"JetHT_run{year}_red_cert_scan.root", "Mjj")
-    return mass.trim_spectrum(counts, edges, 1530)
+    counts, edges = spectrum_from_root(data_dir / "cms" / f"JetHT_run{year}_red_cert_scan.root", "Mjj")
+    return trim_spectrum(counts, edges, 1530)
 
 
 @pytest.mark.parametrize(("year", "chi2", "ndof"), [(2016, 35.6, 38), (2017, 48.6, 37)])
 def test_cms_reference(data_dir, year, chi2, ndof):
     """The quoted 2NLLR take the density at the middle of each bin; the bin integral is 0.05 to 0.07 lower."""
     counts, edges = cms(data_dir, year)
-    fit = mass.fit_spectrum(counts, edges)
+    fit = fit_spectrum(counts, edges)
     assert fit.valid
     assert fit.good
     assert fit.ndof == ndof
     assert fit.chi2 == pytest.approx(chi2, abs=0.1)
-    basis = mass.SHAPES["dijet4"].basis(0.5 * (edges[1:] + edges[:-1]) / 13_000)
+    basis = SHAPES["dijet4"].basis(0.5 * (edges[1:] + edges[:-1]) / 13_000)
     log_mu = basis @ fit.parameters + np.log(np.diff(edges))
     turn = np.linalg.inv(np.linalg.qr(np.sqrt(counts + 0.5)[:, None] * basis)[1])
     midpoint = fit_poisson(counts, basis @ turn, log_mu)
     assert midpoint.deviance[0] == pytest.approx(chi2, abs=0.05)
 
 
-@pytest.mark.parametrize("shape", sorted(mass.SHAPES))
+@pytest.mark.parametrize("shape", sorted(SHAPES))
 def test_newton_agrees_with_minuit_on_cms(data_dir, shape):
     for year in (2016, 2017):
-        one, two = (fit(*cms(data_dir, year), SR, shape) for fit in (mass.fit_spectrum, mass.fit_spectrum_newton))
+        one, two = (fit(*cms(data_dir, year), SR, shape) for fit in (fit_spectrum, fit_spectrum_newton))
         error = np.sqrt(np.diag(one.covariance))
         np.testing.assert_allclose((one.parameters - two.parameters) / error, 0, atol=2e-3)
         # Minuit's numerical second derivatives move by 0.7% from one build of NumPy and SciPy to another
         np.testing.assert_allclose(np.sqrt(np.diag(two.covariance)) / error, 1, rtol=1e-2)
-        counts, errors = zip(mass.expected(one, *SR), mass.expected(two, *SR), strict=True)
+        counts, errors = zip(expected(one, *SR), expected(two, *SR), strict=True)
         assert counts[0] == pytest.approx(counts[1], rel=1e-3)
         assert errors[0] == pytest.approx(errors[1], rel=1e-2)
         assert one.chi2 == pytest.approx(two.chi2, abs=1e-5)
@@ -60,14 +63,14 @@ def test_newton_agrees_with_minuit_on_cms(data_dir, shape):
 
 def test_covariance_is_the_spread_of_toys(toy_fit):
     counts = np.random.default_rng(2).poisson(MEANS, (2000, len(MEANS)))
-    _, gradient = mass.bin_model("dijet4", 13_000, EDGES, TRUTH)
+    _, gradient = bin_model("dijet4", 13_000, EDGES, TRUTH)
     outside = toy_fit.fitted
     turn = np.linalg.inv(np.linalg.qr(np.sqrt(MEANS[outside])[:, None] * gradient[outside])[1])
     fit = fit_poisson(counts, gradient @ turn, np.log(MEANS), fitted=outside)
     assert fit.converged.all()
     inside = ~outside
     estimates = fit.expected[:, inside].sum(axis=1)
-    value, error = mass.expected(toy_fit, *SR)
+    value, error = expected(toy_fit, *SR)
     assert np.std(estimates) == pytest.approx(error, rel=0.06)
     assert abs(np.mean(estimates) - MEANS[inside].sum()) < 5 * error / np.sqrt(2000)
     assert value == pytest.approx(toy_fit.expected[inside].sum(), rel=1e-9)
@@ -88,48 +91,48 @@ def test_deviance_moments():
 
 def test_draw_follows_the_fit(toy_fit):
     u = np.random.default_rng(4).uniform(size=50_000)
-    m = mass.draw(toy_fit, *SR, u)
+    m = draw(toy_fit, *SR, u)
     assert m.min() >= SR[0]
     assert m.max() < SR[1]
-    total = mass.expected(toy_fit, *SR)[0]
+    total = expected(toy_fit, *SR)[0]
     for i in (0, 17, 4000):
-        assert mass.expected(toy_fit, SR[0], m[i])[0] / total == pytest.approx(u[i], rel=1e-6)
+        assert expected(toy_fit, SR[0], m[i])[0] / total == pytest.approx(u[i], rel=1e-6)
     grid = np.linspace(*SR, 2001)
-    cdf = np.concatenate([[0], np.cumsum(mass.bin_model("dijet4", 13_000, grid, toy_fit.parameters)[0])]) / total
+    cdf = np.concatenate([[0], np.cumsum(bin_model("dijet4", 13_000, grid, toy_fit.parameters)[0])]) / total
     assert stats.kstest(m, lambda x: np.interp(x, grid, cdf)).pvalue > 1e-3
-    ends = mass.draw(toy_fit, *SR, [[0.0, 1.0]])
+    ends = draw(toy_fit, *SR, [[0.0, 1.0]])
     assert ends.shape == (1, 2)
     assert ends[0, 0] == SR[0]
     assert ends[0, 1] < SR[1]
-    np.testing.assert_array_equal(mass.draw(toy_fit, *SR, u[:7]), m[:7])
+    np.testing.assert_array_equal(draw(toy_fit, *SR, u[:7]), m[:7])
 
 
 def test_the_window_is_not_looked_at(toy_fit):
     counts = np.random.default_rng(1).poisson(MEANS).astype(float)
     counts[~toy_fit.fitted] = np.nan
-    again = mass.fit_spectrum(counts, EDGES, SR)
+    again = fit_spectrum(counts, EDGES, SR)
     np.testing.assert_array_equal(again.parameters, toy_fit.parameters)
 
 
 def test_a_bump_makes_the_fit_poor():
     counts = np.random.default_rng(5).poisson(MEANS)
     counts[(EDGES[:-1] >= 2900) & (EDGES[:-1] < 3000)] += 600
-    fit = mass.fit_spectrum(counts, EDGES, SR)
+    fit = fit_spectrum(counts, EDGES, SR)
     assert fit.valid
     assert not fit.good
 
 
 def test_weighted_spectrum():
     counts = np.random.default_rng(6).poisson(MEANS)
-    plain = mass.fit_spectrum(counts, EDGES, SR)
-    weighted = mass.fit_spectrum(0.25 * counts, EDGES, SR, variance=0.0625 * counts)
-    assert mass.expected(weighted, *SR) == pytest.approx([0.25 * x for x in mass.expected(plain, *SR)], rel=1e-3)
+    plain = fit_spectrum(counts, EDGES, SR)
+    weighted = fit_spectrum(0.25 * counts, EDGES, SR, variance=0.0625 * counts)
+    assert expected(weighted, *SR) == pytest.approx([0.25 * x for x in expected(plain, *SR)], rel=1e-3)
     assert weighted.chi2 == pytest.approx(plain.chi2, abs=1e-3)
 
 
 def test_edges_contain_every_window():
     windows = [Window(3100, 3450, 2700, 6000), Window(3305, 3655, 2700, 6000)]
-    edges = mass.spectrum_edges((2700, 6000), 20, windows)
+    edges = spectrum_edges((2700, 6000), 20, windows)
     for x in (2700, 3100, 3305, 3450, 3655, 6000):
         assert np.abs(edges - x).min() < 1e-9
     assert np.diff(edges).max() <= 20 + 1e-9
@@ -150,30 +153,30 @@ def test_edges_contain_every_window():
 )
 def test_bad_spectra(counts, edges, words):
     with pytest.raises(FitError, match=words):
-        mass.fit_spectrum(counts, edges, SR)
+        fit_spectrum(counts, edges, SR)
 
 
 def test_bad_requests(toy_fit):
     with pytest.raises(FitError, match="shape"):
-        mass.fit_spectrum(MEANS, EDGES, shape="cubic")
+        fit_spectrum(MEANS, EDGES, shape="cubic")
     with pytest.raises(FitError, match="rise"):
-        mass.draw(toy_fit, 3700, 3300, [0.5])
+        draw(toy_fit, 3700, 3300, [0.5])
     with pytest.raises(FitError, match="outside"):
-        mass.draw(toy_fit, *SR, [1.5])
+        draw(toy_fit, *SR, [1.5])
     with pytest.raises(FitError, match="no filled bin"):
-        mass.trim_spectrum(np.zeros(3), [1, 2, 3, 4], 1)
+        trim_spectrum(np.zeros(3), [1, 2, 3, 4], 1)
 
 
 def test_bad_files(data_dir, tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        mass.spectrum_from_root(tmp_path / "none.root", "Mjj")
+        spectrum_from_root(tmp_path / "none.root", "Mjj")
     path = data_dir / "cms" / "JetHT_run2016_red_cert_scan.root"
     with pytest.raises(InputError, match=r"no histogram 'mjj'.*Mjj"):
-        mass.spectrum_from_root(path, "mjj")
+        spectrum_from_root(path, "mjj")
     cut = tmp_path / "cut.root"
     cut.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(InputError, match="truncated"):
-        mass.spectrum_from_root(cut, "Mjj")
+        spectrum_from_root(cut, "Mjj")
     (tmp_path / "empty.root").write_bytes(b"")
     with pytest.raises(InputError, match="ROOT"):
-        mass.spectrum_from_root(tmp_path / "empty.root", "Mjj")
+        spectrum_from_root(tmp_path / "empty.root", "Mjj")

@@ -26,10 +26,11 @@ from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.regions import Window
 from drapes_hep.stages.classify import classify
+from drapes_hep.stages.generate import generate
 from drapes_hep.stages.hunt import _template_sizes
-from drapes_hep.stages.model import generate, train
 from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.skim import skim
+from drapes_hep.stages.train import train
 from drapes_hep.studies.trials import Trial
 from drapes_hep.templates.methods import FitTask, SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION

@@ -27,11 +27,13 @@ def test_auc_agrees_with_scikit_learn_with_weights_and_ties(shifted):
 
 def test_auc_uncertainty_is_the_spread_over_samples():
     rng = np.random.default_rng(3)
-    found = [
+    estimates = [
         auc(np.concatenate([rng.normal(0.5, 1, 300), rng.normal(0, 1, 500)]), np.repeat([1, 0], [300, 500]))
         for _ in range(300)
     ]
-    assert np.std([one.value for one in found]) == pytest.approx(np.mean([one.error for one in found]), rel=0.15)
+    assert np.std([estimate.value for estimate in estimates]) == pytest.approx(
+        np.mean([estimate.error for estimate in estimates]), rel=0.15
+    )
 
 
 def test_sic_of_two_gaussians_is_the_closed_form(shifted):
@@ -67,8 +69,8 @@ def test_rejections_beyond_the_sample_are_none():
 def test_the_maximum_asks_for_ten_background_events():
     score = np.concatenate([np.full(50, 9.0), np.arange(100) / 100])
     curve = roc(score, np.repeat([1, 0], [50, 100]))
-    found = sic_maximum(curve)
-    assert found.background_efficiency == pytest.approx(0.1)
+    maximum = sic_maximum(curve)
+    assert maximum.background_efficiency == pytest.approx(0.1)
     assert sic_maximum(roc([2.0, 1.0, 0.0], [1, 0, 0])) is None
 
 

@@ -21,21 +21,21 @@ def mutate():
 
 
 def test_every_mutation_can_be_made(mutate):
-    assert [problem for one in mutate.read_table() if (problem := mutate.outdated(one))] == []
+    assert [problem for mutation in mutate.read_table() if (problem := mutate.outdated(mutation))] == []
 
 
 def test_every_mutation_is_code(mutate):
-    for one in mutate.read_table():
-        ast.parse((ROOT / one.file).read_text(encoding="utf-8").replace(one.old, one.new))
+    for mutation in mutate.read_table():
+        ast.parse((ROOT / mutation.file).read_text(encoding="utf-8").replace(mutation.old, mutation.new))
 
 
 def test_every_mutation_has_its_test(mutate):
-    wanted = {one.test.partition("[")[0] for one in mutate.read_table()}
+    tests = {mutation.test.partition("[")[0] for mutation in mutate.read_table()}
     defined = set()
-    for file in {test.partition("::")[0] for test in wanted}:
+    for file in {test.partition("::")[0] for test in tests}:
         body = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
         defined |= {f"{file}::{node.name}" for node in body if isinstance(node, ast.FunctionDef)}
-    assert wanted - defined == set()
+    assert tests - defined == set()
 
 
 def test_a_text_that_has_moved_is_named_with_its_new_file(mutate):

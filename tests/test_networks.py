@@ -43,10 +43,12 @@ def test_inference_equals_the_differentiable_pass(options):
 @pytest.mark.parametrize("condition", [0, 2])
 def test_one_noise_level_for_all_rows(options, grad, condition):
     net, (x, _, c) = random_mlp(condition_features=condition, **options), inputs()
-    given = c if condition else None
+    condition_values = c if condition else None
     level = torch.tensor([-0.4])
     with torch.set_grad_enabled(grad):
-        torch.testing.assert_close(net(x, level, given), net(x, level.expand(len(x)), given), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            net(x, level, condition_values), net(x, level.expand(len(x)), condition_values), rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("inject", ["input", "blocks"])
@@ -62,11 +64,11 @@ def test_every_parameter_gets_a_gradient(inject):
 def test_starts_at_zero_and_depends_on_the_seed_alone():
     x, s, c = inputs()
     state = torch.random.get_rng_state()
-    one, same, other = ResidualMLP(5, 2, seed=1), ResidualMLP(5, 2, seed=1), ResidualMLP(5, 2, seed=2)
+    net, same, other = ResidualMLP(5, 2, seed=1), ResidualMLP(5, 2, seed=1), ResidualMLP(5, 2, seed=2)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert torch.equal(one(x, s, c), torch.zeros(len(x), 5))
-    assert torch.equal(one.first, same.first)
-    assert not torch.equal(one.first, other.first)
+    assert torch.equal(net(x, s, c), torch.zeros(len(x), 5))
+    assert torch.equal(net.first, same.first)
+    assert not torch.equal(net.first, other.first)
 
 
 def test_signal_keeps_its_size_through_the_layers():

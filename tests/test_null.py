@@ -8,7 +8,9 @@ import pytest
 from analysis.null_bootstraps import Events, bootstrap, working_points
 from drapes_hep.config import Config
 from drapes_hep.regions import Window
-from drapes_hep.spectrum.mass import draw, fit_spectrum, spectrum_edges
+from drapes_hep.spectrum.bins import spectrum_edges
+from drapes_hep.spectrum.drawing import draw
+from drapes_hep.spectrum.fit import fit_spectrum
 
 WINDOW = Window(3300, 3700, 2700, 6000)
 EDGES = spectrum_edges((2700, 6000), 60, [WINDOW])

@@ -188,7 +188,7 @@ def test_legends_lie_above_what_is_shaded(figures, name):
     fig = figures[name]
     fig.canvas.draw()
     ax = fig.axes[0]
-    shaded = [one.get_window_extent() for one in ax.patches if isinstance(one, Rectangle)]
+    shaded = [patch.get_window_extent() for patch in ax.patches if isinstance(patch, Rectangle)]
     assert shaded
     assert max(box.y1 for box in shaded) <= ax.get_legend().get_window_extent().y0
 
@@ -197,7 +197,7 @@ def test_lines_of_the_legend_are_those_of_the_scan(figures):
     fig = figures["scan"]
     dashed = {to_rgb(line.get_color()): line.get_linestyle() == "--" for line in fig.legends[0].get_lines()}
     assert sum(dashed.values()) == 1
-    bars = [one for one in fig.axes[0].collections if isinstance(one, LineCollection)]
+    bars = [collection for collection in fig.axes[0].collections if isinstance(collection, LineCollection)]
     assert bars
     for bar in bars:
         assert (bar.get_linestyle()[0][1] is not None) == dashed[to_rgb(bar.get_color()[0])]
@@ -208,7 +208,7 @@ def test_words_of_the_split_lie_inside_their_boxes(figures):
     fig.canvas.draw()
     ax = fig.axes[0]
     for box in (patch.get_window_extent() for patch in ax.patches if isinstance(patch, FancyBboxPatch)):
-        for text in (one.get_window_extent() for one in ax.texts):
+        for text in (label.get_window_extent() for label in ax.texts):
             if box.x0 < (text.x0 + text.x1) / 2 < box.x1 and box.y0 < (text.y0 + text.y1) / 2 < box.y1:
                 assert box.x0 + 8 < text.x0 < text.x1 < box.x1 - 8
 

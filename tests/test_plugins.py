@@ -21,12 +21,15 @@ from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.execution import read_stamp
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.plugins import load_processor
-from drapes_hep.spectrum import mass
+from drapes_hep.spectrum.drawing import draw
+from drapes_hep.spectrum.fit import bin_model, expected, fit_spectrum
+from drapes_hep.spectrum.shapes import find_shape, shape_sources
 from drapes_hep.stages.classify import classify, classify_stage
+from drapes_hep.stages.generate import generate, generate_stage
 from drapes_hep.stages.hunt import hunt, hunt_stage
-from drapes_hep.stages.model import generate, generate_stage, train, train_stage
 from drapes_hep.stages.report import report
 from drapes_hep.stages.skim import skim, skim_stage
+from drapes_hep.stages.train import train, train_stage
 from drapes_hep.studies.trial_keys import trial_key
 from drapes_hep.studies.trials import SampleKeys, Trial
 from drapes_hep.templates.constituents.backbones import check_backbone, find_backbone, make_backbone
@@ -94,7 +97,7 @@ def found(kind, name, folder):
         return find_classifier(config.cwola.classifier, config.folder)
     if kind == "network":
         return find_backbone(config.constituents.network, config.constituents.folder)
-    return type(mass.find_shape(config.mass).basis.shape)
+    return type(find_shape(config.mass).basis.shape)
 
 
 def refusal(call, *words):
@@ -200,19 +203,19 @@ def test_a_class_of_an_installed_package_is_checked_as_a_users(installed):
 
 def shape(tmp_path, source=SHAPE):
     (tmp_path / "mine.py").write_text(source)
-    return mass.find_shape(configured(tmp_path, mass__fit="'mine.py:Exponential'").mass)
+    return find_shape(configured(tmp_path, mass__fit="'mine.py:Exponential'").mass)
 
 
 def test_a_shape_of_a_file_is_fitted_and_integrated(tmp_path):
     mine = shape(tmp_path)
     edges = np.arange(2700, 6001, 100.0)
     truth = np.array([np.log(1e5), -40.0])
-    counts, _ = mass.bin_model(mine, 13_000, edges, truth)
-    fit = mass.fit_spectrum(counts, edges, (3300, 3700), mine)
+    counts, _ = bin_model(mine, 13_000, edges, truth)
+    fit = fit_spectrum(counts, edges, (3300, 3700), mine)
     np.testing.assert_allclose(fit.parameters, truth, rtol=1e-5)
     exact = integrate.quad(lambda m: 1e5 * np.exp(-40 * m / 13_000), 3300, 3700)[0]
-    np.testing.assert_allclose(mass.expected(fit, 3300, 3700)[0], exact, rtol=1e-4)
-    drawn = mass.draw(fit, 3300, 3700, [0.5])
+    np.testing.assert_allclose(expected(fit, 3300, 3700)[0], exact, rtol=1e-4)
+    drawn = draw(fit, 3300, 3700, [0.5])
     half = integrate.quad(lambda m: 1e5 * np.exp(-40 * m / 13_000), 3300, drawn[0])[0]
     np.testing.assert_allclose(half / exact, 0.5, rtol=1e-4)
 
@@ -222,9 +225,9 @@ def test_the_packages_shapes_written_outside_give_the_same_fit(tmp_path):
     source = SHAPE.replace("[np.ones_like(z), z]", columns).replace('("ln_p1", "slope")', '("ln_p1", "p2", "p3")')
     mine = shape(tmp_path, source)
     edges = np.arange(2700, 6001, 100.0)
-    counts, _ = mass.bin_model("dijet3", 13_000, edges, [10.0, 8.0, -5.0])
+    counts, _ = bin_model("dijet3", 13_000, edges, [10.0, 8.0, -5.0])
     counts = np.random.default_rng(1).poisson(counts * 1e5 / counts.sum())
-    one, other = (mass.fit_spectrum(counts, edges, (3300, 3700), each) for each in ("dijet3", mine))
+    one, other = (fit_spectrum(counts, edges, (3300, 3700), each) for each in ("dijet3", mine))
     np.testing.assert_array_equal(one.parameters, other.parameters)
     np.testing.assert_array_equal(one.covariance, other.covariance)
 
@@ -258,11 +261,11 @@ def test_a_shape_that_is_none_is_one_line(tmp_path, old, new, words):
 def test_an_edited_shape_has_another_source(tmp_path):
     config = configured(tmp_path, mass__fit="'mine.py:Exponential'").mass
     (tmp_path / "mine.py").write_text(SHAPE)
-    before = mass.shape_sources(config)
+    before = shape_sources(config)
     (tmp_path / "mine.py").write_text(SHAPE + "\n# edited\n")
     assert len(before) == 1
-    assert mass.shape_sources(config) != before
-    assert mass.shape_sources(config.model_copy(update={"fit": "dijet3"})) == []
+    assert shape_sources(config) != before
+    assert shape_sources(config.model_copy(update={"fit": "dijet3"})) == []
 
 
 # ---- all of them in one search, from outside of the package
@@ -314,7 +317,7 @@ def test_the_hunt_expects_what_the_shape_gives(searched):
     events = read_skim(context.run.events)
     edges = np.asarray(read_json(searched / "run" / "hunt.json")["edges"])
     counts = np.histogram(events["mjj"], edges)[0]
-    fit = mass.fit_spectrum(counts, edges, (3300, 3700), mass.find_shape(context.config.mass))
+    fit = fit_spectrum(counts, edges, (3300, 3700), find_shape(context.config.mass))
     point = read_json(searched / "run" / "hunt.json")["windows"][0]["working_points"][0]
     assert point["ndof"] == fit.ndof == int(fit.fitted.sum()) - 2
     assert point["chi2"] == fit.chi2

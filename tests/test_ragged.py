@@ -123,9 +123,9 @@ VIEWS = {
 def test_views_are_packed_as_they_read(view):
     array = view(lists([3, 0, 2, 4, 1, 2], np.float64))
     sets = pack(array, KINEMATICS)
-    for i, one in enumerate(array):
+    for i, members in enumerate(array):
         rows = sets.values[sets.offsets[i] : sets.offsets[i + 1]]
-        assert rows.tolist() == [[one.pt[j], one.eta[j], one.phi[j]] for j in range(len(one))]
+        assert rows.tolist() == [[members.pt[j], members.eta[j], members.phi[j]] for j in range(len(members))]
     assert len(sets) == len(array)
 
 
@@ -218,8 +218,8 @@ def test_names_must_match_columns():
 @pytest.mark.parametrize("index", [[0, 1, 2, 3], [3, 0, 0], [1], [], [-1, -4], [2, 2, 2]], ids=str)
 def test_take_is_what_awkward_takes(index):
     array = lists([3, 0, 2, 1])
-    taken = take(pack(array, KINEMATICS), torch.tensor(index, dtype=torch.int64))
-    assert_identical(unpack(taken, KINEMATICS), ak.to_packed(array[np.array(index, dtype=np.int64)]))
+    chosen = take(pack(array, KINEMATICS), torch.tensor(index, dtype=torch.int64))
+    assert_identical(unpack(chosen, KINEMATICS), ak.to_packed(array[np.array(index, dtype=np.int64)]))
 
 
 def test_take_by_mask():
@@ -254,8 +254,8 @@ def test_batches_of_a_permutation_hold_every_set_once():
     order = torch.randperm(100, generator=torch.Generator().manual_seed(1))
     batches = [take(sets, part) for part in order.split(32)]
     joined = Sets(
-        torch.cat([one.values for one in batches]),
-        torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat([one.lengths for one in batches]).cumsum(0)]),
+        torch.cat([batch.values for batch in batches]),
+        torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat([batch.lengths for batch in batches]).cumsum(0)]),
     )
     back = take(joined, torch.argsort(order))
     assert torch.equal(back.values, sets.values)
@@ -296,10 +296,10 @@ def test_low_level_variables_of_a_known_jet():
         torch.tensor([0, 2, 2, 3]),
     )
     jets = torch.tensor([[120.0, 0.6, 3.1], [1.0, 0.0, 0.0], [20.0, -1.0, -1.0]], dtype=torch.float64)
-    found = low_level(constituents, jets)
+    low = low_level(constituents, jets)
     expected = [[0.5, 0.1, 2 * math.pi - 6.2], [0.25, -0.1, 0.0], [0.5, 2.0, 2.0]]
-    torch.testing.assert_close(found.values, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-14)
-    assert found.offsets.tolist() == [0, 2, 2, 3]
+    torch.testing.assert_close(low.values, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-14)
+    assert low.offsets.tolist() == [0, 2, 2, 3]
 
 
 def random_jets(n, dtype=torch.float64, seed=0):
@@ -416,7 +416,7 @@ def test_real_particle_flow_candidates(data_dir):
         arrays = tree.arrays([*names, "PFCands_pt", "PFCands_eta", "PFCands_phi"])
     link = arrays["FatJetPFCands_pFCandsIdx"]
     counts = [ak.sum(arrays["FatJetPFCands_jetIdx"] == i, axis=1) for i in range(ak.max(arrays["nFatJet"]))]
-    lengths = np.stack([ak.to_numpy(one) for one in counts], axis=1)
+    lengths = np.stack([ak.to_numpy(count) for count in counts], axis=1)
     assert ak.all(arrays["FatJetPFCands_jetIdx"][:, 1:] >= arrays["FatJetPFCands_jetIdx"][:, :-1])
     has = np.arange(lengths.shape[1]) < ak.to_numpy(arrays["nFatJet"])[:, None]
     flat = {name: ak.flatten(arrays[f"PFCands_{name}"][link]) for name in KINEMATICS}
@@ -427,11 +427,11 @@ def test_real_particle_flow_candidates(data_dir):
     assert len(outer) == 11
     assert sets.values.dtype == torch.float32
     axes = torch.from_numpy(np.stack([ak.to_numpy(ak.flatten(arrays[f"FatJet_{n}"])) for n in KINEMATICS], 1))
-    found = low_level(sets, axes)
+    low = low_level(sets, axes)
     # constituents lie inside their jets; the anti-kT radius is 0.8
-    assert found.values[:, 1:].norm(dim=1).max() < 1.0
+    assert low.values[:, 1:].norm(dim=1).max() < 1.0
     # a jet's transverse momentum is no more than the scalar sum of its (unweighted, uncalibrated) constituents'
-    total = torch.zeros(len(found)).index_add(0, found.index, found.values[:, 0])
+    total = torch.zeros(len(low)).index_add(0, low.index, low.values[:, 0])
     assert (total > 0.8).all()
 
 
@@ -450,9 +450,9 @@ def test_simulated_constituents_through_a_skim(data_dir, tmp_path):
     table = ak.zip({**fields, "constituents": constituents}, depth_limit=2)
     write_skim(tmp_path / "skim.parquet", {"event_id": np.arange(events), "jets": table})
     read = read_skim(tmp_path / "skim.parquet", ("jets",))["jets"]
-    sets, found = pack_nested(read["constituents"], KINEMATICS)
+    sets, outer_offsets = pack_nested(read["constituents"], KINEMATICS)
     assert torch.equal(sets.offsets, torch.from_numpy(offsets))
-    assert torch.equal(found, torch.from_numpy(outer))
+    assert torch.equal(outer_offsets, torch.from_numpy(outer))
     assert sets.values.numpy().tobytes() == np.stack([pt, eta, phi], axis=1).tobytes()
     low = low_level(sets, pack(read, ("pt", "eta", "phi")).values)
     expected = np.stack([content["deta"], content["dphi"]], axis=1).astype(np.float32)

@@ -102,14 +102,14 @@ def build_run(
         for k, stage in enumerate(("train", "generate", "classify")):
             stages[f"{stage}.{a:g}-{b:g}"] = {"seconds": 31.5 - 9 * k, "peak_memory_mib": 800.0 + k}
     stages["hunt"] = {"seconds": 12.0, "peak_memory_mib": 420.0}
-    made = {
+    makers = {
         "finished": "2026-01-02T03:05:05+00:00",
         "versions": {"python": "3.11.2", "drapes-hep": "0.1.0", "torch": "2.13.0"},
         "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "clean": True},
         "code": "ab" * 32,
         "platform": "Linux",
     }
-    stages = {name: {**cost, **made} for name, cost in stages.items()}
+    stages = {name: {**cost, **makers} for name, cost in stages.items()}
     _json(
         folder / "manifest.json",
         {
@@ -196,8 +196,8 @@ def build_run(
         part = rng.choice(3, n, p=[0.8, 0.1, 0.1]).astype(np.int8)
         side = ~inside
         _table(home / "split.parquet", {"event_id": ids[side], "part": part[side]})
-        held = side & (part == 2)
-        m = int(held.sum())
+        held_out = side & (part == 2)
+        m = int(held_out.sum())
         copy = {
             k: v * rng.normal(1.0, 0.02, m) + (8 if k == "m_j1" else 0)
             for k, v in _features(m, rng).items()
@@ -206,7 +206,7 @@ def build_run(
         weights = np.ones(m)
         _table(
             home / "closure.parquet",
-            {"event_id": np.arange(m), "parent_id": np.full(m, -1), "mjj": mjj[held], "weight": weights, **copy},
+            {"event_id": np.arange(m), "parent_id": np.full(m, -1), "mjj": mjj[held_out], "weight": weights, **copy},
         )
         t = 5 * int(inside.sum())
         tem = {k: v for k, v in _features(t, rng).items() if k in names}
@@ -308,13 +308,13 @@ def build_run(
             error = expected * np.sqrt(0.0004 + 0.05 / max(cut * 1000, 1))
             mu, sigma = float(expected[bins_inside].sum()), float(error[bins_inside].sum())
             poor = cut == 0.001 and w == len(windows) - 1
-            seen = int(counts[bins_inside].sum())
-            z = (seen - mu) / np.sqrt(mu + sigma**2)
+            observed = int(counts[bins_inside].sum())
+            z = (observed - mu) / np.sqrt(mu + sigma**2)
             null = poor or blind
             points.append(
                 {
                     "background_efficiency": cut,
-                    "observed": None if blind else seen,
+                    "observed": None if blind else observed,
                     "expected": None if poor else mu,
                     "expected_error": None if poor else sigma,
                     "p_local": None if null else float(norm.sf(z)),
@@ -543,7 +543,7 @@ def test_a_cut_flow_without_injection_starts_in_the_files(small, no_pictures):
 
 def test_steps_that_are_not_applied_are_named_below_the_cut_flow(small, no_pictures):
     record = json.loads((small / "skim" / "skim.json").read_text())
-    flow = [one for one in record["cutflow"] if one["name"] not in {"golden_json", "trigger"}]
+    flow = [step for step in record["cutflow"] if step["name"] not in {"golden_json", "trigger"}]
     _json(small / "skim" / "skim.json", record | {"cutflow": flow, "not_applied": ["golden_json", "trigger"]})
     page = write_report(small).read_text(encoding="utf-8")
     assert "Not applied: golden JSON, trigger." in page
@@ -612,13 +612,13 @@ def test_provenance_tells_stages_of_different_code_apart(small, no_pictures):
     _json(small / "manifest.json", manifest)
     for name, state in (("skim", "1"), ("hunt", "2")):
         stamp = {key: {} for key in ("config", "other", "recorded", "reads", "files", "opened")}
-        modules = {"drapes_hep/rng.py": "0", "drapes_hep/spectrum/mass.py": state}
+        modules = {"drapes_hep/rng.py": "0", "drapes_hep/spectrum/fit.py": state}
         _json(small / "stages" / f"{name}.json", {**stamp, "version": 2, "key": "", "modules": modules})
     html = write_report(small).read_text(encoding="utf-8")
     assert f"{'cd' * 32} (hunt)" in html
     assert f"{'ab' * 32} (skim, train.3300-3700, generate.3300-3700, classify.3300-3700)" in html
     assert "The code had uncommitted changes when hunt was run." in html
-    assert "Not all stages were run by the same code: drapes_hep/spectrum/mass.py changed between them." in html
+    assert "Not all stages were run by the same code: drapes_hep/spectrum/fit.py changed between them." in html
     # of a window that is not among the results
     assert "9000-9400" not in html
     assert "ef" * 32 not in html.replace("/project/mine.py (SHA-256 " + "ef" * 32, "")

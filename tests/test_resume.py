@@ -305,7 +305,7 @@ def test_what_cannot_be_kept_does_not_hide_what_failed(folder, drapes, monkeypat
         with atomic_path(path) as temporary:
             yield temporary
 
-    for module in ("events.store", "files"):
+    for module in ("events.chunk_store", "files"):
         monkeypatch.setattr(f"drapes_hep.{module}.atomic_path", full)
     status, _, said = drapes("skim", "tiny.yaml", "-o", "parts")
     assert status == 2
@@ -498,7 +498,7 @@ def test_tasks_that_are_tried_alone_share_a_worker_until_it_dies():
 
 def test_tasks_are_not_far_ahead(monkeypatch):
     """The first task not finished bounds what is submitted: results that wait for it are few."""
-    ahead = dispatch._Ahead(1000, 8)
+    ahead = dispatch._Submissions(1000, 8)
     assert list(ahead.ready()) == list(range(8))
     for index in range(1, 8):
         ahead.finish(index)

@@ -22,8 +22,8 @@ from drapes_hep.rng import event_normals, event_uniforms, philox4x32, stage_seed
     ],
 )
 def test_philox_gives_the_published_known_answers(counter, key, expected):
-    found = philox4x32(np.array(counter, dtype=np.uint64)[:, None], key)
-    assert tuple(int(word) for word in found[:, 0]) == expected
+    words = philox4x32(np.array(counter, dtype=np.uint64)[:, None], key)
+    assert tuple(int(word) for word in words[:, 0]) == expected
 
 
 def test_an_event_draws_the_same_in_any_batch_and_order():

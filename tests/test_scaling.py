@@ -104,8 +104,8 @@ def cusped(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     mjj = 2700 * np.exp(rng.exponential(0.18, 2 * n))
     mjj = mjj[mjj < 6000][:n]
     u = np.log(mjj / 2700)
-    left = rng.random(len(mjj)) < 0.45 - 0.44 * u
-    x = np.where(left, -rng.exponential(0.08, len(mjj)), (0.25 + 1.2 * u) * rng.beta(0.6, 1.0, len(mjj)))
+    is_left = rng.random(len(mjj)) < 0.45 - 0.44 * u
+    x = np.where(is_left, -rng.exponential(0.08, len(mjj)), (0.25 + 1.2 * u) * rng.beta(0.6, 1.0, len(mjj)))
     return np.pi + x[:, None], mjj
 
 
@@ -118,8 +118,8 @@ def test_a_cusp_that_stays_is_followed_into_the_window(monkeypatch):
     for straight in (1.0, scaling_module._STRAIGHT):
         monkeypatch.setattr(scaling_module, "_STRAIGHT", straight)
         fitted = fit_scaling("quantile", x[apart], mjj[apart], np.ones(apart.sum()), [(-np.inf, np.inf)])
-        found = np.histogram(stats.norm.cdf(fitted.forward(other[inside], mass[inside])[:, 0]), 40, (0, 1))[0]
-        uneven.append(((found - found.mean()) ** 2 / found.mean()).sum() / 39)
+        counts = np.histogram(stats.norm.cdf(fitted.forward(other[inside], mass[inside])[:, 0]), 40, (0, 1))[0]
+        uneven.append(((counts - counts.mean()) ** 2 / counts.mean()).sum() / 39)
     without, with_map = uneven
     assert with_map < 0.5 * without
 
@@ -129,13 +129,13 @@ def test_bins_of_mass_hold_events_however_the_masses_repeat():
     for masses in (rng.integers(0, 50, 5000), rng.integers(0, 2, 5000), np.minimum(rng.geometric(0.5, 5000), 12)):
         bins = scaling_module._mass_bins(masses.astype(float))
         assert (np.sum(bins, axis=0) == 1).all()
-        assert min(one.sum() for one in bins) >= 50
+        assert min(mask.sum() for mask in bins) >= 50
         assert len(bins) >= 2
     # without repetition they are the quantiles
     masses = rng.uniform(size=5000)
     edges = np.quantile(masses, np.linspace(0, 1, 41))
-    for one, low, high in zip(scaling_module._mass_bins(masses), edges[:-1], edges[1:], strict=True):
-        assert low <= masses[one].min() <= masses[one].max() <= high
+    for mask, low, high in zip(scaling_module._mass_bins(masses), edges[:-1], edges[1:], strict=True):
+        assert low <= masses[mask].min() <= masses[mask].max() <= high
 
 
 @pytest.mark.parametrize("distinct", [2, 3, 50])

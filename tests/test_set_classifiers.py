@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from drapes_hep.cwola import set_classifiers
-from drapes_hep.cwola.classifiers import Classifier, Mlp, Trees, load_classifier, reads_of
+from drapes_hep.cwola.classifiers import Classifier, Trees, load_classifier, reads_of
 from drapes_hep.cwola.folds import assign_folds
+from drapes_hep.cwola.jet_inputs import pack_events
+from drapes_hep.cwola.perceptron import Mlp
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
 from drapes_hep.cwola.set_classifiers import ConstituentTransformer, DijetTransformer
 from drapes_hep.errors import ConfigError, FitError
@@ -230,9 +232,9 @@ def test_whole_groups_are_held_out_and_scaling_is_of_the_training_part(make, mon
     held = seen["held"]
     assert not set(group[held]) & set(group[~held])
     assert 0.05 < held.mean() < 0.4
-    train = set_classifiers._prepared(x[~held], 128, False)
-    assert torch.allclose(model._shift[0], train.constituents.values.mean(0), atol=1e-4)
-    assert torch.allclose(model._shift[1], train.jets.mean(0), atol=1e-4)
+    train = pack_events(x[~held], 128, False)
+    assert torch.allclose(model._shift[0], train.sets.values.mean(0), atol=1e-4)
+    assert torch.allclose(model._shift[1], train.rows.mean(0), atol=1e-4)
 
 
 @pytest.mark.parametrize("make", BOTH)
@@ -295,7 +297,7 @@ def test_events_that_cannot_be_read_are_refused():
         (moved(x, 0.0), ValueError, "transverse momentum above 0"),
     ):
         with pytest.raises(error, match=words):
-            set_classifiers._prepared(events, 128, False)
+            pack_events(events, 128, False)
     with pytest.raises(FitError, match="part holds no"):
         model.fit(x, y, np.ones(2), np.arange(2))
     with pytest.raises(RuntimeError, match="fit the classifier"):

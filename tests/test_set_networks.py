@@ -47,8 +47,8 @@ def randn(*shape, seed=0):
 
 def built(name, condition=2, **options):
     """A network whose zero last layer is filled, so that its output says something."""
-    kind, given = NETWORKS[name]
-    net = kind(3, condition, **{**given, **options})
+    kind, defaults = NETWORKS[name]
+    net = kind(3, condition, **{**defaults, **options})
     g = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for p in net.parameters():
@@ -231,22 +231,22 @@ def test_attention_equals_the_padded_one_and_so_do_its_gradients(kind):
     }[kind]
     results = []
     for plain in (False, True):
-        q, k, v = given = [randn(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
+        q, k, v = inputs = [randn(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
         if not plain:
             if kind == "set":
                 out = packed_attention(torch.cat([q, k, v], dim=1), layout, heads)
             else:
                 out = {"pool": pool_attention, "token": token_attention}[kind](q, k, v, layout, heads)
         elif kind == "set":
-            out = packed(plain_attention(*(padded(a, LENGTHS) for a in given), heads, mask), LENGTHS)
+            out = packed(plain_attention(*(padded(a, LENGTHS) for a in inputs), heads, mask), LENGTHS)
         elif kind == "pool":
             out = plain_attention(q, padded(k, LENGTHS), padded(v, LENGTHS), heads, mask)
         else:
             out = packed(plain_attention(padded(q, LENGTHS), k, v, heads), LENGTHS)
         (out * randn(*out.shape, seed=9)).sum().backward()
-        results.append([out.detach(), *(a.grad for a in given)])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        results.append([out.detach(), *(a.grad for a in inputs)])
+    for ours, other in zip(*results, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-5)
 
 
 def test_heads_must_divide_the_width():
@@ -277,8 +277,8 @@ def test_network_equals_the_padded_one_and_so_do_its_gradients(name):
         grads = torch.autograd.grad((out * weight).sum() / 30, [x, *net.parameters()])
         results.append([out.detach(), *grads])
     names = ["output", "input", *(n for n, _ in net.named_parameters())]
-    for what, one, other in zip(names, *results, strict=True):
-        torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-5, msg=lambda m, what=what: f"{what}: {m}")
+    for what, ours, other in zip(names, *results, strict=True):
+        torch.testing.assert_close(ours, other, rtol=2e-4, atol=2e-5, msg=lambda m, what=what: f"{what}: {m}")
         assert other.abs().sum() > 0, what
 
 
@@ -316,10 +316,10 @@ def real_jets(request, data_dir):
     jets = events.jets[:, :2]
     sets, _ = pack_nested(jets.constituents, KINEMATICS)
     columns = [torch.as_tensor(ak.to_numpy(ak.flatten(jets[name]))) for name in ("pt", "eta", "phi")]
-    found = low_level(sets, torch.stack(columns, dim=1), MOST)
-    values = found.values.double()
+    low = low_level(sets, torch.stack(columns, dim=1), MOST)
+    values = low.values.double()
     values[:, 0] = values[:, 0].log()
-    return ((values - values.mean(0)) / values.std(0)).float(), found.offsets
+    return ((values - values.mean(0)) / values.std(0)).float(), low.offsets
 
 
 @pytest.mark.parametrize("name", NETWORKS)

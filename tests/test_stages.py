@@ -42,13 +42,16 @@ from drapes_hep.pipeline.stage import read_stamp
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, blinded
 from drapes_hep.results import results_schema
-from drapes_hep.spectrum.mass import draw, fit_spectrum
+from drapes_hep.spectrum.drawing import draw
+from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.stages import classify as classify_module
+from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.feature_tables import feature_matrix
+from drapes_hep.stages.generate import generate
 from drapes_hep.stages.hunt import hunt
-from drapes_hep.stages.model import generate, mass_edges, train
 from drapes_hep.stages.skim import skim
+from drapes_hep.stages.train import train
 from drapes_hep.templates import drapes
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.feature_model import fit_model, load_background_model
@@ -346,14 +349,17 @@ def test_a_moved_data_file_reruns_nothing(copy, project, tmp_path):
 # the checkpoint of the first window's training is written after its first epoch, and then the process hangs
 _HANGS = """
 import sys, time
-import drapes_hep.diffusion.training as training
+import drapes_hep.training.checkpoint as checkpoint
 from drapes_hep import cli
-write = training.write_bytes
+from drapes_hep.diffusion.training import TrainingSettings
+write = checkpoint.write_bytes
 def written(path, content):
     write(path, content)
     time.sleep(120)
-training.write_bytes = written
-training.TrainingSettings.__init__.__defaults__ = (*training.TrainingSettings.__init__.__defaults__[:-1], 0.0)
+checkpoint.write_bytes = written
+*others, seconds, precision = TrainingSettings.__init__.__defaults__
+assert seconds == 30.0
+TrainingSettings.__init__.__defaults__ = (*others, 0.0, precision)
 sys.argv = ["drapes", *sys.argv[1:]]
 cli.main()
 """

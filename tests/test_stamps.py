@@ -34,7 +34,7 @@ def changed(section: str, value: object) -> dict:
 
 def stage(config: dict, name: str = "train.1-2", reads: tuple[Path, ...] = (), **other: object) -> Stage:
     keys = ("mass", "training", "constituents", "blind", "seed")
-    return Stage(name, config, keys, lambda: reads, ("spectrum.mass",), other=other, recorded=("data",))
+    return Stage(name, config, keys, lambda: reads, ("spectrum.fit",), other=other, recorded=("data",))
 
 
 def done(run: RunDirectory, one: Stage) -> bool:
@@ -173,7 +173,7 @@ def test_a_stage_that_refused_its_configuration_needs_no_leave(tmp_path):
 def processed(name: str, source: str) -> Stage:
     config = {**CONFIG, "processor": name}
     other = {"processor's class": name.rpartition(":")[2], "processor's source": [source]}
-    return Stage("skim", config, (), lambda: (), ("spectrum.mass",), other=other, recorded=("processor",))
+    return Stage("skim", config, (), lambda: (), ("spectrum.fit",), other=other, recorded=("processor",))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_stamp_of_an_older_release_is_said_to_be_one(run, capsys):
     old = {key: value for key, value in stamp.items() if key not in {"version", "modules", "opened", "recorded"}}
     write_json(run.stamp("train.1-2"), {**old, "key": "0" * 64, "noted": stamp["recorded"]})
     earlier = stage(CONFIG, bins=[1, 2], **SOURCE)
-    later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("spectrum.mass",), after=(earlier,))
+    later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("spectrum.fit",), after=(earlier,))
     with pytest.raises(
         RunDirectoryError, match=r"stamp of train.1-2 is from an older release; run `drapes train` again"
     ):
@@ -234,7 +234,7 @@ def test_a_later_stage_refuses_what_rests_on_a_file_that_has_changed(tmp_path):
     first = stage(CONFIG, "skim")
     written = Written([], {str(file): file_hash(file)})
     assert run_stage(run, first, lambda: written, Reporter(quiet=True))
-    later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("spectrum.mass",), after=(first,))
+    later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("spectrum.fit",), after=(first,))
     assert done(run, later)
     file.write_text("2")
     with pytest.raises(RunDirectoryError, match=r"golden.json: changed since the processor read it in skim; run"):

@@ -29,15 +29,17 @@ from drapes_hep.files import read_json
 from drapes_hep.plugins import load_processor
 from drapes_hep.regions import Window
 from drapes_hep.stages.classify import classify
-from drapes_hep.stages.model import generate, train
+from drapes_hep.stages.generate import generate
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import skim
+from drapes_hep.stages.train import train
 from drapes_hep.templates.drapes import levels, make_template
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.feature_model import BackgroundModel, fit_model
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
-from drapes_hep.templates.plan import EventTable, copies_of, starts
+from drapes_hep.templates.plan import copies_of, starts
+from drapes_hep.templates.tables import EventTable
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 TASK = SampleTask(7, lambda mjj: np.full(len(mjj), True))

@@ -29,7 +29,7 @@ from drapes_hep.files import read_json
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.plugins import load_processor
-from drapes_hep.remote import UnreachableError, fingerprint, is_url, one_line, retried, retry_after, sibling
+from drapes_hep.remote import UnreachableError, fingerprint, is_url, network_error, retried, retry_after, sibling
 from drapes_hep.stages.skim import skim
 
 SETTINGS = {"leading_pt": 1200, "mass_range": (2000, 8000)}
@@ -482,9 +482,9 @@ def test_dies_midway(server, samples, kind):
 def test_causes_are_looked_at():
     wrapped = ValueError("wrapped")
     wrapped.__cause__ = ConnectionResetError()
-    assert "closed the connection (ConnectionResetError)" in str(one_line("http://x.org/a.root", wrapped))
-    assert one_line("/a.root", wrapped) is None
-    assert one_line("http://x.org/a.root", ValueError("of ours")) is None
+    assert "closed the connection (ConnectionResetError)" in str(network_error("http://x.org/a.root", wrapped))
+    assert network_error("/a.root", wrapped) is None
+    assert network_error("http://x.org/a.root", ValueError("of ours")) is None
     assert is_url("root://x//y")
     assert not is_url("/x//y")
 
@@ -656,7 +656,7 @@ def test_a_silent_server_is_left(server, samples, monkeypatch):
     ],
 )
 def test_what_xrootd_says(text, kind):
-    told = one_line("root://x.org//a.root", OSError(f"File did not open properly: {text}"))
+    told = network_error("root://x.org//a.root", OSError(f"File did not open properly: {text}"))
     assert type(told) is (type(None) if kind is None else kind)
 
 

@@ -61,8 +61,8 @@ MERGE_BOMB = "a: &a {x: 1}\n" + "\n".join(
     ],
 )
 def test_a_scalar_is_what_is_meant(text, value):
-    found = parse(f"key: {text}\n").value["key"]
-    assert (found, type(found)) == (value, type(value))
+    parsed = parse(f"key: {text}\n").value["key"]
+    assert (parsed, type(parsed)) == (value, type(value))
 
 
 def test_not_a_number_is_read_for_the_key_to_refuse():

@@ -57,12 +57,12 @@ class Campaign:
         self.counts[outcome.kind] += 1
         if outcome.kind != "failure":
             return
-        seen = self.failures.get(outcome.signature)
-        if seen is None:
+        known_failure = self.failures.get(outcome.signature)
+        if known_failure is None:
             least = self._cut(recipe, outcome)
             self.failures[outcome.signature] = {"recipe": least, "times": 1, "text": outcome.text}
         else:
-            seen["times"] += 1
+            known_failure["times"] += 1
 
     def _cut(self, recipe: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
         """Leave out the mutations that the failure does not need; a hang is too slow to cut."""
@@ -70,7 +70,7 @@ class Campaign:
             return recipe
         place = 0
         while len(recipe["mutations"]) > 1 and place < len(recipe["mutations"]):
-            fewer = {**recipe, "mutations": [one for i, one in enumerate(recipe["mutations"]) if i != place]}
+            fewer = {**recipe, "mutations": [mutation for i, mutation in enumerate(recipe["mutations"]) if i != place]}
             if self.worker.run(fewer).signature == outcome.signature:
                 recipe = fewer
             else:

@@ -79,14 +79,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     rng = np.random.default_rng(args.seed)
     parts, labels, shifts = [], [], []
-    for label, path, wanted in ((0, args.background, args.n_background), (1, args.signal, args.n_signal)):
+    for label, path, n_events in ((0, args.background, args.n_background), (1, args.signal, args.n_signal)):
         columns, shift = load(path, args.bits, args.tau_bits, args.mjj_min)
         available = len(columns["mj1"])
-        if available < wanted:
-            parser.error(f"{path} has {available} events above {args.mjj_min:g} GeV, {wanted} are wanted")
-        chosen = rng.choice(available, wanted, replace=False)
+        if available < n_events:
+            parser.error(f"{path} has {available} events above {args.mjj_min:g} GeV, {n_events} are wanted")
+        chosen = rng.choice(available, n_events, replace=False)
         parts.append({name: values[chosen] for name, values in columns.items()})
-        labels.append(np.full(wanted, label))
+        labels.append(np.full(n_events, label))
         shifts.append(shift)
     # one shuffle for the order and another for the identities: neither says which events are signal
     order, total = rng.permutation(args.n_background + args.n_signal), args.n_background + args.n_signal

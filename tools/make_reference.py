@@ -193,7 +193,7 @@ _PLAIN = {
 def type_text(prop: Mapping[str, Any]) -> str:
     """Put a JSON schema's type into words."""
     if "anyOf" in prop:
-        return " or ".join(type_text(one) for one in prop["anyOf"])
+        return " or ".join(type_text(choice) for choice in prop["anyOf"])
     if "$ref" in prop:
         return "section"
     if "enum" in prop:
@@ -204,7 +204,7 @@ def type_text(prop: Mapping[str, Any]) -> str:
         return f"{{text: {type_text(prop['additionalProperties'])}}}"
     if prop.get("type") == "array":
         if "prefixItems" in prop:
-            return "[" + ", ".join(type_text(one) for one in prop["prefixItems"]) + "]"
+            return "[" + ", ".join(type_text(item) for item in prop["prefixItems"]) + "]"
         if prop.get("minItems", 0) == prop.get("maxItems", math.inf):
             return "[" + ", ".join([type_text(prop["items"])] * prop["minItems"]) + "]"
         return f"list of {type_text(prop['items'])}"
@@ -215,7 +215,7 @@ def type_text(prop: Mapping[str, Any]) -> str:
 
 def _value(value: object) -> str:
     if isinstance(value, tuple):
-        return "[" + ", ".join(_value(one) for one in value) + "]"
+        return "[" + ", ".join(_value(item) for item in value) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value) or "''"
@@ -262,36 +262,36 @@ def features() -> str:
 def layouts() -> str:
     """Describe the layouts."""
     rows = [
-        (f"`{one.name}`", ", ".join(f"`{c}`" for c in one.required), ", ".join(f"`{c}`" for c in one.optional))
-        for one in LAYOUTS.values()
+        (f"`{layout.name}`", ", ".join(f"`{c}`" for c in layout.required), ", ".join(f"`{c}`" for c in layout.optional))
+        for layout in LAYOUTS.values()
     ]
     about: dict[str, list[str]] = {}
-    for one in LAYOUTS.values():
+    for layout in LAYOUTS.values():
         # layouts of one class are described once, without the parameters of the class
-        text = " ".join((type(one).__doc__ or "").partition("Parameters\n")[0].split())
-        about.setdefault(text, []).append(f"`{one.name}`")
+        text = " ".join((type(layout).__doc__ or "").partition("Parameters\n")[0].split())
+        about.setdefault(text, []).append(f"`{layout.name}`")
     details = "\n\n".join(textwrap.fill(f"{', '.join(names)}: {text}", 120) for text, names in about.items())
     return LAYOUTS_TEXT + "\n" + _table(("layout", "required columns", "optional columns"), rows) + "\n\n" + details
 
 
-def _fields(schema: Mapping[str, Any], seen: dict[str, str], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+def _fields(schema: Mapping[str, Any], documented: dict[str, str], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Return every field of a JSON schema, those of records within after the first record of their kind."""
     for name, prop in schema["properties"].items():
-        inner = next((one for one in prop.get("anyOf", [prop]) if one.get("type") != "null"), prop)
+        inner = next((choice for choice in prop.get("anyOf", [prop]) if choice.get("type") != "null"), prop)
         path = f"{prefix}{name}."
         if inner.get("type") == "array":
             inner, path = inner["items"], f"{prefix}{name}[]."
         fields = json.dumps(inner.get("properties"), sort_keys=True)
         words = type_text(prop)
-        known = seen.get(fields) if "properties" in inner else None
+        same_as = documented.get(fields) if "properties" in inner else None
         yield (
             f"`{prefix}{name}`",
-            words if known is None else words.replace("record", f"as `{known}`"),
+            words if same_as is None else words.replace("record", f"as `{same_as}`"),
             prop["description"],
         )
-        if "properties" in inner and known is None:
-            seen[fields] = name
-            yield from _fields(inner, seen, path)
+        if "properties" in inner and same_as is None:
+            documented[fields] = name
+            yield from _fields(inner, documented, path)
 
 
 def run_directory() -> str:
@@ -341,17 +341,17 @@ def _docstring(thing: Any) -> str:
 def _signature(name: str, thing: Any) -> str:
     """Write what a function takes, without the types, which its docstring has."""
     signature = inspect.signature(thing)
-    bare = [one.replace(annotation=inspect.Parameter.empty) for one in signature.parameters.values()]
-    bare = [one for one in bare if one.name not in {"self", "cls"}]
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
+    bare = [parameter for parameter in bare if parameter.name not in {"self", "cls"}]
     text = name + str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
     return "```text\n" + textwrap.fill(text, 120, subsequent_indent="    ", break_on_hyphens=False) + "\n```"
 
 
 def _members(kind: type) -> Iterator[tuple[str, Any]]:
     """Yield the public methods and properties that a class defines, in its order."""
-    for name, one in vars(kind).items():
-        if not name.startswith("_") and (callable(one) or isinstance(one, _MEMBERS)):
-            yield name, one
+    for name, member in vars(kind).items():
+        if not name.startswith("_") and (callable(member) or isinstance(member, _MEMBERS)):
+            yield name, member
 
 
 _MEMBERS = (property, classmethod, functools.cached_property)
@@ -361,13 +361,13 @@ def _described(name: str, thing: Any, signature: bool = True) -> str:
     """Describe a function, or a class with its members."""
     called = signature and not getattr(thing, "_is_protocol", False)
     parts = [f"### {name}", *([_signature(name, thing)] if called else []), _docstring(thing)]
-    for member, one in _members(thing) if isinstance(thing, type) else ():
+    for member, value in _members(thing) if isinstance(thing, type) else ():
         # a product is made by the search
-        if isinstance(one, classmethod) and not signature:
+        if isinstance(value, classmethod) and not signature:
             continue
-        function = one.__func__ if isinstance(one, classmethod) else one
+        function = value.__func__ if isinstance(value, classmethod) else value
         parts.append(f"#### {name}.{member}")
-        if not isinstance(one, (property, functools.cached_property)):
+        if not isinstance(value, (property, functools.cached_property)):
             parts.append(_signature(member, function))
         parts.append(_docstring(function))
     return "\n\n".join(parts)
@@ -376,11 +376,13 @@ def _described(name: str, thing: Any, signature: bool = True) -> str:
 def api() -> str:
     """Describe what the package offers, and what that returns."""
     public = {name: getattr(drapes_hep, name) for name in drapes_hep.__all__ if not name.startswith("__")}
-    functions = [_described(name, one) for name, one in public.items() if not isinstance(one, type)]
-    made = {name: getattr(module, name) for module in (products, outcome) for name in module.__all__}
-    returned = [(name, one) for name, one in made.items() if isinstance(one, type)]
-    classes = [_described(name, one) for name, one in public.items() if isinstance(one, type) and name not in made]
-    typed = [_described(name, one, signature=False) for name, one in returned]
+    functions = [_described(name, item) for name, item in public.items() if not isinstance(item, type)]
+    result_types = {name: getattr(module, name) for module in (products, outcome) for name in module.__all__}
+    returned = [(name, item) for name, item in result_types.items() if isinstance(item, type)]
+    classes = [
+        _described(name, item) for name, item in public.items() if isinstance(item, type) and name not in result_types
+    ]
+    typed = [_described(name, item, signature=False) for name, item in returned]
     parts = [API_HEAD, "## Functions", *functions, "## Classes", *classes, PRODUCTS_TEXT, *typed]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

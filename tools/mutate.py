@@ -121,15 +121,17 @@ def main(
 ) -> None:
     """Break each rule of tests/mutations.toml in a copy of the tree, and demand that its test fails."""
     table = [
-        one for one in read_table() if not only or any(text in f"{one.rule} {one.file} {one.test}" for text in only)
+        mutation
+        for mutation in read_table()
+        if not only or any(text in f"{mutation.rule} {mutation.file} {mutation.test}" for text in only)
     ]
     if not table:
         typer.echo("no line of tests/mutations.toml contains this text", err=True)
         raise typer.Exit(2)
     if show:
-        typer.echo("\n".join(f"{one.rule}\n    {one.file}\n    {one.test}" for one in table))
+        typer.echo("\n".join(f"{mutation.rule}\n    {mutation.file}\n    {mutation.test}" for mutation in table))
         return
-    if problems := [problem for one in table if (problem := outdated(one))]:
+    if problems := [problem for mutation in table if (problem := outdated(mutation))]:
         typer.echo("\n".join(f"tests/mutations.toml is out of date: {problem}" for problem in problems), err=True)
         raise typer.Exit(2)
     with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
@@ -138,7 +140,7 @@ def main(
             place = Path(folder) / str(number)
             place.mkdir()
             trees.put(copy_tree(place))
-        tests = sorted({one.test for one in table})
+        tests = sorted({mutation.test for mutation in table})
         typer.echo(f"{len(tests)} tests on the tree as it is")
         clean = trees.get()
         outcome = run_tests(clean, tests)
@@ -156,9 +158,9 @@ def main(
 
         verdicts = []
         with ThreadPoolExecutor(workers) as pool:
-            for mutation, found in zip(table, pool.map(one_of, table), strict=True):
-                verdicts.append(found)
-                typer.echo(f"[{len(verdicts)}/{len(table)}] {found}: {mutation.rule} ({mutation.test})")
+            for mutation, verdict in zip(table, pool.map(one_of, table), strict=True):
+                verdicts.append(verdict)
+                typer.echo(f"[{len(verdicts)}/{len(table)}] {verdict}: {mutation.rule} ({mutation.test})")
     typer.echo(f"{verdicts.count('noticed')} of {len(table)} mutations are noticed")
     if set(verdicts) != {"noticed"}:
         raise typer.Exit(2 if "NOT RUN" in verdicts else 1)

@@ -260,12 +260,12 @@ def examine(path: Path, folder: Path, scratch: Path, seconds: float, gibibytes: 
         "inspect": isolated(command("inspect", path, "--json", "--events", 2000), scratch, seconds, gibibytes),
         "validate": isolated(command("validate", config, "--files"), scratch, seconds, gibibytes),
     }
-    failures = [one for name, step in steps.items() for one in judge(name, step)]
+    failures = [failure for name, step in steps.items() for failure in judge(name, step)]
     layout, events = "", None
     if steps["inspect"].status == 0:
         try:
-            found = json.loads(steps["inspect"].out, parse_constant=_no_number)
-            layout, events = found["layout"], found["events"]
+            inspection = json.loads(steps["inspect"].out, parse_constant=_no_number)
+            layout, events = inspection["layout"], inspection["events"]
         except (ValueError, KeyError) as error:
             failures.append(f"inspect: no valid JSON ({error})")
     refused = [step for step in steps.values() if step.status == 2]
@@ -332,8 +332,8 @@ def sweep(folder: Path, workers: int, seconds: float, gibibytes: float) -> list[
         lines = [line for i in range(workers) for line in _text(Path(name) / str(i) / "findings").splitlines()]
     if any(ended) or len(lines) != len(paths):
         raise RuntimeError(f"{len(lines)} of {len(paths)} files were examined: the sweep itself failed")
-    found = [Finding(**{**one, "failures": tuple(one["failures"])}) for one in map(json.loads, lines)]
-    return sorted(found, key=lambda one: one.file)
+    findings = [Finding(**{**record, "failures": tuple(record["failures"])}) for record in map(json.loads, lines)]
+    return sorted(findings, key=lambda finding: finding.file)
 
 
 def main(
@@ -346,17 +346,21 @@ def main(
     """Sweep; see the head of this file."""
     os.environ["OMP_NUM_THREADS"] = "1"
     folder = folder.resolve()
-    found = sweep(folder, workers, seconds, memory)
-    for one in found:
-        said = f"{one.layout}, {one.events} events" if one.layout else one.line.replace(f"{folder}/", "")
-        states = "/".join("killed" if status is None else str(status) for status in one.status.values())
-        typer.echo(f"{one.file} | {one.container} | {said} | {states} | {'; '.join(one.failures) or 'ok'}")
+    findings = sweep(folder, workers, seconds, memory)
+    for finding in findings:
+        summary = (
+            f"{finding.layout}, {finding.events} events" if finding.layout else finding.line.replace(f"{folder}/", "")
+        )
+        states = "/".join("killed" if status is None else str(status) for status in finding.status.values())
+        typer.echo(
+            f"{finding.file} | {finding.container} | {summary} | {states} | {'; '.join(finding.failures) or 'ok'}"
+        )
     if as_json is not None:
-        as_json.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
-    read = sum(bool(one.layout) for one in found)
-    failed = [one for one in found if one.failures]
-    typer.echo(f"{len(found)} files: {read} read, {len(found) - read} refused, {len(failed)} failures")
-    kinds = Counter(re.sub(r" \(.*", "", failure) for one in failed for failure in one.failures)
+        as_json.write_text(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n", encoding="utf-8")
+    read = sum(bool(finding.layout) for finding in findings)
+    failed = [finding for finding in findings if finding.failures]
+    typer.echo(f"{len(findings)} files: {read} read, {len(findings) - read} refused, {len(failed)} failures")
+    kinds = Counter(re.sub(r" \(.*", "", failure) for finding in failed for failure in finding.failures)
     for kind, count in kinds.most_common():
         typer.echo(f"  {count} x {kind}")
     raise typer.Exit(1 if failed else 0)

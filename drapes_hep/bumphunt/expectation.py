@@ -1,6 +1,6 @@
 r"""What background is expected inside a window at each working point, and how unlikely the data are. GeV.
 
-*Inclusive working point.* The spectrum outside the window is fitted (:mod:`drapes_hep.spectrum.mass`) and integrated
+*Inclusive working point.* The spectrum outside the window is fitted (:mod:`drapes_hep.spectrum.fit`) and integrated
 inside.
 
 *Tighter working points.* At 1e-3 a few dozen events meet a four-parameter shape, so the selected spectrum is taken as
@@ -35,8 +35,9 @@ from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.significance import local_significance
 from drapes_hep.errors import FitError
 from drapes_hep.regions import Window
-from drapes_hep.spectrum.mass import GOOD_FIT_P_VALUE, SpectrumFit, SpectrumShape, bin_model, fit_spectrum
+from drapes_hep.spectrum.fit import GOOD_FIT_P_VALUE, SpectrumFit, bin_model, fit_spectrum
 from drapes_hep.spectrum.poisson import deviance_p_value, fit_poisson
+from drapes_hep.spectrum.shapes import SpectrumShape
 
 __all__ = [
     "DEGREES",
@@ -312,7 +313,7 @@ def hunt_window(
         Of this window's scores. Its hidden bins take part in nothing.
     window : Window
     shape : SpectrumShape or str
-        Of the inclusive spectrum; the package's own by a key of :data:`drapes_hep.spectrum.mass.SHAPES`.
+        Of the inclusive spectrum; the package's own by a key of :data:`drapes_hep.spectrum.shapes.SHAPES`.
     sqrt_s : float
         GeV.
     min_events : int

@@ -92,12 +92,12 @@ def extrapolate(toy_log_p: npt.ArrayLike, log_p: float) -> Extrapolation | None:
     fraction = n / len(every)
     # p = 1 is never exceeded, whatever the fraction
     centre, below, above = (
-        0.0 if log_p >= 0 else float(np.log(fraction)) + _log_smallest(log_p, one) for one in (trials, low, high)
+        0.0 if log_p >= 0 else float(np.log(fraction)) + _log_smallest(log_p, count) for count in (trials, low, high)
     )
     # binomial error of the fraction, relative; independent of N, so in quadrature
     relative = float(np.sqrt((1.0 - fraction) / n))
     # a search is never less than one trial
-    centre, below, above = (max(one, log_p) for one in (centre, below, above))
+    centre, below, above = (max(bound, log_p) for bound in (centre, below, above))
     down, up = centre - np.hypot(centre - below, relative), centre + np.hypot(above - centre, relative)
     tiny = float(np.finfo(np.float64).tiny)
     p, p_low, p_high = (max(float(np.exp(min(value, 0.0))), tiny) for value in (centre, down, up))

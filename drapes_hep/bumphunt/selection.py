@@ -108,7 +108,7 @@ def count_selected(
     tail : array_like, shape (n,)
         Each event's calibrated score; events in hidden windows may hold anything.
     edges : array_like, shape (bins + 1,)
-        From :func:`drapes_hep.spectrum.mass.spectrum_edges`.
+        From :func:`drapes_hep.spectrum.bins.spectrum_edges`.
     efficiencies : sequence of float
         Working points.
     hidden : sequence of Window
@@ -130,13 +130,13 @@ def count_selected(
         t = np.where(np.asarray(counted, dtype=np.bool_), t, 1.0)
     slack = 1e-6 * float(np.diff(e).min())
     covered = np.zeros(len(e) - 1, dtype=np.bool_)
-    seen = (m >= e[0]) & (m < e[-1])
+    counted_events = (m >= e[0]) & (m < e[-1])
     for window in hidden:
         # a bin that only overlaps a hidden window is hidden whole
         covered |= (e[1:] > window.lo + slack) & (e[:-1] < window.hi - slack)
-        seen &= ~window.in_signal_region(m)
-    column = np.searchsorted(e, m[seen], side="right") - 1
-    row = score_bin(t[seen], points)
+        counted_events &= ~window.in_signal_region(m)
+    column = np.searchsorted(e, m[counted_events], side="right") - 1
+    row = score_bin(t[counted_events], points)
     counts = np.bincount(row * (len(e) - 1) + column, minlength=len(points) * (len(e) - 1)).astype(np.float64)
     counts = counts.reshape(len(points), len(e) - 1)
     counts[:, covered] = np.nan

@@ -45,8 +45,9 @@ from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.significance import local_significance
 from drapes_hep.errors import FitError, counted
 from drapes_hep.regions import Window
-from drapes_hep.spectrum.mass import GOOD_FIT_P_VALUE, SpectrumShape, bin_model, fit_spectrum
+from drapes_hep.spectrum.fit import GOOD_FIT_P_VALUE, bin_model, fit_spectrum
 from drapes_hep.spectrum.poisson import deviance_p_value, fit_poisson
+from drapes_hep.spectrum.shapes import SpectrumShape
 
 __all__ = [
     "GlobalSignificance",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,6 @@ from drapes_hep.rng import event_uniforms, stage_seed
 
 __all__ = [
     "Classifier",
-    "Mlp",
     "Trees",
     "balanced_weights",
     "find_classifier",
@@ -198,92 +196,6 @@ class Trees:
         return np.asarray(self._model.decision_function(self._binned(x)), dtype=np.float64)
 
 
-class Mlp:
-    """The papers' small network: three hidden layers of 32 (CURTAINs, arXiv:2203.09470), best epoch kept.
-
-    Parameters
-    ----------
-    seed : int
-        Of the weights, the batches and the held-out part.
-    epochs : int
-        Most passes over the training part.
-    batch : int
-        Events a step.
-    rate : float
-        Learning rate of Adam, annealed by a cosine.
-    patience : int
-        Epochs without improvement after which training stops.
-
-    Raises
-    ------
-    ValueError
-        An option out of range.
-    """
-
-    reads: ClassVar[str] = "features"
-
-    def __init__(
-        self, seed: int, *, epochs: int = 40, batch: int = 512, rate: float = 1e-3, patience: int = 10
-    ) -> None:
-        if min(epochs, batch, patience) < 1 or not 0 < rate < math.inf:
-            raise ValueError("epochs, batch and patience must be at least 1, rate above 0 and finite")
-        self._seed, self._epochs, self._batch, self._rate, self._patience = seed, epochs, batch, rate, patience
-        self._net: Any = None
-
-    def fit(self, x: FloatArray, y: IntArray, weight: FloatArray, group: IntArray) -> None:
-        """Train; see :class:`Classifier`."""
-        import torch
-        from torch.nn.functional import binary_cross_entropy_with_logits
-
-        held, balanced = training_parts(y, weight, group, 0.25, stage_seed(self._seed, "holdout"))
-        self._mean, self._scale = x[~held].mean(0), x[~held].std(0) + 1e-12
-        generator = torch.Generator().manual_seed(self._seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
-            sizes = (x.shape[1], 32, 32, 32)
-            layers: list[torch.nn.Module] = []
-            for wide, narrow in itertools.pairwise(sizes):
-                layers += [torch.nn.Linear(wide, narrow), torch.nn.ReLU()]
-            net = torch.nn.Sequential(*layers, torch.nn.Linear(32, 1))
-        z = torch.as_tensor((x - self._mean) / self._scale, dtype=torch.float32)
-        target = torch.as_tensor(y, dtype=torch.float32)
-        w = torch.as_tensor(balanced, dtype=torch.float32)
-        mask = torch.as_tensor(held)
-        train, valid = torch.nonzero(~mask)[:, 0], torch.nonzero(mask)[:, 0]
-        steps = -(-len(train) // self._batch)
-        optimiser = torch.optim.Adam(net.parameters(), lr=self._rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self._epochs * steps)
-        best, best_state, idle = float("inf"), None, 0
-        for _ in range(self._epochs):
-            order = train[torch.randperm(len(train), generator=generator)]
-            for part in torch.split(order, self._batch):
-                loss = binary_cross_entropy_with_logits(net(z[part])[:, 0], target[part], weight=w[part])
-                optimiser.zero_grad()
-                torch.autograd.backward(loss)
-                optimiser.step()
-                schedule.step()
-            with torch.inference_mode():
-                value = float(binary_cross_entropy_with_logits(net(z[valid])[:, 0], target[valid], weight=w[valid]))
-            if value < best:
-                best, idle = value, 0
-                best_state = {key: tensor.clone() for key, tensor in net.state_dict().items()}
-            else:
-                idle += 1
-                if idle >= self._patience:
-                    break
-        if best_state is not None:
-            net.load_state_dict(best_state)
-        self._net = net.eval()
-
-    def score(self, x: FloatArray) -> FloatArray:
-        """Log-odds of data against template, shape (n,)."""
-        import torch
-
-        z = torch.as_tensor((x - self._mean) / self._scale, dtype=torch.float32)
-        with torch.inference_mode():
-            return np.asarray(self._net(z)[:, 0].double().numpy())
-
-
 def reads_of(classifier: Any) -> Literal["features", "constituents"]:
     """Return what a classifier takes as ``x``.
 
@@ -421,7 +333,7 @@ _KIND = Kind(
     "cwola.classifier",
     "a classifier",
     class_with("fit", "score"),
-    {"trees": f"{__name__}:Trees", "mlp": f"{__name__}:Mlp", **_ON_CONSTITUENTS},
+    {"trees": f"{__name__}:Trees", "mlp": "drapes_hep.cwola.perceptron:Mlp", **_ON_CONSTITUENTS},
 )
 
 

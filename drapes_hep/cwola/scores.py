@@ -215,19 +215,19 @@ def out_of_fold_scores(
     score = {name: np.full(len(sample.x), np.nan) for name, sample in targets.items()}
     tail = {name: np.full(len(sample.x), np.nan) for name, sample in targets.items()}
 
-    def one(fold: int) -> dict[str, FloatArray]:
+    def score_fold(fold: int) -> dict[str, FloatArray]:
         # one thread per fold: gradient boosting on some 10^5 events scales badly over the threads of one fit
         with threadpool_limits(limits=1, user_api="openmp"):
             return _fold_scores(make, fold, (template, data), targets, ensemble, seed, advance)
 
     with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
-        results = list(pool.map(one, range(folds)))
+        results = list(pool.map(score_fold, range(folds)))
     for fold, result in enumerate(results):
         own = template.weight[template.fold == fold]
         for name, sample in targets.items():
-            here = sample.fold == fold
-            score[name][here] = result[name]
-            tail[name][here] = tail_probability(result[name], result["template"], own)
+            in_fold = sample.fold == fold
+            score[name][in_fold] = result[name]
+            tail[name][in_fold] = tail_probability(result[name], result["template"], own)
     return {name: Scores(score[name], tail[name]) for name in targets}
 
 
@@ -293,7 +293,7 @@ def equal_size_auc(
         0.5 if they are indistinguishable.
     """
     rng = np.random.default_rng(choice)
-    a, b = (one.take(rng.permutation(len(one.x))[:size]) for one in (first, second))
+    a, b = (scores.take(rng.permutation(len(scores.x))[:size]) for scores in (first, second))
     scores = cross_auc_scores(make, a, b, folds=folds, ensemble=ensemble, seed=seed, workers=workers)
     truth = np.repeat([True, False], [len(scores[0]), len(scores[1])])
     return auc(np.concatenate(scores), truth, np.concatenate([a.weight, b.weight]))

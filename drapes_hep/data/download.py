@@ -189,7 +189,7 @@ def _ask(sample: Sample, url: str) -> Any:
 
 
 def _parse(entries: Any) -> tuple[RemoteFile, ...]:
-    found = []
+    files = []
     for entry in entries:
         name, checksum, url = str(entry["key"]), str(entry["checksum"]), str(entry["links"]["self"])
         # a name is written below the user's folder, and an address is opened: neither is taken on trust
@@ -200,13 +200,13 @@ def _parse(entries: Any) -> tuple[RemoteFile, ...]:
         algorithm, _, digits = checksum.partition(":")
         if algorithm not in hashlib.algorithms_available or not digits:
             raise ValueError(f"checksum '{checksum}'")
-        found.append(RemoteFile(name, int(entry["size"]), checksum, url))
-    if not found:
+        files.append(RemoteFile(name, int(entry["size"]), checksum, url))
+    if not files:
         raise ValueError("no files")
-    return tuple(sorted(found, key=lambda one: one.name))
+    return tuple(sorted(files, key=lambda file: file.name))
 
 
-def choose(sample: Sample, files: Sequence[RemoteFile], wanted: Sequence[str]) -> tuple[RemoteFile, ...]:
+def choose(sample: Sample, files: Sequence[RemoteFile], words: Sequence[str]) -> tuple[RemoteFile, ...]:
     """Pick files by kind, name or pattern.
 
     Parameters
@@ -215,7 +215,7 @@ def choose(sample: Sample, files: Sequence[RemoteFile], wanted: Sequence[str]) -
         For messages.
     files : sequence of RemoteFile
         From :func:`list_files`.
-    wanted : sequence of str
+    words : sequence of str
         Words of :data:`KINDS`, names, or patterns with ``*``.
 
     Returns
@@ -229,18 +229,18 @@ def choose(sample: Sample, files: Sequence[RemoteFile], wanted: Sequence[str]) -
         A word that picks nothing.
     """
     chosen: set[str] = set()
-    for word in wanted:
-        picked = {one.name for one in files if word in ("all", one.kind) or fnmatch.fnmatchcase(one.name, word)}
+    for word in words:
+        picked = {file.name for file in files if word in ("all", file.kind) or fnmatch.fnmatchcase(file.name, word)}
         if not picked:
-            close = difflib.get_close_matches(word, [*KINDS, *(one.name for one in files)], n=1, cutoff=0.6)
+            close = difflib.get_close_matches(word, [*KINDS, *(file.name for file in files)], n=1, cutoff=0.6)
             hint = (
                 f"did you mean '{close[0]}'?"
                 if close and close[0] != word
-                else "it has " + ", ".join(f"{one.name} ({one.kind})" for one in files)
+                else "it has " + ", ".join(f"{file.name} ({file.kind})" for file in files)
             )
             raise ConfigError(f"{sample.name}: --files {word} matches no file of record {sample.record}; {hint}")
         chosen |= picked
-    return tuple(one for one in files if one.name in chosen)
+    return tuple(file for file in files if file.name in chosen)
 
 
 def fetch(files: Sequence[RemoteFile], folder: str | Path, reporter: Reporter | None = None) -> list[Path]:
@@ -273,22 +273,22 @@ def fetch(files: Sequence[RemoteFile], folder: str | Path, reporter: Reporter | 
     store = pooch.create(
         path=folder.absolute(),
         base_url="",
-        registry={one.name: one.checksum for one in files},
-        urls={one.name: one.url for one in files},
+        registry={file.name: file.checksum for file in files},
+        urls={file.name: file.url for file in files},
         allow_updates=False,
     )
     try:
-        missing = [one for one in files if not _verified(folder / one.name, one)]
+        missing = [file for file in files if not _verified(folder / file.name, file)]
         _check_space(folder, missing)
-        for one in files:
-            if one in missing:
-                _fetch(store, one, folder / one.name, reporter)
+        for file in files:
+            if file in missing:
+                _fetch(store, file, folder / file.name, reporter)
             else:
-                reporter.say(f"{folder / one.name}: already downloaded, checksum verified")
+                reporter.say(f"{folder / file.name}: already downloaded, checksum verified")
     except OSError as error:
         where = error.filename or folder
         raise DrapesError(f"{where}: cannot be written ({error.strerror or error})") from error
-    return [folder / one.name for one in files]
+    return [folder / file.name for file in files]
 
 
 def _fetch(store: Any, file: RemoteFile, target: Path, reporter: Reporter) -> None:
@@ -334,7 +334,7 @@ def _verified(target: Path, file: RemoteFile) -> bool:
 
 
 def _check_space(folder: Path, missing: Sequence[RemoteFile]) -> None:
-    need = sum(max(one.size - _length(_part(folder / one.name)), 0) for one in missing)
+    need = sum(max(file.size - _length(_part(folder / file.name)), 0) for file in missing)
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if need > free:
@@ -396,18 +396,18 @@ class ResumingDownloader:
                 if have > self.size:
                     stream.truncate(0)
                     continue
-                wanted = None
+                requested_wait = None
                 try:
                     self._continue(url, stream, have)
                     reason = "the connection was closed early"
                 except _Interruption as error:
-                    reason, wanted = str(error), error.wait
+                    reason, requested_wait = str(error), error.wait
                 stream.flush()
                 now = stream.seek(0, os.SEEK_END)
                 if now == self.size:
                     break
                 failures = 0 if now > have else failures + 1
-                wait = next_wait(max(failures, 1), wanted)
+                wait = next_wait(max(failures, 1), requested_wait)
                 if failures >= _ATTEMPTS or wait > longest_wait():
                     raise DrapesError(
                         f"{url}: stopped at {size_text(now)} of {size_text(self.size)} ({reason}); run the same "
@@ -453,8 +453,8 @@ class ResumingDownloader:
         if status in (200, 206):
             return
         if status in TRANSIENT:
-            wanted = retry_after(response.headers)
-            raise _Interruption(f"the server answers {status} {response.reason}", wanted)
+            requested_wait = retry_after(response.headers)
+            raise _Interruption(f"the server answers {status} {response.reason}", requested_wait)
         if status == 416:  # the server has no byte at the position to resume from
             self._refuse(url, "has fewer bytes than the record states")
         self._discard_empty()

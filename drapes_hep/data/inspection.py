@@ -349,18 +349,18 @@ def inspect_file(
     for chunk in chunks:
         for piece, events in reader.good(chunk):
             gathered.add(piece, events)
-    wanted = sum(len(chunk) for chunk in chunks)
+    n_events = sum(len(chunk) for chunk in chunks)
     if not gathered.events and reader.first_error is not None:
         raise reader.first_error
     problems = [*reader.problems(), *gathered.problems(), *remarks]
     order = ("error", "warning", "note")
     return Inspection(
         **_file_part(path, info),
-        looked_at=wanted,
+        looked_at=n_events,
         runs=runs,
-        unread=wanted - gathered.events,
+        unread=n_events - gathered.events,
         **gathered.summary(),
-        problems=sorted(problems, key=lambda one: order.index(one.severity)),
+        problems=sorted(problems, key=lambda problem: order.index(problem.severity)),
     )
 
 
@@ -414,7 +414,7 @@ class _ChunkReader:
     """Reads chunks; reports bad values and finds the good events."""
 
     def __init__(self, whole: EventChunk) -> None:
-        self.left = _RETRIES
+        self.retries = _RETRIES
         self.first_error: InputError | None = None
         self.bad: dict[tuple[str, str], tuple[int, int]] = {}
         self.broken: list[tuple[str, int, int]] = []
@@ -436,28 +436,28 @@ class _ChunkReader:
             return False
         return True
 
-    def good(self, chunk: EventChunk, known: frozenset[tuple[str, str]] = frozenset()) -> Iterator[tuple[Any, Any]]:
+    def good(self, chunk: EventChunk, reported: frozenset[tuple[str, str]] = frozenset()) -> Iterator[tuple[Any, Any]]:
         try:
             yield chunk, self._read(chunk)
             return
         except BadValuesError as error:
             self.first_error = self.first_error or error
-            found = frozenset((bad.column, bad.kind) for bad in error.bad)
+            bad_columns = frozenset((bad.column, bad.kind) for bad in error.bad)
             for bad in error.bad:
                 # a part of the chunk repeats what the whole has counted
-                if (bad.column, bad.kind) not in known:
+                if (bad.column, bad.kind) not in reported:
                     first, count = self.bad.get((bad.column, bad.kind), (bad.first, 0))
                     self.bad[bad.column, bad.kind] = (min(first, bad.first), count + bad.count)
         except InputError as error:
             self.first_error = self.first_error or error
             self.broken.append((f"{error.problem}; {error.remedy}", len(chunk), chunk.start))
             return
-        if len(chunk) == 1 or self.left < 2:
+        if len(chunk) == 1 or self.retries < 2:
             return
-        self.left -= 2
+        self.retries -= 2
         middle = (chunk.start + chunk.stop) // 2
         for part in (dataclasses.replace(chunk, stop=middle), dataclasses.replace(chunk, start=middle)):
-            yield from self.good(part, known | found)
+            yield from self.good(part, reported | bad_columns)
 
     def _read(self, chunk: EventChunk) -> Events:
         reading = dataclasses.replace(chunk.reading, constituents=self.constituents, jets=True)
@@ -550,8 +550,8 @@ class _Gathered:
         return np.concatenate(self.parts[name]) if name in self.parts else np.empty(0)
 
     def problems(self) -> Iterator[Problem]:
-        for (severity, what), found in self.flags.items():
-            yield Problem(severity, what, len(found), found[0])
+        for (severity, what), flagged in self.flags.items():
+            yield Problem(severity, what, len(flagged), flagged[0])
         if self.clipped:
             what = "masses just below 0 by rounding: set to 0; counted in jets and constituents"
             yield Problem("note", what, self.clipped, None)
@@ -635,12 +635,12 @@ def _edges(low: float, high: float, events: int) -> FloatArray:
     return np.asarray((first + np.arange(count + 1)) * width, dtype=np.float64)
 
 
-def text_lines(found: Inspection) -> Sequence[tuple[str, str]]:
+def text_lines(inspection: Inspection) -> Sequence[tuple[str, str]]:
     """Put a record into words.
 
     Parameters
     ----------
-    found : Inspection
+    inspection : Inspection
         From :func:`inspect_file`.
 
     Returns
@@ -656,46 +656,51 @@ def text_lines(found: Inspection) -> Sequence[tuple[str, str]]:
         return f"{low} to {high}{unit}, median {median}"
 
     def listed(names: Sequence[str]) -> str:
-        shown = list(names) if len(names) <= 24 else [*names[:20], f"... and {len(names) - 20} more"]
-        return ", ".join(shown) or "none"
+        shortened = list(names) if len(names) <= 24 else [*names[:20], f"... and {len(names) - 20} more"]
+        return ", ".join(shortened) or "none"
 
-    every = found.looked_at == found.events
-    runs = f"in {len(found.runs)} runs spread over the file" if len(found.runs) > 1 else "at its beginning"
+    every = inspection.looked_at == inspection.events
+    runs = f"in {len(inspection.runs)} runs spread over the file" if len(inspection.runs) > 1 else "at its beginning"
     out = [
-        ("path", found.path + ("" if found.bytes is None else f" ({found.bytes / 1e6:.3g} MB)")),
-        ("layout", f"{found.layout} ({found.container}" + (f", '{found.object}')" if found.object else ")")),
-        ("events", str(found.events)),
-        ("looked at", "all events" if every else f"{counted(found.looked_at, 'event')} {runs}"),
+        ("path", inspection.path + ("" if inspection.bytes is None else f" ({inspection.bytes / 1e6:.3g} MB)")),
+        (
+            "layout",
+            f"{inspection.layout} ({inspection.container}"
+            + (f", '{inspection.object}')" if inspection.object else ")"),
+        ),
+        ("events", str(inspection.events)),
+        ("looked at", "all events" if every else f"{counted(inspection.looked_at, 'event')} {runs}"),
     ]
-    if found.unread:
-        out.append(("unread", f"{counted(found.unread, 'event')}, for the errors below"))
-    jets = ", ".join(f"{n} in {counted(count, 'event')}" for n, count in found.jets.per_event.items()) or "none"
+    if inspection.unread:
+        out.append(("unread", f"{counted(inspection.unread, 'event')}, for the errors below"))
+    jets = ", ".join(f"{n} in {counted(count, 'event')}" for n, count in inspection.jets.per_event.items()) or "none"
     out += [
         ("jets", jets),
         (
             "jet pT",
-            f"leading {spread(found.jets.leading_pt, ' GeV')}; second {spread(found.jets.subleading_pt, ' GeV')}",
+            f"leading {spread(inspection.jets.leading_pt, ' GeV')};"
+            f" second {spread(inspection.jets.subleading_pt, ' GeV')}",
         ),
-        ("jet mass", f"{spread(found.jets.mass, ' GeV')} (two leading jets)"),
-        ("m_JJ", f"{spread(found.mjj.range, ' GeV')} ({counted(found.mjj.events, 'event')})"),
+        ("jet mass", f"{spread(inspection.jets.mass, ' GeV')} (two leading jets)"),
+        ("m_JJ", f"{spread(inspection.mjj.range, ' GeV')} ({counted(inspection.mjj.events, 'event')})"),
     ]
-    if found.constituents is not None:
-        share = spread(found.constituents.momentum_fraction, "", ".3f")
-        out.append(("constituents", f"{spread(found.constituents.per_jet)} per jet; fraction of its pT {share}"))
+    if inspection.constituents is not None:
+        share = spread(inspection.constituents.momentum_fraction, "", ".3f")
+        out.append(("constituents", f"{spread(inspection.constituents.per_jet)} per jet; fraction of its pT {share}"))
     else:
         out.append(("constituents", "none"))
-    labels, weights = found.labels, found.weights
+    labels, weights = inspection.labels, inspection.weights
     out += [
         ("labels", "no" if labels is None else f"yes: {labels.signal} signal, {labels.background} background"),
-        ("event ids", "from the file" if found.identity.source == "file" else "from the file's name and the row"),
+        ("event ids", "from the file" if inspection.identity.source == "file" else "from the file's name and the row"),
         ("weights", "all 1" if weights.all_one else f"{spread(weights.range, '', '.3g')}, sum {weights.sum:.6g}"),
-        ("columns", listed(found.columns)),
-        ("not read", listed(found.other_columns)),
+        ("columns", listed(inspection.columns)),
+        ("not read", listed(inspection.other_columns)),
     ]
-    for one in found.problems:
-        first = "" if one.first_row is None else f", first in row {one.first_row}"
-        where = f" ({counted(one.events, 'event')}{first})" if one.events else ""
-        out.append((one.severity, one.what + where))
-    if not found.problems:
+    for problem in inspection.problems:
+        first = "" if problem.first_row is None else f", first in row {problem.first_row}"
+        where = f" ({counted(problem.events, 'event')}{first})" if problem.events else ""
+        out.append((problem.severity, problem.what + where))
+    if not inspection.problems:
         out.append(("problems", "none"))
     return out

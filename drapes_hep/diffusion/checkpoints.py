@@ -93,20 +93,20 @@ def _name_of(network: type[nn.Module]) -> str:
 
 
 def _backbone(name: str, arguments: Mapping[str, Any], network: type[nn.Module] | None) -> nn.Module:
-    found: Any = network
+    network_class: Any = network
     if network is None or name != _name_of(network):
         module, _, attribute = name.partition(":")
         # the card must not decide what is imported, since importing runs a module
         if not module.startswith(_OWN):
-            asked = "" if network is None else f", and not the configuration's {_name_of(network)}"
-            raise TypeError(f"{name} is not a network of this package{asked}")
-        found = getattr(importlib.import_module(module), attribute)
-        if not (isinstance(found, type) and issubclass(found, nn.Module)):
+            requested = "" if network is None else f", and not the configuration's {_name_of(network)}"
+            raise TypeError(f"{name} is not a network of this package{requested}")
+        network_class = getattr(importlib.import_module(module), attribute)
+        if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
             raise TypeError(f"{name} is not a backbone")
-    made = found(**arguments)
-    if not isinstance(made, nn.Module) or not isinstance(getattr(made, "config", None), dict):
+    built = network_class(**arguments)
+    if not isinstance(built, nn.Module) or not isinstance(getattr(built, "config", None), dict):
         raise TypeError(f"{name} is not a backbone")
-    return made
+    return built
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:

@@ -133,9 +133,9 @@ class PreconditionedDenoiser(Denoiser):
     def raw(self, x: Tensor, c: Preconditioning, condition: Tensor | None, offsets: Tensor | None) -> Tensor:
         """Return F(c_in x; c_noise, c) in the network's own precision, shape (n, d)."""
         dtype = self.sigma_data.dtype
-        given = None if condition is None else condition.to(dtype)
+        cast_condition = None if condition is None else condition.to(dtype)
         sets = {} if offsets is None else {"offsets": offsets}
-        result: Tensor = self.backbone((c.input * x).to(dtype), c.noise.to(dtype), given, **sets)
+        result: Tensor = self.backbone((c.input * x).to(dtype), c.noise.to(dtype), cast_condition, **sets)
         return result
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None, offsets: Tensor | None = None) -> Tensor:
@@ -177,8 +177,8 @@ class FlowDenoiser(PreconditionedDenoiser):
     def preconditioning(self, t: Tensor, offsets: Tensor | None = None) -> Preconditioning:
         """Return (1, t, 1, t)."""
         column = expand_sets(t, offsets)
-        one = torch.ones_like(column)
-        return Preconditioning(one, column, one, t)
+        ones = torch.ones_like(column)
+        return Preconditioning(ones, column, ones, t)
 
 
 DENOISERS: dict[str, type[PreconditionedDenoiser]] = {"edm": EDMDenoiser, "flow": FlowDenoiser}

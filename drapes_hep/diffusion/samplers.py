@@ -24,33 +24,30 @@ result depends on its batch through the rounding of float32 kernels only.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from drapes_hep.diffusion.denoisers import Denoiser
+from drapes_hep.kernels import Precision, kernel_threads, products
 from drapes_hep.packed import bounded
 
 __all__ = [
     "EVALUATIONS",
     "SAMPLERS",
     "Point",
-    "Precision",
     "Sampler",
     "dpm2m",
     "euler",
     "evaluations",
     "heun",
-    "kernel_threads",
     "midpoint",
-    "products",
     "sample",
 ]
 
@@ -150,32 +147,6 @@ def evaluations(solver: str, steps: int) -> int:
     return EVALUATIONS[solver] * steps - (solver == "heun")
 
 
-Precision = Literal["float32", "bf16"]
-"""Precision of a network's products on a GPU."""
-
-
-def products(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return the context in which a network's products are done in this precision: on a GPU, or not at all."""
-    if precision == "float32" or device.type != "cuda":
-        return contextlib.nullcontext()
-    return torch.autocast("cuda", dtype=torch.bfloat16)
-
-
-@contextlib.contextmanager
-def kernel_threads(threads: int) -> Iterator[int]:
-    """Run every kernel on this many threads inside the block; returns the number that torch had.
-
-    A layer of 64 on a thousand rows takes 0.1 ms: threads inside it wait for one another longer than they work, by a
-    factor of 100 when another process has a core. The setting is the process's: other threads see it too.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield before
-    finally:
-        torch.set_num_threads(before)
-
-
 def sample(
     denoiser: Denoiser,
     x_start: Tensor,
@@ -271,10 +242,10 @@ def sample(
         if offsets is not None:
             rows = slice(int(offsets[first]), int(offsets[last]))
             sets = (offsets[first : last + 1] - offsets[first]).to(place)
-        given = None if condition is None else condition[first:last].to(place)
+        block_condition = None if condition is None else condition[first:last].to(place)
 
         def predict(x: Tensor, p: Point) -> Tensor:
-            mean: Tensor = denoiser(x, x.new_tensor([p.t]), given, sets)
+            mean: Tensor = denoiser(x, x.new_tensor([p.t]), block_condition, sets)
             return mean
 
         # grad mode belongs to the thread, so it is set here and not around the pool

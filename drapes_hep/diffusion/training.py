@@ -1,71 +1,38 @@
-r"""Training of a denoiser: Adam, warm-up and cosine decay, averaged weights, early stopping, resumable.
+"""Training of a denoiser: noise levels and noise of a pass, the loss of a batch, validation on noise that stays.
 
-Rate at step :math:`k` of :math:`K`, with :math:`W = \lceil wK \rceil` steps of linear warm-up then half a cosine to 0:
-
-.. math:: r_k = r \min\left(\tfrac{k + 1}{W}, 1\right) \cdot
-    \tfrac12\left(1 + \cos\left(\pi \tfrac{\max(k + 1 - W, 0)}{K - W}\right)\right).
-
-The averaged weights are the normalised exponential average of :math:`\theta_1 .. \theta_k`, without bias at the start:
-
-.. math:: \bar\theta_k = \frac{(1 - \beta) \sum_{j \le k} \beta^{k - j} \theta_j}{1 - \beta^k}
-    = \bar\theta_{k-1} + \frac{1 - \beta}{1 - \beta^k} (\theta_k - \bar\theta_{k-1}).
-
-Validation uses them, on noise levels and noise that are drawn once, several for an event; the best are kept. Weights of
-events are divided by their mean, so a batch of light events counts less than one of heavy ones.
-
-All parameters are views of one buffer: the optimiser and the average are then a few kernels and a checkpoint a few
-tensors. Random numbers are drawn on the CPU, so a checkpoint goes on on another device.
-
-A checkpoint holds the state after a step: the random numbers of its epoch follow from the generator at the epoch's
-start, so those of the steps that were done are drawn again and passed over. Ctrl-C writes one between two steps.
+The loop is that of :mod:`drapes_hep.training.loop`. Validation uses the averaged weights, on noise levels and noise
+that are drawn once, several per event. Weights of events are divided by their mean, so a batch of light events counts
+less than one of heavy ones.
 
 Events are rows of a tensor, or sets: then every member of a set counts alike in the loss, with its set's weight.
 
-Memory: the events once, for sets the noise of one step, for rows that of one epoch; beside them a step's activations.
+Memory: the events once, for sets the noise of one step, for rows that of one epoch; with them a step's activations.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import hashlib
 import itertools
-import json
-import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from drapes_hep.diffusion.denoisers import PreconditionedDenoiser
 from drapes_hep.diffusion.losses import denoising_loss, stratified
-from drapes_hep.diffusion.samplers import Precision, kernel_threads, products
-from drapes_hep.errors import FitError, RunDirectoryError
-from drapes_hep.files import write_bytes
-from drapes_hep.interrupts import uninterrupted
+from drapes_hep.diffusion.schedules import Schedule
+from drapes_hep.kernels import Precision, kernel_threads, products
 from drapes_hep.packed import Sets, bounded, take
+from drapes_hep.training.checkpoint import Checkpoint, fingerprint
+from drapes_hep.training.curves import Epoch, TrainingCurve
+from drapes_hep.training.loop import LoopSettings, train_network
 
-__all__ = [
-    "Epoch",
-    "TrainingCurve",
-    "TrainingResult",
-    "TrainingSettings",
-    "ema_weight",
-    "learning_rate",
-    "train",
-    "validation_loss",
-]
+__all__ = ["TrainingResult", "TrainingSettings", "train", "validation_loss"]
 
 _EVALUATION_ROWS = 4096
-
-_LAYOUT = 2
-"""Of checkpoints: changes with what they hold."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +44,17 @@ class TrainingSettings:
     epochs : int
         Passes over the training events at most.
     batch : int
-        Events a step; a random remainder of each epoch that fills no batch is left out.
+        Events per step; a random remainder of each epoch that fills no batch is left out.
     rate : float
         Largest learning rate of Adam.
     warmup : float
-        Part of all steps over which the rate rises linearly, 0 <= warmup < 1.
+        Fraction of all steps over which the rate rises linearly, 0 <= warmup < 1.
     ema : float
-        Decay a step of the averaged weights.
+        Decay per step of the averaged weights.
     patience : int, optional
         Epochs without a better validation loss before it stops; None never stops.
     validation_draws : int
-        Noise levels a validation event is seen at.
+        Noise levels per validation event.
     checkpoint_seconds : float
         Least time between two checkpoints; one is always written at the end, and when Ctrl-C or SIGTERM ends it.
     precision : {"float32", "bf16"}
@@ -110,46 +77,28 @@ class TrainingSettings:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch, self.validation_draws) < 1 or (self.patience is not None and self.patience < 1):
-            raise ValueError("epochs, batch, patience and validation_draws must be at least 1")
-        if not (0 <= self.warmup < 1 and 0 <= self.ema < 1 and self.rate > 0):
-            raise ValueError("training needs 0 <= warmup < 1, 0 <= ema < 1 and rate > 0")
+        if self.validation_draws < 1:
+            raise ValueError("validation_draws must be at least 1")
+        self.loop()
 
-
-class Epoch(NamedTuple):
-    """One line of the history: number (from 1), mean losses, and the rate of the epoch's last step."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    rate: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingCurve:
-    """How a training went.
-
-    Parameters
-    ----------
-    history : tuple of Epoch
-        One entry per epoch.
-    best_epoch : int
-        Number of the epoch whose weights are used.
-    stopped_early : bool
-        Whether patience ended it.
-    seconds : float
-        Wall time, over all the runs of a resumed training.
-    """
-
-    history: tuple[Epoch, ...]
-    best_epoch: int
-    stopped_early: bool = False
-    seconds: float = 0.0
+    def loop(self) -> LoopSettings:
+        """Return what the training loop takes of it."""
+        return LoopSettings(
+            epochs=self.epochs,
+            batch=self.batch,
+            rate=self.rate,
+            warmup=self.warmup,
+            drop_last=True,
+            ema=self.ema,
+            patience=self.patience,
+            one_buffer=True,
+            checkpoint_seconds=self.checkpoint_seconds,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult(TrainingCurve):
-    """What a training gives.
+    """How a training went, and its denoiser.
 
     Parameters
     ----------
@@ -158,45 +107,6 @@ class TrainingResult(TrainingCurve):
     """
 
     denoiser: PreconditionedDenoiser
-
-
-def learning_rate(step: int, steps: int, rate: float, warmup: float) -> float:
-    """Return the rate of step ``step`` (from 0) of ``steps``: linear warm-up, then a cosine to 0 (module head)."""
-    rising = math.ceil(warmup * steps)
-    ramp = min((step + 1) / rising, 1.0) if rising else 1.0
-    return rate * ramp * 0.5 * (1.0 + math.cos(math.pi * max(step + 1 - rising, 0) / max(steps - rising, 1)))
-
-
-def ema_weight(step: int, decay: float) -> float:
-    """Return the weight of the newest parameters in the average after ``step`` steps (from 1)."""
-    return (1.0 - decay) / (1.0 - decay**step)
-
-
-def _flatten(module: nn.Module) -> nn.Parameter:
-    """Move all parameters, and their gradients, into one buffer each; the module works on as before."""
-    parameters = list(module.parameters())
-    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-    gradient = torch.zeros_like(flat)
-    start = 0
-    for p in parameters:
-        stop = start + p.numel()
-        p.data = flat[start:stop].view_as(p)
-        # autograd adds into a gradient that exists: no copy, no list of tensors for the optimiser
-        p.grad = gradient[start:stop].view_as(p)
-        start = stop
-    whole = nn.Parameter(flat)
-    whole.grad = gradient
-    return whole
-
-
-def _unflatten(module: nn.Module, values: Tensor) -> None:
-    """Return the module parameters of its own with these values."""
-    start = 0
-    for p in module.parameters():
-        stop = start + p.numel()
-        p.data = values[start:stop].view_as(p).clone()
-        p.grad = None
-        start = stop
 
 
 class _Validation(NamedTuple):
@@ -272,53 +182,6 @@ def validation_loss(
     return _validate(denoiser, _fixed_draws(denoiser, events, draws, torch.Generator().manual_seed(seed)))
 
 
-def _fingerprint(
-    denoiser: PreconditionedDenoiser, settings: TrainingSettings, seed: int, data: list[Tensor | None]
-) -> str:
-    """Hash of all that a training's result depends on, but the device."""
-    # how often a checkpoint is written changes nothing
-    fixed = {key: value for key, value in asdict(settings).items() if key != "checkpoint_seconds"}
-    # the precision belongs to the device, and a checkpoint goes on on another
-    fixed.pop("precision")
-    model = [str(getattr(denoiser.backbone, "config", "")), str(denoiser.schedule.config)]
-    digest = hashlib.sha256(json.dumps([_LAYOUT, fixed, seed, model], sort_keys=True).encode())
-    for tensor in [*data, *denoiser.state_dict().values()]:
-        if tensor is None:
-            digest.update(b"none")
-        else:
-            digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Hash of a checkpoint's content."""
-    digest = hashlib.sha256(json.dumps([metadata.get(name) for name in ("fingerprint", "seconds")]).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # as bytes: a damaged file may state a type that numpy does not have
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _read(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise RunDirectoryError(f"{path}: not a readable checkpoint ({reason}); delete it to retrain") from error
-    # safetensors has no checksum: a flipped bit would be another model, and nobody would know
-    if metadata.get("sha256") != _digest(tensors, metadata):
-        raise RunDirectoryError(f"{path}: damaged checkpoint (sha256 differs); delete it to retrain")
-    if metadata.get("fingerprint") != fingerprint:
-        raise RunDirectoryError(
-            f"{path}: checkpoint of another training (settings, seed, data or network differ); delete it to retrain"
-        )
-    return tensors, metadata
-
-
 def train(
     denoiser: PreconditionedDenoiser,
     x: Tensor | Sets,
@@ -383,17 +246,25 @@ def train(
         raise ValueError("training and validation must both be rows, or both be sets")
     if events.x.shape[1] != held_out.x.shape[1]:
         raise ValueError(f"{events.x.shape[1]} features in training, {held_out.x.shape[1]} in validation")
+    file = None
+    if checkpoint is not None:
+        tensors = [*events, *held_out, *denoiser.to(place).state_dict().values()]
+        file = Checkpoint(Path(checkpoint), fingerprint(_decisive(denoiser, settings, seed), tensors))
+    # order, noise levels and noise of the two samples come from two streams: neither moves the other
+    fixed = _fixed_draws(denoiser, held_out, settings.validation_draws, torch.Generator().manual_seed(seed + 1))
+    task = _Task(denoiser.schedule, events, fixed, settings.precision)
+    generator = torch.Generator().manual_seed(seed)
     limit = threads if place.type == "cpu" else None
     with contextlib.nullcontext() if limit is None else kernel_threads(limit):
-        return _train(
-            denoiser.to(place).train(),
-            events,
-            held_out,
-            settings,
-            seed,
-            None if checkpoint is None else Path(checkpoint),
-            progress,
-        )
+        curve = train_network(denoiser.to(place), task, settings.loop(), generator, checkpoint=file, progress=progress)
+    return TrainingResult(denoiser=denoiser, **vars(curve))
+
+
+def _decisive(denoiser: PreconditionedDenoiser, settings: TrainingSettings, seed: int) -> list[Any]:
+    """Return what a training's result depends on, but its tensors and the device."""
+    # how often a checkpoint is written changes nothing, and the precision belongs to the device
+    fixed = {key: value for key, value in asdict(settings).items() if key not in ("checkpoint_seconds", "precision")}
+    return [fixed, seed, [str(getattr(denoiser.backbone, "config", "")), str(denoiser.schedule.config)]]
 
 
 class _Events(NamedTuple):
@@ -440,129 +311,50 @@ class _Events(NamedTuple):
         return _Events(sets.values, condition, self.weight[chosen], sets.offsets)
 
 
-def _train(
-    denoiser: PreconditionedDenoiser,
-    events: _Events,
-    held_out: _Events,
-    settings: TrainingSettings,
-    seed: int,
-    checkpoint: Path | None,
-    progress: Callable[[Epoch], None] | None,
-) -> TrainingResult:
-    began = time.perf_counter()
-    device = events.x.device
-    averaged = copy.deepcopy(denoiser).eval()
-    parameters = _flatten(denoiser)
-    average = _flatten(averaged).detach()
-    # order, noise levels and noise of the two samples come from two streams: neither moves the other
-    generator = torch.Generator().manual_seed(seed)
-    fixed = _fixed_draws(denoiser, held_out, settings.validation_draws, torch.Generator().manual_seed(seed + 1))
-    optimiser = torch.optim.Adam([parameters], lr=settings.rate, fused=True)
-    moments = {name: torch.zeros_like(average) for name in ("exp_avg", "exp_avg_sq")}
-    moments["step"] = torch.zeros((), dtype=torch.float32, device=device)
-    best = average.clone()
-    history: list[Epoch] = []
-    seconds = 0.0
-    # of the epoch under way: the generator at its start, the steps that are done and the sum of their losses
-    start, done = generator.get_state(), 0
-    summed = torch.zeros((), device=device)
+class _Batch(NamedTuple):
+    """Events of a step, with their noise levels and noise."""
 
-    fingerprint = "" if checkpoint is None else _fingerprint(denoiser, settings, seed, [*events, *held_out])
-    if checkpoint is not None and checkpoint.exists():
-        tensors, metadata = _read(checkpoint, fingerprint)
-        parameters.data.copy_(tensors["parameters"])
-        average.copy_(tensors["average"])
-        best.copy_(tensors["best"])
-        for name, moment in moments.items():
-            moment.copy_(tensors[name])
-        start, done = tensors["generator"], int(tensors["done"])
-        summed.copy_(tensors["summed"])
-        history = [Epoch(int(line[0]), *line[1:]) for line in tensors["history"].tolist()]
-        seconds = float(metadata["seconds"])
-        if progress is not None:
-            for line in history:
-                progress(line)
-    optimiser.state[parameters] = moments
-
-    def keep() -> None:
-        if checkpoint is not None:
-            tensors = {"parameters": parameters.detach(), "average": average, "best": best, **moments}
-            tensors |= {"generator": start, "done": torch.tensor(done), "summed": summed}
-            tensors["history"] = torch.tensor(history, dtype=torch.float64)
-            spent = seconds + time.perf_counter() - began
-            metadata = {"fingerprint": fingerprint, "seconds": repr(spent)}
-            metadata["sha256"] = _digest(tensors, metadata)
-            write_bytes(checkpoint, save(tensors, metadata))
-
-    n, batch = len(events), min(settings.batch, len(events))
-    steps = n // batch
-    total = steps * settings.epochs
-    sets = events.offsets is not None
-    saved = time.perf_counter()
-    try:
-        while len(history) < settings.epochs and not _idle(history, settings.patience):
-            epoch = len(history) + 1
-            generator.set_state(start)
-            order = torch.randperm(n, generator=generator)[: steps * batch].to(device)
-            u = stratified(len(order), batch, generator)
-            t = denoiser.schedule.training_times(u).to(device)
-            # of rows for the whole epoch: one draw instead of thousands of small ones
-            noise = torch.randn(0 if sets else len(order), events.x.shape[1], generator=generator).to(device)
-            passed = done
-            for i in range(steps):
-                rows = slice(i * batch, (i + 1) * batch)
-                part = events.take(order[rows])
-                if len(part.x) == 0:
-                    continue
-                drawn = torch.randn(part.x.shape, generator=generator).to(device) if sets else noise[rows]
-                if i < passed:
-                    continue
-                with products(settings.precision, device):
-                    losses = denoising_loss(denoiser, part.x, t[rows], drawn, part.condition, part.offsets)
-                loss = torch.dot(losses, part.row_weight) / len(losses)
-                loss.backward()  # type: ignore[no-untyped-call] # torch's own annotation is missing
-                step = (epoch - 1) * steps + i
-                optimiser.param_groups[0]["lr"] = learning_rate(step, total, settings.rate, settings.warmup)
-                assert parameters.grad is not None
-                with uninterrupted():
-                    optimiser.step()
-                    parameters.grad.zero_()
-                    average.lerp_(parameters.detach(), ema_weight(step + 1, settings.ema))
-                    summed += loss.detach()
-                    done = i + 1
-            rate = learning_rate(epoch * steps - 1, total, settings.rate, settings.warmup)
-            line = Epoch(epoch, float(summed) / steps, _validate(averaged, fixed, settings.precision), rate)
-            if not math.isfinite(line.train_loss) or not math.isfinite(line.validation_loss):
-                raise FitError(f"training diverged in epoch {epoch}: lower its rate (now {settings.rate:g})")
-            with uninterrupted():
-                if line.validation_loss < min((past.validation_loss for past in history), default=math.inf):
-                    best.copy_(average)
-                history.append(line)
-                start, done = generator.get_state(), 0
-                summed.zero_()
-            if progress is not None:
-                progress(line)
-            if time.perf_counter() - saved > settings.checkpoint_seconds:
-                keep()
-                saved = time.perf_counter()
-        keep()
-    except KeyboardInterrupt:
-        with uninterrupted():
-            keep()
-        raise
-    _unflatten(denoiser, best)
-    return TrainingResult(
-        denoiser=denoiser.eval(),
-        history=tuple(history),
-        best_epoch=_best(history).epoch,
-        stopped_early=len(history) < settings.epochs,
-        seconds=seconds + time.perf_counter() - began,
-    )
+    events: _Events
+    t: Tensor
+    noise: Tensor
 
 
-def _best(history: list[Epoch]) -> Epoch:
-    return min(history, key=lambda line: line.validation_loss)
+@dataclass(frozen=True)
+class _Task:
+    """A denoiser's training events and validation, as the loop takes them."""
 
+    schedule: Schedule
+    events: _Events
+    fixed: _Validation
+    precision: Precision
 
-def _idle(history: list[Epoch], patience: int | None) -> bool:
-    return patience is not None and bool(history) and history[-1].epoch - _best(history).epoch >= patience
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def batches(self, order: Tensor, size: int, generator: torch.Generator) -> Iterator[_Batch | None]:
+        """Yield the batches of a pass; None for sets that have no members."""
+        events, device = self.events, self.events.x.device
+        order = order.to(device)
+        t = self.schedule.training_times(stratified(len(order), size, generator)).to(device)
+        sets = events.offsets is not None
+        # of rows for the whole pass: one draw instead of thousands of small ones
+        noise = torch.randn(0 if sets else len(order), events.x.shape[1], generator=generator).to(device)
+        for first in range(0, len(order), size):
+            rows = slice(first, first + size)
+            part = events.take(order[rows])
+            if len(part.x) == 0:
+                yield None
+                continue
+            drawn = torch.randn(part.x.shape, generator=generator).to(device) if sets else noise[rows]
+            yield _Batch(part, t[rows], drawn)
+
+    def loss(self, network: PreconditionedDenoiser, batch: _Batch) -> Tensor:
+        """Compute the weighted mean loss of a batch."""
+        events, t, noise = batch
+        with products(self.precision, noise.device):
+            losses = denoising_loss(network, events.x, t, noise, events.condition, events.offsets)
+        return torch.dot(losses, events.row_weight) / len(losses)
+
+    def validation_loss(self, network: PreconditionedDenoiser) -> float:
+        """Compute the weighted mean loss of the validation events."""
+        return _validate(network, self.fixed, self.precision)

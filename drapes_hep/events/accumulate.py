@@ -153,8 +153,8 @@ def feature_axis(name: str, define: Mapping[str, Mapping[str, Any]] | None = Non
     """
     if name == "mjj":
         return hist.axis.Regular(160, 0, 8000, name="mjj", label=r"$m_{JJ}$ [GeV]")
-    (known,) = check_features([name], define, keep)
-    return hist.axis.Regular(known.bins, *known.range, name=name, label=known.axis_label)
+    (feature,) = check_features([name], define, keep)
+    return hist.axis.Regular(feature.bins, *feature.range, name=name, label=feature.axis_label)
 
 
 def fill_checked(histogram: Any, *, weight: Column = None, **values: Column) -> None:

@@ -16,7 +16,7 @@ mass that follows m_JJ (groomed, corrected otherwise) says so in its metadata, `
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
@@ -27,12 +27,10 @@ from coffea import processor
 
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.module_state import changed_name, module_state
+from drapes_hep.events.ranges import Ranges, in_ranges
 from drapes_hep.events.types import Column, Events
 
-__all__ = ["Blinding", "empty_hidden_bins", "hidden_bins", "in_ranges", "measures_mjj"]
-
-Ranges = Sequence[tuple[float, float]]
-"""Hidden windows as (lower, upper) edges, GeV; half open."""
+__all__ = ["Blinding", "empty_hidden_bins", "hidden_bins", "measures_mjj"]
 BoolArray = npt.NDArray[np.bool_]
 
 _RAW = ("skim", "truth")
@@ -41,27 +39,6 @@ _SLACK = 1e-9
 """Fraction of a bin's width by which its edge may miss a window's edge through rounding."""
 _SAME = 1e-9
 """Relative difference of masses and weights between the two passes that rounding explains."""
-
-
-def in_ranges(mjj: Column, ranges: Ranges) -> BoolArray:
-    """Compute which masses are in any of the ranges.
-
-    Parameters
-    ----------
-    mjj : array, shape (n,)
-        GeV.
-    ranges : sequence of tuple of float
-        Lower edge inclusive, upper edge exclusive, GeV.
-
-    Returns
-    -------
-    array of bool, shape (n,)
-    """
-    masses = np.asarray(mjj, dtype=np.float64)
-    inside = np.zeros(masses.shape, dtype=np.bool_)
-    for low, high in ranges:
-        inside |= (masses >= low) & (masses < high)
-    return inside
 
 
 class Blinding(processor.ProcessorABC):  # type: ignore[misc]

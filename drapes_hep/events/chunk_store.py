@@ -25,12 +25,12 @@ from drapes_hep.errors import DrapesError
 from drapes_hep.events.accumulate import ColumnParts
 from drapes_hep.events.chunks import EventChunk
 from drapes_hep.files import atomic_path, content_hash, parse_json
-from drapes_hep.user_files import Grounds, holds
+from drapes_hep.user_files import FileHashes, all_unchanged
 
 __all__ = ["ChunkStore", "UnstorableError", "pack", "unpack"]
 
 _TREE = "tree"
-_GROUNDS = "grounds"
+_HASHES = "grounds"
 _VERSION = 2
 
 Arrays = dict[str, Any]
@@ -188,7 +188,7 @@ class ChunkStore:
         path = self.path(chunk)
         return path is not None and path.is_file()
 
-    def save(self, chunk: EventChunk, fields: Mapping[str, Any], grounds: Grounds) -> bool:
+    def save(self, chunk: EventChunk, fields: Mapping[str, Any], hashes: FileHashes) -> bool:
         """Write a chunk's result, atomically.
 
         Parameters
@@ -196,7 +196,7 @@ class ChunkStore:
         chunk : EventChunk
         fields : mapping of str to object
             What to read back.
-        grounds : mapping of str to str
+        hashes : mapping of str to str
             SHA-256 of the files that the processor has read, by absolute path; None for one that was not there.
 
         Returns
@@ -214,7 +214,7 @@ class ChunkStore:
             return False
         texts = {
             name: np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
-            for name, value in ((_TREE, tree), (_GROUNDS, dict(grounds)))
+            for name, value in ((_TREE, tree), (_HASHES, dict(hashes)))
         }
         try:
             with atomic_path(path) as temporary, temporary.open("wb") as stream:
@@ -231,12 +231,12 @@ class ChunkStore:
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-            if not holds(parse_json(bytes(arrays.pop(_GROUNDS)))):
+            if not all_unchanged(parse_json(bytes(arrays.pop(_HASHES)))):
                 return None
-            found: dict[str, Any] = unpack(parse_json(bytes(arrays.pop(_TREE))), arrays)
+            fields: dict[str, Any] = unpack(parse_json(bytes(arrays.pop(_TREE))), arrays)
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):
             return None
-        return found
+        return fields
 
     def clear(self) -> None:
         """Remove all results."""

@@ -83,7 +83,7 @@ def make_particles(
         n lists of records.
     """
     columns = (pt, eta, phi, np.zeros_like(pt) if mass is None else mass)
-    record = ak.contents.RecordArray([ak.contents.NumpyArray(one) for one in columns], list(CONSTITUENT_FIELDS))
+    record = ak.contents.RecordArray([ak.contents.NumpyArray(column) for column in columns], list(CONSTITUENT_FIELDS))
     return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(offsets), record))
 
 
@@ -182,7 +182,9 @@ def _blocks(offsets: IntArray) -> Iterator[tuple[int, int]]:
 
 def _vectors(offsets: IntArray, momenta: FloatArray) -> AwkwardArray:
     """Lists of four-momenta as fastjet reads them; ``momenta`` are px, py, pz, E, shape (4, m)."""
-    record = ak.contents.RecordArray([ak.contents.NumpyArray(one) for one in momenta], ["px", "py", "pz", "E"])
+    record = ak.contents.RecordArray(
+        [ak.contents.NumpyArray(component) for component in momenta], ["px", "py", "pz", "E"]
+    )
     return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(offsets), record))
 
 
@@ -203,10 +205,10 @@ def _cluster(
     starts = offsets - begin
     definition = fastjet.JetDefinition(fastjet.antikt_algorithm, reading.radius)
     sequence = fastjet.ClusterSequence(_vectors(starts, momenta), definition)
-    found = sequence.inclusive_jets(MIN_JET_PT)
+    clustered = sequence.inclusive_jets(MIN_JET_PT)
     members = sequence.constituent_index(MIN_JET_PT)
-    counts = ak.to_numpy(ak.num(found, axis=1)).astype(np.int64)
-    px, py, pz, energy = (ak.to_numpy(ak.flatten(found[name])) for name in ("px", "py", "pz", "E"))
+    counts = ak.to_numpy(ak.num(clustered, axis=1)).astype(np.int64)
+    px, py, pz, energy = (ak.to_numpy(ak.flatten(clustered[name])) for name in ("px", "py", "pz", "E"))
     jet_pt = np.hypot(px, py)
     jet_offsets = offsets_of(counts)
     order = falling_pt(jet_pt, jet_offsets)
@@ -269,8 +271,10 @@ def subjettiness(
     out = np.zeros((len(offsets) - 1, 3))
     full = np.flatnonzero(np.diff(offsets) > 0)
     # empty jets take no rows, so that what is left of the offsets are those of the others
-    kept = np.append(offsets[full], offsets[-1:])
-    parts = [_tau(kept[a : b + 1] - kept[a], momenta[:, kept[a] : kept[b]], reading).T for a, b in _blocks(kept)]
+    bounds = np.append(offsets[full], offsets[-1:])
+    parts = [
+        _tau(bounds[a : b + 1] - bounds[a], momenta[:, bounds[a] : bounds[b]], reading).T for a, b in _blocks(bounds)
+    ]
     if parts:
         out[full] = np.concatenate(parts)
     return out

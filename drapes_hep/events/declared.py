@@ -12,7 +12,7 @@ from types import ModuleType
 
 from drapes_hep.errors import ConfigError
 from drapes_hep.remote import is_url
-from drapes_hep.user_files import Grounds, is_users_file
+from drapes_hep.user_files import FileHashes, is_users_file
 
 __all__ = ["declared_files", "modules_of", "undeclared", "warning_of"]
 
@@ -43,10 +43,10 @@ def declared_files(name: str, processor: type, folders: Sequence[Path]) -> dict[
         names = vars(kind).get("reads", ())
         if isinstance(names, (str, Path)) or not isinstance(names, Iterable):
             raise ConfigError(f"processor '{name}': reads must be a list of files, such as reads = ['golden.json']")
-        for one in names:
-            if not isinstance(one, (str, Path)):
-                raise ConfigError(f"processor '{name}': reads contains {one!r}, which is not a file name")
-            places.setdefault(str(one), _find(name, str(one), [*_folder_of(kind), *folders]))
+        for file in names:
+            if not isinstance(file, (str, Path)):
+                raise ConfigError(f"processor '{name}': reads contains {file!r}, which is not a file name")
+            places.setdefault(str(file), _find(name, str(file), [*_folder_of(kind), *folders]))
     return places
 
 
@@ -67,31 +67,31 @@ def _find(processor: str, name: str, folders: Sequence[Path]) -> str | Path:
 
 def modules_of(processor: type) -> dict[str, Path]:
     """Return the user's modules that a processor's module uses, and those that these use: their files by name."""
-    todo, seen = [kind.__module__ for kind in processor.__mro__], set[str]()
+    todo, visited = [kind.__module__ for kind in processor.__mro__], set[str]()
     files: dict[str, Path] = {}
     while todo:
         name = todo.pop()
         module = sys.modules.get(name)
         file = getattr(module, "__file__", None)
-        if name in seen or module is None or file is None or not is_users_file(str(file)):
+        if name in visited or module is None or file is None or not is_users_file(str(file)):
             continue
-        seen.add(name)
+        visited.add(name)
         files[name] = Path(file).resolve()
         todo += [
-            one.__name__ if isinstance(one, ModuleType) else str(getattr(one, "__module__", ""))
-            for one in list(vars(module).values())
+            item.__name__ if isinstance(item, ModuleType) else str(getattr(item, "__module__", ""))
+            for item in list(vars(module).values())
         ]
     return files
 
 
-def undeclared(seen: Grounds, known: Iterable[str | Path]) -> dict[str, str | None]:
+def undeclared(read: FileHashes, declared: Iterable[str | Path]) -> dict[str, str | None]:
     """Return what a processor has opened and nothing else accounts for.
 
     Parameters
     ----------
-    seen : mapping
+    read : mapping
         Hashes by path.
-    known : iterable of str or Path
+    declared : iterable of str or Path
         Files that are accounted for: of events, of the processor's source, declared.
 
     Returns
@@ -99,10 +99,10 @@ def undeclared(seen: Grounds, known: Iterable[str | Path]) -> dict[str, str | No
     dict of str to str or None
         Without what libraries keep in hidden folders of the user's home and in ``__pycache__``.
     """
-    accounted = {str(Path(one).resolve()) for one in known if not is_url(one)}
+    accounted = {str(Path(path).resolve()) for path in declared if not is_url(path)}
     return {
         path: state
-        for path, state in sorted(seen.items())
+        for path, state in sorted(read.items())
         if str(Path(path).resolve()) not in accounted and not _of_libraries(Path(path))
     }
 
@@ -118,9 +118,9 @@ def warning_of(stage: str, files: Mapping[str, str | None]) -> str | None:
     data = [path for path, state in files.items() if state is not None and not path.endswith(".py")]
     if not data:
         return None
-    shown = ", ".join(data[:3]) + (f" and {len(data) - 3} more" if len(data) > 3 else "")
+    listed = ", ".join(data[:3]) + (f" and {len(data) - 3} more" if len(data) > 3 else "")
     names = ", ".join(f'"{Path(path).name}"' for path in data[:3])
     return (
-        f"{stage}: the processor reads {shown} without declaring {'it' if len(data) == 1 else 'them'}; set reads ="
+        f"{stage}: the processor reads {listed} without declaring {'it' if len(data) == 1 else 'them'}; set reads ="
         f" [{names}] in the class, so that the selection runs again when that changes and finds it elsewhere too"
     )

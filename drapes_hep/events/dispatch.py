@@ -95,7 +95,7 @@ def _window(workers: int) -> int:
     return max(_LEAST, _AHEAD * workers)
 
 
-class _Ahead:
+class _Submissions:
     """Which tasks may be submitted: a bounded number beyond the first that is not finished."""
 
     def __init__(self, tasks: int, window: int) -> None:
@@ -115,7 +115,7 @@ class _Ahead:
             self._first += 1
 
     @property
-    def left(self) -> range:
+    def remaining(self) -> range:
         """Tasks that were not submitted."""
         return range(self._next, self._tasks)
 
@@ -130,10 +130,10 @@ def _in_pool(
     executor: Any, tasks: Sequence[Any], work: Callable[[bytes, Any], Any], payload: bytes
 ) -> Iterator[tuple[int, Any]]:
     """Worker processes of this machine; a new pool where one broke."""
-    given = executor.pool if isinstance(executor.pool, concurrent.futures.Executor) else None
-    pool = given or executor.pool(max_workers=executor.workers)
+    shared = executor.pool if isinstance(executor.pool, concurrent.futures.Executor) else None
+    pool = shared or executor.pool(max_workers=executor.workers)
     workers = getattr(pool, "_max_workers", executor.workers)
-    ahead, running, deaths = _Ahead(len(tasks), _window(workers)), {}, 0
+    ahead, running, deaths = _Submissions(len(tasks), _window(workers)), {}, 0
     finished = False
     try:
         while True:
@@ -167,7 +167,7 @@ def _in_pool(
             running = {}
             with _OneWorker(executor) as alone:
                 for index in sorted(suspects):
-                    if deaths >= _DEATHS or given is not None:
+                    if deaths >= _DEATHS or shared is not None:
                         outcome: Any = Lost(
                             f"a worker process died{_signal(suspects[index])}, and this was not tried again"
                         )
@@ -176,15 +176,15 @@ def _in_pool(
                         deaths += isinstance(outcome, Lost)
                     ahead.finish(index)
                     yield index, outcome
-            if deaths >= _DEATHS or given is not None:
-                for index in ahead.left:
+            if deaths >= _DEATHS or shared is not None:
+                for index in ahead.remaining:
                     yield index, Lost(_NOT_TRIED)
                 break
             _end(pool, kill=False)
             pool = executor.pool(max_workers=executor.workers)
         finished = True
     finally:
-        if given is None:
+        if shared is None:
             _end(pool, kill=not finished)
         else:
             for future in running:
@@ -246,11 +246,11 @@ def _on_cluster(
     if client is None:
         client = distributed.Client(threads_per_worker=1)
     options = {"pure": False, "priority": executor.priority, "retries": executor.retries}
-    ahead, running = _Ahead(len(tasks), _window(sum(client.ncores().values()))), {}
+    ahead, running = _Submissions(len(tasks), _window(sum(client.ncores().values()))), {}
     suspects: list[int] = []
     alone: list[int] = []
     deaths = 0
-    seen, wait = time.monotonic(), distributed.wait
+    last_seen, wait = time.monotonic(), distributed.wait
     try:
         while True:
             for index in ahead.ready():
@@ -268,11 +268,11 @@ def _on_cluster(
                 if client.status != "running":
                     problem = "the connection to the cluster's scheduler was lost"
                 elif client.ncores():
-                    seen, problem = time.monotonic(), ""
+                    last_seen, problem = time.monotonic(), ""
                 else:
-                    problem = "the cluster has no worker left" if time.monotonic() - seen > _NO_WORKER else ""
+                    problem = "the cluster has no worker left" if time.monotonic() - last_seen > _NO_WORKER else ""
                 if problem:
-                    for index in sorted([*suspects, *running.values(), *ahead.left]):
+                    for index in sorted([*suspects, *running.values(), *ahead.remaining]):
                         yield index, Lost(problem)
                     return
             for future in done:
@@ -285,7 +285,7 @@ def _on_cluster(
                 ahead.finish(index)
                 yield index, outcome
             if deaths >= _DEATHS:
-                for index in sorted([*suspects, *running.values(), *ahead.left]):
+                for index in sorted([*suspects, *running.values(), *ahead.remaining]):
                     yield index, Lost(_NOT_TRIED)
                 return
     finally:
@@ -317,10 +317,10 @@ def _in_groups(
     size = _window(getattr(executor, "workers", None) or 1)
     call = _Call(work, payload)
     for first in range(0, len(tasks), size):
-        found, error = executor.copy(unit="chunk")(list(enumerate(tasks[first : first + size], first)), call, None)
+        results, error = executor.copy(unit="chunk")(list(enumerate(tasks[first : first + size], first)), call, None)
         if error:
             raise error
-        yield from (found or {}).items()
+        yield from (results or {}).items()
 
 
 @dataclass(frozen=True)

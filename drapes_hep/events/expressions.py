@@ -108,13 +108,13 @@ def _check(tree: AST, text: str) -> None:
         if tree.operator not in _UNARY:
             refuse(f"unknown operator '{tree.operator}'")
     elif isinstance(tree, Call):
-        shown = _SHOWN.get(tree.function, tree.function)
+        function = _SHOWN.get(tree.function, tree.function)
         if tree.function not in FUNCTIONS:
-            known = ", ".join(_SHOWN.get(name, name) for name in FUNCTIONS)
-            refuse(f"unknown function '{shown}'; available: {known}")
-        wanted = FUNCTIONS[tree.function][0]
-        if len(tree.arguments) != wanted:
-            refuse(f"{shown} takes {wanted} argument{'s' if wanted > 1 else ''}, not {len(tree.arguments)}")
+            functions = ", ".join(_SHOWN.get(name, name) for name in FUNCTIONS)
+            refuse(f"unknown function '{function}'; available: {functions}")
+        arity = FUNCTIONS[tree.function][0]
+        if len(tree.arguments) != arity:
+            refuse(f"{function} takes {arity} argument{'s' if arity > 1 else ''}, not {len(tree.arguments)}")
     elif isinstance(tree, Symbol):
         if tree.name in tree.named_constants and tree.name not in _CONSTANTS:
             refuse(f"unknown constant '{tree.name}'; available: {', '.join(_CONSTANTS)}")
@@ -167,14 +167,14 @@ def evaluate(text: str, column: Callable[[str], FloatArray], length: int) -> Flo
             return np.asarray(_CONSTANTS[tree.name], dtype=np.float64) if constant else column(tree.name)
         values = [value(child) for child in _children(tree)]
         if isinstance(tree, BinaryOperator):
-            found = _BINARY[tree.operator](*values)
+            result = _BINARY[tree.operator](*values)
         elif isinstance(tree, UnaryOperator):
-            found = _UNARY[tree.operator](*values)
+            result = _UNARY[tree.operator](*values)
         else:
-            found = FUNCTIONS[tree.function][1](*values)
+            result = FUNCTIONS[tree.function][1](*values)
         # a comparison is 0 or 1: numpy would add two booleans to one
-        return np.asarray(found, dtype=np.float64)
+        return np.asarray(result, dtype=np.float64)
 
     with np.errstate(all="ignore"):
-        found = value(parse_expression(text))
-    return np.where(np.isfinite(found), found, np.nan) * np.ones(length)
+        result = value(parse_expression(text))
+    return np.where(np.isfinite(result), result, np.nan) * np.ones(length)

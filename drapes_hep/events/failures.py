@@ -62,7 +62,7 @@ class FailedFilesError(InputError, LostEventsError):
     def __init__(self, failures: Sequence[Failure], hint: str = "") -> None:
         self.failures, self.hint = tuple(failures), hint
         first = self.failures[0]
-        problems = {one.path: one.problem for one in reversed(self.failures) if one.path != first.path}
+        problems = {failure.path: failure.problem for failure in reversed(self.failures) if failure.path != first.path}
         others = [f"{path}: {problem}" for path, problem in reversed(problems.items())]
         more = len(others) - _NAMED
         named = others[:_NAMED] + ([f"{more} more file{'s' * (more > 1)}"] if more > 0 else [])
@@ -89,15 +89,16 @@ def join_failures(failures: Iterable[Failure]) -> tuple[Failure, ...]:
     tuple of Failure
     """
     joined: list[Failure] = []
-    for one in failures:
+    for failure in failures:
         last = joined[-1] if joined else None
         if (
             last is not None
-            and (last.dataset, last.path, last.stop, last.remedy) == (one.dataset, one.path, one.start, one.remedy)
+            and (last.dataset, last.path, last.stop, last.remedy)
+            == (failure.dataset, failure.path, failure.start, failure.remedy)
             and last.stop is not None
-            and _ATTEMPTS.sub("", last.problem) == _ATTEMPTS.sub("", one.problem)
+            and _ATTEMPTS.sub("", last.problem) == _ATTEMPTS.sub("", failure.problem)
         ):
-            joined[-1] = Failure(last.dataset, last.path, last.start, one.stop, last.problem, last.remedy)
+            joined[-1] = Failure(last.dataset, last.path, last.start, failure.stop, last.problem, last.remedy)
         else:
-            joined.append(one)
+            joined.append(failure)
     return tuple(joined)

@@ -201,38 +201,38 @@ class _Defined:
             text = _expression(name, self.define)
             if text is not None:
                 return evaluate(text, column, len(j1))
-            if _function(name, self.define) is not None:
-                return self._called(name, j1, j2)
+            if _function_name(name, self.define) is not None:
+                return self._call_function(name, j1, j2)
             field, _, which = name.rpartition("_j")
             jet = (j1, j2)[int(which) - 1]
             if field not in ak.fields(jet):
                 needs = "constituents" if field == _COUNT else f"'{field}', which selection.keep keeps"
                 raise ConfigError(f"feature '{self.name}': '{name}' needs jets with {needs}")
             # a kept field may be undefined, as a feature may
-            found = _float(jet[field])
-            return np.where(np.isfinite(found), found, np.nan)
+            values = _float(jet[field])
+            return np.where(np.isfinite(values), values, np.nan)
 
         return column(self.name)
 
-    def _called(self, name: str, j1: AwkwardArray, j2: AwkwardArray) -> FloatArray:
-        said = f"define.{name}.function {_function(name, self.define)}"
+    def _call_function(self, name: str, j1: AwkwardArray, j2: AwkwardArray) -> FloatArray:
+        where = f"define.{name}.function {_function_name(name, self.define)}"
         function = _load_function(name, self.define)
-        with UsersCode(lambda error: ConfigError(f"{said}: {told(error, is_users)}")), np.errstate(all="ignore"):
-            found = np.asarray(ak.to_numpy(function(j1, j2)))
-        if found.shape != (len(j1),) or found.dtype.kind not in "biuf":
-            raise ConfigError(f"{said}: returned {found.dtype} of shape {found.shape}, not {len(j1)} numbers")
-        return np.where(np.isfinite(found), found, np.nan).astype(np.float64)
+        with UsersCode(lambda error: ConfigError(f"{where}: {told(error, is_users)}")), np.errstate(all="ignore"):
+            values = np.asarray(ak.to_numpy(function(j1, j2)))
+        if values.shape != (len(j1),) or values.dtype.kind not in "biuf":
+            raise ConfigError(f"{where}: returned {values.dtype} of shape {values.shape}, not {len(j1)} numbers")
+        return np.where(np.isfinite(values), values, np.nan).astype(np.float64)
 
 
 _KIND = Kind(
     "feature",
     "define",
     "a function of two jets",
-    lambda found: None if callable(found) else "cannot be called",
+    lambda item: None if callable(item) else "cannot be called",
 )
 
 
-def _function(name: str, define: Definitions) -> str | None:
+def _function_name(name: str, define: Definitions) -> str | None:
     """Return the name of the function that makes a feature; None where none does."""
     function = (define.get(name) or {}).get("function")
     return None if function is None else str(function)
@@ -241,20 +241,22 @@ def _function(name: str, define: Definitions) -> str | None:
 def _load_function(name: str, define: Definitions) -> Any:
     folder = (define.get(name) or {}).get("folder")
     kind = replace(_KIND, key=f"define.{name}.function")
-    return load_object(kind, str(_function(name, define)), processor_folders(None if folder is None else Path(folder)))
+    return load_object(
+        kind, str(_function_name(name, define)), processor_folders(None if folder is None else Path(folder))
+    )
 
 
 def function_sources(define: Definitions) -> dict[str, str]:
     """Return the hashes of the files of the functions that make features, by feature; raises ConfigError."""
-    functions = {name: _load_function(name, define) for name in define if _function(name, define) is not None}
+    functions = {name: _load_function(name, define) for name in define if _function_name(name, define) is not None}
     files: dict[str, str | None] = {}
-    for name, one in functions.items():
+    for name, function in functions.items():
         try:
-            files[name] = inspect.getsourcefile(inspect.unwrap(one))
+            files[name] = inspect.getsourcefile(inspect.unwrap(function))
         except TypeError:
             raise ConfigError(
-                f"define.{name}.function: is a {type(one).__name__}, whose source cannot be found; write a function"
-                " with def"
+                f"define.{name}.function: is a {type(function).__name__}, whose source cannot be found; write a"
+                " function with def"
             ) from None
     return {name: file_hash(Path(file)) for name, file in files.items() if file is not None}
 
@@ -285,61 +287,65 @@ def kept_fields(names: Sequence[str], define: Definitions | None = None, keep: S
 
 
 def _check_definition(name: str, define: Definitions, keep: Sequence[str]) -> None:
-    said, kept = f"define.{name}", kept_columns(keep)
+    where, columns = f"define.{name}", kept_columns(keep)
     if _is_resonant(name):
-        raise ConfigError(f"{said}: the resonant mass m_JJ cannot be a feature: the classifier would learn the window")
+        raise ConfigError(
+            f"{where}: the resonant mass m_JJ cannot be a feature: the classifier would learn the window"
+        )
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise ConfigError(f"{said}: use letters, digits and underscores, beginning with a letter")
+        raise ConfigError(f"{where}: use letters, digits and underscores, beginning with a letter")
     if name in FEATURES or name in _TAKEN or name in _COLUMNS:
         what = "a feature of the package" if name in FEATURES else "a column of every skim or jet"
-        raise ConfigError(f"{said}: is {what}; choose another name")
+        raise ConfigError(f"{where}: is {what}; choose another name")
     text = _expression(name, define)
-    if _function(name, define) is not None:
+    if _function_name(name, define) is not None:
         _load_function(name, define)
         return
     if text is None:
-        if name in kept:
+        if name in columns:
             return
         raise ConfigError(
-            f"{said}: needs an expression, such as 'pt_j2 / pt_j1', a function, or a column of selection.keep of"
+            f"{where}: needs an expression, such as 'pt_j2 / pt_j1', a function, or a column of selection.keep of"
             " that name"
         )
-    if name in kept:
+    if name in columns:
         raise ConfigError(
-            f"{said}: is a column that selection.keep keeps; choose another name, or remove the expression"
+            f"{where}: is a column that selection.keep keeps; choose another name, or remove the expression"
         )
     try:
         used = variables(text)
     except ConfigError as error:
-        raise ConfigError(f"{said}: {error}") from None
-    known = (*_COLUMNS, *FEATURES, *kept, *define)
+        raise ConfigError(f"{where}: {error}") from None
+    names = (*_COLUMNS, *FEATURES, *columns, *define)
     for column in used:
         if _is_resonant(column):
-            raise ConfigError(f"{said}: uses m_JJ ('{column}'): the classifier would learn the window")
-        if column not in known:
-            close = difflib.get_close_matches(column, known, n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(known[:4])}, ..."
+            raise ConfigError(f"{where}: uses m_JJ ('{column}'): the classifier would learn the window")
+        if column not in names:
+            close = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(names[:4])}, ..."
             more = f" (to use a jet field of the file, set selection.keep: [{column.rpartition('_j')[0]}])"
-            raise ConfigError(f"{said}: no column '{column}'; {hint}{more if re.search('.+_j[12]$', column) else ''}")
+            raise ConfigError(f"{where}: no column '{column}'; {hint}{more if re.search('.+_j[12]$', column) else ''}")
     if not used:
-        raise ConfigError(f"{said}: '{text}' uses no column: it has the same value for every event")
+        raise ConfigError(f"{where}: '{text}' uses no column: it has the same value for every event")
     for _ in _leaves(name, define):
         pass
 
 
 def _defined(name: str, define: Definitions, keep: Sequence[str]) -> Feature:
-    given = {key: value for key, value in (define.get(name) or {}).items() if value is not None}
-    unit = str(given.get("unit", ""))
-    low, high = given.get("bounds", (None, None))
+    settings = {key: value for key, value in (define.get(name) or {}).items() if value is not None}
+    unit = str(settings.get("unit", ""))
+    low, high = settings.get("bounds", (None, None))
     low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
-    shown = (low, high) if math.isfinite(low) and math.isfinite(high) else (0.0, 1000.0 if unit == "GeV" else 1.0)
-    first, last = (float(value) for value in given.get("range", shown))
+    default_range = (
+        (low, high) if math.isfinite(low) and math.isfinite(high) else (0.0, 1000.0 if unit == "GeV" else 1.0)
+    )
+    first, last = (float(value) for value in settings.get("range", default_range))
     return Feature(
         name,
         _Defined(name, define, tuple(keep)),
-        str(given.get("label", name)),
+        str(settings.get("label", name)),
         unit,
-        int(given.get("bins", 60)),
+        int(settings.get("bins", 60)),
         (first, last),
         (low, high),
     )
@@ -375,17 +381,17 @@ def check_features(
             raise ConfigError(f"selection.keep: '{field}' is always kept; remove it")
     for name in definitions:
         _check_definition(name, definitions, keep)
-    known = [*FEATURES, *definitions, *(one for one in kept_columns(keep) if one not in definitions)]
+    choices = [*FEATURES, *definitions, *(column for column in kept_columns(keep) if column not in definitions)]
     if isinstance(names, str) or not names:
         raise ConfigError("'features' must list at least one feature, e.g. [m_j1, delta_m]")
     refuse_resonant(names)
     for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+        if name not in choices:
+            close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
             hint = (
                 f"did you mean '{close[0]}'?"
                 if close
-                else f"available: {', '.join(known)}; define your own under 'define'"
+                else f"available: {', '.join(choices)}; define your own under 'define'"
             )
             raise ConfigError(f"unknown feature '{name}'; {hint}")
     repeated = [name for i, name in enumerate(names) if name in names[:i]]
@@ -402,7 +408,7 @@ def domains(
 
 
 def check_classifier_features(
-    features: Sequence[str], seen: Sequence[str], define: Definitions | None = None, keep: Sequence[str] = ()
+    features: Sequence[str], inputs: Sequence[str], define: Definitions | None = None, keep: Sequence[str] = ()
 ) -> None:
     """Check all names of features, then that the classifier sees none that the diffusion model does not make.
 
@@ -410,7 +416,7 @@ def check_classifier_features(
     ----------
     features : sequence of str
         ``features`` of the configuration.
-    seen : sequence of str
+    inputs : sequence of str
         ``cwola.features``, or what stands for it.
     define : mapping, optional
     keep : sequence of str, optional
@@ -422,8 +428,8 @@ def check_classifier_features(
         With the name at fault.
     """
     check_features(features, define, keep)
-    check_features(seen, define, keep)
-    for name in seen:
+    check_features(inputs, define, keep)
+    for name in inputs:
         if name not in features:
             close = difflib.get_close_matches(name, features, n=1, cutoff=0.5)
             hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(features)}"

@@ -72,7 +72,7 @@ class Hook:
         hook = cls(name, owner, function)
         if not callable(function):
             raise ConfigError(f"{hook}: is not a method but a {type(function).__name__}; {form}")
-        if not _takes(function, arguments):
+        if not _accepts(function, arguments):
             raise ConfigError(f"{hook}: cannot be called with ({', '.join(arguments)}); {form}")
         return hook
 
@@ -117,7 +117,7 @@ class Hook:
         return str(defined or vars(self.owner).get(SOURCE, STRIPPED))
 
 
-def _takes(function: Callable[..., Any], arguments: tuple[str, ...]) -> bool:
+def _accepts(function: Callable[..., Any], arguments: tuple[str, ...]) -> bool:
     """Whether a function can be called with these arguments, and does not take them in another order."""
     try:
         bound = inspect.signature(function).bind(*arguments).arguments
@@ -133,12 +133,12 @@ def _remedy(error: BaseException, events: Events) -> str:
     missing = _NO_FIELD.search(text)
     if missing is not None and isinstance(error, AttributeError | LookupError):
         fields = {"events": events.fields, "events.jets": events.jets.fields}
-        shown = ", and ".join(
-            f"{name} holds {', '.join(field for field in held if field[0] != '_')}" for name, held in fields.items()
+        listed = ", and ".join(
+            f"{name} holds {', '.join(field for field in names if field[0] != '_')}" for name, names in fields.items()
         )
-        close = difflib.get_close_matches(missing[1], [field for held in fields.values() for field in held], n=1)
+        close = difflib.get_close_matches(missing[1], [field for names in fields.values() for field in names], n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
-        return f"{hint}{shown}; a hook can read any other column from the file, see {_GUIDE}"
+        return f"{hint}{listed}; a hook can read any other column from the file, see {_GUIDE}"
     if "read-only" in text:
         return "events are read-only: change a copy"
     if isinstance(error, ImportError):

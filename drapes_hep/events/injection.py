@@ -92,11 +92,11 @@ class SignalInjection(processor.ProcessorABC):  # type: ignore[misc]
         """Process one chunk; the cut flow counts the events that were not injected."""
         ids = ak.to_numpy(events.event_id)
         place = np.minimum(np.searchsorted(self._dropped, ids), max(len(self._dropped) - 1, 0))
-        gone = self._dropped[place] == ids if len(self._dropped) else np.zeros(len(ids), dtype=bool)
-        weight = ak.to_numpy(events.weight)[gone]
-        out: dict[str, Any] = self._inner.process(events[~gone])
+        dropped = self._dropped[place] == ids if len(self._dropped) else np.zeros(len(ids), dtype=bool)
+        weight = ak.to_numpy(events.weight)[dropped]
+        out: dict[str, Any] = self._inner.process(events[~dropped])
         for flow in out["cutflow"].values():
-            flow["not_injected"] = {"events": int(gone.sum()), "weight": float(weight.sum())}
+            flow["not_injected"] = {"events": int(dropped.sum()), "weight": float(weight.sum())}
         return out
 
     def postprocess(self, accumulator: Any) -> Any:

@@ -80,14 +80,14 @@ class _Digest:
     """Hash of a value and of all that hangs on it."""
 
     def __init__(self, modules: Mapping[str, str]) -> None:
-        self._modules, self._hash, self._seen = modules, hashlib.blake2b(digest_size=16), set[int]()
+        self._modules, self._hash, self._visited = modules, hashlib.blake2b(digest_size=16), set[int]()
 
     @property
     def value(self) -> str:
         return self._hash.hexdigest()
 
     def add(self, value: Any) -> None:
-        if id(value) in self._seen:
+        if id(value) in self._visited:
             return
         if isinstance(value, np.ndarray) and value.dtype != object:
             self._bytes(f"{value.dtype}{value.shape}".encode(), np.ascontiguousarray(value).tobytes())
@@ -104,7 +104,7 @@ class _Digest:
         elif isinstance(value, boost_histogram.Histogram):
             self._bytes(np.asarray(value.view(flow=True)).tobytes())
         else:
-            self._seen.add(id(value))
+            self._visited.add(id(value))
             self._object(value)
 
     def _object(self, value: Any) -> None:
@@ -123,7 +123,9 @@ class _Digest:
         elif isinstance(value, staticmethod | classmethod):
             self.add(value.__func__)
         elif isinstance(value, processor.AccumulatorABC) or own:
-            attributes = {name: one for name, one in getattr(value, "__dict__", {}).items() if name[:2] != "__"}
+            attributes = {
+                name: attribute for name, attribute in getattr(value, "__dict__", {}).items() if name[:2] != "__"
+            }
             self._several(itertools.chain.from_iterable(attributes.items()))
         else:
             # None too: what is loaded when it is first needed takes the place of None
@@ -132,8 +134,8 @@ class _Digest:
     def _several(self, values: Iterable[Any]) -> None:
         values = list(values)
         self._bytes(str(len(values)).encode())
-        for one in values:
-            self.add(one)
+        for value in values:
+            self.add(value)
 
     def _bytes(self, *parts: bytes) -> None:
         for part in parts:

@@ -53,7 +53,7 @@ class Wanted:
         Columns of the skim.
     mass_range : tuple of float
         m_JJ in GeV, lower edge inclusive and upper edge exclusive.
-    kept : tuple of str
+    kept_columns : tuple of str
         Further columns of the skim.
     bounds : mapping of str to (float, float)
         Values that a feature can take.
@@ -61,7 +61,7 @@ class Wanted:
 
     features: tuple[str, ...]
     mass_range: tuple[float, float]
-    kept: tuple[str, ...] = ()
+    kept_columns: tuple[str, ...] = ()
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -80,12 +80,14 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
         It cannot be pickled, and so not be sent to a worker process.
     """
 
-    def __init__(self, inner: Any, wanted: Wanted) -> None:
-        self._inner, self._wanted = inner, wanted
+    def __init__(self, inner: Any, required: Wanted) -> None:
+        self._inner, self._required = inner, required
         sources = class_sources(type(inner))
         self._name = f"processor {type(inner).__name__}" + (f" ({sources[0]})" if sources else "")
         self._defined = names_defined(type(inner))
-        with UsersCode(lambda error: ConfigError(f"{self._name}: cannot be sent to a worker ({self._told(error)})")):
+        with UsersCode(
+            lambda error: ConfigError(f"{self._name}: cannot be sent to a worker ({self._error_text(error)})")
+        ):
             pickle.loads(cloudpickle.dumps(inner))
 
     @property
@@ -101,9 +103,9 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
     def process(self, events: Events) -> dict[str, Any]:
         """Process one chunk, and check what comes out."""
         protect(events)
-        shown = copy.copy(events)
+        events_copy = copy.copy(events)
         with UsersCode(self._failed):
-            out: Any = self._inner.process(shown)
+            out: Any = self._inner.process(events_copy)
         with UsersCode(self._failed):  # iterating over a user's containers is user's code, too
             self._check(out, events)
         return dict(out)
@@ -122,19 +124,19 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
             if not np.array_equal(before, after):
                 self._refuse(f"postprocess(accumulator) changes which events are selected ({len(before)} before,"
                              f" {len(after)} after); it may change columns, select in process(events)")  # fmt: skip
-            self._extras(out)
+            self._check_extras(out)
         return out
 
     def _failed(self, error: BaseException) -> ConfigError:
-        return ConfigError(f"processor {type(self._inner).__name__}: {self._told(error)}")
+        return ConfigError(f"processor {type(self._inner).__name__}: {self._error_text(error)}")
 
-    def _told(self, error: BaseException) -> str:
+    def _error_text(self, error: BaseException) -> str:
         hint = "; events are read-only: change a copy" if "read-only" in str(error) else ""
         return told(error, is_users, self._file_of) + hint
 
     def _file_of(self, code: CodeType) -> str:
-        known = self._defined.get(code.co_qualname.partition(".")[0]) if code.co_filename == STRIPPED else None
-        return known or code.co_filename
+        path = self._defined.get(code.co_qualname.partition(".")[0]) if code.co_filename == STRIPPED else None
+        return path or code.co_filename
 
     def _refuse(self, problem: str) -> NoReturn:
         raise ConfigError(f"{self._name}: {problem}")
@@ -161,7 +163,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
             self._check_ids(truth, ids)
             if set(truth) != {"event_id", "label"} or not np.isin(np.asarray(truth["label"]), (0, 1)).all():
                 self._refuse("'truth' must hold event_id and label, which is 0 or 1")
-        self._extras(out)
+        self._check_extras(out)
 
     def _check_keys(self, out: Any) -> None:
         if not isinstance(out, Mapping):
@@ -181,14 +183,14 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
                 self._refuse(f"'{key}' is a {type(out[key]).__name__}, not a dict")
 
     def _check_parts(self, hists: Mapping[str, Any], cutflow: Mapping[str, Any], datasets: set[str]) -> None:
-        for name, one in hists.items():
-            if not isinstance(name, str) or not isinstance(one, boost_histogram.Histogram):
-                self._refuse(f"hists[{name!r}] is a {type(one).__name__}, not a hist.Hist under a name")
-            view = np.asarray(one.view(flow=True))
+        for name, histogram in hists.items():
+            if not isinstance(name, str) or not isinstance(histogram, boost_histogram.Histogram):
+                self._refuse(f"hists[{name!r}] is a {type(histogram).__name__}, not a hist.Hist under a name")
+            view = np.asarray(histogram.view(flow=True))
             for part in view.dtype.names or (None,):
                 if not np.isfinite(np.asarray(view if part is None else view[part], dtype=np.float64)).all():
                     self._refuse(f"hists[{name!r}] holds NaN or infinity: was it filled with such weights?")
-            self._json(one, f"hists[{name!r}]")
+            self._check_json(histogram, f"hists[{name!r}]")
         form = "expected {dataset: {step: {'events': N, 'weight': W}}}"
         if set(cutflow) != datasets:
             self._refuse(f"'cutflow' has the keys {sorted(map(str, cutflow))}, not {sorted(datasets)}; {form}")
@@ -231,10 +233,12 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
 
     def _check_columns(self, columns: Mapping[str, Column], event: Callable[[int, npt.NDArray[Any]], str]) -> None:
         """Check the columns of selected events, of one chunk or of all."""
-        wanted = ("event_id", "weight", "mjj", *self._wanted.features)
-        absent = [name for name in (*wanted, *self._wanted.kept) if name not in columns]
+        required = ("event_id", "weight", "mjj", *self._required.features)
+        absent = [name for name in (*required, *self._required.kept_columns) if name not in columns]
         if absent:
-            self._refuse(f"the skim has no column '{absent[0]}'; it needs {', '.join((*wanted, *self._wanted.kept))}")
+            self._refuse(
+                f"the skim has no column '{absent[0]}'; it needs {', '.join((*required, *self._required.kept_columns))}"
+            )
         if "label" in columns:
             self._refuse("the skim has a column 'label': labels go into 'truth'")
         ids = np.asarray(columns["event_id"])
@@ -246,16 +250,16 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
 
         for name, values in columns.items():
             self._check_column(str(name), values, len(ids))
-            if name in wanted[1:]:
+            if name in required[1:]:
                 array = np.asarray(values)
                 if len(array) and array.dtype.kind not in "iuf":
                     self._refuse(f"the skim's '{name}' holds {array.dtype}, not numbers")
                 flag(name, ~np.isfinite(array.astype(np.float64)), "NaN or infinity")
-            if name in self._wanted.bounds:
-                low, high = self._wanted.bounds[name]
+            if name in self._required.bounds:
+                low, high = self._required.bounds[name]
                 outside = (np.asarray(values) < low) | (np.asarray(values) > high)
                 flag(name, outside, f"values outside its bounds ({low:g} to {high:g})")
-        mjj, (low, high) = np.asarray(columns["mjj"], dtype=np.float64), self._wanted.mass_range
+        mjj, (low, high) = np.asarray(columns["mjj"], dtype=np.float64), self._required.mass_range
         flag("mjj", (mjj < low) | (mjj >= high), f"values outside mass.range ({low:g} to {high:g} GeV)")
         if "jets" in columns:
             self._check_jets(columns["jets"], mjj, flag)
@@ -286,7 +290,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
         theirs = invariant_mass(jets)
         flag("mjj", np.abs(theirs - mjj) > _MASS_TOLERANCE * mjj, "a mass different from that of the two jets")
 
-    def _extras(self, out: Mapping[str, Any]) -> None:
+    def _check_extras(self, out: Mapping[str, Any]) -> None:
         """Check that additional output of the processor can be sent, merged and written."""
         for key, value in out.items():
             if key in _KNOWN:
@@ -298,9 +302,9 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
                 accumulate([{key: value}, {key: value}])
             except Exception as error:  # whatever a type makes of it
                 self._refuse(f"'{key}' ({type(value).__name__}) cannot be sent and merged ({reason_of(error)})")
-            self._json(value, f"'{key}'")
+            self._check_json(value, f"'{key}'")
 
-    def _json(self, value: Any, where: str) -> None:
+    def _check_json(self, value: Any, where: str) -> None:
         try:
             json_form(value, where)
         except DrapesError as error:
@@ -372,23 +376,27 @@ def json_form(value: Any, where: str) -> Any:
         keys = [_key(key, where) for key in value]
         if len(set(keys)) != len(keys):
             raise ConfigError(f"{where} has keys that are the same in JSON")
-        return {name: json_form(one, f"{where}[{key!r}]") for name, (key, one) in zip(keys, value.items(), strict=True)}
+        return {
+            name: json_form(item, f"{where}[{key!r}]") for name, (key, item) in zip(keys, value.items(), strict=True)
+        }
     if isinstance(value, Set):
-        forms = [json_form(one, where) for one in value]
+        forms = [json_form(item, where) for item in value]
         # numbers by their value, whatever else by its text: the order of a set is not part of it
-        return sorted(forms, key=lambda one: (0, one, "") if isinstance(one, int | float) else (1, 0, json.dumps(one)))
+        return sorted(
+            forms, key=lambda form: (0, form, "") if isinstance(form, int | float) else (1, 0, json.dumps(form))
+        )
     if isinstance(value, ak.Array):
         return json_form(ak.to_list(value), where)
     if isinstance(value, np.ndarray):
         return json_form(value.tolist(), where)
     if isinstance(value, list | tuple):
-        return [json_form(one, where) for one in value]
+        return [json_form(item, where) for item in value]
     raise ConfigError(f"{where} holds a {type(value).__name__}, which cannot be written as JSON")
 
 
 def _key(key: Any, where: str) -> str:
     if isinstance(key, tuple):
-        return ":".join(_key(one, where) for one in key)
+        return ":".join(_key(part, where) for part in key)
     if isinstance(key, str | int | float | np.number):
         return str(key)
     raise ConfigError(f"{where} has the key {key!r}, which cannot be written as JSON")

@@ -39,8 +39,8 @@ from drapes_hep.events.readers import no_events, read, read_columns, scan, share
 from drapes_hep.events.schema import IDENTITY_FIELDS
 from drapes_hep.events.types import Events
 from drapes_hep.progress import Reporter
-from drapes_hep.remote import UnreachableError, one_line
-from drapes_hep.user_files import Grounds, Opened, current, grounds_of, opened, watched
+from drapes_hep.remote import UnreachableError, network_error
+from drapes_hep.user_files import FileHashes, OpenedFiles, current_hashes, join_hashes, opened, watched
 
 __all__ = ["FileReport", "FirstChunk", "RunReport", "run", "scan_fileset", "try_first_chunks"]
 
@@ -93,7 +93,7 @@ class RunReport:
     files: tuple[FileReport, ...]
     seconds: float
     clipped_masses: int
-    opened: Opened = dataclasses.field(default_factory=Opened)
+    opened: OpenedFiles = dataclasses.field(default_factory=OpenedFiles)
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,9 @@ class _Result:
     clipped_masses: int = 0
     unread: bool = False
     """Whether the error came up while the chunk was read, not while it was processed."""
-    grounds: Grounds | None = None
+    hashes: FileHashes | None = None
     """Other files read by the processor; None if they are not known."""
-    opened: Opened = dataclasses.field(default_factory=Opened)
+    opened: OpenedFiles = dataclasses.field(default_factory=OpenedFiles)
     """The files among it, in any case."""
 
     def __add__(self, other: object) -> _Result:
@@ -181,11 +181,11 @@ def _scan(fileset: Fileset, reading: Reading) -> list[_Requested]:
         raise FailedFilesError(failures)
     if not requested:
         raise ConfigError("no input file: see data.path")
-    shared = shared_identities([one.info for one in requested])
+    shared = shared_identities([file.info for file in requested])
     if shared:
         raise shared[0]
-    for dataset in dict.fromkeys(one.dataset for one in requested):
-        infos = [one.info for one in requested if one.dataset == dataset]
+    for dataset in dict.fromkeys(file.dataset for file in requested):
+        infos = [file.info for file in requested if file.dataset == dataset]
         if not any(info.entries for info in infos):
             raise no_events(infos)
     return requested
@@ -211,7 +211,7 @@ def scan_fileset(fileset: Fileset, reading: Reading = DEFAULT_READING) -> list[F
     InputError, ConfigError
         As for :func:`run`.
     """
-    return [one.info for one in _scan(fileset, reading)]
+    return [file.info for file in _scan(fileset, reading)]
 
 
 def _executor(executor: str | ExecutorBase, workers: int, progress: bool) -> Any:
@@ -251,7 +251,7 @@ class _Payload:
     """Whether results are kept, so that what they rest on must be known."""
 
 
-_GIVEN_UP: dict[str, set[str]] = {}
+_UNREACHABLE: dict[str, set[str]] = {}
 """Of the run that this process works for: files that could not be reached in spite of all attempts."""
 
 
@@ -265,12 +265,12 @@ def _work(pickled: bytes, chunk: EventChunk) -> _Result:
         payload: _Payload = pickle.loads(pickled)
     if payload.sharing:
         share_files(True)
-    if payload.run not in _GIVEN_UP:
-        _GIVEN_UP.clear()
-    unreachable = _GIVEN_UP.setdefault(payload.run, set())
+    if payload.run not in _UNREACHABLE:
+        _UNREACHABLE.clear()
+    unreachable = _UNREACHABLE.setdefault(payload.run, set())
     try:
         # nobody wants to wait for the same server again for each chunk of a file
-        events = _readable(chunk, attempts=1 if chunk.path in unreachable else None)
+        events = _read_chunk(chunk, attempts=1 if chunk.path in unreachable else None)
     except DrapesError as error:
         if isinstance(error, UnreachableError):
             unreachable.add(chunk.path)
@@ -278,21 +278,21 @@ def _work(pickled: bytes, chunk: EventChunk) -> _Result:
     try:
         with watched(chunk.path):
             result = _process(events, payload.processor, chunk)
-        return dataclasses.replace(result, grounds=current(), opened=opened()) if payload.storing else result
+        return dataclasses.replace(result, hashes=current_hashes(), opened=opened()) if payload.storing else result
     except DrapesError as error:
         return _Result(error=error)
 
 
-def _readable(chunk: EventChunk, attempts: int | None) -> Events:
+def _read_chunk(chunk: EventChunk, attempts: int | None) -> Events:
     """Read a chunk; a failure names the file and the rows."""
     try:
         return read(chunk, attempts=attempts)
     except (DrapesError, MemoryError):
         raise
     except Exception as error:  # libraries raise anything from zlib.error to IndexError for damaged data
-        told = one_line(chunk.path, error)
-        if told is not None:
-            raise told from error
+        input_error = network_error(chunk.path, error)
+        if input_error is not None:
+            raise input_error from error
         line = (str(error).splitlines() or [""])[0][:120]
         raise InputError(
             chunk.path,
@@ -302,7 +302,7 @@ def _readable(chunk: EventChunk, attempts: int | None) -> Events:
 
 
 @contextmanager
-def _quiet(progress: bool) -> Iterator[None]:
+def _silence_coffea(progress: bool) -> Iterator[None]:
     """Silence coffea's console: ``status=False`` stops none of its progress bars."""
     before = coffea_console.quiet
     coffea_console.quiet = before or not progress
@@ -332,7 +332,7 @@ class _Merged:
         self.processed: dict[EventChunk, int] = {}
         self.failed: list[tuple[EventChunk, InputError]] = []
         self.clipped_masses = 0
-        self.opened = Opened()
+        self.opened = OpenedFiles()
         self._chunks, self._name, self._next, self._count = chunks, name, 0, 0
         self._waiting: dict[int, Outcome] = {}
         self._histograms: dict[str, frozenset[str]] = {}
@@ -353,7 +353,7 @@ class _Merged:
 
     def _merge(self, chunk: EventChunk, outcome: Outcome) -> None:
         if isinstance(outcome, ChunkStore):
-            outcome = _stored(outcome, chunk) or Lost("its result is missing on disk")
+            outcome = _load_result(outcome, chunk) or Lost("its result is missing on disk")
         if isinstance(outcome, Raised):
             raise outcome.error
         if isinstance(outcome, Lost):
@@ -417,11 +417,11 @@ def _failures(failed: Sequence[tuple[EventChunk, InputError]]) -> tuple[Failure,
     for chunk, error in failed:
         if isinstance(error, BadValuesError):
             bad[chunk.path] += error.bad
-    found = []
+    failures = []
     for chunk, error in failed:
-        told = BadValuesError(error.path, bad[chunk.path]) if isinstance(error, BadValuesError) else error
-        found.append(Failure(chunk.dataset, chunk.path, chunk.start, chunk.stop, told.problem, told.remedy))
-    return join_failures(found)
+        reported = BadValuesError(error.path, bad[chunk.path]) if isinstance(error, BadValuesError) else error
+        failures.append(Failure(chunk.dataset, chunk.path, chunk.start, chunk.stop, reported.problem, reported.remedy))
+    return join_failures(failures)
 
 
 def _check_account(chunks: Sequence[EventChunk], merged: _Merged) -> None:
@@ -441,7 +441,7 @@ def _check_unique(requested: Sequence[_Requested], stated: Sequence[tuple[EventC
     if not stated:
         return
     every = [ids for _, ids in stated]
-    every += [row_ids(one.info.id, 0, one.info.entries) for one in requested if not one.info.has_event_ids]
+    every += [row_ids(file.info.id, 0, file.info.entries) for file in requested if not file.info.has_event_ids]
     joined = np.sort(np.concatenate(every))
     repeated = joined[1:][joined[1:] == joined[:-1]]
     if len(repeated):
@@ -528,9 +528,11 @@ def run(
         raise ConfigError(f"chunksize must be at least 1, got {chunksize}")
     pool = _executor(executor, workers, progress)
     requested = _scan(fileset, reading)
-    chunks = [chunk for one in requested for chunk in split(one.info, one.dataset, chunksize, one.metadata, reading)]
+    chunks = [
+        chunk for file in requested for chunk in split(file.info, file.dataset, chunksize, file.metadata, reading)
+    ]
     chunks.sort(key=lambda chunk: chunk.key)
-    with _quiet(progress):
+    with _silence_coffea(progress):
         merged = _execute(chunks, processor, pool, progress, store)
     if merged.failed:
         raise FailedFilesError(_failures(merged.failed))
@@ -574,22 +576,22 @@ def try_first_chunks(
     tried: list[FirstChunk] = []
     stated: list[tuple[EventChunk, npt.NDArray[np.int64]]] = []
     requested = [_Requested(dataset, info, {}) for info in infos if info.entries]
-    for one in requested:
-        chunk = split(one.info, dataset, chunksize, reading=reading)[0]
+    for file in requested:
+        chunk = split(file.info, dataset, chunksize, reading=reading)[0]
         result = _work(payload, chunk)
         if result.error is not None:
-            tried.append(FirstChunk(one.info, 0, 0, result.error))
+            tried.append(FirstChunk(file.info, 0, 0, result.error))
             continue
         if result.event_ids is not None:
             stated.append((chunk, result.event_ids))
         selected = len(result.out["skim"].columns().get("event_id", ()))
-        tried.append(FirstChunk(one.info, result.entries, selected, None))
+        tried.append(FirstChunk(file.info, result.entries, selected, None))
     try:
         _check_unique(requested, stated)
     except InputError as error:
         return tuple(
-            dataclasses.replace(one, error=error) if one.error is None and one.info.path == error.path else one
-            for one in tried
+            dataclasses.replace(first, error=error) if first.error is None and first.info.path == error.path else first
+            for first in tried
         )
     return tuple(tried)
 
@@ -598,8 +600,8 @@ def _execute(
     chunks: Sequence[EventChunk], processor: Any, executor: Any, progress: bool, store: ChunkStore | None
 ) -> _Merged:
     """Process what is not in the store, in the order of the chunks or nearly so."""
-    here = type(executor) is IterativeExecutor
-    sharing = here or type(executor) is FuturesExecutor
+    in_process = type(executor) is IterativeExecutor
+    sharing = in_process or type(executor) is FuturesExecutor
     payload = cloudpickle.dumps(_Payload(processor, uuid.uuid4().hex, sharing, store is not None))
     name = getattr(processor, "described", f"processor {type(processor).__name__}")
     merged, done = _Merged(chunks, name), 0
@@ -607,7 +609,7 @@ def _execute(
     with Reporter(quiet=not progress).bar("Processing", len(chunks)) as update:
         for index, chunk in enumerate(chunks):
             # read twice, since one that cannot be read must be processed again
-            if store is not None and _stored(store, chunk) is not None:
+            if store is not None and _load_result(store, chunk) is not None:
                 merged.take(index, store)
                 done += 1
             else:
@@ -617,14 +619,14 @@ def _execute(
                 index = todo[position]
                 if store is not None and isinstance(outcome, _Result) and outcome.error is None:
                     # the processor was loaded here, and it may have read files then
-                    grounds = grounds_of(current(), outcome.grounds)
-                    if grounds is not None:
-                        store.save(chunks[index], _to_store(outcome), grounds)
+                    hashes = join_hashes(current_hashes(), outcome.hashes)
+                    if hashes is not None:
+                        store.save(chunks[index], _to_store(outcome), hashes)
                 merged.take(index, outcome)
                 done += 1
                 update(done)
         finally:
-            if here:
+            if in_process:
                 share_files(False)
     merged.finish()
     if store is not None:
@@ -635,17 +637,17 @@ def _execute(
 
 def _to_store(result: _Result) -> dict[str, Any]:
     fields = {name: getattr(result, name) for name in _STORED if name != "opened"}
-    return {**fields, "opened": {name: dict(one) for name, one in vars(result.opened).items()}}
+    return {**fields, "opened": {name: dict(items) for name, items in vars(result.opened).items()}}
 
 
 _STORED = ("entries", "out", "event_ids", "clipped_masses", "opened")
 
 
-def _stored(store: ChunkStore, chunk: EventChunk) -> _Result | None:
-    found = store.load(chunk)
-    if found is None or set(found) != set(_STORED) or found["entries"] != len(chunk):
+def _load_result(store: ChunkStore, chunk: EventChunk) -> _Result | None:
+    stored = store.load(chunk)
+    if stored is None or set(stored) != set(_STORED) or stored["entries"] != len(chunk):
         return None
-    return _Result(**{**found, "opened": Opened(**found["opened"])})
+    return _Result(**{**stored, "opened": OpenedFiles(**stored["opened"])})
 
 
 def _report(requested: Iterable[_Requested], merged: _Merged, seconds: float) -> RunReport:
@@ -654,12 +656,15 @@ def _report(requested: Iterable[_Requested], merged: _Merged, seconds: float) ->
         processed[(chunk.dataset, chunk.path, chunk.object_path)] += entries
     files = tuple(
         FileReport(
-            one.dataset, one.info.path, one.info.entries, processed[(one.dataset, one.info.path, one.info.object_path)]
+            file.dataset,
+            file.info.path,
+            file.info.entries,
+            processed[(file.dataset, file.info.path, file.info.object_path)],
         )
-        for one in requested
+        for file in requested
     )
     return RunReport(
-        requested=sum(one.requested for one in files),
+        requested=sum(file.requested for file in files),
         processed=sum(merged.processed.values()),
         failed=(),
         files=files,

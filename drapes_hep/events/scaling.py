@@ -250,10 +250,10 @@ def _mass_bins(u: FloatArray) -> list[npt.NDArray[np.bool_]]:
 def _fit_curves(x: FloatArray, u: FloatArray, weight: FloatArray, labels: Sequence[str]) -> FloatArray:
     chosen = _mass_bins(u)
     degree = min(int(np.clip(len(x) // _EVENTS_A_DEGREE, 1, _MASS_DEGREE)), len(chosen) - 1)
-    basis = _mass_basis(np.array([np.average(u[here], weights=weight[here]) for here in chosen]), degree)
+    basis = _mass_basis(np.array([np.average(u[rows], weights=weight[rows]) for rows in chosen]), degree)
     curves = np.empty((x.shape[1], degree + 1, len(_LEVELS)))
     for j in range(x.shape[1]):
-        quantiles = np.stack([_weighted_quantiles(x[here, j], weight[here], _LEVELS) for here in chosen])
+        quantiles = np.stack([_weighted_quantiles(x[rows, j], weight[rows], _LEVELS) for rows in chosen])
         if not bool((quantiles[:, -1] > quantiles[:, 0]).all()):
             raise FitError(
                 f"scaling: feature {labels[j]} has the same value in nearly all sideband events of some masses, and no"
@@ -286,7 +286,7 @@ def _interpolate_rows(value: FloatArray, xp: FloatArray, fp: FloatArray) -> Floa
     xp, fp = np.broadcast_arrays(xp, fp) if xp.ndim == fp.ndim else np.broadcast_arrays(np.atleast_2d(xp), fp)
     if len(xp) != len(value):
         xp, fp = np.broadcast_to(xp, (len(value), xp.shape[1])), np.broadcast_to(fp, (len(value), fp.shape[1]))
-    left = np.clip((xp <= value[:, None]).sum(axis=1) - 1, 0, xp.shape[1] - 2)
+    lower = np.clip((xp <= value[:, None]).sum(axis=1) - 1, 0, xp.shape[1] - 2)
     row = np.arange(len(value))
-    x0, x1, f0, f1 = xp[row, left], xp[row, left + 1], fp[row, left], fp[row, left + 1]
+    x0, x1, f0, f1 = xp[row, lower], xp[row, lower + 1], fp[row, lower], fp[row, lower + 1]
     return np.asarray(f0 + (value - x0) / (x1 - x0) * (f1 - f0), dtype=np.float64)

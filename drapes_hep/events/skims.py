@@ -115,9 +115,9 @@ def read_skim(
         absent = missing_columns(columns or ("event_id",), names)
         if absent:
             raise InputError(path, f"lacks {absent}", "run the skim again with this feature")
-        wanted = list(columns) if columns else names
-        table = file.read(columns=wanted) if rows is None else _rows(file, wanted, rows)
-        return Skim({name: column_of(path, name, table[name]) for name in wanted}, metadata)
+        selected = list(columns) if columns else names
+        table = file.read(columns=selected) if rows is None else _rows(file, selected, rows)
+        return Skim({name: column_of(path, name, table[name]) for name in selected}, metadata)
 
 
 def skim_metadata(path: str | Path) -> dict[str, Any]:
@@ -131,9 +131,9 @@ def _rows(file: pq.ParquetFile, columns: list[str], rows: npt.NDArray[np.int64])
     begin, parts = 0, [file.schema_arrow.empty_table().select(columns)]
     for group in range(file.metadata.num_row_groups):
         end = begin + file.metadata.row_group(group).num_rows
-        wanted = rows[np.searchsorted(rows, begin) : np.searchsorted(rows, end)] - begin
-        if len(wanted):
-            parts.append(file.read_row_group(group, columns=columns).take(wanted))
+        in_group = rows[np.searchsorted(rows, begin) : np.searchsorted(rows, end)] - begin
+        if len(in_group):
+            parts.append(file.read_row_group(group, columns=columns).take(in_group))
         begin = end
     return pa.concat_tables(parts)
 
@@ -189,14 +189,14 @@ class Truth:
         """
         ids = np.asarray(event_ids, dtype=np.int64)
         place = np.searchsorted(self.event_id, ids)
-        found = np.zeros(len(ids), dtype=bool)
+        labelled = np.zeros(len(ids), dtype=bool)
         inside = place < len(self.event_id)
-        found[inside] = self.event_id[place[inside]] == ids[inside]
-        if not found.all():
+        labelled[inside] = self.event_id[place[inside]] == ids[inside]
+        if not labelled.all():
             raise InputError(
                 self.path,
-                f"has no label for {np.count_nonzero(~found)} of {counted(len(ids), 'event')},"
-                f" e.g. event_id {ids[~found][0]}",
+                f"has no label for {np.count_nonzero(~labelled)} of {counted(len(ids), 'event')},"
+                f" e.g. event_id {ids[~labelled][0]}",
                 "use the sidecar of these events",
             )
         return self.label[place]

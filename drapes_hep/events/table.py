@@ -122,12 +122,12 @@ def _columns(events: Any) -> tuple[list[Any], Callable[[str], Column]]:
     )
 
 
-def _check_names(names: Sequence[Any], wanted: Sequence[str]) -> None:
-    for name in wanted:
+def _check_names(names: Sequence[Any], required: Sequence[str]) -> None:
+    for name in required:
         if name not in names:
             have = ", ".join(map(str, names)) or "none"
             raise InputError(_WHERE, f"no column '{name}' (columns: {have})", "add it, or change 'features'")
-    for name in (*wanted, "event_id", "label", "weight"):
+    for name in (*required, "event_id", "label", "weight"):
         if names.count(name) > 1:
             raise InputError(_WHERE, f"column '{name}' occurs {names.count(name)} times", "keep one of them")
 
@@ -139,8 +139,8 @@ def _flat(name: str, values: Column) -> npt.NDArray[Any]:
     try:
         array = ak.to_numpy(values) if isinstance(values, ak.Array) else _numpy(values)
     except Exception as error:  # lists of different lengths, records, whatever another library's column refuses with
-        said = f"column '{name}' is nested or not an array ({reason_of(error)})"
-        raise InputError(_WHERE, said, "give one number per event") from error
+        problem = f"column '{name}' is nested or not an array ({reason_of(error)})"
+        raise InputError(_WHERE, problem, "give one number per event") from error
     if array.ndim == 0:
         raise InputError(_WHERE, f"column '{name}' is one value, not one per event", "give an array")
     if array.ndim > 1 or array.dtype.names:

@@ -93,8 +93,8 @@ def packed_attention(qkv: Tensor, layout: SetLayout, heads: int) -> Tensor:
     kernel = _packed_kernel(qkv[:, :width], heads)
     if kernel is not None:
         q, k, v = qkv.view(-1, 3, heads, width // heads).unbind(1)
-        ends, most = layout.boundaries, layout.longest
-        packed: Tensor = kernel(q, k, v, ends, ends, most, most)
+        ends, longest = layout.boundaries, layout.longest
+        packed: Tensor = kernel(q, k, v, ends, ends, longest, longest)
         return packed.reshape(-1, width)
     buckets = _buckets(layout)
     gathered = qkv.index_select(0, buckets.rows)
@@ -102,8 +102,8 @@ def packed_attention(qkv: Tensor, layout: SetLayout, heads: int) -> Tensor:
     for part, (sets, length, mask) in zip(_split(gathered, buckets), buckets.blocks, strict=True):
         # (3, sets, heads, length, w / heads)
         q, k, v = part.view(sets, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        out.append(found.transpose(1, 2).reshape(sets * length, width))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out.append(attended.transpose(1, 2).reshape(sets * length, width))
     return torch.cat(out).index_select(0, buckets.back)
 
 
@@ -142,8 +142,8 @@ def pool_attention(q: Tensor, k: Tensor, v: Tensor, layout: SetLayout, heads: in
         chosen = q.index_select(0, order).to(k.dtype).view(-1, heads, size)
         starts = torch.arange(len(order) + 1, dtype=torch.int32, device=q.device) * tokens
         members = (k.reshape(-1, heads, size), v.reshape(-1, heads, size))
-        found = kernel(chosen, *members, starts, layout.boundaries, tokens, layout.longest)
-        read: Tensor = found.reshape(-1, tokens, width)
+        pooled = kernel(chosen, *members, starts, layout.boundaries, tokens, layout.longest)
+        read: Tensor = pooled.reshape(-1, tokens, width)
     else:
         buckets = _buckets(layout)
         order = buckets.order
@@ -191,7 +191,7 @@ def token_attention(q: Tensor, k: Tensor, v: Tensor, layout: SetLayout, heads: i
     kernel = _packed_kernel(q, heads)
     if kernel is not None:
         order = layout.filled
-        read = [one.index_select(0, order).to(q.dtype).view(-1, heads, size) for one in (k, v)]
+        read = [tensor.index_select(0, order).to(q.dtype).view(-1, heads, size) for tensor in (k, v)]
         starts = torch.arange(len(order) + 1, dtype=torch.int32, device=q.device) * tokens
         packed: Tensor = kernel(
             q.reshape(-1, heads, size), *read, layout.boundaries, starts, layout.longest, tokens
@@ -200,16 +200,16 @@ def token_attention(q: Tensor, k: Tensor, v: Tensor, layout: SetLayout, heads: i
     buckets = _buckets(layout)
     counts = [block.sets for block in buckets.blocks]
     keys, values = (
-        torch.split(one.index_select(0, buckets.order).view(-1, tokens, heads, size).transpose(1, 2), counts)
-        for one in (k, v)
+        torch.split(tensor.index_select(0, buckets.order).view(-1, tokens, heads, size).transpose(1, 2), counts)
+        for tensor in (k, v)
     )
     gathered = q.index_select(0, buckets.rows)
     out: list[Tensor] = []
     # no mask: a padded query reads tokens that are there, and is dropped
     for part, key, value, block in zip(_split(gathered, buckets), keys, values, buckets.blocks, strict=True):
         query = part.view(block.sets, block.length, heads, size).transpose(1, 2)
-        found = F.scaled_dot_product_attention(query, key, value)
-        out.append(found.transpose(1, 2).reshape(-1, width))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        out.append(attended.transpose(1, 2).reshape(-1, width))
     return torch.cat(out).index_select(0, buckets.back)
 
 

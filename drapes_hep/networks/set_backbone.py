@@ -81,8 +81,8 @@ class SetLayout:
     @classmethod
     def of(cls, offsets: Tensor) -> SetLayout:
         """Return the layout of ``offsets``; the last one is kept, since a sampler asks for the same again and again."""
-        made: SetLayout = _layout(offsets)
-        return made
+        layout: SetLayout = _layout(offsets)
+        return layout
 
     @property
     def sets(self) -> int:
@@ -138,7 +138,7 @@ class SetLayout:
             begins = self.offsets.cpu().index_select(0, order)
             blocks: list[Block] = []
             rows: list[Tensor] = []
-            kept: list[Tensor] = []
+            masks: list[Tensor] = []
             end, measured = len(lengths), lengths.tolist()
             for begin in _cuts(measured, _PADDING.get(device.type, 0.1)):
                 top = measured[end - 1]
@@ -146,13 +146,13 @@ class SetLayout:
                 mask = place < lengths[begin:end, None]
                 first = begins[begin:end, None]
                 rows.append(torch.where(mask, first + place, first).ravel())
-                kept.append(mask.ravel())
+                masks.append(mask.ravel())
                 padded = measured[begin] != top
                 blocks.append(Block(end - begin, top, mask[:, None, None, :].to(device) if padded else None))
                 end = begin
             none = torch.zeros(0, dtype=torch.int64)
             row = torch.cat([none, *rows[::-1]])
-            place = torch.cat([none.bool(), *kept[::-1]]).nonzero()[:, 0]
+            place = torch.cat([none.bool(), *masks[::-1]]).nonzero()[:, 0]
             back = torch.empty(self.total, dtype=torch.int64)
             back[row[place]] = place
             return Buckets(tuple(blocks[::-1]), order.to(device), row.to(device), back.to(device))
@@ -186,11 +186,11 @@ def _layout(offsets: Tensor) -> SetLayout:
         return last
     with torch.inference_mode(False):
         # a copy: the caller may write to his own
-        made = SetLayout(offsets.clone())
+        layout = SetLayout(offsets.clone())
     # index and buckets now, outside of what is compiled
-    _ = made.total, made.lengths, made.index
-    _LAST.layout = made
-    return made
+    _ = layout.total, layout.lengths, layout.index
+    _LAST.layout = layout
+    return layout
 
 
 def layout_of(x: Tensor, noise: Tensor, condition: Tensor | None, offsets: Tensor, conditions: int) -> SetLayout:
@@ -223,9 +223,9 @@ def layout_of(x: Tensor, noise: Tensor, condition: Tensor | None, offsets: Tenso
         raise ValueError(f"offsets end at {layout.total}, but there are {len(x)} members")
     if len(noise) not in (1, layout.sets):
         raise ValueError(f"{len(noise)} noise levels for {layout.sets} sets")
-    given = (layout.sets, 0) if condition is None else tuple(condition.shape)
-    if given != (layout.sets, conditions):
-        raise ValueError(f"the condition must have shape {(layout.sets, conditions)}, got {given}")
+    shape = (layout.sets, 0) if condition is None else tuple(condition.shape)
+    if shape != (layout.sets, conditions):
+        raise ValueError(f"the condition must have shape {(layout.sets, conditions)}, got {shape}")
     return layout
 
 

@@ -61,7 +61,7 @@ def hashes_of(code: Sequence[str | Path], root: Path = PACKAGE) -> dict[str, str
     Returns
     -------
     dict of str to str
-        By file (``drapes_hep/spectrum/mass.py``).
+        By file (``drapes_hep/spectrum/fit.py``).
 
     Raises
     ------

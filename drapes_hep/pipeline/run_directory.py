@@ -128,15 +128,15 @@ def open_run(path: str | Path, kind: Literal["search", "study"] = "search", *, o
         raise RunDirectoryError(f"{path}: is a file; name a directory with -o")
     if run.manifest.exists():
         old = read_json(run.manifest)
-        found = old.get("layout_version") if isinstance(old, dict) else None
-        if found != LAYOUT_VERSION:
+        version = old.get("layout_version") if isinstance(old, dict) else None
+        if version != LAYOUT_VERSION:
             raise RunDirectoryError(
-                f"{path}: is a run directory of layout version {found}, this release writes {LAYOUT_VERSION};"
+                f"{path}: is a run directory of layout version {version}, this release writes {LAYOUT_VERSION};"
                 " choose another directory with -o"
             )
-        held = old.get("kind", "search") if isinstance(old, dict) else None
-        if held != kind:
-            raise RunDirectoryError(f"{path}: holds a {held}, not a {kind}; choose another directory with -o")
+        stored_kind = old.get("kind", "search") if isinstance(old, dict) else None
+        if stored_kind != kind:
+            raise RunDirectoryError(f"{path}: holds a {stored_kind}, not a {kind}; choose another directory with -o")
     elif run.path.is_dir() and any(path.suffix != ".part" for path in run.path.iterdir()):
         # what a run that was killed while it wrote its first manifest leaves is no reason to refuse
         raise RunDirectoryError(f"{path}: is not empty and contains no run; choose another directory with -o")

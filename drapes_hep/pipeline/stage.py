@@ -14,7 +14,7 @@ from drapes_hep.files import file_hash, read_json
 from drapes_hep.keys import part_of
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.remote import fingerprint, is_url
-from drapes_hep.user_files import Grounds
+from drapes_hep.user_files import FileHashes
 
 __all__ = ["STAMP_VERSION", "Stage", "Written", "input_hash", "last_record", "read_stamp", "verb_of"]
 
@@ -91,7 +91,7 @@ class Written:
     """
 
     files: Sequence[Path]
-    opened: Grounds = field(default_factory=dict)
+    opened: FileHashes = field(default_factory=dict)
 
 
 def read_stamp(run: RunDirectory, name: str) -> dict[str, Any] | None:

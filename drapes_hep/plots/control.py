@@ -21,7 +21,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from drapes_hep.events.blinding import Ranges, hidden_bins, measures_mjj
+from drapes_hep.events.blinding import hidden_bins, measures_mjj
+from drapes_hep.events.ranges import Ranges
 from drapes_hep.plots.style import (
     BLUE,
     GREY,

@@ -48,7 +48,7 @@ class JetShape:
     edges : array, shape (bins + 1,)
     true : array, shape (bins,)
         Counts.
-    made : mapping of str to array, shape (bins,)
+    generated : mapping of str to array, shape (bins,)
         Counts, by the generators' names.
     notes : mapping of str to str
         What is written in the generator's colour, such as its distance; may lack generators.
@@ -59,17 +59,17 @@ class JetShape:
     axis_label: str
     edges: FloatArray
     true: FloatArray
-    made: Mapping[str, FloatArray]
+    generated: Mapping[str, FloatArray]
     notes: Mapping[str, str]
     log_y: bool = False
 
 
-def jet_shapes(found: Mapping[str, Mapping[str, Any]]) -> list[JetShape]:
+def jet_shapes(comparisons: Mapping[str, Mapping[str, Any]]) -> list[JetShape]:
     """Return the cells of a figure of comparisons.
 
     Parameters
     ----------
-    found : mapping of str to mapping
+    comparisons : mapping of str to mapping
         By the generators' names, what :func:`drapes_hep.templates.comparison.compare_jets` gives; the true jets are the
         same for all.
 
@@ -85,17 +85,21 @@ def jet_shapes(found: Mapping[str, Mapping[str, Any]]) -> list[JetShape]:
     """
     shapes = []
     for name, label in QUANTITIES.items():
-        known = {title: record for title, record in found.items() if name in record["shapes"]}
-        if not known:
+        with_shape = {title: record for title, record in comparisons.items() if name in record["shapes"]}
+        if not with_shape:
             continue
-        shape = next(iter(known.values()))["shapes"][name]
+        shape = next(iter(with_shape.values()))["shapes"][name]
         # the bins follow the true jets alone
-        if any(record["shapes"][name]["edges"] != shape["edges"] for record in known.values()):
+        if any(record["shapes"][name]["edges"] != shape["edges"] for record in with_shape.values()):
             raise ValueError(f"{name}: the generators were compared with different true jets")
-        made = {title: np.array(record["shapes"][name]["made"], dtype=float) for title, record in known.items()}
-        notes = {title: f"$W_1$ / true: {record['quantities'][name]['ratio']:.1f}" for title, record in known.items()}
+        generated = {
+            title: np.array(record["shapes"][name]["made"], dtype=float) for title, record in with_shape.items()
+        }
+        notes = {
+            title: f"$W_1$ / true: {record['quantities'][name]['ratio']:.1f}" for title, record in with_shape.items()
+        }
         edges, true = np.array(shape["edges"]), np.array(shape["true"], dtype=float)
-        shapes.append(JetShape(label, edges, true, made, notes, name in _LOGARITHMIC))
+        shapes.append(JetShape(label, edges, true, generated, notes, name in _LOGARITHMIC))
     return shapes
 
 
@@ -114,24 +118,26 @@ def _panels(top: Axes, below: Axes, shape: JetShape, true_label: str) -> None:
     below.fill_between(np.repeat(edges, 2)[1:-1], 1 - band, 1 + band, color=GREY, alpha=0.5, lw=0)
     below.axhline(1, color=INK, lw=0.8)
     centre, peak = 0.5 * (edges[1:] + edges[:-1]), float(true.max(initial=0.0))
-    for i, (name, counts) in enumerate(shape.made.items()):
-        made, made_error = _density(counts, width)
+    for i, (name, counts) in enumerate(shape.generated.items()):
+        density, density_error = _density(counts, width)
         colour = _COLOURS[i % len(_COLOURS)]
-        top.stairs(made, edges, color=colour, lw=1.7, label=name)
-        peak = max(peak, float(made.max(initial=0.0)))
-        ratio = np.divide(made, true, out=np.full_like(true, np.nan), where=good)
-        bars = np.divide(made_error, true, out=np.zeros_like(true), where=good)
+        top.stairs(density, edges, color=colour, lw=1.7, label=name)
+        peak = max(peak, float(density.max(initial=0.0)))
+        ratio = np.divide(density, true, out=np.full_like(true, np.nan), where=good)
+        bars = np.divide(density_error, true, out=np.zeros_like(true), where=good)
         # the ratio is not meaningful in bins with few events
-        seen = good & (shape.true >= 5)
-        below.errorbar(centre[seen], ratio[seen], bars[seen], fmt="o", ms=2.8, lw=1, color=colour)
+        populated = good & (shape.true >= 5)
+        below.errorbar(centre[populated], ratio[populated], bars[populated], fmt="o", ms=2.8, lw=1, color=colour)
         for edge, mask, marker in ((_WIDEST - 0.05, ratio > _WIDEST, "^"), (2.05 - _WIDEST, ratio < 2 - _WIDEST, "v")):
-            below.plot(centre[seen & mask], np.full(int((seen & mask).sum()), edge), marker, color=colour, ms=4)
+            below.plot(
+                centre[populated & mask], np.full(int((populated & mask).sum()), edge), marker, color=colour, ms=4
+            )
         if name in shape.notes:
             top.text(
                 0.96, 0.95 - 0.09 * i, shape.notes[name], transform=top.transAxes, ha="right", va="top", fontsize=11,
                 color=colour,
             )  # fmt: skip
-    rows = 1 + len(shape.made)
+    rows = 1 + len(shape.generated)
     if shape.log_y:
         lowest = float(true[good].min(initial=peak))
         top.set_yscale("log")

@@ -164,7 +164,7 @@ def sic_curve(curves: Mapping[str, Roc], stamp: Stamp) -> Figure:
     """
     fig, axes = canvas(8.0, 6.0)
     ax = axes[0, 0]
-    highest, most = 2.0, 10.0
+    highest, largest = 2.0, 10.0
     for (name, curve), colour in zip(curves.items(), _colours(len(curves)), strict=True):
         s, b, error_s, error_b = _cuts(curve)
         good = b >= _limit(curve)
@@ -175,11 +175,11 @@ def sic_curve(curves: Mapping[str, Roc], stamp: Stamp) -> Figure:
             ax.fill_between(1 / b[good], (sic - error)[good], (sic + error)[good], color=colour, alpha=0.2, lw=0)
             highest = max(highest, float((sic + error)[good].max(initial=0.0)))
         highest = max(highest, float(sic[good].max(initial=0.0)))
-        most = max(most, float((1 / b).max(initial=1.0)))
-    x = np.geomspace(1, most, 200)
+        largest = max(largest, float((1 / b).max(initial=1.0)))
+    x = np.geomspace(1, largest, 200)
     ax.plot(x, 1 / np.sqrt(x), color=INK, ls="--", lw=1, label="random")
     ax.set_xscale("log")
-    ax.set_xlim(1, most)
+    ax.set_xlim(1, largest)
     # one row of headroom for each two entries of the legend
     ax.set_ylim(0, highest * (1.12 + 0.075 * ((len(curves) + 3) // 2)))
     ax.set_xlabel(r"Background rejection $1/\epsilon_B$")
@@ -230,13 +230,13 @@ def score_distribution(
         x = np.clip(-np.log10(np.maximum(tail, 1e-300)), 0.0, edges[-1] - 1e-9)
         return np.histogram(x, edges, weights=w)[0], np.histogram(x, edges, weights=w * w)[0]
 
-    seen, seen_var = fill(data, w_data)
+    observed, observed_variance = fill(data, w_data)
     flat, flat_var = fill(templ, w_templ)
     scale = float(w_data.sum() / w_templ.sum()) if w_templ.sum() > 0 else 1.0
     flat, flat_error = flat * scale, np.sqrt(flat_var) * scale
     # effective counts: Garwood's interval for weighted data, exact for weights of 1
-    per_event = np.divide(seen_var, seen, out=np.ones_like(seen), where=seen > 0)
-    low, high = (bound * per_event for bound in poisson_interval(seen / per_event))
+    per_event = np.divide(observed_variance, observed, out=np.ones_like(observed), where=observed > 0)
+    low, high = (bound * per_event for bound in poisson_interval(observed / per_event))
     fig, axes = canvas(7.6, 6.6, rows=(2.6, 1.0))
     top, low_panel = axes[:, 0]
     share_x(top, low_panel)
@@ -244,30 +244,39 @@ def score_distribution(
     top.stairs(flat, edges, color=BLUE, label="template, scaled to the data", zorder=3)
     lower = np.maximum(np.repeat(flat - flat_error, 2), 1e-9)
     top.fill_between(x, lower, np.repeat(flat + flat_error, 2), color=BLUE, alpha=0.35, lw=0)
-    bars = np.stack([seen - low, high - seen])
-    shown = seen > 0
-    top.errorbar(centre[shown], seen[shown], bars[:, shown], fmt="o", ms=5, lw=1, color=INK, label="data in the window")
+    bars = np.stack([observed - low, high - observed])
+    nonempty = observed > 0
+    top.errorbar(
+        centre[nonempty],
+        observed[nonempty],
+        bars[:, nonempty],
+        fmt="o",
+        ms=5,
+        lw=1,
+        color=INK,
+        label="data in the window",
+    )
     log_y(top)
-    positive = np.concatenate([seen[seen > 0], flat[flat > 0], [1.0]])
+    positive = np.concatenate([observed[observed > 0], flat[flat > 0], [1.0]])
     top.set_ylim(0.3 * positive.min(), positive.max() * 12)
     top.set_xlim(edges[0], edges[-1])
     top.set_ylabel("Events / bin")
     good = flat > 0
-    ratio = np.divide(seen, flat, out=np.full_like(seen, np.nan), where=good)
+    ratio = np.divide(observed, flat, out=np.full_like(observed, np.nan), where=good)
     spread = np.divide(bars, flat, out=np.zeros_like(bars), where=good)
     band = np.repeat(np.divide(flat_error, flat, out=np.zeros_like(flat), where=good), 2)
     low_panel.fill_between(x, 1 - band, 1 + band, color=BLUE, alpha=0.35, lw=0)
     low_panel.axhline(1, color=INK, lw=0.8)
     low_panel.errorbar(centre[good], ratio[good], spread[:, good], fmt="o", ms=5, lw=1, color=INK)
-    most = float(np.nanmax((seen + bars[1])[good] / flat[good], initial=1.5))
-    if most > 4:
+    largest_ratio = float(np.nanmax((observed + bars[1])[good] / flat[good], initial=1.5))
+    if largest_ratio > 4:
         log_y(low_panel)
-        low_panel.set_ylim(0.4, 1.6 * most)
-        ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t < 1.4 * most]
+        low_panel.set_ylim(0.4, 1.6 * largest_ratio)
+        ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t < 1.4 * largest_ratio]
         ticks = ticks[1 :: 1 if len(ticks) < 6 else 2]
         low_panel.set_yticks(ticks, [f"{t:g}" for t in ticks])
     else:
-        inner_ticks(low_panel, 0.0, max(2.0, 1.1 * most), 4)
+        inner_ticks(low_panel, 0.0, max(2.0, 1.1 * largest_ratio), 4)
     for point in working_points:
         if point < 1 and -np.log10(point) < edges[-1]:
             for ax in (top, low_panel):
@@ -310,14 +319,14 @@ def passing_fraction(points: Sequence[Passing], stamp: Stamp) -> Figure:
         ax.axhline(1, color=INK, lw=0.9, ls="--")
         highest, lowest = 1.5, 0.5
         for j, region in enumerate(regions):
-            rows_here = [p for p in points if p.region == region and p.background_efficiency == cut and p.total > 0]
-            if not rows_here:
+            cut_points = [p for p in points if p.region == region and p.background_efficiency == cut and p.total > 0]
+            if not cut_points:
                 continue
-            k, n = np.array([p.passed for p in rows_here]), np.array([p.total for p in rows_here])
+            k, n = np.array([p.passed for p in cut_points]), np.array([p.total for p in cut_points])
             low, high = ratio_interval(k, n)
             value = k / n
-            width = np.array([p.window[1] - p.window[0] for p in rows_here])
-            centre = np.array([0.5 * sum(p.window) for p in rows_here]) + (j - 1) * 0.12 * width
+            width = np.array([p.window[1] - p.window[0] for p in cut_points])
+            centre = np.array([0.5 * sum(p.window) for p in cut_points]) + (j - 1) * 0.12 * width
             ax.errorbar(
                 centre, value / cut, np.stack([value - low, high - value]).clip(0) / cut, fmt=MARKERS[j],
                 color=(BLUE, RED, PALETTE[2])[j], ms=6, lw=1.2, label=region,

@@ -145,14 +145,16 @@ def local_p_scan(points: Sequence[LocalP], stamp: Stamp, *, overall: GlobalP | N
         p = np.array([math.nan if r.p_local is None else max(r.p_local, 1e-300) for r in rows])
         style = "--" if cut >= 1 else "-"
         ax.plot(centre, p, color=colour, lw=1.2, alpha=0.8, ls=style, zorder=3)
-        seen = np.isfinite(p)
-        ax.plot(centre[seen], p[seen], marker, color=colour, ms=6, zorder=4)
-        low, high = (middle - 0.5 * width)[seen], (middle + 0.5 * width)[seen]
-        ax.hlines(p[seen], low, high, color=colour, lw=0.9, ls=style, zorder=3)
-        if (~seen).any():
+        finite = np.isfinite(p)
+        ax.plot(centre[finite], p[finite], marker, color=colour, ms=6, zorder=4)
+        low, high = (middle - 0.5 * width)[finite], (middle + 0.5 * width)[finite]
+        ax.hlines(p[finite], low, high, color=colour, lw=0.9, ls=style, zorder=3)
+        if (~finite).any():
             missing = True
             level = 10 ** (depth * (0.035 + 0.11 * i / max(len(cuts), 1)))
-            ax.plot(centre[~seen], np.full(int((~seen).sum()), level), marker, mfc="none", mec=colour, ms=6, ls="none")
+            ax.plot(
+                centre[~finite], np.full(int((~finite).sum()), level), marker, mfc="none", mec=colour, ms=6, ls="none"
+            )
         handles.append(Line2D([], [], color=colour, marker=marker, ls=style, ms=6))
         names.append(efficiency_label(cut))
     if missing:
@@ -220,8 +222,8 @@ def toy_distribution(smallest_p: npt.ArrayLike, observed: float | None, stamp: S
     ax.stairs(counts, edges, color=BLUE, fill=True, alpha=0.35)
     ax.stairs(counts, edges, color=BLUE, lw=1.3, label=f"{counted(len(x), 'pseudo-experiment')}, background only")
     centre = 0.5 * (edges[1:] + edges[:-1])
-    seen = counts > 0
-    ax.errorbar(centre[seen], counts[seen], np.sqrt(counts[seen]), fmt="none", ecolor=BLUE, lw=1)
+    nonempty = counts > 0
+    ax.errorbar(centre[nonempty], counts[nonempty], np.sqrt(counts[nonempty]), fmt="none", ecolor=BLUE, lw=1)
     end = edges[-1]
     if data is not None:
         at_least = int((np.asarray(smallest_p, dtype=np.float64) <= (observed or 0.0) * (1 + 1e-9)).sum())

@@ -147,8 +147,8 @@ def _display_factor(spectrum: Spectrum) -> int:
     if not len(level) or level.sum() <= 0:
         return 1
     width = _nominal_width(spectrum.edges)
-    most = max(1, min(math.floor(100.0 / width + 1e-9), len(spectrum.counts) // 12))
-    return int(np.clip(math.ceil(10.0 / float(level.mean())), 1, most))
+    largest = max(1, min(math.floor(100.0 / width + 1e-9), len(spectrum.counts) // 12))
+    return int(np.clip(math.ceil(10.0 / float(level.mean())), 1, largest))
 
 
 def _pulls(spectrum: Spectrum) -> FloatArray:
@@ -245,31 +245,31 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
     -------
     Figure
     """
-    shown = merge_bins(data, _display_factor(data) if merge is None else merge)
+    merged = merge_bins(data, _display_factor(data) if merge is None else merge)
     fig, axes = canvas(8.0, 7.0, rows=(2.9, 1.0))
     top, low_panel = axes[:, 0]
     share_x(top, low_panel)
-    scale = _nominal_width(shown.edges) / np.diff(shown.edges)
-    levels = [shown.counts * scale] + ([] if shown.expected is None else [shown.expected * scale])
+    scale = _nominal_width(merged.edges) / np.diff(merged.edges)
+    levels = [merged.counts * scale] + ([] if merged.expected is None else [merged.expected * scale])
     summary = _summary(data)
-    lines = 1 + (shown.expected is not None) + (shown.window is not None) + bool(shown.hidden.any()) + len(summary)
+    lines = 1 + (merged.expected is not None) + (merged.window is not None) + bool(merged.hidden.any()) + len(summary)
     free = _below_legend(top, lines)
     bottom, ceiling = _y_range(levels, 0.97 * free)
     handles: list[object] = []
-    points = _points(top, shown, scale, INK, "o", bottom)
+    points = _points(top, merged, scale, INK, "o", bottom)
     points.set_label(
         "data"
-        if len(shown.counts) == len(data.counts)
+        if len(merged.counts) == len(data.counts)
         else f"data, bins merged for display (fit: {_nominal_width(data.edges):.3g} GeV)"
     )
     handles.append(points)
     log_y(top)
     top.set_ylim(bottom, ceiling)
-    top.set_xlim(shown.edges[0], shown.edges[-1])
-    if shown.expected is not None:
-        middle = shown.expected * scale
-        error = np.zeros_like(middle) if shown.expected_error is None else shown.expected_error * scale
-        x, y = np.repeat(shown.edges, 2)[1:-1], np.repeat(middle, 2)
+    top.set_xlim(merged.edges[0], merged.edges[-1])
+    if merged.expected is not None:
+        middle = merged.expected * scale
+        error = np.zeros_like(middle) if merged.expected_error is None else merged.expected_error * scale
+        x, y = np.repeat(merged.edges, 2)[1:-1], np.repeat(middle, 2)
         band = np.repeat(error, 2)
         top.fill_between(x, np.maximum(y - band, 1e-9), y + band, color=BLUE, alpha=0.35, lw=0, zorder=2)
         top.plot(x, y, color=BLUE, zorder=3)
@@ -281,30 +281,30 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
         fit_label = "fit outside the window" if data.window is not None else "fit"
         handles.append((Patch(color=BLUE, alpha=0.35, lw=0), Line2D([], [], color=BLUE)))
         labels_fit = fit_label + (", " + ", ".join(quality) if quality else r", ±1$\sigma$")
-    shades = _shade(top, shown, free)
-    _shade(low_panel, shown)
+    shades = _shade(top, merged, free)
+    _shade(low_panel, merged)
     handles += shades
-    names = [str(points.get_label())] + ([labels_fit] if shown.expected is not None else [])
+    names = [str(points.get_label())] + ([labels_fit] if merged.expected is not None else [])
     names += [str(p.get_label()) for p in shades]
     for line in summary:
         handles.append(Line2D([], [], lw=0))
         names.append(line)
     top.legend(handles, names, loc="upper right")
-    top.set_ylabel(f"Events / {_nominal_width(shown.edges):.3g} GeV")
+    top.set_ylabel(f"Events / {_nominal_width(merged.edges):.3g} GeV")
     stamp_axes(top, stamp)
     low_panel.set_xlabel(r"$m_{JJ}$ [GeV]")
     low_panel.set_ylabel("Pull", loc="center")
     low_panel.axhline(0, color=INK, lw=0.8)
     reach = 3.0
-    if shown.expected is not None:
-        pull = _pulls(shown)
-        seen = np.isfinite(pull)
-        if shown.expected_error is not None:
-            band = np.repeat(shown.expected_error / np.sqrt(np.maximum(shown.expected, 1e-12)), 2)
+    if merged.expected is not None:
+        pull = _pulls(merged)
+        finite = np.isfinite(pull)
+        if merged.expected_error is not None:
+            band = np.repeat(merged.expected_error / np.sqrt(np.maximum(merged.expected, 1e-12)), 2)
             low_panel.fill_between(x, -band, band, color=BLUE, alpha=0.35, lw=0, zorder=2)
-        low_panel.stairs(np.where(seen, pull, 0.0), shown.edges, fill=True, color="#717581", alpha=0.8, zorder=3)
-        if seen.any():
-            reach = max(reach, 1.15 * float(np.abs(pull[seen]).max()))
+        low_panel.stairs(np.where(finite, pull, 0.0), merged.edges, fill=True, color="#717581", alpha=0.8, zorder=3)
+        if finite.any():
+            reach = max(reach, 1.15 * float(np.abs(pull[finite]).max()))
     inner_ticks(low_panel, -reach, reach)
     for level in (-2, 2):
         low_panel.axhline(level, color=INK, lw=0.6, ls=":")
@@ -327,22 +327,22 @@ def selected_spectra(spectra: Sequence[Spectrum], stamp: Stamp) -> Figure:
     Figure
         All are drawn per the same width, whatever their display bins, so that their heights compare.
     """
-    shown = [merge_bins(s, _display_factor(s)) for s in spectra]
+    merged = [merge_bins(s, _display_factor(s)) for s in spectra]
     unit = _nominal_width(spectra[0].edges)
     fig, axes = canvas(8.0, 6.8)
     ax = axes[0, 0]
     levels = []
-    for s in shown:
+    for s in merged:
         scale = unit / np.diff(s.edges)
         levels += [s.counts * scale] + ([] if s.expected is None else [s.expected * scale])
-    free = _below_legend(ax, len(shown) + (shown[0].window is not None) + bool(shown[0].hidden.any()))
+    free = _below_legend(ax, len(merged) + (merged[0].window is not None) + bool(merged[0].hidden.any()))
     bottom, ceiling = _y_range(levels, 0.97 * free)
     log_y(ax)
     ax.set_ylim(bottom, ceiling)
-    ax.set_xlim(shown[0].edges[0], shown[0].edges[-1])
+    ax.set_xlim(merged[0].edges[0], merged[0].edges[-1])
     handles: list[object] = []
     names: list[str] = []
-    for i, (s, fine) in enumerate(zip(shown, spectra, strict=True)):
+    for i, (s, fine) in enumerate(zip(merged, spectra, strict=True)):
         colour, marker = (INK, *PALETTE)[i % 7], MARKERS[i % 6]
         scale = unit / np.diff(s.edges)
         # no bars for empty bins: those of several cuts would hide each other
@@ -358,7 +358,7 @@ def selected_spectra(spectra: Sequence[Spectrum], stamp: Stamp) -> Figure:
         if len(s.counts) != len(fine.counts):
             text += f" (shown in {_nominal_width(s.edges):.3g} GeV bins)"
         names.append(text)
-    shades = _shade(ax, shown[0], free)
+    shades = _shade(ax, merged[0], free)
     handles += shades
     names += [str(p.get_label()) for p in shades]
     ax.legend(handles, names, loc="upper right")

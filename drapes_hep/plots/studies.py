@@ -141,17 +141,17 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp) -> Figure:
     across = min(2 if len(panels) == 4 else 3, len(panels))
     rows = -(-len(panels) // across)
     labels = list(dict.fromkeys(band.label for panel in panels for band in panel.bands))
-    beside = 2.9
+    legend_width = 2.9
     # upright names take room below the axes
     deep = 0.085 * max((len(name) for panel in panels for name in panel.names), default=0)
-    width, height = 5.4 * across + 0.5 + beside, 4.9 * rows + 0.6 + deep
+    width, height = 5.4 * across + 0.5 + legend_width, 4.9 * rows + 0.6 + deep
     fig, axes = canvas(
         width,
         height,
         rows=(1.0,) * rows,
         columns=across,
         left=0.95,
-        right=beside,
+        right=legend_width,
         top=0.55,
         bottom=0.85 + deep,
         wspace=0.26,
@@ -208,7 +208,7 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp) -> Figure:
         list(handles.values()),
         list(handles),
         loc="upper left",
-        bbox_to_anchor=(1 - (beside - 0.15) / width, 1 - 0.5 / height),
+        bbox_to_anchor=(1 - (legend_width - 0.15) / width, 1 - 0.5 / height),
         frameon=False,
     )
     stamp_figure(fig, stamp, 0.95 / width, 1 - 0.36 / height)

@@ -171,9 +171,17 @@ def _closure_panels(top: Axes, low_panel: Axes, data: Closure, *, legend: bool) 
     top.fill_between(
         x, np.repeat(tem - tem_error, 2), np.repeat(tem + tem_error, 2), color=BLUE, alpha=0.35, lw=0, zorder=2
     )
-    shown = data.reference > 0
+    nonempty = data.reference > 0
     top.errorbar(
-        centre[shown], ref[shown], ref_error[shown], fmt="o", ms=3.5, lw=1, color=INK, label="held-out data", zorder=4
+        centre[nonempty],
+        ref[nonempty],
+        ref_error[nonempty],
+        fmt="o",
+        ms=3.5,
+        lw=1,
+        color=INK,
+        label="held-out data",
+        zorder=4,
     )
     peak = float(max(np.max(ref + ref_error, initial=0.0), np.max(tem + tem_error, initial=0.0), 1e-12))
     top.set_ylim(0, peak * (1.62 if legend else 1.3))
@@ -197,10 +205,10 @@ def _closure_panels(top: Axes, low_panel: Axes, data: Closure, *, legend: bool) 
     band = np.repeat(np.divide(tem_error, tem, out=np.zeros_like(tem), where=good), 2)
     low_panel.fill_between(x, 1 - band, 1 + band, color=BLUE, alpha=0.35, lw=0)
     low_panel.axhline(1, color=INK, lw=0.8)
-    seen = shown & good
-    low_panel.errorbar(centre[seen], ratio[seen], error[seen], fmt="o", ms=3.5, lw=1, color=INK)
+    drawn = nonempty & good
+    low_panel.errorbar(centre[drawn], ratio[drawn], error[drawn], fmt="o", ms=3.5, lw=1, color=INK)
     inner_ticks(low_panel, 0.5, 1.5, 4)
-    for edge, mask, marker in ((1.46, seen & (ratio > 1.5), "^"), (0.54, seen & (ratio < 0.5), "v")):
+    for edge, mask, marker in ((1.46, drawn & (ratio > 1.5), "^"), (0.54, drawn & (ratio < 0.5), "v")):
         low_panel.plot(centre[mask], np.full(int(mask.sum()), edge), marker, color=RED, ms=5)  # beyond the panel
     low_panel.set_xlabel(data.axis_label)
     low_panel.set_ylabel("Data / templ.", loc="center", fontsize=14 if legend else 12)
@@ -265,13 +273,13 @@ def feature_grid(data: Sequence[Closure], stamp: Stamp, *, title: str = "", colu
         rows, columns, left=0.95 / width, right=1 - 0.3 / width, bottom=0.9 / height, top=1 - 0.95 / height,
         wspace=0.26, hspace=0.25,
     )  # fmt: skip
-    for i, one in enumerate(data):
+    for i, closure in enumerate(data):
         cell = outer[i // columns, i % columns].subgridspec(2, 1, height_ratios=(2.5, 1.0), hspace=0.06)
         top, low_panel = fig.add_subplot(cell[0]), fig.add_subplot(cell[1])
         for ax in (top, low_panel):
             ax.tick_params(labelsize=12)
         share_x(top, low_panel)
-        _closure_panels(top, low_panel, one, legend=False)
+        _closure_panels(top, low_panel, closure, legend=False)
         place_y_labels(top, low_panel, inches=0.56)
         if i == 0:
             first = top
@@ -303,16 +311,18 @@ def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "", unit: 
     top, low_panel = axes[:, 0]
     share_x(top, low_panel)
     epoch = np.arange(1, len(curve.train) + 1)
-    train, held = np.asarray(curve.train, dtype=np.float64), np.asarray(curve.validation, dtype=np.float64)
+    train, validation = np.asarray(curve.train, dtype=np.float64), np.asarray(curve.validation, dtype=np.float64)
     # a line of one point is none
     marker = "o" if len(epoch) < _FEW_EPOCHS else None
     top.plot(epoch, train, color=BLUE, marker=marker, label="training")
-    top.plot(epoch[: len(held)], held, color=RED, ls="--", marker=marker, label="validation (early stopping)")
+    top.plot(
+        epoch[: len(validation)], validation, color=RED, ls="--", marker=marker, label="validation (early stopping)"
+    )
     if curve.best_epoch is not None:
         for ax in (top, low_panel):
             ax.axvline(curve.best_epoch, 0, 0.6 if ax is top else 1.0, color=INK, lw=1, ls=":")  # under the legend
         top.plot([], [], color=INK, lw=1, ls=":", label=f"best epoch: {curve.best_epoch}")
-    values = np.concatenate([train, held])
+    values = np.concatenate([train, validation])
     values = values[np.isfinite(values)]
     if len(values):
         # the first epochs are far above the rest: the range is that of the rest
@@ -358,7 +368,7 @@ def template_quality(points: Sequence[QualityPoint], stamp: Stamp) -> Figure:
         ("sidebands", "against held-out sidebands", BLUE),
         ("pseudo", "in a pseudo-window", PALETTE[2]),
     )
-    seen: list[float] = []
+    extremes: list[float] = []
     edges = [e for p in points for e in p.window]
     ax.axhline(0.5, color=INK, lw=1, ls="--")
     for i, (name, label, colour) in enumerate(series):
@@ -378,12 +388,12 @@ def template_quality(points: Sequence[QualityPoint], stamp: Stamp) -> Figure:
         error = np.array([0.0 if v[1] is None else v[1] for _, v in rows])
         ax.errorbar(centre, value, error, fmt=MARKERS[i], color=colour, ms=6, lw=1.3, label=label)
         ax.hlines(value, middle - width, middle + width, color=colour, lw=1.0)
-        seen += [*(value + error), *(value - error)]
+        extremes += [*(value + error), *(value - error)]
     ax.plot([], [], color=INK, lw=1, ls="--", label="indistinguishable")
-    reach = max([abs(v - 0.5) for v in seen], default=0.02)
-    low = min([*seen, 0.5])
+    reach = max([abs(v - 0.5) for v in extremes], default=0.02)
+    low = min([*extremes, 0.5])
     ax.set_ylim(low - 0.15 * max(reach, 0.01), 0.5 + 1.25 * max(reach, 0.01))
-    if not seen:
+    if not extremes:
         ax.text(0.5, 0.7, "not measured in this run", transform=ax.transAxes, ha="center")
     ax.set_xlim(min(edges, default=0) - 50, max(edges, default=1) + 50)
     ax.set_xlabel(r"$m_{JJ}$ of the window or pseudo-window [GeV]")

@@ -25,7 +25,7 @@ __all__ = [
     "closures",
     "cutflow",
     "fit_p",
-    "foremost",
+    "leading_window",
     "overall",
     "passing",
     "quality_points",
@@ -73,14 +73,14 @@ def cutflow(run: RunFiles) -> list[Step]:
         for s in run.skim["cutflow"]
         for name in (str(s["name"]),)
     ]
-    kept = [s for s in steps if s.name != "not_injected"]
+    remaining = [s for s in steps if s.name != "not_injected"]
     set_aside = [s for s in steps if s.name == "not_injected" and s.events > 0]
-    if not set_aside or not kept:
-        return kept
-    whole = [kept[0], *set_aside]
+    if not set_aside or not remaining:
+        return remaining
+    whole = [remaining[0], *set_aside]
     processed = run.skim["accounting"]["processed"]
     events = sum(s.events for s in whole) if processed is None else float(processed)
-    return [Step("in_files", events, sum(s.weight for s in whole)), *set_aside, *kept]
+    return [Step("in_files", events, sum(s.weight for s in whole)), *set_aside, *remaining]
 
 
 def best(run: RunFiles, inclusive: bool = False) -> tuple[WindowFiles, Point] | None:
@@ -95,10 +95,10 @@ def best(run: RunFiles, inclusive: bool = False) -> tuple[WindowFiles, Point] | 
     return min(quoted, key=lambda x: (x[1]["p_local"], -(x[1].get("z_local") or 0.0)), default=None)
 
 
-def foremost(run: RunFiles) -> WindowFiles | None:
+def leading_window(run: RunFiles) -> WindowFiles | None:
     """Return the window that the page shows first: that of the most significant working point, or else the lowest."""
-    found = best(run)
-    return found[0] if found else next(iter(run.windows), None)
+    leading = best(run)
+    return leading[0] if leading else next(iter(run.windows), None)
 
 
 def overall(run: RunFiles) -> plots.GlobalP:
@@ -204,10 +204,10 @@ def closures(run: RunFiles, files: WindowFiles) -> list[plots.Closure]:
     reference = {name: values[at] for name, values in events.items()}
     if run.blind:
         # sidebands of one window hold other windows' data
-        kept = ~run.covered(reference["mjj"])
-        reference = {name: values[kept] for name, values in reference.items()}
-        kept = ~run.covered(template["mjj"])
-        template = {name: values[kept] for name, values in template.items()}
+        visible = ~run.covered(reference["mjj"])
+        reference = {name: values[visible] for name, values in reference.items()}
+        visible = ~run.covered(template["mjj"])
+        template = {name: values[visible] for name, values in template.items()}
     if not len(reference["mjj"]) or not len(template["mjj"]):
         return []
     return [
@@ -239,19 +239,19 @@ def closure_jets(run: RunFiles, files: WindowFiles) -> Mapping[str, Any] | None:
     path = files.folder / "closure.parquet"
     events = read_columns(run.directory.events, ("event_id", "weight", "mjj"))
     template = read_columns(path, ("mjj", "weight"))
-    held, every = _held_out(files, events["event_id"]), np.arange(len(template["mjj"]))
-    found = []
-    for source, columns, rows in ((run.directory.events, events, held), (path, template, every)):
+    held_out, every = _held_out(files, events["event_id"]), np.arange(len(template["mjj"]))
+    jets = []
+    for source, columns, rows in ((run.directory.events, events, held_out), (path, template, every)):
         # sidebands of one window hold other windows' data
-        seen = rows[~run.covered(columns["mjj"][rows])] if run.blind else rows
-        if len(np.unique(columns["weight"][seen])) > 1:
+        visible = rows[~run.covered(columns["mjj"][rows])] if run.blind else rows
+        if len(np.unique(columns["weight"][visible])) > 1:
             return None
         # evenly over the file, whatever its order
-        chosen = seen[np.linspace(0, len(seen), min(_JETS, len(seen)), endpoint=False).astype(np.int64)]
-        found.append(read_skim(source, ("jets",), chosen)["jets"])
+        chosen = visible[np.linspace(0, len(visible), min(_JETS, len(visible)), endpoint=False).astype(np.int64)]
+        jets.append(read_skim(source, ("jets",), chosen)["jets"])
     try:
         # the template is made at the masses of these events
-        return compare_jets(found[0], found[1], seed=1, kept=("mjj", *(files.made.get("kept") or ())))
+        return compare_jets(jets[0], jets[1], seed=1, preserved=("mjj", *(files.template_record.get("kept") or ())))
     except FitError:
         return None
 
@@ -259,9 +259,9 @@ def closure_jets(run: RunFiles, files: WindowFiles) -> Mapping[str, Any] | None:
 def _held_out(files: WindowFiles, event_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the rows of the sideband events not used by any model, in increasing order."""
     split = read_columns(files.folder / "split.parquet", ("event_id", "part"))
-    held = split["event_id"][split["part"] == CLOSURE]
-    rows = np.flatnonzero(np.isin(event_id, held))
-    if len(rows) != len(held):
+    closure_ids = split["event_id"][split["part"] == CLOSURE]
+    rows = np.flatnonzero(np.isin(event_id, closure_ids))
+    if len(rows) != len(closure_ids):
         raise RunDirectoryError(
             f"{files.folder / 'split.parquet'}: contains events that are not in the skim; run again"
         )
@@ -297,8 +297,8 @@ def passing(run: RunFiles, files: WindowFiles) -> list[plots.Passing]:
     }
     if run.blind:
         del regions["window"]
-        seen = ~run.covered(s["mjj"])
-        regions = {name: mask & seen for name, mask in regions.items()}
+        visible = ~run.covered(s["mjj"])
+        regions = {name: mask & visible for name, mask in regions.items()}
     return [
         plots.Passing(files.sr, name, float(p["background_efficiency"]), float(passed.sum()), float(mask.sum()))
         for p in files.points
@@ -315,8 +315,8 @@ def split_counts(run: RunFiles, files: WindowFiles) -> plots.SplitCounts:
         # sidebands of one window hold other windows' data
         split = read_columns(files.folder / "split.parquet", ("event_id", "part"))
         events = run.events
-        seen = split["part"][np.isin(split["event_id"], events["event_id"][~run.covered(events["mjj"])])]
-        parts = {name: int((seen == i).sum()) for i, name in enumerate(("train", "validation", "closure"))}
+        visible_parts = split["part"][np.isin(split["event_id"], events["event_id"][~run.covered(events["mjj"])])]
+        parts = {name: int((visible_parts == i).sum()) for i, name in enumerate(("train", "validation", "closure"))}
     return plots.SplitCounts(
         files.sr,
         (files.window.range_lo, files.window.range_hi),

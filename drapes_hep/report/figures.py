@@ -14,7 +14,7 @@ from markupsafe import Markup
 from drapes_hep import plots
 from drapes_hep.files import read_json
 from drapes_hep.metrics import Roc
-from drapes_hep.report.extract import closure_jets, closures, foremost, overall, spectra, split_counts
+from drapes_hep.report.extract import closure_jets, closures, leading_window, overall, spectra, split_counts
 from drapes_hep.report.pictures import Album, Picture
 from drapes_hep.report.run_files import RunFiles, WindowFiles, optional_array, read_columns, reading
 
@@ -69,29 +69,31 @@ def control_figures(run: RunFiles, album: Album) -> list[Picture]:
     groups: dict[tuple[str, ...], list[plots.Cell]] = {}
     with reading(path):
         raw = json.loads(path.read_text(encoding="utf-8"), object_hook=uhi.io.json.object_hook)
-        for name, one in raw.items():
-            for cell in plots.control_cells(str(name), hist.Hist(one)):
+        for name, content in raw.items():
+            for cell in plots.control_cells(str(name), hist.Hist(content)):
                 groups.setdefault(cell.lines, []).append(cell)
         figures: list[Picture] = []
         for lines, cells in groups.items():
             figure = plots.control_grid(cells, run.stamp, hidden=run.hidden)
-            slug, title, words = _control_words(lines, cells, [f.slug for f in figures])
+            slug, title, words = _control_caption(lines, cells, [f.slug for f in figures])
             words += " Hatched: blinded." if run.blind else ""
             figures.append(album.add(slug, figure, title, words.strip(), ("skim/hists.json",), wide=True))
     return figures
 
 
-def _control_words(lines: tuple[str, ...], cells: Sequence[plots.Cell], taken: Sequence[str]) -> tuple[str, str, str]:
+def _control_caption(
+    lines: tuple[str, ...], cells: Sequence[plots.Cell], taken_slugs: Sequence[str]
+) -> tuple[str, str, str]:
     """Return slug, title and caption of control histograms with these lines, by the axes that they are lines of."""
     axes = cells[0].histogram.axes
     names = (
         [axes[i].name for i in cells[0].choices[0] if axes[i].name not in {"dataset", "selection", ""}] if lines else []
     )
-    known = {(): ("control_events", "events"), ("jet",): ("control_jets", "jets")}
-    stem, of = known.get(tuple(names), ("control_" + re.sub(r"\W", "_", "_".join(names)), " and ".join(names)))
+    usual = {(): ("control_events", "events"), ("jet",): ("control_jets", "jets")}
+    stem, of = usual.get(tuple(names), ("control_" + re.sub(r"\W", "_", "_".join(names)), " and ".join(names)))
     if not lines:
         stem, of = "control_planes", "two axes"
-    slug = next(s for s in itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(2))) if s not in taken)
+    slug = next(s for s in itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(2))) if s not in taken_slugs)
     selected = any(axis.name == "selection" for axis in axes)
     words = "All events filled by the processor, and the selected events." if selected else ""
     return slug, f"Control histograms of {of}", words
@@ -99,24 +101,24 @@ def _control_words(lines: tuple[str, ...], cells: Sequence[plots.Cell], taken: S
 
 def window_figures(run: RunFiles, files: WindowFiles, album: Album) -> tuple[list[Picture], list[str]]:
     """Draw the figures of a window, and give the reasons of those that are not there."""
-    found = [
+    figures = [
         *_spectrum_figures(run, files, album),
         _score_figure(run, files, album),
         *_training_figures(run, files, album),
         _closure_figure(run, files, album),
         *([_jets_figure(run, files, album)] if files.has_jets else []),
     ]
-    return [f for f in found if isinstance(f, Picture)], [f for f in found if isinstance(f, str)]
+    return [f for f in figures if isinstance(f, Picture)], [f for f in figures if isinstance(f, str)]
 
 
 def _spectrum_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[Picture]:
     name, figures = files.window.name, []
     with reading(run.directory.hunt):
-        found = spectra(run, files)
-    inclusive = [s for s in found if s.background_efficiency >= 1]
-    quoted = [s for s in found if s.background_efficiency < 1 and s.z_local is not None]
+        drawn = spectra(run, files)
+    inclusive = [s for s in drawn if s.background_efficiency >= 1]
+    quoted = [s for s in drawn if s.background_efficiency < 1 and s.z_local is not None]
     tight = max(
-        quoted, key=lambda s: s.z_local or 0.0, default=next((s for s in found if s.background_efficiency < 1), None)
+        quoted, key=lambda s: s.z_local or 0.0, default=next((s for s in drawn if s.background_efficiency < 1), None)
     )
     pull_words = (
         "Thin grey lines: bins without events, up to the upper end of their 68% interval. Pulls are signed square"
@@ -147,11 +149,11 @@ def _spectrum_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[P
                 sources,
             )
         )
-    if len(found) > 1:
+    if len(drawn) > 1:
         figures.append(
             album.add(
                 f"spectra_{name}",
-                plots.selected_spectra(found, run.stamp),
+                plots.selected_spectra(drawn, run.stamp),
                 "All working points",
                 "All cuts with their expectations, normalised to the same bin width; empty bins are not shown.",
                 sources,
@@ -207,12 +209,12 @@ def _closure_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture 
     name = files.window.name
     if not all((files.folder / needed).exists() for needed in ("closure.parquet", "split.parquet")):
         return "No closure sample in this run."
-    found = closures(run, files)
-    if not found:
+    closure_data = closures(run, files)
+    if not closure_data:
         return "Too few held-out events for the closure test of the features."
     return album.add(
         f"closure_{name}",
-        plots.feature_grid(found, run.stamp, title=f"sidebands of {files.title} GeV"),
+        plots.feature_grid(closure_data, run.stamp, title=f"sidebands of {files.title} GeV"),
         "Closure of the features",
         "Held-out sideband events and the template generated at their masses, normalised to unit area in the range"
         " shown. Band and error bars are statistical. Pearson's χ² of the bins filled by both. Red triangles: points"
@@ -226,12 +228,12 @@ def _jets_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | s
     name = files.window.name
     if not all((files.folder / needed).exists() for needed in ("closure.parquet", "split.parquet")):
         return "No closure sample in this run."
-    found = closure_jets(run, files)
-    if found is None:
+    comparison = closure_jets(run, files)
+    if comparison is None:
         return "Too few held-out events, or weighted ones, for the closure test of the jets."
-    events = found["events"]
+    events = comparison["events"]
     figure = plots.jet_grid(
-        plots.jet_shapes({"Template": found}),
+        plots.jet_shapes({"Template": comparison}),
         run.stamp,
         title=f"sidebands of {files.title} GeV",
         true_label="Held-out data",
@@ -245,7 +247,7 @@ def _jets_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | s
         f" the distance between two samples of the data, with {events} events each."
         + (
             " The template starts from the same events; the quantities that it keeps are not shown."
-            if files.made.get("source") == "window"
+            if files.template_record.get("source") == "window"
             else ""
         )
         + (f" Masses in {_hidden(run)} are excluded." if run.blind else ""),
@@ -302,7 +304,7 @@ def metric_figures(run: RunFiles, curves: Mapping[str, Roc], album: Album) -> li
 
 def split_figures(run: RunFiles, album: Album) -> list[Picture]:
     """Draw the use of the events, for one window."""
-    files = foremost(run)
+    files = leading_window(run)
     if files is None:
         return []
     return [

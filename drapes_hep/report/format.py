@@ -43,11 +43,11 @@ def optional_integer(value: float | None, reason: str = "") -> Markup | str:
 
 def plus_minus(value: Estimate, digits: int = 3, reason: str = "") -> Markup:
     """Write a number with its uncertainty."""
-    found = estimate(value)
-    if found is None:
+    numbers = estimate(value)
+    if numbers is None:
         return null(reason)
-    error = "" if found[1] is None else f" ± {found[1]:.{digits}f}"
-    return Markup(escape(f"{found[0]:.{digits}f}{error}"))
+    error = "" if numbers[1] is None else f" ± {numbers[1]:.{digits}f}"
+    return Markup(escape(f"{numbers[0]:.{digits}f}{error}"))
 
 
 def sic(value: Estimate) -> Markup:
@@ -77,7 +77,7 @@ def step(name: str, config: Mapping[str, Any]) -> Markup | str:
     """
     selection, mass = config.get("selection") or {}, (config.get("mass") or {}).get("range")
     pt, eta, undefined = (selection.get(key) for key in ("leading_pt", "abs_eta_max", "undefined"))
-    known: dict[str, Markup | str] = {
+    texts: dict[str, Markup | str] = {
         "in_files": "in the files",
         "not_injected": "signal not injected",
         "read": "before the selection",
@@ -87,17 +87,17 @@ def step(name: str, config: Mapping[str, Any]) -> Markup | str:
         "defined": "all features defined",
     }
     if pt is not None:
-        known["leading_pt"] = Markup("leading jet p<sub>T</sub> &gt; {} GeV").format(f"{float(pt):g}")
+        texts["leading_pt"] = Markup("leading jet p<sub>T</sub> &gt; {} GeV").format(f"{float(pt):g}")
     if eta is not None:
-        known["abs_eta"] = f"both jets |η| < {float(eta):g}"
+        texts["abs_eta"] = f"both jets |η| < {float(eta):g}"
     if mass is not None:
         low, high = (f"{float(edge):g}" for edge in mass)
-        known["mass_range"] = Markup("{} ≤ m<sub>JJ</sub> &lt; {} GeV").format(low, high)
+        texts["mass_range"] = Markup("{} ≤ m<sub>JJ</sub> &lt; {} GeV").format(low, high)
     if isinstance(undefined, int | float):
-        known["defined"] = f"undefined features set to {undefined:g}"
+        texts["defined"] = f"undefined features set to {undefined:g}"
     if name.startswith("undefined_"):
         return Markup("<code>{}</code> undefined").format(name.removeprefix("undefined_"))
-    return known.get(name, name.replace("_", " "))
+    return texts.get(name, name.replace("_", " "))
 
 
 def why(point: Point, key: str, blind: bool) -> str:

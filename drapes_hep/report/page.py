@@ -15,7 +15,7 @@ from drapes_hep import plots
 from drapes_hep.errors import counted, without_secrets
 from drapes_hep.files import atomic_path
 from drapes_hep.metrics import Roc
-from drapes_hep.report.extract import foremost, passing, quality_points, roc
+from drapes_hep.report.extract import leading_window, passing, quality_points, roc
 from drapes_hep.report.figures import (
     control_figures,
     metric_figures,
@@ -34,7 +34,7 @@ from drapes_hep.report.sections import (
     cutflow_rows,
     headline,
     metric_rows,
-    model_words,
+    model_summary,
     provenance,
     quality_rows,
     split_rows,
@@ -133,7 +133,7 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "quality": quality_rows(run),
             "metrics": metric_rows(run),
             "split": split_rows(run),
-            "model_words": model_words(run),
+            "model_summary": model_summary(run),
             "scan_figures": scan_figures(run, album),
         }
         points = quality_points(run)
@@ -171,10 +171,10 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
 
 def _windows(run: RunFiles, album: Album) -> tuple[list[dict[str, Any]], list[plots.Passing], dict[str, Roc]]:
     """Go through the windows' event files: what the page shows of each, who passes the cuts, and ROC curves."""
-    shown: list[dict[str, Any]] = []
+    windows: list[dict[str, Any]] = []
     passed: list[plots.Passing] = []
     curves: dict[str, Roc] = {}
-    first = foremost(run)
+    first = leading_window(run)
     for files in run.windows:
         figures, notes = window_figures(run, files, album)
         passed += passing(run, files)
@@ -184,7 +184,7 @@ def _windows(run: RunFiles, album: Album) -> tuple[list[dict[str, Any]], list[pl
         if curve is not None and not run.blind:
             curves[f"{files.title} GeV"] = curve
         files.forget()
-        shown.append(
+        windows.append(
             {
                 "window": files.title,
                 "summary": window_summary(files),
@@ -193,4 +193,4 @@ def _windows(run: RunFiles, album: Album) -> tuple[list[dict[str, Any]], list[pl
                 "open": files is first,
             }
         )
-    return shown, passed, curves
+    return windows, passed, curves

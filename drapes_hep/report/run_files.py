@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from drapes_hep import plots
 from drapes_hep.config import PlotConfig
 from drapes_hep.errors import ConfigError, InputError, RunDirectoryError
-from drapes_hep.events.blinding import in_ranges
 from drapes_hep.events.features import FEATURES, check_features, kept_columns
+from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import skim_metadata
 from drapes_hep.files import read_json
 from drapes_hep.pipeline.run_directory import RunDirectory
@@ -148,7 +148,7 @@ class WindowFiles:
         return self.result.get("template") or {}
 
     @cached_property
-    def made(self) -> Mapping[str, Any]:
+    def template_record(self) -> Mapping[str, Any]:
         """What is recorded with its closure sample of how its template is made; nothing where there is none."""
         path = self.folder / "closure.parquet"
         try:
@@ -161,13 +161,13 @@ class WindowFiles:
         """Whether its template is made of jets with constituents."""
         path = self.folder / "closure.parquet"
         # what cannot be read at all is said where its metadata are asked for
-        return bool(self.made) and "jets" in pq.read_schema(path).names
+        return bool(self.template_record) and "jets" in pq.read_schema(path).names
 
     @property
     def pseudo_window(self) -> tuple[float, float] | None:
         """Where the interpolation of its template was tested, GeV."""
-        found = ((self.quality.get("template") or {}).get("auc_vs_pseudo_window") or {}).get("window")
-        return None if found is None else (float(found[0]), float(found[1]))
+        bounds = ((self.quality.get("template") or {}).get("auc_vs_pseudo_window") or {}).get("window")
+        return None if bounds is None else (float(bounds[0]), float(bounds[1]))
 
     @property
     def points(self) -> list[Point]:
@@ -232,8 +232,8 @@ class RunFiles:
     def labels(self) -> dict[str, str]:
         """Axis labels of the features of this version."""
         define, keep = self.config.get("define") or {}, (self.config.get("selection") or {}).get("keep", ())
-        known = [name for name in self.features if name in {*FEATURES, *define, *kept_columns(keep)}]
-        return {one.name: one.axis_label for one in check_features(known, define, keep)} if known else {}
+        names = [name for name in self.features if name in {*FEATURES, *define, *kept_columns(keep)}]
+        return {feature.name: feature.axis_label for feature in check_features(names, define, keep)} if names else {}
 
     @property
     def fit_title(self) -> str:
@@ -251,15 +251,15 @@ class RunFiles:
         """The entries of the manifest for the stages of these results."""
         windows = {files.window.name for files in self.windows}
         every = self.manifest.get("stages") or {}
-        return {name: one for name, one in every.items() if name.partition(".")[2] in {"", *windows}}
+        return {name: stage for name, stage in every.items() if name.partition(".")[2] in {"", *windows}}
 
     def made_by(self, what: str) -> list[tuple[Any, list[str]]]:
         """Return the different values of what made the stages (``code``, ``git``, ...), each with its stages."""
         out: list[tuple[Any, list[str]]] = []
-        for name, one in self.stages.items():
-            same = next((stages for value, stages in out if value == one.get(what)), None)
+        for name, stage in self.stages.items():
+            same = next((stages for value, stages in out if value == stage.get(what)), None)
             if same is None:
-                out.append((one.get(what), [name]))
+                out.append((stage.get(what), [name]))
             else:
                 same.append(name)
         return out

@@ -20,7 +20,7 @@ __all__ = [
     "cutflow_rows",
     "headline",
     "metric_rows",
-    "model_words",
+    "model_summary",
     "provenance",
     "quality_rows",
     "split_rows",
@@ -39,12 +39,12 @@ def _card(what: str, value: Markup | str, more: Markup | str) -> Row:
 
 def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
     """Return the cards at the top, and the sentences below them."""
-    found, inclusive, whole = best(run), best(run, inclusive=True), overall(run)
-    reason = "the run is blinded" if run.blind else "no working point has a p-value" if found is None else ""
+    leading, inclusive, whole = best(run), best(run, inclusive=True), overall(run)
+    reason = "the run is blinded" if run.blind else "no working point has a p-value" if leading is None else ""
     lines = []
     local: Markup | str = reason
-    if found is not None:
-        files, point = found
+    if leading is not None:
+        files, point = leading
         local = Markup("{} GeV at ε<sub>B</sub> = {}; p<sub>local</sub> = {}").format(
             files.title, cut(point), power(float(point["p_local"]))
         )
@@ -55,7 +55,7 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
             f" {'each were' if several else 'was'} searched; the local values do not include the look-elsewhere"
             f" effect{'' if whole.p is None else ', the global one does'}."
         )
-    cards = [_card("largest local significance", _significance(found), local)]
+    cards = [_card("largest local significance", _significance(leading), local)]
     if whole.p is None:
         cards.append(_card("global p-value", null(), whole.reason or reason))
     else:
@@ -63,12 +63,12 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
             _card(f"global p-value, all {'windows and ' if len(run.windows) > 1 else ''}cuts", *_global(whole.p, whole))
         )
         if whole.bound or whole.quotes_extrapolation:
-            lines.append(_few(whole))
+            lines.append(_toys_text(whole))
     untrained = reason if inclusive is None else f"largest, {inclusive[0].title} GeV"
-    if found is not None and inclusive is not None and found[0] is not inclusive[0]:
-        here = next((p for p in found[0].points if float(p["background_efficiency"]) >= 1), None)
-        here_z = None if here is None else here.get("z_local")
-        untrained += f"; {found[0].title} GeV: " + ("–" if here_z is None else f"{signed(float(here_z))} σ")
+    if leading is not None and inclusive is not None and leading[0] is not inclusive[0]:
+        inclusive_point = next((p for p in leading[0].points if float(p["background_efficiency"]) >= 1), None)
+        inclusive_z = None if inclusive_point is None else inclusive_point.get("z_local")
+        untrained += f"; {leading[0].title} GeV: " + ("–" if inclusive_z is None else f"{signed(float(inclusive_z))} σ")
     cards.append(_card("inclusive search, no classifier", _significance(inclusive), untrained))
     lost = (run.results.get("accounting") or {}).get("lost")
     cards.append(_card("events lost", optional_integer(lost), "requested minus processed"))
@@ -99,7 +99,7 @@ def _interval(percent: int, ends: tuple[float, float] | None) -> Markup | str:
     return "" if ends is None else Markup("{}% interval [{}, {}]").format(percent, power(ends[0]), power(ends[1]))
 
 
-def _few(whole: GlobalP) -> str:
+def _toys_text(whole: GlobalP) -> str:
     """Write what a global p-value rests on where hardly a pseudo-experiment is as extreme as the data."""
     some = "None" if whole.exceeding == 0 else f"Only {integer(whole.exceeding)}"
     few = f"{some} of {integer(whole.toys)} pseudo-experiments {'was' if whole.exceeding < 2 else 'were'}"
@@ -112,10 +112,10 @@ def _few(whole: GlobalP) -> str:
     )
 
 
-def _significance(found: tuple[WindowFiles, Point] | None) -> Markup:
-    if found is None:
+def _significance(leading: tuple[WindowFiles, Point] | None) -> Markup:
+    if leading is None:
         return null()
-    z = found[1].get("z_local")
+    z = leading[1].get("z_local")
     return null("p is 1") if z is None else Markup("{} σ").format(signed(float(z)))
 
 
@@ -175,7 +175,7 @@ def steps_not_applied(run: RunFiles) -> list[Markup | str]:
 
 def working_point_rows(run: RunFiles) -> list[Row]:
     """Return every working point of every window."""
-    found = best(run)
+    leading = best(run)
     rows = []
     for files in run.windows:
         fit_text = _fit(run, files)
@@ -184,7 +184,7 @@ def working_point_rows(run: RunFiles) -> list[Row]:
             rows.append(
                 {
                     "first": i == 0,
-                    "best": found is not None and found[0] is files and found[1] is point,
+                    "best": leading is not None and leading[0] is files and leading[1] is point,
                     "window": files.title,
                     "cut": cut(point),
                     "observed": optional_integer(point.get("observed"), why(point, "observed", run.blind)),
@@ -233,13 +233,13 @@ def quality_rows(run: RunFiles) -> list[Row]:
             "n": optional_integer(w.template.get("n"), "blinded" if run.blind else ""),
             "truth": plus_minus(w.template.get("auc_vs_truth"), 3, "blinded" if run.blind else "no labels"),
             "sidebands": plus_minus(w.template.get("auc_vs_sideband_closure"), 3, "not measured"),
-            "pseudo": _pseudo(w),
+            "pseudo": _pseudo_window_auc(w),
         }
         for w in run.windows
     ]
 
 
-def _pseudo(files: WindowFiles) -> Markup:
+def _pseudo_window_auc(files: WindowFiles) -> Markup:
     """Write the AUC in the pseudo-window, and where that is."""
     text = plus_minus((files.quality.get("template") or {}).get("auc_vs_pseudo_window"), 3, "one window only")
     if files.pseudo_window is None:
@@ -265,7 +265,7 @@ def metric_rows(run: RunFiles) -> list[Row]:
 
 
 def window_summary(files: WindowFiles) -> Markup | str:
-    """Describe the figures of a window in one line."""
+    """Return in the figures of a window in one line."""
     quoted = [p for p in files.points if p.get("p_local") is not None]
     if not quoted:
         return "no working point is quoted"
@@ -278,7 +278,7 @@ def window_summary(files: WindowFiles) -> Markup | str:
 
 def _method_name(files: WindowFiles) -> str:
     """Return what makes a template: its title, with its name in the configuration."""
-    name, title = files.template.get("name") or "–", files.made.get("title")
+    name, title = files.template.get("name") or "–", files.template_record.get("title")
     return f"{title} ({name})" if title else str(name)
 
 
@@ -300,9 +300,11 @@ def split_rows(run: RunFiles) -> list[Row]:
     return rows
 
 
-def model_words(run: RunFiles) -> str:
+def model_summary(run: RunFiles) -> str:
     """Return the description of the background model, if the method has one."""
-    return next((str(files.made["summary"]) for files in run.windows if files.made.get("summary")), "")
+    return next(
+        (str(files.template_record["summary"]) for files in run.windows if files.template_record.get("summary")), ""
+    )
 
 
 def provenance(run: RunFiles) -> list[tuple[str, Any]]:
@@ -343,22 +345,22 @@ def _read_files(named: Mapping[str, Any]) -> Markup:
 
 def _by_stage(run: RunFiles, what: str, text: Callable[[Any], str], absent: str = "") -> Markup:
     """Return what made the stages; where it is not the same for all, with the stages."""
-    found = run.made_by(what)
-    texts = [null(absent) if value is None else escape(text(value)) for value, _ in found]
-    if len(found) < 2:
+    by_value = run.made_by(what)
+    texts = [null(absent) if value is None else escape(text(value)) for value, _ in by_value]
+    if len(by_value) < 2:
         return texts[0] if texts else null(absent)
     return Markup("; ").join(
-        Markup("{} ({})").format(one, ", ".join(stages)) for one, (_, stages) in zip(texts, found, strict=True)
+        Markup("{} ({})").format(line, ", ".join(stages)) for line, (_, stages) in zip(texts, by_value, strict=True)
     )
 
 
 def version_lines(run: RunFiles) -> list[str]:
     """Return the versions that the stages ran with, a line for each environment."""
-    found = [(value, stages) for value, stages in run.made_by("versions") if value]
-    lines = [", ".join(f"{name} {version}" for name, version in sorted(value.items())) for value, _ in found]
-    if len(found) < 2:
+    by_value = [(value, stages) for value, stages in run.made_by("versions") if value]
+    lines = [", ".join(f"{name} {version}" for name, version in sorted(value.items())) for value, _ in by_value]
+    if len(by_value) < 2:
         return lines
-    return [f"{', '.join(stages)}: {line}" for line, (_, stages) in zip(lines, found, strict=True)]
+    return [f"{', '.join(stages)}: {line}" for line, (_, stages) in zip(lines, by_value, strict=True)]
 
 
 def cost_rows(run: RunFiles) -> list[Row]:

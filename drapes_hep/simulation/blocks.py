@@ -91,7 +91,7 @@ class Account:
     def total(cls, accounts: Iterable[Account]) -> Account:
         """Add accounts."""
         every = list(accounts)
-        return cls(*(sum(getattr(one, field.name) for one in every) for field in fields(cls))).check()
+        return cls(*(sum(getattr(account, field.name) for account in every) for field in fields(cls))).check()
 
     @property
     def simulated(self) -> int:
@@ -155,14 +155,14 @@ def block_seeds(seed: int, process: Process, index: int) -> tuple[int, int]:
     return stage_seed(seed, "simulate", name) + _STEP * index, stage_seed(seed, "detector", name, index)
 
 
-def leading_objects(objects: Objects, most: int = MOST_OBJECTS) -> tuple[Objects, IntArray]:
+def leading_objects(objects: Objects, limit: int = MOST_OBJECTS) -> tuple[Objects, IntArray]:
     """Keep the hardest objects of each event, rounded to single precision.
 
     Parameters
     ----------
     objects : Objects
         By falling transverse momentum.
-    most : int
+    limit : int
         Objects to keep.
 
     Returns
@@ -174,11 +174,11 @@ def leading_objects(objects: Objects, most: int = MOST_OBJECTS) -> tuple[Objects
     """
     counts = np.diff(objects.offsets)
     rank = np.arange(objects.offsets[-1]) - np.repeat(objects.offsets[:-1], counts)
-    keep = rank < most
-    offsets = offsets_of(np.minimum(counts, most))
+    keep = rank < limit
+    offsets = offsets_of(np.minimum(counts, limit))
     pt, eta, phi = (getattr(objects, name)[keep].astype(np.float32).astype(np.float64) for name in ("pt", "eta", "phi"))
     # pi itself is larger in single than in double precision, and no azimuth
-    return Objects(offsets, pt, eta, np.clip(phi, -_BELOW_PI, _BELOW_PI)), np.maximum(counts - most, 0)
+    return Objects(offsets, pt, eta, np.clip(phi, -_BELOW_PI, _BELOW_PI)), np.maximum(counts - limit, 0)
 
 
 def passes(jets: Mapping[str, Any], leading_pt: float) -> npt.NDArray[np.bool_]:
@@ -221,8 +221,10 @@ def join(parts: Iterable[Objects]) -> Objects:
     Objects
     """
     every = list(parts)
-    counts = np.concatenate([np.diff(one.offsets) for one in every])
-    columns = (np.concatenate([getattr(one, name) for one in every]) for name in ("pt", "eta", "phi"))
+    counts = np.concatenate([np.diff(block_objects.offsets) for block_objects in every])
+    columns = (
+        np.concatenate([getattr(block_objects, name) for block_objects in every]) for name in ("pt", "eta", "phi")
+    )
     return Objects(offsets_of(counts), *columns)
 
 
@@ -258,7 +260,7 @@ def make_block(
     generator_seed, detector_seed = block_seeds(seed, process, index)
     generator, rng = Generator(process, generator_seed), np.random.default_rng(detector_seed)
     detector, reading = DETECTORS[process.shower], Reading()
-    kept: list[Objects] = []
+    selected_objects: list[Objects] = []
     simulated = passed = filtered = surplus = written = truncated = dropped = 0
     while written < events:
         # just enough for what is missing, as the block's own events foretell it
@@ -276,7 +278,7 @@ def make_block(
         written += len(chosen)
         truncated += int(np.count_nonzero(lost[chosen]))
         dropped += int(lost[chosen].sum())
-        kept.append(_select(objects, chosen))
+        selected_objects.append(_select(objects, chosen))
         progress(written)
         if generator.hopeless or (passed == 0 and generator.showered >= PATIENCE):
             raise DrapesError(
@@ -297,4 +299,4 @@ def make_block(
         weighted_sigma=sigma * simulated,
         weighted_variance=(error * simulated) ** 2,
     )
-    return Block(join(kept), account.check())
+    return Block(join(selected_objects), account.check())

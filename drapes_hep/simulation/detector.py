@@ -230,9 +230,9 @@ def _visible(particles: Particles) -> BoolArray:
     """Mask of particles that start inside and can be seen: no neutrinos, none along the beam."""
     pt2 = particles.px**2 + particles.py**2
     inside = (np.hypot(particles.x, particles.y) <= 1e3 * _RADIUS) & (np.abs(particles.z) <= 1e3 * _LENGTH)
-    seen = inside & (pt2 > 1e-9) & ~np.isin(np.abs(particles.pdg), _INVISIBLE)
+    visible = inside & (pt2 > 1e-9) & ~np.isin(np.abs(particles.pdg), _INVISIBLE)
     # sinh(4): what starts out beyond |eta| = 4 reaches no cell
-    return seen & (np.abs(particles.pz) <= math.sinh(4.0) * np.sqrt(pt2))
+    return visible & (np.abs(particles.pz) <= math.sinh(4.0) * np.sqrt(pt2))
 
 
 def _charge(pdg: IntArray) -> IntArray:
@@ -340,13 +340,13 @@ def _tracks(
         ],
         np.where(central, 0.95, 0.85),
     )
-    found = rng.random(len(place)) < efficiency
+    reconstructed = rng.random(len(place)) < efficiency
     resolution = np.select(
         [electron, muon],
         [_resolution(_ELECTRON_RESOLUTION, aeta, pt), _resolution(_MUON_RESOLUTION, aeta, pt)],
         _resolution(detector.hadron_resolution, aeta, pt),
     )
-    place, pt, resolution = place[found], pt[found], np.minimum(resolution, 1.0)[found]
+    place, pt, resolution = place[reconstructed], pt[reconstructed], np.minimum(resolution, 1.0)[reconstructed]
     return _Tracks(place, _lognormal(pt, resolution * pt, rng), resolution)
 
 

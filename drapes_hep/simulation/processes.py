@@ -81,9 +81,9 @@ class Process:
     leading_pt: float = 1200.0
 
     def __post_init__(self) -> None:
-        for name, value, known in (("process", self.kind, PROCESSES), ("--shower", self.shower, SHOWERS)):
-            if value not in known:
-                raise ConfigError(f"{name} '{value}': choose {' or '.join(known)}")
+        for name, value, choices in (("process", self.kind, PROCESSES), ("--shower", self.shower, SHOWERS)):
+            if value not in choices:
+                raise ConfigError(f"{name} '{value}': choose {' or '.join(choices)}")
         if not 100 <= self.leading_pt < SQRT_S / 2:
             raise ConfigError(f"--leading-pt {self.leading_pt:g}: from 100 to below {SQRT_S / 2:g} GeV")
         if self.kind == "qcd":
@@ -133,7 +133,7 @@ def _check_masses(masses: tuple[float, float, float]) -> None:
 
 
 def pythia_settings(process: Process) -> tuple[str, ...]:
-    """Word a process for Pythia, but for the seed.
+    """Return Pythia's settings of a process, without the seed.
 
     Parameters
     ----------

@@ -102,7 +102,7 @@ class Generator:
         Events that came out of the parton shower so far.
     vetoed : int
         Of these, events given up there since no jet of partons was hard enough.
-    asked, returned : int
+    requested, returned : int
         Events that :meth:`batch` was asked for, and gave, so far.
     hopeless : bool
         Whether more events in a row than :data:`PATIENCE` were given up; no more are then, so that a batch ends.
@@ -115,9 +115,9 @@ class Generator:
 
     def __init__(self, process: Process, seed: int) -> None:
         pythia8 = import_pythia()
-        self.asked = self.returned = 0
+        self.requested = self.returned = 0
         lines = [*pythia_settings(process), "Random:setSeed = on", f"Random:seed = {seed % _SEEDS + 1}"]
-        with _captured_output(1, 2) as said:
+        with _captured_output(1, 2) as output:
             self._pythia = pythia8.Pythia("", False)
             refused = [line for line in lines if not self._pythia.readString(line)]
             # kept as an attribute: Pythia holds no reference that keeps a Python object alive
@@ -125,7 +125,7 @@ class Generator:
             self._pythia.setUserHooksPtr(self._veto)
             started = not refused and self._pythia.init()
         if not started:
-            reason = refused[0] if refused else next((line for line in said if "PYTHIA" in line), "no reason given")
+            reason = refused[0] if refused else next((line for line in output if "PYTHIA" in line), "no reason given")
             raise DrapesError(f"Pythia refuses this process: {reason.strip()}")
 
     @property
@@ -160,7 +160,7 @@ class Generator:
         # the hook's jet finder prints its banner with the first event; descriptor 2 stays open to progress bars
         with _captured_output(1):
             particles = _final(self._pythia.nextBatch(events).prt)
-        self.asked += events
+        self.requested += events
         self.returned += len(particles)
         return particles
 
@@ -183,10 +183,10 @@ class Generator:
         selected, accepted = self.pythias_counts()
         if accepted != self.returned:
             raise LostEventsError(f"Pythia accepted {counted(accepted, 'event')}, {self.returned} of them arrived")
-        if not self.vetoed + self.returned <= selected <= self.vetoed + self.asked:
+        if not self.vetoed + self.returned <= selected <= self.vetoed + self.requested:
             raise LostEventsError(
                 f"Pythia selected {selected} hard processes, but {self.vetoed} were vetoed after the shower and"
-                f" {self.returned} of {self.asked} simulated"
+                f" {self.returned} of {self.requested} simulated"
             )
 
 
@@ -237,18 +237,18 @@ def _parton_veto(pythia8: Any, least_pt: float) -> Any:
 @contextmanager
 def _captured_output(*descriptors: int) -> Iterator[Sequence[str]]:
     """Keep what compiled code prints out of the user's terminal; the lines are there when the block has ended."""
-    said: list[str] = []
+    lines: list[str] = []
     with tempfile.TemporaryFile() as store:
         # compiled code writes to descriptors, whatever sys.stdout is
         saved = [(number, os.dup(number)) for number in descriptors]
         try:
             for number, _ in saved:
                 os.dup2(store.fileno(), number)
-            yield said
+            yield lines
         finally:
             ctypes.CDLL(None).fflush(None)
             for number, copy in saved:
                 os.dup2(copy, number)
                 os.close(copy)
             store.seek(0)
-            said += store.read().decode("utf-8", "replace").splitlines()
+            lines += store.read().decode("utf-8", "replace").splitlines()

@@ -211,22 +211,22 @@ def _done_before(order: Order, record: Mapping[str, Any], target: Path) -> dict[
     settings = _parts(target) / "settings.json"
     if sidecar(target).exists():
         summary: dict[str, Any] = read_json(sidecar(target))
-        made_with = summary.get("order", {}) if isinstance(summary, dict) else {}
-        if made_with != dict(record):
-            names = [name for name in record if made_with.get(name) != record[name]]
+        earlier_order = summary.get("order", {}) if isinstance(summary, dict) else {}
+        if earlier_order != dict(record):
+            names = [name for name in record if earlier_order.get(name) != record[name]]
             raise InputError(
                 target,
                 f"exists and was made with other settings ({', '.join(names)})",
                 "name another file, or delete it",
             )
         whole = summary.get("file", {}).get("bytes")
-        if all(one.exists() for one in written) and target.stat().st_size == whole:
+        if all(path.exists() for path in written) and target.stat().st_size == whole:
             return summary
         raise InputError(sidecar(target), "belongs to a file that was deleted or changed", "delete both")
     # a run that was killed between its file and the record has its blocks still
-    found = next((one for one in written if one.exists()), None)
-    if found is not None and not settings.exists():
-        raise InputError(found, "exists and was not written by this command", "name another file, or delete it")
+    existing = next((path for path in written if path.exists()), None)
+    if existing is not None and not settings.exists():
+        raise InputError(existing, "exists and was not written by this command", "name another file, or delete it")
     return None
 
 

@@ -223,21 +223,21 @@ def _newton(
     value, mu = _objective(n, theta, x, shift, penalty)
     na, sa = n, shift
     for _ in range(max_iterations):
-        here = theta[active]
-        score = (na - mu) @ x - penalty * here
+        current = theta[active]
+        score = (na - mu) @ x - penalty * current
         step = np.linalg.solve(_information(mu, x, penalty), score[:, :, None])[:, :, 0]
         decrement = np.einsum("nk,nk->n", score, step)
-        trial = here + step
+        trial = current + step
         new_value, new_mu = _objective(na, trial, x, sa, penalty)
         slack = 1e-10 * (1.0 + np.abs(value)) * (decrement < 1.0)  # rounding of a sum over many events
         bad = ~(new_value <= value + slack)
         length = 1.0
         while bad.any() and length > 1e-6:
             length *= 0.5
-            trial[bad] = here[bad] + length * step[bad]
+            trial[bad] = current[bad] + length * step[bad]
             new_value[bad], new_mu[bad] = _objective(na[bad], trial[bad], x, sa[bad], penalty)
             bad &= ~(new_value <= value + slack)
-        theta[active] = np.where(bad[:, None], here, trial)
+        theta[active] = np.where(bad[:, None], current, trial)
         # the step just taken squares what was left, so the decrement before it bounds the distance after it
         done = (decrement < tolerance) | bad
         converged[active] = (decrement < tolerance) & ~bad

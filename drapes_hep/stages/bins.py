@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.pipeline.context import Context
-from drapes_hep.spectrum.mass import spectrum_edges
+from drapes_hep.spectrum.bins import spectrum_edges
 
 __all__ = ["mass_edges"]
 

@@ -19,7 +19,7 @@ from drapes_hep.cwola.classifiers import Trees, find_classifier, load_classifier
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.errors import FitError, RunDirectoryError, unnumbered
-from drapes_hep.events.blinding import in_ranges
+from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
 from drapes_hep.files import write_json
 from drapes_hep.metrics import Estimate, Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
@@ -31,7 +31,7 @@ from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
 from drapes_hep.stages.derived import pseudo_window
 from drapes_hep.stages.feature_tables import feature_matrix
-from drapes_hep.stages.model import generate_stage
+from drapes_hep.stages.generate import generate_stage
 from drapes_hep.templates.parts import CLOSURE
 
 __all__ = ["classify", "classify_stage", "quality_stage", "sample_of", "truth_metrics"]
@@ -168,13 +168,13 @@ def _classify(context: Context, window: Window) -> list[Path]:
             )
         except FitError as error:
             # the number of events that are too few is that of the window
-            said = unnumbered(str(error)) if config.blind else str(error)
-            raise FitError(f"window {window.name}: {said}") from error
+            message = unnumbered(str(error)) if config.blind else str(error)
+            raise FitError(f"window {window.name}: {message}") from error
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
     _write_scores(folder, events, inside, outside, (data, sidebands), scores, split)
-    kept = {name: template[name] for name in ("event_id", "parent_id", "mjj", "weight")}
-    kept |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
-    write_skim(folder / "template_scores.parquet", kept)
+    template_columns = {name: template[name] for name in ("event_id", "parent_id", "mjj", "weight")}
+    template_columns |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
+    write_skim(folder / "template_scores.parquet", template_columns)
     return [folder / "scores.parquet", folder / "template_scores.parquet"]
 
 
@@ -187,9 +187,11 @@ def _write_scores(
     scores: dict[str, Scores],
     split: Skim,
 ) -> None:
-    kept = inside | outside
-    columns: dict[str, Any] = {name: np.asarray(events[name])[kept] for name in ("event_id", "mjj", "weight")}
-    columns["region"] = inside[kept].astype(np.int8)
+    in_window_or_sidebands = inside | outside
+    columns: dict[str, Any] = {
+        name: np.asarray(events[name])[in_window_or_sidebands] for name in ("event_id", "mjj", "weight")
+    }
+    columns["region"] = inside[in_window_or_sidebands].astype(np.int8)
     place = columns["region"] == 1
     if not np.array_equal(columns["event_id"][columns["region"] == 0], np.asarray(split["event_id"])):
         raise RunDirectoryError(f"{folder / 'split.parquet'}: does not belong to these events; run train again")
@@ -212,7 +214,7 @@ def _two_sample_auc(
     size = min(len(first.x), len(second.x), _QUALITY_EVENTS)
     if size < 20 * config.cwola.folds:
         return None
-    found = equal_size_auc(
+    area = equal_size_auc(
         Trees,
         first,
         second,
@@ -223,7 +225,7 @@ def _two_sample_auc(
         seed=stage_seed(config.seed, name, window.name),
         workers=context.workers,
     )
-    return {"value": found.value, "error": found.error}
+    return {"value": area.value, "error": area.error}
 
 
 def _quality(context: Context, window: Window) -> list[Path]:
@@ -234,18 +236,20 @@ def _quality(context: Context, window: Window) -> list[Path]:
     # hidden events take part in nothing below, and no number of the template's may say how many they are
     blind = config.blind
 
-    def seen(table: Skim) -> npt.NDArray[np.bool_]:
+    def visible(table: Skim) -> npt.NDArray[np.bool_]:
         return ~in_ranges(table["mjj"], context.hidden)
 
     def sample(table: Skim, chosen: npt.NDArray[Any] | None = None) -> Sample:
         return sample_of(table, config.features, config.cwola.folds, config.seed, chosen)
 
     def against(name: str, chosen: npt.NDArray[np.bool_]) -> dict[str, float] | None:
-        made = read_skim(folder / f"{name}.parquet", (*columns, "parent_id"))
-        return _two_sample_auc(context, window, name, sample(events, chosen & seen(events)), sample(made, seen(made)))
+        generated = read_skim(folder / f"{name}.parquet", (*columns, "parent_id"))
+        return _two_sample_auc(
+            context, window, name, sample(events, chosen & visible(events)), sample(generated, visible(generated))
+        )
 
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
-    held = np.isin(events["event_id"], np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE])
+    held_out = np.isin(events["event_id"], np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE])
     quality: dict[str, Any] = {
         "template": {
             "name": config.template.method,
@@ -254,7 +258,7 @@ def _quality(context: Context, window: Window) -> list[Path]:
             "steps_left": template.metadata.get("steps_left"),
             "lost": None if blind else template.metadata.get("lost") or None,
             "auc_vs_truth": None,
-            "auc_vs_sideband_closure": against("closure", held),
+            "auc_vs_sideband_closure": against("closure", held_out),
             "auc_vs_pseudo_window": None,
         },
         "metrics": None,
@@ -263,8 +267,10 @@ def _quality(context: Context, window: Window) -> list[Path]:
     }
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
-        found = against("pseudo", in_ranges(events["mjj"], [pseudo]))
-        quality["template"]["auc_vs_pseudo_window"] = None if found is None else {**found, "window": list(pseudo)}
+        pseudo_auc = against("pseudo", in_ranges(events["mjj"], [pseudo]))
+        quality["template"]["auc_vs_pseudo_window"] = (
+            None if pseudo_auc is None else {**pseudo_auc, "window": list(pseudo)}
+        )
     if config.data.labels and not blind:
         quality |= _truth_quality(context, window, events, quality["template"], sample(template))
     write_json(folder / "quality.json", quality)
@@ -296,14 +302,14 @@ def _truth_quality(
 def truth_metrics(curve: Roc, area: Estimate) -> dict[str, dict[str, float] | None]:
     """Return AUC and SIC with uncertainties, as ``results.json`` holds them."""
 
-    def point(found: SicPoint | None) -> dict[str, float] | None:
-        if found is None:
+    def point(optimum: SicPoint | None) -> dict[str, float] | None:
+        if optimum is None:
             return None
         return {
-            "value": found.sic,
-            "error": found.error,
-            "signal_efficiency": found.signal_efficiency,
-            "background_efficiency": found.background_efficiency,
+            "value": optimum.sic,
+            "error": optimum.error,
+            "signal_efficiency": optimum.signal_efficiency,
+            "background_efficiency": optimum.background_efficiency,
         }
 
     return {

@@ -66,21 +66,21 @@ def write_histograms(
     directory = context.run
     hists: dict[str, hist.Hist] = {}
 
-    def add(name: str, one: hist.Hist) -> None:
-        hists[export_key(name, hists)] = one
+    def add(name: str, histogram: hist.Hist) -> None:
+        hists[export_key(name, hists)] = histogram
 
     for name, whole in read_hists(directory.skim_hists, "skim").items():
         blinded = "_blinded" if context.hidden and any(map(measures_mjj, whole.axes)) else ""
         for suffix, part in by_category(whole):
             add(f"control_{name}{suffix}{blinded}", part)
     for window, count, hunted in zip(windows, counts, hunts, strict=True):
-        for name, one in _window_histograms(window, count, hunted):
-            add(name, one)
+        for name, histogram in _window_histograms(window, count, hunted):
+            add(name, histogram)
         # a template is a multiple of the events in its window: their number is its sum
         if not context.hidden:
-            for name, one in _template_histograms(context, window):
-                add(name, one)
-    records = {key: json.loads(json.dumps(one, default=uhi.io.json.default)) for key, one in hists.items()}
+            for name, histogram in _template_histograms(context, window):
+                add(name, histogram)
+    records = {key: json.loads(json.dumps(histogram, default=uhi.io.json.default)) for key, histogram in hists.items()}
     # the same histograms make the same file, but for the dates that uproot writes into it
     identity = uuid.uuid5(uuid.NAMESPACE_OID, content_hash([records]))
     alone = []
@@ -88,8 +88,8 @@ def write_histograms(
     with tempfile.TemporaryDirectory() as folder:
         # uproot writes the file's name into it, and on the way to an atomic write that is a random one
         with uproot.recreate(Path(folder) / path.name, uuid_function=lambda: identity) as file:
-            for key, one in hists.items():
-                writable = _for_root(one)
+            for key, histogram in hists.items():
+                writable = _for_root(histogram)
                 if writable is None:
                     alone.append(key)
                 else:
@@ -104,13 +104,13 @@ def write_histograms(
     return [path, directory.path / "hists.json"]
 
 
-def export_key(name: str, taken: Collection[str] = ()) -> str:
+def export_key(name: str, taken_keys: Collection[str] = ()) -> str:
     """Spell a histogram's key: ``.`` as ``p``, ``-`` before a digit as ``m``, all but letters and digits as ``_``.
 
     Parameters
     ----------
     name : str
-    taken : collection of str
+    taken_keys : collection of str
         Keys in use; a number is added to a key that is among them.
 
     Returns
@@ -119,15 +119,15 @@ def export_key(name: str, taken: Collection[str] = ()) -> str:
     """
     text = re.sub(r"-(?=\d)", "m", re.sub(r"(?<=\d)\.(?=\d)", "p", name))
     key = re.sub(r"[^A-Za-z0-9_]", "_", text) or "_"
-    return next(k for k in itertools.chain([key], (f"{key}_{i}" for i in itertools.count(2))) if k not in taken)
+    return next(k for k in itertools.chain([key], (f"{key}_{i}" for i in itertools.count(2))) if k not in taken_keys)
 
 
-def by_category(one: hist.Hist) -> Iterator[tuple[str, hist.Hist]]:
+def by_category(histogram: hist.Hist) -> Iterator[tuple[str, hist.Hist]]:
     """Split a histogram over its category axes, which ROOT has no word for.
 
     Parameters
     ----------
-    one : hist.Hist
+    histogram : hist.Hist
         Of any axes. Without a dense axis its last category axis stays.
 
     Yields
@@ -136,45 +136,45 @@ def by_category(one: hist.Hist) -> Iterator[tuple[str, hist.Hist]]:
         Names the categories, ``_before_leading``; a ``selection`` comes first, and a single ``dataset`` is left out.
     part : hist.Hist
     """
-    places = [i for i, axis in enumerate(one.axes) if isinstance(axis, _CATEGORIES)]
-    if len(places) == len(one.axes):
+    places = [i for i, axis in enumerate(histogram.axes) if isinstance(axis, _CATEGORIES)]
+    if len(places) == len(histogram.axes):
         places = places[:-1]
-    places.sort(key=lambda i: one.axes[i].name != "selection")
+    places.sort(key=lambda i: histogram.axes[i].name != "selection")
     choices = []
     for i in places:
-        axis = one.axes[i]
+        axis = histogram.axes[i]
         values = map(bool, axis) if isinstance(axis, hist.axis.Boolean) else axis
         names = [("" if axis.name == "dataset" and len(axis) == 1 else f"_{value}") for value in values]
         parts = [(name, (i, j)) for j, name in enumerate(names)]
         # entries of no category: in the axis's overflow, where it has one
-        if axis.traits.overflow and _filled(one[{i: hist.overflow}]):
+        if axis.traits.overflow and _filled(histogram[{i: hist.overflow}]):
             parts.append(("_other", (i, hist.overflow)))
         choices.append(parts)
     for chosen in itertools.product(*choices):
-        yield "".join(name for name, _ in chosen), (one[dict(at for _, at in chosen)] if chosen else one)
+        yield "".join(name for name, _ in chosen), (histogram[dict(at for _, at in chosen)] if chosen else histogram)
 
 
-def _filled(one: hist.Hist | Any) -> bool:
+def _filled(values: hist.Hist | Any) -> bool:
     # an axis fewer than one is a number, or an accumulator
-    content = np.asarray(one.view(flow=True) if isinstance(one, hist.Hist) else one)
+    content = np.asarray(values.view(flow=True) if isinstance(values, hist.Hist) else values)
     fields = content.dtype.names
     return any(bool(np.any(content[name])) for name in fields) if fields else bool(np.any(content))
 
 
-def _for_root(one: hist.Hist) -> hist.Hist | None:
+def _for_root(histogram: hist.Hist) -> hist.Hist | None:
     """Return the histogram as uproot writes it, or None where ROOT has no object for it."""
-    if not 1 <= len(one.axes) <= 3 or any(len(axis) == 0 for axis in one.axes):
+    if not 1 <= len(histogram.axes) <= 3 or any(len(axis) == 0 for axis in histogram.axes):
         return None
-    if one.kind == "MEAN":
-        axis = one.axes[0]
+    if histogram.kind == "MEAN":
+        axis = histogram.axes[0]
         plain = axis.traits.underflow and axis.traits.overflow and not axis.traits.circular
-        return one if len(one.axes) == 1 and (plain or isinstance(axis, _CATEGORIES)) else None
-    if np.issubdtype(np.asarray(one.view()).dtype, np.integer):
+        return histogram if len(histogram.axes) == 1 and (plain or isinstance(axis, _CATEGORIES)) else None
+    if np.issubdtype(np.asarray(histogram.view()).dtype, np.integer):
         # TArrayL64 is not a histogram's array
-        copy = hist.Hist(*one.axes, storage="double", name=one.name, label=one.label)
-        copy.view(flow=True)[...] = one.view(flow=True)
+        copy = hist.Hist(*histogram.axes, storage="double", name=histogram.name, label=histogram.label)
+        copy.view(flow=True)[...] = histogram.view(flow=True)
         return copy
-    return one
+    return histogram
 
 
 def _window_histograms(window: Window, count: SelectedCounts, hunted: WindowHunt) -> Iterator[tuple[str, hist.Hist]]:
@@ -201,20 +201,20 @@ def _expectation(name: str, edges: FloatArray, point: WorkingPoint) -> Iterator[
     for i, variation in enumerate(eigen_variations(point.spectrum_covariance), 1):
         for sign, direction in ((1, "Up"), (-1, "Down")):
             varied = point.spectrum + sign * variation
-            one = _mass_histogram(
+            varied_histogram = _mass_histogram(
                 edges, varied, np.zeros_like(varied), "Expectation with one parameter of the fit varied"
             )
-            yield f"{name}_fit{i}{direction}", one
+            yield f"{name}_fit{i}{direction}", varied_histogram
 
 
 def _mass_histogram(edges: FloatArray, values: FloatArray, variances: FloatArray, title: str = "") -> hist.Hist:
-    one = hist.Hist(hist.axis.Variable(edges, name="mjj", label=_MASS_LABEL), storage="weight")
+    histogram = hist.Hist(hist.axis.Variable(edges, name="mjj", label=_MASS_LABEL), storage="weight")
     if title:
-        one.title = title
+        histogram.title = title
     # hidden bins were never counted: they stay empty
-    view = one.view()
+    view = histogram.view()
     view["value"], view["variance"] = np.nan_to_num(values), np.nan_to_num(variances)
-    return one
+    return histogram
 
 
 def _template_histograms(context: Context, window: Window) -> Iterator[tuple[str, hist.Hist]]:
@@ -224,21 +224,21 @@ def _template_histograms(context: Context, window: Window) -> Iterator[tuple[str
     template = load_events(context.run.window(window) / "template.parquet", context.config.features)
     for feature in features:
         axis = hist.axis.Regular(feature.bins, *feature.range, name=feature.name, label=feature.axis_label)
-        one = hist.Hist(axis, storage="weight")
-        one.fill(np.asarray(template[feature.name]), weight=np.asarray(template["weight"]))
-        yield f"template_{key}_{feature.name}", one
+        histogram = hist.Hist(axis, storage="weight")
+        histogram.fill(np.asarray(template[feature.name]), weight=np.asarray(template["weight"]))
+        yield f"template_{key}_{feature.name}", histogram
     yield f"template_{key}_mjj_{features[0].name}", _plane(template, features[0], window)
 
 
 def _plane(template: Skim, feature: Feature, window: Window) -> hist.Hist:
-    one = hist.Hist(
+    histogram = hist.Hist(
         hist.axis.Regular(40, window.lo, window.hi, name="mjj", label=_MASS_LABEL),
         hist.axis.Regular(feature.bins, *feature.range, name=feature.name, label=feature.axis_label),
         storage="weight",
     )
-    one.fill(
+    histogram.fill(
         mjj=np.asarray(template["mjj"]),
         weight=np.asarray(template["weight"]),
         **{feature.name: np.asarray(template[feature.name])},
     )
-    return one
+    return histogram

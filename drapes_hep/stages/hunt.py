@@ -23,7 +23,8 @@ from drapes_hep.pipeline.stage import Stage
 from drapes_hep.regions import Window
 from drapes_hep.results import global_record, results_record, window_record
 from drapes_hep.rng import stage_seed
-from drapes_hep.spectrum.mass import find_shape, fit_spectrum, shape_sources
+from drapes_hep.spectrum.fit import fit_spectrum
+from drapes_hep.spectrum.shapes import find_shape, shape_sources
 from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import quality_stage
 from drapes_hep.stages.feature_tables import read_record, unweighted
@@ -92,7 +93,7 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
     tails: list[FloatArray] = []
     counts: list[SelectedCounts] = []
     # figures and histograms show every event
-    shown: list[SelectedCounts] = []
+    visible_counts: list[SelectedCounts] = []
     hunts: list[WindowHunt] = []
     for window in windows:
         scores = read_skim(directory.window(window) / "scores.parquet", ("event_id", "mjj", "weight", "tail", "part"))
@@ -105,7 +106,7 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
         used = np.isin(np.asarray(scores["part"]), (-1, CLOSURE))
         tails.append(np.where(used, tail, 1.0))
         counts.append(count_selected(mjj, tail, edges, points, hidden, used, config.training.closure))
-        shown.append(count_selected(mjj, tail, edges, points, hidden))
+        visible_counts.append(count_selected(mjj, tail, edges, points, hidden))
         hunts.append(
             hunt_window(
                 counts[-1],
@@ -119,12 +120,12 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
         )
     if masses is None:
         raise DrapesError("the search has no window")
-    found = _global(context, windows, counts, hunts, masses, tails, edges)
-    significance = None if isinstance(found, str) else found
-    write_json(directory.hunt, _hunt_record(context, edges, shown, hunts, significance))
-    record = _results(context, hunts, found)
+    outcome = _global(context, windows, counts, hunts, masses, tails, edges)
+    significance = None if isinstance(outcome, str) else outcome
+    write_json(directory.hunt, _hunt_record(context, edges, visible_counts, hunts, significance))
+    record = _results(context, hunts, outcome)
     write_json(directory.results, record)
-    return [directory.hunt, directory.results, *write_histograms(context, windows, shown, hunts)]
+    return [directory.hunt, directory.results, *write_histograms(context, windows, visible_counts, hunts)]
 
 
 def _template_sizes(directory: RunDirectory, window: Window) -> list[int]:
@@ -195,7 +196,7 @@ def _hunt_record(
     edges: FloatArray,
     counts: Sequence[SelectedCounts],
     hunts: Sequence[WindowHunt],
-    found: GlobalSignificance | None,
+    significance: GlobalSignificance | None,
 ) -> dict[str, Any]:
     config = context.config
     everywhere: dict[str, Any] | None = None
@@ -219,9 +220,9 @@ def _hunt_record(
             )
         windows.append({"sr": [hunted.sr.lo, hunted.sr.hi], "working_points": points})
     toys = None
-    if found is not None:
-        smallest = np.maximum(np.exp(found.toy_log_p), np.finfo(np.float64).tiny)
-        toys = {"smallest_p": smallest.tolist(), "observed": found.p_smallest}
+    if significance is not None:
+        smallest = np.maximum(np.exp(significance.toy_log_p), np.finfo(np.float64).tiny)
+        toys = {"smallest_p": smallest.tolist(), "observed": significance.p_smallest}
     return {
         "edges": edges.tolist(),
         "shape": find_shape(config.mass).title,
@@ -232,7 +233,7 @@ def _hunt_record(
     }
 
 
-def _results(context: Context, hunts: Sequence[WindowHunt], found: GlobalSignificance | str) -> dict[str, Any]:
+def _results(context: Context, hunts: Sequence[WindowHunt], significance: GlobalSignificance | str) -> dict[str, Any]:
     config, directory = context.config, context.run
     records = []
     for hunted in hunts:
@@ -240,4 +241,4 @@ def _results(context: Context, hunts: Sequence[WindowHunt], found: GlobalSignifi
         observed = hunted.working_points[0].observed
         records.append(window_record(hunted, None if config.blind else observed, quality))
     accounting = read_record(directory.skim_info, "accounting")["accounting"]
-    return results_record(accounting, records, global_record(found, config.hunt.toys), config.blind)
+    return results_record(accounting, records, global_record(significance, config.hunt.toys), config.blind)

@@ -11,8 +11,8 @@ from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.skims import read_skim
 from drapes_hep.stages.feature_tables import check_values, feature_matrix
-from drapes_hep.templates.plan import EventTable
 from drapes_hep.templates.registry import method_of
+from drapes_hep.templates.tables import EventTable
 
 __all__ = ["load_parents"]
 

@@ -80,33 +80,34 @@ def own_configuration(run: RunDirectory) -> dict[str, Any]:
 def _check_same_search(run: RunDirectory, own: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     was = {key: value for key, value in own.items() if key not in _OF_THE_PAGE}
     # a key that the run does not know is a newer release's
-    now = {key: _known(config[key], value) for key, value in was.items() if key in config}
-    if _moved(run, was, now):
+    now = {key: _common_keys(config[key], value) for key, value in was.items() if key in config}
+    if _is_moved_data(run, was, now):
         now["data"] = {**now["data"], "path": was["data"]["path"], "truth": was["data"].get("truth")}
-    found = first_difference(was, now)
-    if found is not None:
-        key, then, given = found
+    difference = first_difference(was, now)
+    if difference is not None:
+        key, then, requested = difference
         raise RunDirectoryError(
-            f"{run.path}: was run with {key} {shown(then)}, the configuration has {shown(given)}; omit the"
-            f" configuration (drapes report -o {run.path}), or search again with another -o"
+            f"{run.path}: was run with {key} {shown(then)}, the configuration has {shown(requested)}; a report"
+            f" shows what was done: leave the configuration (drapes report -o {run.path}), or search again with"
+            " another -o"
         )
 
 
-def _known(value: object, own: object) -> Any:
+def _common_keys(value: object, own: object) -> Any:
     if isinstance(value, dict) and isinstance(own, dict):
-        return {key: one for key, one in value.items() if key in own}
+        return {key: item for key, item in value.items() if key in own}
     return value
 
 
-def _moved(run: RunDirectory, was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+def _is_moved_data(run: RunDirectory, was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether the configuration names the same data in another place."""
-    then, given = (tree.get("data") or {} for tree in (was, now))
-    if all(then.get(name) == given.get(name) for name in ("path", "truth")):
+    then, new = (tree.get("data") or {} for tree in (was, now))
+    if all(then.get(name) == new.get(name) for name in ("path", "truth")):
         return False
     try:
-        found = sorted(file_hash(path) for path in expand_trees(given["path"]))
-        known = ((read_stamp(run, "skim") or {}).get("reads") or {}).values()
-        same_truth = given.get("truth") is None or file_hash(given["truth"]) in known
+        hashes = sorted(file_hash(path) for path in expand_trees(new["path"]))
+        skim_hashes = ((read_stamp(run, "skim") or {}).get("reads") or {}).values()
+        same_truth = new.get("truth") is None or file_hash(new["truth"]) in skim_hashes
     except (DrapesError, OSError, KeyError):
         return False
-    return found == sorted((read_json(run.manifest).get("inputs") or {}).values()) and same_truth
+    return hashes == sorted((read_json(run.manifest).get("inputs") or {}).values()) and same_truth

@@ -99,14 +99,14 @@ def reported(context: Context, stage: Stage) -> Iterator[None]:
         finished = any(context.run.chunks(stage.name).glob("*.npz"))
         several = len(error.failures) > 1
         if several:
-            for one in error.failures:
-                context.reporter.say(f"failed: {one.line}")
+            for failure in error.failures:
+                context.reporter.say(f"failed: {failure.line}")
         if not (finished or several):
             discard(context.run, stage)
             raise
         place = context.run.failures(stage.name)
         try:
-            write_json(place, {"command": _command(), "failures": [one.to_json() for one in error.failures]})
+            write_json(place, {"command": _command(), "failures": [failure.to_json() for failure in error.failures]})
         except DrapesError:  # a full disk must not hide what failed
             raise error from None
         resumes = f"; `{_command()}` repeats only what failed" if finished else ""

@@ -91,11 +91,14 @@ def write_control_hists(context: Context, hists: Mapping[str, Any]) -> Path:
     """
     hidden = context.hidden
     # those of boost-histogram have axes without names
-    named = {name: one if isinstance(one, hist.Hist) else hist.Hist(one) for name, one in hists.items()}
-    emptied = [name for name, one in named.items() if hidden and any(map(measures_mjj, one.axes))]
+    named = {
+        name: histogram if isinstance(histogram, hist.Hist) else hist.Hist(histogram)
+        for name, histogram in hists.items()
+    }
+    emptied = [name for name, histogram in named.items() if hidden and any(map(measures_mjj, histogram.axes))]
     if emptied:
         context.reporter.say(f"skim: blinded: bins that touch a window are empty in {', '.join(emptied)}")
-    records = json_form({name: empty_hidden_bins(one, hidden) for name, one in named.items()}, "'hists'")
+    records = json_form({name: empty_hidden_bins(histogram, hidden) for name, histogram in named.items()}, "'hists'")
     with atomic_path(context.run.skim_hists) as temporary:
         temporary.write_text(json.dumps(records), encoding="utf-8")
     return context.run.skim_hists
@@ -136,12 +139,12 @@ def write_account(
     """
     hidden = context.hidden
 
-    def shown(number: int) -> int | None:
+    def blinded(number: int) -> int | None:
         # of all events in the files: with the sidebands' number it would give that in the windows
         return None if hidden else number
 
     record = {
-        "accounting": {"requested": shown(requested), "processed": shown(processed), "lost": requested - processed},
+        "accounting": {"requested": blinded(requested), "processed": blinded(processed), "lost": requested - processed},
         "cutflow": [
             {"name": step, "events": int(numbers["events"]), "weight": float(numbers["weight"])}
             for step, numbers in flow.items()
@@ -150,11 +153,11 @@ def write_account(
         "not_applied": not_applied,
         "accumulators": accumulators,
         "files": [
-            {"path": one["path"], "requested": shown(one["requested"]), "processed": shown(one["processed"])}
-            for one in files
+            {"path": file["path"], "requested": blinded(file["requested"]), "processed": blinded(file["processed"])}
+            for file in files
         ],
-        "empty_files": [one["path"] for one in files if not one["requested"]],
-        "clipped_masses": shown(clipped_masses),
+        "empty_files": [file["path"] for file in files if not file["requested"]],
+        "clipped_masses": blinded(clipped_masses),
         "hidden": [list(edges) for edges in hidden],
     }
     with atomic_path(context.run.skim_info) as temporary:

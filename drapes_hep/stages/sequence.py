@@ -80,11 +80,11 @@ def _skim(context: Context) -> None:
 def _run_window(verb: str, context: Context, window: Window) -> None:
     """Run the stages of a verb that each window has."""
     if verb in {"train", "run"}:
-        from drapes_hep.stages.model import train
+        from drapes_hep.stages.train import train
 
         train(context, window)
     if verb in {"generate", "run"}:
-        from drapes_hep.stages.model import generate
+        from drapes_hep.stages.generate import generate
 
         generate(context, window)
     if verb in {"classify", "run"}:
@@ -107,7 +107,8 @@ def _long_stages(verb: str, context: Context, windows: Sequence[Window]) -> list
             stages.append(simulation_stage(context))
     if verb in {"train", "generate", "classify", "run"}:
         from drapes_hep.stages.classify import classify_stage
-        from drapes_hep.stages.model import generate_stage, train_stage
+        from drapes_hep.stages.generate import generate_stage
+        from drapes_hep.stages.train import train_stage
 
         by_verb = {"train": train_stage, "generate": generate_stage, "classify": classify_stage}
         described = [describe for name, describe in by_verb.items() if verb in {name, "run"}]
@@ -136,13 +137,13 @@ def check_plugins(config: Config, *, table: bool = False) -> str:
     """
     from drapes_hep import plots
     from drapes_hep.cwola.classifiers import load_classifier, reads_of
-    from drapes_hep.spectrum.mass import find_shape
+    from drapes_hep.spectrum.shapes import find_shape
     from drapes_hep.templates.registry import method_of
 
     method = method_of(config)
     find_shape(config.mass)
-    for name, one in config.define.items():
-        if not plots.can_be_typeset(f"{one.label or name} [{one.unit}]"):
+    for name, definition in config.define.items():
+        if not plots.can_be_typeset(f"{definition.label or name} [{definition.unit}]"):
             raise ConfigError(f"define.{name}: its label or unit is not valid matplotlib mathtext")
     on_jets = "jets" in method.columns
     place = ""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from drapes_hep.config import keys_of
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import feature_axis, fill_checked
-from drapes_hep.events.blinding import in_ranges
+from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.table import PLACE, Table
 from drapes_hep.files import read_json
 from drapes_hep.pipeline.context import Context
@@ -99,7 +99,7 @@ def _work(context: Context) -> list[Path]:
     columns = {"event_id": ids[passed], "weight": np.ones(int(passed.sum())), "mjj": mjj[passed]}
     columns |= {name: features[name][passed] for name in config.features}
     written = write_events(context, columns, None if label is None else label[passed], {PLACE: table.hash})
-    shown = {"mjj": mjj, **{name: features[name] for name in config.features}}
+    filled = {"mjj": mjj, **{name: features[name] for name in config.features}}
     account = write_account(
         context,
         requested=len(table),
@@ -110,7 +110,7 @@ def _work(context: Context) -> list[Path]:
         accumulators={},
         clipped_masses=0,
     )
-    hists = _histograms(shown, ~aside & visible, passed & visible)
+    hists = _histograms(filled, ~aside & visible, passed & visible)
     return [*written, write_control_hists(context, hists), account]
 
 

@@ -155,10 +155,10 @@ def check_study(config: Config) -> None:
     ConfigError
         With the key and what is wrong.
     """
-    for one in generators(config).values():
+    for generator in generators(config).values():
         # a search's configuration need not be fit for all templates that studies know
-        for method in one.study.templates if "templates" in one.study.model_fields_set else ():
-            of_template(one, method)
+        for method in generator.study.templates if "templates" in generator.study.model_fields_set else ():
+            of_template(generator, method)
 
 
 def on_features(config: Config, classifier: str = "trees") -> Config:
@@ -205,11 +205,11 @@ def searches(config: Config, counts: Sequence[int], *references: str) -> list[En
     """Search each repetition at each injection, with each template and those references that the sample allows."""
     return [
         Entry(
-            trial_of("search", injected(one, count), subject),
-            {"injected": count, "template": title_of(subject, config), "seed": one.seed},
+            trial_of("search", injected(repetition, count), subject),
+            {"injected": count, "template": title_of(subject, config), "seed": repetition.seed},
         )
         for count in counts
-        for one in repetitions(config)
+        for repetition in repetitions(config)
         for subject in subjects(config, *references)
     ]
 
@@ -219,15 +219,15 @@ def _trainings(entry: Entry, record: Mapping[str, Any]) -> list[tuple[Row, Mappi
     more = record.get("trainings", [])
     if not more:
         return [(dict(entry.labels), record)]
-    every = [record, *({**record, **one} for one in more)]
-    return [({**entry.labels, "training": i}, one) for i, one in enumerate(every, start=1)]
+    every = [record, *({**record, **training} for training in more)]
+    return [({**entry.labels, "training": i}, training) for i, training in enumerate(every, start=1)]
 
 
 def numbers(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
     """Return one line per training of the classifier: the labels and all single numbers of the record."""
     return [
-        {**labels, **{name: value for name, value in one.items() if not isinstance(value, (list, dict))}}
-        for labels, one in _trainings(entry, record)
+        {**labels, **{name: value for name, value in training.items() if not isinstance(value, (list, dict))}}
+        for labels, training in _trainings(entry, record)
     ]
 
 
@@ -237,10 +237,10 @@ def curve_lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
     The cut is the loosest with at least that rejection; SIC is quoted at the rejection itself, so never too large.
     """
     out: list[Row] = []
-    for labels, one in _trainings(entry, record):
-        shared = {name: one[name] for name in ("n_signal_in_window", "n_background_in_window", "auc")}
-        for rejection, efficiency in zip(REJECTIONS.tolist(), one["curve"], strict=True):
-            if rejection * LEAST_BACKGROUND > one["n_judged_background"]:
+    for labels, training in _trainings(entry, record):
+        shared = {name: training[name] for name in ("n_signal_in_window", "n_background_in_window", "auc")}
+        for rejection, efficiency in zip(REJECTIONS.tolist(), training["curve"], strict=True):
+            if rejection * LEAST_BACKGROUND > training["n_judged_background"]:
                 break
             sic = None if efficiency is None else efficiency * float(np.sqrt(rejection))
             point: Row = {"background_rejection": rejection, "signal_efficiency": efficiency, "sic": sic}
@@ -277,8 +277,8 @@ def bands(rows: Sequence[Row], x: str, y: str, by: str = "template", marked: boo
     """
     missing = [column for column in (x, y, by) if rows and not any(column in row for row in rows)]
     if missing:
-        known = ", ".join(dict.fromkeys(column for row in rows for column in row))
-        raise KeyError(f"no column '{missing[0]}' in the table; it has {known}")
+        columns = ", ".join(dict.fromkeys(column for row in rows for column in row))
+        raise KeyError(f"no column '{missing[0]}' in the table; it has {columns}")
     out = []
     for name in dict.fromkeys(row[by] for row in rows):
         mine = [row for row in rows if row[by] == name]
@@ -286,8 +286,8 @@ def bands(rows: Sequence[Row], x: str, y: str, by: str = "template", marked: boo
         triples = []
         for place in places:
             values = np.array([_number(row[y]) for row in mine if _number(row[x]) == place])
-            there = values[np.isfinite(values)]
-            triples.append(_spread(there) if 2 * len(there) > len(values) else (np.nan,) * 3)
+            finite = values[np.isfinite(values)]
+            triples.append(_spread(finite) if 2 * len(finite) > len(values) else (np.nan,) * 3)
         median, low, high = np.array(triples, dtype=np.float64).reshape(-1, 3).T
         seeds = len({(row.get("seed"), row.get("training")) for row in mine})
         repeated = "trainings" if any("training" in row for row in mine) else "seeds"
@@ -295,9 +295,9 @@ def bands(rows: Sequence[Row], x: str, y: str, by: str = "template", marked: boo
     return out
 
 
-def select(rows: Sequence[Row], **wanted: Value) -> list[Row]:
+def select(rows: Sequence[Row], **labels: Value) -> list[Row]:
     """Return the lines that have these values."""
-    return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+    return [row for row in rows if all(row.get(name) == value for name, value in labels.items())]
 
 
 def sic_panels(

@@ -42,14 +42,14 @@ def _check(config: Config) -> None:
         raise ConfigError("this study compares jets: its configuration needs the section constituents")
 
 
-def comparisons(config: Config, kind: Kind, beside: bool) -> list[Entry]:
+def comparisons(config: Config, kind: Kind, in_sidebands: bool) -> list[Entry]:
     """Compare each generator's templates with true background, without signal.
 
     Parameters
     ----------
     config : Config
     kind : {"quality", "jets"}
-    beside : bool
+    in_sidebands : bool
         In the sidebands, where only templates from noise can be compared, or in the window.
 
     Returns
@@ -57,14 +57,18 @@ def comparisons(config: Config, kind: Kind, beside: bool) -> list[Entry]:
     list of Entry
     """
     _check(config)
-    methods = ("from_noise",) if beside else config.study.templates
+    methods = ("from_noise",) if in_sidebands else config.study.templates
     return [
         Entry(
-            Trial(kind, of_template(injected(one, 0), method), method, beside=beside),
-            {"template": _name(name, method, config), "region": "sidebands" if beside else "window", "seed": one.seed},
+            Trial(kind, of_template(injected(repetition, 0), method), method, in_sidebands=in_sidebands),
+            {
+                "template": _name(name, method, config),
+                "region": "sidebands" if in_sidebands else "window",
+                "seed": repetition.seed,
+            },
         )
         for name, own in generators(config).items()
-        for one in repetitions(own)
+        for repetition in repetitions(own)
         for method in methods
     ]
 
@@ -74,13 +78,17 @@ def jet_lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
     lost = {name: value for name, value in record.items() if name.startswith("lost_")}
     shared = {"n_truth": record["n_truth"], "n_template": record["n_template"], "events_a_side": record["events"]}
     shared |= lost
-    return [{**entry.labels, "quantity": name, **found, **shared} for name, found in record["quantities"].items()]
+    return [
+        {**entry.labels, "quantity": name, **quantities, **shared} for name, quantities in record["quantities"].items()
+    ]
 
 
 def jet_figure(entries: Sequence[Entry], records: Sequence[Mapping[str, Any]], config: Config, stamp: Stamp) -> Figure:
     """Draw the distributions of the first repetition, all generators together."""
-    first = [(one, record) for one, record in zip(entries, records, strict=True) if one.labels["seed"] == config.seed]
-    shapes = jet_shapes({str(one.labels["template"]): record for one, record in first})
+    first = [
+        (entry, record) for entry, record in zip(entries, records, strict=True) if entry.labels["seed"] == config.seed
+    ]
+    shapes = jet_shapes({str(entry.labels["template"]): record for entry, record in first})
     region = str(first[0][0].labels["region"]) if first else ""
     return jet_grid(shapes, stamp, title=f"In the {region}, without signal")
 
@@ -108,7 +116,7 @@ def llv_searches(config: Config, counts: Sequence[int], *references: str) -> lis
     out: list[Entry] = []
     for count in counts:
         for i, (name, own) in enumerate(generators(config).items()):
-            for one in repetitions(injected(own, count)):
+            for repetition in repetitions(injected(own, count)):
                 # references know no generator: they are measured once
                 for subject in subjects(own, *(() if i else references)):
                     title = (
@@ -116,9 +124,9 @@ def llv_searches(config: Config, counts: Sequence[int], *references: str) -> lis
                         if subject in config.study.templates
                         else title_of(subject, config) + level
                     )
-                    labels: Row = {"injected": count, "template": title, "seed": one.seed}
-                    out.append(Entry(trial_of("search", one, subject), labels))
-        for one in repetitions(injected(on_features(config), count)):
-            of_features: Row = {"injected": count, "template": title_of("from_noise", config), "seed": one.seed}
-            out.append(Entry(trial_of("search", one, "from_noise"), of_features))
+                    labels: Row = {"injected": count, "template": title, "seed": repetition.seed}
+                    out.append(Entry(trial_of("search", repetition, subject), labels))
+        for repetition in repetitions(injected(on_features(config), count)):
+            of_features: Row = {"injected": count, "template": title_of("from_noise", config), "seed": repetition.seed}
+            out.append(Entry(trial_of("search", repetition, "from_noise"), of_features))
     return out

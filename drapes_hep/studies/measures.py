@@ -21,12 +21,13 @@ from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.features import check_features
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.rng import stage_seed
-from drapes_hep.spectrum.mass import spectrum_edges
+from drapes_hep.spectrum.bins import spectrum_edges
 from drapes_hep.studies.trials import REFERENCES, Trial, TrialContext
 from drapes_hep.templates.comparison import compare_jets, summaries
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE
-from drapes_hep.templates.plan import EventTable, Template, starts
+from drapes_hep.templates.plan import starts
+from drapes_hep.templates.tables import EventTable, Template
 
 __all__ = ["MEASURES", "REJECTIONS"]
 
@@ -44,87 +45,90 @@ REJECTIONS = np.geomspace(1.0, 1e4, 81)
 """Background rejections at which curves are kept."""
 
 
-def _sample(bench: TrialContext, events: EventTable | Template, features: tuple[str, ...] | None = None) -> Sample:
+def _sample(context: TrialContext, events: EventTable | Template, features: tuple[str, ...] | None = None) -> Sample:
     """Return events as the search's classifier takes them, or their features of these names."""
-    config = bench.config
+    config = context.config
     if features is None and reads_of(find_classifier(config.cwola.classifier, config.folder)) == "constituents":
-        return _with_jets(bench, events)
+        return _with_jets(context, events)
     columns = [config.features.index(name) for name in (features or config.classifier_features)]
-    return _as_sample(bench, events, events.x[:, columns])
+    return _as_sample(context, events, events.x[:, columns])
 
 
-def _classifier(bench: TrialContext) -> Any:
-    cwola = bench.config.cwola
-    return load_classifier(cwola.classifier, cwola.options, bench.device, cwola.folder)
+def _classifier(context: TrialContext) -> Any:
+    cwola = context.config.cwola
+    return load_classifier(cwola.classifier, cwola.options, context.device, cwola.folder)
 
 
-def _with_jets(bench: TrialContext, events: EventTable | Template) -> Sample:
+def _with_jets(context: TrialContext, events: EventTable | Template) -> Sample:
     """Return events as a classifier takes them that reads constituents."""
-    return _as_sample(bench, events, ak.zip({"jets": events.jets}, depth_limit=1))
+    return _as_sample(context, events, ak.zip({"jets": events.jets}, depth_limit=1))
 
 
-def _as_sample(bench: TrialContext, events: EventTable | Template, x: Any) -> Sample:
+def _as_sample(context: TrialContext, events: EventTable | Template, x: Any) -> Sample:
     root = root_of(events.event_id, events.parent_id if isinstance(events, Template) else None)
-    fold = assign_folds(root, bench.config.cwola.folds, bench.config.seed)
+    fold = assign_folds(root, context.config.cwola.folds, context.config.seed)
     return Sample(x, events.weight, fold, root)
 
 
-def _classes(bench: TrialContext, trial: Trial) -> tuple[Sample, Sample]:
+def _classes(context: TrialContext, trial: Trial) -> tuple[Sample, Sample]:
     """Return what the classifier is trained on: data (1), and template or reference (0)."""
-    draw, inside = bench.draw, bench.inside
+    draw, inside = context.draw, context.inside
     if trial.subject == "supervised":
-        signal = bench.thinned(bench.sample.is_signal & inside, _MOST_SIGNAL, "supervised")
-        return _sample(bench, bench.chosen(signal)), _sample(bench, bench.chosen(draw.background & inside))
-    data = _sample(bench, bench.oversampled() if trial.gensr else bench.data())
+        signal = context.thinned(context.sample.is_signal & inside, _MOST_SIGNAL, "supervised")
+        return _sample(context, context.chosen(signal)), _sample(context, context.chosen(draw.background & inside))
+    data = _sample(context, context.oversampled() if trial.gensr else context.data())
     if trial.subject == "over_idealised":
-        return data, _sample(bench, bench.chosen(draw.background & inside))
+        return data, _sample(context, context.chosen(draw.background & inside))
     if trial.subject == "idealised":
-        rest, wanted = draw.background & inside, int((draw.data & inside).sum())
-        if rest.sum() < wanted:
+        rest, n_data = draw.background & inside, int((draw.data & inside).sum())
+        if rest.sum() < n_data:
             raise FitError(
-                f"idealised: {int(rest.sum())} background events are left for {wanted} data; lower study.data_share"
+                f"idealised: {int(rest.sum())} background events are left for {n_data} data; lower study.data_share"
             )
-        mask = bench.thinned(rest, wanted, "idealised")
-        return data, _sample(bench, bench.chosen(mask))
+        mask = context.thinned(rest, n_data, "idealised")
+        return data, _sample(context, context.chosen(mask))
     if trial.subject == "cwola_hunting":
-        window, mjj = bench.window, bench.sample.events.mjj
+        window, mjj = context.window, context.sample.events.mjj
         # as wide as the window together, next to it: there the features have drifted least
         half = 0.5 * (window.hi - window.lo)
-        beside = bench.outside & (mjj >= window.lo - half) & (mjj < window.hi + half)
-        return data, _sample(bench, bench.chosen(draw.data & beside))
-    return data, _sample(bench, bench.template())
+        near_sidebands = context.outside & (mjj >= window.lo - half) & (mjj < window.hi + half)
+        return data, _sample(context, context.chosen(draw.data & near_sidebands))
+    return data, _sample(context, context.template())
 
 
 def _scored(
-    bench: TrialContext, classes: tuple[Sample, Sample], others: Mapping[str, Sample], training: int = 0
+    context: TrialContext, classes: tuple[Sample, Sample], others: Mapping[str, Sample], training: int = 0
 ) -> dict[str, Scores]:
-    cwola = bench.config.cwola
+    cwola = context.config.cwola
     again = (training,) if training else ()
     return out_of_fold_scores(
-        _classifier(bench),
+        _classifier(context),
         *classes,
         others,
         folds=cwola.folds,
         ensemble=cwola.ensemble,
-        seed=stage_seed(bench.config.seed, "study", "cwola", bench.window.name, *again),
+        seed=stage_seed(context.config.seed, "study", "cwola", context.window.name, *again),
     )
 
 
-def _search(bench: TrialContext, trial: Trial) -> Record:
+def _search(context: TrialContext, trial: Trial) -> Record:
     """Train data against template, and measure how well the scores find the signal."""
-    draw, inside, is_signal = bench.draw, bench.inside, bench.sample.is_signal
+    draw, inside, is_signal = context.draw, context.inside, context.sample.is_signal
     judged = inside & ~draw.data if trial.unseen else inside
-    signal = bench.thinned(judged & is_signal, _MOST_SIGNAL, "judged signal")
+    signal = context.thinned(judged & is_signal, _MOST_SIGNAL, "judged signal")
     background = judged & ~is_signal
     if not signal.any() or not background.any():
-        raise FitError(f"window {bench.window.name}: no signal or no background is left to evaluate the scores")
-    classes = _classes(bench, trial)
-    judges = {"signal": _sample(bench, bench.chosen(signal)), "background": _sample(bench, bench.chosen(background))}
-    found = [_found(_scored(bench, classes, judges, training), judges) for training in range(trial.trainings)]
-    made = {} if trial.subject in REFERENCES else _steps(bench)
-    if trial.subject not in REFERENCES and not bench.method.own_mass:
+        raise FitError(f"window {context.window.name}: no signal or no background is left to evaluate the scores")
+    classes = _classes(context, trial)
+    judges = {
+        "signal": _sample(context, context.chosen(signal)),
+        "background": _sample(context, context.chosen(background)),
+    }
+    results = [_separation(_scored(context, classes, judges, training), judges) for training in range(trial.trainings)]
+    sampler_steps = {} if trial.subject in REFERENCES else _steps(context)
+    if trial.subject not in REFERENCES and not context.method.own_mass:
         # a poor fit draws the template's masses from a wrong shape
-        made |= {"mass_fit_p_value": bench.mass_fit.p_value, "mass_fit_good": bench.mass_fit.good}
+        sampler_steps |= {"mass_fit_p_value": context.mass_fit.p_value, "mass_fit_good": context.mass_fit.good}
     injected, rest = int((draw.data & inside & is_signal).sum()), int((draw.data & inside & ~is_signal).sum())
     return {
         "n_data": len(classes[0].x),
@@ -134,14 +138,14 @@ def _search(bench: TrialContext, trial: Trial) -> Record:
         "significance": injected / np.sqrt(rest),
         "n_judged_signal": int(signal.sum()),
         "n_judged_background": int(background.sum()),
-        **made,
-        **found[0],
+        **sampler_steps,
+        **results[0],
         # of further trainings of the classifier, on the same events
-        "trainings": found[1:],
+        "trainings": results[1:],
     }
 
 
-def _found(scores: Mapping[str, Scores], judges: Mapping[str, Sample]) -> Record:
+def _separation(scores: Mapping[str, Scores], judges: Mapping[str, Sample]) -> Record:
     """Measure how well scores tell the judging signal from the judging background."""
     both = Scores(*(np.concatenate([getattr(scores[name], part) for name in judges]) for part in ("score", "tail")))
     truth = np.repeat([True, False], [len(judges["signal"].x), len(judges["background"].x)])
@@ -170,21 +174,26 @@ def _curve(curve: Roc) -> list[float | None]:
     return [None if point is None else point.signal_efficiency for point in points]
 
 
-def _compared(bench: TrialContext, trial: Trial) -> tuple[EventTable, Template]:
+def _truth_and_template(context: TrialContext, trial: Trial) -> tuple[EventTable, Template]:
     """Return true background and the template that is held against it: of the window, or next to it."""
-    if trial.beside:
-        return bench.truth_beside, bench.template_beside()
-    return bench.chosen(bench.draw.data & bench.inside & ~bench.sample.is_signal), bench.template()
+    if trial.in_sidebands:
+        return context.sideband_truth, context.sideband_template()
+    return context.chosen(context.draw.data & context.inside & ~context.sample.is_signal), context.template()
 
 
-def _quality(bench: TrialContext, trial: Trial) -> Record:
+def _quality(context: TrialContext, trial: Trial) -> Record:
     """Compare the template with true background, at equal size: that of the data in the window, or next to it."""
-    config = bench.config
-    truth, template = _compared(bench, trial)
-    out: Record = {"n_truth": len(truth), "n_template": len(template.event_id), **_steps(bench), **_lost(template)}
+    config = context.config
+    truth, template = _truth_and_template(context, trial)
+    out: Record = {
+        "n_truth": len(truth),
+        "n_template": len(template.event_id),
+        **_steps(context),
+        **_lost_counts(template),
+    }
 
     def area(column: str, make: Any, of: Callable[[EventTable | Template], Sample], ensemble: int) -> None:
-        found = equal_size_auc(
+        area_estimate = equal_size_auc(
             make,
             of(truth),
             of(template),
@@ -194,71 +203,78 @@ def _quality(bench: TrialContext, trial: Trial) -> Record:
             ensemble=ensemble,
             seed=stage_seed(config.seed, "study", column),
         )
-        out.update({column: found.value, f"{column}_error": found.error})
+        out.update({column: area_estimate.value, f"{column}_error": area_estimate.error})
 
     if template.jets is not None:
-        own = _classifier(bench)
+        own = _classifier(context)
         # the search's own, if it reads constituents
-        own = own if reads_of(own) == "constituents" else load_classifier("constituents", device=bench.device)
-        area("auc_constituents", own, lambda one: _with_jets(bench, one), 1)
-        area("auc_summaries", Trees, lambda one: _as_sample(bench, one, summaries(one.jets)), _QUALITY_ENSEMBLE)
-    area("auc", Trees, lambda one: _sample(bench, one, config.features), _QUALITY_ENSEMBLE)
+        own = own if reads_of(own) == "constituents" else load_classifier("constituents", device=context.device)
+        area("auc_constituents", own, lambda events: _with_jets(context, events), 1)
+        area(
+            "auc_summaries",
+            Trees,
+            lambda events: _as_sample(context, events, summaries(events.jets)),
+            _QUALITY_ENSEMBLE,
+        )
+    area("auc", Trees, lambda events: _sample(context, events, config.features), _QUALITY_ENSEMBLE)
     if config.classifier_features == config.features:
         return out | {"auc_classifier": out["auc"], "auc_classifier_error": out["auc_error"]}
-    area("auc_classifier", Trees, lambda one: _sample(bench, one, config.classifier_features), _QUALITY_ENSEMBLE)
+    area(
+        "auc_classifier", Trees, lambda events: _sample(context, events, config.classifier_features), _QUALITY_ENSEMBLE
+    )
     return out
 
 
-def _steps(bench: TrialContext) -> Record:
+def _steps(context: TrialContext) -> Record:
     """Return how a template is sampled: the strength that exists, and what it costs; None where nothing is denoised."""
-    return dict.fromkeys(("strength", "steps", "evaluations")) | dict(bench.method.describe(bench.model()))
+    return dict.fromkeys(("strength", "steps", "evaluations")) | dict(context.method.describe(context.model()))
 
 
-def _lost(template: Template) -> Record:
+def _lost_counts(template: Template) -> Record:
     """Return how many generated events are not template events."""
     return {f"lost_{name}": count for name, count in template.lost.items()}
 
 
-def _jets(bench: TrialContext, trial: Trial) -> Record:
+def _jets(context: TrialContext, trial: Trial) -> Record:
     """Compare generated jets with true ones: distances and distributions."""
     # the data are the parents of some templates; the rest is the same truth, in number too, for all of them
-    truth = bench.truth_beside if trial.beside else bench.chosen(bench.draw.background & bench.inside)
-    template = bench.template_beside() if trial.beside else bench.template()
+    truth = context.sideband_truth if trial.in_sidebands else context.chosen(context.draw.background & context.inside)
+    template = context.sideband_template() if trial.in_sidebands else context.template()
     # in the sidebands, masses are those of what the template is held against
-    kept = bench.method.kept(bench.model()) or (("mjj",) if trial.beside else ())
-    found = compare_jets(truth.jets, template.jets, stage_seed(bench.config.seed, "study", "jets"), kept)
-    made: Record = {"n_truth": len(truth), "n_template": len(template.event_id)}
-    return {**made, **_steps(bench), **_lost(template), **found}
+    preserved = context.method.kept(context.model()) or (("mjj",) if trial.in_sidebands else ())
+    comparison = compare_jets(truth.jets, template.jets, stage_seed(context.config.seed, "study", "jets"), preserved)
+    numbers: Record = {"n_truth": len(truth), "n_template": len(template.event_id)}
+    return {**numbers, **_steps(context), **_lost_counts(template), **comparison}
 
 
-def _displacement(bench: TrialContext, trial: Trial) -> Record:  # noqa: ARG001
+def _displacement(context: TrialContext, trial: Trial) -> Record:  # noqa: ARG001
     """Measure how far noising and denoising carries events of the window: |x0 - x'|, signal and background apart."""
-    config, is_signal = bench.config, bench.sample.is_signal
-    chosen = (bench.inside & ~is_signal) | bench.thinned(bench.inside & is_signal, _MOST_SIGNAL, "displacement")
-    events, signal = bench.chosen(chosen), is_signal[chosen]
+    config, is_signal = context.config, context.sample.is_signal
+    chosen = (context.inside & ~is_signal) | context.thinned(context.inside & is_signal, _MOST_SIGNAL, "displacement")
+    events, signal = context.chosen(chosen), is_signal[chosen]
     if not signal.any() or signal.all():
-        raise FitError(f"window {bench.window.name}: the displacement of signal and background needs both")
-    model, method = bench.model(), bench.method
+        raise FitError(f"window {context.window.name}: the displacement of signal and background needs both")
+    model, method = context.model(), context.method
     if not hasattr(method, "scaled"):
         raise ConfigError(f"displacement: {method.title} has no scaled features that noise is added to")
     copies = max(1, round(config.template.oversample))
-    seed = stage_seed(config.seed, "study", "displacement", bench.window.name)
+    seed = stage_seed(config.seed, "study", "displacement", context.window.name)
     plan = starts(method, events, copies, seed, None)
-    task = SampleTask(seed, bench.window.in_signal_region, device=bench.device)
+    task = SampleTask(seed, context.window.in_signal_region, device=context.device)
     # every event is carried, signal as well as background, so the data are among them
-    made = method.sample(model, plan, events, task)
-    shift = np.abs(made.x - events.x[plan.row])
-    before, after = (method.scaled(model, x, made.mjj) for x in (events.x[plan.row], made.x))
+    generated = method.sample(model, plan, events, task)
+    shift = np.abs(generated.x - events.x[plan.row])
+    before, after = (method.scaled(model, x, generated.mjj) for x in (events.x[plan.row], generated.x))
     length = np.linalg.norm(after - before, axis=1)
     # copies of an event are one after the other
     shift, distance = shift.reshape(len(events), copies, -1).mean(axis=1), length.reshape(-1, copies).mean(axis=1)
-    out: Record = {"n_signal": int(signal.sum()), "n_background": int((~signal).sum()), **_steps(bench)}
+    out: Record = {"n_signal": int(signal.sum()), "n_background": int((~signal).sum()), **_steps(context)}
     for name, mask in (("signal", signal), ("background", ~signal)):
         values = {**{f: shift[mask, j] for j, f in enumerate(config.features)}, "distance": distance[mask]}
         for feature, value in values.items():
             out[f"{feature}_{name}"] = float(value.mean())
             out[f"{feature}_{name}_error"] = float(value.std() / np.sqrt(mask.sum()))
-    out["shapes"] = _shapes(bench, events.x, made.x, signal, plan.row)
+    out["shapes"] = _shapes(context, events.x, generated.x, signal, plan.row)
     area = auc(distance, signal)
     out |= {"auc_large": area.value, "auc_large_error": area.error}
     # one expects the signal to be carried farther, and the papers find the opposite: both directions are given
@@ -273,11 +289,11 @@ _SHAPE_BINS = 40
 
 
 def _shapes(
-    bench: TrialContext, before: FloatArray, after: FloatArray, signal: BoolArray, row: IntArray
+    context: TrialContext, before: FloatArray, after: FloatArray, signal: BoolArray, row: IntArray
 ) -> dict[str, dict[str, list[float]]]:
     """Return the distributions of events before and after they were carried, as densities in each feature's range."""
     out: dict[str, dict[str, list[float]]] = {}
-    for j, feature in enumerate(check_features(bench.config.features, **bench.config.definitions)):
+    for j, feature in enumerate(check_features(context.config.features, **context.config.definitions)):
         edges = np.linspace(*feature.range, _SHAPE_BINS + 1)
         values = {
             "Signal": before[signal, j],
@@ -287,9 +303,9 @@ def _shapes(
         }
         # per unit of the feature; what is outside the range counts in the norm, so no shape is stretched
         width = np.diff(edges)
-        found = {name: np.histogram(x, edges)[0] / (len(x) * width) for name, x in values.items()}
+        densities = {name: np.histogram(x, edges)[0] / (len(x) * width) for name, x in values.items()}
         out[feature.name] = {"x": (0.5 * (edges[1:] + edges[:-1])).tolist()}
-        out[feature.name] |= {name: density.tolist() for name, density in found.items()}
+        out[feature.name] |= {name: density.tolist() for name, density in densities.items()}
     return out
 
 
@@ -297,22 +313,25 @@ _SCULPTING_WIDTH = 50.0
 """Width of the bins that passing events are counted in, GeV: figures merge them as they need."""
 
 
-def _sculpting(bench: TrialContext, trial: Trial) -> Record:
+def _sculpting(context: TrialContext, trial: Trial) -> Record:
     """Count what each cut passes along the spectrum of background: data in the window, held-out data next to it."""
-    config, window = bench.config, bench.window
-    mjj, draw = bench.sample.events.mjj, bench.draw
-    background = draw.data & ~bench.sample.is_signal
+    config, window = context.config, context.window
+    mjj, draw = context.sample.events.mjj, context.draw
+    background = draw.data & ~context.sample.is_signal
     # sideband events that trained the template bias a cut's efficiency there; references trained nothing on them
-    beside = background & bench.outside
+    sidebands = background & context.outside
     if trial.models:
-        beside &= bench.part == CLOSURE
-    classes = _classes(bench, trial)
-    here = background & bench.inside
-    judges = {"window": _sample(bench, bench.chosen(here)), "sidebands": _sample(bench, bench.chosen(beside))}
-    scores = _scored(bench, classes, judges)
+        sidebands &= context.part == CLOSURE
+    classes = _classes(context, trial)
+    in_window = background & context.inside
+    judges = {
+        "window": _sample(context, context.chosen(in_window)),
+        "sidebands": _sample(context, context.chosen(sidebands)),
+    }
+    scores = _scored(context, classes, judges)
     # the window's edges are bin edges: no bin mixes the window with its sidebands
     edges = spectrum_edges(config.mass.range, _SCULPTING_WIDTH, (window,))
-    masses = {"window": mjj[here], "sidebands": mjj[beside]}
+    masses = {"window": mjj[in_window], "sidebands": mjj[sidebands]}
     cuts = {}
     for cut in config.hunt.background_efficiencies:
         passing = {name: scores[name].tail <= cut for name in judges}
@@ -321,8 +340,8 @@ def _sculpting(bench: TrialContext, trial: Trial) -> Record:
     return {
         "edges": edges.tolist(),
         "window": [window.lo, window.hi],
-        "window_events": int(here.sum()),
-        "sidebands_events": int(beside.sum()),
+        "window_events": int(in_window.sum()),
+        "sidebands_events": int(sidebands.sum()),
         "cuts": cuts,
     }
 

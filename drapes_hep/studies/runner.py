@@ -13,11 +13,10 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from drapes_hep.config import Config, keys_of
-from drapes_hep.diffusion.samplers import kernel_threads
-from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError, counted
 from drapes_hep.events.skims import read_truth, write_truth
 from drapes_hep.files import content_hash, file_hash, read_json, write_json
+from drapes_hep.kernels import kernel_threads
 from drapes_hep.parallel import in_processes
 from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.pipeline.context import Context
@@ -32,6 +31,7 @@ from drapes_hep.studies.sample import StudySample, check_signal, load_sample
 from drapes_hep.studies.trial_keys import TRIAL_CODE, trial_key
 from drapes_hep.studies.trials import SampleKeys, Trial, TrialContext, model_folder, model_key
 from drapes_hep.templates.window_models import has_model, unfinished
+from drapes_hep.training.curves import Epoch
 
 __all__ = ["check_labels", "make_sample", "run_trials", "sample_keys"]
 
@@ -144,19 +144,19 @@ def run_trials(
     distinct = dict(zip(keys, trials, strict=True))
     missing = {key: trial for key, trial in distinct.items() if not _is_done(place.record(key))}
     models = {model_key(t.config, place.keys, saw): (t.config, saw) for t in missing.values() for saw in t.models}
-    wanted = [one for key, one in models.items() if not has_model(model_folder(place.models, key))]
+    to_train = [model for key, model in models.items() if not has_model(model_folder(place.models, key))]
     _check_signal(context.run, trials)
-    total, done = len(wanted) + len(missing), 0
+    total, done = len(to_train) + len(missing), 0
     every = len(distinct)
     say = context.reporter.say
     say(
-        f"{counted(len(wanted), 'model')} and {counted(len(missing), 'trial')} to do, {every - len(missing)} of"
+        f"{counted(len(to_train), 'model')} and {counted(len(missing), 'trial')} to do, {every - len(missing)} of"
         f" {counted(every, 'trial')} already done"
     )
-    for one, saw in wanted:
-        stem = model_folder(place.models, model_key(one, place.keys, saw))
-        if left := unfinished(stem):
-            say(f"model {stem.name[:8]}: the interrupted training resumes from the checkpoint of {left}")
+    for model, saw in to_train:
+        stem = model_folder(place.models, model_key(model, place.keys, saw))
+        if training := unfinished(stem):
+            say(f"model {stem.name[:8]}: the interrupted training resumes from the checkpoint of {training}")
 
     def advance() -> None:
         nonlocal done
@@ -167,9 +167,9 @@ def run_trials(
             say(f"{done} of {total} done")
 
     # a model alone has all cores; several, side by side, one thread each
-    place = replace(place, threads=max(1, context.workers // max(1, len(wanted))))
+    place = replace(place, threads=max(1, context.workers // max(1, len(to_train))))
     for function, arguments in (
-        (_train, [(place, *one) for one in wanted]),
+        (_train, [(place, *model) for model in to_train]),
         (_measure, [(place, key, trial) for key, trial in missing.items()]),
     ):
         for _ in in_processes(function, arguments, context.workers):
@@ -180,8 +180,11 @@ def run_trials(
 def _check_signal(run: RunDirectory, trials: Sequence[Trial]) -> None:
     """Refuse, before anything is trained, to inject more signal than there is."""
     truth = read_truth(run.labels)
-    there, most = int((truth.label == 1).sum()), max((one.config.signal.inject or 0 for one in trials), default=0)
-    check_signal(most, there)
+    available, requested = (
+        int((truth.label == 1).sum()),
+        max((trial.config.signal.inject or 0 for trial in trials), default=0),
+    )
+    check_signal(requested, available)
 
 
 def sample_keys(context: Context) -> SampleKeys:
@@ -224,13 +227,13 @@ def _bench(place: _Place, config: Config) -> TrialContext:
 def _train(place: _Place, config: Config, saw_window: bool) -> None:
     name = f"model {model_key(config, place.keys, saw_window)[:8]}"
 
-    def told(training: str, epoch: Epoch) -> None:
+    def report_epoch(training: str, epoch: Epoch) -> None:
         # a line now and then says that a training of minutes or hours lives
         if training == "constituents" and epoch.epoch % 5 == 0:
             Reporter().say(f"{name}: epoch {epoch.epoch}, validation loss {epoch.validation_loss:.4f}")
 
     with kernel_threads(place.threads):
-        _bench(place, config).train(saw_window, told if place.loud else None)
+        _bench(place, config).train(saw_window, report_epoch if place.loud else None)
 
 
 def _measure(place: _Place, key: str, trial: Trial) -> None:

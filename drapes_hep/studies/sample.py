@@ -21,7 +21,7 @@ from drapes_hep.regions import Window, sliding_windows
 from drapes_hep.rng import event_uniforms, stage_seed
 from drapes_hep.stages.feature_tables import unweighted
 from drapes_hep.stages.parents import load_parents
-from drapes_hep.templates.plan import EventTable
+from drapes_hep.templates.tables import EventTable
 
 __all__ = ["Draw", "StudySample", "check_signal", "draw_data", "load_sample", "study_window"]
 
@@ -113,19 +113,20 @@ def draw_data(sample: StudySample, config: Config) -> Draw:
     ids = sample.events.event_id
     uniform = event_uniforms(stage_seed(config.seed, "study data"), ids)[:, 0]
     background = ~sample.is_signal
-    taken = background & (uniform < config.study.data_share)
+    chosen_background = background & (uniform < config.study.data_share)
     inject = config.signal.inject
-    kept = sample.signal_id
+    chosen_signal = sample.signal_id
     if inject is not None:
-        check_signal(inject, len(kept))
-        kept = choose_signal(kept, inject, config.signal.seed)
-    injected = sample.is_signal & np.isin(ids, kept)
-    return Draw(taken | injected, background & ~taken, sample.is_signal & ~injected)
+        check_signal(inject, len(chosen_signal))
+        chosen_signal = choose_signal(chosen_signal, inject, config.signal.seed)
+    injected = sample.is_signal & np.isin(ids, chosen_signal)
+    return Draw(chosen_background | injected, background & ~chosen_background, sample.is_signal & ~injected)
 
 
-def check_signal(wanted: int, there: int) -> None:
+def check_signal(requested: int, available: int) -> None:
     """Refuse to inject more signal than there is; raises ConfigError."""
-    if wanted > there:
+    if requested > available:
         raise ConfigError(
-            f"{wanted} signal events are requested, the sample has {there}; lower study.injections and study.examples"
+            f"{requested} signal events are requested, the sample has {available}; lower"
+            " study.injections and study.examples"
         )

@@ -37,12 +37,12 @@ def find_studies(config_folder: Path | None = None) -> dict[str, Path]:
     dict of str to Path
         Files that define ``STUDY``, by the names that the command line takes.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for folder in processor_folders(config_folder):
         for path in sorted((folder / "analysis").glob("*.py")):
             if re.search(r"^STUDY\b.*=", path.read_text(encoding="utf-8"), re.MULTILINE):
-                found.setdefault(path.stem.replace("_", "-"), path)
-    return dict(sorted(found.items()))
+                paths.setdefault(path.stem.replace("_", "-"), path)
+    return dict(sorted(paths.items()))
 
 
 def load_study(name: str, studies: dict[str, Path]) -> Study:
@@ -84,30 +84,30 @@ def run_study(name: str, study: Study, context: Context) -> list[Path]:
     """
     config, reporter = context.config, context.reporter
     check_labels(config)
-    with _own(name):
+    with _study_errors(name):
         entries = study.entries(config)
     if not entries:
         raise ConfigError(
             f"study '{name}': the configuration leaves nothing to measure: see study.templates (a scan along sigma'"
             " needs partial ones), study.data_share (references need events besides the data) and the lists of the scan"
         )
-    if missing := left_out(config) if any(one.trial.subject in REFERENCES for one in entries) else {}:
+    if missing := left_out(config) if any(entry.trial.subject in REFERENCES for entry in entries) else {}:
         names = ", ".join(f"{title_of(name, config)} (at most {largest:g})" for name, largest in missing.items())
         reporter.say(f"study.data_share {config.study.data_share:g} leaves no room for these references: {names}")
     make_sample(context)
     with reporter.bar(f"study {name}", 1) as bar:
-        records = run_trials([one.trial for one in entries], context, progress=lambda done, total: bar(done, total))
+        records = run_trials([entry.trial for entry in entries], context, progress=lambda done, total: bar(done, total))
     folder = context.run.path / name
     written = [folder / f"{name}.csv", folder / f"{name}.png", folder / f"{name}.pdf", folder / f"{name}.json"]
-    if _of_another(written[3], config):
+    if _has_other_config(written[3], config):
         reporter.say(
             f"{written[0]}: replaced, as the configuration has changed; to keep both, use --set name=NAME or -o"
         )
-    with _own(name):
+    with _study_errors(name):
         rows = [row for entry, record in zip(entries, records, strict=True) for row in study.lines(entry, record)]
     write_bytes(written[0], _csv(rows).encode())
     stamp = Stamp.from_config(config.plots, config.mass.sqrt_s)
-    with _own(name):
+    with _study_errors(name):
         if study.figure is not None:
             figure = study.figure(entries, records, config, stamp)
         elif study.panels is not None:
@@ -121,7 +121,7 @@ def run_study(name: str, study: Study, context: Context) -> list[Path]:
     return written
 
 
-def _of_another(path: Path, config: Config) -> bool:
+def _has_other_config(path: Path, config: Config) -> bool:
     """Whether a table is there that another configuration made."""
     try:
         before = read_json(path)
@@ -130,7 +130,7 @@ def _of_another(path: Path, config: Config) -> bool:
     return isinstance(before, dict) and before.get("config") != config.model_dump(mode="json")
 
 
-def _own(name: str) -> UsersCode:
+def _study_errors(name: str) -> UsersCode:
     """Turn what goes wrong in a study's file into one line that says where."""
 
     def refuse(error: BaseException) -> ConfigError:

@@ -8,7 +8,7 @@ from drapes_hep.files import content_hash
 from drapes_hep.keys import part_of
 from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.plugins import source_hashes
-from drapes_hep.spectrum.mass import shape_sources
+from drapes_hep.spectrum.shapes import shape_sources
 from drapes_hep.studies.trials import SampleKeys, Trial, draw_key, model_key
 from drapes_hep.templates.registry import method_of
 
@@ -23,7 +23,7 @@ def trial_key(trial: Trial, keys: SampleKeys) -> str:
     config = trial.config
     tree = config.model_dump(mode="json")
     own = [
-        *(trial.kind, trial.subject, trial.gensr, trial.unseen, trial.beside, trial.trainings),
+        *(trial.kind, trial.subject, trial.gensr, trial.unseen, trial.in_sidebands, trial.trainings),
         part_of(tree, keys_of("classify")),
         config.classifier_features,
         # editing a classifier of one's own makes old records stale

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config, keys_of
-from drapes_hep.diffusion.training import Epoch
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.files import content_hash, write_json
@@ -23,12 +22,14 @@ from drapes_hep.keys import part_of
 from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
-from drapes_hep.spectrum.mass import SpectrumFit, spectrum_edges
+from drapes_hep.spectrum.bins import spectrum_edges
+from drapes_hep.spectrum.fit import SpectrumFit
 from drapes_hep.studies.sample import Draw, StudySample, draw_data, study_window
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
 from drapes_hep.templates.parts import split_sidebands
-from drapes_hep.templates.plan import EventTable, Plan, Planned, Pool, Template, fit_masses, plan_at, plan_region
+from drapes_hep.templates.plan import Pool, fit_masses, plan_at, plan_region
 from drapes_hep.templates.registry import method_of, method_settings
+from drapes_hep.templates.tables import EventTable, Plan, Planned, Template
 from drapes_hep.templates.window_models import (
     checkpoints,
     fit_window_model,
@@ -38,6 +39,7 @@ from drapes_hep.templates.window_models import (
     save_window_model,
     training_record,
 )
+from drapes_hep.training.curves import Epoch
 
 __all__ = ["REFERENCES", "SampleKeys", "Trial", "TrialContext", "draw_key", "model_folder", "model_key"]
 
@@ -71,7 +73,7 @@ class Trial:
         Whether the *data* class is oversampled by a second model that saw the window.
     unseen : bool
         Whether the metrics use only events that no model of the trial ever saw.
-    beside : bool
+    in_sidebands : bool
         Whether quality and jets compare in the sidebands, with background that trained nothing, not in the window.
     """
 
@@ -80,7 +82,7 @@ class Trial:
     subject: str
     gensr: bool = False
     unseen: bool = False
-    beside: bool = False
+    in_sidebands: bool = False
 
     def __post_init__(self) -> None:
         if self.subject not in REFERENCES and self.subject != self.config.template.method:
@@ -91,7 +93,7 @@ class Trial:
             raise ConfigError("gensr: a template file holds no model that could oversample the data")
         if self.kind == "jets" and "jets" not in method_of(self.config).columns:
             raise ConfigError("this study compares jets: its configuration needs the section constituents")
-        if self.beside and (self.kind not in {"quality", "jets"} or method_of(self.config).source != "noise"):
+        if self.in_sidebands and (self.kind not in {"quality", "jets"} or method_of(self.config).source != "noise"):
             raise ValueError("only the quality and jets of templates from noise are compared in the sidebands")
 
     @property
@@ -176,19 +178,19 @@ class TrialContext:
 
     def chosen(self, mask: BoolArray) -> EventTable:
         """Return some of the events; raises FitError if there is none."""
-        found = self.sample.events.take(mask)
-        if not len(found):
+        events = self.sample.events.take(mask)
+        if not len(events):
             raise FitError(f"window {self.window.name}: the study's sample has no events left to compare")
-        return found
+        return events
 
-    def thinned(self, mask: BoolArray, most: int, purpose: str) -> BoolArray:
+    def thinned(self, mask: BoolArray, limit: int, purpose: str) -> BoolArray:
         """Keep at most so many of the masked events, by their identities."""
         rows = np.flatnonzero(mask)
-        if len(rows) <= most:
+        if len(rows) <= limit:
             return mask
         uniform = event_uniforms(stage_seed(self.config.seed, purpose), self.sample.events.event_id[rows])[:, 0]
         out = np.zeros_like(mask)
-        out[rows[np.argsort(uniform, kind="stable")[:most]]] = True
+        out[rows[np.argsort(uniform, kind="stable")[:limit]]] = True
         return out
 
     @functools.cached_property
@@ -264,23 +266,23 @@ class TrialContext:
         fit = None if self.method.own_mass else self.mass_fit
         reach = self.method.reach(region)
         planned = plan_region(self.method, config.mass, self.pool, region, size, seed, fit, reach)
-        return self._made(planned, window.in_signal_region)
+        return self._sampled(planned, window.in_signal_region)
 
     @functools.cached_property
-    def truth_beside(self) -> EventTable:
+    def sideband_truth(self) -> EventTable:
         """Background of the sidebands that no model of a trial saw; at most as many as the data in the window."""
         mask = self.draw.background & self.outside
         if not mask.any():
             raise FitError(f"window {self.window.name}: no background is left in the sidebands; lower study.data_share")
         return self.chosen(self.thinned(mask, int((self.draw.data & self.inside).sum()), "beside"))
 
-    def template_beside(self) -> Template:
-        """Make a template from noise at the masses of :attr:`truth_beside`, one event each."""
-        mjj = self.truth_beside.mjj
+    def sideband_template(self) -> Template:
+        """Make a template from noise at the masses of :attr:`sideband_truth`, one event each."""
+        mjj = self.sideband_truth.mjj
         seed = stage_seed(self.config.seed, "study", "beside", self.window.name)
-        return self._made(plan_at(self.method, mjj, seed), self.window.in_sidebands)
+        return self._sampled(plan_at(self.method, mjj, seed), self.window.in_sidebands)
 
-    def _made(self, planned: Planned, region: Callable[[FloatArray], BoolArray]) -> Template:
+    def _sampled(self, planned: Planned, region: Callable[[FloatArray], BoolArray]) -> Template:
         task = SampleTask(planned.seed, region, device=self.device)
         return sample_template(self.method, self.model(), planned, task, self.pool.events)
 
@@ -295,8 +297,8 @@ class TrialContext:
         mjj, weight = np.repeat(data.mjj, copies), np.ones(len(root))
         plan = Plan(identity, nobody, np.full(len(root), -1), root, copy, mjj, weight)
         task = SampleTask(seed, self.window.in_signal_region, device=self.device)
-        made = method.sample(self.model(True), plan, None, task)
-        return EventTable(made.x, made.mjj, made.weight, made.event_id, made.jets)
+        generated = method.sample(self.model(True), plan, None, task)
+        return EventTable(generated.x, generated.mjj, generated.weight, generated.event_id, generated.jets)
 
 
 def _from_noise(config: Config) -> Config:

@@ -12,13 +12,13 @@ from typing import Any, get_args
 import numpy as np
 
 from drapes_hep.config import Config
-from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError, DrapesError, UsersCode, told
 from drapes_hep.fixed import LARGEST
 from drapes_hep.plugins import is_users
 from drapes_hep.templates.drapes_family import Source
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
-from drapes_hep.templates.plan import EventTable, Plan, Template
+from drapes_hep.templates.tables import EventTable, Plan, Template
+from drapes_hep.training.curves import TrainingCurve
 
 __all__ = ["CheckedMethod", "check_declared"]
 

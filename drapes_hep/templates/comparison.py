@@ -20,7 +20,7 @@ from drapes_hep.errors import FitError
 from drapes_hep.events.features import invariant_mass, wrapped
 from drapes_hep.events.types import AwkwardArray
 
-__all__ = ["KINEMATICS", "QUANTITIES", "compare_jets", "summaries"]
+__all__ = ["QUANTITIES", "compare_jets", "summaries"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -47,9 +47,6 @@ QUANTITIES: dict[str, str] = {
 }
 """What is compared: of jets, of pairs, of constituents; with axis labels."""
 
-KINEMATICS = ("pt", "eta", "mass", "n", "mjj", "delta_phi_jj")
-"""Those that follow from the jets' kinematics and their numbers of constituents."""
-
 
 def _flat(array: AwkwardArray) -> FloatArray:
     return np.asarray(ak.to_numpy(ak.flatten(array, axis=None)), dtype=np.float64)
@@ -59,16 +56,16 @@ def _values(jets: AwkwardArray) -> dict[str, AwkwardArray]:
     """Return every quantity of n pairs of jets: n numbers, or n lists of what the event's jets or constituents have."""
     inside = jets["constituents"]
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = {name: jets[name] for name in ("pt", "eta", "mass")}
-        found["n"] = ak.num(inside, axis=2)
-        found["tau21"], found["tau32"] = jets["tau2"] / jets["tau1"], jets["tau3"] / jets["tau2"]
-        found["mjj"] = ak.Array(invariant_mass(jets))
-        found["delta_phi_jj"] = np.pi - np.abs(wrapped(jets["phi"][:, 0] - jets["phi"][:, 1]))
-        found["pt_fraction"] = inside["pt"] / jets["pt"]
-        found["log_pt_fraction"] = np.log10(found["pt_fraction"])
-        found["delta_eta"] = inside["eta"] - jets["eta"]
-        found["delta_phi"] = wrapped(inside["phi"] - jets["phi"])
-    return found
+        values = {name: jets[name] for name in ("pt", "eta", "mass")}
+        values["n"] = ak.num(inside, axis=2)
+        values["tau21"], values["tau32"] = jets["tau2"] / jets["tau1"], jets["tau3"] / jets["tau2"]
+        values["mjj"] = ak.Array(invariant_mass(jets))
+        values["delta_phi_jj"] = np.pi - np.abs(wrapped(jets["phi"][:, 0] - jets["phi"][:, 1]))
+        values["pt_fraction"] = inside["pt"] / jets["pt"]
+        values["log_pt_fraction"] = np.log10(values["pt_fraction"])
+        values["delta_eta"] = inside["eta"] - jets["eta"]
+        values["delta_phi"] = wrapped(inside["phi"] - jets["phi"])
+    return values
 
 
 def _finite(values: AwkwardArray) -> FloatArray:
@@ -82,17 +79,17 @@ def _varies(values: FloatArray) -> bool:
     return bool(len(values)) and float(values.min()) < float(values.max())
 
 
-def _shape(name: str, true: FloatArray, made: FloatArray) -> dict[str, Any]:
+def _shape(name: str, true: FloatArray, generated: FloatArray) -> dict[str, Any]:
     """Count both in the same bins; the numbers outside are kept."""
     if name == "n":
-        most = np.quantile(true, 0.999) + 1
-        width = max(1, round(most / _BINS))
-        edges = np.arange(min(_BINS, int(most // width) + 2) + 1) * width - 0.5
+        largest = np.quantile(true, 0.999) + 1
+        width = max(1, round(largest / _BINS))
+        edges = np.arange(min(_BINS, int(largest // width) + 2) + 1) * width - 0.5
     else:
         low, high = np.quantile(true, [0.0005, 0.9995])
         edges = np.linspace(low, high, _BINS + 1)
-    counts = {side: np.histogram(values, edges)[0].tolist() for side, values in (("true", true), ("made", made))}
-    totals = {f"{side}_total": len(values) for side, values in (("true", true), ("made", made))}
+    counts = {side: np.histogram(values, edges)[0].tolist() for side, values in (("true", true), ("made", generated))}
+    totals = {f"{side}_total": len(values) for side, values in (("true", true), ("made", generated))}
     return {"edges": edges.tolist(), **counts, **totals}
 
 
@@ -101,22 +98,24 @@ def _distance(a: FloatArray, b: FloatArray, rng: np.random.Generator) -> float:
     return float(wasserstein_distance(a, b)) if len(a) and len(b) else float("nan")
 
 
-def compare_jets(true: AwkwardArray, made: AwkwardArray, seed: int, kept: Sequence[str] = ()) -> dict[str, Any]:
+def compare_jets(
+    true: AwkwardArray, generated: AwkwardArray, seed: int, preserved: Sequence[str] = ()
+) -> dict[str, Any]:
     """Compare generated jets with true ones.
 
     Parameters
     ----------
-    true, made : awkward.Array
+    true, generated : awkward.Array
         n and m lists of two jets with pt, eta, phi, mass, tau1 to tau3 and constituents.
     seed : int
         Of the random halves.
-    kept : sequence of str
+    preserved : sequence of str
         Quantities that were not generated, and are left out.
 
     Returns
     -------
     dict
-        For each of :data:`QUANTITIES` but ``kept`` and those that are undefined or all the same in true jets:
+        For each of :data:`QUANTITIES` but ``preserved`` and those that are undefined or all the same in true jets:
         ``w1``, between generated and true jets, both of half as many events as are true; ``w1_true``, between two
         halves of the true ones; each the mean over ten random choices, with ``w1_spread`` and ``w1_true_spread``,
         the standard deviations of a choice; their ``ratio``, and ``ratio_spread``, what one choice makes of it: the
@@ -129,21 +128,23 @@ def compare_jets(true: AwkwardArray, made: AwkwardArray, seed: int, kept: Sequen
         If there are too few events.
     """
     rng = np.random.default_rng(seed)
-    half = min(len(true) // 2, len(made))
+    half = min(len(true) // 2, len(generated))
     if half < _LEAST:
-        raise FitError(f"{len(true)} true and {len(made)} generated events are left: too few to compare their jets")
-    every, all_made = _values(true), _values(made)
-    found: dict[str, list[tuple[float, float]]] = {
-        name: [] for name in QUANTITIES if name not in kept and _varies(_finite(every[name]))
+        raise FitError(
+            f"{len(true)} true and {len(generated)} generated events are left: too few to compare their jets"
+        )
+    every, all_generated = _values(true), _values(generated)
+    distances: dict[str, list[tuple[float, float]]] = {
+        name: [] for name in QUANTITIES if name not in preserved and _varies(_finite(every[name]))
     }
     for _ in range(_SPLITS):
-        order, chosen = rng.permutation(len(true)), rng.permutation(len(made))[:half]
-        for name, pairs in found.items():
-            one, other = (_finite(every[name][rows]) for rows in (order[:half], order[half : 2 * half]))
-            some = _finite(all_made[name][chosen])
-            pairs.append((_distance(some, one, rng), _distance(other, one, rng)))
+        order, chosen = rng.permutation(len(true)), rng.permutation(len(generated))[:half]
+        for name, pairs in distances.items():
+            first_half, other = (_finite(every[name][rows]) for rows in (order[:half], order[half : 2 * half]))
+            some = _finite(all_generated[name][chosen])
+            pairs.append((_distance(some, first_half, rng), _distance(other, first_half, rng)))
     quantities: dict[str, Mapping[str, float]] = {}
-    for name, pairs in found.items():
+    for name, pairs in distances.items():
         (w1, unit), (spread, unit_spread) = np.mean(pairs, axis=0), np.std(pairs, axis=0)
         ratio_spread = w1 / unit * np.hypot(spread / w1, unit_spread / unit)
         quantities[name] = {
@@ -154,7 +155,7 @@ def compare_jets(true: AwkwardArray, made: AwkwardArray, seed: int, kept: Sequen
             "ratio": float(w1 / unit),
             "ratio_spread": float(ratio_spread),
         }
-    shapes = {name: _shape(name, _finite(every[name]), _finite(all_made[name])) for name in found}
+    shapes = {name: _shape(name, _finite(every[name]), _finite(all_generated[name])) for name in distances}
     return {"events": half, "quantities": quantities, "shapes": shapes}
 
 
@@ -187,10 +188,10 @@ def summaries(jets: AwkwardArray) -> FloatArray:
     columns += [ak.sum(fraction * distance, axis=2), np.sqrt(ak.sum(fraction**2, axis=2))]
     columns += [_place(far, i) for i in range(2)] + [_place(fraction, i) for i in range(_LEADING)]
     columns += [_place(ak.sort(fraction, axis=2), i) for i in range(_LEADING)]
-    found = [np.asarray(ak.to_numpy(column), dtype=np.float64) for column in columns]
-    taus = found[2:5]
-    found[2:5] = [np.divide(a, b, out=np.zeros_like(a), where=b > 0) for b, a in itertools.pairwise(taus)]
-    return np.concatenate(found, axis=1)
+    summaries_of = [np.asarray(ak.to_numpy(column), dtype=np.float64) for column in columns]
+    taus = summaries_of[2:5]
+    summaries_of[2:5] = [np.divide(a, b, out=np.zeros_like(a), where=b > 0) for b, a in itertools.pairwise(taus)]
+    return np.concatenate(summaries_of, axis=1)
 
 
 def _place(lists: AwkwardArray, place: int) -> AwkwardArray:

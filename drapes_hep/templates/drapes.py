@@ -16,7 +16,6 @@ from torch import Tensor
 from drapes_hep.config import Config, TemplateConfig
 from drapes_hep.diffusion.samplers import evaluations
 from drapes_hep.diffusion.schedules import Schedule, strength_steps
-from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError, counted
 from drapes_hep.events.features import domains
 from drapes_hep.templates.drapes_family import RECIPES, Recipe
@@ -27,7 +26,8 @@ from drapes_hep.templates.feature_model import (
     save_background_model,
 )
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
-from drapes_hep.templates.plan import EventTable, Plan, Template
+from drapes_hep.templates.tables import EventTable, Plan, Template
+from drapes_hep.training.curves import TrainingCurve
 
 __all__ = ["Drapes", "describe_sampler", "levels", "make_template"]
 
@@ -57,16 +57,16 @@ def levels(config: TemplateConfig, schedule: Schedule) -> Tensor:
     every = schedule.sampling_times(config.steps, config.sigma_min, config.sigma_max)
     if not RECIPES[config.method].partial:
         return every
-    left = config.steps_left
-    if left is None:
+    steps = config.steps_left
+    if steps is None:
         alpha, sigma = schedule(every)
         try:
-            left = strength_steps(sigma / alpha, float(config.strength or 0.0))
+            steps = strength_steps(sigma / alpha, float(config.strength or 0.0))
         except ValueError as error:
             raise ConfigError(f"template.strength: {error}") from None
-    if left > config.steps:
-        raise ConfigError(f"template.steps_left: {left} of {counted(config.steps, 'step')}")
-    return every[-(left + 1) :]
+    if steps > config.steps:
+        raise ConfigError(f"template.steps_left: {steps} of {counted(config.steps, 'step')}")
+    return every[-(steps + 1) :]
 
 
 def describe_sampler(times: Tensor, schedule: Schedule, solver: str) -> dict[str, Any]:

@@ -13,13 +13,40 @@ Only the strengths exist that are among the sampler's steps: of N steps with n' 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-__all__ = ["RECIPES", "Recipe", "Source"]
+__all__ = ["RECIPES", "Origin", "Recipe", "Source"]
 
 Source = Literal["noise", "window", "sidebands", "simulation"]
 """Where the parents of template events come from: none, data of the window, sideband events that trained the model,
 events of another simulation in the window."""
+
+
+class Origin(Protocol):
+    """Where a template starts: what its plan follows from.
+
+    Attributes
+    ----------
+    title : str
+        What legends call it.
+    source : {"noise", "window", "sidebands", "simulation"}
+    own_mass : bool
+        Whether a template event has its parent's m_JJ, or one drawn in the window.
+    partial : bool
+        Whether parents are noised by ``template.strength``.
+    """
+
+    @property
+    def title(self) -> str: ...  # noqa: D102 - above
+
+    @property
+    def source(self) -> Source: ...  # noqa: D102 - above
+
+    @property
+    def own_mass(self) -> bool: ...  # noqa: D102 - above
+
+    @property
+    def partial(self) -> bool: ...  # noqa: D102 - above
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from drapes_hep.config import TrainingConfig
 from drapes_hep.diffusion.checkpoints import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
 from drapes_hep.diffusion.samplers import Sampler, sample
-from drapes_hep.diffusion.training import Epoch, TrainingResult, TrainingSettings, train
+from drapes_hep.diffusion.training import TrainingResult, TrainingSettings, train
 from drapes_hep.errors import FitError, LeakError, RunDirectoryError, counted
 from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
 from drapes_hep.networks.mlp import ResidualMLP
 from drapes_hep.rng import event_normals, stage_seed
 from drapes_hep.templates.parts import TRAIN, VALIDATION
+from drapes_hep.training.curves import Epoch
 
 __all__ = [
     "BackgroundModel",
@@ -122,14 +123,14 @@ def check_hidden(mjj: FloatArray, hidden: Sequence[tuple[float, float]]) -> None
 
 def check_parts(part: IntArray, weight: FloatArray) -> None:
     """Refuse sidebands that cannot train or validate a model; raises FitError."""
-    fitted, held = part == TRAIN, part == VALIDATION
-    if not fitted.any() or not held.any():
+    fitted, validation = part == TRAIN, part == VALIDATION
+    if not fitted.any() or not validation.any():
         raise FitError(
             f"the sidebands hold {counted(len(part), 'event')}, {int(fitted.sum())} to train a model and"
-            f" {int(held.sum())} to validate it: each needs some; see mass.range, training.validation and"
+            f" {int(validation.sum())} to validate it: each needs some; see mass.range, training.validation and"
             " training.closure"
         )
-    if not (weight[fitted].sum() > 0 and weight[held].sum() > 0):
+    if not (weight[fitted].sum() > 0 and weight[validation].sum() > 0):
         raise FitError("the weights of the sideband events do not add up to more than 0: nothing can be trained")
 
 
@@ -236,7 +237,9 @@ def fit_model(
     """
     check_hidden(mjj, hidden)
     check_parts(part, weight)
-    scale, fitted, held = scaled_parts(x, mjj, weight, part, features=features, domain=domain, scaling=scaling)
+    scale, fitted, validation_parts = scaled_parts(
+        x, mjj, weight, part, features=features, domain=domain, scaling=scaling
+    )
     backbone = ResidualMLP(x.shape[1], 1, width=training.width, depth=training.depth, seed=stage_seed(seed, "weights"))
     settings = TrainingSettings(
         epochs=training.epochs,
@@ -249,7 +252,7 @@ def fit_model(
     result = train(
         DENOISERS[training.path](backbone),
         *fitted,
-        *held,
+        *validation_parts,
         settings,
         seed=stage_seed(seed, "train"),
         device=device,

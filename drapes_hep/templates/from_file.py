@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import uproot
 
 from drapes_hep.config import Config
-from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError, InputError, counted, reason_of
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.events.skims import read_skim, write_skim
@@ -26,7 +25,8 @@ from drapes_hep.files import file_hash
 from drapes_hep.fixed import LARGEST
 from drapes_hep.rng import event_keys, stage_seed
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask
-from drapes_hep.templates.plan import EventTable, Plan, Template
+from drapes_hep.templates.tables import EventTable, Plan, Template
+from drapes_hep.training.curves import TrainingCurve
 
 __all__ = ["TemplateTable", "read_table"]
 

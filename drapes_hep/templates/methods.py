@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config
-from drapes_hep.diffusion.training import Epoch, TrainingCurve
 from drapes_hep.events.features import domains
 from drapes_hep.events.scaling import Scaling
 from drapes_hep.rng import event_normals, stage_seed
 from drapes_hep.templates.drapes_family import Source
 from drapes_hep.templates.feature_model import Tensors, scaled_parts
-from drapes_hep.templates.plan import EventTable, Plan, Template
+from drapes_hep.templates.tables import EventTable, Plan, Template
+from drapes_hep.training.curves import Epoch, TrainingCurve
 
 __all__ = ["BackgroundMethod", "FitTask", "SampleTask", "Training"]
 

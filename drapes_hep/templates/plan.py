@@ -1,7 +1,7 @@
 r"""The plan of a template: which events it starts from, at which masses, and how often each.
 
 This is the only place of the rule, for a window's template, its closure sample, its pseudo-window, a chunk of a
-finished run and the trials of a study. A method says where it starts from (:class:`Origin`); all else follows from the
+finished run and the trials of a study. A method says where it starts from; all else follows from the
 events:
 
 ============  ==================================================  ==================================================
@@ -24,9 +24,8 @@ parents at once would have given.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -34,20 +33,17 @@ import numpy.typing as npt
 from drapes_hep.config import MassConfig
 from drapes_hep.errors import DrapesError
 from drapes_hep.events.schema import NO_PARENT, places_of
-from drapes_hep.events.types import AwkwardArray
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
-from drapes_hep.spectrum.mass import Density, SpectrumFit, draw, draw_kernels, expected, find_shape, fit_spectrum
-from drapes_hep.templates.drapes_family import Source
+from drapes_hep.spectrum.drawing import draw, draw_kernels
+from drapes_hep.spectrum.fit import Density, SpectrumFit, expected, fit_spectrum
+from drapes_hep.spectrum.shapes import find_shape
+from drapes_hep.templates.drapes_family import Origin
 from drapes_hep.templates.parts import CLOSURE
+from drapes_hep.templates.tables import EventTable, Plan, Planned
 
 __all__ = [
-    "EventTable",
-    "Origin",
-    "Plan",
-    "Planned",
     "Pool",
-    "Template",
     "between",
     "copies_of",
     "fit_masses",
@@ -65,121 +61,6 @@ BoolArray = npt.NDArray[np.bool_]
 Interval = tuple[float, float]
 
 
-class Origin(Protocol):
-    """Where a template starts: what its plan follows from.
-
-    Attributes
-    ----------
-    title : str
-        What legends call it.
-    source : {"noise", "window", "sidebands", "simulation"}
-    own_mass : bool
-        Whether a template event has its parent's m_JJ, or one drawn in the window.
-    partial : bool
-        Whether parents are noised by ``template.strength``.
-    """
-
-    @property
-    def title(self) -> str: ...  # noqa: D102 - above
-
-    @property
-    def source(self) -> Source: ...  # noqa: D102 - above
-
-    @property
-    def own_mass(self) -> bool: ...  # noqa: D102 - above
-
-    @property
-    def partial(self) -> bool: ...  # noqa: D102 - above
-
-
-@dataclass(frozen=True)
-class EventTable:
-    """Events that a template starts from.
-
-    Attributes
-    ----------
-    x : array, shape (n, d)
-        Features.
-    mjj, weight : array, shape (n,)
-        GeV, and the weight that each copy inherits.
-    event_id : array of int, shape (n,)
-    jets : awkward.Array, optional
-        n lists of two jets with constituents, where templates are made of them.
-    """
-
-    x: FloatArray
-    mjj: FloatArray
-    weight: FloatArray
-    event_id: IntArray
-    jets: AwkwardArray | None = None
-
-    def __len__(self) -> int:
-        return len(self.event_id)
-
-    def take(self, chosen: npt.NDArray[Any]) -> EventTable:
-        """Return some of them, by a mask or by rows."""
-        jets = None if self.jets is None else self.jets[chosen]
-        return EventTable(self.x[chosen], self.mjj[chosen], self.weight[chosen], self.event_id[chosen], jets)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Template events before they are made; arrays of shape (n,).
-
-    Attributes
-    ----------
-    event_id, parent_id : array of int
-        ``parent_id`` is :data:`~drapes_hep.events.schema.NO_PARENT` from noise.
-    row : array of int
-        Row of the parent in :class:`EventTable`; -1 from noise.
-    root, copy : array of int
-        What its random numbers belong to.
-    mjj : array
-        The mass to generate at, GeV.
-    weight : array
-    """
-
-    event_id: IntArray
-    parent_id: IntArray
-    row: IntArray
-    root: IntArray
-    copy: IntArray
-    mjj: FloatArray
-    weight: FloatArray
-
-    def __len__(self) -> int:
-        return len(self.event_id)
-
-    def take(self, chosen: slice | npt.NDArray[Any]) -> Plan:
-        """Return some of them."""
-        return replace(self, **{one.name: getattr(self, one.name)[chosen] for one in fields(self)})
-
-    def template(self, x: FloatArray, weight: FloatArray | None = None) -> Template:
-        """Return the template that has these features, shape (n, d), in the plan's order.
-
-        ``weight``, shape (n,), multiplies the weight of the plan.
-        """
-        weights = self.weight if weight is None else self.weight * weight
-        return Template(self.event_id, self.parent_id, x, self.mjj, weights)
-
-
-@dataclass(frozen=True)
-class Template:
-    """Template events; arrays of shape (n,) but ``x``, (n, d). ``parent_id`` decides their folds.
-
-    ``jets`` are those of a template of constituents; ``lost`` counts the events of the plan that are not among these,
-    by reason.
-    """
-
-    event_id: IntArray
-    parent_id: IntArray
-    x: FloatArray
-    mjj: FloatArray
-    weight: FloatArray
-    jets: AwkwardArray | None = None
-    lost: Mapping[str, int] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class Pool:
     """The events that templates of a window may start from.
@@ -190,7 +71,7 @@ class Pool:
     events : EventTable
         Data, n events.
     part : array of int, shape (n,)
-        From :func:`drapes_hep.templates.parts.split_sidebands`; read in the sidebands only.
+        From :func:`drapes_hep.templates.parts.split_sidebands`; read in the sidebands alone.
     simulation : EventTable, optional
         Of another simulation.
     """
@@ -209,27 +90,6 @@ class Pool:
     def training(self) -> BoolArray:
         """Sideband events that a model is trained and validated on."""
         return np.asarray(self.window.in_sidebands(self.events.mjj) & (self.part != CLOSURE))
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A plan with what it was made of.
-
-    Attributes
-    ----------
-    starts : Plan
-    parents : EventTable or None
-        Those that the rows of ``starts`` count in; None from noise.
-    seed : int
-        Of the plan, and of the noise.
-    rate : float
-        Template events per parent; from noise their number.
-    """
-
-    starts: Plan
-    parents: EventTable | None
-    seed: int
-    rate: float
 
 
 def between(mjj: FloatArray, region: Interval) -> BoolArray:

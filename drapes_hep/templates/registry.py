@@ -12,9 +12,8 @@ from drapes_hep.events.features import function_sources
 from drapes_hep.files import file_hash
 from drapes_hep.plugins import Kind, check_options, class_sources, class_with, is_users, load_class, source_hashes
 from drapes_hep.templates.checked import CheckedMethod, check_declared
-from drapes_hep.templates.drapes_family import RECIPES
+from drapes_hep.templates.drapes_family import RECIPES, Origin
 from drapes_hep.templates.methods import BackgroundMethod
-from drapes_hep.templates.plan import Origin
 
 __all__ = ["METHODS", "find_method", "method_of", "method_settings", "origin_of"]
 

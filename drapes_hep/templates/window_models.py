@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError, LeakError, RunDirectoryError
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.files import file_hash, read_json, write_json
@@ -22,7 +21,8 @@ from drapes_hep.regions import Window
 from drapes_hep.templates.feature_model import check_hidden, check_parts
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
 from drapes_hep.templates.parts import CLOSURE
-from drapes_hep.templates.plan import EventTable, Planned, Template
+from drapes_hep.templates.tables import EventTable, Planned, Template
+from drapes_hep.training.curves import TrainingCurve
 
 __all__ = [
     "CARD",

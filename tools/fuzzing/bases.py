@@ -152,8 +152,8 @@ def write_arrays(path: Path, table: Table) -> None:
 
 def write_parquet(path: Path, table: Table, kind: str | None, mutations: Iterable[Mutation], **options: Any) -> None:
     """Write a table with the metadata of the project, which mutations may replace."""
-    told = [str(rest[0]) for name, *rest in mutations if name == "metadata"]
-    metadata = json.dumps({"schema_version": 1, "kind": kind}) if not told else told[-1]
+    texts = [str(rest[0]) for name, *rest in mutations if name == "metadata"]
+    metadata = json.dumps({"schema_version": 1, "kind": kind}) if not texts else texts[-1]
     metadata = "[" * 3000 if metadata == "deep" else metadata
     columns = {name: pa.array(list(v) if getattr(v, "ndim", 1) > 1 else v) for name, v in table.items()}
     written = pa.table(columns).replace_schema_metadata({"drapes_hep": metadata})
@@ -192,7 +192,11 @@ def mutate_hdf5(path: Path, mutations: Iterable[Mutation]) -> None:
         ``attribute`` (object, attribute, index in :data:`ATTRIBUTES`), ``no attribute`` (object, attribute), ``no
         object`` (object), ``dataset`` (object, name in :data:`DATASETS`), ``link`` (object, kind).
     """
-    chosen = [one for one in mutations if one[0] in {"attribute", "no attribute", "no object", "dataset", "link"}]
+    chosen = [
+        mutation
+        for mutation in mutations
+        if mutation[0] in {"attribute", "no attribute", "no object", "dataset", "link"}
+    ]
     if not chosen:
         return
     with h5py.File(path, "r+") as file:
@@ -212,10 +216,10 @@ def mutate_hdf5(path: Path, mutations: Iterable[Mutation]) -> None:
                 case "no object":
                     del file[place]
                 case "dataset":
-                    held = dict(file[place].attrs)
+                    stored_attributes = dict(file[place].attrs)
                     del file[place]
                     file[place] = DATASETS[arguments[1]]()
-                    for key, value in held.items():
+                    for key, value in stored_attributes.items():
                         file[place].attrs[key] = value
                 case "link":
                     del file[place]

@@ -163,7 +163,7 @@ def mutate_table(table: Mapping[str, Any], mutations: Iterable[Mutation]) -> dic
             case "drop":
                 del out[column]
             case "rename":
-                out = {(rest[0] if key == column else key): one for key, one in out.items()}
+                out = {(rest[0] if key == column else key): column_values for key, column_values in out.items()}
             case "over":
                 out[column] = copy.deepcopy(out[names[rest[0] % len(names)]])
             case "lists":
@@ -213,7 +213,7 @@ def _with_value(values: Any, row: int, number: str) -> Any:
 
 def _as_type(values: Any, kind: str) -> Any:
     if not isinstance(values, np.ndarray):
-        return [None if i % 7 == 3 else one for i, one in enumerate(values)] if kind == "text" else values
+        return [None if i % 7 == 3 else value for i, value in enumerate(values)] if kind == "text" else values
     with np.errstate(all="ignore"):
         match kind:
             case "text":

@@ -103,7 +103,7 @@ TREES: st.SearchStrategy[Any] = st.recursive(
 
 
 def _one(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
-    return st.tuples(*arguments).map(lambda found: [name, *found])
+    return st.tuples(*arguments).map(lambda values: [name, *values])
 
 
 BYTES = st.one_of(
@@ -134,7 +134,7 @@ TABLE = st.one_of(
     _one("lists", SMALL, st.integers(0, 3)),
     _one("shorter", SMALL, st.integers(1, 40)),
     _one("column", st.sampled_from(["label", "parent_id", "run", "FatJet_pt", "pxj1 ", "é", "mjj"]), SMALL).map(
-        lambda one: [one[0], one[2], one[1]]
+        lambda parts: [parts[0], parts[2], parts[1]]
     ),
 )
 

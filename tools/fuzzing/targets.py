@@ -86,22 +86,22 @@ def execute(recipe: Mapping[str, Any], folder: Path) -> Outcome:
     Outcome
     """
     folder.mkdir(parents=True, exist_ok=True)
-    given = Recipe(recipe["target"], recipe["base"], recipe["mutations"])
-    action = _ACTIONS[given.target]
+    parsed = Recipe(recipe["target"], recipe["base"], recipe["mutations"])
+    action = _ACTIONS[parsed.target]
     try:
-        digest = action(given, folder)
+        digest = action(parsed, folder)
     except UnwritableError as error:
         return Outcome("skipped", str(error))
     except DrapesError as error:
         return _judge(str(error))
     except Exception as error:
         return Outcome("failure", traceback.format_exc(), _signature(error))
-    if digest is None or any(name not in BYTES for name, *_ in given.mutations):
+    if digest is None or any(name not in BYTES for name, *_ in parsed.mutations):
         return Outcome("result")
-    unchanged = action(given._replace(mutations=[]), folder)
+    unchanged = action(parsed._replace(mutations=[]), folder)
     if digest == unchanged:
         return Outcome("result")
-    if given.target == "parquet" and not _has_valid_checksums(build(*given, folder)):
+    if parsed.target == "parquet" and not _has_valid_checksums(build(*parsed, folder)):
         return Outcome("failure", "values that contradict the file's checksums were read", "checksum: not compared")
     return Outcome("changed")
 
@@ -176,9 +176,9 @@ def read_events(path: Path, chunksize: int, constituents: bool) -> str:
 
     reading = Reading(constituents=constituents)
     info = scan(path, reading=reading)
-    found = inspect_file(path, None, reading, None).to_json()
-    require(found["events"] == info.entries, "inspect counts other events")
-    json.dumps(found, allow_nan=False)
+    record = inspect_file(path, None, reading, None).to_json()
+    require(record["events"] == info.entries, "inspect counts other events")
+    json.dumps(record, allow_nan=False)
     output, report = run({"data": str(path)}, check_events, chunksize=chunksize, reading=reading)
     require(report.requested == report.processed == info.entries == output["events"], "events lost")
     return content(sorted(output["digest"]))
@@ -237,7 +237,7 @@ _LONG = {"deep": f"cwola.options={'[' * 2000}", "long": f"{'x' * 3000}"}
 def _act_config(recipe: Recipe, folder: Path) -> None:
     from drapes_hep.config import load_config
 
-    words = [_LONG.get(one[1], one[1]) for one in recipe.mutations if one[0] == "assign"]
+    words = [_LONG.get(mutation[1], mutation[1]) for mutation in recipe.mutations if mutation[0] == "assign"]
     text = (ROOT / "configs" / recipe.base).read_text(encoding="utf-8")
     if any(name in {"set", "remove", "key", "number"} for name, *_ in recipe.mutations):
         try:
@@ -298,9 +298,10 @@ def _search(run: Path, project: Path) -> None:
     from drapes_hep.pipeline.context import Context
     from drapes_hep.pipeline.run_directory import open_run
     from drapes_hep.stages.classify import classify
+    from drapes_hep.stages.generate import generate
     from drapes_hep.stages.hunt import hunt
-    from drapes_hep.stages.model import generate, train
     from drapes_hep.stages.skim import skim
+    from drapes_hep.stages.train import train
 
     context = Context.of(load_config(project / "search.yaml"), open_run(run), device="cpu", workers=1)
     skim(context)
@@ -360,12 +361,14 @@ def _mutate_file(path: Path, mutations: Sequence[Mutation]) -> None:
             header = json.dumps(mutate_tree(json.loads(data[8 : 8 + length]), mutations)).encode()
             path.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + length :])
         elif path.suffix == ".parquet":
-            held = pq.read_table(path)
-            columns = {n: held[n].to_numpy() if n != "jets" else held[n].to_pylist() for n in held.column_names}
+            original = pq.read_table(path)
+            columns = {
+                n: original[n].to_numpy() if n != "jets" else original[n].to_pylist() for n in original.column_names
+            }
             changed = mutate_table(columns, mutations)
             if not all(changed.get(name) is values for name, values in columns.items()):
                 table = pa.table({n: pa.array(v) for n, v in changed.items()})
-                pq.write_table(table.replace_schema_metadata(held.schema.metadata), path)
+                pq.write_table(table.replace_schema_metadata(original.schema.metadata), path)
     except Exception as error:  # a mutation that cannot be written
         raise UnwritableError(str(error)) from error
     path.write_bytes(mutate_bytes(path.read_bytes(), mutations))
@@ -398,8 +401,8 @@ def _act_run(recipe: Recipe, folder: Path) -> None:
             action()
         except DrapesError as error:
             refused.append(error)
-    for one in patches:
-        one.start()
+    for replacement in patches:
+        replacement.start()
     try:
         _search(run, project)
     except _Again:
@@ -407,8 +410,8 @@ def _act_run(recipe: Recipe, folder: Path) -> None:
     except DrapesError as error:
         refused.append(error)
     finally:
-        for one in patches:
-            one.stop()
+        for replacement in patches:
+            replacement.stop()
     for error in refused:
         require(_judge(str(error)).kind == "refused", "message: not one printable line")
     if refused:

@@ -17,7 +17,7 @@ from drapes_hep.errors import InputError
 from drapes_hep.events.schema import offsets_of
 from drapes_hep.events.types import Column
 from drapes_hep.files import atomic_path, parse_json
-from drapes_hep.remote import is_url, one_line, open_url
+from drapes_hep.remote import is_url, network_error, open_url
 
 __all__ = [
     "column_of",
@@ -91,9 +91,9 @@ def open_parquet(path: str | Path) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise InputError(path, "no such file", "check the path") from None
     except (pa.ArrowException, OSError, ValueError) as error:
-        told = one_line(str(path), error)
-        if told is not None:
-            raise told from error
+        input_error = network_error(str(path), error)
+        if input_error is not None:
+            raise input_error from error
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(
             path, f"cannot be read as Parquet: truncated or corrupt ({reason})", "create it again"

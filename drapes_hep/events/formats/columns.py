@@ -118,14 +118,14 @@ class BadValuesError(InputError):
 
     def __init__(self, path: str | Path, bad: Sequence[BadValues]) -> None:
         merged: dict[tuple[int, str, str], BadValues] = {}
-        for one in bad:
-            key = (one.position, one.column, one.kind)
-            seen = merged.get(key)
-            first = one.first if seen is None else min(one.first, seen.first)
-            merged[key] = BadValues(*key, first, one.count + (0 if seen is None else seen.count))
+        for values in bad:
+            key = (values.position, values.column, values.kind)
+            earlier = merged.get(key)
+            first = values.first if earlier is None else min(values.first, earlier.first)
+            merged[key] = BadValues(*key, first, values.count + (0 if earlier is None else earlier.count))
         self.bad = tuple(sorted(merged.values()))
         worst = self.bad[0]
-        others = sorted({one.column for one in self.bad[1:]} - {worst.column})
+        others = sorted({values.column for values in self.bad[1:]} - {worst.column})
         more = f" (and so do {', '.join(others[:3])}{' and others' if len(others) > 3 else ''})" if others else ""
         super().__init__(
             path,
@@ -397,7 +397,7 @@ class Checks:
         """
         columns = tuple(column or name for name in names)
         pt, eta, phi, mass = (
-            self.real_flat(said, flat[name], offsets) for said, name in zip(columns, names, strict=True)
+            self.real_flat(column, flat[name], offsets) for column, name in zip(columns, names, strict=True)
         )
         with np.errstate(invalid="ignore"):
             self.flag_flat(columns[0], pt <= 0, offsets, "a transverse momentum that is not positive")

@@ -160,4 +160,4 @@ class DelphesJetLayout:
 
 def delphes_layouts() -> tuple[_ClusteredLayout | DelphesJetLayout, ...]:
     """Return every layout of Delphes files, the preferred first."""
-    return DelphesLayout(), DelphesTowerLayout(), DelphesJetLayout(), *(DelphesJetLayout(one) for one in _RADII)
+    return DelphesLayout(), DelphesTowerLayout(), DelphesJetLayout(), *(DelphesJetLayout(radius) for radius in _RADII)

@@ -71,9 +71,13 @@ def _keys(field: Field) -> set[str]:
 
 
 def _vocabulary(layouts: Iterable[str], keep: Sequence[str] = ()) -> list[str]:
-    columns = dict.fromkeys(name for one in layouts for name in (*LAYOUTS[one].required, *LAYOUTS[one].optional))
-    kept = dict.fromkeys(name for one in layouts for field in keep for name in LAYOUTS[one].columns_of_field(field))
-    return [*columns, *(SKIM_PARTS if "jets" in columns else ()), *kept]
+    columns = dict.fromkeys(
+        name for layout in layouts for name in (*LAYOUTS[layout].required, *LAYOUTS[layout].optional)
+    )
+    kept_columns = dict.fromkeys(
+        name for layout in layouts for field in keep for name in LAYOUTS[layout].columns_of_field(field)
+    )
+    return [*columns, *(SKIM_PARTS if "jets" in columns else ()), *kept_columns]
 
 
 def _match(path: str, fields: Sequence[Field], columns: Iterable[str]) -> dict[str, Field]:
@@ -127,7 +131,7 @@ def spell(path: str, fields: Sequence[Field], layouts: Sequence[str], keep: Sequ
     required = [set(LAYOUTS[name].required) - {"jets"} for name in layouts]
     best = _match(path, fields, columns)
     records = dict.fromkeys(field.path[0] for field in fields if len(field.path) > 1)
-    if not any(one <= best.keys() for one in required):
+    if not any(names <= best.keys() for names in required):
         for record in records:
             inside = [field for field in fields if len(field.path) == 1]
             inside += [
@@ -135,8 +139,8 @@ def spell(path: str, fields: Sequence[Field], layouts: Sequence[str], keep: Sequ
                 for field in fields
                 if len(field.path) > 1 and field.path[0] == record
             ]
-            if any(one <= (found := _match(path, inside, columns)).keys() for one in required):
-                best = found
+            if any(names <= (spelled := _match(path, inside, columns)).keys() for names in required):
+                best = spelled
                 break
     if "jets" in columns and "jets" not in best and all(f"jets.{name}" in best for name in JET_FIELDS):
         depths = {**SKIM_PARTS, **{f"jets.{field}": 1 for field in keep}}

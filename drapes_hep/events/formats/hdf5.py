@@ -108,7 +108,7 @@ def _column_names(path: str, group: Any) -> list[str]:
     return raw_columns(path, blocks) or [name for _, names in blocks for name in names]
 
 
-def _labels_beside(group: Any) -> bool:
+def _may_have_label_file(group: Any) -> bool:
     """Whether a raw table has no column for the label (it may still have a file of labels next to it)."""
     return sum(len(names) for _, names in _blocks(group)) % 3 == 0
 
@@ -167,7 +167,7 @@ class Hdf5Reader:
                     raise InputError(path, f"is not of layout '{reading.layout}' but 'simulated'", "set data.layout")
                 rows, columns = arrays
                 datasets = [*columns, *CONSTITUENT_DATASETS] if "constituents" in columns else columns
-                remarks += _check_datasets(path, {one: file[one] for one in datasets if one in file})
+                remarks += _check_datasets(path, {dataset: file[dataset] for dataset in datasets if dataset in file})
                 return FileInfo(
                     path,
                     self.container,
@@ -182,18 +182,22 @@ class Hdf5Reader:
             if not frames:
                 raise _no_frame(path, file)
             problems = {name: _frame_problem(kind, group) for name, (kind, group) in frames.items()}
-            found = {name: _column_names(path, group) for name, (_, group) in frames.items() if problems[name] is None}
-            if not found:
-                name, problem = next((name, one) for name, one in problems.items() if one is not None)
+            names_of = {
+                name: _column_names(path, group) for name, (_, group) in frames.items() if problems[name] is None
+            }
+            if not names_of:
+                name, problem = next((name, text) for name, text in problems.items() if text is not None)
                 raise InputError(path, f"table '{name}' {problem[0]}", problem[1])
             fits = {
-                name: layout for name, have in found.items() if (layout := match_layout(have, _LAYOUTS, reading.layout))
+                name: layout
+                for name, have in names_of.items()
+                if (layout := match_layout(have, _LAYOUTS, reading.layout))
             }
             if not fits:
-                name = max(found, key=lambda one: nearest(found[one], _LAYOUTS)[0])
+                name = max(names_of, key=lambda table: nearest(names_of[table], _LAYOUTS)[0])
                 for likely in _LAYOUTS:
                     _check_types(path, name, frames[name][1], likely)
-                raise lacks(path, f"table '{name}'", found[name], _LAYOUTS, reading.layout)
+                raise lacks(path, f"table '{name}'", names_of[name], _LAYOUTS, reading.layout)
             if len(fits) > 1:
                 raise InputError(path, f"several tables fit: {', '.join(fits)}", "choose one: {path: table}")
             ((name, layout),) = fits.items()
@@ -207,18 +211,18 @@ class Hdf5Reader:
                         f"a block of '{name}' has shape {values.shape}, not {(rows, len(names))}",
                         "write it again",
                     )
-            columns = columns_of(layout, found[name])
-            columns = (*columns, *check_kept(path, layout, dict.fromkeys(found[name]), reading))
+            columns = columns_of(layout, names_of[name])
+            columns = (*columns, *check_kept(path, layout, dict.fromkeys(names_of[name]), reading))
             read = {
                 values.name: values
                 for values, names in _blocks(group)
                 if rows and (layout == "lhco_raw" or set(columns).intersection(names))
             }
             remarks += _check_datasets(path, read)
-            beside: tuple[str, ...] = ()
-            if layout == "lhco_raw" and "label" in columns and _labels_beside(group):
+            label_files: tuple[str, ...] = ()
+            if layout == "lhco_raw" and "label" in columns and _may_have_label_file(group):
                 read_label_file(path, rows)
-                beside = (label_file(path),)
+                label_files = (label_file(path),)
         return FileInfo(
             path,
             self.container,
@@ -228,7 +232,7 @@ class Hdf5Reader:
             file_key(path),
             "label" in columns,
             columns,
-            beside,
+            label_files,
             remarks=remarks,
         )
 
@@ -247,13 +251,16 @@ class Hdf5Reader:
                     return tuple(_column_names(info.path, group))
                 items = (group.get(f"block{i}_items") for i in range(int(group.attrs.get("nblocks", 0))))
                 return tuple(
-                    _text(name) for one in items if one is not None and one.dtype.kind != "O" for name in one[:]
+                    _text(name)
+                    for dataset in items
+                    if dataset is not None and dataset.dtype.kind != "O"
+                    for name in dataset[:]
                 )
-            found: list[str] = []
-            group.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+            datasets: list[str] = []
+            group.visititems(lambda name, item: datasets.append(name) if isinstance(item, h5py.Dataset) else None)
             # those that are read together under another name are not left over
             together = CONSTITUENT_DATASETS if "constituents" in info.columns else ()
-            return tuple(name for name in found if name not in together)
+            return tuple(name for name in datasets if name not in together)
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read the rows of every block that holds a wanted column."""
@@ -263,13 +270,13 @@ class Hdf5Reader:
             with shared(_open, chunk.path) as file:
                 return read_simulated(file[chunk.object_path], chunk.columns, chunk.start, chunk.stop)
         out: dict[str, Any] = {}
-        wanted = set(chunk.columns)
+        requested = set(chunk.columns)
         with shared(_open, chunk.path) as file:
             for values, names in _blocks(file[chunk.object_path]):
-                if wanted.intersection(names):
+                if requested.intersection(names):
                     part = values[chunk.start : chunk.stop]
                     out.update(
-                        {name: np.ascontiguousarray(part[:, i]) for i, name in enumerate(names) if name in wanted}
+                        {name: np.ascontiguousarray(part[:, i]) for i, name in enumerate(names) if name in requested}
                     )
         return out
 
@@ -282,7 +289,7 @@ class Hdf5Reader:
             if chunk.reading.jets:
                 out["particles"] = read_particles(blocks, chunk.start, chunk.stop)
             if "label" in chunk.columns:
-                if _labels_beside(group):
+                if _may_have_label_file(group):
                     out["label"] = read_label_file(chunk.path, _rows(group))[chunk.start : chunk.stop]
                 else:
                     out["label"] = read_last_column(blocks, chunk.start, chunk.stop)

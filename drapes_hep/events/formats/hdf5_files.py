@@ -19,11 +19,11 @@ import h5py
 import hdf5plugin  # noqa: F401  importing it registers the compression filters: the official raw file is blosc-compressed
 
 from drapes_hep.errors import InputError
-from drapes_hep.remote import is_url, one_line, open_url
+from drapes_hep.remote import is_url, network_error, open_url
 
 __all__ = ["check_stored", "open_hdf5", "unwritten"]
 
-_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
+_LOCK_ERRORS = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 """What locking a file answers where another process holds its lock; any other number means that there are no locks."""
 
 _WRITING = "is open for writing in another process: its content may change"
@@ -47,7 +47,7 @@ def _open_local(path: str) -> tuple[Any, tuple[str, ...]]:
         number, first = _lock_error(error), error
         if number is None and not _is_flagged(error):
             raise
-    remarks = (_WRITING,) if number in _HELD else ()
+    remarks = (_WRITING,) if number in _LOCK_ERRORS else ()
     if number is not None:
         try:
             return h5py.File(path, "r", locking=False), remarks
@@ -106,9 +106,9 @@ def open_hdf5(path: str) -> Iterator[tuple[Any, tuple[str, ...]]]:
     except InputError:
         raise
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError or ValueError for a damaged file
-        told = one_line(path, error)
-        if told is not None:
-            raise told from error
+        input_error = network_error(path, error)
+        if input_error is not None:
+            raise input_error from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "required filter" in str(error):
             raise InputError(
@@ -159,20 +159,20 @@ def check_stored(path: str, dataset: Any) -> None:
         )
     if dataset.is_virtual:
         sources = dataset.virtual_sources()
-        for one in sources:
-            place = _place(path, one.file_name)
+        for mapping in sources:
+            place = _place(path, mapping.file_name)
             # '%b' stands for the numbers of as many files as there are
-            if one.file_name != "." and "%b" not in one.file_name and not place.is_file():
+            if mapping.file_name != "." and "%b" not in mapping.file_name and not place.is_file():
                 raise InputError(path, f"'{name}' is stored in other files, and {place} is missing", "copy it too")
-            if one.file_name != "." and "%b" not in one.file_name:
+            if mapping.file_name != "." and "%b" not in mapping.file_name:
                 with open_hdf5(str(place)) as (source, _):
-                    if one.dset_name not in source:
+                    if mapping.dset_name not in source:
                         raise InputError(
-                            str(place), f"holds no '{one.dset_name}', which {path} refers to", "copy it again"
+                            str(place), f"holds no '{mapping.dset_name}', which {path} refers to", "copy it again"
                         )
-                    check_stored(str(place), source[one.dset_name])
-        if sum(one.vspace.get_select_npoints() for one in sources) < dataset.size and not any(
-            "%b" in one.file_name for one in sources
+                    check_stored(str(place), source[mapping.dset_name])
+        if sum(mapping.vspace.get_select_npoints() for mapping in sources) < dataset.size and not any(
+            "%b" in mapping.file_name for mapping in sources
         ):
             raise InputError(path, f"some of '{name}' is in none of the files that it refers to", "write it again")
     if dataset.external:
@@ -190,5 +190,5 @@ def _place(path: str, file_name: str) -> Path:
     """Return where HDF5 looks for a file of a virtual dataset: next to the file, then in the working directory."""
     prefix = os.environ.get("HDF5_VDS_PREFIX", "")
     folder = Path(prefix.replace("${ORIGIN}", str(Path(path).parent))) if prefix else Path(path).parent
-    beside = folder / file_name
-    return beside if beside.is_file() or not Path(file_name).is_file() else Path(file_name)
+    in_folder = folder / file_name
+    return in_folder if in_folder.is_file() or not Path(file_name).is_file() else Path(file_name)

@@ -77,8 +77,10 @@ class FeatureLayout:
                 phi = np.arctan2(py, px)
                 # what overflowed on the way is as impossible as the largest number that did not
                 finite = np.isfinite(px) & np.isfinite(py) & np.isfinite(pz)
-                most_pt, most_eta = (np.where(finite, np.clip(one, -_LARGEST, _LARGEST), one) for one in (pt, eta))
-                for field, wrong, kind in impossible(most_pt, most_eta, phi, mass):
+                clipped_pt, clipped_eta = (
+                    np.where(finite, np.clip(values, -_LARGEST, _LARGEST), values) for values in (pt, eta)
+                )
+                for field, wrong, kind in impossible(clipped_pt, clipped_eta, phi, mass):
                     checks.flag(_SPELLED[field] + jet, wrong, kind)
                 clipped += int(np.count_nonzero(mass < 0))
                 mass = np.where(mass < 0, 0.0, mass)

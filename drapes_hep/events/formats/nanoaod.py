@@ -80,14 +80,14 @@ class NanoAODLayout:
         if not chunk.reading.jets:
             checks.finish()
             return Converted({**out, **no_jets(len(chunk), chunk.reading)}, 0)
-        kept = {field: self.columns_of_field(field)[0] for field in chunk.reading.keep}
-        flat, offsets = checks.collection(columns, (*_JETS, *kept.values()), "nFatJet")
+        kept_columns = {field: self.columns_of_field(field)[0] for field in chunk.reading.keep}
+        flat, offsets = checks.collection(columns, (*_JETS, *kept_columns.values()), "nFatJet")
         jets, clipped = checks.vectors(flat, _JETS[:4], offsets)
         tau = np.stack([checks.tau(name, flat[name], offsets, missing=True) for name in _JETS[4:]])
         tau[:, (tau < 0).any(axis=0)] = 0.0
         jets.update(tau1=tau[0], tau2=tau[1], tau3=tau[2])
         out.update({f"jets_{field}": ragged(jets[field], offsets) for field in JET_FIELDS})
-        out.update({f"jets_{field}": ragged(flat[name], offsets) for field, name in kept.items()})
+        out.update({f"jets_{field}": ragged(flat[name], offsets) for field, name in kept_columns.items()})
         if chunk.reading.constituents and self.linked is not None:
             constituents, more = _constituents(columns, checks, offsets, self.linked)
             out.update(constituents)
@@ -132,9 +132,9 @@ def _constituents(columns: Columns, checks: Checks, jet_offsets: IntArray, by: _
         checks.finish()
         # the whole four-momentum is scaled, so the direction stays
         vectors["pt"], vectors["mass"] = vectors["pt"] * weight, vectors["mass"] * weight
-        kept = weight > 0
-        clipped = int(np.count_nonzero(table[names[3]][kept] < 0))
-        jet, vectors = jet[kept], {name: values[kept] for name, values in vectors.items()}
+        positive = weight > 0
+        clipped = int(np.count_nonzero(table[names[3]][positive] < 0))
+        jet, vectors = jet[positive], {name: values[positive] for name, values in vectors.items()}
     checks.finish()
     # candidates in the order of their jets, then by falling pt; those of equal pt stay in the file's order
     order = np.lexsort((-vectors["pt"], jet))

@@ -26,7 +26,7 @@ __all__ = ["ParquetReader"]
 
 _LAYOUTS = (
     *("skim", "features", "pfnano", "pfnano_old", "nanoaod_pf", "nanoaod"),
-    *(one.name for one in delphes_layouts()),
+    *(layout.name for layout in delphes_layouts()),
 )
 
 
@@ -62,13 +62,13 @@ _LIST_NAMES = {"list", "element", "item", "array", "bag", "array_element"}
 """What writers of Parquet call a list and what it holds."""
 
 
-def _leaves(file: pq.ParquetFile, wanted: Iterable[tuple[str, ...]]) -> list[str]:
+def _leaves(file: pq.ParquetFile, paths: Iterable[tuple[str, ...]]) -> list[str]:
     """Return the file's own names of what shall be read; whole columns where they cannot be told apart."""
     stored: dict[tuple[str, ...], str] = {}
     for i in range(file.metadata.num_columns):
         path = file.metadata.schema.column(i).path
         stored.setdefault(tuple(part for part in path.split(".") if part not in _LIST_NAMES), path)
-    return list(dict.fromkeys(stored.get(path, path[0]) if len(path) > 1 else path[0] for path in wanted))
+    return list(dict.fromkeys(stored.get(path, path[0]) if len(path) > 1 else path[0] for path in paths))
 
 
 def _nested(path: str, name: str, table: pa.Table, field: Field) -> Column:
@@ -128,11 +128,11 @@ class ParquetReader:
             spelled = _spelled(chunk.path, file.schema_arrow, chunk.reading.keep)
             sources = {name: spelled[name] for name in chunk.columns}
             fields = [
-                one
+                part
                 for field in sources.values()
-                for one in (field.handle.values() if isinstance(field.handle, dict) else [field])
+                for part in (field.handle.values() if isinstance(field.handle, dict) else [field])
             ]
-            leaves = _leaves(file, [one.handle for one in fields])
+            leaves = _leaves(file, [leaf.handle for leaf in fields])
             table = file.read_row_groups(groups.tolist(), columns=leaves)
             table = table.slice(chunk.start - int(starts[groups[0]]), len(chunk))
             out = {
@@ -142,6 +142,6 @@ class ParquetReader:
             }
             for name, field in sources.items():
                 if not isinstance(field.handle, tuple):
-                    parts = {part: _nested(chunk.path, part, table, one) for part, one in field.handle.items()}
+                    parts = {part: _nested(chunk.path, part, table, leaf) for part, leaf in field.handle.items()}
                     out[name] = zip_jets(chunk.path, parts)
             return out

@@ -148,9 +148,9 @@ def _parse_labels(content: bytes, place: str, path: str, rows: int) -> npt.NDArr
             f"holds '{lines[line].decode('utf-8', 'replace')[:20]}' in line {line + 1}",
             "a label is 0 (background), 1 or 2 (signal)",
         )
-    found = (labels > 0).astype(np.int64)
-    found.setflags(write=False)  # all who ask share it
-    return found
+    is_signal = (labels > 0).astype(np.int64)
+    is_signal.setflags(write=False)  # all who ask share it
+    return is_signal
 
 
 def _dense(blocks: Sequence[Block], width: int, start: int, stop: int) -> npt.NDArray[np.float64]:
@@ -186,7 +186,7 @@ def read_particles(blocks: Sequence[Block], start: int, stop: int) -> AwkwardArr
     """
     width = _width(blocks)
     slots = width // 3
-    counts, kept = [], []
+    counts, particles = [], []
     for first in range(start, stop, _STEP):
         dense = _dense(blocks, width, first, min(first + _STEP, stop))[:, : 3 * slots]
         # any of the three: NaN counts as a value, and so does an angle without a momentum. Both are errors later
@@ -194,9 +194,9 @@ def read_particles(blocks: Sequence[Block], start: int, stop: int) -> AwkwardArr
         count = np.where(used.any(axis=1), slots - np.argmax(used[:, ::-1], axis=1), 0)
         mask = np.arange(slots) < count[:, None]
         counts.append(count)
-        kept.append(dense.reshape(len(dense), slots, 3)[mask].T)
+        particles.append(dense.reshape(len(dense), slots, 3)[mask].T)
     offsets = offsets_of(np.concatenate(counts))
-    return make_particles(offsets, *np.concatenate(kept, axis=1))
+    return make_particles(offsets, *np.concatenate(particles, axis=1))
 
 
 def read_last_column(blocks: Sequence[Block], start: int, stop: int) -> Any:

@@ -22,7 +22,7 @@ from drapes_hep.events.formats.fields import Field, check_field, spell, zip_jets
 from drapes_hep.events.formats.open_files import shared
 from drapes_hep.events.readers import check_kept, columns_of, lacks, match_layout, nearest, plain_column
 from drapes_hep.events.types import AwkwardArray
-from drapes_hep.remote import filesystem_options, is_url, one_line
+from drapes_hep.remote import filesystem_options, is_url, network_error
 
 __all__ = ["RootReader"]
 
@@ -33,7 +33,7 @@ _LAYOUTS = (
     "pfnano_old",
     "nanoaod_pf",
     "nanoaod",
-    *(one.name for one in delphes_layouts()),
+    *(layout.name for layout in delphes_layouts()),
 )
 """The preferred first: with constituents before without."""
 
@@ -77,9 +77,9 @@ def _open(path: str) -> Iterator[Any]:
     except InputError:
         raise
     except Exception as error:  # uproot raises OSError, ValueError, KeyError, struct.error, ... for a damaged file
-        told = one_line(path, error)
-        if told is not None:
-            raise told from error
+        input_error = network_error(path, error)
+        if input_error is not None:
+            raise input_error from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # a file cut short cannot be told from a corrupt one before its header is read
         reason = lines[0][:120] if lines else type(error).__name__
@@ -129,9 +129,9 @@ def _fields(tree: Any) -> list[Field]:
                 top.append(i)
             else:
                 children.setdefault(record.parent_field_id, []).append(i)
-        return [one for i in top for one in _inside(tree, children, i, (), 0)]
+        return [field for i in top for field in _inside(tree, children, i, (), 0)]
     branches = dict(tree.items(recursive=True, full_paths=False)) | dict(tree.items(recursive=False))
-    return [one for name, branch in branches.items() for one in _of_branch(name, branch)]
+    return [field for name, branch in branches.items() for field in _of_branch(name, branch)]
 
 
 def _of_branch(name: str, branch: Any) -> list[Field]:
@@ -185,9 +185,9 @@ def _read_field(tree: Any, field: Field, start: int, stop: int) -> AwkwardArray:
     if "RNTuple" not in type(tree).__name__ or not any("." in name for name in field.path):
         return field.handle.array(entry_start=start, entry_stop=stop, library="ak")
     # uproot looks a field up by its path, whose parts it takes to be separated by the dots
-    wanted = field.handle.field_id
+    field_id = field.handle.field_id
     values = tree.arrays(
-        filter_field=lambda one: one.field_id == wanted, entry_start=start, entry_stop=stop, library="ak"
+        filter_field=lambda stored: stored.field_id == field_id, entry_start=start, entry_stop=stop, library="ak"
     )
     while ak.fields(values):
         (name,) = ak.fields(values)
@@ -207,9 +207,9 @@ def _cycles(classes: Mapping[str, str]) -> dict[str, list[int]]:
 
 def _chosen(path: str, object_path: str, trees: Mapping[str, Sequence[int]]) -> str:
     """Return the name of the tree that was asked for, with its cycle where one was named."""
-    wanted = object_path.strip("/")
-    match = re.fullmatch(r"(.*);(\d+)", wanted)
-    name, cycle = (match[1], int(match[2])) if match else (wanted, None)
+    requested = object_path.strip("/")
+    match = re.fullmatch(r"(.*);(\d+)", requested)
+    name, cycle = (match[1], int(match[2])) if match else (requested, None)
     if name not in trees:
         close = difflib.get_close_matches(name, trees, n=1, cutoff=0.3)
         hint = f"did you mean '{close[0]}'?" if close else f"it holds {', '.join(list(trees)[:5]) or 'no tree'}"
@@ -217,8 +217,8 @@ def _chosen(path: str, object_path: str, trees: Mapping[str, Sequence[int]]) -> 
     if cycle is None:
         return name
     if cycle not in trees[name]:
-        held = ", ".join(f"{name};{one}" for one in trees[name][:8])
-        raise InputError(path, f"no cycle {cycle} of tree '{name}' in it", f"it holds {held}")
+        cycles_text = ", ".join(f"{name};{stored_cycle}" for stored_cycle in trees[name][:8])
+        raise InputError(path, f"no cycle {cycle} of tree '{name}' in it", f"it holds {cycles_text}")
     return f"{name};{cycle}"
 
 
@@ -251,21 +251,25 @@ class RootReader:
             cycles = _cycles(classes)
             trees = list(cycles) if object_path is None else [_chosen(path, object_path, cycles)]
             if not trees:
-                held = ", ".join(dict.fromkeys(key.partition(";")[0] for key in list(classes)[:5])) or "nothing"
+                listed = ", ".join(dict.fromkeys(key.partition(";")[0] for key in list(classes)[:5])) or "nothing"
                 raise InputError(
                     path,
-                    f"holds no TTree or RNTuple (it holds {held})",
+                    f"holds no TTree or RNTuple (it holds {listed})",
                     "name a file of events; a job that selected none may have written no tree",
                 )
             opened = {name: file[name] for name in trees}  # once: a tree of 2000 branches takes uproot seconds
-            found = {name: spell(path, _fields(tree), _LAYOUTS, reading.keep) for name, tree in opened.items()}
+            fields_of = {name: spell(path, _fields(tree), _LAYOUTS, reading.keep) for name, tree in opened.items()}
             fits = {
-                name: layout for name, have in found.items() if (layout := match_layout(have, _LAYOUTS, reading.layout))
+                name: layout
+                for name, have in fields_of.items()
+                if (layout := match_layout(have, _LAYOUTS, reading.layout))
             }
             if not fits:
-                candidates = [one for one in _LAYOUTS if reading.layout in (None, one)] or list(_LAYOUTS)
-                best = max(trees, key=lambda name: nearest(found[name], candidates)[0])
-                raise lacks(path, f"tree '{best}'", found[best], _LAYOUTS, reading.layout)
+                candidates = [
+                    known_layout for known_layout in _LAYOUTS if reading.layout in (None, known_layout)
+                ] or list(_LAYOUTS)
+                best = max(trees, key=lambda name: nearest(fields_of[name], candidates)[0])
+                raise lacks(path, f"tree '{best}'", fields_of[best], _LAYOUTS, reading.layout)
             if len(fits) > 1:
                 name = PurePath(path).name
                 raise InputError(
@@ -274,13 +278,13 @@ class RootReader:
                     f"choose one with data.path: {{{name}: {next(iter(fits))}}}, or with inspect --tree",
                 )
             ((name, layout),) = fits.items()
-            columns, tree = columns_of(layout, found[name], reading), opened[name]
+            columns, tree = columns_of(layout, fields_of[name], reading), opened[name]
             entries = int(tree.num_entries)
             for column in columns:
-                check_field(path, column, found[name][column], layout)
-            columns = (*columns, *check_kept(path, layout, found[name], reading))
+                check_field(path, column, fields_of[name][column], layout)
+            columns = (*columns, *check_kept(path, layout, fields_of[name], reading))
             for column in columns:
-                _check_entries(path, column, found[name][column], entries)
+                _check_entries(path, column, fields_of[name][column], entries)
             return FileInfo(
                 path,
                 self.container,
@@ -305,31 +309,31 @@ class RootReader:
             read = {name for column in info.columns for name in _sources(spelled[column])}
             # a branch that holds read ones, such as Delphes' collections, is not left over
             holders = {name.rpartition(".")[0] for name in read} | {name.partition(".")[0] for name in read}
-            left = (name for name in tree.keys(recursive=False) if name not in holders and name not in read)
-            return (*info.columns, *left)
+            others = (name for name in tree.keys(recursive=False) if name not in holders and name not in read)
+            return (*info.columns, *others)
 
     def columns(self, chunk: EventChunk) -> Columns:
         """Read with uproot."""
         with shared(_open, chunk.path) as file:
             tree = file[chunk.object_path]
             spelled = spell(chunk.path, _fields(tree), _LAYOUTS, chunk.reading.keep)
-            wanted = {name: spelled[name] for name in chunk.columns if name != "jets"}
+            columns = {name: spelled[name] for name in chunk.columns if name != "jets"}
             parts = spelled["jets"].handle if "jets" in chunk.columns else {}
-            raw = _read_fields(tree, {**wanted, **parts}, chunk.start, chunk.stop)
+            raw = _read_fields(tree, {**columns, **parts}, chunk.start, chunk.stop)
         read = {name: plain_column(values, chunk.path, name) for name, values in raw.items()}
-        out = {name: read[name] for name in wanted}
+        out = {name: read[name] for name in columns}
         return {**out, "jets": zip_jets(chunk.path, {name: read[name] for name in parts})} if parts else out
 
 
 def _sources(field: Field) -> list[str]:
     """Return the names in the file of what spells a column."""
-    return [one.name for one in field.handle.values()] if isinstance(field.handle, dict) else [field.name]
+    return [branch.name for branch in field.handle.values()] if isinstance(field.handle, dict) else [field.name]
 
 
 def _check_entries(path: str, column: str, field: Field, entries: int) -> None:
     """Refuse a branch that is shorter or longer than its tree."""
-    for one in field.handle.values() if isinstance(field.handle, dict) else [field]:
-        stated = getattr(one.handle, "num_entries", entries)
+    for branch in field.handle.values() if isinstance(field.handle, dict) else [field]:
+        stated = getattr(branch.handle, "num_entries", entries)
         if stated != entries:
             raise InputError(
                 path, f"column '{column}' has {stated} entries where its tree has {entries}", "write the tree again"

@@ -64,9 +64,9 @@ def scan_simulated(path: str, file: Any, constituents: bool) -> tuple[int, tuple
         raise InputError(path, f"'jets' has shape {shape}, not (events, jets, 4)", "write pt, eta, phi, mass")
     n, k = shape[:2]
     expected = {"tau": (n, k, 3), "label": (n,), "weight": (n,), "event_id": (n,), "parent_id": (n,)}
-    for name, wanted in expected.items():
-        if name in sets and sets[name].shape != wanted:
-            raise InputError(path, f"'{name}' has shape {sets[name].shape}, not {wanted}", "write it again")
+    for name, expected_shape in expected.items():
+        if name in sets and sets[name].shape != expected_shape:
+            raise InputError(path, f"'{name}' has shape {sets[name].shape}, not {expected_shape}", "write it again")
     names = [name for name in (*layout.required, *layout.optional) if name in sets]
     if constituents:
         absent = [name for name in CONSTITUENT_DATASETS if name not in sets]

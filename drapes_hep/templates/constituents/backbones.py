@@ -24,8 +24,8 @@ MEMBER = 3
 """Numbers of a constituent."""
 
 
-def _lacks_network(found: Any) -> str | None:
-    fits = isinstance(found, type) and issubclass(found, nn.Module)
+def _network_problem(candidate: Any) -> str | None:
+    fits = isinstance(candidate, type) and issubclass(candidate, nn.Module)
     return None if fits else "is not a subclass of torch.nn.Module"
 
 
@@ -34,8 +34,8 @@ _KIND = Kind(
     "network",
     "constituents.network",
     "a network",
-    _lacks_network,
-    {name: f"{one.__module__}:{one.__qualname__}" for name, one in _OWN.items()},
+    _network_problem,
+    {name: f"{network.__module__}:{network.__qualname__}" for name, network in _OWN.items()},
 )
 
 
@@ -82,17 +82,17 @@ def make_backbone(config: ConstituentsConfig, seed: int) -> nn.Module:
         If there is no such class, or it refuses the arguments.
     """
     name = config.network
-    found: Any = find_backbone(name, config.folder)
-    known = inspect.signature(found).parameters
-    free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
-    if config.tokens and "tokens" not in known and not free:
+    backbone: Any = find_backbone(name, config.folder)
+    parameters = inspect.signature(backbone).parameters
+    free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    if config.tokens and "tokens" not in parameters and not free:
         raise ConfigError(f"constituents.tokens: the network {name} has no tokens; set it to 0")
-    given = {size: value for size, value in config.sizes.items() if size in known or free}
+    sizes = {size: value for size, value in config.sizes.items() if size in parameters or free}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        with UsersCode(lambda error: _refused(name, "cannot be built: ", error)):
-            made: nn.Module = found(MEMBER, len(config.condition), **given, seed=seed)
-    return made
+        with UsersCode(lambda error: _network_error(name, "cannot be built: ", error)):
+            network: nn.Module = backbone(MEMBER, len(config.condition), **sizes, seed=seed)
+    return network
 
 
 def check_backbone(config: ConstituentsConfig) -> None:
@@ -120,7 +120,7 @@ def _try(config: ConstituentsConfig) -> None:
     x, noise = torch.randn(2, 5, MEMBER, generator=generator).unbind()
     condition = torch.randn(3, len(config.condition), generator=generator)
     what = "cannot be trained: "
-    with UsersCode(lambda error: _refused(name, what, error)):
+    with UsersCode(lambda error: _network_error(name, what, error)):
         shape = tuple(backbone(x, torch.zeros(3), condition, offsets=offsets).shape)
         if shape != tuple(x.shape):  # a column would be repeated
             raise ConfigError(f"constituents.network {name}: returns {shape} for members of {tuple(x.shape)}")
@@ -132,14 +132,14 @@ def _try(config: ConstituentsConfig) -> None:
             try:
                 again, _ = load_model(folder, network=find_backbone(name, config.folder))
             except RunDirectoryError as error:  # of a folder that nobody has seen
-                raise _refused(name, what, error.__cause__ or error) from error
+                raise _network_error(name, what, error.__cause__ or error) from error
         # in training each set has its noise level, in sampling one serves all
         what = "cannot be evaluated at one noise level for all sets: "
         with torch.no_grad():
-            before, after = (one.eval()(x, torch.tensor([0.5]), condition, offsets) for one in (denoiser, again))
+            before, after = (model.eval()(x, torch.tensor([0.5]), condition, offsets) for model in (denoiser, again))
     if not torch.equal(before, after):
         raise ConfigError(f"constituents.network {name}: changes when it is saved and loaded: check config")
 
 
-def _refused(name: str, what: str, error: BaseException) -> ConfigError:
+def _network_error(name: str, what: str, error: BaseException) -> ConfigError:
     return ConfigError(f"constituents.network {name}: {what}{reason_of(error)[:200]}")

@@ -36,13 +36,16 @@ import numpy.typing as npt
 
 from drapes_hep.events.features import wrapped
 
-__all__ = ["COLUMNS", "Bounds", "Chart", "Orientation", "coordinates", "domain", "jets_from", "pair_mass"]
+__all__ = ["COLUMNS", "QUANTITIES", "Bounds", "Chart", "Orientation", "coordinates", "domain", "jets_from", "pair_mass"]
 
 FloatArray = npt.NDArray[np.float64]
 Chart = Literal["solved", "free"]
 
 COLUMNS = ("pt", "eta", "phi", "mass", "n")
 """Columns of jets: transverse momentum (GeV), pseudorapidity, azimuth (rad), mass (GeV), number of constituents."""
+
+QUANTITIES = ("pt", "eta", "mass", "n", "mjj", "delta_phi_jj")
+"""What of :mod:`drapes_hep.templates.comparison` follows from the jets' kinematics and numbers of constituents."""
 
 PT, ETA, PHI, MASS, N = range(5)
 _HALVINGS = 60
@@ -172,8 +175,8 @@ def coordinates(
         turn = wrapped(dphi - math.pi) / 2
         angle = np.stack([turn, -turn], axis=1)
         phi = wrapped(jets[:, 0, PHI] - turn)
-        one = np.ones(len(jets))
-        return np.stack([np.log(pt), eta, angle, mass, number], axis=2), Orientation(phi, one, one)
+        ones = np.ones(len(jets))
+        return np.stack([np.log(pt), eta, angle, mass, number], axis=2), Orientation(phi, ones, ones)
     signs = [np.where(d < 0, -1.0, 1.0) for d in (eta[:, 0] - eta[:, 1], dphi)]
     ratio, opening = pt[:, 1] / pt[:, 0], math.pi - np.abs(dphi)
     boost = signs[0] * eta.mean(axis=1)

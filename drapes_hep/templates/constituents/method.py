@@ -18,7 +18,6 @@ from torch import Tensor
 
 from drapes_hep.config import NETWORKS, Config, ConstituentsConfig, TemplateConfig, TrainingConfig
 from drapes_hep.diffusion.schedules import Schedule
-from drapes_hep.diffusion.training import TrainingCurve
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.clustering import falling_pt, subjettiness
@@ -27,10 +26,9 @@ from drapes_hep.events.schema import nested, ragged
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.packed import Sets, take
 from drapes_hep.plugins import source_hashes
-from drapes_hep.templates.comparison import KINEMATICS
 from drapes_hep.templates.constituents.backbones import check_backbone, find_backbone
 from drapes_hep.templates.constituents.conserve import jet_sums
-from drapes_hep.templates.constituents.kinematics import N
+from drapes_hep.templates.constituents.kinematics import QUANTITIES, N
 from drapes_hep.templates.constituents.model import (
     ConstituentModel,
     fit_constituents,
@@ -42,7 +40,8 @@ from drapes_hep.templates.constituents.model import (
 from drapes_hep.templates.drapes import describe_sampler, levels
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
-from drapes_hep.templates.plan import EventTable, Plan, Template
+from drapes_hep.templates.tables import EventTable, Plan, Template
+from drapes_hep.training.curves import TrainingCurve
 
 __all__ = ["LOSSES", "DrapesConstituents", "build_jets", "constituent_levels"]
 
@@ -58,7 +57,7 @@ leading jet falls below the smallest pT of the training, or a jet is outside its
 again from the constituents is outside the region; a feature is undefined (tau21 of a jet with tau1 = 0)."""
 
 
-def build_jets(constituents: Sets, reading: Reading, asked: FloatArray | None = None) -> AwkwardArray:
+def build_jets(constituents: Sets, reading: Reading, kinematics: FloatArray | None = None) -> AwkwardArray:
     """Build pairs of jets from their constituents.
 
     Parameters
@@ -67,7 +66,7 @@ def build_jets(constituents: Sets, reading: Reading, asked: FloatArray | None = 
         2 n sets: pt (GeV), eta, phi of massless constituents.
     reading : Reading
         Its ``radius`` and ``axes`` are those of N-subjettiness.
-    asked : array, shape (n, 2, 5), optional
+    kinematics : array, shape (n, 2, 5), optional
         The jets' own kinematics, where they are not the sums of their constituents.
 
     Returns
@@ -82,8 +81,10 @@ def build_jets(constituents: Sets, reading: Reading, asked: FloatArray | None = 
     sums = jet_sums(pt, eta, phi, offsets)
     tau = subjettiness(pt, eta, phi, offsets, reading)
     outer = 2 * np.arange((len(offsets) - 1) // 2 + 1)
-    found = [sums.pt, sums.eta, sums.phi, sums.mass] if asked is None else list(asked.reshape(-1, 5).T[:4])
-    columns = dict(zip(("pt", "eta", "phi", "mass"), found, strict=True))
+    columns_of_jets = (
+        [sums.pt, sums.eta, sums.phi, sums.mass] if kinematics is None else list(kinematics.reshape(-1, 5).T[:4])
+    )
+    columns = dict(zip(("pt", "eta", "phi", "mass"), columns_of_jets, strict=True))
     columns |= {f"tau{i + 1}": tau[:, i] for i in range(3)}
     inside = {"pt": pt, "eta": eta, "phi": phi, "mass": np.zeros_like(pt)}
     lists = ak.zip({name: nested(np.ascontiguousarray(value), offsets, outer) for name, value in inside.items()})
@@ -128,10 +129,10 @@ class DrapesConstituents(BackgroundMethod):
         if config.constituents is None:
             raise ConfigError("constituents: the section is missing")
         self.config, self.section = config, config.constituents
-        kept = kept_fields(config.features, **config.definitions)
-        if kept:
+        kept_columns = kept_fields(config.features, **config.definitions)
+        if kept_columns:
             raise ConfigError(
-                f"constituents: a feature needs '{kept[0]}' of selection.keep, which generated jets do not have"
+                f"constituents: a feature needs '{kept_columns[0]}' of selection.keep, which generated jets do not have"
             )
         self.reading = Reading(radius=config.data.radius, axes=config.data.axes)
         recipe = RECIPES[config.template.method]
@@ -221,14 +222,14 @@ class DrapesConstituents(BackgroundMethod):
         """Name what jets take over from their parents: kinematics that are not made, as far as they are kept."""
         if not self.partial or self.section.kinematics_strength is not None:
             return ()
-        return KINEMATICS if model.keeps else ("n",)
+        return QUANTITIES if model.keeps else ("n",)
 
     def reach(self, region: tuple[float, float]) -> tuple[float, float]:
         """Widen the region by ``constituents.margin`` where free kinematics let events migrate."""
         if self.section.kinematics != "free":
             return region
-        (low, high), margin, (least, most) = region, self.section.margin, self.config.mass.range
-        return max(low * (1 - margin), least), min(high * (1 + margin), most)
+        (low, high), margin, (least, largest) = region, self.section.margin, self.config.mass.range
+        return max(low * (1 - margin), least), min(high * (1 + margin), largest)
 
     def sample(self, model: ConstituentModel, plan: Plan, parents: EventTable | None, task: SampleTask) -> Template:
         """Make jets with constituents, a block of events after the other.

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from drapes_hep.config import ConstituentsConfig, TrainingConfig
 from drapes_hep.diffusion.checkpoints import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
-from drapes_hep.diffusion.samplers import Precision, sample
-from drapes_hep.diffusion.training import Epoch, TrainingResult, TrainingSettings, train
+from drapes_hep.diffusion.samplers import sample
+from drapes_hep.diffusion.training import TrainingResult, TrainingSettings, train
 from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.events.features import wrapped
 from drapes_hep.events.ragged import KINEMATICS, low_level, pack_nested
@@ -42,6 +42,7 @@ from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
 from drapes_hep.events.schema import offsets_of, places_of
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.fixed import JET_HEADS
+from drapes_hep.kernels import Precision
 from drapes_hep.networks import AttentiveDeepSets, ResidualMLP
 from drapes_hep.packed import Sets, take
 from drapes_hep.rng import event_normals, event_uniforms, stage_seed
@@ -59,6 +60,7 @@ from drapes_hep.templates.constituents.kinematics import (
 )
 from drapes_hep.templates.feature_model import check_hidden, check_parts
 from drapes_hep.templates.parts import TRAIN, VALIDATION
+from drapes_hep.training.curves import Epoch
 
 __all__ = [
     "ConstituentModel",

@@ -20,11 +20,13 @@ from drapes_hep.files import read_json
 from drapes_hep.pipeline.execution import check_current
 from drapes_hep.pipeline.run_directory import RunDirectory, open_run
 from drapes_hep.regions import Window, parse_window, sliding_windows
-from drapes_hep.spectrum.mass import Density, find_shape
+from drapes_hep.spectrum.fit import Density
+from drapes_hep.spectrum.shapes import find_shape
 from drapes_hep.templates.methods import BackgroundMethod, SampleTask
 from drapes_hep.templates.parts import split_sidebands
-from drapes_hep.templates.plan import EventTable, Pool, Template, plan_chunk
+from drapes_hep.templates.plan import Pool, plan_chunk
 from drapes_hep.templates.registry import method_of
+from drapes_hep.templates.tables import EventTable, Template
 from drapes_hep.templates.window_models import load_window_model, model_files, sample_template
 
 __all__ = ["ChunkTemplate", "load_chunk_template"]
