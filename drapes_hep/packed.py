@@ -133,7 +133,7 @@ def take(sets: Sets, index: Tensor) -> Sets:
         index = torch.nonzero(index)[:, 0]
     index = index.to(device=sets.offsets.device, dtype=torch.int64)
     if bool(((index < -count) | (index >= count)).any()):
-        raise IndexError(f"an index lies beyond {count} sets")
+        raise IndexError(f"an index is out of range for {count} sets")
     index = torch.where(index < 0, index + count, index)
     rows, offsets = runs(sets.offsets[index], sets.lengths[index])
     return Sets(sets.values[rows], offsets)

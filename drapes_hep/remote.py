@@ -262,7 +262,7 @@ def _is_truncated(error: BaseException) -> bool:
 
 
 def _xrootd_error(url: str, error: BaseException) -> InputError | None:
-    """Describe an error of XRootD, by its protocol's number or a message text."""
+    """Describe an error of XRootD, by its protocol's number or its client's text."""
     if not url.startswith(("root:", "roots:", "xroot:", "xroots:")) or not isinstance(error, OSError):
         return None
     text = str(error)

@@ -1,6 +1,6 @@
 """A search from Python: :class:`Search` runs the stages of the command line, :func:`run_search` all of them at once.
 
-Everything lies in a run directory as for ``drapes run``: a search resumes where it was, and commands can continue it.
+Everything is in a run directory as for ``drapes run``: a search resumes where it was, and commands can continue it.
 """
 
 from __future__ import annotations

@@ -289,9 +289,7 @@ def kept_fields(names: Sequence[str], define: Definitions | None = None, keep: S
 def _check_definition(name: str, define: Definitions, keep: Sequence[str]) -> None:
     where, columns = f"define.{name}", kept_columns(keep)
     if _is_resonant(name):
-        raise ConfigError(
-            f"{where}: the resonant mass m_JJ cannot be a feature: the classifier would learn the window"
-        )
+        raise ConfigError(f"{where}: the resonant mass m_JJ cannot be a feature: the classifier would learn the window")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ConfigError(f"{where}: use letters, digits and underscores, beginning with a letter")
     if name in FEATURES or name in _TAKEN or name in _COLUMNS:

@@ -265,7 +265,7 @@ def metric_rows(run: RunFiles) -> list[Row]:
 
 
 def window_summary(files: WindowFiles) -> Markup | str:
-    """Return in the figures of a window in one line."""
+    """Describe the figures of a window in one line."""
     quoted = [p for p in files.points if p.get("p_local") is not None]
     if not quoted:
         return "no working point is quoted"

@@ -87,8 +87,8 @@ def _check_same_search(run: RunDirectory, own: Mapping[str, Any], config: Mappin
     if difference is not None:
         key, then, requested = difference
         raise RunDirectoryError(
-            f"{run.path}: was run with {key} {shown(then)}, the configuration has {shown(requested)}; a report"
-            f" shows what was done: leave the configuration (drapes report -o {run.path}), or search again with"
+            f"{run.path}: was run with {key} {shown(then)}, the configuration has {shown(requested)}; omit"
+            f" the configuration (drapes report -o {run.path}), or search again with"
             " another -o"
         )
 

@@ -53,7 +53,7 @@ def read_table(path: Path, features: Sequence[str], tree: str | None = None) -> 
     Raises
     ------
     InputError
-        If the file cannot be read, lacks a column, or holds what is no number.
+        If the file cannot be read, lacks a column, or has values that are not numbers.
     """
     columns = _root(path, tree, features) if path.suffix == ".root" else _parquet(path, features)
     out: dict[str, npt.NDArray[Any]] = {}

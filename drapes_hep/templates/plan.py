@@ -1,8 +1,7 @@
 r"""The plan of a template: which events it starts from, at which masses, and how often each.
 
 This is the only place of the rule, for a window's template, its closure sample, its pseudo-window, a chunk of a
-finished run and the trials of a study. A method says where it starts from; all else follows from the
-events:
+finished run and the trials of a study. A method says where it starts from; all else follows from the events:
 
 ============  ==================================================  ==================================================
 source        parents of the template of a region [a, b)          parents of the closure sample

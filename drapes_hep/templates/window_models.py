@@ -181,7 +181,7 @@ def sample_template(
     LeakError
         If it holds an event of the data in the region: a classifier would be told that data are background.
     ConfigError
-        If a parent is no event of the data.
+        If a parent is not an event of the data.
     """
     found = method.sample(model, planned.starts, planned.parents, task)
     inside = data.take(task.region(data.mjj))
