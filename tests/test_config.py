@@ -282,7 +282,7 @@ def test_a_boolean_in_quotes_is_refused_everywhere(tmp_path, key, word, quote):
         ),
         (["seed=x", "seed=y"], "--set seed=y", "'seed': expected a whole number, got the text 'y'"),
         (["data.path=[]"], "--set data.path=[]", "'data.path': is empty"),
-        (["data.path="], "--set data.path=", "'data.path': has no value, and no default"),
+        (["data.path="], "--set data.path=", "'data.path': has no value and no default"),
     ],
 )
 def test_a_mistake_of_an_assignment_names_the_assignment(tmp_path, assignments, to_blame, words):
