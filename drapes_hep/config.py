@@ -738,25 +738,34 @@ class Config(_Section):
             )
         if self.study.window is not None and not low < self.study.window[0] < self.study.window[1] < high:
             raise ValueError(f"study.window must be increasing and inside mass.range [{low:g}, {high:g}]")
-        if self.constituents is not None:
-            if self.template.method == "file":
-                raise ValueError("constituents: a template file contains features only; remove this section")
-            if self.template.method == "from_low_noise":
-                raise ValueError("constituents: from_low_noise generates features only")
-            if self.template.method == "from_sidebands" and self.constituents.kinematics_strength is None:
-                raise ValueError("constituents: from_sidebands needs constituents.kinematics_strength")
-            noise = self.constituents.kinematics_strength
-            if noise is not None and not self.template.sigma_min <= noise <= self.template.sigma_max:
-                low, high = self.template.sigma_min, self.template.sigma_max
-                raise ValueError(f"constituents.kinematics_strength {noise:g} is not within {low:g} to {high:g}")
-            if (self.template.steps_left or 0) > self.constituents.steps:
-                raise ValueError("template.steps_left exceeds constituents.steps")
-            if self.constituents.kinematics_network == "deepsets" and self.training.width % JET_HEADS:
-                raise ValueError(
-                    f"training.width {self.training.width} is not a multiple of the {JET_HEADS} heads of"
-                    " constituents.kinematics_network deepsets"
-                )
-        elif self.cwola.classifier in ON_CONSTITUENTS:
+        return self
+
+    @model_validator(mode="after")
+    def _consistent_constituents(self) -> Config:
+        if self.constituents is None:
+            return self
+        template, noise = self.template, self.constituents.kinematics_strength
+        if template.method == "file":
+            raise ValueError("constituents: a template file contains features only; remove this section")
+        if template.method == "from_low_noise":
+            raise ValueError("constituents: from_low_noise generates features only")
+        if template.method == "from_sidebands" and noise is None:
+            raise ValueError("constituents: from_sidebands needs constituents.kinematics_strength")
+        if noise is not None and not template.sigma_min <= noise <= template.sigma_max:
+            low, high = template.sigma_min, template.sigma_max
+            raise ValueError(f"constituents.kinematics_strength {noise:g} is not within {low:g} to {high:g}")
+        if (template.steps_left or 0) > self.constituents.steps:
+            raise ValueError("template.steps_left exceeds constituents.steps")
+        if self.constituents.kinematics_network == "deepsets" and self.training.width % JET_HEADS:
+            raise ValueError(
+                f"training.width {self.training.width} is not a multiple of the {JET_HEADS} heads of"
+                " constituents.kinematics_network deepsets"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _consistent_classifier(self) -> Config:
+        if self.constituents is None and self.cwola.classifier in ON_CONSTITUENTS:
             raise ValueError(
                 f"cwola.classifier {self.cwola.classifier} needs templates of constituents: add 'constituents: {{}}'"
             )
@@ -765,6 +774,10 @@ class Config(_Section):
                 "cwola.options: kinematics gives m_JJ to the classifier, and its cuts would sculpt the spectrum: remove"
                 " it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Config:
         if len(set(self.features)) != len(self.features):
             raise ValueError("a feature is listed twice")
         if len(set(self.selection.keep)) != len(self.selection.keep):

@@ -113,170 +113,193 @@ def results_record(
     }
 
 
-def results_schema() -> dict[str, Any]:
-    """Return the JSON schema (draft 2020-12) of ``results.json``, every field with its meaning."""
+_NUMBER, _COUNT = {"type": "number"}, {"type": "integer", "minimum": 0}
+_PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
+_EFFICIENCY = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+_INTERVAL = {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2}
+_BOOLEAN = {"type": "boolean"}
 
-    def record(**properties: object) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        }
 
-    def nullable(schema: Mapping[str, Any]) -> dict[str, Any]:
-        return {"anyOf": [schema, {"type": "null"}]}
+def _record(**properties: object) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
-    def field(meaning: str, schema: Mapping[str, Any], null: bool = False) -> dict[str, Any]:
-        return {"description": meaning, **(nullable(schema) if null else schema)}
 
-    number, count = {"type": "number"}, {"type": "integer", "minimum": 0}
-    probability = {"type": "number", "minimum": 0, "maximum": 1}
-    efficiency = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
-    interval = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
-    boolean = {"type": "boolean"}
-    error = field("Its standard error.", {"type": "number", "minimum": 0})
-    value = {"value": field("The number.", number), "error": error}
-    estimate = record(**value)
-    pseudo = record(**value, window=field("The pseudo-window, GeV.", interval))
-    sic = record(
-        **value,
-        signal_efficiency=field("Efficiency of the cut for true signal in the window.", probability),
-        background_efficiency=field("Efficiency of the cut for true background in the window.", probability),
-    )
-    point = record(
-        background_efficiency=field("The cut: the fraction of the template that passes; 1 means no cut.", efficiency),
-        observed=field("Events in the window that pass; null if blind.", count, null=True),
-        expected=field(
-            "Background expected among them; null with too few fitted events or a poor fit.", number, null=True
+def _field(meaning: str, schema: Mapping[str, Any], null: bool = False) -> dict[str, Any]:
+    return {"description": meaning, **({"anyOf": [schema, {"type": "null"}]} if null else schema)}
+
+
+def _value() -> dict[str, Any]:
+    error = _field("Its standard error.", {"type": "number", "minimum": 0})
+    return {"value": _field("The number.", _NUMBER), "error": error}
+
+
+def _point_schema() -> dict[str, Any]:
+    return _record(
+        background_efficiency=_field("The cut: the fraction of the template that passes; 1 means no cut.", _EFFICIENCY),
+        observed=_field("Events in the window that pass; null if blind.", _COUNT, null=True),
+        expected=_field(
+            "Background expected among them; null with too few fitted events or a poor fit.", _NUMBER, null=True
         ),
-        expected_error=field("Standard error of the expectation, without Poisson fluctuation.", number, null=True),
-        p_local=field(
+        expected_error=_field("Standard error of the expectation, without Poisson fluctuation.", _NUMBER, null=True),
+        p_local=_field(
             "Probability of at least as many events under the background-only hypothesis, including the error of the"
             " expectation; null without an expectation, or if it is below 0.001 events.",
-            probability,
+            _PROBABILITY,
             null=True,
         ),
-        z_local=field("p_local in one-sided standard deviations; null where nothing is observed.", number, null=True),
-        expected_template=field(
+        z_local=_field(
+            "p_local in one-sided standard deviations; null where nothing is observed.", _NUMBER, null=True
+        ),
+        expected_template=_field(
             "Cross-check, not part of the result: the expectation if the template were perfect, its efficiency times"
             " the inclusive expectation; null if blind.",
-            number,
+            _NUMBER,
             null=True,
         ),
-        expected_template_error=field("Its standard error.", number, null=True),
-        degree=field("Degree of the polynomial in the efficiency; null for the inclusive point.", count, null=True),
-        fitted_events=field(
+        expected_template_error=_field("Its standard error.", _NUMBER, null=True),
+        degree=_field("Degree of the polynomial in the efficiency; null for the inclusive point.", _COUNT, null=True),
+        fitted_events=_field(
             "Events outside the window that pass and that this point's fit uses: all for the inclusive point, only"
             " the closure events of the sidebands after a cut. hunt.min_events is its minimum.",
-            count,
+            _COUNT,
         ),
     )
-    fit = record(
-        chi2=field(
-            "Likelihood ratio 2NLLR (sum of the Poisson deviances of the bins), not a Pearson chi2.", number, null=True
+
+
+def _fit_schema() -> dict[str, Any]:
+    return _record(
+        chi2=_field(
+            "Likelihood ratio 2NLLR (sum of the Poisson deviances of the bins), not a Pearson chi2.", _NUMBER, null=True
         ),
-        ndof=field("Degrees of freedom.", {"type": "integer"}),
-        p_value=field("p-value of the 2NLLR, valid for bins with few events.", probability, null=True),
-        good=field("Whether p_value is at least 0.001; if not, the window has no expectation.", boolean),
-        parameters=field(
+        ndof=_field("Degrees of freedom.", {"type": "integer"}),
+        p_value=_field("p-value of the 2NLLR, valid for bins with few events.", _PROBABILITY, null=True),
+        good=_field("Whether p_value is at least 0.001; if not, the window has no expectation.", _BOOLEAN),
+        parameters=_field(
             "Parameters of the shape: ln_p1 is the logarithm of p_1 in docs/method.md, the others are p_2, ...",
-            {"type": "object", "additionalProperties": number},
+            {"type": "object", "additionalProperties": _NUMBER},
         ),
     )
-    template = record(
-        name=field("Template method: template.method.", {"type": "string"}),
-        n=field("Number of template events; null if blind.", count, null=True),
-        strength=field("Noise sigma / alpha at which generation starts; null for full noise.", number, null=True),
-        steps_left=field("Remaining sampler steps at that noise; null for full noise.", count, null=True),
-        lost=field(
+
+
+def _template_schema() -> dict[str, Any]:
+    estimate, pseudo = _record(**_value()), _record(**_value(), window=_field("The pseudo-window, GeV.", _INTERVAL))
+    return _record(
+        name=_field("Template method: template.method.", {"type": "string"}),
+        n=_field("Number of template events; null if blind.", _COUNT, null=True),
+        strength=_field("Noise sigma / alpha at which generation starts; null for full noise.", _NUMBER, null=True),
+        steps_left=_field("Remaining sampler steps at that noise; null for full noise.", _COUNT, null=True),
+        lost=_field(
             "For templates of constituents, generated events that are not part of it, by reason: see"
             " docs/run-directory.md; null for templates of features, or if blind.",
-            {"type": "object", "additionalProperties": count},
+            {"type": "object", "additionalProperties": _COUNT},
             null=True,
         ),
-        auc_vs_truth=field(
+        auc_vs_truth=_field(
             "AUC against true background in the window; null without labels or if blind.", estimate, null=True
         ),
-        auc_vs_sideband_closure=field(
+        auc_vs_sideband_closure=_field(
             "AUC against held-out sideband events, generated at their masses; if blind, those outside all windows.",
             estimate,
             null=True,
         ),
-        auc_vs_pseudo_window=field(
+        auc_vs_pseudo_window=_field(
             "AUC against data in the pseudo-window (if blind, outside all windows); null where there is none.",
             pseudo,
             null=True,
         ),
     )
-    metrics = record(
-        auc=field("AUC of true signal against true background in the window.", estimate, null=True),
-        sic_100=field(
+
+
+def _metrics_schema() -> dict[str, Any]:
+    estimate = _record(**_value())
+    sic = _record(
+        **_value(),
+        signal_efficiency=_field("Of the cut, true signal of the window.", _PROBABILITY),
+        background_efficiency=_field("Of the cut, true background of the window.", _PROBABILITY),
+    )
+    return _record(
+        auc=_field("AUC of true signal against true background in the window.", estimate, null=True),
+        sic_100=_field(
             "Signal efficiency divided by the square root of background efficiency, at rejection 100.", sic, null=True
         ),
-        sic_1000=field("The same at rejection 1000.", sic, null=True),
-        sic_max=field("The maximum over cuts that enough background events pass.", sic, null=True),
+        sic_1000=_field("The same at rejection 1000.", sic, null=True),
+        sic_max=_field("The maximum over cuts that enough background events pass.", sic, null=True),
     )
-    window = record(
-        sr=field("The window, GeV.", interval),
-        n_observed=field("Selected events in it; null if blind.", count, null=True),
-        n_signal_truth=field("True signal among them; null without labels or if blind.", count, null=True),
-        fit=field("The inclusive fit outside the window (outside all windows if blind).", fit),
-        template=field("Its background template.", template),
-        working_points=field(
+
+
+def _window_schema() -> dict[str, Any]:
+    return _record(
+        sr=_field("The window, GeV.", _INTERVAL),
+        n_observed=_field("Selected events in it; null if blind.", _COUNT, null=True),
+        n_signal_truth=_field("True signal among them; null without labels or if blind.", _COUNT, null=True),
+        fit=_field("The inclusive fit outside the window (outside all windows if blind).", _fit_schema()),
+        template=_field("Its background template.", _template_schema()),
+        working_points=_field(
             "Working points from loose to tight; the first is inclusive.",
-            {"type": "array", "items": point, "minItems": 1},
+            {"type": "array", "items": _point_schema(), "minItems": 1},
         ),
-        metrics=field("Metrics from labels; null without labels or if blind.", metrics, null=True),
+        metrics=_field("Metrics from labels; null without labels or if blind.", _metrics_schema(), null=True),
     )
-    whole = record(
-        p_global=field(
+
+
+def _global_schema() -> dict[str, Any]:
+    return _record(
+        p_global=_field(
             "(k + 1)/(n + 1), if k of n pseudo-experiments are at least as extreme as the data; null without them, if"
             " blind, or if not all windows were hunted.",
-            probability,
+            _PROBABILITY,
             null=True,
         ),
-        z_global=field("One-sided standard deviations of p_global; null if p_global is 1.", number, null=True),
-        p_global_interval=field("95% interval of k/n (Clopper and Pearson).", interval, null=True),
-        bound=field("Whether k is 0: p_global is then an upper bound, z_global a lower one.", boolean, null=True),
-        exceeding=field("k, the pseudo-experiments at least as extreme as the data.", count, null=True),
-        p_global_extrapolated=field(
+        z_global=_field("One-sided standard deviations of p_global; null if p_global is 1.", _NUMBER, null=True),
+        p_global_interval=_field("95% interval of k/n (Clopper and Pearson).", _INTERVAL, null=True),
+        bound=_field("Whether k is 0: p_global is then an upper bound, z_global a lower one.", _BOOLEAN, null=True),
+        exceeding=_field("k, the pseudo-experiments at least as extreme as the data.", _COUNT, null=True),
+        p_global_extrapolated=_field(
             "From the distribution of the smallest p-values of the pseudo-experiments, 1 - (1 -"
             " p_local)^effective_trials; to be quoted if k is small. null if p_global is, or if none of them has a"
             " p-value.",
-            probability,
+            _PROBABILITY,
             null=True,
         ),
-        z_global_extrapolated=field("p_global_extrapolated in one-sided standard deviations.", number, null=True),
-        p_global_extrapolated_interval=field(
-            "Its 68% interval, from the number of pseudo-experiments only.", interval, null=True
+        z_global_extrapolated=_field("p_global_extrapolated in one-sided standard deviations.", _NUMBER, null=True),
+        p_global_extrapolated_interval=_field(
+            "Its 68% interval, from the number of pseudo-experiments only.", _INTERVAL, null=True
         ),
-        effective_trials=field(
+        effective_trials=_field(
             "Number of independent searches whose smallest p-value has the same distribution.",
             {"type": "number", "exclusiveMinimum": 0},
             null=True,
         ),
-        effective_trials_interval=field("Its 68% interval.", interval, null=True),
-        best_window=field("The window of the smallest p_local, GeV.", interval, null=True),
-        best_background_efficiency=field("The cut of the smallest p_local.", efficiency, null=True),
-        toys=field("n, the number of pseudo-experiments.", count),
-        reason=field("Why p_global is null; null if it is not.", {"type": "string"}, null=True),
+        effective_trials_interval=_field("Its 68% interval.", _INTERVAL, null=True),
+        best_window=_field("The window of the smallest p_local, GeV.", _INTERVAL, null=True),
+        best_background_efficiency=_field("The cut of the smallest p_local.", _EFFICIENCY, null=True),
+        toys=_field("n, the number of pseudo-experiments.", _COUNT),
+        reason=_field("Why p_global is null; null if it is not.", {"type": "string"}, null=True),
     )
-    accounting = record(
-        requested=field("Events in the files; null if blind.", count, null=True),
-        processed=field(
+
+
+def results_schema() -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of ``results.json``, every field with its meaning."""
+    accounting = _record(
+        requested=_field("Events in the files; null if blind.", _COUNT, null=True),
+        processed=_field(
             "Events passed to the selection or set aside as not injected; null if blind.",
-            count,
+            _COUNT,
             null=True,
         ),
-        lost=field("The difference: always 0, otherwise the skim stops.", count),
+        lost=_field("The difference: always 0, otherwise the skim stops.", _COUNT),
     )
-    top = record(
-        schema_version=field("Version of this layout.", {"const": SCHEMA_VERSION}),
-        blind=field("Whether data inside the windows are hidden.", boolean),
-        accounting=field("Accounting of the events.", accounting),
-        windows=field("Windows, from low to high mass.", {"type": "array", "items": window, "minItems": 1}),
-        **{"global": field("The search as a whole.", whole)},
+    top = _record(
+        schema_version=_field("Version of this layout.", {"const": SCHEMA_VERSION}),
+        blind=_field("Whether data inside the windows are hidden.", _BOOLEAN),
+        accounting=_field("Accounting of the events.", accounting),
+        windows=_field("Windows, from low to high mass.", {"type": "array", "items": _window_schema(), "minItems": 1}),
+        **{"global": _field("The search as a whole.", _global_schema())},
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
