@@ -324,7 +324,7 @@ class Results(Kept):
     path : Path
         ``results.json``.
     blind : bool
-        Whether data inside the windows were left uncounted.
+        Whether data inside the windows are hidden.
     accounting : Accounting
     windows : tuple of WindowResult
         From low to high mass.

@@ -152,9 +152,7 @@ def _point_schema() -> dict[str, Any]:
             _PROBABILITY,
             null=True,
         ),
-        z_local=_field(
-            "p_local in one-sided standard deviations; null where nothing is observed.", _NUMBER, null=True
-        ),
+        z_local=_field("p_local in one-sided standard deviations; null where nothing is observed.", _NUMBER, null=True),
         expected_template=_field(
             "Cross-check, not part of the result: the expectation if the template were perfect, its efficiency times"
             " the inclusive expectation; null if blind.",
@@ -219,8 +217,8 @@ def _metrics_schema() -> dict[str, Any]:
     estimate = _record(**_value())
     sic = _record(
         **_value(),
-        signal_efficiency=_field("Of the cut, true signal of the window.", _PROBABILITY),
-        background_efficiency=_field("Of the cut, true background of the window.", _PROBABILITY),
+        signal_efficiency=_field("Efficiency of the cut for true signal in the window.", _PROBABILITY),
+        background_efficiency=_field("Efficiency of the cut for true background in the window.", _PROBABILITY),
     )
     return _record(
         auc=_field("AUC of true signal against true background in the window.", estimate, null=True),

@@ -60,7 +60,7 @@ class Search:
     quiet : bool
         No progress bars and no messages.
     overwrite : bool
-        Replace finished stages of another configuration in the run directory.
+        Replace finished stages that were run with another configuration.
 
     Raises
     ------

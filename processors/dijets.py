@@ -41,7 +41,7 @@ class DijetSettings:
     Parameters
     ----------
     leading_pt : float
-        Least transverse momentum of the leading jet, GeV.
+        Minimum transverse momentum of the leading jet, GeV.
     abs_eta_max : float
         Maximum absolute pseudorapidity of both jets.
     features : tuple of str

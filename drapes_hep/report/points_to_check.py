@@ -49,7 +49,7 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
             (f"{files.title} GeV from {words}" for files, quality in pairs for words in _differences(quality)),
         ),
         (
-            "Generated events that are not in the template, whose shape they may bend",
+            "Generated events rejected from the template, which may bias its shape",
             (words for files, _ in pairs for words in _losses(files)),
         ),
         (

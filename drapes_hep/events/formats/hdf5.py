@@ -149,9 +149,7 @@ def _frames(path: str, file: Any, wanted: str | None) -> dict[str, tuple[str, An
         return frames
     name = wanted.strip("/")
     if name not in frames:
-        raise InputError(
-                        path, f"contains no frame '{wanted}'", f"it holds {', '.join(frames) or 'none'}"
-                    )
+        raise InputError(path, f"contains no frame '{wanted}'", f"it holds {', '.join(frames) or 'none'}")
     return {name: frames[name]}
 
 

@@ -98,7 +98,8 @@ def fit_constituents(
     """
     if task.events.jets is None:
         raise ConfigError(
-            "constituents: the selected events hold no constituents; take processors/constituents.py:Constituents"
+            "constituents: the selected events hold no constituents; set processor:"
+            " processors/constituents.py:Constituents"
         )
     check_hidden(task.events.mjj, task.hidden)
     check_parts(task.part, task.events.weight)
