@@ -13,7 +13,7 @@ from typing import Any
 
 from drapes_hep.errors import ConfigError, InputError, counted
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key, label_file
-from drapes_hep.events.formats.base import EventReader
+from drapes_hep.events.formats.base import EventReader, columns_of
 from drapes_hep.events.formats.columns import Columns
 from drapes_hep.events.formats.hdf5 import Hdf5Reader
 from drapes_hep.events.formats.layouts import LAYOUTS
