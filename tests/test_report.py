@@ -20,7 +20,6 @@ from scipy.stats import norm
 from drapes_hep.config import Config
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.events.features import FEATURES
-from drapes_hep.report import album as album_module
 from drapes_hep.report import sections, write_report
 from drapes_hep.report.pictures import Album, Picture
 from drapes_hep.report.run_files import load_run
@@ -401,7 +400,7 @@ def run(tmp_path_factory):
 def coarse():
     """Small pictures: what is drawn is the same."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(album_module, "DPI", 25)
+        patch.setattr("drapes_hep.report.pictures.DPI", 25)
         yield
 
 
