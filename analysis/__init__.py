@@ -1,1 +1,1 @@
-"""Studies on top of the library: they arrange, repeat and draw; no mathematics lives here."""
+"""Studies on top of the library: they configure, repeat and plot."""

@@ -1,10 +1,10 @@
-"""What the template and the classifier owe their quality to: one choice changed at a time.
+"""Choices for the template and the classifier, changed one at a time.
 
 To run it::
 
     drapes study ablation configs/studies.yaml
 
-Judged on simulated events alone: AUC against true background without signal, and SIC at the smaller injection.
+Evaluated only on simulated events: AUC against true background without signal, and SIC at the smaller injection.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def entries(config: Config) -> list[Entry]:
 
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
-    """Draw AUC and SIC, a place on the axis a variant."""
+    """Draw AUC and SIC, one position on the axis per variant."""
     out = []
     for measure, column, label in (
         ("quality", "auc", "AUC, template against true background"),

@@ -1,4 +1,4 @@
-"""How far noising and denoising carries signal and background, |x0 - x'|, and what it finds.
+"""Displacement |x0 - x'| of signal and background by noising and denoising, and its use as an anomaly score.
 
 arXiv:2312.10130, figures 15 and 16. To run it::
 
@@ -22,7 +22,7 @@ SHOWN = ("m_j1", "tau21_j1")
 
 
 def entries(config: Config) -> list[Entry]:
-    """Carry the window's events, at each strength, by a model of data without signal."""
+    """Noise and denoise the events in the window, at each strength, with a model of data without signal."""
     return [
         Entry(
             Trial(
@@ -36,7 +36,7 @@ def entries(config: Config) -> list[Entry]:
 
 
 def lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
-    """Return a line a feature and class, and one for the distance as a score."""
+    """Return one line per feature and class, and one for the distance as a score."""
     shared = {**entry.labels, **{name: record[name] for name in ("strength", "steps", "evaluations")}}
     out: list[Row] = []
     for feature in (*entry.trial.config.features, DISTANCE):
@@ -56,7 +56,7 @@ def lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
 
 
 def panels(rows: Sequence[Row], config: Config) -> list[Panel]:
-    """Draw a panel a feature, the distance in scaled features, and its AUC as an anomaly score."""
+    """Draw one panel per feature, the distance in scaled features, and its AUC as an anomaly score."""
     x = r"Noise $\sigma'$"
     out = [
         Panel(

@@ -3,9 +3,9 @@
     python analysis/efficiency_slopes.py RUN --window 3000-3400 --window 3900-4300
 
 u goes from -1 to 1 over the fitted range; a is varied. RUN is a finished run that is not blinded: its inclusive fit is
-the background, its closure part the share of the sidebands that is counted. Inside the window a cut passes, on average,
-what its name says. Prints a line a window, cut and slope: how much more often the cut passes in the upper than in the
-lower sideband, the pulls' mean and width, and in how many pseudo-experiments the cut is not quoted.
+the background, its closure events the counted fraction of the sidebands. Inside the window, a cut has on average its
+nominal efficiency. Prints one line per window, cut and slope: how much more often the cut passes in the upper than in
+the lower sideband, the pulls' mean and width, and in how many pseudo-experiments the cut is not quoted.
 """
 
 from __future__ import annotations

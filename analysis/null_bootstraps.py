@@ -9,7 +9,7 @@ keeps the sample's own fluctuation beside the bootstrap's: with N of M events (`
 sqrt(1 + N / M). Copies of an event share its fold and its part of the sidebands, so none is scored by a model that saw
 another.
 
-``diffusion`` trains and samples the configuration's model anew each time; ``perfect`` splits the background in two
+``diffusion`` trains and samples the configuration's model again each time; ``perfect`` splits the background in two
 and takes one half's window as template, which tests the statistics alone.
 
 Writes ``pulls.csv`` (a row a bootstrap and working point; resumed, not repeated) and prints the table.

@@ -37,7 +37,7 @@ def entries(config: Config) -> list[Entry]:
 
 
 def lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
-    """Return a line a cut and bin; those of the window and of held-out sidebands carry their regions' fraction."""
+    """Return one line per cut and bin; those of the window and of held-out sidebands carry their regions' fraction."""
     out: list[Row] = []
     edges = record["edges"]
     inclusive = record["cuts"]["1"]["bins"]

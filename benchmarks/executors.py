@@ -1,7 +1,7 @@
 """Wall time of the iterative executor against worker processes, on the same events in the same run.
 
 ``python benchmarks/executors.py [--data FILE] [--processor NAME] [--workers N] [--json FILE]`` prints the ratio of wall
-times, and what limits it: the start of the workers (they import everything anew), the processor time that the parent
+times, and what limits it: the start of the workers (they import everything again), the processor time that the parent
 spends while workers work, and how busy the machine was with other things. Without FILE, the bundled sample is repeated
 until it is large.
 """

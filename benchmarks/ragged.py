@@ -7,7 +7,7 @@ ratios to the packed one:
 - padded by awkward: ``pad_none``, ``fill_none``, ``to_numpy``, stacked, with a mask;
 - padded by scatter: the packed columns written into a dense array, the fastest padding that we know.
 
-All end with the low-level variables in float32, of at most 128 constituents a jet. Each way runs in a process of its
+All end with the low-level variables in float32, of at most 128 constituents per jet. Each way runs in a process of its
 own, in turn, so that peaks of memory do not mix. FILE is HDF5 with ``jets`` (n, 2, 4: pt, eta, phi, mass),
 ``const_offset`` (2n + 1) and ``const_pt``, ``const_deta``, ``const_dphi`` (relative to the jet); by default
 ``simulated/qcd_constituents.h5`` in the folder DRAPES_HEP_DATA, or jets drawn at random where there is none.

@@ -1,4 +1,4 @@
-"""Template events a second, of each template and solver, against the limit of this machine's matrix product.
+"""Template events per second, of each template and solver, against the limit of this machine's matrix product.
 
 ``python benchmarks/templates.py [--json FILE] [--workers N]`` makes templates of synthetic events through
 ``make_template``, scaling, noise and masses included. The limit is the time that the network's matrix products alone

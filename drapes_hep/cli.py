@@ -1,4 +1,4 @@
-"""``drapes``: one verb a stage, one line and exit status 2 for a user's mistake."""
+"""``drapes``: one verb per stage, one line and exit status 2 for a user's mistake."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")]
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")]
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="RUN", help="Run directory (default: runs/NAME).")
 ]
@@ -51,12 +51,12 @@ Assignments = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. signal.inject=0; repeatable."),
 ]
 Executor = Annotated[str, typer.Option(metavar="NAME", help="coffea executor: iterative or futures.")]
-Workers = Annotated[int | None, typer.Option(metavar="N", help="Processes or threads (default: all cores).")]
+Workers = Annotated[int | None, typer.Option(metavar="N", help="Number of processes or threads (default: all cores).")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
-WindowName = Annotated[str | None, typer.Option("--window", metavar="LO-HI", help="One window only, GeV.")]
+WindowName = Annotated[str | None, typer.Option("--window", metavar="LO-HI", help="Restrict to one window, GeV.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars and no messages.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace finished stages of another configuration in the run directory.")
+    bool, typer.Option("--overwrite", help="Replace finished stages that were run with another configuration.")
 ]
 Unblind = Annotated[bool, typer.Option("--unblind", help="Count and draw the selected data inside the windows.")]
 
@@ -144,7 +144,7 @@ for _name, _help in VERBS.items():
 @app.command("report")
 def draw(
     config: Annotated[
-        Path | None, typer.Argument(metavar="[CONFIG]", help="The run's configuration; may be left out with -o.")
+        Path | None, typer.Argument(metavar="[CONFIG]", help="Configuration of the run; optional with -o.")
     ] = None,
     output: Output = None,
     assignments: Annotated[
@@ -159,7 +159,7 @@ def draw(
         checked = _configured(config, assignments, unblind)
         requested_tree, output = checked.model_dump(mode="json"), output or Path("runs") / checked.name
     if output is None:
-        raise ConfigError("report: name a run directory with -o, or its configuration")
+        raise ConfigError("report: name a run directory with -o, or a configuration")
     from drapes_hep.pipeline.run_directory import open_run
     from drapes_hep.progress import Reporter
     from drapes_hep.stages.report import own_configuration, report
@@ -167,7 +167,7 @@ def draw(
     run = open_run(output)
     if not run.manifest.exists():
         raise RunDirectoryError(
-            f"{output}: no run is in this directory; name that of a finished run with -o, or make one:"
+            f"{output}: contains no run; name the directory of a finished run with -o, or run one:"
             f" drapes run {config or 'CONFIG'} -o {output}"
         )
     if config is None and (assignments or unblind):
@@ -181,10 +181,10 @@ def draw(
 def inspect(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files, patterns or URLs.")],
     as_json: Annotated[
-        bool, typer.Option("--json", help="Machine-readable: one record, or a list for several files.")
+        bool, typer.Option("--json", help="Print JSON: one record, or a list for several files.")
     ] = False,
     figure: Annotated[
-        Path | None, typer.Option(metavar="PICTURE", help="Draw m_JJ of the one file: .png, .pdf or .svg.")
+        Path | None, typer.Option(metavar="PICTURE", help="Draw m_JJ of a single file: .png, .pdf or .svg.")
     ] = None,
     limit: Annotated[
         int | None,
@@ -192,18 +192,16 @@ def inspect(
             "--events",
             min=1,
             metavar="N",
-            help="Look at N events, spread over the file (default: 200000; 2000 where jets have constituents).",
+            help="Read N events, spread over the file (default: 200000, or 2000 for files with constituents).",
         ),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Look at every event.")] = False,
-    layout: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Read the file in this layout, where several fit.")
-    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Read every event.")] = False,
+    layout: Annotated[str | None, typer.Option(metavar="NAME", help="Layout of the file, if several fit.")] = None,
     tree: Annotated[
-        str | None, typer.Option("--tree", metavar="NAME", help="Tree or HDF5 key, where several fit.")
+        str | None, typer.Option("--tree", metavar="NAME", help="Tree or HDF5 key, if several fit.")
     ] = None,
 ) -> None:
-    """Return what a file is: layout, events, jets, constituents, columns, labels, m_JJ, and problems."""
+    """Summarise a file: layout, events, jets, constituents, columns, labels, m_JJ, and problems."""
     from drapes_hep.data.inspection import inspect_file
     from drapes_hep.events.chunks import Reading
     from drapes_hep.events.readers import expand
@@ -242,7 +240,7 @@ def _print_inspection(inspection: Inspection, blank: bool) -> None:
     from drapes_hep.data.inspection import text_lines
 
     colours = {"error": "bold red", "warning": "yellow", "note": "cyan"}
-    # plain and unbroken lines where this is no terminal: rich sees to the first, soft_wrap to the second
+    # plain and unbroken lines where this is not a terminal: rich sees to the first, soft_wrap to the second
     console = Console(highlight=False)
     if blank:
         console.print()
@@ -260,7 +258,7 @@ def _draw_inspection(inspection: Inspection, target: Path) -> None:
     from drapes_hep.files import atomic_path
 
     if not inspection.mjj.edges:
-        raise DrapesError(f"{inspection.path}: no event has two jets, so there is no m_JJ to draw")
+        raise DrapesError(f"{inspection.path}: no event has two jets: m_JJ cannot be drawn")
     edges, counts, variances = (
         np.asarray(x) for x in (inspection.mjj.edges, inspection.mjj.counts, inspection.mjj.variances)
     )
@@ -302,7 +300,7 @@ def _check_files(config: Config, name: Path) -> list[str]:
         lines.append(f"{info.path}: {info.layout}, {counted(info.entries, 'event')}{part}")
     lines += data.remarks
     lines += [
-        f"{first_chunk.info.path}: the selection keeps none of {counted(first_chunk.entries, 'event')} that were read;"
+        f"{first_chunk.info.path}: the selection keeps none of the {counted(first_chunk.entries, 'event')} read;"
         " check the cuts in 'selection' and 'mass.range'"
         for first_chunk in every
         if not first_chunk.selected
@@ -310,10 +308,10 @@ def _check_files(config: Config, name: Path) -> list[str]:
     labels = check_labels(config)
     partly = sum(first_chunk.entries < first_chunk.info.entries for first_chunk in every)
     if partly:
-        how = "not read" if labels is None else "read for identities and labels alone"
+        how = "not read" if labels is None else "read only for event ids and labels"
         lines.append(
-            f"{how}: what follows the first chunk of {counted(partly, 'file')}; drapes inspect FILE --all reads every"
-            " event"
+            f"{how}: events after the first chunk of {counted(partly, 'file')}; to read every event, run drapes"
+            " inspect FILE --all"
         )
     if labels is not None:
         injected = "" if config.signal.inject is None else f", of which signal.inject keeps {config.signal.inject}"
@@ -338,10 +336,10 @@ def validate(
     config: ConfigPath,
     assignments: Assignments = None,
     files: Annotated[
-        bool, typer.Option("--files", help="Open all files too, and read and select the first chunk of each.")
+        bool, typer.Option("--files", help="Also open all files and run the selection on the first chunk of each.")
     ] = False,
 ) -> None:
-    """Check a configuration, and with --files the data and the other simulations that it names."""
+    """Check a configuration and, with --files, its data and other simulations."""
     checked = _configured(config, assignments, False)
     from drapes_hep.events.features import check_classifier_features
     from drapes_hep.regions import sliding_windows
@@ -369,22 +367,22 @@ def validate(
 def download(
     sample: Annotated[str, typer.Argument(metavar="SAMPLE", help="lhco-rd, lhco-blackboxes or lhco-extra-qcd.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="DIR", help="Where to put the files; made if missing.")
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Directory for the files; created if missing.")
     ] = Path(),
     files: Annotated[
         list[str] | None,
         typer.Option(metavar="WHICH", help="features, raw, labels, all, a name or a pattern; repeatable.  [features]"),
     ] = None,
-    only_list: Annotated[bool, typer.Option("--list", help="Print what the record holds, and stop.")] = False,
+    only_list: Annotated[bool, typer.Option("--list", help="List the files of the record and exit.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download a public sample from Zenodo: verified, and resumed where it was interrupted."""
+    """Download a public sample from Zenodo, with checksums; an interrupted download is resumed."""
     from drapes_hep.data import download as remote
     from drapes_hep.progress import Reporter
 
     entry = remote.SAMPLES.get(sample)
     if entry is None:
-        raise DrapesError(f"no sample '{sample}'; known are {', '.join(remote.SAMPLES)}")
+        raise DrapesError(f"no sample '{sample}'; available: {', '.join(remote.SAMPLES)}")
     listing = remote.list_files(entry)
     if only_list:
         typer.echo(f"{entry.title}; doi:{entry.doi}")
@@ -398,13 +396,13 @@ def download(
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if missing, else empty.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty directory to write to.")],
 ) -> None:
-    """Write a project to start from: processors and configurations to edit."""
+    """Create a project with processors and configurations to edit."""
     from drapes_hep.plugins import starter_folder
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DrapesError(f"{folder}: exists and is not an empty directory; name another")
+        raise DrapesError(f"{folder}: exists and is not an empty directory; choose another")
     source = starter_folder()
     try:
         for name in ("processors", "analysis", "configs"):
@@ -412,28 +410,26 @@ def init(
     except OSError as error:
         raise DrapesError(f"{folder}: cannot be written ({error.strerror or error})") from error
     typer.echo(f"{folder}: written; next: cd {folder} && drapes run configs/quickstart.yaml")
-    typer.echo("for events of your own: edit configs/own_data.yaml")
+    typer.echo("for your own events, edit configs/own_data.yaml")
 
 
 @app.command()
 def study(
-    name: Annotated[
-        str | None, typer.Argument(metavar="STUDY", help="A study of analysis/; --list names them.")
-    ] = None,
-    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="STUDY", help="A study in analysis/; see --list.")] = None,
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Where to write (default: studies/ and CONFIG's name)."),
+        typer.Option("-o", "--output", metavar="DIR", help="Output directory (default: studies/NAME)."),
     ] = None,
     assignments: Assignments = None,
-    only_list: Annotated[bool, typer.Option("--list", help="Print the studies, and stop.")] = False,
+    only_list: Annotated[bool, typer.Option("--list", help="List the studies and exit.")] = False,
     executor: Executor = "iterative",
     workers: Workers = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare templates, strengths, injections: a table and a figure; run again, it goes on where it was."""
+    """Compare templates, strengths or injections in a table and a figure; resumes when run again."""
     from drapes_hep.studies.study import find_studies, load_study, run_study
 
     checked = None if config is None else _configured(config, assignments, False)
@@ -443,12 +439,12 @@ def study(
         for study_name in studies:
             try:
                 title = load_study(study_name, studies).title
-            except DrapesError as error:  # a user's own, and no reason to hide the others
+            except DrapesError as error:  # an error in a user's study must not hide the others
                 title = f"({error})"
             typer.echo(f"{study_name:{width}}  {title}")
         return
     if name is None or checked is None:
-        raise ConfigError("study: name a study and a configuration; `drapes study --list` names the studies")
+        raise ConfigError("study: name a study and a configuration; `drapes study --list` lists the studies")
     definition = load_study(name, studies)
     from drapes_hep.progress import Reporter
 
@@ -472,27 +468,27 @@ def study(
 @app.command()
 def simulate(
     process: Annotated[str, typer.Argument(metavar="PROCESS", help="qcd or resonance.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")],
-    events: Annotated[int, typer.Option(metavar="N", help="Events to write.")] = 10_000,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Output file.")],
+    events: Annotated[int, typer.Option(metavar="N", help="Number of events.")] = 10_000,
     masses: Annotated[
         tuple[float, float, float] | None,
         typer.Option(metavar="A B C", help="Masses of the resonance A and its daughters B and C, GeV."),
     ] = None,
     prongs: Annotated[
-        int | None, typer.Option(metavar="N", help="Partons that B and C decay to each: 2 (default) or 3.")
+        int | None, typer.Option(metavar="N", help="Number of partons that B and C each decay to: 2 (default) or 3.")
     ] = None,
     width: Annotated[
         float | None, typer.Option(metavar="GEV", help="Width of A, GeV (default: 1% of its mass).")
     ] = None,
     shower: Annotated[
-        str, typer.Option(metavar="NAME", help="default, or alternative: another shower and detector.")
+        str, typer.Option(metavar="NAME", help="default, or alternative (another shower and detector).")
     ] = "default",
-    leading_pt: Annotated[float, typer.Option(metavar="GEV", help="Least pT of the leading jet, GeV.")] = 1200.0,
+    leading_pt: Annotated[float, typer.Option(metavar="GEV", help="Minimum pT of the leading jet, GeV.")] = 1200.0,
     format: Annotated[
-        str, typer.Option(metavar="NAME", help="raw: LHC Olympics HDF5; skim: parquet with jets and constituents.")
+        str, typer.Option(metavar="NAME", help="raw (LHC Olympics HDF5) or skim (Parquet with jets and constituents).")
     ] = "raw",
-    seed: Annotated[int, typer.Option(metavar="N", help="Other seeds give other events.")] = 1,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes (default: all cores).")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed.")] = 1,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Number of processes (default: all cores).")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Simulate dijet events: QCD, or a resonance A -> B C. Needs the extra 'sim'."""
@@ -515,7 +511,7 @@ def _version(value: bool) -> None:
 def _options(
     context: typer.Context,
     version: Annotated[  # noqa: ARG001  its callback does the work
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
@@ -526,12 +522,12 @@ def main() -> None:
     """Run the command line; ends by SystemExit where the status is not 0."""
     # third-party chatter is not for users; our own messages go through the reporter
     warnings.filterwarnings("ignore")
-    # a user's own module beside the configuration: a console script does not look in the working directory
+    # a user's own module next to the configuration: a console script does not look in the working directory
     sys.path.append(str(Path.cwd()))
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # a terminal without Greek letters, or a file's name that is no text, is no reason to fail
+            # a terminal without Greek letters, or a file's name that is not text, must not fail
             stream.reconfigure(errors="backslashreplace")
     enter("")
     try:
@@ -544,7 +540,7 @@ def main() -> None:
         if isinstance(done.__context__, BrokenPipeError):
             # typer leaves at any broken pipe, as if it could only be its own
             _complain(f"{_during()}a pipe to another process broke ({done.__context__})", 2)
-        _complain(f"{_during()}ended by sys.exit({done.code!r}) in {_caller(done)}: code of a search must not leave", 2)
+        _complain(f"{_during()}ended by sys.exit({done.code!r}) in {_caller(done)}: code in a search must not exit", 2)
     except KeyboardInterrupt:
         status = _INTERRUPTED
     except Exception as error:
@@ -559,7 +555,7 @@ def main() -> None:
 
 
 _INTERRUPTED = 130
-"""What typer gives back for Ctrl-C."""
+"""Return value of typer for Ctrl-C."""
 
 
 def _interrupted() -> str:
@@ -568,11 +564,11 @@ def _interrupted() -> str:
     name = stage()
     remains = ""
     if name.startswith("train."):
-        remains = "; if its training had begun, it is kept in a checkpoint"
+        remains = "; a training in progress is saved in a checkpoint"
     elif name.startswith("study"):
-        remains = "; finished models and trials are kept, and trainings in checkpoints"
+        remains = "; finished models and trials are kept, a training in progress is saved in a checkpoint"
     elif name:
-        remains = "; finished stages are kept, this one begins anew"
+        remains = "; finished stages are kept, this one starts over"
     return f"{how}{f' during {name}' if name else ''}{remains}; run the same command again to resume"
 
 
@@ -593,11 +589,11 @@ def _of_output(error: BaseException | None) -> bool:
 
 
 _WRITERS = {("_click", "utils.py"), ("click", "utils.py"), ("rich", "console.py")}
-"""Whose functions write what a command prints; they say of no failure that it was theirs."""
+"""Whose functions write what a command prints; their errors do not name them."""
 
 
 def _error_line(error: Exception) -> str | None:
-    """Describe a user's mistake in a line; None for a defect of ours, which keeps its traceback."""
+    """Describe a user's mistake in a line; None for a defect of the package, which keeps its traceback."""
     if isinstance(error, DrapesError):
         return str(error)
     if isinstance(error, OSError):
@@ -606,7 +602,8 @@ def _error_line(error: Exception) -> str | None:
         return f"{error.filename or 'file system'}: {error.strerror or error}"
     if isinstance(error, typer.Abort):
         return f"{_during()}ended early ({error.__cause__ or 'end of input'})"
-    # a word that is no option, or an option's value of the wrong type: typer's errors, whose home differs by version
+    # a word that is not an option, or an option's value of the wrong type: typer's errors, whose home differs by
+    # version
     word = getattr(error, "format_message", None)
     return None if word is None else f"{word()} See drapes --help"
 

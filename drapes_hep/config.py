@@ -102,7 +102,7 @@ class _Section(BaseModel):
 
     @property
     def folder(self) -> Path | None:
-        """Where the file lies that the configuration was read from; no part of the configuration itself."""
+        """The folder of the file of the configuration; not a key of the configuration."""
         return self._folder
 
     @field_validator("*", mode="before", check_fields=False)
@@ -111,7 +111,7 @@ class _Section(BaseModel):
         """Turn a value of YAML into one of the field's types; pydantic alone takes true for 1 and text for numbers."""
         field = cls.model_fields[info.field_name or ""]
         if value is None and field.is_required():
-            raise ValueError("has no value, and no default: write one")
+            raise ValueError("has no value and no default: set one")
         if field.annotation == dict[str, FeatureConfig]:
             return _definitions(value)
         if section_of(field) is None:
@@ -128,7 +128,7 @@ class _Section(BaseModel):
 def _names_files(value: Any) -> Any:
     """Check that every place of files holds a name."""
     if not _all_named(value):
-        raise ValueError("names no file: write a file, a pattern or a URL, or a list of them")
+        raise ValueError("is empty: set a file, a pattern, a URL, or a list of these")
     return value
 
 
@@ -146,45 +146,47 @@ def _definitions(value: Any) -> Any:
         raise ValueError("is a section: write its keys below it, indented, such as 'pt_ratio: pt_j2 / pt_j1'")
     for name, one in value.items():
         if not isinstance(one, (str, Mapping, BaseModel)):
-            raise ValueError(f"{name} is neither an expression nor a section with one")
+            raise ValueError(f"{name} must be an expression or a section with one")
     return {str(name): {"expression": one} if isinstance(one, str) else one for name, one in value.items()}
 
 
 class DataConfig(_Section):
-    """Where the events are."""
+    """Input events."""
 
     path: Annotated[str | tuple[str | tuple[str, ...], ...] | dict[str, str], Decides()] = Field(
-        description="File, glob, URL, list of them, or {file: tree} where a file holds several trees that fit (Events;1"
-        " is a cycle of Events); relative to the configuration file. A list inside the list names places of one file,"
-        " tried in this order: [[root://a/f.root, https://b/f.root], other.root]."
+        description="File, glob, URL, a list of these, or {file: tree} if several trees of a file fit (Events;1 is a"
+        " cycle of Events); relative to the configuration file. An inner list holds alternative locations of one"
+        " file, tried in this order: [[root://a/f.root, https://b/f.root], other.root]."
     )
     labels: Annotated[bool, Decides("skim", "quality", "study.labels")] = Field(
-        False, description="Whether the events carry a truth label (a column, or the sidecar below)."
+        False, description="Whether the events have truth labels (a column, or the sidecar `truth`)."
     )
     truth: Annotated[str | None, Decides()] = Field(None, description="Sidecar of truth labels, keyed by event id.")
     chunksize: Annotated[int, Decides()] = Field(
         50_000,
         ge=1,
-        description="Events per chunk. A number below 1000 counts as 1000, for a smaller chunk takes as long as that.",
+        description="Events per chunk; at least 1000 are used, since smaller chunks take as long.",
     )
     empty: Annotated[Literal["skip", "error"], Decides()] = Field(
-        "skip", description="Whether a file without events is passed over, and listed, or an error."
+        "skip", description="Whether a file without events is skipped and listed, or is an error."
     )
     layout: Annotated[str | None, Decides()] = Field(
-        None, description="How the files spell events, where several layouts fit; null takes the first that does."
+        None, description="Layout of the files, if several fit; null takes the first that fits."
     )
     radius: Annotated[Positive, Decides("skim", "simulation", "train", "generate")] = Field(
-        1.0, description="Radius of anti-kT jets, where jets are clustered here."
+        1.0, description="Radius of anti-kT jets, if jets are clustered by drapes-hep."
     )
     axes: Annotated[Literal["onepass_kt", "kt"], Decides("skim", "simulation", "generate")] = Field(
-        "onepass_kt", description="Axes of N-subjettiness, where it is computed here: kT axes, minimised once or not."
+        "onepass_kt",
+        description="Axes of N-subjettiness, if computed by drapes-hep: kT axes with one minimisation pass, or"
+        " without.",
     )
 
     _path_named = field_validator("path", "truth")(_names_files)
 
 
 class SignalConfig(_Section):
-    """How many labelled signal events to keep; the rest is dropped."""
+    """Number of labelled signal events to keep; the rest are dropped."""
 
     inject: Annotated[int | None, Decides("skim", "study.draw")] = Field(
         None, ge=0, description="Signal events to keep before the selection; null keeps all."
@@ -196,61 +198,62 @@ class SelectionConfig(_Section):
     """The event selection, on the two leading jets."""
 
     leading_pt: Annotated[NonNegative, Decides("skim", "simulation")] = Field(
-        1200.0, description="Least transverse momentum of the leading jet, GeV."
+        1200.0, description="Minimum transverse momentum of the leading jet, GeV."
     )
     abs_eta_max: Annotated[Positive, Decides("skim", "simulation")] = Field(
-        2.5, description="Largest |eta| of either jet."
+        2.5, description="Maximum |eta| of both jets."
     )
     max_constituents: Annotated[int | None, Decides("skim", "simulation")] = Field(
         None,
         ge=1,
-        description="Constituents that a jet keeps in the skim, the leading ones in pT; null keeps all. For processors"
-        " that read constituents; the others refuse a number.",
+        description="Constituents per jet kept in the skim, leading in pT; null keeps all. Only for processors that"
+        " read constituents.",
     )
     keep: Annotated[tuple[str, ...], Decides("skim", "simulation")] = Field(
         (),
-        description="Further fields of the jets' file that the skim keeps, such as msoftdrop for FatJet_msoftdrop, as"
-        " msoftdrop_j1 of the heavier and msoftdrop_j2 of the lighter jet.",
+        description="Additional jet fields of the input that the skim keeps, such as msoftdrop for FatJet_msoftdrop,"
+        " written as msoftdrop_j1 (heavier jet) and msoftdrop_j2 (lighter jet).",
     )
     undefined: Annotated[Literal["drop"] | float, Decides("skim", "simulation")] = Field(
-        "drop", description="A derived feature that is undefined (tau21 where tau1 = 0): drop the event, or this value."
+        "drop", description="For undefined derived features (tau21 where tau1 = 0): drop the event, or use this value."
     )
 
 
 class FeatureConfig(_Section):
-    """A feature that the configuration defines: text alone is its expression."""
+    """A feature defined in the configuration; a plain string is its expression."""
 
     expression: str | None = Field(
         None,
-        description="Of columns of both jets, J1 the heavier: pt_j1, eta_j2, phi, mass, tau1, tau2, tau3, with"
-        " constituents n, fields of selection.keep, features, other definitions; in NumExpr's or TTreeFormula's"
-        " spelling. Without it, the name is a column that selection.keep keeps.",
+        description="Expression in NumExpr or TTreeFormula syntax. It may use columns of both jets (J1 the heavier):"
+        " pt_j1, eta_j2, phi, mass, tau1, tau2, tau3, n with constituents, fields of selection.keep, features and other"
+        " definitions. If null, the name is a column of selection.keep.",
     )
     function: str | None = Field(
         None,
-        description="In the place of an expression, a function of both jets: 'file.py:function' or"
-        " 'package.module:function'.",
+        description="Function of both jets, instead of an expression: 'file.py:function' or 'package.module:function'.",
     )
-    label: str | None = Field(None, description="On axes and in tables, LaTeX between dollars; the name by default.")
-    unit: str = Field("", description="Of the values, such as GeV.")
+    label: str | None = Field(
+        None, description="Label on axes and in tables, LaTeX between dollars; default: the name."
+    )
+    unit: str = Field("", description="Unit of the values, such as GeV.")
     bounds: tuple[float | None, float | None] | None = Field(
         None,
-        description="Values that it can take at all, null where there is no bound: none outside is generated, and one"
-        " in the data is an error.",
+        description="Physical bounds of the values, null for no bound. None is generated outside; one in the data is"
+        " an error.",
     )
     range: tuple[float, float] | None = Field(
-        None, description="Of its histograms; by default the bounds, else 0 to 1000 where the unit is GeV, 0 to 1."
+        None, description="Range of histograms; default: the bounds, else 0 to 1000 for GeV and 0 to 1 otherwise."
     )
-    bins: int = Field(60, ge=1, le=10_000, description="Of its histograms.")
+    bins: int = Field(60, ge=1, le=10_000, description="Number of bins of histograms.")
 
     @model_validator(mode="after")
     def _ordered(self) -> FeatureConfig:
         for name in ("bounds", "range"):
             pair = getattr(self, name)
             if pair is not None and None not in pair and not pair[0] < pair[1]:
-                raise ValueError(f"{name} must rise, got {pair[0]:g} to {pair[1]:g}")
+                raise ValueError(f"{name} must be increasing, got {pair[0]:g} to {pair[1]:g}")
         if self.expression is not None and self.function is not None:
-            raise ValueError("has an expression and a function; keep one")
+            raise ValueError("has both an expression and a function; keep one")
         return self
 
 
@@ -266,15 +269,15 @@ class MassConfig(_Section):
     fit: Annotated[str, _named("shape", SHAPES, "mass shape"), Decides("generate", "hunt")] = Field(
         "dijet4",
         description="Shape of the spectrum: 'dijet3', 'dijet4', 'dijet5', 'file.py:Class', 'package.module:Class', or"
-        " the name that an installed package offers.",
+        " a name registered by an installed package.",
     )
     bin_width: Annotated[Positive, Decides("generate", "hunt")] = Field(
-        20.0, description="Largest width of a bin of the fit, GeV."
+        20.0, description="Maximum bin width of the fit, GeV."
     )
     draw: Annotated[Literal["fit", "kde"], Decides("generate")] = Field(
         "fit",
-        description="Where templates draw m_JJ from: the fit, or a Gaussian kernel density of the data in the window,"
-        " which carries the peak of a signal with it.",
+        description="Distribution that m_JJ of the template is drawn from: the fit, or a Gaussian kernel density of"
+        " the data in the window, which includes the peak of a signal.",
     )
     kde_bandwidth: Annotated[Positive, Decides("generate")] = Field(
         1.0, description="Standard deviation of the kernels, GeV."
@@ -284,21 +287,19 @@ class MassConfig(_Section):
     def _ordered(self) -> MassConfig:
         low, high = self.range
         if not low < high < self.sqrt_s:
-            raise ValueError(f"range must rise and end below sqrt_s, got {low:g} to {high:g} with {self.sqrt_s:g}")
+            raise ValueError(
+                f"range must be increasing and end below sqrt_s, got {low:g} to {high:g} with {self.sqrt_s:g}"
+            )
         return self
 
 
 class WindowsConfig(_Section):
     """The sliding scan of signal regions."""
 
-    width: Annotated[Positive, Decides()] = Field(400.0, description="Width of a signal region, GeV.")
-    step: Annotated[Positive, Decides()] = Field(
-        200.0, description="Distance between neighbouring signal regions, GeV."
-    )
-    first: Annotated[Positive, Decides()] = Field(3100.0, description="Lower edge of the first signal region, GeV.")
-    last: Annotated[Positive, Decides()] = Field(
-        4700.0, description="Largest lower edge allowed of a signal region, GeV."
-    )
+    width: Annotated[Positive, Decides()] = Field(400.0, description="Width of a window (signal region), GeV.")
+    step: Annotated[Positive, Decides()] = Field(200.0, description="Distance between neighbouring windows, GeV.")
+    first: Annotated[Positive, Decides()] = Field(3100.0, description="Lower edge of the first window, GeV.")
+    last: Annotated[Positive, Decides()] = Field(4700.0, description="Maximum lower edge of a window, GeV.")
 
     @model_validator(mode="after")
     def _ordered(self) -> WindowsConfig:
@@ -308,45 +309,46 @@ class WindowsConfig(_Section):
 
 
 class TemplateConfig(_Section):
-    """How the background template is made."""
+    """The background template."""
 
     method: Annotated[Method, Decides("generate", "quality")] = Field(
         "from_noise",
-        description="Where template events start: noise (Drapes 0), noise of the strength below, or data of the window"
-        " (Drapes SR), data of the sidebands (SB), another simulation (MC), each with noise of that strength;"
-        " 'file' for a template that is there already (path below); or a method of your own, 'file.py:Class',"
-        " 'package.module:Class', or the name that an installed package offers.",
+        description="Starting point of template events: from_noise (Drapes 0), from_low_noise (noise of `strength`),"
+        " or noise of that strength added to data of the window (from_window, Drapes SR), of the sidebands"
+        " (from_sidebands, Drapes SB) or to another simulation (from_simulation, Drapes MC); 'file' reads an existing"
+        " template from `path`; your own method is 'file.py:Class', 'package.module:Class', or a name registered by an"
+        " installed package.",
     )
     options: Annotated[dict[str, int | float | bool | str], Decides("generate")] = Field(
-        {}, description="Further arguments of the method's class."
+        {}, description="Additional arguments of the method's class."
     )
     path: Annotated[str | None, Decides()] = Field(
         None,
-        description="The template of method file: a Parquet or ROOT table of the features, mjj, weight, parent_id.",
+        description="Template for method file: a Parquet or ROOT table with the features, mjj, weight and parent_id.",
     )
     strength: Annotated[Positive | None, Decides("generate")] = Field(
         None,
-        description="Noise sigma' of a partial method (for flow matching sigma / alpha); the nearest level of the"
-        " sampler's steps is taken.",
+        description="Noise sigma' of a partial method (sigma / alpha for flow matching); the nearest noise level of"
+        " the sampler is used.",
     )
     steps_left: Annotated[int | None, Decides("generate")] = Field(
-        None, ge=1, description="The strength as steps that are left, in its place."
+        None, ge=1, description="Number of remaining sampler steps, instead of strength."
     )
     source: Annotated[str | tuple[str | tuple[str, ...], ...] | None, Decides()] = Field(
         None,
-        description="Files of the other simulation, for from_simulation and methods that start from one: as data.path.",
+        description="Files of the other simulation, in the form of data.path; for methods that start from one.",
     )
     oversample: Annotated[Positive, Decides("generate")] = Field(
-        5.0, description="Template events an event in the signal region."
+        5.0, description="Template events per event in the window."
     )
-    steps: Annotated[int, Decides("generate")] = Field(50, ge=2, description="Steps of the sampler.")
+    steps: Annotated[int, Decides("generate")] = Field(50, ge=2, description="Number of sampler steps.")
     solver: Annotated[Literal["euler", "heun", "midpoint", "dpm2m"], Decides("generate")] = Field(
         "heun", description="Solver of the probability-flow equation: Euler (DDIM), Heun, midpoint, DPM-Solver++(2M)."
     )
-    sigma_max: Annotated[Positive, Decides("generate")] = Field(80.0, description="Largest noise of EDM's path.")
-    sigma_min: Annotated[Positive, Decides("generate")] = Field(0.002, description="Smallest noise of EDM's path.")
+    sigma_max: Annotated[Positive, Decides("generate")] = Field(80.0, description="Maximum noise of the EDM path.")
+    sigma_min: Annotated[Positive, Decides("generate")] = Field(0.002, description="Minimum noise of the EDM path.")
     scaling: Annotated[Literal["quantile", "standard"], Decides("train")] = Field(
-        "quantile", description="How features are scaled: to normal quantiles, or to zero mean and unit variance."
+        "quantile", description="Scaling of the features: to normal quantiles, or to zero mean and unit variance."
     )
 
     _source_named = field_validator("source")(_names_files)
@@ -354,24 +356,24 @@ class TemplateConfig(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> TemplateConfig:
         if self.sigma_min >= self.sigma_max:
-            raise ValueError(f"sigma_min {self.sigma_min:g} must lie below sigma_max {self.sigma_max:g}")
+            raise ValueError(f"sigma_min {self.sigma_min:g} must be below sigma_max {self.sigma_max:g}")
         chosen = (self.strength is not None) + (self.steps_left is not None)
         if self.method in ("from_noise", "file") and chosen:
             start = "starts at sigma_max" if self.method == "from_noise" else "has no noise"
-            raise ValueError(f"{self.method} {start}: strength and steps_left belong to the other methods")
+            raise ValueError(f"{self.method} {start}: strength and steps_left are for other methods")
         if self.method in DRAPES[1:] and chosen != 1:
             raise ValueError(f"{self.method} needs either strength or steps_left")
         if self.method == "file" and self.path is None:
             raise ValueError("method file needs template.path, a Parquet or ROOT table")
         if self.method != "file" and self.path is not None:
-            raise ValueError(f"path is for method file only; the method is {self.method}")
+            raise ValueError(f"path is only for method file; the method is {self.method}")
         if self.strength is not None and not self.sigma_min <= self.strength <= self.sigma_max:
             raise ValueError(f"strength {self.strength:g} is not within {self.sigma_min:g} to {self.sigma_max:g}")
         if self.steps_left is not None and self.steps_left > self.steps:
             raise ValueError(f"steps_left {self.steps_left} exceeds the {counted(self.steps, 'step')}")
-        # whether a method of the user's starts from a simulation, its class says
+        # the class of a user's method declares whether it starts from a simulation
         if self.method in METHODS and (self.source is not None) != (self.method == "from_simulation"):
-            raise ValueError("source names the simulation of from_simulation, and belongs to no other method")
+            raise ValueError("source is required by method from_simulation, and is only for it")
         return self
 
 
@@ -379,18 +381,18 @@ class TrainingConfig(_Section):
     """The training of the diffusion model."""
 
     path: Annotated[Literal["edm", "flow"], Decides("train")] = Field(
-        "edm", description="Between data and noise: EDM's, or the straight path of flow matching."
+        "edm", description="Path between data and noise: EDM, or the straight path of flow matching."
     )
     epochs: Annotated[int, Decides("train")] = Field(
-        100, ge=1, description="Passes over the training part of the sidebands."
+        100, ge=1, description="Passes over the training fraction of the sidebands."
     )
-    batch: Annotated[int, Decides("train")] = Field(1024, ge=1, description="Events a step.")
-    rate: Annotated[Positive, Decides("train")] = Field(6.0e-3, description="Largest learning rate.")
+    batch: Annotated[int, Decides("train")] = Field(1024, ge=1, description="Events per step.")
+    rate: Annotated[Positive, Decides("train")] = Field(6.0e-3, description="Maximum learning rate.")
     warmup: Annotated[float, Field(ge=0, lt=1), Decides("train")] = Field(
-        0.02, description="Part of the steps of linear warm-up."
+        0.02, description="Fraction of the steps used for linear warm-up."
     )
     ema: Annotated[float, Field(ge=0, lt=1), Decides("train")] = Field(
-        0.999, description="Decay of the weights' moving average a step."
+        0.999, description="Decay of the exponential moving average of the weights, per step."
     )
     patience: Annotated[int, Decides("train")] = Field(
         50, ge=1, description="Epochs without improvement after which training stops."
@@ -398,17 +400,17 @@ class TrainingConfig(_Section):
     width: Annotated[int, Decides("train")] = Field(64, ge=1, description="Width of the residual network.")
     depth: Annotated[int, Decides("train")] = Field(4, ge=1, description="Hidden layers of the residual network.")
     validation: Annotated[Fraction, Decides("train")] = Field(
-        0.1, description="Part of the sidebands that is held out for early stopping."
+        0.1, description="Fraction of the sidebands held out for early stopping."
     )
     closure: Annotated[Fraction, Decides("train", "hunt")] = Field(
         0.4,
-        description="Part of the sidebands that the model never meets: for the closure test, and to measure how often a"
-        " cut passes outside the window.",
+        description="Fraction of the sidebands never shown to the model: used for the closure test, and to measure the"
+        " efficiency of a cut outside the window.",
     )
     pseudo_window: Annotated[Literal["one", "all", "none"], Decides()] = Field(
         "one",
-        description="For which windows a second model, which also never saw a pseudo-window inside a sideband, tests"
-        " the interpolation: the middle one, all, none.",
+        description="Windows for which a second model, trained without a pseudo-window inside a sideband, tests the"
+        " interpolation: the middle one, all, or none.",
     )
 
     @model_validator(mode="after")
@@ -419,90 +421,95 @@ class TrainingConfig(_Section):
 
 
 class ConstituentsConfig(_Section):
-    """Templates of jets as sets of constituents; without this section, templates are made of features.
+    """Templates of jets as sets of constituents; without this section, templates consist of features.
 
     Two models are trained: the jets' kinematics given m_JJ (trained by `training`, sampled with `template.steps` and
     `template.solver`), and the constituents of one jet given that jet's kinematics (below). `template.sigma_max` and
-    `sigma_min` hold for both; `template.strength`, or `steps_left` of `constituents.steps`, is the constituents' noise.
+    `sigma_min` apply to both; `template.strength`, or `steps_left` of `constituents.steps`, sets the noise of the
+    constituents.
     """
 
     kinematics: Annotated[Literal["solved", "free"], Decides("train", "generate")] = Field(
         "solved",
-        description="The jets' coordinates: solved for m_JJ, which is then kept, or (pT, eta, phi, m, N) of both, with"
-        " m_JJ as right as the network.",
+        description="Coordinates of the jets: solved for m_JJ, which is then exact, or free, (pT, eta, phi, m, N) of"
+        " both, where m_JJ is as accurate as the network.",
     )
     kinematics_network: Annotated[Literal["mlp", "deepsets"], Decides("train", "generate")] = Field(
-        "mlp", description="Network of the jets' kinematics; deepsets takes the two jets as a set, and is for free."
+        "mlp",
+        description="Network of the jets' kinematics; deepsets treats the two jets as a set and needs kinematics:"
+        " free.",
     )
     kinematics_strength: Annotated[Positive | None, Decides("generate")] = Field(
         None,
         description="Noise sigma' of the kinematics in partial templates; null keeps those of the parents, which"
-        " from_sidebands cannot do.",
+        " is not possible for from_sidebands.",
     )
     network: Annotated[str, _named("network", NETWORKS), Decides("train", "generate")] = Field(
         "transformer",
         description="Network of the constituents: 'transformer' (PC-Droid), 'epic', 'deepsets' (with attention),"
-        " 'file.py:Class', 'package.module:Class', or the name that an installed package offers.",
+        " 'file.py:Class', 'package.module:Class', or a name registered by an installed package.",
     )
-    width: Annotated[int, Decides("train", "generate")] = Field(64, ge=1, description="Its width.")
-    depth: Annotated[int, Decides("train", "generate")] = Field(3, ge=1, description="Its layers.")
+    width: Annotated[int, Decides("train", "generate")] = Field(64, ge=1, description="Width of the network.")
+    depth: Annotated[int, Decides("train", "generate")] = Field(3, ge=1, description="Number of layers.")
     heads: Annotated[int, Decides("train", "generate")] = Field(
-        4, ge=1, description="Its attention heads; width is a multiple of it. EPiC has none."
+        4, ge=1, description="Attention heads; width must be a multiple. Not used by EPiC."
     )
     tokens: Annotated[int, Decides("train", "generate")] = Field(
-        0, ge=0, description="Class tokens of the transformer's faster variant; 0 lets all constituents attend."
+        0, ge=0, description="Class tokens of the faster transformer; with 0, all constituents attend to each other."
     )
     token_width: Annotated[int, Decides("train", "generate")] = Field(
-        64, ge=1, description="Width of these tokens; a multiple of the heads."
+        64, ge=1, description="Width of the class tokens; must be a multiple of heads."
     )
     global_width: Annotated[int, Decides("train", "generate")] = Field(
-        16, ge=1, description="Length of the vector through which EPiC's constituents speak to each other."
+        16, ge=1, description="Length of the global vector of EPiC."
     )
     condition: Annotated[tuple[Literal["pt", "eta", "phi", "mass", "n", "mjj"], ...], Decides("train", "generate")] = (
         Field(
             ("pt", "eta", "phi", "mass", "n"),
             min_length=1,
-            description="What the constituents' network is told of a jet.",
+            description="Variables of the jet that condition the constituents.",
         )
     )
     path: Annotated[Literal["edm", "flow"], Decides("train", "generate")] = Field(
-        "edm", description="Between data and noise, as training.path."
+        "edm", description="Path between data and noise, see training.path."
     )
-    epochs: Annotated[int, Decides("train")] = Field(50, ge=1, description="Passes over the jets of the training part.")
+    epochs: Annotated[int, Decides("train")] = Field(
+        50, ge=1, description="Passes over the jets of the training fraction."
+    )
     batch: Annotated[int, Decides("train")] = Field(
         128,
         ge=1,
-        description="Jets a step. A step needs about 4 bytes x 19 x depth x width for each of their constituents.",
+        description="Jets per step. A step needs about 4 bytes x 19 x depth x width per constituent.",
     )
-    rate: Annotated[Positive, Decides("train")] = Field(1.0e-3, description="Largest learning rate.")
+    rate: Annotated[Positive, Decides("train")] = Field(1.0e-3, description="Maximum learning rate.")
     warmup: Annotated[float, Field(ge=0, lt=1), Decides("train")] = Field(
-        0.05, description="Part of the steps of linear warm-up."
+        0.05, description="Fraction of the steps used for linear warm-up."
     )
     ema: Annotated[float, Field(ge=0, lt=1), Decides("train")] = Field(
-        0.999, description="Decay of the weights' moving average a step."
+        0.999, description="Decay of the exponential moving average of the weights, per step."
     )
     patience: Annotated[int, Decides("train")] = Field(
         50, ge=1, description="Epochs without improvement after which training stops."
     )
-    steps: Annotated[int, Decides("generate")] = Field(30, ge=2, description="Steps of the sampler.")
+    steps: Annotated[int, Decides("generate")] = Field(30, ge=2, description="Number of sampler steps.")
     solver: Annotated[Literal["euler", "heun", "midpoint", "dpm2m"], Decides("generate")] = Field(
-        "heun", description="Solver, as template.solver."
+        "heun", description="Solver, see template.solver."
     )
     members: Annotated[int, Decides("generate")] = Field(
-        8192, ge=1, description="Constituents a worker generates at once: what bounds the memory of generation."
+        8192, ge=1, description="Constituents generated at once per worker; limits the memory of the generation."
     )
     precision: Annotated[Literal["float32", "bf16"], Decides("train", "generate")] = Field(
-        "float32", description="Of the network's products on a GPU."
+        "float32", description="Precision of matrix products on a GPU."
     )
     margin: Annotated[float, Field(ge=0, lt=0.5), Decides("generate")] = Field(
         0.1,
-        description="How far beyond the window, relative to its edges, free kinematics are generated: what lands in the"
-        " window is kept.",
+        description="Margin around the window, relative to its edges, in which free kinematics are generated; events in"
+        " the window are kept.",
     )
     conserve: Annotated[bool | None, Decides("train", "generate")] = Field(
         None,
-        description="Bring the constituents to the four-momentum of their jet; null does so if those of the training"
-        " jets add up to theirs within 1% for nine of ten.",
+        description="Whether to adjust the constituents to the four-momentum of their jet; null: if this holds within"
+        " 1% for nine of ten training jets.",
     )
 
     @property
@@ -514,15 +521,15 @@ class ConstituentsConfig(_Section):
     @model_validator(mode="after")
     def _fitting(self) -> ConstituentsConfig:
         if self.network in {"transformer", "deepsets"} and self.width % self.heads:
-            raise ValueError(f"width {self.width} is no multiple of the {self.heads} heads")
+            raise ValueError(f"width {self.width} is not a multiple of the {self.heads} heads")
         if self.tokens and self.network in {"epic", "deepsets"}:
-            raise ValueError("tokens belong to the transformer")
+            raise ValueError("tokens are only for the transformer")
         if self.tokens and self.network == "transformer" and self.token_width % self.heads:
-            raise ValueError(f"token_width {self.token_width} is no multiple of the {self.heads} heads")
+            raise ValueError(f"token_width {self.token_width} is not a multiple of the {self.heads} heads")
         if self.kinematics_network == "deepsets" and self.kinematics != "free":
-            raise ValueError("kinematics_network deepsets is for free kinematics: set kinematics: free, or take mlp")
+            raise ValueError("kinematics_network deepsets needs kinematics: free; set it, or use mlp")
         if len(set(self.condition)) != len(self.condition):
-            raise ValueError("a part of the condition is listed twice")
+            raise ValueError("a variable of condition is listed twice")
         return self
 
 
@@ -531,25 +538,25 @@ class CwolaConfig(_Section):
 
     classifier: Annotated[str, _named("classifier", CLASSIFIERS), Decides("classify")] = Field(
         "trees",
-        description="'trees', 'mlp', on the constituents 'constituents' or 'full_phase_space', 'file.py:Class',"
-        " 'package.module:Class', or the name that an installed package offers.",
+        description="'trees', 'mlp', on constituents 'constituents' or 'full_phase_space', 'file.py:Class',"
+        " 'package.module:Class', or a name registered by an installed package.",
     )
     options: Annotated[dict[str, int | float | bool | str], Decides("classify")] = Field(
         {},
-        description="Further arguments of the classifier's class, such as epochs, steps, width or most (leading"
-        " constituents that it sees) of the two on constituents.",
+        description="Additional arguments of the classifier's class; for the two on constituents, for example epochs,"
+        " steps, width or most (number of leading constituents).",
     )
     features: Annotated[tuple[str, ...] | None, Decides()] = Field(
         None,
         min_length=1,
-        description="What the classifier sees; null is all features but delta_r, which follows m_JJ: a cut on it"
-        " sculpts the spectrum.",
+        description="Features of the classifier; null uses all except delta_r, which follows m_JJ: a cut on it sculpts"
+        " the spectrum.",
     )
     ensemble: Annotated[int, Decides("classify")] = Field(
-        10, ge=1, description="Classifiers a fold, whose scores are averaged."
+        10, ge=1, description="Classifiers per fold; their scores are averaged."
     )
     folds: Annotated[int, Decides("classify", "quality")] = Field(
-        5, ge=2, description="Folds: an event is scored by the models that did not see its fold."
+        5, ge=2, description="Number of folds; an event is scored by models that were not trained on its fold."
     )
 
 
@@ -562,45 +569,45 @@ class HuntConfig(_Section):
         (1.0, 0.1, 0.01, 0.001), min_length=1, description="Working points: cuts at these efficiencies on the template."
     )
     toys: Annotated[int, Decides("hunt")] = Field(
-        10_000, ge=0, description="Pseudo-experiments for the global p-value; 0 gives none."
+        10_000, ge=0, description="Number of pseudo-experiments for the global p-value; 0 to skip it."
     )
     min_events: Annotated[int, Decides("hunt")] = Field(
-        10, ge=1, description="Selected events outside a window below which nothing is quoted."
+        10, ge=1, description="Minimum number of selected events outside the window for a result to be quoted."
     )
 
     @field_validator("background_efficiencies")
     @classmethod
     def _with_inclusive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        # the inclusive search is quoted beside every cut, so it is always there
+        # the inclusive search is quoted with every cut, so it is always included
         return tuple(sorted({1.0, *value}, reverse=True))
 
 
 class StudyConfig(_Section):
-    """What `drapes study` compares. Only labelled events can be studied."""
+    """Settings of `drapes study`, which needs labelled events."""
 
     window: Annotated[tuple[Positive, Positive] | None, Decides()] = Field(
-        None, description="Edges of the signal region that is studied, GeV; null takes the middle window of the scan."
+        None, description="Edges of the window to study, GeV; null takes the middle window of the scan."
     )
     seeds: Annotated[int, Decides()] = Field(
-        3, ge=1, description="Repetitions; each draws data, signal, models and noise anew."
+        3, ge=1, description="Repetitions, each with its own data, signal, models and noise."
     )
     trainings: Annotated[int, Decides()] = Field(
         1,
         ge=1,
-        description="Trainings of the classifier a repetition, on the same events, in studies that search; from six"
-        " values on, bands are the central 68%.",
+        description="Classifier trainings per repetition, on the same events, in studies that run a search; with six or"
+        " more values, bands are the central 68%.",
     )
     data_share: Annotated[float, Field(gt=0, le=1), Decides("study.draw")] = Field(
         0.3333,
-        description="Part of the background that stands as data; the rest is the references' true background. Above"
-        " 0.334 it is too little for the over-idealised reference, above 0.45 for the idealised, which are left out.",
+        description="Fraction of the background used as data; the rest is the true background of the references. The"
+        " over-idealised reference is left out above 0.334, the idealised one above 0.45.",
     )
     templates: Annotated[tuple[Method, ...], Decides()] = Field(
-        ("from_noise", "from_window", "from_sidebands"), min_length=1, description="Templates that are compared."
+        ("from_noise", "from_window", "from_sidebands"), min_length=1, description="Template methods to compare."
     )
     strength: Annotated[Positive, Decides()] = Field(2.24, description="Noise sigma' of the partial templates.")
     source: Annotated[str | tuple[str | tuple[str, ...], ...] | None, Decides()] = Field(
-        None, description="Files of the other simulation, for from_simulation: as template.source."
+        None, description="Files of the other simulation for from_simulation, see template.source."
     )
     injections: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Decides()] = Field(
         (250, 500, 1000, 2000, 3000),
@@ -616,25 +623,27 @@ class StudyConfig(_Section):
     strengths: Annotated[tuple[Positive, ...], Decides()] = Field(
         (0.05, 0.15, 0.3, 0.62, 1.2, 2.24, 5.0, 12.0),
         min_length=1,
-        description="Noise sigma' scanned by strength-auc, strength-sic, displacement and llv-strength.",
+        description="Noise sigma' scanned in strength-auc, strength-sic, displacement and llv-strength.",
     )
     oversamples: Annotated[tuple[Positive, ...], Decides()] = Field(
         (1.0, 2.0, 4.0, 8.0, 12.0),
         min_length=1,
-        description="Template events an event in the signal region, of oversampling.",
+        description="Template events per event in the window, for the study oversampling.",
     )
     sidebands: Annotated[tuple[Positive, ...], Decides()] = Field(
         (200.0, 400.0, 800.0),
         min_length=1,
-        description="Widths of the sidebands on either side, GeV, that sideband-width takes beside all of mass.range.",
+        description="Widths of each sideband, GeV, for the study sideband-width, in addition to the full mass.range.",
     )
     evaluations: Annotated[tuple[Annotated[int, Field(ge=4)], ...], Decides()] = Field(
-        (8, 16, 35, 64, 100), min_length=1, description="Network evaluations a template event, of solver-steps."
+        (8, 16, 35, 64, 100),
+        min_length=1,
+        description="Network evaluations per template event, for the study solver-steps.",
     )
     generators: Annotated[dict[str, tuple[str, ...]], Decides()] = Field(
         {},
-        description="Generators of constituents that the studies llv-* compare, all but llv-strength: a name for"
-        " legends, and what differs from the rest of this file, as SECTION.KEY=VALUE.",
+        description="Constituent generators to compare in the studies llv-* (except llv-strength): a name for legends,"
+        " and the keys that differ from the rest of the file, as SECTION.KEY=VALUE.",
     )
 
     _source_named = field_validator("source")(_names_files)
@@ -642,19 +651,19 @@ class StudyConfig(_Section):
     @model_validator(mode="after")
     def _sourced(self) -> StudyConfig:
         if "from_simulation" in self.templates and self.source is None:
-            raise ValueError("from_simulation among the templates needs study.source, the other simulation's files")
+            raise ValueError("from_simulation in study.templates needs study.source, the files of the other simulation")
         return self
 
 
 class PlotConfig(_Section):
-    """What the figures say of the sample."""
+    """Labels of the figures."""
 
     label: Annotated[str, Decides()] = Field(
-        "Simulation", description="Sample or experiment, upper left of each figure."
+        "Simulation", description="Sample or experiment, at the upper left of each figure."
     )
-    text: Annotated[str, Decides()] = Field("", description="Words after it, such as 'R&D dataset'.")
+    text: Annotated[str, Decides()] = Field("", description="Text after the label, such as 'R&D dataset'.")
     lumi: Annotated[Positive | None, Decides()] = Field(
-        None, description="Integrated luminosity in 1/fb; null prints none."
+        None, description="Integrated luminosity in 1/fb; not shown if null."
     )
 
 
@@ -668,7 +677,7 @@ class Config(_Section):
     signal: SignalConfig = SignalConfig()
     processor: Annotated[str, Decides()] = Field(
         "processors/dijets.py:Dijets",
-        description="'file.py:Class', 'package.module:Class', or the name that an installed package offers.",
+        description="'file.py:Class', 'package.module:Class', or a name registered by an installed package.",
     )
     selection: SelectionConfig = SelectionConfig()
     features: Annotated[
@@ -676,10 +685,10 @@ class Config(_Section):
     ] = Field(
         ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r"),
         min_length=1,
-        description="What the diffusion model makes; the classifier sees cwola.features.",
+        description="Features that the model generates; the classifier uses cwola.features.",
     )
     define: Annotated[dict[str, FeatureConfig], Decides("skim", "simulation", "hunt")] = Field(
-        {}, description="Features of your own by name: an expression, or a section with one."
+        {}, description="Your own features by name: an expression, or a section with one."
     )
     mass: MassConfig = MassConfig()
     windows: WindowsConfig = WindowsConfig()
@@ -691,10 +700,10 @@ class Config(_Section):
     study: StudyConfig = StudyConfig()
     plots: PlotConfig = PlotConfig()
     blind: Annotated[bool, Decides("hunt")] = Field(
-        True, description="Whether data inside the windows are left uncounted and undrawn."
+        True, description="Whether data inside the windows are hidden: neither counted nor drawn."
     )
     seed: Annotated[int, Decides("train", "generate", "classify", "quality", "hunt", "study.draw")] = Field(
-        1, ge=0, description="The run's seed."
+        1, ge=0, description="Random seed of the run."
     )
 
     @property
@@ -702,7 +711,7 @@ class Config(_Section):
         """What the functions of :mod:`drapes_hep.events.features` need for the features that are defined here."""
         define = self.model_dump(mode="json")["define"]
         if self.folder is not None:
-            # where functions are looked for: a worker process knows nothing of the configuration
+            # where functions are looked for: a worker process does not have the configuration
             for one in define.values():
                 one["folder"] = None if one["function"] is None else str(self.folder)
         return {"define": define, "keep": self.selection.keep}
@@ -719,7 +728,7 @@ class Config(_Section):
         if self.signal.inject is not None and not self.data.labels:
             raise ValueError("signal.inject needs labelled events: set data.labels and, for a sidecar, data.truth")
         if self.data.truth is not None and not self.data.labels:
-            raise ValueError("data.truth is given but data.labels is false")
+            raise ValueError("data.truth is set but data.labels is false")
         low, high = self.mass.range
         if self.windows.first <= low or self.windows.last + self.windows.width >= high:
             raise ValueError(
@@ -727,7 +736,7 @@ class Config(_Section):
                 f" on both sides inside mass.range [{low:g}, {high:g}]"
             )
         if self.study.window is not None and not low < self.study.window[0] < self.study.window[1] < high:
-            raise ValueError(f"study.window must rise and lie inside mass.range [{low:g}, {high:g}]")
+            raise ValueError(f"study.window must be increasing and inside mass.range [{low:g}, {high:g}]")
         return self
 
     @model_validator(mode="after")
@@ -736,19 +745,19 @@ class Config(_Section):
             return self
         template, noise = self.template, self.constituents.kinematics_strength
         if template.method == "file":
-            raise ValueError("constituents: a template file holds features; leave the section out")
+            raise ValueError("constituents: a template file contains features only; remove this section")
         if template.method == "from_low_noise":
-            raise ValueError("constituents: from_low_noise is a study of features, and makes no constituents")
+            raise ValueError("constituents: from_low_noise generates features only")
         if template.method == "from_sidebands" and noise is None:
             raise ValueError("constituents: from_sidebands needs constituents.kinematics_strength")
         if noise is not None and not template.sigma_min <= noise <= template.sigma_max:
             low, high = template.sigma_min, template.sigma_max
             raise ValueError(f"constituents.kinematics_strength {noise:g} is not within {low:g} to {high:g}")
         if (template.steps_left or 0) > self.constituents.steps:
-            raise ValueError("template.steps_left exceeds constituents.steps, whose sampler it stands for")
+            raise ValueError("template.steps_left exceeds constituents.steps")
         if self.constituents.kinematics_network == "deepsets" and self.training.width % JET_HEADS:
             raise ValueError(
-                f"training.width {self.training.width} is no multiple of the {JET_HEADS} heads of"
+                f"training.width {self.training.width} is not a multiple of the {JET_HEADS} heads of"
                 " constituents.kinematics_network deepsets"
             )
         return self
@@ -761,8 +770,8 @@ class Config(_Section):
             )
         if self.cwola.classifier == "full_phase_space" and self.cwola.options.get("kinematics"):
             raise ValueError(
-                "cwola.options: kinematics shows m_JJ to the classifier, whose cuts then sculpt the spectrum: leave it"
-                " out"
+                "cwola.options: kinematics gives m_JJ to the classifier, and its cuts would sculpt the spectrum: remove"
+                " it"
             )
         return self
 
@@ -779,7 +788,7 @@ class Config(_Section):
     def _named_alone(cls, value: Any) -> Any:
         entries = value if isinstance(value, (list, tuple)) else [value]
         if any(isinstance(one, Mapping) for one in entries):
-            raise ValueError("lists names alone: define a feature of your own under 'define', and name it here")
+            raise ValueError("must list names only: define your own features under 'define'")
         return value
 
 
@@ -1099,7 +1108,7 @@ def _absolute(config: Config, folder: Path) -> Config:
 
 
 def _placed(config: Config, folder: Path | None) -> Config:
-    """Return a configuration whose parts know where its file lies: classes are looked for beside it."""
+    """Return a configuration whose sections know its folder, where classes are looked for."""
     # copies: the defaults of two configurations are the same objects
     parts = {name: section.model_copy() for name, section in config if isinstance(section, _Section)}
     placed = config.model_copy(update=parts)
@@ -1110,7 +1119,7 @@ def _placed(config: Config, folder: Path | None) -> Config:
 
 @functools.cache
 def keys_of(stage: str) -> tuple[str, ...]:
-    """Return the keys of a configuration that decide a stage's result, dotted, as their fields say."""
+    """Return the keys of a configuration that decide a stage's result, dotted, as declared by their fields."""
     return decided(Config, stage)
 
 

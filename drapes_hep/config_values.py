@@ -1,6 +1,6 @@
 """A value of YAML or JSON as a key's type takes it: what is exactly meant passes, everything else is one line.
 
-A whole number may be written ``1e4``; true is no number, 1 is not true, and text in quotes is neither a number nor a
+A whole number may be written ``1e4``; true is not a number, 1 is not true, and text in quotes is neither a number nor a
 boolean, however it looks.
 """
 
@@ -18,7 +18,7 @@ from drapes_hep.yaml_text import TRUTH, Unquoted
 __all__ = ["plain_value"]
 
 _LARGEST = 2**63
-"""Whole numbers lie below it in size: random generators, files and libraries take no larger ones."""
+"""Whole numbers are below it in size: random generators, files and libraries take no larger ones."""
 
 _EXACT = 2**53
 """From here on, a number with an exponent is not exactly what was written."""
@@ -140,7 +140,7 @@ def _from_number(kinds: list[Any], value: numbers.Real) -> int | float | None:
 def _error_message(kinds: list[Any], words: list[str], value: Any) -> str:
     message = f"expected {_expected(kinds, isinstance(value, float) and not math.isfinite(value))}"
     if value is None:
-        return f"{message}, got nothing; leave the key out for its default"
+        return f"{message}, got nothing; remove the key to use its default"
     lists = [kind for kind in kinds if get_origin(kind) is tuple]
     if lists and len(kinds) == 1:
         return f"{message} in brackets, such as [{_value_text(value)}]"
@@ -149,7 +149,7 @@ def _error_message(kinds: list[Any], words: list[str], value: Any) -> str:
     message += f", got {kind}{text}"
     if isinstance(value, str):
         if bool in kinds and value.lower() in TRUTH:
-            return f"{message} in quotes: leave them out"
+            return f"{message} in quotes: remove them"
         close = difflib.get_close_matches(value.lower(), words, n=1, cutoff=0.6)
         return f"{message}; did you mean '{close[0]}'?" if close else message
     return f"{message}; quote it if it is text" if str in kinds else message

@@ -22,7 +22,7 @@ def offered(kind: str) -> dict[str, tuple[metadata.EntryPoint, ...]]:
     Parameters
     ----------
     kind : str
-        What stands before the dot: ``processor``, ``method``, ``classifier``, ``network``, ``feature`` or ``shape``.
+        The part before the dot: ``processor``, ``method``, ``classifier``, ``network``, ``feature`` or ``shape``.
 
     Returns
     -------

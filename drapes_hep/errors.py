@@ -192,7 +192,7 @@ def _status_of(error: BaseException | None) -> int:
 
 
 def unnumbered(text: str) -> str:
-    """Return a message without numbers of events, which a blinded run may not tell."""
+    """Return a message without numbers of events, which a blinded run must not reveal."""
     return re.sub(r"\b\d+ events?\b", "the events", text)
 
 
@@ -213,7 +213,7 @@ def told(
     Returns
     -------
     str
-        With the innermost line of the user's own: what it calls into is rarely at fault.
+        With the innermost line of user code: the libraries that it calls are rarely at fault.
     """
     places = [(file_of(frame.f_code), line) for frame, line in traceback.walk_tb(error.__traceback__)]
     file, line = ([place for place in places if own(place[0])] or places)[-1]
@@ -221,7 +221,7 @@ def told(
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the type and the first line of what was raised; what is no error, such as SystemExit, ends a program."""
+    """Return the type and the first line of an exception; other ones than errors, such as SystemExit, end a program."""
     line = str(error).strip().partition("\n")[0]
     reason = f"{type(error).__name__}: {line}" if line else type(error).__name__
     return reason if isinstance(error, Exception) else f"it ends the program ({reason})"

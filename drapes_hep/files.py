@@ -96,7 +96,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunDirectoryError(f"{path}: missing; run the stage that makes it") from None
+        raise RunDirectoryError(f"{path}: missing; run the stage that writes it") from None
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{path}: cannot be read as JSON ({error}); delete it and run again") from error
 

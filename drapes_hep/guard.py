@@ -1,4 +1,4 @@
-"""A second process that outlives the work, whatever becomes of it, and says so.
+"""A second process that outlives the work and reports how it ended.
 
 A user's code, or a library's, may leave by ``os._exit``, crash in compiled code or be killed for its memory: then no
 line of Python is left to complain, and the status may be 0. So the command forks at once, before anything large is
@@ -167,7 +167,7 @@ def _watch(child: int, watched: set[signal.Signals], memory: mmap.mmap) -> int:
         return memory[1]
     name = memory[2:].rstrip(b"\0").decode(errors="replace")
     during = f" during {name}" if name else ""
-    resume_hint = "; what is finished is kept: run the same command again to resume"
+    resume_hint = "; finished work is kept: run the same command again to resume"
     if os.WIFSIGNALED(how):
         number = os.WTERMSIG(how)
         reasons = {signal.SIGKILL: "out of memory?", signal.SIGSEGV: "a crash in compiled code"}
@@ -175,7 +175,7 @@ def _watch(child: int, watched: set[signal.Signals], memory: mmap.mmap) -> int:
         complain(f"the process was killed by signal {number}{reason}{during}{resume_hint}")
         return 128 + number
     complain(
-        f"the process ended by itself{during}, without a result: code that it called left with os._exit or the like"
+        f"the process exited{during} without a result: its code called os._exit or similar"
         f" (status {os.WEXITSTATUS(how)}){resume_hint}"
     )
     return 2

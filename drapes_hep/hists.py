@@ -46,4 +46,6 @@ def _histogram(path: str | Path, name: str, record: Mapping[str, Any], verb: str
     try:
         return hist.Hist(json.loads(json.dumps(record), object_hook=uhi.io.json.object_hook))
     except (KeyError, TypeError, ValueError) as error:
-        raise RunDirectoryError(f"{path}: '{name}' is no histogram; delete it and run {command(verb)} again") from error
+        raise RunDirectoryError(
+            f"{path}: '{name}' is not a histogram; delete it and run {command(verb)} again"
+        ) from error

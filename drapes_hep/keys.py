@@ -1,7 +1,7 @@
 """Which keys of a configuration decide the result of which stage: the one declaration is at the keys themselves.
 
 A field of a section says so in its type, ``epochs: Annotated[int, Decides("train")]``. One that decides nothing by
-itself says that too, with ``Decides()``: what a figure is labelled with, where a file lies whose content counts, or
+itself says that too, with ``Decides()``: what a figure is labelled with, where a file is whose content counts, or
 what only matters through something derived from it, which then belongs to ``Stage.other``.
 """
 
@@ -131,7 +131,7 @@ def put_part(tree: dict[str, Any], config: Mapping[str, Any], keys: Sequence[str
 def _values(part: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in part.items():
-        # a configuration has two levels: what lies deeper is a value
+        # a configuration has two levels: what is deeper is a value
         out |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
     return out
 

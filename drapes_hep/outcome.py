@@ -95,7 +95,7 @@ class SicPoint(Estimate):
 
 @dataclass(frozen=True)
 class Accounting:
-    """Where the events went.
+    """Accounting of the events.
 
     Attributes
     ----------
@@ -176,13 +176,13 @@ class WorkingPoint:
     Attributes
     ----------
     background_efficiency : float
-        Fraction of the template that passes; 1 is no cut.
+        Fraction of the template that passes; 1 means no cut.
     observed : int or None
         Events in the window that pass; None if blind.
     expected, expected_error : float or None
         Background expected among them and its standard error; None where nothing is quoted.
     p_local : float or None
-        Probability of at least as many events under background alone.
+        Probability of at least as many events under background only.
     z_local : float or None
         The same in one-sided standard deviations.
     expected_template, expected_template_error : float or None
@@ -269,13 +269,13 @@ class GlobalSignificance:
     bound : bool or None
         Whether no pseudo-experiment is as extreme: ``p_global`` is then an upper bound.
     exceeding : int or None
-        Pseudo-experiments that are as extreme as the data.
+        Pseudo-experiments at least as extreme as the data.
     p_global_extrapolated, z_global_extrapolated : float or None
         From the distribution of the pseudo-experiments' smallest p-values.
     p_global_extrapolated_interval : tuple of float, or None
         68% interval.
     effective_trials : float or None
-        Independent searches whose smallest p-value would be distributed alike.
+        Number of independent searches whose smallest p-value has the same distribution.
     effective_trials_interval : tuple of float, or None
         68% interval.
     best_window : tuple of float, or None
@@ -324,7 +324,7 @@ class Results(Kept):
     path : Path
         ``results.json``.
     blind : bool
-        Whether data inside the windows were left uncounted.
+        Whether data inside the windows are hidden.
     accounting : Accounting
     windows : tuple of WindowResult
         From low to high mass.
@@ -366,7 +366,7 @@ class Results(Kept):
         Raises
         ------
         RunDirectoryError
-            If ``results.json`` does not lie in a run directory, or a file there is damaged.
+            If ``results.json`` is not in a run directory, or a file there is damaged.
         """
         from drapes_hep.report import report_figures
 
@@ -418,7 +418,7 @@ def read_results(path: str | Path) -> Results:
         raise RunDirectoryError(f"{path}: holds no results; run the hunt first, or name a run directory")
     record = read_json(file)
     if not isinstance(record, dict) or not {"schema_version", "windows", "global"} <= record.keys():
-        raise RunDirectoryError(f"{file}: is no results file; name a run directory or its results.json")
+        raise RunDirectoryError(f"{file}: is not a results file; name a run directory or its results.json")
     if record["schema_version"] != SCHEMA_VERSION:
         raise RunDirectoryError(
             f"{file}: is of schema version {record['schema_version']}, this release reads {SCHEMA_VERSION}; run the"

@@ -1,6 +1,6 @@
 """Sets of varying length, packed: the values of all sets one after the other, and where each set begins.
 
-This is the form in which jets' constituents reach networks, losses and samplers; it knows neither.
+This is the form in which jets' constituents are passed to networks, losses and samplers.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def take(sets: Sets, index: Tensor) -> Sets:
         index = torch.nonzero(index)[:, 0]
     index = index.to(device=sets.offsets.device, dtype=torch.int64)
     if bool(((index < -count) | (index >= count)).any()):
-        raise IndexError(f"an index lies beyond {count} sets")
+        raise IndexError(f"an index is out of range for {count} sets")
     index = torch.where(index < 0, index + count, index)
     rows, offsets = runs(sets.offsets[index], sets.lengths[index])
     return Sets(sets.values[rows], offsets)

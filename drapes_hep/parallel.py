@@ -22,7 +22,7 @@ R = TypeVar("R")
 def in_processes(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], workers: int) -> Iterator[R]:
     """Call a function for each of many arguments, in fresh processes.
 
-    Where this process is interrupted, a function that runs meets KeyboardInterrupt, so a training keeps what it has.
+    If this process is interrupted, running functions get KeyboardInterrupt, so a training can write a checkpoint.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def in_processes(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]
             yield future.result()
     except BrokenProcessPool as error:
         raise DrapesError(
-            "a worker process died, most likely for lack of memory: use fewer workers; what is finished is kept, run"
+            "a worker process died, most likely out of memory: use fewer workers; finished work is kept, run"
             " the same command again to resume"
         ) from error
     except BaseException:

@@ -66,7 +66,7 @@ SOURCE = "__drapes_source__"
 STRIPPED = "<dynamic-code>"
 """What cloudpickle (from 3.1.3 on) writes for the file of code that travels by value."""
 NEEDS = (
-    "a search needs three things of a processor: __init__(self, settings), and of process(self, events) beside 'hists'"
+    "a processor needs three things for a search: __init__(self, settings), and in the output of process(self, events)"
     " a 'cutflow' and a 'skim' of the selected events (docs/how-to.md#use-a-coffea-processor)"
 )
 """What a processor of coffea's must offer beyond what coffea asks of it."""
@@ -284,7 +284,7 @@ def load_object(kind: Kind, name: str, search: Sequence[str | Path] | None = Non
         defined = [key for key, one in vars(module).items() if getattr(one, "__module__", None) == module.__name__]
         fits = [key for key in defined if kind.lacks(getattr(module, key)) is None]
         close = difflib.get_close_matches(attribute, fits, n=1, cutoff=0.3) or fits[:1]
-        hint = f"did you mean '{close[0]}'?" if close else f"it defines nothing that is {kind.noun}"
+        hint = f"did you mean '{close[0]}'?" if close else f"it does not define {kind.noun}"
         raise ConfigError(f"{said}: no class '{attribute}' in {place}; {hint}")
     problem = kind.lacks(found)
     if problem is not None:
@@ -358,7 +358,7 @@ def _check_names(name: str, processor: type) -> None:
             if meant:
                 raise ConfigError(
                     f"processor '{name}': {kind.__name__} defines '{own}', which nothing calls; did you mean"
-                    f" '{meant[0]}'? A function of your own needs a name less like it"
+                    f" '{meant[0]}'? Give a helper function a less similar name"
                 )
 
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class ByWindow(Mapping[str, T], Generic[T]):
-    """What a stage made for each window, by the window's name, such as ``3300-3700``.
+    """Results of a stage for each window, by the name of the window, such as ``3300-3700``.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class CutFlowStep:
     ----------
     name : str
     events : int
-        That pass it; in a blinded run, those outside all windows.
+        Events that pass; in a blinded run, only those outside all windows.
     weight : float
         Their sum of weights.
     """
@@ -86,7 +86,7 @@ class Selected(Kept):
     cutflow : tuple of CutFlowStep
         In the order of the selection.
     not_applied : tuple of str
-        Steps that the selection has and did not apply.
+        Steps of the selection that were not applied.
     """
 
     run: RunDirectory
@@ -133,7 +133,7 @@ class Curve:
     rate : array, shape (epochs,)
         Learning rates.
     best_epoch : int
-        From 1: the one whose weights were kept.
+        The epoch whose weights are used, from 1.
     stopped_early : bool
     seconds : float
     """
@@ -160,9 +160,9 @@ class Trained(Kept):
     ----------
     window : str
     folder : Path
-        Where its weights lie.
+        Where its weights are.
     curves : mapping of str to Curve
-        By the name of the network; empty for a method that trains none.
+        By the name of the network; empty for a method without training.
     events : mapping of str to int
         Sideband events for training, validation and closure.
     """
@@ -210,7 +210,7 @@ class Template(Kept):
 
     @functools.cached_property
     def metadata(self) -> Mapping[str, Any]:
-        """How it was made."""
+        """Metadata of the template."""
         return skim_metadata(self.path)
 
     def _repr_html_(self) -> str:
@@ -227,7 +227,7 @@ class Scored(Kept):
     ----------
     window : str
     folder : Path
-        Where the files of the window lie.
+        Where the files of the window are.
     quality : mapping
         ``quality.json``: how well the template describes data, and the metrics from labels.
     """

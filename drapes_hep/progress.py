@@ -42,7 +42,7 @@ class Progressed(Protocol):
 
 @dataclass(frozen=True)
 class Reporter:
-    """Where a stage tells how far it is.
+    """Reports the progress of a stage.
 
     Attributes
     ----------

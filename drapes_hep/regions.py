@@ -60,12 +60,12 @@ class Window:
         return 0.5 * (self.lo + self.hi)
 
     def in_signal_region(self, mjj: npt.ArrayLike) -> BoolArray:
-        """Return which masses (any shape, GeV) lie in the signal region."""
+        """Return which masses (any shape, GeV) are in the signal region."""
         m = np.asarray(mjj)
         return np.asarray((m >= self.lo) & (m < self.hi), dtype=np.bool_)
 
     def in_sidebands(self, mjj: npt.ArrayLike) -> BoolArray:
-        """Return which masses (any shape, GeV) lie in the sidebands."""
+        """Return which masses (any shape, GeV) are in the sidebands."""
         m = np.asarray(mjj)
         inside = (m >= self.range_lo) & (m < self.range_hi)
         return np.asarray(inside & ~self.in_signal_region(m), dtype=np.bool_)
@@ -95,7 +95,7 @@ def parse_window(text: str, windows: Sequence[Window]) -> Window:
     Raises
     ------
     ConfigError
-        If the text is no window of this search.
+        If the text is not a window of this search.
     """
     try:
         low, high = (float(part) for part in text.split("-"))
@@ -111,5 +111,5 @@ def parse_window(text: str, windows: Sequence[Window]) -> Window:
 
 
 def blinded(mjj: npt.NDArray[Any], windows: Sequence[Window]) -> BoolArray:
-    """Return which masses lie in any window: what a blinded search neither counts nor draws after a selection."""
+    """Return which masses are in any window: what a blinded search neither counts nor draws after a selection."""
     return in_ranges(mjj, [(window.lo, window.hi) for window in windows])

@@ -70,7 +70,7 @@ _XROOTD_CLIENT = re.compile(
     r"|operation interrupted|invalid session|redirect limit|stream disconnect",
     re.IGNORECASE,
 )
-"""What XRootD's client says of a connection."""
+"""Messages of the XRootD client on a connection."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ _VALIDATORS = {
     *("etag", "content-md5", "md5hash", "digest", "checksum"),
     *("last-modified", "last_modified", "lastmodified", "modified", "updated", "mtime"),
 }
-"""What servers, in fsspec's words, say of a file's content without sending it."""
+"""Metadata of servers on the content of a file, with the names of fsspec."""
 _BLOCK = 1 << 20
 _CONNECT, _SILENCE = 15.0, 60.0
 """Seconds to connect, and without a byte."""
@@ -185,7 +185,7 @@ def url_stem(url: str) -> str:
 
 
 def sibling(url: str, suffix: str) -> str:
-    """Return the URL of a file beside another, of the same name but for the last suffix.
+    """Return the URL of a file in the same folder, with another suffix.
 
     Parameters
     ----------
@@ -244,15 +244,15 @@ def _refusal(url: str, error: BaseException) -> InputError | None:
     if isinstance(error, InputError):
         return error
     if status in (401, 403) or isinstance(error, PermissionError):
-        return InputError(url, "the server refuses it", "it needs a login or a token: download it yourself")
+        return InputError(url, "the server denies access", "it needs a login or a token: download it yourself")
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         where = "" if url.startswith(("file:", "local:")) else " on the server"
         return NotThereError(url, f"no such file{where}", "check the address")
     if any(words in str(error) for words in _NO_RANGES):
-        return InputError(url, "the server does not serve parts of files", "download it first")
+        return InputError(url, "the server does not support reading parts of files", "download it first")
     if type(error).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:
         kind = UnreachableError if status in TRANSIENT else InputError
-        answer = kind(url, f"the server answers with status {status}", "try again later")
+        answer = kind(url, f"the server responds with status {status}", "try again later")
         if isinstance(answer, UnreachableError):
             answer.wait = retry_after(getattr(error, "headers", None))
         return answer
@@ -265,10 +265,10 @@ def _broken(url: str, error: BaseException) -> InputError | None:
     if "CertificateError" in name or "SSLCertVerificationError" in name:
         return InputError(url, "the server's certificate cannot be verified", "check the address")
     if name in {"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError", "TooManyRedirects"}:
-        return InputError(url, f"the address leads nowhere ({name})", "check the address")
+        return InputError(url, f"the address is not valid ({name})", "check the address")
     broken = (ConnectionError, TimeoutError, http.client.HTTPException)
     if isinstance(error, broken) or type(error).__module__.startswith("aiohttp") or _is_truncated(error):
-        problem = f"the server cannot be reached or broke off ({name})"
+        problem = f"the server cannot be reached or closed the connection ({name})"
         return UnreachableError(url, problem, "try again, or download it first")
     return None
 
@@ -285,12 +285,14 @@ def _xrootd_error(url: str, error: BaseException) -> InputError | None:
     text = str(error)
     code = int(number[1]) if (number := re.search(r"\[(3\d\d\d)\]", text)) else None
     if code in _XROOTD_REFUSED:
-        return InputError(url, "the server refuses it", "it needs a login or a token: download it yourself")
+        return InputError(url, "the server denies access", "it needs a login or a token: download it yourself")
     if code in _XROOTD_MISSING:
         return NotThereError(url, "no such file on the server", "check the address")
     if code in _XROOTD_TRANSIENT or _XROOTD_CLIENT.search(text):
         reason = " ".join(text.split())[:100]
-        return UnreachableError(url, f"the server cannot be reached or broke off ({reason})", "try again later")
+        return UnreachableError(
+            url, f"the server cannot be reached or closed the connection ({reason})", "try again later"
+        )
     return None
 
 
@@ -348,7 +350,7 @@ def retried(function: Callable[[], R], *, attempts: int | None = None) -> R:
     Parameters
     ----------
     function : callable
-        Must be repeatable, and open what it reads anew.
+        Must be repeatable, and open what it reads again.
     attempts : int, optional
         At most; by default what :data:`PATIENCE` says.
 
@@ -401,7 +403,7 @@ def filesystem_options(url: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        For HTTP, limits on the time to connect and on the time without a byte in place of one on the whole transfer,
+        For HTTP, limits on the time to connect and on the time without a byte instead of one on the whole transfer,
         which a large read over a slow line would exceed.
     """
     if not url.startswith(("http://", "https://")):
@@ -475,7 +477,7 @@ class _Exact(io.RawIOBase):
 
     @property
     def size(self) -> int | None:
-        """Bytes of the file, None where the server does not say."""
+        """Bytes of the file, None if the server does not report it."""
         size: int | None = getattr(self._file, "size", None)
         if size is None and hasattr(self._file, "getbuffer"):
             size = len(self._file.getbuffer())  # of fsspec's memory
@@ -500,7 +502,7 @@ class _Exact(io.RawIOBase):
             remaining = max(self.size - place, 0)
             due = remaining if size is None or size < 0 else min(size, remaining)
             if len(content) < due:
-                raise ConnectionError(f"{len(content)} of {due} bytes came")
+                raise ConnectionError(f"{len(content)} of {due} bytes received")
         return content
 
     def readinto(self, buffer: Any, /) -> int:
@@ -528,7 +530,7 @@ def fingerprint(path: str | Path) -> str:
     Raises
     ------
     InputError
-        A URL that cannot be read, or whose size the server does not tell.
+        A URL that cannot be read, or whose size the server does not report.
     """
     if isinstance(path, Alternatives) or not is_url(path) or urlsplit(str(path)).scheme in _LOCAL:
         return sampled_hash(path)
@@ -541,7 +543,7 @@ def fingerprint(path: str | Path) -> str:
 
 
 def file_version(path: str | Path) -> str:
-    """Return what tells one content behind a URL from a later one, without reading it.
+    """Return a hash that identifies the content of a URL, without reading it.
 
     Parameters
     ----------
@@ -552,7 +554,7 @@ def file_version(path: str | Path) -> str:
     -------
     str
         A hash of the size and of what the server says of the content (ETag, checksum, time of the last change). Empty
-        for what is no URL.
+        for what is not a URL.
 
     Raises
     ------
@@ -566,7 +568,7 @@ def file_version(path: str | Path) -> str:
 
 
 def sampled_hash(path: str | Path) -> str:
-    """Hash what a file holds, whatever its server says of it: two copies of one file have the same.
+    """Hash the content of a file, without metadata of the server: two copies of a file have the same hash.
 
     Parameters
     ----------
@@ -630,7 +632,7 @@ def first_of(path: str, function: Callable[[str], R], attempts: int | None = Non
         except InputError as error:
             first = first or error
             if number < len(places):
-                _LOG.warning("%s: %s; taking %s", place, error.problem, places[number])
+                _LOG.warning("%s: %s; using %s", place, error.problem, places[number])
         except OSError as error:  # a local place
             if len(places) == 1:
                 raise
@@ -643,7 +645,7 @@ def first_of(path: str, function: Callable[[str], R], attempts: int | None = Non
 
 
 def _validators(url: str) -> tuple[list[tuple[str, str]], int | None]:
-    """Ask the server what it says of the content, and the size."""
+    """Ask the server for the metadata of the content, and the size."""
     with _network_errors(url):
         filesystem, path = _filesystem(url)
         info = filesystem.info(path)
@@ -652,11 +654,11 @@ def _validators(url: str) -> tuple[list[tuple[str, str]], int | None]:
 
 
 def _blocks_hash(url: str, between: int, validators: Sequence[tuple[str, str]] = ()) -> str:
-    """Hash the size, what the server told, both ends and some blocks between."""
+    """Hash the size, the metadata of the server, both ends and some blocks between."""
     with open_url(url, _ENDS) as file:
         size = getattr(file, "size", None)
         if size is None:
-            raise InputError(url, "the server does not say how large it is", "download it first")
+            raise InputError(url, "the server does not report its size", "download it first")
         digest = hashlib.sha256(json.dumps([size, *validators]).encode())
         last = max(0, size - _ENDS)
         position = 0
@@ -697,7 +699,7 @@ def expand_url(url: str) -> list[str]:
             return sorted(filesystem.unstrip_protocol(place) for place in filesystem.glob(path))
         except Exception as error:  # as above
             raise network_error(url, error) or InputError(
-                url, f"cannot be listed ({type(error).__name__})", "name the files one by one"
+                url, f"cannot be listed ({type(error).__name__})", "list the files individually"
             ) from error
 
     paths = retried(listed)

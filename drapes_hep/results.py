@@ -140,34 +140,30 @@ def _value() -> dict[str, Any]:
 
 def _point_schema() -> dict[str, Any]:
     return _record(
-        background_efficiency=_field("The cut: the part of the template that passes; 1 is no cut.", _EFFICIENCY),
+        background_efficiency=_field("The cut: the fraction of the template that passes; 1 means no cut.", _EFFICIENCY),
         observed=_field("Events in the window that pass; null if blind.", _COUNT, null=True),
         expected=_field(
             "Background expected among them; null with too few fitted events or a poor fit.", _NUMBER, null=True
         ),
-        expected_error=_field(
-            "Standard error of the expectation alone, without Poisson fluctuation.", _NUMBER, null=True
-        ),
+        expected_error=_field("Standard error of the expectation, without Poisson fluctuation.", _NUMBER, null=True),
         p_local=_field(
-            "Probability of at least as many events under background alone, the expectation's error included; null"
-            " without an expectation, or with one below 0.001 events.",
+            "Probability of at least as many events under the background-only hypothesis, including the error of the"
+            " expectation; null without an expectation, or if it is below 0.001 events.",
             _PROBABILITY,
             null=True,
         ),
-        z_local=_field(
-            "The same in one-sided standard deviations; null where nothing is observed.", _NUMBER, null=True
-        ),
+        z_local=_field("p_local in one-sided standard deviations; null where nothing is observed.", _NUMBER, null=True),
         expected_template=_field(
-            "Cross-check, no part of the result: the expectation if the template were perfect, its efficiency times the"
-            " inclusive expectation; null if blind.",
+            "Cross-check, not part of the result: the expectation if the template were perfect, its efficiency times"
+            " the inclusive expectation; null if blind.",
             _NUMBER,
             null=True,
         ),
         expected_template_error=_field("Its standard error.", _NUMBER, null=True),
         degree=_field("Degree of the polynomial in the efficiency; null for the inclusive point.", _COUNT, null=True),
         fitted_events=_field(
-            "Events outside the window that pass and that this point's fit uses: all for the inclusive point, those of"
-            " the sidebands' closure part after a cut. hunt.min_events is a limit on it.",
+            "Events outside the window that pass and that this point's fit uses: all for the inclusive point, only"
+            " the closure events of the sidebands after a cut. hunt.min_events is its minimum.",
             _COUNT,
         ),
     )
@@ -176,13 +172,13 @@ def _point_schema() -> dict[str, Any]:
 def _fit_schema() -> dict[str, Any]:
     return _record(
         chi2=_field(
-            "Likelihood ratio 2NLLR (sum of the bins' Poisson deviances), no Pearson chi2.", _NUMBER, null=True
+            "Likelihood ratio 2NLLR (sum of the Poisson deviances of the bins), not a Pearson chi2.", _NUMBER, null=True
         ),
         ndof=_field("Degrees of freedom.", {"type": "integer"}),
-        p_value=_field("Of the 2NLLR, bins with few events allowed for.", _PROBABILITY, null=True),
-        good=_field("Whether p_value is at least 0.001; a window of which it is not carries no expectation.", _BOOLEAN),
+        p_value=_field("p-value of the 2NLLR, valid for bins with few events.", _PROBABILITY, null=True),
+        good=_field("Whether p_value is at least 0.001; if not, the window has no expectation.", _BOOLEAN),
         parameters=_field(
-            "Of the shape: ln_p1 is the logarithm of p_1 in docs/method.md, the others p_2, ...",
+            "Parameters of the shape: ln_p1 is the logarithm of p_1 in docs/method.md, the others are p_2, ...",
             {"type": "object", "additionalProperties": _NUMBER},
         ),
     )
@@ -191,13 +187,13 @@ def _fit_schema() -> dict[str, Any]:
 def _template_schema() -> dict[str, Any]:
     estimate, pseudo = _record(**_value()), _record(**_value(), window=_field("The pseudo-window, GeV.", _INTERVAL))
     return _record(
-        name=_field("How it was made: template.method.", {"type": "string"}),
-        n=_field("Its events; null if blind.", _COUNT, null=True),
-        strength=_field("Noise sigma / alpha that it started at; null from full noise.", _NUMBER, null=True),
-        steps_left=_field("Steps of the sampler that were left there; null from full noise.", _COUNT, null=True),
+        name=_field("Template method: template.method.", {"type": "string"}),
+        n=_field("Number of template events; null if blind.", _COUNT, null=True),
+        strength=_field("Noise sigma / alpha at which generation starts; null for full noise.", _NUMBER, null=True),
+        steps_left=_field("Remaining sampler steps at that noise; null for full noise.", _COUNT, null=True),
         lost=_field(
-            "Of a template of constituents, events that were generated and are none of it, by reason: see"
-            " docs/run-directory.md; null for one of features, or if blind.",
+            "For templates of constituents, generated events that are not part of it, by reason: see"
+            " docs/run-directory.md; null for templates of features, or if blind.",
             {"type": "object", "additionalProperties": _COUNT},
             null=True,
         ),
@@ -205,7 +201,7 @@ def _template_schema() -> dict[str, Any]:
             "AUC against true background in the window; null without labels or if blind.", estimate, null=True
         ),
         auc_vs_sideband_closure=_field(
-            "AUC, made at their masses, against held-out sideband events; if blind, those outside all windows.",
+            "AUC against held-out sideband events, generated at their masses; if blind, those outside all windows.",
             estimate,
             null=True,
         ),
@@ -221,14 +217,16 @@ def _metrics_schema() -> dict[str, Any]:
     estimate = _record(**_value())
     sic = _record(
         **_value(),
-        signal_efficiency=_field("Of the cut, true signal of the window.", _PROBABILITY),
-        background_efficiency=_field("Of the cut, true background of the window.", _PROBABILITY),
+        signal_efficiency=_field("Efficiency of the cut for true signal in the window.", _PROBABILITY),
+        background_efficiency=_field("Efficiency of the cut for true background in the window.", _PROBABILITY),
     )
     return _record(
-        auc=_field("Of true signal against true background in the window.", estimate, null=True),
-        sic_100=_field("Signal efficiency over the root of background efficiency, at rejection 100.", sic, null=True),
+        auc=_field("AUC of true signal against true background in the window.", estimate, null=True),
+        sic_100=_field(
+            "Signal efficiency divided by the square root of background efficiency, at rejection 100.", sic, null=True
+        ),
         sic_1000=_field("The same at rejection 1000.", sic, null=True),
-        sic_max=_field("The largest of cuts that enough background events pass.", sic, null=True),
+        sic_max=_field("The maximum over cuts that enough background events pass.", sic, null=True),
     )
 
 
@@ -240,44 +238,46 @@ def _window_schema() -> dict[str, Any]:
         fit=_field("The inclusive fit outside the window (outside all windows if blind).", _fit_schema()),
         template=_field("Its background template.", _template_schema()),
         working_points=_field(
-            "From loose to tight; the first is inclusive.", {"type": "array", "items": _point_schema(), "minItems": 1}
+            "Working points from loose to tight; the first is inclusive.",
+            {"type": "array", "items": _point_schema(), "minItems": 1},
         ),
-        metrics=_field("From labels; null without them or if blind.", _metrics_schema(), null=True),
+        metrics=_field("Metrics from labels; null without labels or if blind.", _metrics_schema(), null=True),
     )
 
 
 def _global_schema() -> dict[str, Any]:
     return _record(
         p_global=_field(
-            "(k + 1)/(n + 1), if k of n pseudo-experiments are as extreme as the data; null without them, if blind, or"
-            " for a part of the search.",
+            "(k + 1)/(n + 1), if k of n pseudo-experiments are at least as extreme as the data; null without them, if"
+            " blind, or if not all windows were hunted.",
             _PROBABILITY,
             null=True,
         ),
         z_global=_field("One-sided standard deviations of p_global; null if p_global is 1.", _NUMBER, null=True),
         p_global_interval=_field("95% interval of k/n (Clopper and Pearson).", _INTERVAL, null=True),
         bound=_field("Whether k is 0: p_global is then an upper bound, z_global a lower one.", _BOOLEAN, null=True),
-        exceeding=_field("k, the pseudo-experiments that are as extreme as the data.", _COUNT, null=True),
+        exceeding=_field("k, the pseudo-experiments at least as extreme as the data.", _COUNT, null=True),
         p_global_extrapolated=_field(
-            "From the distribution of the pseudo-experiments' smallest p-values, 1 - (1 - p_local)^effective_trials;"
-            " what to quote where k is small. null where p_global is, or none of them has a p-value.",
+            "From the distribution of the smallest p-values of the pseudo-experiments, 1 - (1 -"
+            " p_local)^effective_trials; to be quoted if k is small. null if p_global is, or if none of them has a"
+            " p-value.",
             _PROBABILITY,
             null=True,
         ),
-        z_global_extrapolated=_field("The same in one-sided standard deviations.", _NUMBER, null=True),
+        z_global_extrapolated=_field("p_global_extrapolated in one-sided standard deviations.", _NUMBER, null=True),
         p_global_extrapolated_interval=_field(
-            "Its 68% interval, from the number of pseudo-experiments alone.", _INTERVAL, null=True
+            "Its 68% interval, from the number of pseudo-experiments only.", _INTERVAL, null=True
         ),
         effective_trials=_field(
-            "Independent searches whose smallest p-value would be distributed like theirs.",
+            "Number of independent searches whose smallest p-value has the same distribution.",
             {"type": "number", "exclusiveMinimum": 0},
             null=True,
         ),
         effective_trials_interval=_field("Its 68% interval.", _INTERVAL, null=True),
         best_window=_field("The window of the smallest p_local, GeV.", _INTERVAL, null=True),
-        best_background_efficiency=_field("Its cut.", _EFFICIENCY, null=True),
-        toys=_field("n, the pseudo-experiments.", _COUNT),
-        reason=_field("Why p_global is null; null where it is not.", {"type": "string"}, null=True),
+        best_background_efficiency=_field("The cut of the smallest p_local.", _EFFICIENCY, null=True),
+        toys=_field("n, the number of pseudo-experiments.", _COUNT),
+        reason=_field("Why p_global is null; null if it is not.", {"type": "string"}, null=True),
     )
 
 
@@ -286,22 +286,22 @@ def results_schema() -> dict[str, Any]:
     accounting = _record(
         requested=_field("Events in the files; null if blind.", _COUNT, null=True),
         processed=_field(
-            "Events that the selection was given or that were set aside as not injected; null if blind.",
+            "Events passed to the selection or set aside as not injected; null if blind.",
             _COUNT,
             null=True,
         ),
-        lost=_field("The difference: 0, or the skim stops.", _COUNT),
+        lost=_field("The difference: always 0, otherwise the skim stops.", _COUNT),
     )
     top = _record(
-        schema_version=_field("Of this layout.", {"const": SCHEMA_VERSION}),
-        blind=_field("Whether data inside the windows were left uncounted.", _BOOLEAN),
-        accounting=_field("Where the events went.", accounting),
-        windows=_field("From low to high mass.", {"type": "array", "items": _window_schema(), "minItems": 1}),
+        schema_version=_field("Version of this layout.", {"const": SCHEMA_VERSION}),
+        blind=_field("Whether data inside the windows are hidden.", _BOOLEAN),
+        accounting=_field("Accounting of the events.", accounting),
+        windows=_field("Windows, from low to high mass.", {"type": "array", "items": _window_schema(), "minItems": 1}),
         **{"global": _field("The search as a whole.", _global_schema())},
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Results of a drapes-hep search",
-        "description": "Masses in GeV. A number that does not exist is null.",
+        "description": "Masses in GeV. Numbers that do not exist are null.",
         **top,
     }

@@ -96,7 +96,7 @@ def event_uniforms(
     size : int
         Numbers an event.
     first : int
-        Index of the first number; the stream of an event goes on where ``first`` says.
+        Index of the first number; the stream of an event resumes where ``first`` says.
 
     Returns
     -------

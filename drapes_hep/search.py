@@ -1,6 +1,6 @@
 """A search from Python: :class:`Search` runs the stages of the command line, :func:`run_search` all of them at once.
 
-Everything lies in a run directory as for ``drapes run``: a search resumes where it was, and commands can continue it.
+Everything is in a run directory as for ``drapes run``: a search resumes where it was, and commands can continue it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Search:
     config : Config, str, Path or mapping
         A configuration, its YAML file, or its keys and sections.
     output : str or Path, optional
-        The run directory. None takes a temporary one, which is removed with this object and the results that it gave.
+        The run directory. None uses a temporary one, which is removed with this object and the results that it gave.
     device : {"auto", "cpu", "cuda"}
         Where networks run.
     executor : {"iterative", "futures"}
@@ -60,7 +60,7 @@ class Search:
     quiet : bool
         No progress bars and no messages.
     overwrite : bool
-        Replace finished stages of another configuration in the run directory.
+        Replace finished stages that were run with another configuration.
 
     Raises
     ------
@@ -108,7 +108,7 @@ class Search:
         overwrite: bool = False,
         **sections: Any,
     ) -> Search:
-        """Make a search of events in memory.
+        """Create a search from events in memory.
 
         Parameters
         ----------
@@ -146,7 +146,7 @@ class Search:
         labels = "label" in table.columns
         if wanted.signal.inject is not None and not labels:
             raise ConfigError(
-                "signal.inject needs labelled events: give a column 'label', or signal={'inject': None} if the signal"
+                "signal.inject needs labelled events: add a column 'label', or signal={'inject': None} if the signal"
                 " is chosen already"
             )
         search = cls(
@@ -354,10 +354,10 @@ def _changed(config: Config, sections: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in sections.items():
         if name not in tree:
             close = difflib.get_close_matches(name, tree, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(tree)}"
+            hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(tree)}"
             raise ConfigError(f"unknown section '{name}'; {hint}")
         if name == "data":
-            raise ConfigError("data: the events are the table; leave this section out")
+            raise ConfigError("data: the events come from the table; remove this section")
         merged = isinstance(tree[name], Mapping) and isinstance(value, Mapping)
         tree[name] = {**tree[name], **value} if merged else value
     return tree

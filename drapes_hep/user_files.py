@@ -1,6 +1,6 @@
 """Files that a user's code reads: what else decides a chunk's result than the configuration and the events.
 
-A processor may open a list of good runs, or import a module of the user's. While such code is loaded or runs, an audit
+A processor may open a list of good runs, or import a user's module. While such code is loaded or runs, an audit
 hook records what it opens. The record is of the whole process, for a module may hold what it read for an earlier chunk.
 What no hook sees (files that a compiled library opens by itself, environment variables) is not in it.
 """
@@ -91,7 +91,7 @@ def is_users_file(path: str) -> bool:
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(path)  # noqa: PTH100  a link that is set anew is another file: it must not be resolved
+    return os.path.abspath(path)  # noqa: PTH100  a link that is set again is another file: it must not be resolved
 
 
 def _version(path: str) -> _Version:
@@ -218,7 +218,7 @@ def current_hashes() -> FileHashes | None:
     """
     _note_modules()
     versions = {path: set(versions_read) for path, versions_read in _opened.items()}
-    # a processor's file that was edited since is loaded anew: the last module of a path is the one at work
+    # a processor's file that was edited since is loaded again: the last module of a path is the one at work
     by_path = {path: {version} for name, (_, path, version) in _modules.items() if name.startswith(_LOADED_BY_PATH)}
     for name, (_, path, version) in _modules.items():
         if not name.startswith(_LOADED_BY_PATH):
@@ -281,7 +281,7 @@ def _state(path: str, versions_read: set[_Version]) -> str | None:
 
 
 CHANGED = "changed while it was read"
-"""In place of a hash; no later state of the file is that."""
+"""Instead of a hash; no later state of the file is that."""
 
 
 def join_hashes(*parts: FileHashes | None) -> FileHashes | None:

@@ -147,7 +147,7 @@ def parse(text: str) -> Document:
         node = _Composer(text).get_single_node()
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise YamlError(line, f"the character U+{_code(error):04X} cannot stand in YAML; delete it") from None
+        raise YamlError(line, f"the character U+{_code(error):04X} is not allowed in YAML; delete it") from None
     except yaml.MarkedYAMLError as error:
         raise _worded(text, error) from None
     lines: dict[str, int] = {}
@@ -186,7 +186,7 @@ class _Composer(Reader, Scanner, Parser, Composer, BaseResolver):
         if self.check_event(yaml.AliasEvent):
             node = super().compose_node(parent, index)
             if id(node) not in self._sizes:
-                raise YamlError(line, "an alias stands inside of what it names; write the values out")
+                raise YamlError(line, "an alias refers to itself; write the values out")
             return node
         self._level += 1
         if self._level > _DEPTH:
@@ -227,7 +227,9 @@ def _construct(node: Node, place: str, lines: dict[str, int]) -> Any:
 
 def _refuse_tag(node: Node) -> NoReturn:
     tag = str(node.tag).replace(_PREFIX, "!!")
-    raise YamlError(_line(node), f"the tag {tag} is not read: a configuration holds plain values; delete the tag")
+    raise YamlError(
+        _line(node), f"the tag {tag} is not supported: a configuration has plain values only; delete the tag"
+    )
 
 
 def _mapping(node: Node, place: str, lines: dict[str, int]) -> dict[str, Any]:

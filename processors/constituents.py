@@ -1,6 +1,6 @@
 """The dijet selection with the jets' constituents in the skim: what the low-level models are trained on.
 
-The selection and the high-level features are those of ``dijets.py``, which lies beside this file. Copy both, or
+The selection and the high-level features are those of ``dijets.py``, in the same folder. Copy both, or
 subclass :class:`Constituents`; a hook that corrects jets may correct ``jets.constituents`` too.
 """
 
@@ -40,12 +40,12 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class ConstituentSettings(Dijets.settings_class):  # type: ignore[misc, name-defined]
-    """What the selection can be told, as :class:`DijetSettings` and one more.
+    """Settings of the selection: those of :class:`DijetSettings` and one more.
 
     Parameters
     ----------
     max_constituents : int, optional
-        Constituents that a jet keeps in the skim, the leading ones in pT; all by default.
+        Constituents per jet kept in the skim, leading in pT; all by default.
     """
 
     max_constituents: int | None = None
@@ -58,7 +58,7 @@ class ConstituentSettings(Dijets.settings_class):  # type: ignore[misc, name-def
 
 @dataclass(frozen=True)
 class _Content:
-    """Constituents of m jets: flat columns by falling pT within each jet."""
+    """Constituents of m jets: flat columns ordered by pT within each jet."""
 
     columns: Mapping[str, np.ndarray[Any, Any]]
     counts: np.ndarray[Any, Any]
@@ -87,7 +87,7 @@ class _Content:
     def _ordered_at(self, limit: int) -> Mapping[str, np.ndarray[Any, Any]]:
         """Return the columns, with the members of jets that the cut parts at equal momenta ordered by eta and phi.
 
-        What is cut off would else depend on the order of the file.
+        Otherwise the result of the cut would depend on the order of the file.
         """
         pt, begins = self.columns["pt"], offsets_of(self.counts)[:-1]
         longer = np.flatnonzero(self.counts > limit)
@@ -124,7 +124,7 @@ class Constituents(Dijets):  # type: ignore[misc, valid-type]
     settings_class = ConstituentSettings
 
     def process(self, events: Events) -> dict[str, Any]:
-        """Select one chunk; see the class for what comes back."""
+        """Select one chunk; see the class for the output."""
         if "constituents" not in events.jets.fields:
             raise ConfigError(
                 f"processor {type(self).__name__} needs constituents: run it with Reading(constituents=True)"

@@ -1,8 +1,8 @@
 """The dijet selection: two leading jets, their features, control histograms, cut flow and skim.
 
 Copy this file into your project and edit it, or subclass :class:`Dijets` and replace a hook: the trigger, the golden
-JSON, the jet identification, the corrections and the weights are methods that let everything pass here. What they
-return is checked: a mask holds booleans, weights are finite, jets are those of their own events.
+JSON, the jet identification, the corrections and the weights are methods that accept everything by default. Their
+output is checked: a mask holds booleans, weights are finite, jets are those of their own events.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ JETS = {
 
 @dataclass(frozen=True)
 class DijetSettings:
-    """What the selection can be told.
+    """Settings of the selection.
 
     Parameters
     ----------
     leading_pt : float
-        Least transverse momentum of the leading jet, GeV.
+        Minimum transverse momentum of the leading jet, GeV.
     abs_eta_max : float
-        Largest absolute pseudorapidity of either jet.
+        Maximum absolute pseudorapidity of both jets.
     features : tuple of str
         Names in :data:`drapes_hep.events.features.FEATURES`.
     mass_range : tuple of float
-        m_JJ that is kept, GeV: lower edge inclusive, upper edge exclusive.
+        Selected range of m_JJ, GeV: lower edge inclusive, upper edge exclusive.
     undefined : "drop" or float
         An event with an undefined feature (tau21 where tau1 = 0) is dropped, or the feature gets this value.
     define : mapping
-        Features that the configuration defines, see :mod:`drapes_hep.events.features`.
+        Features defined in the configuration, see :mod:`drapes_hep.events.features`.
     keep : tuple of str
-        Further fields of the two jets that the skim keeps, as ``FIELD_j1`` and ``FIELD_j2``.
+        Additional fields of the two jets kept in the skim, as ``FIELD_j1`` and ``FIELD_j2``.
     """
 
     leading_pt: float = 1200.0
@@ -85,8 +85,8 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
 
     Notes
     -----
-    The output is ``{"hists", "cutflow", "not_applied", "skim"}``, and ``"truth"`` for labelled events: labels are kept
-    apart, no skim ever carries one. The hooks are called in this order: :meth:`weights`, :meth:`golden_json`,
+    The output is ``{"hists", "cutflow", "not_applied", "skim"}``, and ``"truth"`` for labelled events: labels are
+    separate, a skim never contains them. The hooks are called in this order: :meth:`weights`, :meth:`golden_json`,
     :meth:`trigger`, :meth:`corrections`, :meth:`jet_id`.
     """
 
@@ -103,7 +103,7 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
         for name in values:
             if name not in names:
                 close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-                hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(names)}"
+                hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(names)}"
                 raise ConfigError(f"selection: unknown setting '{name}'; {hint}")
         for name in ("features", "mass_range", "keep"):
             if name in values and not isinstance(values[name], str):
@@ -132,10 +132,10 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
         """Return a mask of jets (lists of booleans) that pass identification and pile-up rejection. Default: all."""
         return ak.ones_like(jets.pt, dtype=bool)
 
-    # ---- what comes out: extend these -------------------------------------------------------------------------------
+    # ---- the output: extend these -------------------------------------------------------------------------------
 
     def skim_jets(self, pair: AwkwardArray) -> AwkwardArray:
-        """Return the selected pairs of jets as the skim shall hold them."""
+        """Return the selected pairs of jets in the form of the skim."""
         return _plain(pair, self.settings.keep)
 
     def aside(
@@ -144,7 +144,7 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
         weight: np.ndarray[Any, Any],  # noqa: ARG002
         passed: np.ndarray[Any, Any],  # noqa: ARG002
     ) -> dict[str, dict[str, float]]:
-        """Count what is no step of the cut flow, given all pairs (n,) and which of them are selected. Here: nothing."""
+        """Count events outside the steps of the cut flow, given all pairs (n,) and which are selected. Here: none."""
         return {}
 
     def histograms(
@@ -183,7 +183,7 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
     # ---- the selection --------------------------------------------------------------------------------------------
 
     def process(self, events: Events) -> dict[str, Any]:
-        """Select one chunk; see the class for what comes back."""
+        """Select one chunk; see the class for the output."""
         settings, dataset = self.settings, str(events.metadata["dataset"])
         hooks = Hooks(self, events)
         weight = hooks.weights("weights")
@@ -205,7 +205,7 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
         keep &= ak.to_numpy(ak.num(jets)) >= 2
         count("two_jets", keep)
 
-        # from here on only events that have a pair: masks below are of that length
+        # from here on only events with a pair: masks below have that length
         index = np.flatnonzero(keep)
         pair = ak.to_packed(jets[index][:, :2])
         pair_weight = weight[index]
@@ -274,7 +274,7 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
         return out
 
     def postprocess(self, accumulator: Any) -> Any:
-        """Nothing is left to do."""
+        """Return the accumulator unchanged."""
         return accumulator
 
 

@@ -1,8 +1,8 @@
-"""Template events made where the parents are read: a trained model, and a chunk of data or simulation.
+"""Template events generated from chunks of their parents, data or simulation, with a trained model.
 
-The events go through the run's own selection; the run's skim may be given too, and must be where the run left signal
-out (``signal.inject``) that the files still hold. What comes out is, chunk by chunk, the run's own template: the same
-identities, masses and features, event by event. Give the data for a template from the window or the sidebands
+The events pass the selection of the run. The skim of the run can be used too, and must be used if the files have signal
+that the run did not inject (``signal.inject``). The output is, chunk by chunk, the template of the run: the same event
+ids, masses and features, event by event. Use the data for a template from the window or the sidebands
 (``from_window``, ``from_sidebands``), the other simulation for ``from_simulation``::
 
     from drapes_hep.events.processing import run
@@ -32,7 +32,7 @@ __all__ = ["TemplateSettings", "Templates"]
 
 @dataclass(frozen=True)
 class TemplateSettings:
-    """Whose template is made.
+    """Settings: the run and the window.
 
     Parameters
     ----------
@@ -100,5 +100,5 @@ class Templates(processor.ProcessorABC):  # type: ignore[misc]
         return {"hists": hists, "cutflow": selected["cutflow"], "skim": ColumnParts({key: out})}
 
     def postprocess(self, accumulator: Any) -> Any:
-        """Nothing is left to do."""
+        """Return the accumulator unchanged."""
         return accumulator

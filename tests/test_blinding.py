@@ -245,7 +245,7 @@ def test_unblinding_trains_nothing_and_shows_everything(project):
     rows = (blind / "skim" / "events.parquet").read_bytes()
     _, log = run_search(project, "later", None, ONE, "blind=false")
     assert (blind / "skim" / "events.parquet").read_bytes() == rows
-    again = {line.partition(":")[0] for line in log if "done before" in line}
+    again = {line.partition(":")[0] for line in log if "already done" in line}
     assert again == {f"{stage}.3315-3715" for stage in ("train", "generate", "classify")}
     plain, _ = run_search(project, "plain", None, ONE, "blind=false")
     for name in (*OUTPUTS, "windows/3315-3715/quality.json"):
@@ -369,7 +369,7 @@ def test_a_chunk_without_visible_events_gives_its_rows_alone():
     out = blinding.process(Chunk([2, 3], [3400, 3500]))
     assert set(out) == {"skim"}
     assert len(out["skim"]) == 2
-    with pytest.raises(ConfigError, match="every event lies in a hidden window"):
+    with pytest.raises(ConfigError, match="every event is in a hidden window"):
         blinding.postprocess(out)
 
 

@@ -206,14 +206,14 @@ def test_an_interrupted_run_says_how_to_go_on(project, complaint, monkeypatch):
 @pytest.mark.parametrize(
     ("verb", "place", "kept"),
     [
-        ("skim", "skim.run_selection", "during skim; finished stages are kept, this one begins anew"),
+        ("skim", "skim.run_selection", "during skim; finished stages are kept, this one starts over"),
         (
             "train",
             "model.fit_window_model",
-            "during train.3300-3700; if its training had begun",
+            "during train.3300-3700; a training in progress",
         ),
         ("classify", "classify.out_of_fold_scores", "during classify.3300-3700; finished stages are kept, this one"),
-        ("hunt", "hunt.hunt_window", "during hunt; finished stages are kept, this one begins anew"),
+        ("hunt", "hunt.hunt_window", "during hunt; finished stages are kept, this one starts over"),
     ],
 )
 def test_an_interrupted_stage_says_what_is_kept(finished, complaint, monkeypatch, verb, place, kept):
@@ -245,21 +245,21 @@ def test_a_run_into_another_configuration_s_is_refused_at_once(finished, complai
         (
             "run",
             "training.epochs=2",
-            "run: holds train.3300-3700 made with training.epochs 1, the configuration says 2",
+            "run: contains train.3300-3700 run with training.epochs 1, the configuration has 2",
         ),
         (
             "train",
             "training.epochs=2",
-            "run: holds train.3300-3700 made with training.epochs 1, the configuration says",
+            "run: contains train.3300-3700 run with training.epochs 1, the configuration has",
         ),
-        ("generate", "template.steps=4", "run: holds generate.3300-3700 made with template.steps 3"),
-        ("classify", "cwola.folds=3", "run: holds classify.3300-3700 made with cwola.folds 2"),
-        ("skim", "selection.leading_pt=1160", "run: holds skim made with selection.leading_pt 1150.0"),
+        ("generate", "template.steps=4", "run: contains generate.3300-3700 run with template.steps 3"),
+        ("classify", "cwola.folds=3", "run: contains classify.3300-3700 run with cwola.folds 2"),
+        ("skim", "selection.leading_pt=1160", "run: contains skim run with selection.leading_pt 1150.0"),
         # the window 3600-4000 is of both searches, the bins of its mass fit are not
         (
             "run",
             "windows.step=150",
-            "run: holds generate.3300-3700 made with windows.step 300.0, the configuration says",
+            "run: contains generate.3300-3700 run with windows.step 300.0, the configuration has",
         ),
     ):
         line = complaint(verb, "tiny.yaml", "-o", "run", "--quiet", "--set", change)
@@ -306,7 +306,7 @@ def test_validate_reads_the_first_chunk_of_every_file(project, capsys, falling):
     lines = capsys.readouterr().out.splitlines()
     assert f"{project / 'events.root'}: features, 2500 events" in lines
     assert f"{project / 'more.root'}: features, 52500 events, selection tried on the first 50000" in lines
-    assert any(line.startswith("not read: what follows the first chunk of 1 file;") for line in lines)
+    assert any(line.startswith("not read: events after the first chunk of 1 file;") for line in lines)
 
 
 @pytest.mark.parametrize(("row", "status"), [(49_999, 2), (50_000, 0)])
@@ -362,7 +362,7 @@ def test_validate_compares_identities_of_what_it_reads(finished, complaint):
         write_skim(name, {key: columns[key][rows] for key in names})
     words = ["--set", "data.path=[a.parquet, b.parquet]", "--set", "data.labels=false"]
     line = complaint("validate", "tiny.yaml", "--files", *words)
-    assert "stands for more than one event (1 repeated in all files)" in line
+    assert "belongs to more than one event (1 repeated in all files)" in line
 
 
 def test_validate_writes_nothing(project):
@@ -453,12 +453,12 @@ def test_validate_counts_the_labels(project, capsys, falling):
 
 def test_validate_misses_labels(altered, complaint):
     altered(label=None)
-    assert "carries no column 'label'" in complaint("validate", "tiny.yaml", "--files")
+    assert "has no column 'label'" in complaint("validate", "tiny.yaml", "--files")
 
 
 def test_validate_misses_signal(project, complaint):
     line = complaint("validate", "tiny.yaml", "--files", "--set", "signal.inject=100000")
-    assert "signal.inject: 100000 signal events are wanted, the sample holds" in line
+    assert "signal.inject: 100000 signal events are requested, the sample has" in line
 
 
 def test_validate_misses_a_truth_of_these_events(altered, complaint):
@@ -544,14 +544,14 @@ def test_quiet_prints_nothing(project, capfd):
 
 def test_a_stage_says_one_line_when_done(finished, capsys):
     assert drapes("hunt", "tiny.yaml", "-o", "run") == 0
-    assert capsys.readouterr().err == "hunt: done before\n"
+    assert capsys.readouterr().err == "hunt: already done\n"
 
 
 def test_run_does_everything_and_only_what_is_left(finished, capsys, unrendered):
     (finished / "hunt.json").unlink()
     assert drapes("run", "tiny.yaml", "-o", "run") == 0
     said = capsys.readouterr().err.splitlines()
-    done = {line.partition(":")[0] for line in said if line.endswith("done before")}
+    done = {line.partition(":")[0] for line in said if line.endswith("already done")}
     stages = ("train", "generate", "classify", "quality")
     assert done == {"skim", *(f"{stage}.{name}" for stage in stages for name in WINDOWS)}
     page = (finished / "report" / "index.html").read_text(encoding="utf-8")
@@ -592,7 +592,7 @@ def test_processes_give_the_same_skim(project, warm_workers):
         (["tiny.yaml", "--set", "trainning.epochs=3"], "unknown key 'trainning'; did you mean 'training'?"),
         (["tiny.yaml", "--set", "windows.widht=3"], "unknown key 'windows.widht'; did you mean 'windows.width'?"),
         (["tiny.yaml", "--set", "windows.first=4000"], "the last window starts below the first"),
-        (["tiny.yaml", "--set", "mass.range=[6000, 2700]"], "range must rise"),
+        (["tiny.yaml", "--set", "mass.range=[6000, 2700]"], "range must be increasing"),
         (["tiny.yaml", "--set", "nonsense"], "expected KEY=VALUE"),
         (["tiny.yaml", "--window", "3700-3300"], "--window 3700-3300: the window is inverted"),
         (["tiny.yaml", "--window", "3000-3400"], "not a window of this search; it has 3300-3700, 3600-4000"),
@@ -601,10 +601,10 @@ def test_processes_give_the_same_skim(project, warm_workers):
         (["tiny.yaml", "--workers", "0"], "--workers 0: at least 1"),
         (["tiny.yaml", "--device", "tpu"], "--device tpu: choose auto, cpu or cuda"),
         (["tiny.yaml", "--set", "features=[m_j1, delta_mm]"], "unknown feature 'delta_mm'; did you mean 'delta_m'?"),
-        (["tiny.yaml", "--set", "features=[m_j1, mjj]"], "the resonant mass m_JJ may not be a feature"),
+        (["tiny.yaml", "--set", "features=[m_j1, mjj]"], "the resonant mass m_JJ cannot be a feature"),
         (["tiny.yaml", "--set", "processor=mine.py:Mine"], "processor 'mine.py:Mine': no file mine.py"),
         (["tiny.yaml", "--set", "processor=processors/dijets.py:Dijet"], "did you mean 'Dijets'?"),
-        (["tiny.yaml", "--set", "cwola.classifier=forest"], "neither 'trees' nor 'mlp'"),
+        (["tiny.yaml", "--set", "cwola.classifier=forest"], "expected 'trees', 'mlp'"),
         (["tiny.yaml", "--set", "cwola.classifier=nowhere:Net"], "cwola.classifier 'nowhere:Net': module nowhere"),
         (["tiny.yaml", "--set", "cwola.classifier=math:pi"], "'pi' is not a classifier: it is not a class"),
     ],
@@ -616,7 +616,7 @@ def test_a_mistake_in_what_was_typed_leaves_no_run_directory(project, complaint,
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_cuda_where_there_is_none(project, complaint):
-    assert "--device cuda: this machine offers no CUDA device" in complaint("run", "tiny.yaml", "--device", "cuda")
+    assert "--device cuda: no CUDA device is available" in complaint("run", "tiny.yaml", "--device", "cuda")
 
 
 @pytest.mark.parametrize("source", ["def (", "import nowhere_at_all", "x = 1 / 0", "class Mine: pass"])
@@ -710,7 +710,7 @@ def test_no_events(project, complaint, falling):
 
 def test_no_label_where_labels_are_promised(altered, complaint):
     altered(label=None)
-    assert "carries no column 'label'" in complaint("run", "tiny.yaml", "-o", "r", new=MANIFEST)
+    assert "has no column 'label'" in complaint("run", "tiny.yaml", "-o", "r", new=MANIFEST)
 
 
 def test_a_missing_truth_sidecar(altered, complaint):
@@ -742,7 +742,7 @@ def test_events_as_truth(altered, complaint):
 
 def test_more_signal_than_there_is(project, complaint):
     line = complaint("run", "tiny.yaml", "-o", "r", "--set", "signal.inject=100000", new=MANIFEST)
-    assert "signal.inject: 100000 signal events are wanted, the sample holds" in line
+    assert "signal.inject: 100000 signal events are requested, the sample has" in line
 
 
 def test_a_selection_that_keeps_nothing(project, complaint):
@@ -767,7 +767,7 @@ def test_a_window_without_events(project, complaint, falling):
     assert drapes("skim", "tiny.yaml", "-o", "r", "--quiet", "--window", WINDOWS[0]) == 0
     # before the training, which may take hours
     line = complaint("train", "tiny.yaml", "-o", "r", "--quiet", "--window", WINDOWS[0])
-    assert "window 3300-3700: holds no event" in line
+    assert "window 3300-3700: has no events" in line
 
 
 # ---- the report of a finished run ------------------------------------------------------------------------------------
@@ -791,10 +791,10 @@ def kept(finished) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("signal.inject=0", "run: was made with signal.inject null, the configuration says 0; a report shows what"),
-        ("name=other", "run: was made with name tiny, the configuration says other"),
-        ("cwola.folds=3", "run: was made with cwola.folds 2, the configuration says 3"),
-        ("data.path=other.root", "run: was made with data.path "),
+        ("signal.inject=0", "run: was run with signal.inject null, the configuration has 0; omit the"),
+        ("name=other", "run: was run with name tiny, the configuration has other"),
+        ("cwola.folds=3", "run: was run with cwola.folds 2, the configuration has 3"),
+        ("data.path=other.root", "run: was run with data.path "),
     ],
 )  # fmt: skip
 def test_a_report_under_another_configuration_is_refused(kept, complaint, change, said):
@@ -814,7 +814,7 @@ def test_a_report_writes_nothing_but_itself(kept, unrendered):
 def test_a_page_is_as_blind_as_its_run(finished, complaint, unrendered):
     for words in (["tiny.yaml", "-o", "run"], ["-o", "run"]):
         line = complaint("report", *words, "--set", "blind=true")
-        assert "run: the run is not blinded, so no page of it can be; run `drapes run --set blind=true` first" in line
+        assert "run: the run is not blinded, so its report cannot be; run `drapes run --set blind=true` first" in line
     assert drapes("run", "tiny.yaml", "-o", "run", "--quiet", "--set", "blind=true") == 0
     for words in (["tiny.yaml", "-o", "run"], ["-o", "run", "--unblind"]):
         line = complaint("report", *words)
@@ -828,11 +828,11 @@ def test_a_report_of_results_that_are_out_of_date_is_refused(finished, complaint
     words = ["--quiet", "--set", "signal.inject=0", "--overwrite"]
     assert drapes("skim", "tiny.yaml", "-o", "run", *words) == 0
     line = complaint("report", "tiny.yaml", "-o", "run", "--set", "signal.inject=0")
-    assert re.search(r"events.parquet: changed since .* read it; repeat what follows from it", line)
+    assert re.search(r"events.parquet: changed since .* read it; repeat the later stages", line)
 
 
 def test_a_report_says_what_it_lacks(project, complaint):
-    assert "name a run directory with -o, or its configuration" in complaint("report")
+    assert "name a run directory with -o, or a configuration" in complaint("report")
 
 
 def test_a_mistyped_key_of_a_page_is_found(kept, complaint):
@@ -865,7 +865,7 @@ def test_a_run_directory_below_a_file(project, complaint):
 
 
 def test_a_folder_that_is_no_run(project, complaint):
-    assert "is not empty and holds no run" in complaint("run", "tiny.yaml", "-o", ".")
+    assert "is not empty and contains no run" in complaint("run", "tiny.yaml", "-o", ".")
 
 
 @contextlib.contextmanager
@@ -931,9 +931,7 @@ def test_a_stage_without_the_earlier_ones_leaves_nothing(project, complaint, ver
 
 
 def test_a_report_of_nothing_leaves_nothing(project, complaint):
-    words = (
-        "r: no run is in this directory; name that of a finished run with -o, or make one: drapes run tiny.yaml -o r"
-    )
+    words = "r: contains no run; name the directory of a finished run with -o, or run one: drapes run tiny.yaml -o r"
     assert words in complaint("report", "tiny.yaml", "-o", "r", "--quiet")
     assert not Path("r").exists()
 
@@ -941,7 +939,7 @@ def test_a_report_of_nothing_leaves_nothing(project, complaint):
 def test_a_report_of_no_directory(project, complaint):
     line = complaint("report", "-o", "nosuch")
     assert line == (
-        "drapes: nosuch: no run is in this directory; name that of a finished run with -o, or make one: drapes run"
+        "drapes: nosuch: contains no run; name the directory of a finished run with -o, or run one: drapes run"
         " CONFIG -o nosuch"
     )
 

@@ -74,12 +74,12 @@ def test_the_inclusive_point_is_always_there(tmp_path):
         ({"training": {"epoch": 3}}, "unknown key 'training.epoch'; did you mean 'training.epochs'?"),
         ({"data": {}}, "'data.path' is missing"),
         ({"windows": {"first": 4000, "last": 3000}}, "the last window starts below the first"),
-        ({"mass": {"range": [6000, 2700]}}, "range must rise"),
+        ({"mass": {"range": [6000, 2700]}}, "range must be increasing"),
         ({"windows": {"first": 2700, "last": 3500}}, "need a sideband on both sides"),
         ({"windows": {"width": -400}}, "greater than 0"),
         ({"signal": {"inject": 5}}, "signal.inject needs labelled events"),
         ({"seed": "one"}, "'seed'"),
-        ({"template": {"sigma_min": 100}}, "must lie below sigma_max"),
+        ({"template": {"sigma_min": 100}}, "must be below sigma_max"),
         ({"cwola": {"classifier": "forest"}}, "'cwola.classifier': no classifier 'forest'; available: trees, mlp, "),
         (
             {"mass": {"fit": "dijets"}},
@@ -100,7 +100,7 @@ def test_the_inclusive_point_is_always_there(tmp_path):
         ({"seed": "7"}, "'seed': expected a whole number, got the text '7'"),
         ({"seed": True}, "'seed': expected a whole number, got true"),
         ({"seed": 1.5}, "'seed': expected a whole number, got the number 1.5"),
-        ({"seed": None}, "'seed': expected a whole number, got nothing; leave the key out for its default"),
+        ({"seed": None}, "'seed': expected a whole number, got nothing; remove the key to use its default"),
         ({"seed": 1e30}, "'seed': 1e+30 is not exact: write all of its digits"),
         ({"seed": 2**63}, "'seed': 9223372036854775808 is too large: at most 9223372036854775807"),
         ({"mass": {"sqrt_s": 2**63}}, "'mass.sqrt_s': 9223372036854775808 is too large"),
@@ -259,7 +259,7 @@ def test_a_boolean_in_quotes_is_refused_everywhere(tmp_path, key, word, quote):
     own = f"data: {{{files}, {value}}}" if section == "data" else f"data: {{{files}}}\n"
     other = {"data": "", "": value}.get(section, f"{section}: {{{value}}}")
     path.write_text(f"name: x\n{own}{other}\n")
-    said = f"'{key}': expected true or false, got the text '{word}' in quotes: leave them out"
+    said = f"'{key}': expected true or false, got the text '{word}' in quotes: remove them"
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     assert str(caught.value).endswith(said)
@@ -285,8 +285,8 @@ def test_a_boolean_in_quotes_is_refused_everywhere(tmp_path, key, word, quote):
             "'template': from_w",
         ),
         (["seed=x", "seed=y"], "--set seed=y", "'seed': expected a whole number, got the text 'y'"),
-        (["data.path=[]"], "--set data.path=[]", "'data.path': names no file"),
-        (["data.path="], "--set data.path=", "'data.path': has no value, and no default"),
+        (["data.path=[]"], "--set data.path=[]", "'data.path': is empty"),
+        (["data.path="], "--set data.path=", "'data.path': has no value and no default"),
     ],
 )
 def test_a_mistake_of_an_assignment_names_the_assignment(tmp_path, assignments, to_blame, words):
@@ -316,4 +316,4 @@ def test_a_list_of_no_files_is_refused_with_its_key(tmp_path, key, value):
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     assert str(caught.value).startswith(f"{path}, line ")
-    assert f"'{key}': names no file" in str(caught.value)
+    assert f"'{key}': is empty" in str(caught.value)

@@ -221,7 +221,7 @@ def test_the_page_shows_the_jets_and_both_trainings(searched):
     page = (searched("from_noise") / "report" / "index.html").read_text(encoding="utf-8")
     for name in ("jets", "training_constituents", "training_jets"):
         assert (searched("from_noise") / "report" / "figures" / f"{name}_{NAME}.png").stat().st_size > 10_000
-    assert "Templates are made of constituents. The kinematics of both jets, given their mass" in page
+    assert "Templates consist of constituents. The kinematics of both jets, given their mass" in page
     assert "Closure of the jets" in page
 
 
@@ -242,7 +242,7 @@ def test_what_a_template_keeps_of_its_parents_is_no_closure(searched):
     found = closure_jets(run, run.windows[0])
     assert found["quantities"].keys() == {"tau21", "tau32", "pt_fraction", "log_pt_fraction", "delta_eta", "delta_phi"}
     page = (searched("from_window") / "report" / "index.html").read_text(encoding="utf-8")
-    assert "starts from these same events" in page
+    assert "starts from the same events" in page
     assert "kinematics of both jets are those of the events" in page
 
 
@@ -252,7 +252,7 @@ def test_events_that_the_skim_lacks_are_not_left_out_silently(searched, tmp_path
     split = read_skim(path)
     write_skim(path, {**split.columns, "event_id": split["event_id"] + 10**6}, split.metadata)
     run = load_run(out)
-    with pytest.raises(RunDirectoryError, match="names events that the skim does not hold"):
+    with pytest.raises(RunDirectoryError, match="contains events that are not in the skim"):
         closure_jets(run, run.windows[0])
 
 
@@ -440,22 +440,28 @@ class OnConstituents:
 
 
 MISTAKES = {
-    "dijets": (["processor=processors/dijets.py:Dijets", "selection.max_constituents=null"], "keeps none; set"),
+    "dijets": (
+        ["processor=processors/dijets.py:Dijets", "selection.max_constituents=null"],
+        "does not keep constituents; set",
+    ),
     "no section": (["constituents=null", "cwola.classifier=constituents"], "add 'constituents: {}'"),
     "no strength of the kinematics": (
         ["template.method=from_sidebands", "template.strength=1"], "needs constituents.kinematics_strength",
     ),
-    "low noise": (["template.method=from_low_noise", "template.strength=1"], "makes no constituents"),
-    "heads": (["constituents.heads=3"], "width 8 is no multiple of the 3 heads"),
-    "deepsets": (["constituents.kinematics_network=deepsets"], "set kinematics: free"),
-    "tokens": (["constituents.tokens=2", "constituents.network=epic"], "tokens belong to the transformer"),
-    "token_width": (["constituents.tokens=2", "constituents.token_width=7"], "token_width 7 is no multiple of the 2"),
+    "low noise": (["template.method=from_low_noise", "template.strength=1"], "generates features only"),
+    "heads": (["constituents.heads=3"], "width 8 is not a multiple of the 3 heads"),
+    "deepsets": (["constituents.kinematics_network=deepsets"], "needs kinematics: free"),
+    "tokens": (["constituents.tokens=2", "constituents.network=epic"], "tokens are only for the transformer"),
+    "token_width": (
+        ["constituents.tokens=2", "constituents.token_width=7"],
+        "token_width 7 is not a multiple of the 2",
+    ),
     "heads of the jets' network": (
         ["constituents.kinematics_network=deepsets", "constituents.kinematics=free", "training.width=6"],
-        "training.width 6 is no multiple of the 4 heads",
+        "training.width 6 is not a multiple of the 4 heads",
     ),
     "m_JJ": (
-        ["cwola.classifier=full_phase_space", "cwola.options={kinematics: true}"], "shows m_JJ to the classifier",
+        ["cwola.classifier=full_phase_space", "cwola.options={kinematics: true}"], "gives m_JJ to the classifier",
     ),
     "twice": (["constituents.condition=[pt,pt]"], "listed twice"),
     "condition": (["constituents.condition=[charge]"], "constituents.condition"),

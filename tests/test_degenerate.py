@@ -77,14 +77,14 @@ def repeated(values: np.ndarray) -> np.ndarray:
 EDGES = np.array([2700.0, 3300.0, np.nextafter(3700, 0), 3700.0, 5000.0, np.nextafter(6000, 0)])
 
 REFUSED = {
-    "no event": (some(ROW < 0), {}, "lower sideband, 2700-3300 GeV, holds no event"),
+    "no event": (some(ROW < 0), {}, "lower sideband, 2700-3300 GeV, has no events"),
     "one event": (some(few(INSIDE, 1)), {}, "lower sideband"),
-    "no lower sideband": (some(~LOW), {}, "lower sideband, 2700-3300 GeV, holds no event"),
-    "no upper sideband": (some(~HIGH), {}, "upper sideband, 3700-6000 GeV, holds no event"),
+    "no lower sideband": (some(~LOW), {}, "lower sideband, 2700-3300 GeV, has no events"),
+    "no upper sideband": (some(~HIGH), {}, "upper sideband, 3700-6000 GeV, has no events"),
     "no sideband": (some(INSIDE), {}, "lower sideband"),
     "two sideband events": (some(INSIDE | few(LOW, 1) | few(HIGH, 1)), {}, "each needs some"),
     "five sideband events": (some(INSIDE | few(LOW, 3) | few(HIGH, 2)), QUANTILE, "needs at least 300"),
-    "empty window": (some(~INSIDE), {}, "window 3300-3700: holds no event"),
+    "empty window": (some(~INSIDE), {}, "window 3300-3700: has no events"),
     "one event in the window": (some(~INSIDE | few(INSIDE, 1)), {}, "data: 1 event does not fill 2 folds"),
     "fewer events than folds": (some(~INSIDE | few(INSIDE, 4)), {"cwola.folds": 5}, "4 events do not fill 5 folds"),
     "a fold without template": (DATA, {"template.oversample": 0.002}, "template: 1 event"),
@@ -103,7 +103,7 @@ REFUSED = {
     "an overflow": ({**DATA, "m_j1": np.where(ROW == 7, 1e300, DATA["m_j1"])}, {}, "value beyond 1e.30"),
     "NaN mass": ({**DATA, "mjj": np.where(ROW == 7, np.nan, DATA["mjj"])}, {}, "1 event has a mass that is not pos"),
     "negative mass": ({**DATA, "mjj": np.where(ROW == 7, -1, DATA["mjj"])}, {}, "a mass that is not positive"),
-    "weights of zero": ({**DATA, "weight": np.zeros(N)}, {}, "these are weighted"),
+    "weights of zero": ({**DATA, "weight": np.zeros(N)}, {}, "the hunt needs unweighted events"),
     "NaN weight": ({**DATA, "weight": np.where(ROW == 7, np.nan, 1.0)}, {}, "a weight that is not finite"),
 }
 SEARCHED = {

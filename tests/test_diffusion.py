@@ -660,14 +660,14 @@ def edit(folder, change):
 
 OWN = "drapes_hep.networks."
 BROKEN = {
-    "no card": (lambda f: (f / CARD).unlink(), "no whole model"),
-    "no weights": (lambda f: (f / WEIGHTS).unlink(), "no whole model"),
+    "no card": (lambda f: (f / CARD).unlink(), "incomplete model checkpoint"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "incomplete model checkpoint"),
     "half a card": (lambda f: (f / CARD).write_text('{"card_ver'), "not JSON"),
     "another version": (lambda f: edit(f, lambda c: c.update(card_version=99)), "version"),
-    "a list": (lambda f: (f / CARD).write_text("[]"), "not a model card"),
+    "a list": (lambda f: (f / CARD).write_text("[]"), "not a model checkpoint"),
     "cut weights": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-4]), "sha256"),
     "another width": (lambda f: edit(f, lambda c: c["architecture"]["arguments"].update(width=9)), "RuntimeError"),
-    "a stranger": (lambda f: edit(f, lambda c: c["architecture"].update(backbone="os:system")), "no network of"),
+    "a stranger": (lambda f: edit(f, lambda c: c["architecture"].update(backbone="os:system")), "is not a network of"),
     "no module": (lambda f: edit(f, lambda c: c["architecture"].update(backbone=OWN + "x:Net")), "No module named"),
     "no class": (lambda f: edit(f, lambda c: c["architecture"].update(backbone=OWN + "mlp:nn")), "not a backbone"),
     "too deep": (lambda f: (f / CARD).write_text("[" * 100_000), "nested too deeply"),

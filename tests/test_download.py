@@ -192,13 +192,13 @@ def test_files_are_chosen_by_kind_name_or_pattern(site, wanted, names):
 
 
 def test_a_file_that_the_record_has_not_is_named_with_what_comes_closest(site):
-    with pytest.raises(ConfigError, match=r"sample.feature.h5 picks no file .* did you mean 'sample.features.h5'"):
+    with pytest.raises(ConfigError, match=r"sample.feature.h5 matches no file .* did you mean 'sample.features.h5'"):
         choose(RECORD, list_files(RECORD), ["sample.feature.h5"])
 
 
 def test_a_kind_that_the_record_has_not_lists_what_it_has(site):
     del site.files["sample.features.h5"]
-    with pytest.raises(ConfigError, match=r"--files features picks no file .* it has .*raw.h5 \(raw\)"):
+    with pytest.raises(ConfigError, match=r"--files features matches no file .* it has .*raw.h5 \(raw\)"):
         choose(RECORD, list_files(RECORD), ["features"])
 
 
@@ -287,7 +287,8 @@ def test_a_connection_that_breaks_is_taken_up_in_the_same_call(site, tmp_path):
 def test_a_server_that_stays_dead_leaves_the_part_for_the_next_call(site, tmp_path):
     site.dies_at = {"raw.h5": [6 * BLOCK, *[0] * download._ATTEMPTS]}
     with pytest.raises(
-        DrapesError, match=r"stopped at 98.3 kB of 300 kB \(the connection broke\); run the same command again to go on"
+        DrapesError,
+        match=r"stopped at 98.3 kB of 300 kB \(the connection broke\); run the same command again to resume",
     ):
         get(site, tmp_path, "raw.h5")
     assert left(tmp_path) == {"raw.h5.part"}
@@ -316,14 +317,14 @@ def test_a_missing_file_is_asked_for_once(site, tmp_path):
 def test_a_wrong_checksum_leaves_nothing(site, tmp_path):
     site.record = site.describe()
     site.files["raw.h5"] = b"!" + site.files["raw.h5"][1:]
-    with pytest.raises(DrapesError, match=r"does not have the record's checksum md5:\w+, and was deleted"):
+    with pytest.raises(DrapesError, match=r"does not match the checksum md5:\w+ of the record and was deleted"):
         get(site, tmp_path, "raw.h5")
     assert left(tmp_path) == set()
 
 
 def test_a_spoilt_part_costs_one_failure_and_no_more(site, tmp_path):
     (tmp_path / "raw.h5.part").write_bytes(b"x" * 5000)
-    with pytest.raises(DrapesError, match="does not have the record's checksum"):
+    with pytest.raises(DrapesError, match="does not match the checksum"):
         get(site, tmp_path, "raw.h5")
     (path,) = get(site, tmp_path, "raw.h5")
     assert path.read_bytes() == site.files["raw.h5"]
@@ -349,7 +350,7 @@ def test_what_came_before_a_failure_stays(site, tmp_path):
 def test_two_downloads_do_not_write_one_part(site, tmp_path):
     with (tmp_path / "raw.h5.part").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(DrapesError, match=r"raw.h5.part: another download is writing it"):
+        with pytest.raises(DrapesError, match=r"raw.h5.part: another download is writing this file"):
             get(site, tmp_path, "raw.h5")
 
 
@@ -459,14 +460,14 @@ def test_a_second_call_says_that_nothing_was_to_be_done(site, drapes):
     drapes("lhco-rd")
     status, out, err = drapes("lhco-rd")
     assert (status, out) == (0, "sample.features.h5\n")
-    assert "sample.features.h5: is here already, checksum verified" in err
+    assert "sample.features.h5: already downloaded, checksum verified" in err
 
 
 def test_a_resumed_download_says_where(site, drapes, tmp_path):
     (tmp_path / "raw.h5.part").write_bytes(site.files["raw.h5"][:100_000])
     status, _, err = drapes("lhco-rd", "--files", "raw")
     assert status == 0
-    assert "raw.h5: going on at 100 kB of 300 kB" in err
+    assert "raw.h5: resuming at 100 kB of 300 kB" in err
 
 
 def test_quiet_says_nothing_but_the_path(site, drapes):
@@ -486,7 +487,7 @@ def test_the_list_shows_sizes_and_downloads_nothing(site, drapes, tmp_path):
 def test_an_unknown_sample_is_one_line(site, drapes):
     status, _, err = drapes("lhco")
     assert status == 2
-    assert "no sample 'lhco'; known are lhco-rd, lhco-blackboxes, lhco-extra-qcd" in err
+    assert "no sample 'lhco'; available: lhco-rd, lhco-blackboxes, lhco-extra-qcd" in err
 
 
 def test_interrupted_by_the_user(site, drapes, monkeypatch, tmp_path):

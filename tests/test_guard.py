@@ -37,8 +37,8 @@ def watched(body: str, **more: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ("os._exit(0)", 2, "the process ended by itself during skim, without a result: code that it called left with"),
-        ("os._exit(7)", 2, "(status 7); what is finished is kept: run the same command again to resume"),
+        ("os._exit(0)", 2, "the process exited during skim without a result: its code called"),
+        ("os._exit(7)", 2, "(status 7); finished work is kept: run the same command again to resume"),
         ("os.kill(os.getpid(), signal.SIGKILL)", 137, "was killed by signal 9 (out of memory?) during skim"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", 139, "was killed by signal 11 (a crash in compiled code) during skim"),
         ("os.abort()", 134, "was killed by signal 6 during skim"),
@@ -219,7 +219,7 @@ def project(tmp_path):
 @pytest.mark.parametrize(
     ("leaves", "status", "words"),
     [
-        ("__import__('os')._exit(0)", 2, "ended by itself during skim"),
+        ("__import__('os')._exit(0)", 2, "exited during skim"),
         (
             "__import__('os').kill(__import__('os').getpid(), 9)",
             137,
@@ -276,7 +276,7 @@ def test_ctrl_c_in_the_first_epoch_of_a_training_is_resumed_from(tmp_path, monke
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert err == (
-        "drapes: interrupted during train.3300-3700; if its training had begun, it is kept in a checkpoint;"
+        "drapes: interrupted during train.3300-3700; a training in progress is saved in a checkpoint;"
         " run the same command again to resume\n"
     )
     assert len(list(tmp_path.glob("r/windows/*/model.*.checkpoint"))) == 1

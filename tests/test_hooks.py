@@ -185,10 +185,10 @@ def test_a_rectangular_mask_of_jets_is_taken(events):
         (no_cut(range(4)), "has one value per event"),
         (np.ones(JETS, dtype=bool), "returned a flat array"),
         (GOOD[:3], "returned lists of 3 events for 4"),
-        (ak.concatenate([GOOD[:2], GOOD[2:] [:, :1]]), "other lengths than the jets' (1 for 2) in 2 events"),
+        (ak.concatenate([GOOD[:2], GOOD[2:] [:, :1]]), "different lengths than the jets' (1 for 2) in 2 events"),
         (ak.mask(GOOD, PASS), "missing values (None) in 1 event, first run:lumi:event 1:7:11"),
         (ak.mask(GOOD, GOOD), "missing values (None)"),
-        (ak.local_index(GOOD)[:, :1], "returned lists of other lengths"),
+        (ak.local_index(GOOD)[:, :1], "returned lists of different lengths"),
         (ak.Array([[["a"]]] * 4), "returned an array of 3 dimensions"),
         (ak.Array([["a"] * n for n in COUNTS]), "returned text"),
         (None, "returned None"),
@@ -306,7 +306,7 @@ SECOND = "in 1 event, first run:lumi:event 1:7:11"
         (lambda events: ak.with_field(events.jets, events.jets.pt > 1000, "mass"), "'mass' holds booleans"),
         (lambda events: ak.with_field(events.jets, 1j * events.jets.pt, "pt"), "'pt' holds complex numbers"),
         (lambda events: ak.with_field(events.jets, ak.mask(events.jets.pt, GOOD), "pt"), "(None) in 'pt'"),
-        (lambda events: ak.with_field(events.jets, events.jets[["pt"]], "pt"), "no single number"),
+        (lambda events: ak.with_field(events.jets, events.jets[["pt"]], "pt"), "not a single number"),
         (lambda events: ak.mask(events.jets, events.jets.pt > 500), "returned missing values (None)"),
         (lambda events: ak.mask(events.jets, PASS), f"returned missing values (None) {SECOND}"),
         (lambda events: events.jets[:3], "returned jets of 3 events for 4"),
@@ -611,8 +611,8 @@ def test_arguments_in_another_order_are_refused(events):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("number", "Signatures.number: is no method but a int; define it as def number(self, events)"),
-        ("nothing", "Signatures.nothing: is no method but a NoneType; define it as def nothing(self, events)"),
+        ("number", "Signatures.number: is not a method but a int; define it as def number(self, events)"),
+        ("nothing", "Signatures.nothing: is not a method but a NoneType; define it as def nothing(self, events)"),
         ("absent", "Signatures has no method 'absent'; define it as def absent(self, events)"),
     ],
 )
@@ -631,7 +631,10 @@ def failing(error):
     ("error", "said"),
     [
         (ModuleNotFoundError("No module named 'x'"), "; install it in this environment"),
-        (FileNotFoundError(2, "No such file", "g.json"), "; a relative path is looked for where drapes was started"),
+        (
+            FileNotFoundError(2, "No such file", "g.json"),
+            "; relative paths start from the directory where drapes was started",
+        ),
         (KeyError("x"), "KeyError: 'x' ("),
         (SystemExit(0), "it ends the program (SystemExit: 0) ("),
     ],
@@ -663,7 +666,7 @@ def test_a_mask_that_changes_the_events_is_refused(events, field, name):
         return PASS
 
     text = message(hooks(events, trigger=trigger).event_mask, "trigger")
-    assert f"changes '{name}' of the events that it is given" in text
+    assert f"changes '{name}' of its input events" in text
 
 
 @pytest.mark.parametrize("name", ["event_id", "run", "luminosityBlock", "event", "row"])
@@ -674,9 +677,7 @@ def test_corrections_that_change_an_identity_are_refused(events, name):
 
     text = message(hooks(events, corrections=corrections).jets, "corrections")
     assert text.startswith("Mine.corrections (")
-    assert (
-        f"changes '{name}' of the events that it is given; identities, labels and rows stay those of the file" in text
-    )
+    assert f"changes '{name}' of its input events; keep identities, labels and rows as in the file" in text
 
 
 @pytest.mark.parametrize("name", ["label", "parent_id"])
@@ -686,7 +687,7 @@ def test_a_hook_that_adds_a_column_of_the_file_is_refused(events, name):
         return events.jets
 
     text = message(hooks(events, corrections=corrections).jets, "corrections")
-    assert f"adds '{name}' to the events, which only a file does; choose another name" in text
+    assert f"adds '{name}' to the events, a name reserved for columns of the file; choose another name" in text
 
 
 def test_corrections_that_return_the_jets_as_they_were_are_refused(events):
@@ -704,7 +705,7 @@ def test_a_mask_that_changes_the_jets_is_refused(events):
         jets["pt"] = 2 * jets.pt
         return jets.pt > 500
 
-    assert "changes the jets" in message(hooks(events, jet_id=jet_id).jet_mask, "jet_id", events.jets)
+    assert "changes its input jets" in message(hooks(events, jet_id=jet_id).jet_mask, "jet_id", events.jets)
 
 
 def test_a_field_that_a_hook_adds_is_there_for_the_next(events):

@@ -294,7 +294,7 @@ def test_a_ratio_above_one_is_a_note(clean, written):
 
 def test_jets_out_of_order_are_a_note(clean, written):
     bad = changed(clean, pxj2={3: 3000.0})
-    assert problems(inspect_file(written(bad)))["jets not by falling pT"] == ("note", 1, 3)
+    assert problems(inspect_file(written(bad)))["jets not ordered by pT"] == ("note", 1, 3)
 
 
 def test_rounded_masses_are_a_note(clean, written):
@@ -317,7 +317,7 @@ def test_mev_are_suspected(clean, written):
 def test_a_repeated_identity_is_an_error(clean, written):
     ids = np.arange(400)
     ids[[7, 250]] = 5
-    assert problems(inspect_file(written({**clean, "event_id": ids})))["an event_id that an earlier event has"] == (
+    assert problems(inspect_file(written({**clean, "event_id": ids})))["repeated event_id"] == (
         "error",
         2,
         7,
@@ -337,7 +337,7 @@ def test_negative_weights_are_a_warning(clean, written):
 
 def test_no_pair_at_all_is_an_error(tmp_path):
     found = inspect_file(ragged_skim(tmp_path / "s.parquet", [1, 0, 1]))
-    assert problems(found)["no event looked at has two jets"] == ("error", 3, 0)
+    assert problems(found)["none of the events read has two jets"] == ("error", 3, 0)
     assert (found.mjj.events, found.mjj.range, found.mjj.edges) == (0, None, [])
 
 
@@ -447,7 +447,7 @@ def test_no_figure_without_a_pair(drapes, tmp_path):
     ragged_skim(tmp_path / "s.parquet", [1, 0])
     status, _, err = drapes("s.parquet", "--figure", "m.png")
     assert status == 2
-    assert "no event has two jets, so there is no m_JJ to draw" in err
+    assert "no event has two jets: m_JJ cannot be drawn" in err
     assert not (tmp_path / "m.png").exists()
 
 

@@ -460,7 +460,7 @@ def test_an_event_s_mass_does_not_depend_on_the_order_of_the_data():
 
 @pytest.mark.parametrize("seen", [[], [3000.0, HI]])
 def test_kernels_of_nothing_are_refused(seen):
-    with pytest.raises(FitError, match="no event lies between 3300 and 3700 GeV"):
+    with pytest.raises(FitError, match="no event is between 3300 and 3700 GeV"):
         draw_kernels(seen, 5.0, LO, HI, evenly(10))
 
 

@@ -261,7 +261,7 @@ def test_data_at_other_masses_are_a_leak_too(project, run, tmp_path, events, cha
 
 def test_a_parent_that_is_no_event_of_the_data_is_refused(project, run, tmp_path):
     columns = columns_of(low=3300, high=3700) | {"parent_id": np.arange(600)}
-    with pytest.raises(ConfigError, match="parent_id 0 is no event_id of the data"):
+    with pytest.raises(ConfigError, match="parent_id 0 is not an event_id of the"):
         searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
 
 
@@ -440,7 +440,7 @@ def test_another_table_of_the_same_name_is_another_template(project, tmp_path):
     ("changes", "words"),
     [
         (["template.method=file"], "method file needs template.path, a Parquet or ROOT table"),
-        (["template.path=t.parquet"], "path is for method file only; the method is from_noise"),
+        (["template.path=t.parquet"], "path is only for method file; the method is from_noise"),
         (["template.method=file", "template.path=t.parquet", "template.strength=1"], "file has no noise"),
         (
             ["template.method=fromnoise"],
@@ -603,7 +603,7 @@ def test_a_method_that_says_what_cannot_be_is_refused(project, tmp_path, old, ne
         ("}, {}", "}, {'a': 1}", "fit() returned no TrainingCurve with a history as 'a'"),
         ('return [folder / "mean.json"]', "return None", "save() returned NoneType"),
         ('return [folder / "mean.json"]', "return []", "save() returned no file"),
-        ('return [folder / "mean.json"]', "return [folder / 'other']", "other is none of its files"),
+        ('return [folder / "mean.json"]', "return [folder / 'other']", "other is not one of its files"),
         (RETURN, "return parents.x[plan.row]", "sample() returned ndarray, not a Template; plan.template(x) makes one"),
         (RETURN, "return plan.template(parents.x[plan.row][:, :2])", "sample() returned features of shape"),
         (RETURN, "return plan.template(parents.x[plan.row] * np.nan)", "sample() returned NaN or infinity as 'm_j1'"),
@@ -890,7 +890,7 @@ def test_nobody_to_start_from_says_where_to_look(project, events):
     nobody = events.take(~WINDOW.in_signal_region(events.mjj))
     pool = Pool(WINDOW, nobody, np.zeros(len(nobody), dtype=np.int64), nobody)
     for name, where in (("from_window", "the skim"), ("from_simulation", "template.source")):
-        with pytest.raises(DrapesError, match=f"finds no event to start from between 3300 and 3700 GeV; see {where}"):
+        with pytest.raises(DrapesError, match=f"has no events to start from between 3300 and 3700 GeV; see {where}"):
             plan_region(origin_of(name), config.mass, pool, (3300.0, 3700.0), 10, 1, None)
 
 

@@ -132,9 +132,12 @@ def nan_histogram():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda _: None, "process(events) returned nothing: a search needs three things of a processor"),
-        (lambda out: (x for x in out), "process(events) returned a generator: a search needs three things"),
-        (without("hists"), "returned no 'hists': a search needs three things of a processor: __init__(self, settings)"),
+        (lambda _: None, "process(events) returned nothing: a processor needs three things for a search"),
+        (lambda out: (x for x in out), "process(events) returned a generator: a processor needs three things"),
+        (
+            without("hists"),
+            "returned no 'hists': a processor needs three things for a search: __init__(self, settings)",
+        ),
         (without("cutflow"), "returned no 'cutflow'"),
         (without("skim"), "returned no 'skim'"),
         (with_key(skim={"event_id": [1]}), "'skim' is a dict, not drapes_hep.events.accumulate.ColumnParts"),
@@ -146,21 +149,21 @@ def nan_histogram():
         (flow_of({"all": 600}), "'cutflow' has the keys ['all'], not ['']"),
         (flow_of({"": {"all": 600}}), "cutflow['']['all'] is 600; expected {dataset: {step: {'events': N, 'weight'"),
         (flow_of({"": {"all": {"events": 3, "weight": math.nan}}}), "finite numbers"),
-        (column("event_id", lambda x: x + 1_000_000), "selected events are none of the chunk's, e.g. event_id"),
-        (column("event_id", lambda x: x.astype(np.float64)), "no column of integers"),
+        (column("event_id", lambda x: x + 1_000_000), "selected events are not in the chunk, e.g. event_id"),
+        (column("event_id", lambda x: x.astype(np.float64)), "is not a column of integers"),
         (column("event_id", lambda x: np.r_[x[1], x[1:]]), "1 events are selected twice, e.g. event_id"),
         (column("weight", first(np.nan)), "the skim's 'weight' holds NaN or infinity in 1 events, first event_id"),
         (column("m_j1", first(np.inf)), "the skim's 'm_j1' holds NaN or infinity in 1 events"),
         (column("m_j1", lambda x: x.astype(str)), "the skim's 'm_j1' holds <U"),
-        (column("m_j1", lambda x: x.astype(object)), "the skim's 'm_j1' is no plain column"),
+        (column("m_j1", lambda x: x.astype(object)), "the skim's 'm_j1' is not a plain column"),
         (column("m_j1", lambda x: x[:-1]), "rows for"),
-        (column("m_j1", lambda x: x[:, None]), "is no plain column"),
+        (column("m_j1", lambda x: x[:, None]), "is not a plain column"),
         (column("m_j1", lambda x: x.tolist()), "the skim's 'm_j1' is a list, not an array"),
         (dropped("tau21_j1"), "the skim has no column 'tau21_j1'; it needs event_id, weight, mjj, m_j1, tau21_j1"),
         (column("label", lambda _: np.zeros(3)), "the skim has a column 'label'"),
         (column("mjj", first(9000.0)), "holds values outside mass.range (2000 to 8000 GeV) in 1 events"),
-        (column("mjj", lambda x: np.minimum(1.001 * x, 7999)), "holds another mass than that of the two jets"),
-        (column("jets", lambda x: x[:, ::-1][:, :1]), "the skim's 'jets' holds another number of jets than two"),
+        (column("mjj", lambda x: np.minimum(1.001 * x, 7999)), "holds a mass different from that of the two jets"),
+        (column("jets", lambda x: x[:, ::-1][:, :1]), "the skim's 'jets' holds a number of jets other than two"),
         (column("jets", lambda x: ak.with_field(x, -x.pt, "pt")), "transverse momentum that is not positive in 'pt'"),
         (column("jets", lambda x: x[["pt", "eta"]]), "the skim's 'jets' must be lists of jets with pt, eta, phi"),
         (column("extra", lambda _: ak.Array([[1], None] * 300)[: 0]), "rows for"),
@@ -171,10 +174,10 @@ def nan_histogram():
         (lambda out: out | {"mine": (x for x in out)}, "'mine' (generator) cannot be sent and merged"),
         (with_key(mine={"a": object()}), "cannot be sent and merged"),
         (with_key(mine={"a": [1j]}), "'mine'['a'] holds a complex, which cannot be written as JSON"),
-        (with_key(mine=math.nan), "'mine' is nan, which JSON has no word for"),
+        (with_key(mine=math.nan), "'mine' is nan, which JSON cannot represent"),
         (with_key(mine={frozenset(): 1}), "which cannot be written as JSON"),
-        (with_key(mine={1: 1, "1": 2}), "keys that are alike in JSON"),
-        (lambda out: out | {3: 1}, "the output has the key 3, which is no text"),
+        (with_key(mine={1: 1, "1": 2}), "keys that are the same in JSON"),
+        (lambda out: out | {3: 1}, "the output has the key 3, which is not text"),
         (column("label", lambda x: x + 2, "truth"), "'truth' must hold event_id and label, which is 0 or 1"),
     ],
 )  # fmt: skip
@@ -342,7 +345,7 @@ def test_a_file_that_is_not_declared_is_said_once_and_kept_in_the_stamp(project)
     assert read_json(project / "run" / "stages" / "skim.json")["opened"] == {place: file_hash(place)}
     named = read_json(project / "run" / "manifest.json")["processor"]
     assert (named["reads"], named["opened"]) == ({}, {place: file_hash(place)})
-    assert "skim: done before" in selected(project)
+    assert "skim: already done" in selected(project)
     (project / "golden.json").write_text("100")
     assert f"skim: runs again, as {place}, which the processor reads, has changed" in selected(project)
 
@@ -355,7 +358,7 @@ def test_a_declared_file_is_part_of_the_key_and_not_said(project):
     assert stamp["opened"] == {}
     assert stamp["other"]["processor's files"] == {"golden.json": file_hash(place)}
     assert read_json(project / "run" / "manifest.json")["processor"]["reads"] == {place: file_hash(place)}
-    assert "skim: done before" in selected(project)
+    assert "skim: already done" in selected(project)
     (project / "golden.json").write_text("100")
     assert "skim: runs again, as golden.json, which the processor reads, was changed" in selected(project)
 
@@ -368,7 +371,7 @@ def test_a_project_with_a_declared_file_may_move(project, tmp_path_factory, monk
     other = tmp_path_factory.mktemp("moved") / "project"
     shutil.copytree(project, other, symlinks=True)
     monkeypatch.chdir(other)
-    assert "skim: done before" in selected(other)
+    assert "skim: already done" in selected(other)
 
 
 def test_a_helper_of_a_processor_is_part_of_the_key(project, monkeypatch):
@@ -378,7 +381,7 @@ def test_a_helper_of_a_processor_is_part_of_the_key(project, monkeypatch):
     source = re.sub("        lowest = .*\n", lowest, GOLDEN).replace("import json", "import helper_of_mine")
     (project / "mine.py").write_text(source)
     assert "declare" not in selected(project)
-    assert "skim: done before" in selected(project)
+    assert "skim: already done" in selected(project)
     (project / "helper_of_mine.py").write_text("LOWEST = 100\n")
     assert f"as {project / 'helper_of_mine.py'}, which the processor reads, has changed" in selected(project)
 
@@ -386,9 +389,9 @@ def test_a_helper_of_a_processor_is_part_of_the_key(project, monkeypatch):
 @pytest.mark.parametrize(
     ("reads", "said"),
     [
-        ("'golden.json'", "reads is no list of files, such as reads = ['golden.json']"),
-        ("[3]", "reads holds 3, which names no file"),
-        ("['golden.jsn']", "reads golden.jsn, but there is no such file; looked in "),
+        ("'golden.json'", "reads must be a list of files, such as reads = ['golden.json']"),
+        ("[3]", "reads contains 3, which is not a file name"),
+        ("['golden.jsn']", "reads golden.jsn, which does not exist; looked in "),
     ],
 )
 def test_what_cannot_be_read_is_refused(project, reads, said):
@@ -415,7 +418,7 @@ def test_what_is_spelled_otherwise_or_decides_nothing_reruns_nothing(project, ch
     write_golden(project, SUBCLASS, 0)
     selected(project)
     layout = read_json(project / "run" / "stages" / "skim.json")["other"]["data.layout"]
-    assert "skim: done before" in selected(project, change.replace("LAYOUT", layout))
+    assert "skim: already done" in selected(project, change.replace("LAYOUT", layout))
 
 
 # ---- merging ---------------------------------------------------------------------------------------------------------
@@ -586,8 +589,8 @@ def test_an_unmodified_coffea_processor_is_told_what_it_lacks(project):
     source += "    def process(self, events): return {}\n    def postprocess(self, accumulator): return accumulator\n"
     (project / "mine.py").write_text(source)
     assert message(lambda: skim(context_of(project))) == (
-        "processor 'mine.py:Mine': takes no settings: a search needs three things of a processor: __init__(self,"
-        " settings), and of process(self, events) beside 'hists' a 'cutflow' and a 'skim' of the selected events"
+        "processor 'mine.py:Mine': takes no settings: a processor needs three things for a search: __init__(self,"
+        " settings), and in the output of process(self, events) a 'cutflow' and a 'skim' of the selected events"
         " (docs/how-to.md#use-a-coffea-processor)"
     )
 
@@ -599,7 +602,7 @@ def test_a_coffea_processor_that_is_a_function_or_an_instance_is_told_what_it_la
     )
     for name, kind in (("mine", "function"), ("made", "Mine")):
         said = message(lambda name=name: skim(context_of(project, f"processor=mine.py:{name}")))
-        assert f"is a {kind}, not a class with a method process(events); a search needs three things" in said
+        assert f"is a {kind}, not a class with a method process(events); a processor needs three things" in said
 
 
 @pytest.mark.parametrize("way", WAYS)

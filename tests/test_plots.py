@@ -314,7 +314,7 @@ def words_of(figure):
 
 def test_the_diagram_says_which_sideband_events_measure_a_cut(figures):
     words = " ".join(words_of(figures["split"]))
-    assert "the fit after a cut uses the closure part alone" in words
+    assert "the fit after a cut uses only the closure events" in words
     assert "efficiency of each cut" in words
 
 

@@ -284,7 +284,7 @@ def test_two_fields_of_one_spelling_are_refused(tmp_path, cms):
     pq.write_table(
         pa.table({name: ak.to_arrow(values, extensionarray=False) for name, values in columns.items()}), path
     )
-    assert "column 'FatJet_pt' is spelled by several fields: FatJet.pt, FatJet/pt" in complaint(path)
+    assert "column 'FatJet_pt' matches several fields: FatJet.pt, FatJet/pt" in complaint(path)
 
 
 @pytest.mark.parametrize("how", ["records", "one record", "record of records"])
@@ -510,7 +510,7 @@ def replace_jets(path, how):
         ("never written", "holds only part of '/jets'"),
         ("partly written", "holds only part of '/jets'"),
         ("virtual, missing", "source.h5 is missing"),
-        ("virtual, half", "some of '/jets' is in none of the files that it is made of"),
+        ("virtual, half", "some of '/jets' is in none of the files that it refers to"),
         ("external, short", "too short for it"),
         ("external, missing", "raw.bin, which is missing"),
     ],
@@ -680,8 +680,8 @@ def test_validate_names_all_that_is_wrong(search, drapes):
     for words in (
         "zero.h5: is empty",
         "text.root: is not a ROOT, HDF5 or Parquet file",
-        "good.h5: holds the same bytes as",
-        "unlabelled.h5: carries no column 'label'",
+        "good.h5: is identical to",
+        "unlabelled.h5: has no column 'label'",
     ):
         assert len([line for line in lines if words in line]) == 1, words
     assert lines[-1] == "drapes: c.yaml: 4 problems with the files of data.path"
@@ -691,7 +691,7 @@ def test_validate_names_all_that_is_wrong(search, drapes):
 def test_validate_says_what_a_run_accepts(search, drapes):
     status, out, _ = drapes("validate", "--files", search("good.h5", "other.root", "empty1.root", "empty2.root"))
     assert status == 0
-    assert "2 of 4 files hold no events and are passed over: " in out
+    assert "2 of 4 files hold no events and are skipped: " in out
     assert "several layouts" not in out
 
 
@@ -699,7 +699,7 @@ def test_empty_files_are_recorded(search, drapes, tmp_path):
     config = search("good.h5", "empty1.root", "empty2.root")
     status, _, said = drapes("skim", config, "-o", "r", "--unblind")
     assert status == 0, said
-    assert said.count("2 of 3 files hold no events and are passed over") == 1
+    assert said.count("2 of 3 files hold no events and are skipped") == 1
     record = read_json(tmp_path / "r" / "skim" / "skim.json")
     assert [one.rpartition("/")[2] for one in record["empty_files"]] == ["empty1.root", "empty2.root"]
     assert sorted(one["requested"] for one in record["files"]) == [0, 0, 3000]
@@ -741,7 +741,7 @@ def test_identities_that_a_type_cannot_hold_apart(tmp_path, kind):
         ("weight", pa.nulls(20), "column 'weight' is null, not numbers"),
         ("weight", pa.array(np.arange(20)).cast(pa.timestamp("s")), "column 'weight' is timestamp"),
         ("weight", pa.array([None, *[1.0] * 19]), "column 'weight' has 1 missing values"),
-        ("weight", pa.array([[1.0]] * 20), "not one number an event"),
+        ("weight", pa.array([[1.0]] * 20), "not one number per event"),
         ("mj1", pa.array([1.0] * 20), "has several columns 'mj1'"),
     ],
 )

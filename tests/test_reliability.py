@@ -207,7 +207,7 @@ def test_a_card_imports_no_module(tmp_path, mark, monkeypatch):
     card = read_card(tmp_path)
     card["architecture"]["backbone"] = "somebody:Net"
     (tmp_path / CARD).write_text(json.dumps(card))
-    with pytest.raises(RunDirectoryError, match="somebody:Net is no network of this package"):
+    with pytest.raises(RunDirectoryError, match="somebody:Net is not a network of this package"):
         load_model(tmp_path)
     assert not mark.exists()
 
@@ -224,7 +224,7 @@ def test_a_network_of_the_users_is_loaded_where_it_is_named(tmp_path):
     save_model(tmp_path, EDMDenoiser(Own(2, 1, width=8, depth=1, embedding=4, seed=1)))
     denoiser, _ = load_model(tmp_path, network=Own)
     assert type(denoiser.backbone) is Own
-    with pytest.raises(RunDirectoryError, match=r"Own is no network of this package, and not the .*:Other"):
+    with pytest.raises(RunDirectoryError, match=r"Own is not a network of this package, and not the .*:Other"):
         load_model(tmp_path, network=Other)
 
 
@@ -234,7 +234,7 @@ def test_a_network_of_the_users_is_loaded_where_it_is_named(tmp_path):
 def test_a_tag_in_a_configuration_makes_no_object(tmp_path, mark, tag):
     path = tmp_path / "a.yaml"
     path.write_text(f"name: x\ndata: {{path: x}}\nseed: {tag} [{mark}]\n")
-    with pytest.raises(ConfigError, match="is not read: a configuration holds plain values"):
+    with pytest.raises(ConfigError, match="is not supported: a configuration has plain values"):
         load_config(path)
     assert not mark.exists()
 
@@ -249,7 +249,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[-10] ^= 4  # in the tensors, behind the header
     path.write_bytes(content)
-    with pytest.raises(RunDirectoryError, match=r"damaged checkpoint \(sha256 differs\); delete it to train anew"):
+    with pytest.raises(RunDirectoryError, match=r"damaged checkpoint \(sha256 differs\); delete it to retrain"):
         fit(path)
 
 

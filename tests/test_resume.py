@@ -1,4 +1,4 @@
-"""Failures for good: all are named, finished chunks are kept, and the same command takes up only what failed."""
+"""Failures for good: all are named, finished chunks are kept, and the same command repeats only what failed."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_the_report_and_the_command_that_takes_up_what_failed(folder, drapes, mo
     # a single failure is the line of the error, which stands once
     assert said.count("column 'mj2' holds NaN") == 1
     assert "failed: " not in said
-    assert "listed in parts/skim/failures.json; `drapes skim tiny.yaml -o parts` takes up only what failed" in said
+    assert "listed in parts/skim/failures.json; `drapes skim tiny.yaml -o parts` repeats only what failed" in said
     assert not (folder / "parts" / "skim" / "events.parquet").exists()
     assert not (folder / "parts" / "stages" / "skim.json").exists()
 
@@ -272,7 +272,7 @@ def test_several_failures_have_a_line_each_before_the_error(folder, drapes):
     ]
     assert last.startswith(f"drapes: {folder}/part")
     assert last.endswith(
-        "listed in parts/skim/failures.json; `drapes skim tiny.yaml -o parts` takes up only what failed"
+        "listed in parts/skim/failures.json; `drapes skim tiny.yaml -o parts` repeats only what failed"
     )
 
 

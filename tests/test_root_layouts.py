@@ -231,7 +231,7 @@ def test_an_event_in_two_files_is_named(data_dir, tmp_path):
     with pytest.raises(InputError) as caught:
         run({"a": [tmp_path / name / "events.root" for name in PFNANO]}, everything)
     assert "(run:lumi:event 1:17359:17358" in str(caught.value)
-    assert "stands for more than one event (10 repeated in all files)" in str(caught.value)
+    assert "belongs to more than one event (10 repeated in all files)" in str(caught.value)
 
 
 # ---- identities ------------------------------------------------------------------------------------------------------
@@ -373,7 +373,7 @@ def test_a_repeated_number_in_one_simulated_file_is_an_error(tmp_path):
     columns = {**make_pfnano(), "genWeight": np.ones(30, np.float32)}
     columns["event"][4], columns["luminosityBlock"][4] = columns["event"][3], columns["luminosityBlock"][3]
     path = write(tmp_path / "a.root", columns)
-    with pytest.raises(InputError, match="stands for more than one event"):
+    with pytest.raises(InputError, match="belongs to more than one event"):
         run({"a": path}, everything, reading=WITH)
 
 
@@ -538,13 +538,13 @@ BAD_LISTS = [
     ("FatJet_pt", spoil(1e30), "an energy of more than 1e+06 GeV (MeV?)"),
     ("PFCands_phi", spoil(170.0), "an azimuth beyond 2 pi (degrees?)"),
     ("FatJet_tau2", spoil(float("inf")), "NaN or infinity"),
-    ("FatJet_eta", lambda values: values[:1], "lists of another length than column 'FatJet_pt'"),
+    ("FatJet_eta", lambda values: values[:1], "lists of a different length than column 'FatJet_pt'"),
     ("FatJetPFCands_jetIdx", spoil(2), "an index outside the jets of its event"),
     ("FatJetPFCands_jetIdx", spoil(-1), "an index outside the jets of its event"),
     ("FatJetPFCands_pFCandsIdx", spoil(10_000), "an index outside the candidates of its event"),
     ("FatJetPFCands_pFCandsIdx", spoil(-1), "an index outside the candidates of its event"),
-    ("FatJetPFCands_pFCandsIdx", lambda values: values[1:], "lists of another length than column"),
-    ("PFCands_phi", lambda values: [*values, 1.0], "lists of another length than column 'PFCands_pt'"),
+    ("FatJetPFCands_pFCandsIdx", lambda values: values[1:], "lists of a different length than column"),
+    ("PFCands_phi", lambda values: [*values, 1.0], "lists of a different length than column 'PFCands_pt'"),
     ("PFCands_pt", spoil(float("nan")), "NaN or infinity"),
     ("PFCands_mass", spoil(-1.0), "a negative mass"),
     ("PFCands_pt", spoil(-1.0), "a transverse momentum that is not positive"),
@@ -630,7 +630,7 @@ def test_jets_that_are_no_lists(tmp_path):
 
 def test_event_numbers_that_are_lists(tmp_path):
     columns = {**make_pfnano(), "event": ak.Array([[1, 2]] * 30)}
-    assert "column 'event' is int64_t[], not one number an event" in complaint(write(tmp_path / "a.root", columns))
+    assert "column 'event' is int64_t[], not one number per event" in complaint(write(tmp_path / "a.root", columns))
 
 
 def test_indices_that_are_no_integers(tmp_path):
@@ -660,7 +660,7 @@ def test_repeated_events(tmp_path):
     columns = make_pfnano()
     columns["event"][9], columns["luminosityBlock"][9] = columns["event"][2], columns["luminosityBlock"][2]
     text = complaint(write(tmp_path / "a.root", columns), chunksize=5)
-    assert "(run:lumi:event 355100:0:10000000002) stands for more than one event (1 repeated in all files)" in text
+    assert "(run:lumi:event 355100:0:10000000002) belongs to more than one event (1 repeated in all files)" in text
 
 
 @pytest.mark.parametrize(
@@ -679,8 +679,9 @@ def test_bad_particles(tmp_path, name, value, message):
 def test_delphes_lists_that_disagree(tmp_path):
     columns = changed(make_delphes(), "EFlowTrack.Phi", 4, lambda values: [*values, 0.0])
     path = write(tmp_path / "a.root", columns, name="Delphes")
-    assert "column 'EFlowTrack.Phi' holds lists of another length than column 'EFlowTrack.PT' in 1 row" in complaint(
-        path
+    assert (
+        "column 'EFlowTrack.Phi' holds lists of a different length than column 'EFlowTrack.PT' in 1 row"
+        in complaint(path)
     )
 
 

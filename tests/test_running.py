@@ -170,7 +170,7 @@ class _Here:
     [
         ({"leading_tp": 1}, "unknown setting 'leading_tp'; did you mean 'leading_pt'?"),
         ({"features": ["m_jj"]}, "resonant mass"),
-        ({"mass_range": [6000, 2700]}, "mass_range must rise"),
+        ({"mass_range": [6000, 2700]}, "mass_range must be increasing"),
         ({"undefined": "keep"}, "expected 'drop' or a number"),
     ],
 )
@@ -379,5 +379,5 @@ def test_bad_arguments(samples, kwargs, message):
 
 
 def test_empty_fileset():
-    with pytest.raises(ConfigError, match="no file of events is named"):
+    with pytest.raises(ConfigError, match="no input file"):
         run({"a": []}, len_of)

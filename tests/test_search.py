@@ -184,7 +184,7 @@ def test_the_histograms_are_those_of_the_root_file(stages, project):
 def test_a_finished_stage_is_not_run_again(search, stages, capsys):
     loud = Search(search.config, search.path, device="cpu")
     loud.train(WINDOWS[0])
-    assert capsys.readouterr().err == f"train.{WINDOWS[0]}: done before\n"
+    assert capsys.readouterr().err == f"train.{WINDOWS[0]}: already done\n"
 
 
 def test_one_window_alone(search, stages):
@@ -202,14 +202,14 @@ def test_another_configuration_is_not_replaced_without_leave(search, stages):
     other = Search({**SEARCH, "seed": 4, "data": search.config.data}, search.path, device="cpu", quiet=True)
     with pytest.raises(
         RunDirectoryError,
-        match="with seed 3, the configuration says 4; name another directory as output, or replace it with overwrite=T",
+        match="with seed 3, the configuration has 4; name another directory as output, or replace it with overwrite=T",
     ):
         other.run()
 
 
 def test_the_command_goes_on_with_a_search(search, stages, project, drapes):
     status, _, err = drapes("hunt", project / "tiny.yaml", "-o", search.path, "--device", "cpu")
-    assert (status, err) == (0, "hunt: done before\n")
+    assert (status, err) == (0, "hunt: already done\n")
 
 
 def test_the_report_is_that_of_the_run(search, stages, monkeypatch):
@@ -389,8 +389,8 @@ def test_results_of_a_blinded_run(tmp_path):
     ("text", "line"),
     [
         ("{", "cannot be read as JSON"),
-        ("[]", "is no results file"),
-        ('{"schema_version": 1}', "is no results file"),
+        ("[]", "is not a results file"),
+        ('{"schema_version": 1}', "is not a results file"),
         (damaged(lambda record: record.update(schema_version=2)), "schema version 2, this release reads 1"),
         (damaged(lambda record: record.update(blind="no")), "blind: input should be a valid boolean"),
         (damaged(lambda record: record.update(windows=[{}])), "windows.0.sr: field required"),

@@ -73,19 +73,19 @@ MASSES = ("--masses", "3500", "500", "100")
         (("ttbar",), "process 'ttbar': choose qcd or resonance"),
         (("resonance",), "a resonance needs --masses A B C"),
         (("resonance", "--masses", "500", "400", "100"), "A of 500 GeV cannot decay to B and C of 500 GeV together"),
-        (("resonance", "--masses", "-3500", "500", "100"), "masses are positive numbers"),
-        (("resonance", "--masses", "3500", "500", "0"), "masses are positive numbers"),
-        (("resonance", "--masses", "3500", "nan", "100"), "masses are positive numbers"),
-        (("resonance", "--masses", "inf", "500", "100"), "masses are positive numbers"),
+        (("resonance", "--masses", "-3500", "500", "100"), "masses must be positive"),
+        (("resonance", "--masses", "3500", "500", "0"), "masses must be positive"),
+        (("resonance", "--masses", "3500", "nan", "100"), "masses must be positive"),
+        (("resonance", "--masses", "inf", "500", "100"), "masses must be positive"),
         (("resonance", "--masses", "13500", "500", "100"), "the protons collide with 13000 GeV"),
         (("resonance", "--masses", "3500", "500", "5"), "at least 10 GeV"),
         (("resonance", "--masses", "3500", "500", "heavy"), "Invalid value for '--masses'"),
         (("resonance", *MASSES, "--prongs", "4"), "--prongs 4: choose 2 or 3"),
         (("resonance", *MASSES, "--width", "0"), "--width 0: above 0"),
         (("resonance", *MASSES, "--width", "1000"), "at most a fifth"),
-        (("qcd", *MASSES), "--masses means nothing to qcd"),
-        (("qcd", "--prongs", "2"), "--prongs means nothing to qcd"),
-        (("qcd", "--width", "3"), "--width means nothing to qcd"),
+        (("qcd", *MASSES), "--masses is not used by qcd"),
+        (("qcd", "--prongs", "2"), "--prongs is not used by qcd"),
+        (("qcd", "--width", "3"), "--width is not used by qcd"),
         (("qcd", "--shower", "herwig"), "--shower 'herwig': choose default or alternative"),
         (("qcd", "--events", "0"), "--events 0: at least 1"),
         (("qcd", "--events", "-5"), "--events -5: at least 1"),
@@ -124,13 +124,13 @@ def test_a_folder_is_no_output(pythia, tmp_path, monkeypatch, capfd):
 def test_a_file_of_other_origin_is_not_overwritten(kind, pythia, tmp_path, monkeypatch, capfd):
     (tmp_path / "x.h5").write_text("precious")
     words = command("qcd", "-o", str(tmp_path / "x.h5"), "--format", kind)
-    assert "exists, and not from this command" in complaint(words, monkeypatch, capfd)
+    assert "exists and was not written by this command" in complaint(words, monkeypatch, capfd)
     assert (tmp_path / "x.h5").read_text() == "precious"
 
 
 def test_truth_of_other_origin_is_not_overwritten(pythia, tmp_path):
     truth_file(tmp_path / "x.parquet").write_text("precious")
-    with pytest.raises(DrapesError, match=r"x\.truth\.parquet: exists, and not from this command"):
+    with pytest.raises(DrapesError, match=r"x\.truth\.parquet: exists and was not written by this command"):
         simulate(Order(QCD, 10, format="skim"), tmp_path / "x.parquet")
 
 
@@ -537,7 +537,7 @@ def test_two_files_of_one_process_and_seed_are_refused(tmp_path, other):
     (error,) = examine_files(search(tmp_path, one, other)).problems
     assert isinstance(error, InputError)
     assert f"{tmp_path}/other.h5: was simulated with the process and the seed 7 of {tmp_path}/one.h5" in str(error)
-    assert str(error).endswith("make more events with another --seed")
+    assert str(error).endswith("simulate more events with another --seed")
 
 
 def test_another_simulation_of_the_datas_seed_is_refused(tmp_path):
@@ -673,7 +673,7 @@ def test_a_finished_file_is_not_made_again(small, monkeypatch):
     ],
 )
 def test_a_file_of_other_settings_is_refused_by_their_names(small, other, names):
-    with pytest.raises(DrapesError, match=rf"exists, made with other settings \({names}\)"):
+    with pytest.raises(DrapesError, match=rf"exists and was made with other settings \({names}\)"):
         simulate(other, small)
 
 
@@ -699,7 +699,7 @@ def test_a_changed_file_is_not_taken_for_the_finished_one(small, tmp_path):
     path = tmp_path / "events.h5"
     path.write_bytes(small.read_bytes()[:-1])
     sidecar(path).write_text(sidecar(small).read_text())
-    with pytest.raises(DrapesError, match="belongs to a file that is gone or was changed"):
+    with pytest.raises(DrapesError, match="belongs to a file that was deleted or changed"):
         simulate(SMALL, path)
 
 

@@ -301,7 +301,7 @@ def test_a_changed_key_reruns_what_depends_on_it(copy, project, change, expected
         with pytest.raises(RunDirectoryError) as caught:
             search(project, copy, change)
         key, _, value = change.partition("=")
-        assert re.search(rf": holds \S+ made with {key} \d+, the configuration says {value}; name", str(caught.value))
+        assert re.search(rf": contains \S+ run with {key} \d+, the configuration has {value}; name", str(caught.value))
         assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
     assert search(project, copy, change, overwrite=asks) == expected
 
@@ -442,13 +442,13 @@ def one_stage(stage, context: Context) -> None:
 @pytest.mark.parametrize(
     ("stage", "change", "said"),
     [
-        (train, "signal.inject=100", "skim was made with signal.inject 120, the configuration says 100; run `Search.s"),
-        (hunt, "selection.leading_pt=1500", "skim was made with selection.leading_pt 1200.0, the configuration says"),
-        (hunt, "training.ema=0.9", "train.3300-3700 was made with training.ema 0.999, the configuration says 0.9;"),
-        (classify, "template.steps=4", "generate.3300-3700 was made with template.steps 6, the configuration says 4;"),
-        (hunt, "cwola.ensemble=2", "classify.3300-3700 was made with cwola.ensemble 1, the configuration says 2;"),
-        (generate, "mass.range=[2700, 5900]", "skim was made with mass.range [2700.0, 6000.0], the configuration says"),
-        (train, "data.path=other.root", "skim was made with data.path "),
+        (train, "signal.inject=100", "skim was run with signal.inject 120, the configuration has 100; run `Search.s"),
+        (hunt, "selection.leading_pt=1500", "skim was run with selection.leading_pt 1200.0, the configuration has"),
+        (hunt, "training.ema=0.9", "train.3300-3700 was run with training.ema 0.999, the configuration has 0.9;"),
+        (classify, "template.steps=4", "generate.3300-3700 was run with template.steps 6, the configuration has 4;"),
+        (hunt, "cwola.ensemble=2", "classify.3300-3700 was run with cwola.ensemble 1, the configuration has 2;"),
+        (generate, "mass.range=[2700, 5900]", "skim was run with mass.range [2700.0, 6000.0], the configuration has"),
+        (train, "data.path=other.root", "skim was run with data.path "),
     ],
 )  # fmt: skip
 def test_a_stage_refuses_what_another_configuration_made(copy, project, stage, change, said):
@@ -464,7 +464,7 @@ def test_a_stage_refuses_what_another_configuration_made(copy, project, stage, c
 def test_a_stage_refuses_what_other_code_made(copy, project, monkeypatch):
     change_code(monkeypatch, "drapes_hep/events/formats/root.py")
     with pytest.raises(
-        RunDirectoryError, match=r"skim was made by other code, drapes_hep/events/formats/root.py was changed"
+        RunDirectoryError, match=r"skim was run with other code, drapes_hep/events/formats/root.py was changed"
     ):
         hunt(context_of(project, copy))
 
@@ -577,7 +577,7 @@ def test_weighted_events_are_refused_before_any_training(sample, tmp_path):
     write_feature_root(tmp_path / "events.root", {**sample, "weight": np.full(len(sample["mj1"]), 0.5)})
     context = context_of(tmp_path, tmp_path / "run")
     skim(context)  # a skim may serve others
-    with pytest.raises(DrapesError, match=r"the selected events: the hunt counts events, and these are weighted"):
+    with pytest.raises(DrapesError, match=r"the selected events: the hunt needs unweighted events"):
         train(context, context.windows[0])
     assert not (tmp_path / "run" / "windows").exists()
 
@@ -599,7 +599,7 @@ def two_trees(sample, tmp_path) -> Path:
 
 def test_a_tree_can_be_chosen(two_trees, sample):
     with pytest.raises(
-        InputError, match=r"several trees fit: Events, Sys; say which, as data.path: {events.root: Even"
+        InputError, match=r"several trees fit: Events, Sys; choose one with data.path: {events.root: Even"
     ):
         skim(context_of(two_trees, two_trees / "run"))
     for tree, lost in (("Events", 0), ("Sys", 300)):
@@ -665,7 +665,7 @@ def test_a_larger_choice_contains_the_smaller():
 
 
 def test_more_signal_than_there_is_cannot_be_injected(project, tmp_path):
-    with pytest.raises(ConfigError, match=f"signal.inject: {LABELS + 1} signal events are wanted, the sample holds"):
+    with pytest.raises(ConfigError, match=f"signal.inject: {LABELS + 1} signal events are requested, the sample has"):
         skim(context_of(project, tmp_path / "run", f"signal.inject={LABELS + 1}"))
 
 

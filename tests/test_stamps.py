@@ -60,15 +60,15 @@ SOURCE = {"network's source": ["abc"]}
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (changed("training", {"epochs": 4}), "training.epochs 3, the configuration says 4"),
-        (changed("mass", {"fit": "dijet5"}), "mass.fit dijet4, the configuration says dijet5"),
-        (changed("seed", 2), "seed 1, the configuration says 2"),
-        (changed("constituents", {"width": 8}), "constituents.width null, the configuration says 8"),
+        (changed("training", {"epochs": 4}), "training.epochs 3, the configuration has 4"),
+        (changed("mass", {"fit": "dijet5"}), "mass.fit dijet4, the configuration has dijet5"),
+        (changed("seed", 2), "seed 1, the configuration has 2"),
+        (changed("constituents", {"width": 8}), "constituents.width null, the configuration has 8"),
     ],
 )
 def test_another_configuration_needs_leave(run, config, said):
     before = (run.path / "out").read_text()
-    with pytest.raises(RunDirectoryError, match=f"holds train.1-2 made with {said}"):
+    with pytest.raises(RunDirectoryError, match=f"contains train.1-2 run with {said}"):
         done(run, stage(config, bins=[1, 2], **SOURCE))
     assert (run.path / "out").read_text() == before
     assert read_stamp(run, "train.1-2") is not None
@@ -80,12 +80,12 @@ def test_another_configuration_needs_leave(run, config, said):
 def test_a_section_that_is_left_out_needs_leave(tmp_path):
     run = RunDirectory(tmp_path / "run")
     done(run, stage(changed("constituents", {"width": 8})))
-    with pytest.raises(RunDirectoryError, match="made with constituents a section, the configuration says null"):
+    with pytest.raises(RunDirectoryError, match="run with constituents a section, the configuration has null"):
         done(run, stage(CONFIG))
 
 
 def test_what_follows_from_a_key_is_called_by_that_key(run):
-    with pytest.raises(RunDirectoryError, match=r"made with windows.step 200, the configuration says 100"):
+    with pytest.raises(RunDirectoryError, match=r"run with windows.step 200, the configuration has 100"):
         done(run, stage(changed("windows", {"step": 100}), bins=[1, 3], **SOURCE))
 
 
@@ -151,7 +151,7 @@ def test_an_interrupted_stage_of_another_configuration_needs_leave(tmp_path):
     begin(run, stage(CONFIG), Interrupted)
     assert run.begun("train.1-2").is_file()
     with pytest.raises(
-        RunDirectoryError, match=r"holds train.1-2 made with training.epochs 3, the configuration says 1"
+        RunDirectoryError, match=r"contains train.1-2 run with training.epochs 3, the configuration has 1"
     ):
         done(run, stage(changed("training", {"epochs": 1})))
     assert done(run, stage(CONFIG))
@@ -189,7 +189,7 @@ def test_a_processor_is_its_class_and_its_source(tmp_path, name, source, leave):
     run = RunDirectory(tmp_path / "run")
     done(run, processed("own.py:Own", "a"))
     if leave:
-        with pytest.raises(RunDirectoryError, match=r"made with processor own.py:Own"):
+        with pytest.raises(RunDirectoryError, match=r"run with processor own.py:Own"):
             done(run, processed(name, source))
     else:
         assert not done(run, processed(name, source))
@@ -205,7 +205,7 @@ def test_files_named_otherwise_need_leave_if_they_hold_other_bytes(tmp_path):
     assert not done(run, stage(moved, reads=(second,)))
     second.write_text("2")
     # the stamp names the place where the bytes were last seen
-    with pytest.raises(RunDirectoryError, match=r"made with data.path /b, the configuration says /c"):
+    with pytest.raises(RunDirectoryError, match=r"run with data.path /b, the configuration has /c"):
         done(run, stage(changed("data", {"path": "/c"}), reads=(second,)))
     # a file that was written again at its place is not another configuration
     assert done(run, stage(moved, reads=(second,)))
@@ -218,13 +218,13 @@ def test_a_stamp_of_an_older_release_is_said_to_be_one(run, capsys):
     earlier = stage(CONFIG, bins=[1, 2], **SOURCE)
     later = Stage("hunt", CONFIG, ("mass",), lambda: (), ("spectrum.fit",), after=(earlier,))
     with pytest.raises(
-        RunDirectoryError, match=r"stamp of train.1-2 is an older release.s; run `Search.train\(\)` again"
+        RunDirectoryError, match=r"stamp of train.1-2 is from an older release; run `Search.train\(\)` again"
     ):
         done(run, later)
-    with pytest.raises(RunDirectoryError, match=r"made with training.epochs 3, the configuration says 4"):
+    with pytest.raises(RunDirectoryError, match=r"run with training.epochs 3, the configuration has 4"):
         done(run, stage(changed("training", {"epochs": 4}), bins=[1, 2], **SOURCE))
     assert run_stage(run, earlier, lambda: [run.path / "out"], Reporter())
-    assert "train.1-2: runs again, as its stamp is an older release's" in capsys.readouterr().err.splitlines()
+    assert "train.1-2: runs again, as its stamp is from an older release" in capsys.readouterr().err.splitlines()
     assert not done(run, earlier)
 
 

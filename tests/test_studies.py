@@ -166,7 +166,7 @@ def test_repetitions_draw_other_data_and_other_signal(context, sample):
 
 
 def test_more_signal_than_there_is_says_what_to_lower(context, sample):
-    with pytest.raises(ConfigError, match=r"5000 signal events are wanted.*lower study\.injections"):
+    with pytest.raises(ConfigError, match=r"5000 signal events are requested.*lower study\.injections"):
         draw_data(sample, injected(context.config, 5000))
 
 
@@ -475,7 +475,7 @@ def test_too_little_background_for_an_idealised_reference_is_said(context, proje
 
 def test_too_much_signal_is_said_before_anything_is_trained(context):
     before = set(context.run.path.glob("models/*"))
-    with pytest.raises(ConfigError, match=r"100000 signal events are wanted, the sample holds 500; lower study"):
+    with pytest.raises(ConfigError, match=r"100000 signal events are requested, the sample has 500; lower study"):
         run_trials([trial(injected(context.config, n), "from_noise") for n in (60, 100_000)], context)
     assert set(context.run.path.glob("models/*")) == before
 
@@ -691,7 +691,7 @@ def test_the_list_names_every_study(drapes):
         (("study",), "name a study and a configuration"),
         (("study", "injektion", "tiny.yaml"), "did you mean 'injection'?"),
         (("study", "sic", "tiny.yaml", "--set", "study.seeds=0"), "'study.seeds'"),
-        (("study", "sic", "tiny.yaml", "--set", "study.window=[3700,3300]"), "study.window must rise"),
+        (("study", "sic", "tiny.yaml", "--set", "study.window=[3700,3300]"), "study.window must be increasing"),
         (("study", "sic", "tiny.yaml", "--set", "study.source=null"), "needs study.source"),
         (("study", "gensr", "tiny.yaml", "--set", "study.data_share=1"), "leaves nothing to measure"),
         (("study", "sic", "tiny.yaml", "--set", "data.labels=false"), "a study needs labelled events"),

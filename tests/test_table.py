@@ -108,9 +108,9 @@ BAD = {
     ),
     "another mass": ({"M_jj": [1.0], "m_jj": [1.0], "m_j1": [1.0]}, "m_j1); rename 'm_jj', if it is that"),
     "nothing": ({}, "no column 'mjj': the invariant mass of the two jets in GeV (columns: none)"),
-    "twice": (TWICE, "column 'm_j1' is there 2 times"),
+    "twice": (TWICE, "column 'm_j1' occurs 2 times"),
     "lengths": ({**GOOD, "m_j1": [1.0]}, "column 'm_j1' has 1 row, 'mjj' has 2"),
-    "no row": ({name: [] for name in GOOD}, "the table has no row"),
+    "no row": ({name: [] for name in GOOD}, "the table has no rows"),
     "NaN mass": ({**GOOD, "mjj": [3000.0, np.nan]}, "column 'mjj': 1 value is not finite, the first in row 1 (nan)"),
     "infinite mass": ({**GOOD, "mjj": [np.inf, np.inf]}, "column 'mjj': 2 values are not finite, the first in row 0"),
     "text": ({**GOOD, "m_j1": ["1", "2"]}, "column 'm_j1' holds text, not numbers"),
@@ -126,14 +126,14 @@ BAD = {
     "ragged": ({**GOOD, "m_j1": [[1.0], [1.0, 2.0]]}, "column 'm_j1' is nested"),
     "ragged awkward": (ak.Array({**GOOD, "m_j1": [[1.0], [1.0, 2.0]]}), "column 'm_j1' is nested"),
     "records": (ak.Array({**GOOD, "m_j1": [{"x": 1.0}, {"x": 2.0}]}), "column 'm_j1' is nested"),
-    "refusing": ({**GOOD, "m_j1": Refusing()}, "no array (RuntimeError: detach it first)"),
+    "refusing": ({**GOOD, "m_j1": Refusing()}, "not an array (RuntimeError: detach it first)"),
     "two axes": ({**GOOD, "m_j1": np.ones((2, 2))}, "column 'm_j1' is nested: its shape is (2, 2)"),
     "one number": ({**GOOD, "m_j1": 1.0}, "column 'm_j1' is one value, not one per event"),
     "weights": ({**GOOD, "weight": [1.0, 0.5]}, "column 'weight': 1 value is not 1, the first in row 1 (0.5)"),
     "NaN weight": ({**GOOD, "weight": [np.nan, 1.0]}, "column 'weight': 1 value is not 1, the first in row 0 (nan)"),
     "labels": ({**GOOD, "label": [0, 2]}, "column 'label': 1 value is neither 0 nor 1, the first in row 1 (2)"),
     "NaN label": ({**GOOD, "label": [0, np.nan]}, "column 'label': 1 value is neither 0 nor 1"),
-    "repeated": ({**GOOD, "event_id": [7, 7]}, "column 'event_id': 1 value is there a second time, the first in row 1"),
+    "repeated": ({**GOOD, "event_id": [7, 7]}, "column 'event_id': 1 value is repeated, the first in row 1"),
     "real id": ({**GOOD, "event_id": [1.0, 2.0]}, "column 'event_id' holds float64, not integers"),
     "negative id": ({**GOOD, "event_id": [-1, 2]}, "column 'event_id': 1 value is outside 0 to 2**63 - 1"),
     "large id": ({**GOOD, "event_id": np.array([1, 2**63], np.uint64)}, "outside 0 to 2**63 - 1, the first in row 1"),
@@ -237,13 +237,13 @@ def test_a_blinded_selection_shows_the_sidebands(tmp_path):
 def test_the_same_table_is_not_read_again(tmp_path, capsys):
     search_of(columns(), tmp_path / "run").skim()
     search_of(pd.DataFrame(columns()), tmp_path / "run", quiet=False).skim()
-    assert capsys.readouterr().err == "skim: done before\n"
+    assert capsys.readouterr().err == "skim: already done\n"
 
 
 def test_another_table_is_noticed(tmp_path):
     search_of(columns(), tmp_path / "run").skim()
     with pytest.raises(
-        RunDirectoryError, match=r"holds skim made with table [0-9a-f]+, the configuration says [0-9a-f]"
+        RunDirectoryError, match=r"contains skim run with table [0-9a-f]+, the configuration has [0-9a-f]"
     ):
         search_of(columns(seed=2), tmp_path / "run").skim()
     assert len(search_of(columns(seed=2), tmp_path / "run", overwrite=True).skim().events["mjj"])
@@ -273,15 +273,15 @@ def test_keywords_replace_keys_of_a_configuration():
     [
         ({"widnows": {}}, "unknown section 'widnows'; did you mean 'windows'?"),
         ({"windows": {"frist": 1}}, "unknown key 'windows.frist'; did you mean 'windows.first'?"),
-        ({"data": {"labels": False}}, "data: the events are the table; leave this section out"),
-        ({"features": ["mjj"]}, "the resonant mass m_JJ may not be a feature"),
+        ({"data": {"labels": False}}, "data: the events come from the table; remove this section"),
+        ({"features": ["mjj"]}, "the resonant mass m_JJ cannot be a feature"),
         ({"features": "m_j1"}, "features"),
         ({"seed": "one"}, "seed"),
         (
             {"mass": {"range": (2.7, 6.0)}, "windows": {"first": 3, "last": 4, "width": 1}},
             "the selection keeps no event",
         ),
-        ({"signal": {"inject": 10_000}}, "signal.inject: 10000 signal events are wanted"),
+        ({"signal": {"inject": 10_000}}, "signal.inject: 10000 signal events are requested"),
     ],
 )
 def test_a_wrong_configuration_is_one_line(options, words):
@@ -293,13 +293,13 @@ def test_a_wrong_configuration_is_one_line(options, words):
 def test_an_injection_needs_labels():
     table = columns()
     del table["label"]
-    with pytest.raises(ConfigError, match="needs labelled events: give a column 'label'"):
+    with pytest.raises(ConfigError, match="needs labelled events: add a column 'label'"):
         search_of(table, signal={"inject": 3})
 
 
 def test_constituents_need_files():
     config = Config.model_validate({"name": "x", "data": {"path": "x"}, "constituents": {}})
-    with pytest.raises(ConfigError, match="a table holds features, and no jets"):
+    with pytest.raises(ConfigError, match="a table contains features only"):
         check_plugins(config, table=True)
 
 

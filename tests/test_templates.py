@@ -108,8 +108,11 @@ def test_full_noise_takes_every_step():
         ({"strength": 1.0}, "from_noise starts at sigma_max"),
         ({"method": "from_window", "strength": 100.0}, "not within"),
         ({"method": "from_window", "steps": 10, "steps_left": 11}, "exceeds the 10 steps"),
-        ({"method": "from_simulation", "strength": 1.0}, "source names the simulation"),
-        ({"method": "from_window", "strength": 1.0, "source": "x.root"}, "source names the simulation"),
+        ({"method": "from_simulation", "strength": 1.0}, "source is required by method from_simulation"),
+        (
+            {"method": "from_window", "strength": 1.0, "source": "x.root"},
+            "source is required by method from_simulation",
+        ),
     ],
 )
 def test_a_template_that_cannot_be_is_refused(given, said):

@@ -2,7 +2,7 @@
 
     python tools/fuzz.py --minutes 10                    every target, ten minutes each
     python tools/fuzz.py hdf5 config --minutes 1 --seed 7
-    python tools/fuzz.py ttree --files FOLDER            real files of yours in place of generated ones
+    python tools/fuzz.py ttree --files FOLDER            real files of yours instead of generated ones
     python tools/fuzz.py --replay recipe.json            one recipe again
 
 Needs the extra ``test``. Recipes are drawn by hypothesis, from seeds that are printed; each is executed in a process

@@ -43,97 +43,96 @@ This page is written by `tools/make_reference.py` from the code.
 - [Features](#features)
 - [File layouts](#file-layouts)
 
-What a run leaves behind stands in [run-directory.md](run-directory.md); the schema of `results.json` is
-[results.schema.json](results.schema.json), that of a configuration [config.schema.json](config.schema.json), that of
-what `drapes inspect --json` says of a file [inspection.schema.json](inspection.schema.json).
+The files of a run are described in [run-directory.md](run-directory.md). There are schemas for `results.json`
+([results.schema.json](results.schema.json)), for configurations ([config.schema.json](config.schema.json)), and for the
+output of `drapes inspect --json` ([inspection.schema.json](inspection.schema.json)).
 """
 
 COMMANDS = """## Command line
 
-`run` does all stages, `skim` to `report` one each, in this order. Stages but `report` take the same options; those that
-a stage has no use for change nothing. A single stage stops where an earlier one was run with another configuration.
-A finished stage of another configuration is replaced only with `--overwrite`
+`run` runs all stages; `skim` to `report` run one stage each, in this order. All stages except `report` have the same
+options; options that a stage does not use have no effect. A single stage stops if an earlier one was run with another
+configuration. A finished stage of another configuration is replaced only with `--overwrite`
 ([how](how-to.md#change-the-configuration-of-a-finished-run)).
 
 | exit status | meaning |
 | --- | --- |
-| 0 | All went well. |
-| 2 | A mistake, a file that cannot be used, or code that left by itself: one line says what and where. |
-| 130, 143, 129 | Ended by Ctrl-C, SIGTERM or SIGHUP: one line says what is kept. |
-| 141 | Nobody reads the output any more, as after `head`. |
-| 128 + n | Killed by signal n, as 137 for lack of memory, 139 for a crash: one line says in which stage. |
+| 0 | Success. |
+| 2 | A mistake, a file that cannot be used, or code that ended the process; reported in one line. |
+| 130, 143, 129 | Ended by Ctrl-C, SIGTERM or SIGHUP; one line states what is kept. |
+| 141 | The output is no longer read, for example by `head`. |
+| 128 + n | Killed by signal n, such as 137 (out of memory) or 139 (a crash); one line states the stage. |
 | 1 | A defect of this program, with its traceback. |
 
-Messages and progress bars go to standard error; bars only to a terminal. Standard streams may be closed. `python -m
-drapes_hep` is the same as `drapes`. The command works in a child process, so that it has a line and a status even if
-code that it calls ends the process; `DRAPES_HEP_GUARD=0` in the environment leaves the second process out, for
+Messages and progress bars are written to standard error; bars only to a terminal. Standard streams may be closed.
+`python -m drapes_hep` is the same as `drapes`. The command runs in a child process, so that an error and a status are
+reported even if the code ends the process. Set `DRAPES_HEP_GUARD=0` in the environment to avoid the child process, for
 debuggers and profilers.
 """
 
 CONFIGURATION = """## Configuration
 
 A YAML file. Masses and momenta are in GeV. Unknown keys are errors. `data.path` and `data.truth` are relative to the
-file, with `--set` to the working directory. A relative `processor` is looked for in the working directory, beside the
-file, in the folder above it, and last in the package. `--set section.key=value` takes the value in YAML and may be
+file, or to the working directory in `--set`. A relative `processor` is searched for in the working directory, in the
+folder of the file, in its parent folder, and in the package. `--set section.key=value` takes a value in YAML and can be
 repeated.
 
-Values are read by the rules of YAML 1.2, in the file and after `--set` alike. Whole numbers may be written `10000`,
-`10_000` or `1e4`; `0123` is refused, for YAML 1.1 takes it for 83. `true`, `false`, `yes`, `no`, `on` and `off` are
-true and false where a key asks for that, and words elsewhere; `12:30` and `2016-01-02` are words. True is no number,
-and text in quotes is neither a number nor true or false: `blind: "no"` is refused. A section without keys has its
-defaults.
+Values follow the rules of YAML 1.2, in the file and in `--set`. Integers can be written as `10000`, `10_000` or `1e4`;
+`0123` is refused, since it is 83 in YAML 1.1. `true`, `false`, `yes`, `no`, `on` and `off` are booleans for keys that
+expect them, and text otherwise; `12:30` and `2016-01-02` are text. Booleans are not numbers, and quoted text is neither
+a number nor a boolean: `blind: "no"` is refused. A section without keys has its defaults.
 """
 
 FEATURES_TEXT = """## Features
 
-J1 is the heavier, J2 the lighter of the two jets with the largest pT. m_JJ cannot be a feature. Others are
+J1 is the heavier and J2 the lighter of the two jets with the largest pT. m_JJ cannot be a feature. Other features are
 [defined in the configuration](how-to.md#define-a-feature-in-the-configuration).
 """
 
 LAYOUTS_TEXT = """## File layouts
 
-The content of a file decides how it is read, never its name. ROOT files (TTree, RNTuple) and Parquet files can hold
-`features`, `skim` and the layouts of CMS and Delphes, HDF5 files `features` (as pandas writes them), `lhco_raw` (a
-table of numbered columns) and `simulated` (plain arrays). Where several fit, the first in this table is taken, and
-`data.layout` takes another. All values in GeV where they have a unit. `weight` is 1 where it is missing, `label` is 1
+The format of a file is determined by its content, not by its name. ROOT files (TTree, RNTuple) and Parquet files can
+have the layouts `features`, `skim` and the layouts of CMS and Delphes, HDF5 files `features` (as pandas writes them),
+`lhco_raw` (a table of numbered columns) and `simulated` (plain arrays). If several layouts fit, the first in this table
+is used; `data.layout` selects another. Energies, momenta and masses are in GeV. A missing `weight` is 1. `label` is 1
 for signal and 0 for background.
 
-**Nested records.** A column may be a field of a record or of a list of records: the column `FatJet_pt` is also the
-field `pt` of `FatJet`, as uproot writes `file["Events"] = {"FatJet": ak.zip(...)}`. The path to the numbers, its parts
-joined with underscores, is the column's name; `j1.px` is also `pxj1`, dots and underscores are alike, and the whole
-event may be one record. A field that has exactly the column's name is preferred.
+**Nested records.** A column can be a field of a record or of a list of records: the column `FatJet_pt` can be the field
+`pt` of `FatJet`, as written by uproot with `file["Events"] = {"FatJet": ak.zip(...)}`. The name of the column is the
+path to the numbers, joined with underscores. Dots and underscores are equivalent, `j1.px` can also be `pxj1`, and the
+whole event can be one record. A field with exactly the name of the column is preferred.
 
-**Identity.** `event_id` is an integer that is unique in the search. Files of CMS have `run`, `luminosityBlock` and
-`event` instead: the identity is then the upper 63 bits of Philox4x32-10 with the counter (low and high word of the
-event number, luminosity section, run), and the three numbers stand in the skim, so that a selected event can be found
-again. For data the key is (0, 0), whatever the file: an event in two files is found. Simulated samples number their
-events alike, so where there is `genWeight` the key is (first 31 bits of the SHA-256 of the file's name without folder
-and last suffix, 1): the numbers must be unique in a file, the identity changes with the file's name, and the same
-simulated events in two files of different names count twice unless the files are the same byte by byte. Without
-either, that name and the row make the identity. Two events of one identity are an error.
+**Identity.** `event_id` is an integer that is unique in the search. CMS files have `run`, `luminosityBlock` and `event`
+instead. The event id is then the upper 63 bits of Philox4x32-10 with the counter (low and high word of the event
+number, luminosity section, run), and the three numbers are kept in the skim, so that a selected event can be
+identified. For data the key is (0, 0) for all files, so an event in two files is found. In simulated samples event
+numbers repeat, so with `genWeight` the key is (first 31 bits of the SHA-256 of the file name without folder and last
+suffix, 1). The numbers must then be unique in a file, and the event id depends on the file name. The same simulated
+events in two files of different names count twice, unless the files are identical byte by byte. Otherwise, the event id
+follows from this file name and the row. Two events with the same id are an error.
 
-**URLs.** Every path may be a URL: `https://`, `root://` (with `pip install 'drapes-hep[xrootd]'`) and whatever else
-fsspec opens. Servers must serve parts of files. `*` in a URL is a pattern where the server can list files, which http
-cannot. A file behind a URL is not hashed as a whole, unless it is `file://` or `memory://`: its `ends:` hash in the
-manifest is that of what the server says of the content (ETag, checksum, time of the last change), its size, its first
-and its last 64 KiB. Of a server that says nothing, the hash is `blocks:`, of the size, both ends and 32 blocks of
-64 KiB spread evenly between them, which is all of a file up to 2.1 MiB; a change of a larger file that keeps its size
-and falls between the blocks is not noticed. Labels of raw files (`.masterkey`) are looked for beside a URL, too;
-where the server says that there is no such file, there are no labels, and whatever else it says is an error.
+**URLs.** Every path can be a URL: `https://`, `root://` (with `pip install 'drapes-hep[xrootd]'`) and other protocols
+of fsspec. Servers must support reading parts of files. `*` in a URL is a pattern if the server can list files, which is
+not possible for http. The content of a URL is not hashed completely, except for `file://` and `memory://`. Its `ends:`
+hash in the manifest covers the metadata of the server (ETag, checksum, time of the last change), the size, and the
+first and last 64 KiB. Without metadata, the hash is `blocks:` and covers the size, both ends and 32 blocks of 64 KiB
+spread evenly between them, which is the complete content up to 2.1 MiB. In larger files, a change between the blocks
+that keeps the size is not detected. Labels of raw files (`.masterkey`) are also searched for at the URL. If the server
+reports that there is no such file, there are no labels; any other response is an error.
 """
 
 
 API_HEAD = """# API reference
 
-This page is written by `tools/make_reference.py` from the docstrings. These names are what `import drapes_hep` offers:
-they stay, and change only with a line in the changelog. All other modules are internal. Masses are in GeV.
-[The tutorial](tutorial.md#the-same-from-python) shows a search from Python.
+This page is written by `tools/make_reference.py` from the docstrings. These names are the public interface of
+`import drapes_hep`: changes are listed in the changelog. All other modules are internal. Masses are in GeV. [The
+tutorial](tutorial.md#the-same-from-python) shows a search from Python.
 """
 
 PRODUCTS_TEXT = """## What a search returns
 
-Objects of these classes are returned, and are not made by a user. Large columns and histograms are read from the run
-directory when they are asked for, and remembered.
+Objects of these classes are returned by a search. Large columns and histograms are read from the run directory on first
+access and cached.
 """
 
 
@@ -159,7 +158,7 @@ def _option(option: Any) -> tuple[str, str, str]:
 
 
 def command_line() -> str:
-    """Describe every verb; those that share all their options share a table."""
+    """Describe every command; commands with the same options share a table."""
     group: Any = typer.main.get_command(app)
     parts = [COMMANDS, _table(("option", "default", "meaning"), [_option(o) for o in _options(group)])]
     shared: dict[tuple[tuple[str, ...], ...], list[tuple[str, str]]] = {}
@@ -268,7 +267,7 @@ def layouts() -> str:
     ]
     about: dict[str, list[str]] = {}
     for layout in LAYOUTS.values():
-        # layouts of one class are told of once, without the class's parameters
+        # layouts of one class are described once, without the parameters of the class
         text = " ".join((type(layout).__doc__ or "").partition("Parameters\n")[0].split())
         about.setdefault(text, []).append(f"`{layout.name}`")
     details = "\n\n".join(textwrap.fill(f"{', '.join(names)}: {text}", 120) for text, names in about.items())

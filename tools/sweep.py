@@ -3,7 +3,7 @@
     python tools/sweep.py FOLDER --workers 4
     python tools/sweep.py FOLDER --json sweep.json
 
-Each file, whatever it is and however deep it lies, goes through ``drapes inspect`` and through ``drapes validate
+Each file, whatever it is and however deep it is, goes through ``drapes inspect`` and through ``drapes validate
 --files`` with a minimal configuration, each in a process of its own with limits of time and memory. The table names the
 container, the layout or the line with which the file was refused, and the status. A failure, which makes the exit
 status 1, is

@@ -59,7 +59,7 @@ class SelectedCounts:
 def _working_points(efficiencies: Sequence[float]) -> tuple[float, ...]:
     points = tuple(sorted({1.0, *(float(e) for e in efficiencies)}, reverse=True))
     if not 0 < points[-1] <= points[0] <= 1:
-        raise FitError(f"background efficiencies must lie in (0, 1], got {', '.join(f'{e:g}' for e in points)}")
+        raise FitError(f"background efficiencies must be in (0, 1], got {', '.join(f'{e:g}' for e in points)}")
     return points
 
 
@@ -80,7 +80,7 @@ def score_bin(tail: npt.ArrayLike, efficiencies: Sequence[float]) -> IntArray:
     Raises
     ------
     FitError
-        If a tail is no fraction (NaN: an event that no model scored).
+        If a tail is not a fraction (NaN: an event that no model scored).
     """
     t = np.asarray(tail, dtype=np.float64)
     if not bool(np.all((t >= 0) & (t <= 1))):
@@ -170,7 +170,7 @@ def set_overlaps(
     points = _working_points(efficiencies)
     tight = len(points) - 1
     inside = (m >= e[0]) & (m < e[-1])
-    # one code an event and window: the set it belongs to, 0 for the loose rest
+    # one code per event and window: the set it belongs to, 0 for the loose rest
     codes = np.stack([score_bin(row[inside], points) for row in t]) if len(t) else np.empty((0, int(inside.sum())), int)
     size = 1 + len(t) * tight
     shared = np.zeros((size, size))

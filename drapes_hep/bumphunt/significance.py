@@ -1,8 +1,8 @@
 r"""How unlikely a count is, given an expectation with an uncertainty.
 
-The expectation :math:`\mu` with standard deviation s is read as a measurement beside the signal region, in counts: an
-*off* region :math:`\tau = \mu / s^2` times as large, in which :math:`n_{off} = \mu^2 / s^2` events were counted. With a
-flat prior in the mean of the off count, the background in the signal region has a gamma density,
+The expectation :math:`\mu` with standard deviation s is treated as a measurement outside the signal region, in counts:
+an *off* region :math:`\tau = \mu / s^2` times as large, in which :math:`n_{off} = \mu^2 / s^2` events were counted.
+With a flat prior in the mean of the off count, the background in the signal region has a gamma density,
 
 .. math:: \alpha = \mu^2 / s^2 + 1, \quad \text{rate } \mu / s^2, \quad
     \text{mean } \mu + s^2 / \mu, \quad \text{variance } s^2 (1 + s^2 / \mu^2),

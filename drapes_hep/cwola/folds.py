@@ -2,7 +2,7 @@
 
 A fold belongs to an event's identity, so it is the same whatever else is in the sample, in which order, and in which
 window. A template event that was made from a data event takes its parent's fold: otherwise a near copy of the event
-would be trained on (at small strength the null AUC is then 0.46 in place of 0.5).
+would be trained on (at small strength the null AUC is then 0.46 instead of 0.5).
 """
 
 from __future__ import annotations

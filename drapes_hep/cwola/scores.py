@@ -4,7 +4,7 @@ The models of fold ``f`` are trained without fold ``f`` and score fold ``f`` alo
 sideband events alike. Sideband events are in no training, yet averaging them over all folds' models would narrow their
 scores against those in the window and fake an excess of many sigma, so they carry a fold too.
 
-A raw score means nothing outside its fold. What is kept beside it is the *tail*: the weighted fraction of the fold's
+A raw score means nothing outside its fold. In addition, the *tail* is kept: the weighted fraction of the fold's
 own template events that score at least as high. The cut of background efficiency ``e`` is ``tail <= e`` in every fold.
 """
 
@@ -40,7 +40,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sample:
-    """Events as a classifier meets them.
+    """Events as passed to a classifier.
 
     Attributes
     ----------
@@ -187,7 +187,7 @@ def out_of_fold_scores(
     others : mapping of str to Sample
         More events to score, such as sidebands; in no training.
     folds : int
-        Number of folds; every sample's ``fold`` lies in [0, folds).
+        Number of folds; every sample's ``fold`` is in [0, folds).
     ensemble : int
         Classifiers a fold, whose scores are averaged.
     seed : int
@@ -216,7 +216,7 @@ def out_of_fold_scores(
     tail = {name: np.full(len(sample.x), np.nan) for name, sample in targets.items()}
 
     def score_fold(fold: int) -> dict[str, FloatArray]:
-        # one thread a fold: gradient boosting on some 10^5 events scales badly over the threads of one fit
+        # one thread per fold: gradient boosting on some 10^5 events scales badly over the threads of one fit
         with threadpool_limits(limits=1, user_api="openmp"):
             return _fold_scores(make, fold, (template, data), targets, ensemble, seed, advance)
 
@@ -285,12 +285,12 @@ def equal_size_auc(
     size : int
         How many events of each.
     choice : int
-        Seeds which ones: a random choice, since the order of the events may say something.
+        Seeds which ones: a random choice, since the order of the events may have information.
 
     Returns
     -------
     Estimate
-        0.5 where nothing tells them apart.
+        0.5 if they are indistinguishable.
     """
     rng = np.random.default_rng(choice)
     a, b = (scores.take(rng.permutation(len(scores.x))[:size]) for scores in (first, second))

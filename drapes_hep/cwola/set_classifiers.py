@@ -331,7 +331,7 @@ class DijetTransformer(_SetClassifier):
             device=device,
         )
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         self._kinematics, self._dropout = kinematics, dropout
 
     def _network(self, jets: int, generator: torch.Generator) -> nn.Module:

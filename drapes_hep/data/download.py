@@ -41,7 +41,7 @@ API = "https://zenodo.org/api/records"
 """Where records are described, as JSON."""
 
 KINDS = ("features", "raw", "labels", "all")
-"""Groups of files that can be asked for by one word."""
+"""Groups of files that can be selected by one name."""
 
 _TIMEOUT = (15.0, 60.0)
 """Seconds to connect, and without a byte."""
@@ -153,7 +153,7 @@ def list_files(sample: Sample) -> tuple[RemoteFile, ...]:
     Raises
     ------
     DrapesError
-        No network, an answer that is no description of a record, no checksums.
+        No network, an answer that is not a description of a record, no checksums.
     """
     url = f"{API}/{sample.record}"
     response = retried(lambda: _ask(sample, url))
@@ -238,7 +238,7 @@ def choose(sample: Sample, files: Sequence[RemoteFile], words: Sequence[str]) ->
                 if close and close[0] != word
                 else "it has " + ", ".join(f"{file.name} ({file.kind})" for file in files)
             )
-            raise ConfigError(f"{sample.name}: --files {word} picks no file of record {sample.record}; {hint}")
+            raise ConfigError(f"{sample.name}: --files {word} matches no file of record {sample.record}; {hint}")
         chosen |= picked
     return tuple(file for file in files if file.name in chosen)
 
@@ -253,7 +253,7 @@ def fetch(files: Sequence[RemoteFile], folder: str | Path, reporter: Reporter | 
     folder : str or Path
         Made where it is missing.
     reporter : Reporter, optional
-        Gets a line a file and a bar; silent by default.
+        Gets one line per file and a bar; silent by default.
 
     Returns
     -------
@@ -264,7 +264,7 @@ def fetch(files: Sequence[RemoteFile], folder: str | Path, reporter: Reporter | 
     ------
     DrapesError
         Too little space, a broken line, a refusal, a wrong checksum, a different file of that name, a folder that
-        cannot be written. A part that may be gone on with stays beside its place as ``NAME.part``.
+        cannot be written. A partial file is kept as ``NAME.part`` to resume from.
     """
     import pooch
 
@@ -284,7 +284,7 @@ def fetch(files: Sequence[RemoteFile], folder: str | Path, reporter: Reporter | 
             if file in missing:
                 _fetch(store, file, folder / file.name, reporter)
             else:
-                reporter.say(f"{folder / file.name}: is here already, checksum verified")
+                reporter.say(f"{folder / file.name}: already downloaded, checksum verified")
     except OSError as error:
         where = error.filename or folder
         raise DrapesError(f"{where}: cannot be written ({error.strerror or error})") from error
@@ -294,14 +294,14 @@ def fetch(files: Sequence[RemoteFile], folder: str | Path, reporter: Reporter | 
 def _fetch(store: Any, file: RemoteFile, target: Path, reporter: Reporter) -> None:
     begin = _length(_part(target))
     if begin:
-        reporter.say(f"{target}: going on at {size_text(begin)} of {size_text(file.size)}")
+        reporter.say(f"{target}: resuming at {size_text(begin)} of {size_text(file.size)}")
     try:
         with reporter.bar(file.name, file.size, unit="bytes") as update:
             store.fetch(file.name, downloader=ResumingDownloader(_part(target), file.size, update))
     except ValueError as error:  # what pooch raises for a checksum that does not match
         raise DrapesError(
-            f"{file.url}: what arrived does not have the record's checksum {file.checksum}, and was deleted; run the "
-            "same command again"
+            f"{file.url}: the download does not match the checksum {file.checksum} of the record and was deleted; run"
+            " the same command again"
         ) from error
     reporter.say(f"{target}: {size_text(file.size)}, checksum verified")
 
@@ -339,8 +339,8 @@ def _check_space(folder: Path, missing: Sequence[RemoteFile]) -> None:
     free = shutil.disk_usage(existing).free
     if need > free:
         raise DrapesError(
-            f"{folder}: {size_text(need)} are needed but {size_text(free)} are free; make room, choose fewer --files, "
-            "or another -o"
+            f"{folder}: {size_text(need)} are needed but {size_text(free)} are free; free some space, choose fewer"
+            " --files, or another -o"
         )
 
 
@@ -367,10 +367,10 @@ class _Interruption(Exception):
 
 
 class ResumingDownloader:
-    """A pooch downloader that goes on where an earlier one stopped.
+    """A pooch downloader that resumes where an earlier one stopped.
 
-    Bytes are appended to a part beside the file's place. Where the connection breaks, a range request asks for the
-    rest, in this call or in a later one; a server that knows no ranges begins again. When all bytes are there, the
+    Bytes are appended to a part next to the file's place. Where the connection breaks, a range request asks for the
+    rest, in this call or in a later one; a server without range requests starts again. When all bytes are there, the
     part becomes the file that pooch verifies and moves to its place.
 
     Parameters
@@ -380,7 +380,7 @@ class ResumingDownloader:
     size : int
         Bytes of the whole file.
     report : callable, optional
-        Is told how many bytes are here.
+        Called with the number of bytes received.
     """
 
     def __init__(self, part: Path, size: int, report: Callable[[int], None] = lambda _: None) -> None:
@@ -411,7 +411,7 @@ class ResumingDownloader:
                 if failures >= _ATTEMPTS or wait > longest_wait():
                     raise DrapesError(
                         f"{url}: stopped at {size_text(now)} of {size_text(self.size)} ({reason}); run the same "
-                        "command again to go on"
+                        "command again to resume"
                     )
                 time.sleep(wait)
             os.fsync(stream.fileno())
@@ -423,7 +423,7 @@ class ResumingDownloader:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise DrapesError(f"{self.part}: another download is writing it; wait for that one") from None
+                raise DrapesError(f"{self.part}: another download is writing this file; wait for it") from None
             yield stream
 
     def _continue(self, url: str, stream: IO[bytes], have: int) -> None:
@@ -440,7 +440,7 @@ class ResumingDownloader:
                 for block in response.iter_content(_BLOCK):
                     have += len(block)
                     if have > self.size:
-                        self._refuse(url, "sends more bytes than its record says")
+                        self._refuse(url, "sends more bytes than the record states")
                     stream.write(block)
                     self.report(have)
         except requests.exceptions.ChunkedEncodingError as error:
@@ -455,14 +455,14 @@ class ResumingDownloader:
         if status in TRANSIENT:
             requested_wait = retry_after(response.headers)
             raise _Interruption(f"the server answers {status} {response.reason}", requested_wait)
-        if status == 416:  # it has no byte where we want to go on
-            self._refuse(url, "has fewer bytes than its record says")
+        if status == 416:  # the server has no byte at the position to resume from
+            self._refuse(url, "has fewer bytes than the record states")
         self._discard_empty()
         raise DrapesError(f"{url}: the server answers {status} {response.reason}; see the record's page")
 
     def _refuse(self, url: str, problem: str) -> None:
         self.part.unlink(missing_ok=True)
-        raise DrapesError(f"{url}: {problem}; what arrived was deleted, run the same command again")
+        raise DrapesError(f"{url}: {problem}; the partial file was deleted, run the same command again")
 
     def _discard_empty(self) -> None:
         if _length(self.part) == 0:

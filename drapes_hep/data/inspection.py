@@ -1,6 +1,6 @@
-"""What a file of events is, and what is wrong with it, through the readers alone: any layout that they know will do.
+"""Summary and problems of an event file, through the readers: every layout that they support.
 
-Where a file is long, only some events are looked at, in runs that are spread over it; the record says which.
+Of a long file, only some events are read, in blocks spread over it; the record lists them.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that a user should know before a search.
+    """A problem to report before a search.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Problem:
     what : str
         In words.
     events : int
-        How many of the events looked at; 0 for what is said of the file.
+        Number of affected events; 0 for a problem of the file itself.
     first_row : int or None
         The first of them, counted from 0 in the file.
     """
@@ -197,7 +197,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Identity:
-    """How events are told apart.
+    """How events are identified.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ class Inspection:
     runs : list of tuple of int
         Their rows, (first, behind the last).
     unread : int
-        Events in these runs that could not be read; ``problems`` says why.
+        Events in these runs that could not be read; see ``problems``.
     columns, other_columns : list of str
         Those that the layout reads, and the others that are there.
     labels : Labels or None
@@ -280,8 +280,8 @@ def inspection_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **TypeAdapter(Inspection).json_schema(mode="serialization"),
-        "title": "What drapes inspect says of a file",
-        "description": "Masses and momenta in GeV. What does not exist is null.",
+        "title": "Output of drapes inspect",
+        "description": "Masses and momenta in GeV. Values that do not exist are null.",
     }
 
 
@@ -365,7 +365,7 @@ def inspect_file(
 
 
 def _file_part(path: str | Path, info: FileInfo) -> dict[str, Any]:
-    """Return what a record says of the file itself."""
+    """Return the part of a record on the file itself."""
     return {
         "schema_version": INSPECTION_VERSION,
         "path": str(path),
@@ -381,7 +381,7 @@ def _file_part(path: str | Path, info: FileInfo) -> dict[str, Any]:
 
 def _empty(path: str | Path, info: FileInfo, remarks: Sequence[Problem]) -> Inspection:
     """Return the record of a file without events."""
-    note = Problem("note", "holds no events: a run passes it over, unless data.empty is error", 0, None)
+    note = Problem("note", "holds no events: a run skips it unless data.empty is error", 0, None)
     return Inspection(
         **_file_part(path, info),
         looked_at=0,
@@ -411,7 +411,7 @@ def _scan(path: str | Path, reading: Reading, object_path: str | None) -> tuple[
 
 
 class _ChunkReader:
-    """Reads chunks; where values are bad, says so and finds the good events among them."""
+    """Reads chunks; reports bad values and finds the good events."""
 
     def __init__(self, whole: EventChunk) -> None:
         self.retries = _RETRIES
@@ -498,7 +498,7 @@ class _Gathered:
 
         falling = ak.to_numpy(ak.all(jets.pt[:, 1:] <= jets.pt[:, :-1], axis=1))
         self._flag("warning", "fewer than two jets: such events are dropped", rows[counts < 2])
-        self._flag("note", "jets not by falling pT: processors sort them", rows[~falling])
+        self._flag("note", "jets not ordered by pT: processors sort them", rows[~falling])
         self.clipped += int(events.metadata.get("clipped_masses", 0))
 
         index = np.flatnonzero(counts >= 2)
@@ -516,7 +516,7 @@ class _Gathered:
             self._keep(mjj_label=label[index])
         self._flag(
             "warning",
-            "tau1 is 0 or missing in a leading jet: tau21 is undefined, 'selection.undefined' says what happens",
+            "tau1 is 0 or missing in a leading jet: tau21 is undefined, see 'selection.undefined'",
             rows[(~(flat["tau1"] > 0)).any(axis=1)],
         )
         rising = (flat["tau2"] > flat["tau1"]) | (flat["tau3"] > flat["tau2"])
@@ -556,7 +556,7 @@ class _Gathered:
             what = "masses just below 0 by rounding: set to 0; counted in jets and constituents"
             yield Problem("note", what, self.clipped, None)
         ids, rows = self._column("event_id"), self._column("row")
-        yield from _repeats(ids[:, None], rows, "error", "an event_id that an earlier event has")
+        yield from _repeats(ids[:, None], rows, "error", "repeated event_id")
         pairs = [self._column(name) for name in ("mjj", "pt", "direction")]
         if len(pairs[0]):
             content = np.column_stack(pairs)
@@ -566,10 +566,10 @@ class _Gathered:
             yield Problem("warning", "negative weight", int((weight < 0).sum()), int(rows[weight < 0][0]))
         if np.any(weight != 1):
             other = weight != 1
-            what = "weight that is not 1: the hunt counts events, and refuses"
+            what = "weight other than 1: the hunt needs unweighted events"
             yield Problem("warning", what, int(other.sum()), int(rows[other][0]))
         if len(self._column("mjj")) == 0:
-            yield Problem("error", "no event looked at has two jets", self.events, int(rows[0]))
+            yield Problem("error", "none of the events read has two jets", self.events, int(rows[0]))
 
     def summary(self) -> dict[str, Any]:
         weight, ids = self._column("weight"), self._column("event_id")
@@ -616,7 +616,7 @@ class _Gathered:
 
 
 def _repeats(values: npt.NDArray[Any], rows: npt.NDArray[Any], severity: Severity, what: str) -> Iterator[Problem]:
-    """Compare rows of values exactly; the first of equals is no repeat."""
+    """Compare rows of values exactly; the first of equals is not a repeat."""
     order = np.lexsort((*values.T[::-1],))
     ordered = values[order]
     same = order[1:][np.all(ordered[1:] == ordered[:-1], axis=1)]
@@ -686,7 +686,7 @@ def text_lines(inspection: Inspection) -> Sequence[tuple[str, str]]:
     ]
     if inspection.constituents is not None:
         share = spread(inspection.constituents.momentum_fraction, "", ".3f")
-        out.append(("constituents", f"{spread(inspection.constituents.per_jet)} a jet; share of its pT {share}"))
+        out.append(("constituents", f"{spread(inspection.constituents.per_jet)} per jet; fraction of its pT {share}"))
     else:
         out.append(("constituents", "none"))
     labels, weights = inspection.labels, inspection.weights

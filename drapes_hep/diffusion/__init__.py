@@ -1,3 +1,3 @@
-"""Diffusion models: schedules, denoisers, samplers, training, model cards. Nothing here knows physics."""
+"""Diffusion models: schedules, denoisers, samplers, training, model checkpoints. Independent of physics."""
 
 from __future__ import annotations

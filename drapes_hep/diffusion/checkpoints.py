@@ -59,7 +59,7 @@ def save_model(folder: str | Path, denoiser: PreconditionedDenoiser, card: Mappi
     folder = Path(folder)
     backbone: Any = denoiser.backbone
     if not isinstance(getattr(backbone, "config", None), dict):
-        raise TypeError(f"{type(backbone).__name__} has no config: it could not be built again")
+        raise TypeError(f"{type(backbone).__name__} has no config: it cannot be rebuilt")
     weights = save({name: value.detach().cpu().contiguous() for name, value in denoiser.state_dict().items()})
     schedule = denoiser.schedule
     content = {
@@ -79,7 +79,7 @@ def save_model(folder: str | Path, denoiser: PreconditionedDenoiser, card: Mappi
     text = json.dumps(content, indent=1, allow_nan=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # an old card beside new weights would be a mismatch: better none
+        # an old card with new weights would be inconsistent: better none
         (folder / CARD).unlink(missing_ok=True)
     except OSError as error:
         raise RunDirectoryError(f"{folder}: cannot be written ({error.strerror or error})") from error
@@ -96,10 +96,10 @@ def _backbone(name: str, arguments: Mapping[str, Any], network: type[nn.Module] 
     network_class: Any = network
     if network is None or name != _name_of(network):
         module, _, attribute = name.partition(":")
-        # whoever wrote the card must not decide what is imported, for importing runs a module
+        # the card must not decide what is imported, since importing runs a module
         if not module.startswith(_OWN):
             requested = "" if network is None else f", and not the configuration's {_name_of(network)}"
-            raise TypeError(f"{name} is no network of this package{requested}")
+            raise TypeError(f"{name} is not a network of this package{requested}")
         network_class = getattr(importlib.import_module(module), attribute)
         if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
             raise TypeError(f"{name} is not a backbone")
@@ -131,11 +131,13 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     try:
         card = parse_json(path.read_bytes())
     except OSError as error:
-        raise RunDirectoryError(f"{folder}: no whole model ({error.filename}: {error.strerror})") from error
+        raise RunDirectoryError(
+            f"{folder}: incomplete model checkpoint ({error.filename}: {error.strerror})"
+        ) from error
     except ValueError as error:
         raise RunDirectoryError(f"{path}: not JSON ({error})") from error
     if not isinstance(card, dict) or card.get("card_version") != _VERSION:
-        raise RunDirectoryError(f"{path}: not a model card of version {_VERSION}")
+        raise RunDirectoryError(f"{path}: not a model checkpoint of version {_VERSION}")
     return card
 
 
@@ -151,7 +153,7 @@ def load_model(
     device : str or torch.device
         Where the denoiser goes.
     network : type, optional
-        The class of the backbone, where it is none of this package: a card's word is not enough to import a module.
+        The class of the backbone, if it is not one of the package: the card alone may not import a module.
 
     Returns
     -------
@@ -171,9 +173,13 @@ def load_model(
     try:
         weights = (folder / WEIGHTS).read_bytes()
     except OSError as error:
-        raise RunDirectoryError(f"{folder}: no whole model ({error.filename}: {error.strerror})") from error
+        raise RunDirectoryError(
+            f"{folder}: incomplete model checkpoint ({error.filename}: {error.strerror})"
+        ) from error
     if hashlib.sha256(weights).hexdigest() != card.get("weights_sha256"):
-        raise RunDirectoryError(f"{folder / WEIGHTS}: not the weights of its card (sha256 differs): train again")
+        raise RunDirectoryError(
+            f"{folder / WEIGHTS}: the weights do not match the checkpoint (sha256 differs): train again"
+        )
     try:
         architecture, schedule = card["architecture"], card["schedule"]
         denoiser = DENOISERS[card["preconditioning"]](
@@ -184,5 +190,5 @@ def load_model(
         denoiser.load_state_dict(load(weights))
     except (KeyError, TypeError, ValueError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise RunDirectoryError(f"{folder / CARD}: cannot be built again ({type(error).__name__}: {reason})") from error
+        raise RunDirectoryError(f"{folder / CARD}: cannot be rebuilt ({type(error).__name__}: {reason})") from error
     return denoiser.to(device).eval(), card

@@ -105,7 +105,7 @@ class PreconditionedDenoiser(Denoiser):
     backbone : Backbone
         The network F.
     sigma_data : float or sequence of float
-        Standard deviation of the data, one for all or one a feature.
+        Standard deviation of the data, one for all or one per feature.
     schedule : Schedule, optional
         The path; :class:`~drapes_hep.diffusion.schedules.EDMSchedule` by default.
 
@@ -182,4 +182,4 @@ class FlowDenoiser(PreconditionedDenoiser):
 
 
 DENOISERS: dict[str, type[PreconditionedDenoiser]] = {"edm": EDMDenoiser, "flow": FlowDenoiser}
-"""Denoisers by the names of their paths: ``training.path``, and the model card."""
+"""Denoisers by the names of their paths: ``training.path``, and the model checkpoint."""

@@ -108,7 +108,7 @@ def even_steps(n: int) -> Tensor:
     Tensor of float64, shape (n + 1,)
     """
     if n < 1:
-        raise ValueError(f"even_steps needs a step at least, not {n}")
+        raise ValueError(f"even_steps needs at least one step, not {n}")
     return torch.linspace(1.0, 0.0, n + 1, dtype=torch.float64)
 
 

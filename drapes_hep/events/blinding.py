@@ -1,7 +1,7 @@
 """Blinding: every output of a blinded run but its raw files is a function of the events outside the hidden windows.
 
 *By data.* :class:`Blinding` wraps any processor. Each chunk is processed as it is, which gives the rows of the skim,
-and a second time without the selected events that lie in a hidden window. Histograms, cut flow and all other
+and a second time without the selected events that are in a hidden window. Histograms, cut flow and all other
 accumulators come from the second pass, so no sum, mean or difference of theirs holds a hidden event. Each pass runs on
 a copy of the processor as it was at first, so nothing that one pass stores in it reaches the other, and a pass that
 stores something in an imported module is refused (:mod:`drapes_hep.events.module_state`). Both passes must
@@ -102,9 +102,9 @@ class Blinding(processor.ProcessorABC):  # type: ignore[misc]
             if changed is not None:
                 file, name = changed
                 raise ConfigError(
-                    f"{self.described}: process(events) changes '{name}' of {file}, which would tell other events of"
-                    " the hidden ones; keep it in self, return it in the output, or compute it where the module is"
-                    " imported (what is read from files: functools.cache)"
+                    f"{self.described}: process(events) changes '{name}' of {file}, which could carry information"
+                    " from hidden events to others; keep it in self, return it in the output, or compute it when the"
+                    " module is imported (for files: functools.cache)"
                 )
             # of a module that this pass imported, one cannot tell what it was like before
             if {file for file, _ in after} <= {file for file, _ in before}:
@@ -120,7 +120,7 @@ class Blinding(processor.ProcessorABC):  # type: ignore[misc]
                 same = np.allclose(first, again, rtol=_SAME, atol=0)
         if not same:
             raise ConfigError(
-                f"{self.described}: the same events come out otherwise when the events of the hidden windows are left"
+                f"{self.described}: the result for an event changes when the events of the hidden windows are left"
                 " out, so a hook depends on which other events are in the chunk; draw random numbers from each event's"
                 " own event_id (drapes_hep.rng)"
             )
@@ -134,7 +134,7 @@ class Blinding(processor.ProcessorABC):  # type: ignore[misc]
             If every event of the files is hidden.
         """
         if "hists" not in accumulator or "cutflow" not in accumulator:
-            raise ConfigError("blind: every event lies in a hidden window, none in the sidebands; see 'windows'")
+            raise ConfigError("blind: every event is in a hidden window, none in the sidebands; see 'windows'")
         return self._inner.postprocess(accumulator)
 
 

@@ -165,7 +165,7 @@ class ChunkStore:
     folder : Path
         Made with the first result.
     decides : mapping
-        JSON values: what decides all results beside the files, such as the configuration and the code.
+        JSON values: what decides all results besides the files, such as the configuration and the code.
     fingerprints : mapping of str to str
         Of each file's content, by path.
     """

@@ -189,7 +189,7 @@ def file_key(path: str) -> int:
 
 
 def label_file(path: str) -> str:
-    """Return the place of a raw file's labels where they are no column of it: ``<stem>.masterkey``, as published.
+    """Return the place of a raw file's labels where they are not a column of it: ``<stem>.masterkey``, as published.
 
     Parameters
     ----------

@@ -88,7 +88,7 @@ def make_particles(
 
 
 def no_jets(events: int, reading: Reading) -> dict[str, Any]:
-    """Return the columns of events without jets, for a reading that wants none (``reading.jets`` is False).
+    """Return the columns of events without jets, if jets are not needed (``reading.jets`` is False).
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def cluster_events(particles: AwkwardArray, reading: Reading) -> dict[str, Any]:
         Unknown axes, a radius that is not positive.
     """
     if reading.axes not in AXES:
-        raise ValueError(f"unknown axes '{reading.axes}'; known are {', '.join(AXES)}")
+        raise ValueError(f"unknown axes '{reading.axes}'; available: {', '.join(AXES)}")
     if not reading.radius > 0:
         raise ValueError(f"the jet radius must be positive, got {reading.radius}")
     if not reading.jets:
@@ -193,7 +193,7 @@ def _cluster(
 ) -> tuple[IntArray, FloatArray, IntArray, IntArray]:
     """Cluster a run of events.
 
-    Returns jets an event (n,), the jets' fields (7, j), constituents a jet (j,), and the constituents' places in
+    Returns jets per event (n,), the jets' fields (7, j), constituents per jet (j,), and the constituents' places in
     ``flat`` (m,).
     """
     fastjet = _fastjet()

@@ -1,4 +1,4 @@
-"""Files that a user's processor reads beside the events: those that its class declares, and those that it only opens.
+"""Files that a processor reads in addition to the events: declared by its class, or only opened.
 
 A class declares them by name: ``reads = ["golden.json", "jes.json.gz"]``.
 """
@@ -25,7 +25,7 @@ def declared_files(name: str, processor: type, folders: Sequence[Path]) -> dict[
         The processor, as the configuration names it.
     processor : type
     folders : sequence of Path
-        Where a relative path is looked for if it is not beside the file of the class.
+        Where a relative path is looked for if it is not next to the file of the class.
 
     Returns
     -------
@@ -35,16 +35,16 @@ def declared_files(name: str, processor: type, folders: Sequence[Path]) -> dict[
     Raises
     ------
     ConfigError
-        If ``reads`` is no list of names, or a file is not there.
+        If ``reads`` is not a list of names, or a file is not there.
     """
     places: dict[str, str | Path] = {}
     for kind in processor.__mro__:
         names = vars(kind).get("reads", ())
         if isinstance(names, (str, Path)) or not isinstance(names, Iterable):
-            raise ConfigError(f"processor '{name}': reads is no list of files, such as reads = ['golden.json']")
+            raise ConfigError(f"processor '{name}': reads must be a list of files, such as reads = ['golden.json']")
         for file in names:
             if not isinstance(file, (str, Path)):
-                raise ConfigError(f"processor '{name}': reads holds {file!r}, which names no file")
+                raise ConfigError(f"processor '{name}': reads contains {file!r}, which is not a file name")
             places.setdefault(str(file), _find(name, str(file), [*_folder_of(kind), *folders]))
     return places
 
@@ -60,7 +60,7 @@ def _find(processor: str, name: str, folders: Sequence[Path]) -> str | Path:
     place = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if place is None:
         where = ", ".join(dict.fromkeys(map(str, folders)))
-        raise ConfigError(f"processor '{processor}': reads {name}, but there is no such file; looked in {where}")
+        raise ConfigError(f"processor '{processor}': reads {name}, which does not exist; looked in {where}")
     return place
 
 
@@ -101,6 +101,6 @@ def warning_of(stage: str, files: Mapping[str, str | None]) -> str | None:
     listed = ", ".join(data[:3]) + (f" and {len(data) - 3} more" if len(data) > 3 else "")
     names = ", ".join(f'"{Path(path).name}"' for path in data[:3])
     return (
-        f"{stage}: the processor reads {listed} and does not declare {'it' if len(data) == 1 else 'them'};"
-        f" the selection runs again when that changes, and finds it elsewhere too if the class says reads = [{names}]"
+        f"{stage}: the processor reads {listed} without declaring {'it' if len(data) == 1 else 'them'}; set reads ="
+        f" [{names}] in the class, so that the selection runs again when that changes and finds it elsewhere too"
     )

@@ -2,7 +2,7 @@
 
 coffea's executors say where the work runs. Its own loops merge results in the order in which they arrive, hold all of
 them until the end, and give up everything when one worker dies; here tasks are submitted a bounded number ahead, and a
-task that kills its worker is told apart from those that ran beside it.
+task that kills its worker is told apart from those that ran at the same time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AHEAD = 4
 _LEAST = 32
 _DEATHS = 3
 """Tasks that may kill their worker before the rest is not tried any more."""
-_NOT_TRIED = "not tried, for too many workers had died"
+_NOT_TRIED = "not tried: too many workers had died"
 _NO_WORKER = 120.0
 """Seconds without any worker of a cluster after which it counts as lost."""
 
@@ -270,7 +270,7 @@ def _on_cluster(
             for index in ahead.ready():
                 running[client.submit(work, payload, tasks[index], **options)] = index
             if not running and suspects:
-                # a cluster blames all that a dead worker had been given: each is tried with nothing beside it
+                # a cluster blames all that a dead worker had been given: each is tried alone
                 alone.append(suspects.pop(0))
                 running[client.submit(work, payload, tasks[alone[-1]], **options)] = alone[-1]
             if not running:

@@ -88,7 +88,7 @@ def parse_expression(text: str) -> AST:
             tree = formulate.from_root(text)
     except (formulate.ParseError, ValueError, SyntaxError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^~")]
-        raise ConfigError(f"'{text}' cannot be parsed ({lines[0] if lines else 'nothing to read'})") from None
+        raise ConfigError(f"'{text}' cannot be parsed ({lines[0] if lines else 'it is empty'})") from None
     _check(tree, text)
     return tree
 
@@ -101,25 +101,25 @@ def _check(tree: AST, text: str) -> None:
 
     if isinstance(tree, BinaryOperator):
         if tree.operator == "xor":
-            refuse("'^' has two meanings: write ** for a power")
+            refuse("'^' is ambiguous: write ** for a power")
         if tree.operator not in _BINARY:
-            refuse(f"the operator '{_SHOWN.get(tree.operator, tree.operator)}' is not known here")
+            refuse(f"unknown operator '{_SHOWN.get(tree.operator, tree.operator)}'")
     elif isinstance(tree, UnaryOperator):
         if tree.operator not in _UNARY:
-            refuse(f"the operator '{tree.operator}' is not known here")
+            refuse(f"unknown operator '{tree.operator}'")
     elif isinstance(tree, Call):
         function = _SHOWN.get(tree.function, tree.function)
         if tree.function not in FUNCTIONS:
             functions = ", ".join(_SHOWN.get(name, name) for name in FUNCTIONS)
-            refuse(f"the function '{function}' is not known here; known are {functions}")
+            refuse(f"unknown function '{function}'; available: {functions}")
         arity = FUNCTIONS[tree.function][0]
         if len(tree.arguments) != arity:
             refuse(f"{function} takes {arity} argument{'s' if arity > 1 else ''}, not {len(tree.arguments)}")
     elif isinstance(tree, Symbol):
         if tree.name in tree.named_constants and tree.name not in _CONSTANTS:
-            refuse(f"the constant '{tree.name}' is not known here; known are {', '.join(_CONSTANTS)}")
+            refuse(f"unknown constant '{tree.name}'; available: {', '.join(_CONSTANTS)}")
     elif not isinstance(tree, Literal):
-        refuse("brackets are not known here: the columns are one number per event")
+        refuse("brackets are not supported: columns hold one number per event")
     for child in _children(tree):
         _check(child, text)
 

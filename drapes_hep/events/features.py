@@ -1,7 +1,7 @@
 """The high-level features: what the models may see of an event.
 
-Both jets are ordered by mass, J1 the heavier. The resonant variable m_JJ is no feature, by construction: a classifier
-that sees it learns the window, not the signal.
+Both jets are ordered by mass, J1 the heavier. The resonant variable m_JJ is not a feature, by construction: a
+classifier that sees it learns the window, not the signal.
 
 A feature may also be defined outside the package, as an expression over columns of the two jets: ``pt_j1`` of the
 heavier, ``pt_j2`` of the lighter, and so on for the fields of jets, for their number of constituents ``n`` and for the
@@ -167,7 +167,7 @@ def refuse_resonant(names: Sequence[str]) -> None:
     for name in names:
         if _is_resonant(name):
             raise ConfigError(
-                f"feature '{name}': the resonant mass m_JJ may not be a feature, the classifier would learn the window"
+                f"feature '{name}': the resonant mass m_JJ cannot be a feature: the classifier would learn the window"
             )
 
 
@@ -274,7 +274,7 @@ def _leaves(name: str, define: Definitions, above: tuple[str, ...] = ()) -> Iter
     """Yield the columns and features of the package that a definition rests on; raises ConfigError for a circle."""
     if name in above:
         circle = " -> ".join([*above[above.index(name) :], name])
-        raise ConfigError(f"define.{above[0]}: goes round in a circle: {circle}")
+        raise ConfigError(f"define.{above[0]}: circular definition: {circle}")
     text = None if name in FEATURES else _expression(name, define)
     if text is None:
         yield name
@@ -294,14 +294,12 @@ def kept_fields(names: Sequence[str], define: Definitions | None = None, keep: S
 def _check_definition(name: str, define: Definitions, keep: Sequence[str]) -> None:
     where, columns = f"define.{name}", kept_columns(keep)
     if _is_resonant(name):
-        raise ConfigError(
-            f"{where}: the resonant mass m_JJ may not be a feature, the classifier would learn the window"
-        )
+        raise ConfigError(f"{where}: the resonant mass m_JJ cannot be a feature: the classifier would learn the window")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise ConfigError(f"{where}: a name has letters, digits and underscores, and begins with a letter")
+        raise ConfigError(f"{where}: use letters, digits and underscores, beginning with a letter")
     if name in FEATURES or name in _TAKEN or name in _COLUMNS:
         what = "a feature of the package" if name in FEATURES else "a column of every skim or jet"
-        raise ConfigError(f"{where}: is {what}; take another name")
+        raise ConfigError(f"{where}: is {what}; choose another name")
     text = _expression(name, define)
     if _function_name(name, define) is not None:
         _load_function(name, define)
@@ -310,11 +308,12 @@ def _check_definition(name: str, define: Definitions, keep: Sequence[str]) -> No
         if name in columns:
             return
         raise ConfigError(
-            f"{where}: needs an expression, such as 'pt_j2 / pt_j1', or a function, or to be a column of selection.keep"
+            f"{where}: needs an expression, such as 'pt_j2 / pt_j1', a function, or a column of selection.keep of"
+            " that name"
         )
     if name in columns:
         raise ConfigError(
-            f"{where}: is a column that selection.keep keeps; take another name, or leave the expression out"
+            f"{where}: is a column that selection.keep keeps; choose another name, or remove the expression"
         )
     from drapes_hep.events.expressions import variables
 
@@ -325,14 +324,14 @@ def _check_definition(name: str, define: Definitions, keep: Sequence[str]) -> No
     names = (*_COLUMNS, *FEATURES, *columns, *define)
     for column in used:
         if _is_resonant(column):
-            raise ConfigError(f"{where}: names m_JJ ('{column}'): the classifier would learn the window")
+            raise ConfigError(f"{where}: uses m_JJ ('{column}'): the classifier would learn the window")
         if column not in names:
             close = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'?" if close else f"it may name {', '.join(names[:4])}, ..."
-            more = f" (a field of the file's jets is kept by selection.keep: [{column.rpartition('_j')[0]}])"
+            hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(names[:4])}, ..."
+            more = f" (to use a jet field of the file, set selection.keep: [{column.rpartition('_j')[0]}])"
             raise ConfigError(f"{where}: no column '{column}'; {hint}{more if re.search('.+_j[12]$', column) else ''}")
     if not used:
-        raise ConfigError(f"{where}: '{text}' names no column: it is the same number for every event")
+        raise ConfigError(f"{where}: '{text}' uses no column: it has the same value for every event")
     for _ in _leaves(name, define):
         pass
 
@@ -384,7 +383,7 @@ def check_features(
     definitions = dict(define or {})
     for field in keep:
         if field in (*JET_FIELDS, _COUNT, "constituents"):
-            raise ConfigError(f"selection.keep: '{field}' is kept in any case; leave it out")
+            raise ConfigError(f"selection.keep: '{field}' is always kept; remove it")
     for name in definitions:
         _check_definition(name, definitions, keep)
     choices = [*FEATURES, *definitions, *(column for column in kept_columns(keep) if column not in definitions)]
@@ -395,7 +394,9 @@ def check_features(
         if name not in choices:
             close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
             hint = (
-                f"did you mean '{close[0]}'?" if close else f"known are {', '.join(choices)}; others go under 'define'"
+                f"did you mean '{close[0]}'?"
+                if close
+                else f"available: {', '.join(choices)}; define your own under 'define'"
             )
             raise ConfigError(f"unknown feature '{name}'; {hint}")
     repeated = [name for i, name in enumerate(names) if name in names[:i]]
@@ -436,7 +437,7 @@ def check_classifier_features(
     for name in inputs:
         if name not in features:
             close = difflib.get_close_matches(name, features, n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'?" if close else f"it may name some of {', '.join(features)}"
+            hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(features)}"
             raise ConfigError(f"cwola.features: '{name}' is not among features; {hint}")
 
 

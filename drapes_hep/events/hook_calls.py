@@ -71,7 +71,7 @@ class Hook:
             raise ConfigError(f"{kind.__name__} has no method '{name}'; {form}") from None
         hook = cls(name, owner, function)
         if not callable(function):
-            raise ConfigError(f"{hook}: is no method but a {type(function).__name__}; {form}")
+            raise ConfigError(f"{hook}: is not a method but a {type(function).__name__}; {form}")
         if not _accepts(function, arguments):
             raise ConfigError(f"{hook}: cannot be called with ({', '.join(arguments)}); {form}")
         return hook
@@ -138,13 +138,13 @@ def _remedy(error: BaseException, events: Events) -> str:
         )
         close = difflib.get_close_matches(missing[1], [field for names in fields.values() for field in names], n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
-        return f"{hint}{listed}; the hook reads any other column of the file itself, see {_GUIDE}"
+        return f"{hint}{listed}; a hook can read any other column from the file, see {_GUIDE}"
     if "read-only" in text:
         return "events are read-only: change a copy"
     if isinstance(error, ImportError):
         return "install it in this environment, or put its folder on PYTHONPATH"
     if isinstance(error, FileNotFoundError):
-        return "a relative path is looked for where drapes was started"
+        return "relative paths start from the directory where drapes was started"
     if not isinstance(error, Exception):
         return "return from the hook instead"
     return "correct this line"

@@ -1,10 +1,10 @@
 """What a processor's hooks may return: one rule per kind of result, and one line where it is broken.
 
 A mask has one boolean per event, a mask of jets one per jet, weights are finite numbers, and corrected jets are jets
-that their own event can have. NumPy and awkward take much else without a word: integers 0 and 1 select by index, NaN
-counts as true, a mask of another length is broadcast. Whatever has exactly one meaning is accepted (lists of booleans,
-option types without a missing value, masked arrays without a masked one); everything else is refused with the hook, its
-file, and the first event at fault.
+that their own event can have. NumPy and awkward silently accept many other values: integers 0 and 1 select by index,
+NaN counts as true, a mask of another length is broadcast. Whatever has exactly one meaning is accepted (lists of
+booleans, option types without a missing value, masked arrays without a masked one); everything else is refused with
+the hook, its file, and the first event at fault.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SAME_JET = 1.0
 """Largest distance (eta, phi) at which a rebuilt leading jet can still be one of its event's: a jet's radius."""
 
 _STRAY_EVENTS = 0.1
-"""Fraction of events whose rebuilt leading jet may be farther away, as when jets are clustered anew."""
+"""Fraction of events whose rebuilt leading jet may be farther away, as when jets are reclustered."""
 
 _MOVED, _SCALED, _CORRECTED = 0.5, 5.0, 0.01
 """Shift in eta or phi and factor in pt that no correction exceeds in more than this fraction of jets."""
@@ -54,7 +54,7 @@ _TAKEN = 0.5
 """Fraction of the changed values of a field that are another jet's: far above what rounding to few digits gives."""
 
 _RESERVED = ("event_id", "row", "label", "parent_id", *IDENTITY_FIELDS)
-"""Columns that say which event it is, or what is true of it: no hook sets them."""
+"""Event ids and labels, which hooks cannot set."""
 
 _NEAR = 0.1
 """Distance (eta, phi) within which a rebuilt jet is one of its event's: above the resolution, below a jet's radius."""
@@ -109,7 +109,7 @@ class NoCut(NDArrayOperatorsMixin):
         return np.asarray(self)[rows]
 
 
-# awkward takes no stranger into its operations unless it is told how
+# awkward needs to be told how to operate on other types
 ak.behavior["__cast__", NoCut] = np.asarray
 
 
@@ -142,7 +142,7 @@ def protect(array: AwkwardArray) -> None:
 
 
 def name_event(events: Events, row: int) -> str:
-    """Return the words by which an event can be looked up.
+    """Return a text that identifies an event.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ class Hooks:
 
     def __init__(self, processor: Any, events: Events) -> None:
         if not isinstance(events.layout, ak.contents.RecordArray):
-            # a selection of events is an index into all of them, which each use of a column would follow anew
+            # a selection of events is an index into all of them, which each use of a column would follow again
             events = ak.to_packed(events)
         protect(events)
         self._processor, self._events, self._copy = processor, events, copy.copy(events)
@@ -278,7 +278,7 @@ class Hooks:
         Parameters
         ----------
         hook : str
-            Name of a method that takes the events. It may change, drop, reorder, and cluster anew the jets of an event.
+            Name of a method that takes the events. It may change, drop, reorder, and recluster the jets of an event.
 
         Returns
         -------
@@ -332,7 +332,7 @@ class Hooks:
         handed = copy.copy(jets)
         place, value = self._call(hook, jets=handed)
         if handed.layout is not jets.layout and not _same_jets(jets, handed):
-            self._refuse(place)("changes the jets that it is given", "change a copy, or correct jets in `corrections`")
+            self._refuse(place)("changes its input jets", "change a copy, or correct jets in `corrections`")
         return _jet_mask(value, ak.to_numpy(ak.num(jets)).astype(np.int64), self._refuse(place))
 
     def _call(self, hook: str, **arguments: AwkwardArray) -> tuple[Hook, Any]:
@@ -348,7 +348,9 @@ class Hooks:
         """
         for name in _RESERVED:
             if name in argument.fields and name not in self._events.fields:
-                self._refuse(place)(f"adds '{name}' to the events, which only a file does", "choose another name")
+                self._refuse(place)(
+                    f"adds '{name}' to the events, a name reserved for columns of the file", "choose another name"
+                )
         for name in self._events.fields:
             before = self._events.layout.content(name)
             if name == except_for or (name in argument.fields and argument.layout.content(name) is before):
@@ -360,8 +362,8 @@ class Hooks:
                 same = np.array_equal(ak.to_numpy(self._events[name]), ak.to_numpy(argument[name]))
             if not same:
                 self._refuse(place)(
-                    f"changes '{name}' of the events that it is given",
-                    "identities, labels and rows stay those of the file"
+                    f"changes '{name}' of its input events",
+                    "keep identities, labels and rows as in the file"
                     if name in _RESERVED
                     else "change a copy and return it",
                 )
@@ -498,7 +500,7 @@ def _without_options(array: AwkwardArray, axis: int, form: _Form, refuse: Refuse
 
 
 def _fill(array: AwkwardArray, axis: int, form: _Form) -> str:
-    """Return how missing values at an axis are mended."""
+    """Return how missing values at an axis are corrected."""
     if form is _JETS:
         return "drop them: `ak.drop_none(result, axis=1)`" if axis else "give every event a list of jets"
     if axis == 0 and array.ndim > 1:
@@ -509,7 +511,7 @@ def _fill(array: AwkwardArray, axis: int, form: _Form) -> str:
 def _leaf(array: AwkwardArray, form: _Form, refuse: Refuse) -> npt.NDArray[Any]:
     try:
         return np.asarray(ak.to_numpy(array, allow_missing=False))
-    except Exception:  # unions and whatever else is no plain column
+    except Exception:  # unions and whatever else is not a plain column
         refuse(f"returned values of type {str(array.type)[:80]}", f"return {form.what}")
 
 
@@ -542,7 +544,7 @@ def _is_plain(array: npt.NDArray[Any] | AwkwardArray) -> bool:
     """Whether an array holds numbers or booleans."""
     try:
         return np.asarray(ak.to_numpy(ak.flatten(array, axis=None))).dtype.kind in "biuf"
-    except Exception:  # unions and whatever else is no plain column
+    except Exception:  # unions and whatever else is not a plain column
         return False
 
 
@@ -597,7 +599,7 @@ def _jet_mask(value: Any, counts: IntArray, refuse: Refuse) -> AwkwardArray:
     bad = ak.to_numpy(ak.num(array)) != counts
     if bad.any():
         first = first_of(bad)
-        refuse(f"returned lists of other lengths than the jets' ({len(array[first])} for {counts[first]})",
+        refuse(f"returned lists of different lengths than the jets' ({len(array[first])} for {counts[first]})",
                "return one boolean for each of `jets`, which `corrections` may have changed", bad)  # fmt: skip
     flat = _leaf(ak.flatten(array), form, refuse)
     if len(flat) and flat.dtype.kind != "b":
@@ -639,7 +641,7 @@ def flat_jets(jets: AwkwardArray, refuse: Refuse) -> tuple[dict[str, FloatArray]
     for name in JET_FIELDS:
         values = ak.flatten(jets[name])
         if ak.fields(values) or values.ndim != 1:
-            refuse(f"returned jets whose '{name}' is no single number", "give every jet one")
+            refuse(f"returned jets whose '{name}' is not a single number", "give every jet one")
         if values.layout.is_option:
             flag(name, np.asarray(values.layout.mask_as_bool(valid_when=False)), "missing values (None)")
         array = _leaf(values, _JETS, refuse)
@@ -730,7 +732,7 @@ def _jets(value: Any, before: AwkwardArray, refuse: Refuse) -> AwkwardArray:
 
 def _check_constituents(inside: AwkwardArray, refuse: Refuse) -> None:
     if inside.ndim != 3 or not set(CONSTITUENT_FIELDS) <= set(inside.fields):
-        refuse("returned jets whose 'constituents' are no lists of pt, eta, phi, mass", "keep them as they were")
+        refuse("returned jets whose 'constituents' are not lists of pt, eta, phi, mass", "keep them as they were")
     counts = ak.to_numpy(ak.sum(ak.num(inside, axis=2), axis=1)).astype(np.int64)
     flag = _flags("constituents", counts, refuse)
     flat = {}
@@ -744,11 +746,11 @@ def _check_constituents(inside: AwkwardArray, refuse: Refuse) -> None:
 
 _ORDER = "keep the order of jets and events: sort and select whole jets, never one of their fields"
 _STRANGE = "returned the jets of other events"
-_IN_PLACE = "select and reorder jets inside their events, never the events"
+_IN_PLACE = "select and reorder jets within events, not the events"
 
 
 def _origins(jets: AwkwardArray, most: int) -> IntArray | None:
-    """Return the place that each jet had in the chunk; None where the jets no longer say."""
+    """Return the position that each jet had in the chunk; None if it is no longer known."""
     if _ORIGIN not in jets.fields:
         return None
     try:
@@ -848,7 +850,7 @@ def _unrelated(new: FloatArray, old: FloatArray, owner: IntArray) -> BoolArray:
     """Whether leading momenta have nothing to do with what they were, as when events are mixed up.
 
     Smearing that is as wide as the spectrum itself leaves a rank correlation of 0.7, and twice as wide of 0.4; where
-    the spectrum is narrower than half of the smearing, nothing can be said.
+    the spectrum is narrower than half of the smearing, no conclusion is possible.
 
     Parameters
     ----------
@@ -882,7 +884,7 @@ def _spread(values: FloatArray) -> float:
 def _match(
     flat: Mapping[str, FloatArray], counts: IntArray, before: AwkwardArray, refuse: Refuse
 ) -> tuple[IntArray, BoolArray]:
-    """Match jets that were built anew with those of their events, by direction.
+    """Match jets that were rebuilt with those of their events, by direction.
 
     Returns
     -------
@@ -908,7 +910,7 @@ def _match(
     leading[owner[first]] = near[first] > _SAME_JET
     comparable = (counts > 0) & (np.bincount(old_owner, minlength=len(counts)) > 0)
     if np.count_nonzero(leading & comparable) > _STRAY_EVENTS * np.count_nonzero(comparable):
-        refuse(_STRANGE + f" (no jet of the event lies within {_SAME_JET:g} of the leading one)", _IN_PLACE,
+        refuse(_STRANGE + f" (no jet of the event is within {_SAME_JET:g} of the leading one)", _IN_PLACE,
                leading & comparable)  # fmt: skip
     return origin, near <= _NEAR
 

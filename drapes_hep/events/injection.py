@@ -30,7 +30,7 @@ def collect_truth(events: Events) -> dict[str, Any]:
 
 
 def collect_ids(events: Events) -> dict[str, Any]:
-    """Return event ids of a chunk, as a processor does; for files whose labels lie in a sidecar."""
+    """Return event ids of a chunk, as a processor does; for files whose labels are in a sidecar."""
     ids = ak.to_numpy(events.event_id).astype(np.int64)
     return {"truth": ColumnParts({chunk_key(events.metadata): {"event_id": ids}})}
 
@@ -58,14 +58,14 @@ def choose_signal(signal_id: IntArray, keep: int, seed: int) -> IntArray:
         If there are not that many.
     """
     if keep > len(signal_id):
-        raise ConfigError(f"signal.inject: {keep} signal events are wanted, the sample holds {len(signal_id)}")
+        raise ConfigError(f"signal.inject: {keep} signal events are requested, the sample has {len(signal_id)}")
     ids = np.sort(signal_id)
     order = np.argsort(event_uniforms(stage_seed(seed, "inject"), ids)[:, 0], kind="stable")
     return np.sort(ids[order[:keep]])
 
 
 class SignalInjection(processor.ProcessorABC):  # type: ignore[misc]
-    """A processor that meets only background and the chosen signal events.
+    """A processor that receives only background and the selected signal events.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class SignalInjection(processor.ProcessorABC):  # type: ignore[misc]
         return self._inner.modules
 
     def process(self, events: Events) -> dict[str, Any]:
-        """Process one chunk; the cut flow tells how many events were not injected."""
+        """Process one chunk; the cut flow counts the events that were not injected."""
         ids = ak.to_numpy(events.event_id)
         place = np.minimum(np.searchsorted(self._dropped, ids), max(len(self._dropped) - 1, 0))
         dropped = self._dropped[place] == ids if len(self._dropped) else np.zeros(len(ids), dtype=bool)

@@ -174,7 +174,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
             self._refuse(f"process(events) returned no '{absent[0]}': {NEEDS}")
         strange = [key for key in out if not isinstance(key, str)]
         if strange:
-            self._refuse(f"the output has the key {strange[0]!r}, which is no text")
+            self._refuse(f"the output has the key {strange[0]!r}, which is not text")
         for key in ("skim", "truth"):
             if key in out and not isinstance(out[key], ColumnParts):
                 self._refuse(f"'{key}' is a {type(out[key]).__name__}, not drapes_hep.events.accumulate.ColumnParts")
@@ -219,11 +219,11 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
         """Check the identities of selected events against those of the chunk."""
         mine = np.asarray(columns.get("event_id"))
         if mine.ndim != 1 or (len(mine) and mine.dtype.kind not in "iu"):
-            self._refuse("the skim's 'event_id' is no column of integers; take it from events.event_id")
+            self._refuse("the skim's 'event_id' is not a column of integers; take it from events.event_id")
         strange = ~np.isin(mine, ids)
         if strange.any():
             self._refuse(
-                f"{np.count_nonzero(strange)} selected events are none of the chunk's, e.g. event_id"
+                f"{np.count_nonzero(strange)} selected events are not in the chunk, e.g. event_id"
                 f" {mine[first_of(strange)]}; take event_id from events.event_id"
             )
         ordered = np.sort(mine)
@@ -271,7 +271,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
             self._refuse(f"the skim's '{name}' has {len(values)} rows for {length} events")
         if isinstance(values, np.ndarray):
             if values.ndim != 1 or values.dtype.kind not in "biufU" or isinstance(values, np.ma.MaskedArray):
-                self._refuse(f"the skim's '{name}' is no plain column (shape {values.shape}, {values.dtype})")
+                self._refuse(f"the skim's '{name}' is not a plain column (shape {values.shape}, {values.dtype})")
         elif length and any(word in str(values.type) for word in ("?", "option[", "union[")):
             self._refuse(f"the skim's '{name}' has missing values or mixed types ({values.type})")
 
@@ -280,7 +280,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
             return
         if not isinstance(jets, ak.Array) or jets.ndim != 2 or not set(JET_FIELDS) <= set(jets.fields):
             self._refuse(f"the skim's 'jets' must be lists of jets with {', '.join(JET_FIELDS)}")
-        flag("jets", ak.to_numpy(ak.num(jets)) != 2, "another number of jets than two")
+        flag("jets", ak.to_numpy(ak.num(jets)) != 2, "a number of jets other than two")
 
         def refuse(problem: str, remedy: str, bad: BoolArray | None = None) -> NoReturn:
             flag("jets", np.ones(len(mjj), dtype=bool) if bad is None else bad, problem.removeprefix("returned "))
@@ -288,10 +288,10 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
 
         flat_jets(jets, refuse)
         theirs = invariant_mass(jets)
-        flag("mjj", np.abs(theirs - mjj) > _MASS_TOLERANCE * mjj, "another mass than that of the two jets")
+        flag("mjj", np.abs(theirs - mjj) > _MASS_TOLERANCE * mjj, "a mass different from that of the two jets")
 
     def _check_extras(self, out: Mapping[str, Any]) -> None:
-        """Check that what is the processor's own can be sent, merged and written."""
+        """Check that additional output of the processor can be sent, merged and written."""
         for key, value in out.items():
             if key in _KNOWN:
                 continue
@@ -321,7 +321,7 @@ def _is_number(value: Any) -> bool:
 
 
 def accumulators(out: Mapping[str, Any]) -> dict[str, Any]:
-    """Return in JSON form what a processor accumulates beside what has a fixed meaning.
+    """Return the additional accumulators of a processor in JSON form.
 
     Parameters
     ----------
@@ -366,7 +366,7 @@ def json_form(value: Any, where: str) -> Any:
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ConfigError(f"{where} is {value}, which JSON has no word for")
+            raise ConfigError(f"{where} is {value}, which JSON cannot represent")
         return value
     if isinstance(value, boost_histogram.Histogram):
         return _histogram(value, where)
@@ -375,13 +375,13 @@ def json_form(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         keys = [_key(key, where) for key in value]
         if len(set(keys)) != len(keys):
-            raise ConfigError(f"{where} has keys that are alike in JSON")
+            raise ConfigError(f"{where} has keys that are the same in JSON")
         return {
             name: json_form(item, f"{where}[{key!r}]") for name, (key, item) in zip(keys, value.items(), strict=True)
         }
     if isinstance(value, Set):
         forms = [json_form(item, where) for item in value]
-        # numbers by their value, whatever else by its text: the order of a set is no part of it
+        # numbers by their value, whatever else by its text: the order of a set is not part of it
         return sorted(
             forms, key=lambda form: (0, form, "") if isinstance(form, int | float) else (1, 0, json.dumps(form))
         )

@@ -127,7 +127,7 @@ class _Requested:
 
 @dataclass(frozen=True)
 class _Result:
-    """What a worker sends back for a chunk; a user's mistake as a value, for an executor would retry and print it."""
+    """What a worker sends back for a chunk; a user's mistake as a value, since an executor would retry and print it."""
 
     entries: int = 0
     out: Any = None
@@ -137,7 +137,7 @@ class _Result:
     unread: bool = False
     """Whether the error came up while the chunk was read, not while it was processed."""
     hashes: FileHashes | None = None
-    """What else the processor has read; None where that cannot be told."""
+    """Other files read by the processor; None if they are not known."""
     opened: OpenedFiles = dataclasses.field(default_factory=OpenedFiles)
     """The files among it, in any case."""
 
@@ -183,7 +183,7 @@ def _scan(fileset: Fileset, reading: Reading, infos: Iterable[FileInfo] = ()) ->
     if failures:
         raise FailedFilesError(failures)
     if not requested:
-        raise ConfigError("no file of events is named: see data.path")
+        raise ConfigError("no input file: see data.path")
     shared = shared_identities([file.info for file in requested])
     if shared:
         raise shared[0]
@@ -261,8 +261,8 @@ _UNREACHABLE: dict[str, set[str]] = {}
 def _work(pickled: bytes, chunk: EventChunk) -> _Result:
     """One task of an executor.
 
-    The processor comes by value, because classes loaded by path cannot be imported in a worker, and anew for each task,
-    because one that keeps state must not count a chunk's events in the next.
+    The processor comes by value, because classes loaded by path cannot be imported in a worker, and again for each
+    task, because one that keeps state must not count a chunk's events in the next.
     """
     with watched():  # modules of the user's are imported
         payload: _Payload = pickle.loads(pickled)
@@ -320,7 +320,7 @@ _BLOCK = 64
 
 
 Outcome = _Result | Lost | Raised | ChunkStore
-"""What came of a chunk; for one whose result is on disk, where, for it is read when it is its turn."""
+"""The result of a chunk, or its path on disk, from which it is read when needed."""
 
 
 class _Merged:
@@ -356,7 +356,7 @@ class _Merged:
 
     def _merge(self, chunk: EventChunk, outcome: Outcome) -> None:
         if isinstance(outcome, ChunkStore):
-            outcome = _load_result(outcome, chunk) or Lost("its result is gone from the disk")
+            outcome = _load_result(outcome, chunk) or Lost("its result is missing on disk")
         if isinstance(outcome, Raised):
             raise outcome.error
         if isinstance(outcome, Lost):
@@ -452,9 +452,9 @@ def _check_unique(requested: Sequence[_Requested], stated: Sequence[tuple[EventC
         path = next((chunk.path for chunk, ids in stated if (ids == first).any()), requested[0].info.path)
         raise InputError(
             path,
-            f"event_id {first}{_numbers(stated, first)} stands for more than one event"
+            f"event_id {first}{_numbers(stated, first)} belongs to more than one event"
             f" ({len(repeated)} repeated in all files)",
-            "give every event an identity of its own, and list no event twice",
+            "give each event a unique identity, and list each event once",
         )
 
 
@@ -615,7 +615,7 @@ def _execute(
     todo: list[int] = []
     with Reporter(quiet=not progress).bar("Processing", len(chunks)) as update:
         for index, chunk in enumerate(chunks):
-            # read twice, for one that cannot be read must be processed again
+            # read twice, since one that cannot be read must be processed again
             if store is not None and _load_result(store, chunk) is not None:
                 merged.take(index, store)
                 done += 1

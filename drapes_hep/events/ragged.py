@@ -1,6 +1,6 @@
 """Ragged arrays to torch, without padding: packed values and the offsets of the sets in them.
 
-A set is one list of a ragged array, such as the constituents of one jet. All sets lie one after the other in one tensor
+A set is one list of a ragged array, such as the constituents of one jet. All sets are one after the other in one tensor
 ``values`` of shape (total, d); ``offsets`` of shape (n + 1,) says where each begins. What is copied is copied bit by
 bit. Jets of events are doubly ragged: they become sets, and the jets' own offsets tell the events.
 
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 KINEMATICS = ("pt", "eta", "phi")
-"""Fields that the low-level variables are made of; a constituent's mass is no part of them."""
+"""Fields that the low-level variables are made of; a constituent's mass is not part of them."""
 
 LLV = ("pt_fraction", "delta_eta", "delta_phi")
 """Columns of :func:`low_level`: pt_i / pt_jet, eta_i - eta_jet, phi_i - phi_jet in [-pi, pi]."""
@@ -208,7 +208,7 @@ def low_level(constituents: Sets, jets: Tensor, most: int | None = None) -> Sets
     Parameters
     ----------
     constituents : Sets
-        One set a jet, columns :data:`KINEMATICS`: pt (GeV), eta, phi (rad).
+        One set per jet, columns :data:`KINEMATICS`: pt (GeV), eta, phi (rad).
     jets : Tensor, shape (n, 3) or more columns
         The jets' pt (GeV, above 0), eta, phi; further columns are not read.
     most : int, optional

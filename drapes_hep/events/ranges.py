@@ -17,7 +17,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 def in_ranges(mjj: Column, ranges: Ranges) -> BoolArray:
-    """Compute which masses lie in any of the ranges.
+    """Compute which masses are in any of the ranges.
 
     Parameters
     ----------

@@ -76,8 +76,7 @@ def convert(columns: Columns, chunk: EventChunk) -> Events:
     if short:
         raise InputError(
             chunk.path,
-            f"column '{short[0]}' gave {counted(len(columns[short[0]]), 'row')},"
-            f" not the {len(chunk)} that were asked for",
+            f"column '{short[0]}' returned {counted(len(columns[short[0]]), 'row')}, not the {len(chunk)} requested",
             "the file changed while it was read, or is corrupt",
         )
     converted = LAYOUTS[chunk.layout].convert(columns, chunk)
@@ -338,7 +337,7 @@ def scan(path: str | Path, object_path: str | None = None, reading: Reading = DE
     """
     if reading.layout is not None and reading.layout not in LAYOUTS:
         close = difflib.get_close_matches(reading.layout, LAYOUTS, n=1, cutoff=0.4)
-        hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(LAYOUTS)}"
+        hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(LAYOUTS)}"
         raise ConfigError(f"data.layout: unknown layout '{reading.layout}'; {hint}")
     text = path if isinstance(path, Alternatives) else str(path)
     info = checked(first_of(text, lambda place: _scan_place(place, object_path, reading)), reading)
@@ -516,9 +515,7 @@ def read_columns(chunk: EventChunk, *, attempts: int | None = None) -> Columns:
         # afterwards: what was the same before and after was the same in between
         if versions[place] and file_version(place) != versions[place]:
             close_shared()
-            raise InputError(
-                place, "changed on the server while it was read", "run the same command again: it reads it anew"
-            )
+            raise InputError(place, "changed on the server while it was read", "run the same command again")
         return columns
 
     return first_of(Alternatives(list(versions)), at, attempts)

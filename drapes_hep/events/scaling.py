@@ -1,13 +1,13 @@
 r"""From features to what a network sees, and back.
 
 Diffusion wants inputs of zero mean and unit variance. Two scalings are offered, both fitted on
-sidebands alone:
+sidebands only:
 
 ``standard``
     :math:`z = (x - \mu) / s`, the papers'.
 ``quantile``
     Every feature is mapped to a normal variable by its own quantiles *at its mass*, in three monotone steps, so that
-    nothing is lost. First a map that knows no mass, :math:`y = 0.7\,(x - a) / (b - a) + 0.3\,F(x)` with F the
+    nothing is lost. First a map independent of mass, :math:`y = 0.7\,(x - a) / (b - a) + 0.3\,F(x)` with F the
     distribution of all masses together and a, b its outer quantiles: it smooths what stays at one place while the mass
     changes, such as the cusp of :math:`\Delta R_{JJ}` at :math:`\pi`, and leaves what moves with the mass about as
     straight as it was. Then, feature by feature, the median and the logarithms of the distances between neighbouring
@@ -119,7 +119,7 @@ class Scaling:
         return np.clip(out, self.domain[:, 0], self.domain[:, 1])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a model card stores; floats survive exactly."""
+        """Return what a model checkpoint stores; floats survive exactly."""
         return {
             "kind": self.kind,
             "log_mass": list(self.log_mass),
@@ -256,8 +256,8 @@ def _fit_curves(x: FloatArray, u: FloatArray, weight: FloatArray, labels: Sequen
         quantiles = np.stack([_weighted_quantiles(x[rows, j], weight[rows], _LEVELS) for rows in chosen])
         if not bool((quantiles[:, -1] > quantiles[:, 0]).all()):
             raise FitError(
-                f"scaling: feature {labels[j]} has one value in nearly all sideband events of some masses, which has no"
-                " quantiles: leave it out, or set template.scaling: standard"
+                f"scaling: feature {labels[j]} has the same value in nearly all sideband events of some masses, and no"
+                " quantiles: remove it, or set template.scaling: standard"
             )
         # a feature that repeats values has distances of 0, which have no logarithm
         steps = np.maximum(np.diff(quantiles, axis=1), 1e-4 * (quantiles[:, -1:] - quantiles[:, :1]) + 1e-300)
@@ -282,7 +282,7 @@ def _interpolate(value: FloatArray, xp: FloatArray, fp: FloatArray) -> FloatArra
 
 
 def _interpolate_rows(value: FloatArray, xp: FloatArray, fp: FloatArray) -> FloatArray:
-    """Interpolate linearly, where either the abscissae or the ordinates have a row an event; ends go on straight."""
+    """Interpolate linearly, also beyond the ends; either the abscissae or the ordinates have one row per event."""
     xp, fp = np.broadcast_arrays(xp, fp) if xp.ndim == fp.ndim else np.broadcast_arrays(np.atleast_2d(xp), fp)
     if len(xp) != len(value):
         xp, fp = np.broadcast_to(xp, (len(value), xp.shape[1])), np.broadcast_to(fp, (len(value), fp.shape[1]))

@@ -1,8 +1,8 @@
 """Skims and truth sidecars: parquet files whose bytes depend on their content alone.
 
 A skim holds the selected events in the schema's spelling, jets as a ragged list of records, and never a truth label:
-labels lie in a sidecar keyed by event id. Files are written beside their place and renamed, so that a reader never
-meets half a file.
+labels are in a sidecar keyed by event id. Files are written next to their place and renamed, so that a reader never
+sees an incomplete file.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Skim:
     columns : mapping
         ``event_id``, ``weight``, ``mjj``, the features (n,) and ragged ``jets``.
     metadata : mapping
-        What was written beside them: ``schema_version``, input hashes and so on.
+        The metadata: ``schema_version``, input hashes and so on.
     """
 
     columns: Columns
@@ -82,7 +82,7 @@ def write_skim(path: str | Path, columns: Columns, metadata: Mapping[str, Any] |
         The disk is full or the folder cannot be written; nothing is left behind.
     """
     if "label" in columns:
-        raise ValueError("a skim never carries truth labels: write them with write_truth")
+        raise ValueError("a skim must not contain truth labels: write them with write_truth")
     write_parquet(path, columns, {**(metadata or {}), "schema_version": SKIM_VERSION, "kind": "skim"})
 
 
@@ -114,14 +114,14 @@ def read_skim(
         names = list(file.schema_arrow.names)
         absent = missing_columns(columns or ("event_id",), names)
         if absent:
-            raise InputError(path, f"lacks {absent}", "make the skim again with this feature")
+            raise InputError(path, f"lacks {absent}", "run the skim again with this feature")
         selected = list(columns) if columns else names
         table = file.read(columns=selected) if rows is None else _rows(file, selected, rows)
         return Skim({name: column_of(path, name, table[name]) for name in selected}, metadata)
 
 
 def skim_metadata(path: str | Path) -> dict[str, Any]:
-    """Return what was written with a skim beside its columns; raises InputError as :func:`read_skim`."""
+    """Return the metadata of a skim; raises InputError as :func:`read_skim`."""
     with open_parquet(path) as file:
         return check_version(path, file)
 
@@ -197,13 +197,13 @@ class Truth:
                 self.path,
                 f"has no label for {np.count_nonzero(~labelled)} of {counted(len(ids), 'event')},"
                 f" e.g. event_id {ids[~labelled][0]}",
-                "give the sidecar that belongs to these events",
+                "use the sidecar of these events",
             )
         return self.label[place]
 
 
 def write_truth(path: str | Path, event_id: npt.ArrayLike, label: npt.ArrayLike) -> None:
-    """Write a truth sidecar, sorted by event id so that its order says nothing.
+    """Write a truth sidecar, sorted by event id so that its order has no information.
 
     Parameters
     ----------
@@ -241,10 +241,10 @@ def read_truth(path: str | Path) -> Truth:
     with open_parquet(path) as file:
         absent = missing_columns(("event_id", "label"), file.schema_arrow.names)
         if absent:
-            raise InputError(path, f"is no truth sidecar: it lacks {absent}", "write event_id and label")
+            raise InputError(path, f"is not a truth sidecar: it lacks {absent}", "write event_id and label")
         for item in (file.schema_arrow.field(name) for name in ("event_id", "label")):
             if not is_plain(item.type):
-                raise InputError(path, f"column '{item.name}' is {item.type}, not one number an event", "convert it")
+                raise InputError(path, f"column '{item.name}' is {item.type}, not one number per event", "convert it")
         table = file.read(columns=["event_id", "label"])
         raw_ids, raw_labels = (column_of(path, name, table[name]) for name in ("event_id", "label"))
     if not np.isin(raw_labels, (0, 1)).all():
@@ -253,11 +253,13 @@ def read_truth(path: str | Path) -> Truth:
         raise InputError(path, "column 'event_id' does not hold integers", "write it as int64")
     # the largest of uint64 would be a negative int64
     if not ((raw_ids >= 0) & (raw_ids <= np.iinfo(np.int64).max)).all():
-        raise InputError(path, "column 'event_id' holds an integer outside 0 to 2**63 - 1", "write the events' own")
+        raise InputError(
+            path, "column 'event_id' holds an integer outside 0 to 2**63 - 1", "write the event ids of the events"
+        )
     ids, labels = raw_ids.astype(np.int64), raw_labels.astype(np.int64)
     order = np.argsort(ids, kind="stable")
     ids = ids[order]
     repeats = int(np.count_nonzero(ids[1:] == ids[:-1]))
     if repeats:
-        raise InputError(path, f"holds {repeats} repeated event ids", "one label an event")
+        raise InputError(path, f"holds {repeats} repeated event ids", "write one label per event")
     return Truth(str(path), ids, labels[order])

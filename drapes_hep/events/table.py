@@ -78,9 +78,9 @@ def read_events(
     Raises
     ------
     InputError
-        A missing column, one that is no flat column of numbers, columns of different lengths, m_JJ that is not finite,
-        a weight that is not 1, a repeated or impossible identity, a value outside the bounds of a defined feature, or
-        no row.
+        A missing column, one that is not a flat column of numbers, columns of different lengths, m_JJ that is not
+        finite, a weight that is not 1, a repeated or impossible identity, a value outside the bounds of a defined
+        feature, or no row.
     """
     names, column = _columns(events)
     texts = {name: str(item["expression"]) for name, item in (define or {}).items() if item.get("expression")}
@@ -95,7 +95,7 @@ def read_events(
             rows = counted(len(values), "row")
             raise InputError(_WHERE, f"column '{name}' has {rows}, 'mjj' has {size}", "give one value per event")
     if not size:
-        raise InputError(_WHERE, "the table has no row", "give at least the events of one window and its sidebands")
+        raise InputError(_WHERE, "the table has no rows", "include at least the events of one window and its sidebands")
     columns: dict[str, npt.NDArray[Any]] = {"event_id": _identities(raw.get("event_id"), size)}
     columns["mjj"] = _floats("mjj", raw["mjj"])
     _refuse("mjj", raw["mjj"], ~np.isfinite(columns["mjj"]), "not finite", "drop such rows")
@@ -118,7 +118,7 @@ def read_events(
             )
     if "weight" in raw:
         bad = _floats("weight", raw["weight"]) != 1.0
-        _refuse("weight", raw["weight"], bad, "not 1", "the hunt counts events: give events of weight 1")
+        _refuse("weight", raw["weight"], bad, "not 1", "the hunt needs unweighted events: use weights of 1")
     if "label" in raw:
         _refuse("label", raw["label"], ~np.isin(raw["label"], (0, 1)), "neither 0 nor 1", "label signal 1")
         columns["label"] = raw["label"].astype(np.int64)
@@ -144,14 +144,14 @@ def _columns(events: Any) -> tuple[list[Any], Callable[[str], Column]]:
         return list(events.dtype.names), lambda name: events[name]
     if isinstance(events, Mapping):
         return list(events), lambda name: events[name]
-    # a DataFrame, of pandas or of what behaves like it; pandas itself is no dependency
+    # a DataFrame, of pandas or of what behaves like it; pandas itself is not a dependency
     if hasattr(events, "columns") and hasattr(events, "__getitem__") and hasattr(events, "shape"):
         return list(events.columns), lambda name: events[name]
     raise InputError(
         _WHERE,
         f"expected a dict of arrays, a DataFrame, an awkward record array, an arrow table or a structured array, got"
         f" {type(events).__name__}",
-        "files belong into data.path of a configuration",
+        "for files, use data.path in a configuration",
     )
 
 
@@ -182,7 +182,7 @@ def _check_names(names: Sequence[Any], required: Sequence[str], defined: Mapping
             raise InputError(_WHERE, f"no column '{name}'{for_what} (columns: {have})", remedy)
     for name in (*required, "event_id", "label", "weight"):
         if names.count(name) > 1:
-            raise InputError(_WHERE, f"column '{name}' is there {names.count(name)} times", "keep one of them")
+            raise InputError(_WHERE, f"column '{name}' occurs {names.count(name)} times", "keep one of them")
 
 
 def _flat(name: str, values: Column) -> npt.NDArray[Any]:
@@ -192,7 +192,7 @@ def _flat(name: str, values: Column) -> npt.NDArray[Any]:
     try:
         array = ak.to_numpy(values) if isinstance(values, ak.Array) else _numpy(values)
     except Exception as error:  # lists of different lengths, records, whatever another library's column refuses with
-        problem = f"column '{name}' is nested or no array ({reason_of(error)})"
+        problem = f"column '{name}' is nested or not an array ({reason_of(error)})"
         raise InputError(_WHERE, problem, "give one number per event") from error
     if array.ndim == 0:
         raise InputError(_WHERE, f"column '{name}' is one value, not one per event", "give an array")
@@ -234,7 +234,7 @@ def _identities(values: npt.NDArray[Any] | None, size: int) -> npt.NDArray[np.in
     order = np.argsort(ids, kind="stable")
     again = np.zeros(size, dtype=bool)
     again[order[1:]] = ids[order[1:]] == ids[order[:-1]]
-    _refuse("event_id", ids, again, "there a second time", "give each event its own, or leave the column out")
+    _refuse("event_id", ids, again, "repeated", "give each event its own, or remove the column")
     return ids
 
 

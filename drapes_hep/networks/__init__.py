@@ -1,4 +1,4 @@
-"""Backbones: what turns (x, noise, condition) into numbers. They know neither schedules nor physics."""
+"""Backbones: what turns (x, noise, condition) into numbers. Independent of schedules and physics."""
 
 from __future__ import annotations
 

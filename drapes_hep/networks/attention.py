@@ -1,4 +1,4 @@
-r"""Attention on packed sets; the one module that knows which kernel does it.
+r"""Attention on packed sets; the only module that selects the kernel.
 
 Scaled dot products with several heads (Vaswani et al. 2017), softmax over the members of one set alone:
 

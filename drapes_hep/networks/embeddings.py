@@ -88,7 +88,7 @@ class SineCosineEmbedding(nn.Module):
 class FourierEmbedding(nn.Module):
     r"""Embed a scalar as sines and cosines of fixed random frequencies (random Fourier features).
 
-    The frequencies are saved with the weights: a model that is built again from its card does not know the seed.
+    The frequencies are saved with the weights: a model that is rebuilt from its card does not have the seed.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def make_embedding(name: Embedding, size: int, *, seed: int = 0) -> nn.Module:
         If the name is unknown, or the size not positive or odd where it must be even.
     """
     if name not in get_args(Embedding):
-        raise ValueError(f"unknown embedding={name!r}, known are {', '.join(get_args(Embedding))}")
+        raise ValueError(f"unknown embedding={name!r}, available: {', '.join(get_args(Embedding))}")
     if size < 1:
         raise ValueError(f"the size of an embedding must be positive, got {size}")
     if name == "fourier":

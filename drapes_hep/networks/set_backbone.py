@@ -232,10 +232,10 @@ def layout_of(x: Tensor, noise: Tensor, condition: Tensor | None, offsets: Tenso
 class SetBackbone(nn.Module):
     """What all backbones for sets share: their arguments, and the inputs that they take.
 
-    A backbone says in :meth:`body` what it makes of members and contexts. A class that ``constituents.network`` can
+    A backbone defines in :meth:`body` its output for members and contexts. A class that ``constituents.network`` can
     name takes ``(features, condition_features, *, seed, ...)``, of ``width``, ``depth``, ``heads``, ``tokens``,
     ``token_width`` and ``global_width`` those that it has a use for, and everything that it hands on here as a keyword:
-    a model is built again from what :attr:`config` says, without the seed.
+    a model is rebuilt from :attr:`config`, without the seed.
 
     Parameters
     ----------

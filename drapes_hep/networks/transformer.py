@@ -1,6 +1,6 @@
 r"""Transformer encoder without order, on packed sets: PC-Droid (arXiv:2307.06836).
 
-No member knows its place: there is no positional encoding. The embedded noise level and the condition become one vector
+There is no positional encoding. The embedded noise level and the condition become one vector
 by a small perceptron, :math:`c = \mathrm{MLP}(e(s), y)`, and every block of pre-norm type is given it,
 
 .. math::

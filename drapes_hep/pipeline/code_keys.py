@@ -6,7 +6,7 @@ alone. A module's hash is one of its syntax tree without docstrings and position
 breaks do not count. Three kinds of import are not followed:
 
 - a package's ``__init__`` on the way to one of its modules; a name that it re-exports leads to the module that has it;
-- descriptions of other stages (``*_stage``), for what one stage hands to the next are files, and those are hashed;
+- descriptions of other stages (``*_stage``), since stages pass files to each other, and those are hashed;
 - modules that can change no number, :data:`CHANGE_NO_NUMBER`.
 """
 

@@ -107,7 +107,5 @@ def choose_device(name: str) -> str:
 
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ConfigError(
-            f"{option('device', 'cuda')}: this machine offers no CUDA device; use {option('device', 'cpu')}"
-        )
+        raise ConfigError(f"{option('device', 'cuda')}: no CUDA device is available; use {option('device', 'cpu')}")
     return "cuda" if available else "cpu"

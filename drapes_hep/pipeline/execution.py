@@ -1,4 +1,4 @@
-"""Stamps: which stage is done, what decided its result, and whether what it stands on is still what it stood on.
+"""Stamps: which stages are done, what they depend on, and whether their inputs are unchanged.
 
 A stage is done if its stamp holds the key that would be computed now, from its part of the configuration, the hashes of
 what it reads and of the code that it imports, if the files that a user's code opened are as they were, and if
@@ -99,19 +99,19 @@ def _check_done(run: RunDirectory, stage: Stage, wanted_by: str) -> None:
         )
     again = f"run {command(stage.verb)} again, or use {another_output()}"
     if stamp["version"] != STAMP_VERSION:
-        raise RunDirectoryError(f"{run.path}: the stamp of {stage.name} is an older release's; {again}")
+        raise RunDirectoryError(f"{run.path}: the stamp of {stage.name} is from an older release; {again}")
     difference = _difference(stage, stamp) or _renamed(run, stage, stamp)
     if difference is not None:
         key, was, now = difference
         if _is_source(key):
-            raise RunDirectoryError(f"{run.path}: {_worded(key)} was changed since {stage.name} was run; {again}")
+            raise RunDirectoryError(f"{run.path}: {_worded(key)} has changed since {stage.name} was run; {again}")
         raise RunDirectoryError(
-            f"{run.path}: {stage.name} was made with {key} {shown(was)}, the configuration says {shown(now)}; run"
+            f"{run.path}: {stage.name} was run with {key} {shown(was)}, the configuration has {shown(now)}; run"
             f" {command(stage.verb)} again with {option('overwrite')}, or use {another_output()}"
         )
     modules = _other_code(stage, stamp)
     if modules:
-        raise RunDirectoryError(f"{run.path}: {stage.name} was made by other code, {modules} changed since; {again}")
+        raise RunDirectoryError(f"{run.path}: {stage.name} was run with other code, {modules} changed since; {again}")
     broken = _broken(run, stamp)
     if broken is not None:
         raise RunDirectoryError(f"{broken}: missing or changed since {stage.name} was run; {again}")
@@ -165,10 +165,10 @@ _ALL_THE_SAME = {"blind", "hidden windows"}
 def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) -> None:
     """Refuse to replace what a stage made of another configuration, unless ``run.overwrite`` allows it.
 
-    A stage that was interrupted counts as well, for it left a checkpoint or files.
+    A stage that was interrupted counts as well, since it left a checkpoint or files.
 
     Code that was edited, the package's or a user's, is no other configuration; neither is a search that is unblinded,
-    nor another hunt, which is made anew of what the other stages left.
+    nor another hunt, which is remade of what the other stages left.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) ->
     if difference is not None:
         key, was, now = difference
         raise RunDirectoryError(
-            f"{run.path}: holds {stage.name} made with {key} {shown(was)}, the configuration says {shown(now)}; name"
+            f"{run.path}: contains {stage.name} run with {key} {shown(was)}, the configuration has {shown(now)}; name"
             f" {another_output()}, or replace it with {option('overwrite')}"
         )
 
@@ -210,7 +210,7 @@ def _other_configuration(run: RunDirectory, stage: Stage, stamp: Mapping[str, An
 
 
 _PLACES = {"data": ("path", "truth"), "template": ("source",)}
-"""Keys that say where the events are."""
+"""Keys for the location of the events."""
 
 
 def _renamed(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> Difference | None:
@@ -245,7 +245,7 @@ def _same_inputs(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> b
 
 
 def check_current(run: RunDirectory, name: str) -> None:
-    """Refuse results that no longer belong to what lies beside them, for a stage before them was run again since.
+    """Refuse results that are out of date, since an earlier stage was run again.
 
     Parameters
     ----------
@@ -270,7 +270,7 @@ def check_current(run: RunDirectory, name: str) -> None:
         for path, then in _inside(run, stamp):
             if path.is_file() and input_hash(path) != then:
                 raise RunDirectoryError(
-                    f"{path}: changed since {stage} read it; repeat what follows from it ({command('run')} does all)"
+                    f"{path}: changed since {stage} read it; repeat the later stages ({command('run')} runs all)"
                 )
             earlier = maker.get(path)
             if earlier is not None and earlier not in seen:
@@ -332,7 +332,7 @@ def run_stage(
         if stamp != moved:  # the user's files have moved
             write_json(run.stamp(stage.name), moved)
         _stand_for(run, stage)
-        reporter.say(f"{stage.name}: done before")
+        reporter.say(f"{stage.name}: already done")
         return False
     check_overwrite(run, stage, inputs=True)
     if stamp is not None:
@@ -362,14 +362,14 @@ def run_stage(
 def _why_again(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
     """Return why a finished stage is run again."""
     if stamp["version"] != STAMP_VERSION:
-        return "as its stamp is an older release's"
+        return "as its stamp is from an older release"
     difference = _difference(stage, stamp)
     if difference is not None:
         key, was, now = difference
         if key == "hidden windows":
-            return f"as the run is {'blinded' if now else 'unblinded'}, or its windows were changed"
+            return f"as the run is {'blinded' if now else 'unblinded'}, or its windows have changed"
         if _is_source(key):
-            return f"as {_worded(key)} was changed"
+            return f"as {_worded(key)} has changed"
         return f"as {key} was changed from {shown(was)} to {shown(now)}"
     modules = _other_code(stage, stamp)
     if modules:

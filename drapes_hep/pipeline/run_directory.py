@@ -1,4 +1,4 @@
-"""The run directory: where each stage's files lie, and the manifest."""
+"""The run directory: where each stage's files are, and the manifest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYOUT_VERSION = 1
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where everything lies.
+    """Where everything is.
 
     Attributes
     ----------
@@ -140,7 +140,7 @@ def open_run(path: str | Path, kind: Literal["search", "study"] = "search", *, o
             raise RunDirectoryError(f"{path}: holds a {stored_kind}, not a {kind}; choose {another_output()}")
     elif run.path.is_dir() and any(path.suffix != ".part" for path in run.path.iterdir()):
         # what a run that was killed while it wrote its first manifest leaves is no reason to refuse
-        raise RunDirectoryError(f"{path}: is not empty and holds no run; choose {another_output()}")
+        raise RunDirectoryError(f"{path}: is not empty and contains no run; choose {another_output()}")
     return run
 
 

@@ -1,4 +1,4 @@
-"""A stage, and its stamp on disk: what decides the stage, and what decided what lies in the run directory."""
+"""A stage, and its stamp on disk: what decides the stage, and what decided what is in the run directory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def verb_of(stage: str) -> str:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: what decides its result, and what it stands on.
+    """A stage: what its result depends on, and earlier stages.
 
     Attributes
     ----------
@@ -48,14 +48,14 @@ class Stage:
     code : tuple of str or Path
         Where its code begins, as :func:`drapes_hep.pipeline.code_keys.hashes_of` takes it.
     other : mapping
-        What else decides it, by the name that a message gives it: the hash of a user's source and the like. A name
+        What else decides it, by the name that a message gives it: the hash of user code and the like. A name
         ``KEY's ...`` is what a key of the configuration means, however that spells it.
     recorded : tuple of str
         Sections and keys that it stands for in the manifest although they decide nothing by themselves.
     after : tuple of Stage
-        The stages that it stands on.
+        The earlier stages that it uses.
     cheap : bool
-        Whether it is made anew quickly from what the others left, and may be replaced without leave.
+        Whether it is remade quickly from what the others left, and may be replaced without leave.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Stage:
         return verb_of(self.name)
 
     def decides(self) -> dict[str, dict[str, Any]]:
-        """Return what decides its result beside files and code: ``config`` and ``other``, as JSON values."""
+        """Return what its result depends on besides files and code: ``config`` and ``other``, as JSON values."""
         return {"config": part_of(self.config, self.keys), "other": json.loads(json.dumps(dict(self.other)))}
 
 
@@ -95,7 +95,7 @@ class Written:
 
 
 def read_stamp(run: RunDirectory, name: str) -> dict[str, Any] | None:
-    """Read a stage's stamp; None where there is none, for a damaged stamp is no stamp."""
+    """Read a stage's stamp; None if there is none or it is damaged."""
     return _read_record(run.stamp(name), {"key": str, "files": dict})
 
 

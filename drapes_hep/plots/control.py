@@ -106,7 +106,7 @@ def _is_category(axis: Any) -> bool:
 
 
 def _text(words: str) -> str:
-    """Return a user's text as matplotlib can write it: what is no mathematics keeps its dollars."""
+    """Return a user's text as matplotlib can write it: text that is not mathematics keeps its dollars."""
     short = " ".join(words.split())
     short = short if len(short) <= _LETTERS or "$" in short else f"{short[: _LETTERS - 1]}…"
     return short if "$" not in short or can_be_typeset(short) else short.replace("$", r"\$")

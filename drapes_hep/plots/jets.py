@@ -125,7 +125,7 @@ def _panels(top: Axes, below: Axes, shape: JetShape, true_label: str) -> None:
         peak = max(peak, float(density.max(initial=0.0)))
         ratio = np.divide(density, true, out=np.full_like(true, np.nan), where=good)
         bars = np.divide(density_error, true, out=np.zeros_like(true), where=good)
-        # a bin of a few events says nothing of the ratio
+        # the ratio is not meaningful in bins with few events
         populated = good & (shape.true >= 5)
         below.errorbar(centre[populated], ratio[populated], bars[populated], fmt="o", ms=2.8, lw=1, color=colour)
         for edge, mask, marker in ((_WIDEST - 0.05, ratio > _WIDEST, "^"), (2.05 - _WIDEST, ratio < 2 - _WIDEST, "v")):
@@ -185,7 +185,7 @@ def jet_grid(
     -------
     Figure
         In the lower panels the band is the true jets' statistical uncertainty, the bars the generated ones'; triangles
-        lie beyond the panel. Constituents of a jet are not independent, so theirs are too small.
+        are outside the panel. Constituents of a jet are not independent, so theirs are too small.
     """
     columns = min(columns, max(len(shapes), 1))
     rows = math.ceil(len(shapes) / columns)

@@ -52,7 +52,7 @@ def mass_preview(data: MassPreview, stamp: Stamp) -> Figure:
     data : MassPreview
         At least one bin.
     stamp : Stamp
-        What stands above the axes.
+        Text above the axes.
 
     Returns
     -------

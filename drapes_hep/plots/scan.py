@@ -206,7 +206,7 @@ def toy_distribution(smallest_p: npt.ArrayLike, observed: float | None, stamp: S
     Parameters
     ----------
     smallest_p : array_like, shape (toys,)
-        Under background alone.
+        Under background only.
     observed : float or None
         The data's; None draws none.
     stamp : Stamp
@@ -226,7 +226,7 @@ def toy_distribution(smallest_p: npt.ArrayLike, observed: float | None, stamp: S
     counts = np.histogram(x, edges)[0].astype(np.float64)
     beyond = counts.copy()
     ax.stairs(counts, edges, color=BLUE, fill=True, alpha=0.35)
-    ax.stairs(counts, edges, color=BLUE, lw=1.3, label=f"{counted(len(x), 'pseudo-experiment')}, background alone")
+    ax.stairs(counts, edges, color=BLUE, lw=1.3, label=f"{counted(len(x), 'pseudo-experiment')}, background only")
     centre = 0.5 * (edges[1:] + edges[:-1])
     nonempty = counts > 0
     ax.errorbar(centre[nonempty], counts[nonempty], np.sqrt(counts[nonempty]), fmt="none", ecolor=BLUE, lw=1)

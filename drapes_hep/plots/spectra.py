@@ -62,7 +62,7 @@ class Spectrum:
     window : tuple of float or None
         The signal region, GeV, which the fit does not use.
     background_efficiency : float
-        Of the selection on the template; 1 is no selection.
+        Of the selection on the template; 1 means no selection.
     chi2, fit_p : float or None
         Of the fit: the likelihood ratio 2NLLR (the sum of the bins' deviances) and its p-value.
     ndof : int or None

@@ -99,7 +99,7 @@ def _draw_spectrum(ax: Axes, counts: SplitCounts) -> None:
     ax.text(97, 80, r"$m_{JJ}$ [GeV]", ha="right", va="bottom", fontsize=12)
     middle = (place(counts.window[0]) + place(counts.window[1])) / 2
     ax.text(middle, 99, "window", ha="center", va="top", fontsize=13, color=RED)
-    ax.text(62, 90, "sidebands: all the rest", ha="left", va="center", fontsize=13, color=_DARK_BLUE)
+    ax.text(62, 90, "sidebands", ha="left", va="center", fontsize=13, color=_DARK_BLUE)
 
 
 def _draw_boxes(ax: Axes, counts: SplitCounts) -> None:
@@ -142,13 +142,13 @@ def _draw_arrows(ax: Axes) -> None:
     arrow((71.5, 28.5), (76.8, 28.5))
     arrow((43, 46), (33.2, 37.4), ls="--")
     ax.text(40.6, 40.6, "closure test", ha="left", va="center", fontsize=11)
-    # of the sidebands, the closure part alone says how often a cut passes
+    # in the sidebands, only closure events measure the efficiency of a cut
     ax.plot([56, 60, 60, 87], [51, 51, 41.6, 41.6], color=_DARK_BLUE, lw=1.2, zorder=1)
     arrow((87, 41.9), (87, 37.2), color=_DARK_BLUE)
     ax.text(77, 42.3, "efficiency of each cut", ha="center", va="bottom", fontsize=11, color=_DARK_BLUE)
     ax.text(
         50, 9,
-        "All sideband events get a score; the fit after a cut uses the closure part alone.\n"
-        "Truth labels, where they exist, are read by the signal injection and the metrics alone.",
+        "All sideband events are scored; the fit after a cut uses only the closure events.\n"
+        "Truth labels, if any, are used only for signal injection and metrics.",
         ha="center", va="center", fontsize=11.5,
     )  # fmt: skip

@@ -34,7 +34,7 @@ __all__ = ["FEW_SEEDS", "Band", "Panel", "study_panels"]
 FloatArray = npt.NDArray[np.float64]
 
 FEW_SEEDS = 6
-"""Below this many values, quantiles for 68% would lie well inside the values' own scatter (0.57 of it for three)."""
+"""Below this many values, quantiles for 68% would be well inside the values' own scatter (0.57 of it for three)."""
 
 _LOOKS: dict[str, tuple[str, str]] = {
     "Drapes 0": (BLUE, "-"),
@@ -72,7 +72,7 @@ class Band:
     marked : bool
         Whether each point has a marker: for few points.
     seeds : int
-        Repetitions that it stands for.
+        Number of repetitions.
     repeated : str
         What was repeated.
     """
@@ -99,14 +99,14 @@ class Panel:
         Inside the axes, above the lines.
     log_x : bool
     level : float, optional
-        Where a thin horizontal line stands, with what it means.
+        Position of a thin horizontal line, with its meaning.
     meaning : str
     random : bool
         Whether the line of a random choice is drawn: SIC against rejection.
     from_zero : bool
         Whether the y axis starts at 0.
     names : sequence of str
-        What stands at x = 0, 1, ..., where x counts things; points are then not joined.
+        Labels at x = 0, 1, ..., if x is categorical; points are then not joined.
     """
 
     x_label: str

@@ -35,7 +35,7 @@ FloatArray = npt.NDArray[np.float64]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Petroff's colours, told apart with every kind of colour blindness (arXiv:2107.02270)
+# Petroff's colours, accessible for all kinds of colour blindness (arXiv:2107.02270)
 BLUE, ORANGE, RED, PURPLE, GREY, OLIVE = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#adad7d"
 # the fifth of his six is a second purple, as a thin line hardly another colour: one of his eight, and a dark blue
 PALETTE = (BLUE, RED, ORANGE, PURPLE, OLIVE, "#1111cc")
@@ -124,12 +124,12 @@ class HepFigure(Figure):
 
 @dataclass(frozen=True)
 class Stamp:
-    """What stands above the axes.
+    """Text above the axes.
 
     Attributes
     ----------
     label, text : str
-        Sample or experiment, bold, and words after it.
+        Sample or experiment, bold, and text after it.
     lumi : float or None
         Integrated luminosity, 1/fb; None prints none.
     sqrt_s : float or None
@@ -143,7 +143,7 @@ class Stamp:
 
     @classmethod
     def from_config(cls, plots: PlotConfig, sqrt_s: float | None) -> Stamp:
-        """Take the words of the configuration."""
+        """Take the labels of the configuration."""
         return cls(plots.label, plots.text, plots.lumi, sqrt_s)
 
 

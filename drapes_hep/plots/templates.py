@@ -229,7 +229,7 @@ def feature_closure(data: Closure, stamp: Stamp) -> Figure:
     Returns
     -------
     Figure
-        The band is the template's statistical uncertainty, the bars the data's; red triangles lie beyond the panel.
+        The band is the template's statistical uncertainty, the bars the data's; red triangles are outside the panel.
     """
     fig, axes = canvas(7.4, 6.6, rows=(2.6, 1.0))
     share_x(axes[0, 0], axes[1, 0])
@@ -314,7 +314,7 @@ def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "", unit: 
     if curve.best_epoch is not None:
         for ax in (top, low_panel):
             ax.axvline(curve.best_epoch, 0, 0.6 if ax is top else 1.0, color=INK, lw=1, ls=":")  # under the legend
-        top.plot([], [], color=INK, lw=1, ls=":", label=f"kept: epoch {curve.best_epoch}")
+        top.plot([], [], color=INK, lw=1, ls=":", label=f"best epoch: {curve.best_epoch}")
     values = np.concatenate([train, validation])
     values = values[np.isfinite(values)]
     if len(values):
@@ -341,7 +341,7 @@ def training_loss(curve: TrainingCurve, stamp: Stamp, *, title: str = "", unit: 
 
 @styled
 def template_quality(points: Sequence[QualityPoint], stamp: Stamp) -> Figure:
-    """Draw how well a classifier tells each window's template from background; 0.5 is perfect.
+    """Draw how well a classifier separates template and background in each window; 0.5 is perfect.
 
     Parameters
     ----------
@@ -352,7 +352,7 @@ def template_quality(points: Sequence[QualityPoint], stamp: Stamp) -> Figure:
     -------
     Figure
         Horizontal bars are the widths of the windows, vertical ones statistical uncertainties. The pseudo-window's
-        point lies at its own mass.
+        point is at its own mass.
     """
     fig, axes = canvas(8.0, 5.6, bottom=1.35)
     ax = axes[0, 0]

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 CLOSURE = 2
-"""``part`` of the sideband events that no model met."""
+"""``part`` of the sideband events not used by any model."""
 
 
 _JETS = 2000
@@ -53,8 +53,8 @@ class Step:
     events, weight : float
         That are left after it; of an ``aside``, that it is about.
     aside : bool
-        It counts events and is no step: values that are undefined are dropped, or replaced, by a step of their own, and
-        signal that is not injected is dropped before all steps.
+        It counts events and is not a step: values that are undefined are dropped, or replaced, by a step of their own,
+        and signal that is not injected is dropped before all steps.
     """
 
     name: str
@@ -64,9 +64,9 @@ class Step:
 
 
 def cutflow(run: RunFiles) -> list[Step]:
-    """Return the cut flow in the order in which events go: what lies in the files and is not injected comes first."""
-    # these count events and are no step: another step drops undefined values, or gives them one, and events whose jets
-    # lose constituents, or have none, stay events
+    """Return the cut flow in the order in which events go: what is in the files and is not injected comes first."""
+    # these count events and are not steps: another step drops undefined values, or gives them one, and events whose
+    # jets lose constituents, or have none, stay events
     aside = {"not_injected", "no_constituents", "cut_off_constituents"}
     steps = [
         Step(name, float(s["events"]), float(s["weight"]), name in aside or "undefined_" in name)
@@ -147,7 +147,7 @@ def fit_p(run: RunFiles, files: WindowFiles) -> float | None:
 
 
 def quality_points(run: RunFiles) -> list[plots.QualityPoint]:
-    """Return how well a classifier tells each window's template from background."""
+    """Return how well a classifier separates template and background in each window."""
     return [
         plots.QualityPoint(
             w.sr,
@@ -257,13 +257,13 @@ def closure_jets(run: RunFiles, files: WindowFiles) -> Mapping[str, Any] | None:
 
 
 def _held_out(files: WindowFiles, event_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the rows of the sideband events that no model met, rising."""
+    """Return the rows of the sideband events not used by any model, in increasing order."""
     split = read_columns(files.folder / "split.parquet", ("event_id", "part"))
     closure_ids = split["event_id"][split["part"] == CLOSURE]
     rows = np.flatnonzero(np.isin(event_id, closure_ids))
     if len(rows) != len(closure_ids):
         raise RunDirectoryError(
-            f"{files.folder / 'split.parquet'}: names events that the skim does not hold; run again"
+            f"{files.folder / 'split.parquet'}: contains events that are not in the skim; run again"
         )
     return rows
 
@@ -288,7 +288,7 @@ def roc(run: RunFiles, files: WindowFiles) -> Roc | None:
 def passing(run: RunFiles, files: WindowFiles) -> list[plots.Passing]:
     """Count the data that pass each cut of a window's classifier, in the window and on either side."""
     s = files.scores
-    # the sideband events that the template never met: it follows the others' fluctuations, and so does a cut
+    # sideband events not used for the template: it follows the fluctuations of the others, and so does a cut
     outside = (s["region"] == 0) & (s["part"] == CLOSURE)
     regions = {
         "lower sideband": outside & (s["mjj"] < files.window.lo),

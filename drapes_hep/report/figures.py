@@ -1,4 +1,4 @@
-"""Which figures the page has, and what stands below them."""
+"""The figures of the report and their captions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def scan_figures(run: RunFiles, album: Album) -> list[Picture]:
                     "toys",
                     plots.toy_distribution(smallest, toys.get("observed"), run.stamp),
                     "Pseudo-experiments",
-                    "The whole search repeated under background alone: smallest local p-value of each.",
+                    "Smallest local p-value of each background-only pseudo-experiment of the whole search.",
                     ("hunt.json",),
                 )
             )
@@ -95,7 +95,7 @@ def _control_caption(
         stem, of = "control_planes", "two axes"
     slug = next(s for s in itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(2))) if s not in taken_slugs)
     selected = any(axis.name == "selection" for axis in axes)
-    words = "All events that the processor fills them with, and the selected ones." if selected else ""
+    words = "All events filled by the processor, and the selected events." if selected else ""
     return slug, f"Control histograms of {of}", words
 
 
@@ -121,7 +121,7 @@ def _spectrum_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[P
         quoted, key=lambda s: s.z_local or 0.0, default=next((s for s in drawn if s.background_efficiency < 1), None)
     )
     pull_words = (
-        "Thin grey lines: bins without an event, up to the upper end of their 68% interval. Pulls are signed square"
+        "Thin grey lines: bins without events, up to the upper end of their 68% interval. Pulls are signed square"
         " roots of the bins' deviances; the band is the fit's uncertainty."
     )
     sources = ("hunt.json", "results.json")
@@ -131,7 +131,7 @@ def _spectrum_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[P
                 f"spectrum_{name}",
                 plots.spectrum(inclusive[0], run.stamp),
                 "Inclusive spectrum",
-                f"All selected events; the fit{run.fit_title} leaves the window out. {pull_words}",
+                f"All selected events; the fit{run.fit_title} excludes the window. {pull_words}",
                 sources,
             )
         )
@@ -143,8 +143,8 @@ def _spectrum_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[P
                 plots.spectrum(tight, run.stamp),
                 "Spectrum after a cut",
                 Markup(
-                    "The window's {} cut, ε<sub>B</sub> = {}. All events are drawn; of the sidebands, the fit uses the"
-                    " closure part alone. {}"
+                    "The window's {} cut, ε<sub>B</sub> = {}. All events are shown; in the sidebands, the fit uses only"
+                    " the closure events. {}"
                 ).format(which, f"{tight.background_efficiency:g}", pull_words),
                 sources,
             )
@@ -155,7 +155,7 @@ def _spectrum_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[P
                 f"spectra_{name}",
                 plots.selected_spectra(drawn, run.stamp),
                 "All working points",
-                "Every cut with its expectation, per the same bin width; empty bins are not drawn.",
+                "All cuts with their expectations, normalised to the same bin width; empty bins are not shown.",
                 sources,
             )
         )
@@ -164,7 +164,7 @@ def _spectrum_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[P
 
 def _score_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | str:
     if run.blind:
-        return "The tail of the score in the window is not drawn: blinded."
+        return "The tail of the score in the window is not shown: blinded."
     name, s = files.window.name, files.scores
     template = read_columns(files.folder / "template_scores.parquet", ("weight", "tail"))
     inside = s["region"] == 1
@@ -181,7 +181,7 @@ def _score_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | 
         f"score_{name}",
         figure,
         "Tail of the score",
-        "Data in the window against the template; background alone, with a perfect template, is flat at 1.",
+        "Data in the window and the template. For background only and a perfect template, the ratio is 1.",
         (f"windows/{name}/scores.parquet", f"windows/{name}/template_scores.parquet"),
     )
 
@@ -194,7 +194,7 @@ def _training_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[P
     if files.training is None:
         return ["No training.json: this template was not trained in this run."]
     name, figures = files.window.name, list[Picture | str]()
-    words = "Loss on the events it is fitted to and on those that stop it; the first epochs may lie above the range."
+    words = "Training and validation loss (early stopping). The first epochs may be above the range."
     for training, curve in (files.training.get("trainings") or {}).items():
         with reading(files.folder / "training.json"):
             losses = plots.TrainingCurve(curve["train"], curve["validation"], curve["rate"], curve.get("best_epoch"))
@@ -202,7 +202,7 @@ def _training_figures(run: RunFiles, files: WindowFiles, album: Album) -> list[P
             title, caption = str(curve["title"]), f"{curve['caption']} {words}".strip()
         sources = (f"windows/{name}/training.json",)
         figures.append(album.add(f"training_{training}_{name}", figure, title, caption, sources))
-    return figures or ["This template's method is not trained epoch by epoch."]
+    return figures or ["This template method is not trained in epochs."]
 
 
 def _closure_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | str:
@@ -211,14 +211,14 @@ def _closure_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture 
         return "No closure sample in this run."
     closure_data = closures(run, files)
     if not closure_data:
-        return "Too few held-out events for the closure of the features."
+        return "Too few held-out events for the closure test of the features."
     return album.add(
         f"closure_{name}",
         plots.feature_grid(closure_data, run.stamp, title=f"sidebands of {files.title} GeV"),
         "Closure of the features",
-        "Held-out sideband events against the template made at their masses, as densities of area 1 in the range that"
-        " is drawn; band and bars are statistical. χ² is Pearson's, of the bins that both fill. Red triangles lie"
-        " beyond the panel." + (f" Masses in {_hidden(run)} are left out." if run.blind else ""),
+        "Held-out sideband events and the template generated at their masses, normalised to unit area in the range"
+        " shown. Band and error bars are statistical. Pearson's χ² of the bins filled by both. Red triangles: points"
+        " outside the panel." + (f" Masses in {_hidden(run)} are excluded." if run.blind else ""),
         ("skim/events.parquet", f"windows/{name}/split.parquet", f"windows/{name}/closure.parquet"),
         wide=True,
     )
@@ -230,7 +230,7 @@ def _jets_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | s
         return "No closure sample in this run."
     comparison = closure_jets(run, files)
     if comparison is None:
-        return "Too few held-out events, or weighted ones, for the closure of the jets."
+        return "Too few held-out events, or weighted ones, for the closure test of the jets."
     events = comparison["events"]
     figure = plots.jet_grid(
         plots.jet_shapes({"Template": comparison}),
@@ -242,15 +242,15 @@ def _jets_figure(run: RunFiles, files: WindowFiles, album: Album) -> Picture | s
         f"jets_{name}",
         figure,
         "Closure of the jets",
-        "Jets and constituents of held-out sideband events against those of the template made at their masses, as"
-        " densities of area 1 in the range that is drawn. W₁ / true: Wasserstein's distance between the two, in units"
-        f" of that between two samples of the data, of {events} events each."
+        "Jets and constituents of held-out sideband events and of the template generated at their masses,"
+        " normalised to unit area in the range shown. W₁ / true: Wasserstein distance between the two, in units of"
+        f" the distance between two samples of the data, with {events} events each."
         + (
-            " The template starts from these same events, and what it keeps of them is not shown."
+            " The template starts from the same events; the quantities that it keeps are not shown."
             if files.template_record.get("source") == "window"
             else ""
         )
-        + (f" Masses in {_hidden(run)} are left out." if run.blind else ""),
+        + (f" Masses in {_hidden(run)} are excluded." if run.blind else ""),
         ("skim/events.parquet", f"windows/{name}/split.parquet", f"windows/{name}/closure.parquet"),
         wide=True,
     )
@@ -268,22 +268,22 @@ def quality_figures(
                 "template_quality",
                 plots.template_quality(points, run.stamp),
                 "Template AUC",
-                f"How well a classifier tells the template from background in {each} window, and in the pseudo-window"
-                " at its own masses.",
+                f"Separation of template and background by a classifier, in {each} window and, at its own masses, in"
+                " the pseudo-window. At an AUC of 0.5 they are indistinguishable.",
                 ("results.json", "windows/*/quality.json"),
             )
         )
     if passed:
         hidden = "Windows are" if len(run.hidden) > 1 else "The window is"
-        words = f"{hidden} left out: blinded." if run.blind else "Signal shows as an excess in the window alone."
+        words = f"{hidden} excluded: blinded." if run.blind else "Signal appears as an excess only in the window."
         figures.append(
             album.add(
                 "passing_fraction",
                 plots.passing_fraction(passed, run.stamp),
-                "Who passes the cuts",
+                "Efficiency of the cuts",
                 Markup(
-                    "Fraction of data that passes (of sidebands: the held-out part), over the cut's background"
-                    " efficiency ε<sub>B</sub>. A difference between the sidebands is sculpting. {}"
+                    "Fraction of data passing a cut (in the sidebands: held-out events), divided by its background"
+                    " efficiency ε<sub>B</sub>. A difference between the sidebands indicates sculpting. {}"
                 ).format(words),
                 ("windows/*/scores.parquet",),
             )
@@ -303,7 +303,7 @@ def metric_figures(run: RunFiles, curves: Mapping[str, Roc], album: Album) -> li
 
 
 def split_figures(run: RunFiles, album: Album) -> list[Picture]:
-    """Draw which events do what, for one window."""
+    """Draw the use of the events, for one window."""
     files = leading_window(run)
     if files is None:
         return []
@@ -312,7 +312,7 @@ def split_figures(run: RunFiles, album: Album) -> list[Picture]:
             "data_split",
             plots.data_split(split_counts(run, files)),
             "Data split",
-            f"Which events do what, for the window {files.title} GeV.",
+            f"Use of the events, for the window {files.title} GeV.",
             ("windows/*/training.json", "results.json"),
         )
     ]

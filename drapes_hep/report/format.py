@@ -80,7 +80,7 @@ def step(name: str, config: Mapping[str, Any]) -> Markup | str:
     texts: dict[str, Markup | str] = {
         "in_files": "in the files",
         "not_injected": "signal not injected",
-        "read": "given to the selection",
+        "read": "before the selection",
         "golden_json": "golden JSON",
         "trigger": "trigger",
         "two_jets": "two jets",
@@ -101,14 +101,14 @@ def step(name: str, config: Mapping[str, Any]) -> Markup | str:
 
 
 def why(point: Point, key: str, blind: bool) -> str:
-    """Return why a number of a working point is null, as far as the file tells."""
+    """Return why a number of a working point is null, if known."""
     if key == "observed":
         return "blinded" if blind else ""
     if point.get("expected") is None:
         return "too few events outside the window, or a poor inclusive fit"
     if key in {"p_local", "z_local"}:
         if point.get("observed") is None:
-            return "blinded" if blind else "nothing observed is quoted"
+            return "blinded" if blind else "no observed value is quoted"
         if key == "z_local" and point.get("p_local") is not None:
             return "p is 1"
     return ""

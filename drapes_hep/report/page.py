@@ -58,7 +58,7 @@ def write_report(run: Path, words: Mapping[str, Any] | None = None) -> Path:
         Run directory, as docs/run-directory.md describes it; needs its hunt stage done. Nothing in it but the folder
         ``report`` is written.
     words : mapping, optional
-        ``plots`` of a configuration, in place of the run's own.
+        ``plots`` of a configuration, instead of the run's own.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def report_figures(run: Path, words: Mapping[str, Any] | None = None) -> dict[st
     run : Path
         Run directory.
     words : mapping, optional
-        ``plots`` of a configuration, in place of the run's own.
+        ``plots`` of a configuration, instead of the run's own.
 
     Returns
     -------
@@ -127,8 +127,8 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "headline": lines,
             "rows": working_point_rows(run),
             "cross": any(p.get("expected_template") is not None for w in run.windows for p in w.points),
-            "window_note": f"Expected from the mass fit{run.fit_title} outside the window. The inclusive search stands"
-            " beside every cut; the most significant working point is tinted. Template × inclusive, where it is given,"
+            "window_note": f"Expected from the mass fit{run.fit_title} outside the window. The inclusive search is"
+            " listed with every cut; the most significant working point is highlighted. Template × inclusive, if given,"
             " is a cross-check: the cut's efficiency on the template times the inclusive expectation.",
             "quality": quality_rows(run),
             "metrics": metric_rows(run),

@@ -46,7 +46,7 @@ class Picture:
 
     @property
     def alt(self) -> str:
-        """What stands for the image where it is not seen."""
+        """Alternative text of the image."""
         words = self.caption.striptags() if isinstance(self.caption, Markup) else self.caption
         return f"{self.title}. {words}"
 
@@ -90,7 +90,7 @@ class Album:
         return Picture(slug, title, caption, tuple(sources), encoded, wide)
 
     def prune(self) -> None:
-        """Remove figures of an earlier report: beside a new page they would mislead."""
+        """Remove figures of an earlier report: next to a new report they would mislead."""
         for path in self.folder.iterdir():
             if path.suffix in {".png", ".pdf"} and not path.name.startswith(".") and path.name not in self.written:
                 path.unlink()

@@ -42,7 +42,7 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     out: list[str | Markup] = []
     lost = (run.results.get("accounting") or {}).get("lost")
     if lost:
-        out.append(f"{counted(lost, 'event was', 'events were')} requested and not processed.")
+        out.append(f"{counted(lost, 'event was', 'events were')} requested but not processed.")
     pairs = list(zip(run.windows, quality_points(run), strict=True))
     of_windows: tuple[tuple[str, Iterable[str | Markup]], ...] = (
         (
@@ -50,7 +50,7 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
             (f"{files.title} GeV from {words}" for files, quality in pairs for words in _differences(quality)),
         ),
         (
-            "Generated events that are not in the template, whose shape they may bend",
+            "Generated events rejected from the template, which may bias its shape",
             (words for files, _ in pairs for words in _losses(files)),
         ),
         (

@@ -79,7 +79,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> Columns:
     try:
         table = pq.read_table(path, columns=list(columns), page_checksum_verification=True)
     except FileNotFoundError:
-        raise RunDirectoryError(f"{path}: missing; run the stage that makes it") from None
+        raise RunDirectoryError(f"{path}: missing; run the stage that writes it") from None
     except (OSError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise RunDirectoryError(f"{path}: cannot be read as parquet ({reason}); delete it and run again") from error
@@ -116,7 +116,7 @@ class WindowFiles:
     ----------
     window : Window
     folder : Path
-        Where they lie.
+        Where they are.
     result, hunt : mapping
         The window's entries in ``results.json`` and ``hunt.json``.
     quality : mapping
@@ -144,7 +144,7 @@ class WindowFiles:
 
     @property
     def template(self) -> Mapping[str, Any]:
-        """What the results say of its template."""
+        """Its template in the results."""
         return self.result.get("template") or {}
 
     @cached_property
@@ -206,7 +206,7 @@ class RunFiles:
     windows : tuple of WindowFiles
         From low to high mass.
     stamp : Stamp
-        What the figures say above their axes.
+        The labels above the axes.
     blind : bool
         Nothing in any window may be drawn.
     hidden : tuple of tuple of float
@@ -238,7 +238,7 @@ class RunFiles:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """Axis labels of the features that this version knows."""
+        """Axis labels of the features of this version."""
         define, keep = self.config.get("define") or {}, (self.config.get("selection") or {}).get("keep", ())
         names = [name for name in self.features if name in {*FEATURES, *define, *kept_columns(keep)}]
         return {feature.name: feature.axis_label for feature in check_features(names, define, keep)} if names else {}
@@ -256,7 +256,7 @@ class RunFiles:
 
     @property
     def stages(self) -> dict[str, Mapping[str, Any]]:
-        """What the manifest says of the stages that these results come from."""
+        """The entries of the manifest for the stages of these results."""
         windows = {files.window.name for files in self.windows}
         every = self.manifest.get("stages") or {}
         return {name: stage for name, stage in every.items() if name.partition(".")[2] in {"", *windows}}
@@ -285,7 +285,7 @@ def load_run(path: Path, words: Mapping[str, Any] | None = None) -> RunFiles:
     path : Path
         The run directory.
     words : mapping, optional
-        ``plots`` of a configuration, in place of the run's own.
+        ``plots`` of a configuration, instead of the run's own.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The page's cards and the rows of its tables, in the words of the page."""
+"""The cards and table rows of the report."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
         lines.append(
             f"{counted(len(run.windows), 'window')} with"
             f" {counted(max(len(w.points) for w in run.windows), 'working point')}"
-            f" {'each were' if several else 'was'} searched; the local numbers do not account for having chosen"
-            f" the largest{'' if whole.p is None else ', the global one does'}."
+            f" {'each were' if several else 'was'} searched; the local values do not include the look-elsewhere"
+            f" effect{'' if whole.p is None else ', the global one does'}."
         )
     cards = [_card("largest local significance", _significance(largest), local)]
     if whole.p is None:
@@ -117,8 +117,8 @@ def _toys_text(whole: GlobalP) -> str:
         return f"{few} as extreme as the data: the global p-value is an upper bound, set by their number."
     return (
         f"{few} as extreme as the data: the global p-value is extrapolated from the distribution of their smallest"
-        f" p-values, which is that of {whole.trials:.1f} independent searches. The measured one is"
-        f" {'an upper bound, set by their number' if whole.bound else 'given beside it'}."
+        f" p-values, which corresponds to {whole.trials:.1f} independent searches. The measured p-value is"
+        f" {'an upper bound, set by their number' if whole.bound else 'listed below it'}."
     )
 
 
@@ -250,7 +250,7 @@ def quality_rows(run: RunFiles) -> list[Row]:
 
 
 def _pseudo_window_auc(files: WindowFiles) -> Markup:
-    """Write the AUC in the pseudo-window, and where that lies."""
+    """Write the AUC in the pseudo-window, and where that is."""
     text = plus_minus((files.quality.get("template") or {}).get("auc_vs_pseudo_window"), 3, "one window only")
     if files.pseudo_window is None:
         return text
@@ -259,7 +259,7 @@ def _pseudo_window_auc(files: WindowFiles) -> Markup:
 
 
 def metric_rows(run: RunFiles) -> list[Row]:
-    """Return what labels tell of each window; nothing where no window has metrics."""
+    """Return the metrics of each window; nothing if no window has metrics."""
     metrics = [w.result.get("metrics") or {} for w in run.windows]
     if not any(metrics):
         return []
@@ -275,7 +275,7 @@ def metric_rows(run: RunFiles) -> list[Row]:
 
 
 def window_summary(files: WindowFiles) -> Markup | str:
-    """Return in a line what a window's figures show."""
+    """Describe the figures of a window in one line."""
     quoted = [p for p in files.points if p.get("p_local") is not None]
     if not quoted:
         return "no working point is quoted"
@@ -311,7 +311,7 @@ def split_rows(run: RunFiles) -> list[Row]:
 
 
 def model_summary(run: RunFiles) -> str:
-    """Return what the background model is made of, where the method says so."""
+    """Return the description of the background model, if the method has one."""
     return next(
         (str(files.template_record["summary"]) for files in run.windows if files.template_record.get("summary")), ""
     )

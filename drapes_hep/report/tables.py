@@ -49,7 +49,7 @@ def write_tables(run: RunFiles, folder: Path) -> None:
         ],
     )
     measures = ("auc", "sic_100", "sic_1000", "sic_max")
-    # what an earlier page showed and this one does not, for it is blinded
+    # shown by an earlier report but not by this one, which is blinded
     (folder / "metrics.csv").unlink(missing_ok=True)
     labelled = [w for w in run.windows if w.result.get("metrics")]
     if labelled:

@@ -1,1 +1,1 @@
-"""Simulated dijet events: Pythia's collisions, a parametrised detector, files in the layouts that the readers know."""
+"""Simulated dijet events: Pythia's collisions, a parametrised detector, files in layouts of the readers."""

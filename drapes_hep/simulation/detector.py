@@ -1,6 +1,6 @@
 r"""A parametrised detector: particles to the energy-flow objects that jets are made of, many events at a time.
 
-The model is that of Delphes with its public CMS card (tag 3.4.1), written afresh:
+The model is that of Delphes with its public CMS card (tag 3.4.1), reimplemented:
 
 1. *Solenoid.* Charged particles follow helices in a field of 3.8 T, neutral ones straight lines, to a cylinder of
    radius 1.29 m and half-length 3 m.
@@ -243,7 +243,7 @@ def _charge(pdg: IntArray) -> IntArray:
 
 @dataclass(frozen=True)
 class Place:
-    """Where particles meet the calorimeters.
+    """Where particles reach the calorimeters.
 
     Parameters
     ----------

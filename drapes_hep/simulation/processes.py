@@ -8,7 +8,7 @@ the spin correlations of the decay chain. Two prongs are the W's and Z's own dec
 prongs are decays to a light quark, an antiquark and a gluon, uniform in phase space: of all ways to three partons, the
 one that both showers know how to radiate from (from three quarks, whose colours meet in a junction, Vincia does not).
 
-The alternative is Vincia's antenna shower (global, without helicities) in place of Pythia's simple shower.
+The alternative is Vincia's antenna shower (global, without helicities) instead of Pythia's simple shower.
 
 References
 ----------
@@ -89,7 +89,7 @@ class Process:
         if self.kind == "qcd":
             for name in ("masses", "prongs", "width"):
                 if getattr(self, name) is not None:
-                    raise ConfigError(f"--{name} means nothing to qcd; it belongs to resonance")
+                    raise ConfigError(f"--{name} is not used by qcd, only by resonance")
             return
         if self.masses is None:
             raise ConfigError("a resonance needs --masses A B C, GeV, e.g. --masses 3500 500 100")
@@ -123,7 +123,7 @@ def _check_masses(masses: tuple[float, float, float]) -> None:
     a, b, c = masses
     text = f"--masses {a:g} {b:g} {c:g}"
     if not all(math.isfinite(m) and m > 0 for m in masses):
-        raise ConfigError(f"{text}: masses are positive numbers, GeV")
+        raise ConfigError(f"{text}: masses must be positive, in GeV")
     if b + c >= a:
         raise ConfigError(f"{text}: impossible, A of {a:g} GeV cannot decay to B and C of {b + c:g} GeV together")
     if a >= SQRT_S:

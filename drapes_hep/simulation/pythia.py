@@ -185,7 +185,7 @@ class Generator:
             raise LostEventsError(f"Pythia accepted {counted(accepted, 'event')}, {self.returned} of them arrived")
         if not self.vetoed + self.returned <= selected <= self.vetoed + self.requested:
             raise LostEventsError(
-                f"Pythia selected {selected} hard processes, but {self.vetoed} were given up after the shower and"
+                f"Pythia selected {selected} hard processes, but {self.vetoed} were vetoed after the shower and"
                 f" {self.returned} of {self.requested} simulated"
             )
 

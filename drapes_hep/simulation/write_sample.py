@@ -1,7 +1,7 @@
 """Simulated samples: blocks in several processes, kept as they are finished, joined into one file.
 
 A block is a number of events with a seed of its own, so the file is the same whatever the number of workers, and
-whether the command ran through or was killed and repeated. Finished blocks lie in ``FILE.parts`` until the file is
+whether the command ran through or was killed and repeated. Finished blocks are in ``FILE.parts`` until the file is
 whole; what the file holds is said in ``FILE.json`` and in its own metadata.
 """
 
@@ -160,7 +160,7 @@ def simulate(order: Order, path: str | Path, workers: int = 1, reporter: Reporte
     record = order.record()
     done = _done_before(order, record, target)
     if done is not None:
-        reporter.say(f"{target}: done before")
+        reporter.say(f"{target}: already done")
         return done
     _open_parts(_parts(target), record)
     _make_blocks(order, _parts(target), workers, reporter)
@@ -178,7 +178,7 @@ def _sentence(summary: Mapping[str, Any]) -> str:
     account, sigma = summary["accounting"], summary["cross_section_pb"]
     return (
         f"{counted(account['written'], 'event')} of {account['tried']} tried"
-        f" ({account['vetoed']} given up after the shower, {account['failed']} failed,"
+        f" ({account['vetoed']} vetoed after the shower, {account['failed']} failed,"
         f" {account['filtered']} not selected, {account['surplus']} surplus);"
         f" selected cross section {sigma['selected']:.4g} +- {sigma['selected_error']:.2g} pb"
     )
@@ -204,7 +204,7 @@ def _summary(order: Order, record: Mapping[str, Any], account: Account) -> dict[
 
 
 def _done_before(order: Order, record: Mapping[str, Any], target: Path) -> dict[str, Any] | None:
-    """Return the record of a finished file; None if it is yet to be made, an error if something else lies there."""
+    """Return the record of a finished file; None if it is yet to be made, an error if something else is there."""
     if target.is_dir():
         raise InputError(target, "is a folder", "name a file")
     written = [target, *([truth_file(target)] if order.format == "skim" else [])]
@@ -215,16 +215,18 @@ def _done_before(order: Order, record: Mapping[str, Any], target: Path) -> dict[
         if earlier_order != dict(record):
             names = [name for name in record if earlier_order.get(name) != record[name]]
             raise InputError(
-                target, f"exists, made with other settings ({', '.join(names)})", "name another file, or delete it"
+                target,
+                f"exists and was made with other settings ({', '.join(names)})",
+                "name another file, or delete it",
             )
         whole = summary.get("file", {}).get("bytes")
         if all(path.exists() for path in written) and target.stat().st_size == whole:
             return summary
-        raise InputError(sidecar(target), "belongs to a file that is gone or was changed", "delete both")
+        raise InputError(sidecar(target), "belongs to a file that was deleted or changed", "delete both")
     # a run that was killed between its file and the record has its blocks still
     existing = next((path for path in written if path.exists()), None)
     if existing is not None and not settings.exists():
-        raise InputError(existing, "exists, and not from this command", "name another file, or delete it")
+        raise InputError(existing, "exists and was not written by this command", "name another file, or delete it")
     return None
 
 
@@ -258,7 +260,7 @@ def _make_blocks(order: Order, folder: Path, workers: int, reporter: Reporter) -
     todo = [index for index in range(order.blocks) if not _block_file(order, folder, index).exists()]
     done = order.events - sum(order.block_events(index) for index in todo)
     if done:
-        reporter.say(f"made before: {done} of {counted(order.events, 'event')}")
+        reporter.say(f"already simulated: {done} of {counted(order.events, 'event')}")
     with reporter.bar("simulate", order.events) as update:
         update(done)
         if workers == 1 or len(todo) <= 1:

@@ -92,12 +92,12 @@ def draw_kernels(masses: npt.ArrayLike, bandwidth: float, lo: float, hi: float, 
     Raises
     ------
     FitError
-        If no mass lies in the window.
+        If no mass is in the window.
     """
     seen = np.sort(np.asarray(masses, dtype=np.float64))
     seen = seen[(seen >= lo) & (seen < hi)]
     if not len(seen):
-        raise FitError(f"no event lies between {lo:g} and {hi:g} GeV to draw masses after")
+        raise FitError(f"no event is between {lo:g} and {hi:g} GeV to draw masses after")
     place = np.asarray(uniforms, dtype=np.float64) * len(seen)
     which = np.minimum(place.astype(np.int64), len(seen) - 1)
     inside = np.clip(place - which, 1e-12, 1 - 1e-12)

@@ -174,7 +174,7 @@ def _prepare(
     n, e = np.array(counts, dtype=np.float64), np.array(edges, dtype=np.float64)
     shape = resolved(shape)
     if n.ndim != 1 or e.shape != (len(n) + 1,):
-        raise FitError(f"{n.shape} counts do not belong to {e.shape} edges")
+        raise FitError(f"{n.shape} counts do not match {e.shape} edges")
     if not bool(np.all(np.diff(e) > 0)) or e[0] <= 0 or e[-1] >= sqrt_s:
         raise FitError(f"edges must rise between 0 and sqrt_s = {sqrt_s:g} GeV, got {e[0]:g} to {e[-1]:g} GeV")
     fitted = np.ones(len(n), dtype=np.bool_) if use is None else np.array(use, dtype=np.bool_)

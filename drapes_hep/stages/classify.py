@@ -202,7 +202,7 @@ def _write_scores(
     columns["region"] = inside[in_window_or_sidebands].astype(np.int8)
     place = columns["region"] == 1
     if not np.array_equal(columns["event_id"][columns["region"] == 0], np.asarray(split["event_id"])):
-        raise RunDirectoryError(f"{folder / 'split.parquet'}: is not of these events; run train again")
+        raise RunDirectoryError(f"{folder / 'split.parquet'}: does not belong to these events; run train again")
     columns["part"] = np.full(len(columns["region"]), -1, dtype=np.int8)
     columns["part"][columns["region"] == 0] = np.asarray(split["part"])
     columns["fold"] = np.where(place, 0, 0)

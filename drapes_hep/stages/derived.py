@@ -16,7 +16,7 @@ def needs_simulation(context: Context) -> bool:
 def pseudo_window(context: Context, window: Window) -> tuple[float, float] | None:
     """Return the pseudo-window of a window: as wide, in the nearest place with sidebands around, or None.
 
-    It lies half a width above the window, or below where the range ends.
+    It is half a width above the window, or below where the range ends.
     """
     which = context.config.training.pseudo_window
     if which == "none" or (which == "one" and window != context.windows[len(context.windows) // 2]):

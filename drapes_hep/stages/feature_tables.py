@@ -71,7 +71,7 @@ def feature_matrix(
 
 
 def unweighted(weights: npt.ArrayLike, where: str) -> None:
-    """Refuse weighted events, for the hunt counts: better before a training than after it.
+    """Refuse weighted events, since the hunt counts: better before a training than after it.
 
     Parameters
     ----------
@@ -85,6 +85,4 @@ def unweighted(weights: npt.ArrayLike, where: str) -> None:
         If a weight is not 1.
     """
     if not np.all(np.asarray(weights) == 1.0):
-        raise DrapesError(
-            f"{where}: the hunt counts events, and these are weighted; take data, or simulation with weights of 1"
-        )
+        raise DrapesError(f"{where}: the hunt needs unweighted events; use data, or simulation with weights of 1")

@@ -199,7 +199,7 @@ def _write_sample(
             wanted = "the" if hidden else len(plan.event_id)
             raise FitError(
                 f"window {window.name}: none of {wanted} generated events is in {path.stem} ({counted}):"
-                " the model has learnt too little; take more constituents.epochs, constituents.steps or sideband events"
+                " the model is undertrained; use more constituents.epochs, constituents.steps or sideband events"
             )
         if not hidden:
             context.reporter.say(

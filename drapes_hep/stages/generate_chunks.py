@@ -79,7 +79,7 @@ class ChunkTemplate:
         pool = Pool(window, events, part, events if self.method.source == "simulation" else None)
         planned = plan_chunk(self.method, pool, self.rate, self.seed, self.density)
         assert planned.parents is not None
-        # the run has compared its template with the data; parents that are data are no template events
+        # the run has compared its template with the data; parents that are data are not template events
         nothing = events.take(np.zeros(len(events), dtype=bool))
         task = SampleTask(self.seed, window.in_signal_region)
         return planned.parents, sample_template(self.method, self.model, planned, task, nothing)

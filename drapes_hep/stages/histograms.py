@@ -96,7 +96,9 @@ def write_histograms(
                     file[key] = writable
         write_bytes(path, (Path(folder) / path.name).read_bytes())
     if alone:
-        context.reporter.say(f"hunt: ROOT has no histogram of this kind, in hists.json alone: {', '.join(alone)}")
+        context.reporter.say(
+            f"hunt: ROOT cannot store these histograms, they are only in hists.json: {', '.join(alone)}"
+        )
     with atomic_path(directory.path / "hists.json") as temporary:
         temporary.write_text(json.dumps(records), encoding="utf-8")
     return [path, directory.path / "hists.json"]
@@ -168,7 +170,7 @@ def _for_root(histogram: hist.Hist) -> hist.Hist | None:
         plain = axis.traits.underflow and axis.traits.overflow and not axis.traits.circular
         return histogram if len(histogram.axes) == 1 and (plain or isinstance(axis, _CATEGORIES)) else None
     if np.issubdtype(np.asarray(histogram.view()).dtype, np.integer):
-        # TArrayL64 is no histogram's array
+        # TArrayL64 is not a histogram's array
         copy = hist.Hist(*histogram.axes, storage="double", name=histogram.name, label=histogram.label)
         copy.view(flow=True)[...] = histogram.view(flow=True)
         return copy
@@ -200,7 +202,7 @@ def _expectation(name: str, edges: FloatArray, point: WorkingPoint) -> Iterator[
         for sign, direction in ((1, "Up"), (-1, "Down")):
             varied = point.spectrum + sign * variation
             varied_histogram = _mass_histogram(
-                edges, varied, np.zeros_like(varied), "Expectation, one parameter of the fit varied"
+                edges, varied, np.zeros_like(varied), "Expectation with one parameter of the fit varied"
             )
             yield f"{name}_fit{i}{direction}", varied_histogram
 

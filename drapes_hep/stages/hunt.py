@@ -58,7 +58,7 @@ def hunt_stage(context: Context, windows: Sequence[Window]) -> Stage:
             "mass bins": mass_edges(context).tolist(),
             "mass shape's source": shape_sources(context.config.mass),
         },
-        # all that stands before it was checked against this configuration; where the data lie is the skim's to say
+        # all earlier stages were checked against this configuration; the skim checks where the data are
         recorded=tuple(name for name in config if name != "data"),
         after=tuple(quality_stage(context, window) for window in windows),
         cheap=True,
@@ -152,7 +152,7 @@ def _global(
     if windows != context.windows:
         # a p-value of a part of the search would not pay for the choice of that part
         few = counted(len(windows), "window was", "windows were")
-        return f"only {few} hunted, the search has {len(context.windows)}"
+        return f"only {few} hunted; the search has {len(context.windows)}"
     if config.hunt.toys == 0:
         return "hunt.toys is 0: no pseudo-experiments"
     overlaps = set_overlaps(masses, np.stack(tails), edges, config.hunt.background_efficiencies)

@@ -53,17 +53,17 @@ def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
         raise RunDirectoryError(
             f"{run.path}: the run is blinded, so there is nothing to show; "
             + either(
-                shell="run `drapes run --unblind` first, or draw the page with --set blind=true",
-                python="run `Search.run()` with blind=False first, or draw the page with blind=True",
+                shell="run `drapes run --unblind` first, or write the report with --set blind=true",
+                python="run `Search.run()` with blind=False first, or write the report with blind=True",
             )
         )
     if config.get("blind") and not blinded:
         # its fits and its account hold what the windows hold: leaving out figures would not undo that
         raise RunDirectoryError(
-            f"{run.path}: the run is not blinded, so no page of it can be; "
+            f"{run.path}: the run is not blinded, so its report cannot be; "
             + either(
-                shell="run `drapes run --set blind=true` first, or draw the page with --unblind",
-                python="run `Search.run()` with blind=True first, or draw the page with blind=False",
+                shell="run `drapes run --set blind=true` first, or write the report with --unblind",
+                python="run `Search.run()` with blind=True first, or write the report with blind=False",
             )
         )
     return write_report(run.path, config.get("plots"))
@@ -94,9 +94,9 @@ def _check_same_search(run: RunDirectory, own: Mapping[str, Any], config: Mappin
     if difference is not None:
         key, then, requested = difference
         raise RunDirectoryError(
-            f"{run.path}: was made with {key} {shown(then)}, the configuration says {shown(requested)}; a report"
+            f"{run.path}: was run with {key} {shown(then)}, the configuration has {shown(requested)}; a report"
             " shows what was done: "
-            + either(shell=f"leave the configuration out (drapes report -o {run.path})", python="use the run's own")
+            + either(shell=f"omit the configuration (drapes report -o {run.path})", python="use the run's own")
             + f", or search again with {another_output()}"
         )
 

@@ -67,7 +67,7 @@ def check_unchanged(before: dict[str, str], after: dict[str, str]) -> None:
     """
     for path, then in before.items():
         if after.get(path) != then:
-            raise InputError(path, "changed while it was read", "run the same command again: it reads it anew")
+            raise InputError(path, "changed while it was read", "run the same command again")
 
 
 def discard(run: RunDirectory, stage: Stage) -> None:
@@ -109,5 +109,5 @@ def reported(context: Context, stage: Stage) -> Iterator[None]:
             write_json(place, {"command": _command(), "failures": [failure.to_json() for failure in error.failures]})
         except DrapesError:  # a full disk must not hide what failed
             raise error from None
-        resumes = f"; `{_command()}` takes up only what failed" if finished else ""
+        resumes = f"; `{_command()}` repeats only what failed" if finished else ""
         raise FailedFilesError(error.failures, f"listed in {place}{resumes}") from error

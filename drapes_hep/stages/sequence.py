@@ -21,11 +21,11 @@ __all__ = ["VERBS", "check_plugins", "run_verb"]
 
 VERBS = {
     "run": "Run the whole search: skim, train, generate, classify, hunt, report.",
-    "skim": "Select events: files to skim, control histograms and cut flow.",
+    "skim": "Select events; write the skim, control histograms and cut flow.",
     "train": "Train each window's diffusion model on its sidebands.",
     "generate": "Generate each window's background template.",
-    "classify": "Train data against template and score every event out of fold.",
-    "hunt": "Count, fit and quote local and global significances.",
+    "classify": "Train classifiers of data against template and score each event out of fold.",
+    "hunt": "Count and fit; compute local and global significances.",
 }
 """What a user can ask for; ``run`` is all the others, and the report is drawn by who asks."""
 
@@ -128,7 +128,7 @@ def check_plugins(config: Config, *, table: bool = False) -> str:
     Returns
     -------
     str
-        Where the processor lies; empty for a table.
+        Where the processor is; empty for a table.
 
     Raises
     ------
@@ -144,34 +144,35 @@ def check_plugins(config: Config, *, table: bool = False) -> str:
     find_shape(config.mass)
     for name, definition in config.define.items():
         if not plots.can_be_typeset(f"{definition.label or name} [{definition.unit}]"):
-            raise ConfigError(f"define.{name}: its label or unit is not mathematics that matplotlib can typeset")
+            raise ConfigError(f"define.{name}: its label or unit is not valid matplotlib mathtext")
     on_jets = "jets" in method.columns
     place = ""
     if not table:
         place = _check_processor(config, on_jets)
     elif on_jets:
-        raise ConfigError("constituents: a table holds features, and no jets; leave the section out, or search files")
+        raise ConfigError("constituents: a table contains features only; remove this section, or use files")
     classifier = load_classifier(config.cwola.classifier, config.cwola.options, folder=config.folder)
     if not on_jets and reads_of(classifier) == "constituents":
         raise ConfigError(
             f"cwola.classifier {config.cwola.classifier} needs templates of constituents: add 'constituents: {{}}'"
         )
     if (method.source == "simulation") != (config.template.source is not None):
-        what = "names no simulation that it starts from" if config.template.source is None else "is not used"
+        what = "is empty, but the method starts from a simulation" if config.template.source is None else "is not used"
         raise ConfigError(f"template.source: {what} ({method.title})")
     method.check()
     return place
 
 
 def _check_processor(config: Config, on_jets: bool) -> str:
-    """Load the processor and make it; returns where it lies."""
+    """Load the processor and make it; returns where it is."""
     from drapes_hep.plugins import class_sources
     from drapes_hep.stages.skim import load_selection, make_processor
 
     selection = load_selection(config)
     if on_jets and not getattr(selection, "reads_constituents", False):
         raise ConfigError(
-            f"constituents: {config.processor} keeps none; set processor: processors/constituents.py:Constituents"
+            f"constituents: {config.processor} does not keep constituents; set processor:"
+            " processors/constituents.py:Constituents"
         )
     make_processor(config, selection)
     sources = class_sources(selection)

@@ -41,7 +41,7 @@ def check_sources(config: Config) -> list[FileInfo]:
 
 def reading_of_sources(config: Config) -> Reading:
     """Return how files of other simulations are read."""
-    # the simulation may lie in another layout than the data
+    # the simulation may be in another layout than the data
     return dataclasses.replace(reading_of(config), layout=None)
 
 
@@ -100,7 +100,7 @@ def _work(context: Context, stage: Stage) -> Written:
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         discard(directory, stage)  # other cuts have other results
-        raise ConfigError("template.source: the selection keeps no event of the simulation")
+        raise ConfigError("template.source: the selection keeps no events of the simulation")
     account = {"requested": report.requested, "processed": report.processed}
     write_skim(directory.simulation, columns, {"inputs": inputs, "accounting": account})
     return Written([directory.simulation], opened_by(context, stage, selection, report))

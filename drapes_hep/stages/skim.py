@@ -84,7 +84,7 @@ def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None, select
         paths = expand_trees(config.data.path)
         # files that are gone are the caller's to complain of
         whole = all(is_url(path) or Path(path).is_file() for path in paths)
-        # labels may lie in a file beside one of these
+        # labels may be in a file beside one of these
         return [*paths, *(one for info in (opened() if whole else ()) for one in info.beside), *truth]
 
     return Stage(
@@ -136,7 +136,7 @@ def opened_by(context: Context, stage: Stage, selection: Any, report: RunReport)
 
 
 def processor_of(config: Config, selection: Any) -> dict[str, Any]:
-    """Return what a processor is, wherever it lies: its class, its source, and the files that it says it reads.
+    """Return what a processor is, wherever it is: its class, its source, and the files that it says it reads.
 
     Raises
     ------
@@ -267,9 +267,7 @@ def examine_files(config: Config, selection: Any = None) -> FileCheck:
         problems.append(no_events(infos))
     if config.data.labels and config.data.truth is None:
         problems += [
-            InputError(
-                info.path, "carries no column 'label'", "set data.labels to false, or name a sidecar in data.truth"
-            )
+            InputError(info.path, "has no column 'label'", "set data.labels to false, or name a sidecar in data.truth")
             for info in held
             if not info.has_labels
         ]
@@ -313,7 +311,7 @@ def _copies(infos: Sequence[FileInfo]) -> list[DrapesError]:
             errors.append(
                 InputError(
                     info.path,
-                    f"holds the same bytes as {twin}",
+                    f"is identical to {twin}",
                     "list a file once: its events would count twice",
                 )
             )
@@ -327,7 +325,7 @@ def _remarks(infos: Sequence[FileInfo]) -> Iterator[str]:
     if empty:
         yield (
             f"{len(empty)} of {counted(len(infos), 'file')} {'holds' if len(empty) == 1 else 'hold'} no events and"
-            f" {'is' if len(empty) == 1 else 'are'} passed over: {_listed(empty)}"
+            f" {'is' if len(empty) == 1 else 'are'} skipped: {_listed(empty)}"
         )
     held = [info for info in infos if info.entries]
     for what, values in (
@@ -336,7 +334,7 @@ def _remarks(infos: Sequence[FileInfo]) -> Iterator[str]:
     ):
         if len(set(values)) > 1:
             each = ", ".join(f"{count} of '{value}'" for value, count in Counter(values).most_common())
-            yield f"the files are of several {what}: {each}; check that they belong together"
+            yield f"the files have several {what}: {each}; check that they belong together"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -379,7 +377,7 @@ def _repeated_seeds(infos: Sequence[FileInfo]) -> list[DrapesError]:
                     info.path,
                     f"was simulated with the process and the seed {order.get('seed')} of {other}: it holds the same"
                     " events",
-                    "make more events with another --seed",
+                    "simulate more events with another --seed",
                 )
             )
     return errors
@@ -476,7 +474,7 @@ def make_processor(config: Config, processor_class: Any) -> CheckedProcessor:
         raise ConfigError(f"{name}: takes no settings: {NEEDS}") from None
     except ValueError:  # a class that shows no signature
         pass
-    said = f"{name}: cannot be made with the settings"
+    said = f"{name}: cannot be constructed with the settings"
     with UsersCode(lambda error: ConfigError(f"{said} ({reason_of(error)})")), watched():
         made = processor_class(settings)
     return CheckedProcessor(
@@ -582,7 +580,7 @@ def _work(context: Context, stage: Stage, processor_class: Any, infos: Sequence[
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         discard(directory, stage)  # other cuts have other results
-        raise ConfigError("the selection keeps no event: see the cuts in 'selection' and 'mass.range'")
+        raise ConfigError("the selection keeps no events: see the cuts in 'selection' and 'mass.range'")
     label = None if truth is None else truth.truth_for(columns["event_id"])
     # the account is about what the files hold; events that were not injected were read and set aside, and say so
     written = write_events(context, columns, label, inputs)

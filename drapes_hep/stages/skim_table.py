@@ -81,13 +81,13 @@ def _work(context: Context) -> list[Path]:
     passed = inside & defined
     if not passed.any():
         raise ConfigError(
-            f"the selection keeps no event: m_JJ of the table lies between {mjj.min():g} and {mjj.max():g} GeV,"
+            f"the selection keeps no events: m_JJ of the table is between {mjj.min():g} and {mjj.max():g} GeV,"
             f" mass.range is {low:g} to {high:g} GeV"
         )
     # no number or histogram holds an event of a hidden window
     visible = ~(passed & in_ranges(mjj, context.hidden))
     if not (passed & visible).any():
-        raise ConfigError("blind: every event lies in a hidden window, none in the sidebands; see 'windows'")
+        raise ConfigError("blind: every event is in a hidden window, none in the sidebands; see 'windows'")
     steps = {
         "read": ~aside,
         "mass_range": inside,

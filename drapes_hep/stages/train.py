@@ -99,7 +99,7 @@ def _train(context: Context, window: Window) -> list[Path]:
         all_hidden = [*hidden, pseudo]
         written += _fit(context, window, folder / "pseudo_model", "pseudo_training.json", *fewer, all_hidden)
         stems.append(_stem(context, folder / "pseudo_model", all_hidden))
-    # not before the second model is there as well: the first would be trained anew if that training is cut off
+    # not before the second model is there as well: the first would be trained again if that training is cut off
     for old in (path for stem in stems for path in checkpoints(stem)):
         old.unlink()
     return written
@@ -111,12 +111,12 @@ def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: I
     for name, low, high in (("lower", window.range_lo, window.lo), ("upper", window.hi, window.range_hi)):
         if not ((mjj >= low) & (mjj < high)).any():
             raise FitError(
-                f"window {window.name}: its {name} sideband, {low:g}-{high:g} GeV, holds no event, so nothing can be"
+                f"window {window.name}: its {name} sideband, {low:g}-{high:g} GeV, has no events, so nothing can be"
                 " interpolated; see mass.range and the selection"
             )
     folds, inside = config.cwola.folds, event_id[window.in_signal_region(mjj)]
     if not len(inside):
-        raise FitError(f"window {window.name}: holds no event, so there is nothing to compare a template with")
+        raise FitError(f"window {window.name}: has no events, so there is nothing to compare with a template")
     try:
         check_folds(f"window {window.name}: data", assign_folds(inside, folds, config.seed), folds)
     except FitError as error:

@@ -98,7 +98,7 @@ class Study:
 
 
 def repetitions(config: Config) -> Iterator[Config]:
-    """Return the configuration once a seed; data, signal, models and noise are all drawn anew."""
+    """Return the configuration once per seed; data, signal, models and noise are all redrawn."""
     for i in range(config.study.seeds):
         signal = config.signal.model_copy(update={"seed": config.signal.seed + i})
         yield config.model_copy(update={"seed": config.seed + i, "signal": signal})
@@ -215,7 +215,7 @@ def searches(config: Config, counts: Sequence[int], *references: str) -> list[En
 
 
 def _trainings(entry: Entry, record: Mapping[str, Any]) -> list[tuple[Row, Mapping[str, Any]]]:
-    """Return labels and record of each training of the classifier; where there is one, its number is no label."""
+    """Return labels and record of each training of the classifier; where there is one, its number is not a label."""
     more = record.get("trainings", [])
     if not more:
         return [(dict(entry.labels), record)]
@@ -224,7 +224,7 @@ def _trainings(entry: Entry, record: Mapping[str, Any]) -> list[tuple[Row, Mappi
 
 
 def numbers(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
-    """Return a line a training of the classifier: the labels and all single numbers of the record."""
+    """Return one line per training of the classifier: the labels and all single numbers of the record."""
     return [
         {**labels, **{name: value for name, value in training.items() if not isinstance(value, (list, dict))}}
         for labels, training in _trainings(entry, record)

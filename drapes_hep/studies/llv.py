@@ -39,7 +39,7 @@ def _name(generator: str, method: str, config: Config) -> str:
 
 def _check(config: Config) -> None:
     if "jets" not in method_of(config).columns:
-        raise ConfigError("this study is of jets as sets: its configuration needs the section constituents")
+        raise ConfigError("this study compares jets: its configuration needs the section constituents")
 
 
 def comparisons(config: Config, kind: Kind, in_sidebands: bool) -> list[Entry]:
@@ -74,7 +74,7 @@ def comparisons(config: Config, kind: Kind, in_sidebands: bool) -> list[Entry]:
 
 
 def jet_lines(entry: Entry, record: Mapping[str, Any]) -> list[Row]:
-    """Return a line a quantity: the distance of generated from true jets, and that of true from true."""
+    """Return one line per quantity: the distance of generated from true jets, and that of true from true."""
     lost = {name: value for name, value in record.items() if name.startswith("lost_")}
     shared = {"n_truth": record["n_truth"], "n_template": record["n_template"], "events_a_side": record["events"]}
     shared |= lost

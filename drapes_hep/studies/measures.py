@@ -118,7 +118,7 @@ def _search(context: TrialContext, trial: Trial) -> Record:
     signal = context.thinned(judged & is_signal, _MOST_SIGNAL, "judged signal")
     background = judged & ~is_signal
     if not signal.any() or not background.any():
-        raise FitError(f"window {context.window.name}: no signal or no background is left to judge the scores with")
+        raise FitError(f"window {context.window.name}: no signal or no background is left to evaluate the scores")
     classes = _classes(context, trial)
     judges = {
         "signal": _sample(context, context.chosen(signal)),
@@ -175,14 +175,14 @@ def _curve(curve: Roc) -> list[float | None]:
 
 
 def _truth_and_template(context: TrialContext, trial: Trial) -> tuple[EventTable, Template]:
-    """Return true background and the template that is held against it: of the window, or beside it."""
+    """Return true background and the template that is held against it: of the window, or next to it."""
     if trial.in_sidebands:
         return context.sideband_truth, context.sideband_template()
     return context.chosen(context.draw.data & context.inside & ~context.sample.is_signal), context.template()
 
 
 def _quality(context: TrialContext, trial: Trial) -> Record:
-    """Compare the template with true background, at equal size: that of the data in the window, or beside it."""
+    """Compare the template with true background, at equal size: that of the data in the window, or next to it."""
     config = context.config
     truth, template = _truth_and_template(context, trial)
     out: Record = {
@@ -231,7 +231,7 @@ def _steps(context: TrialContext) -> Record:
 
 
 def _lost_counts(template: Template) -> Record:
-    """Return how many generated events are no template events."""
+    """Return how many generated events are not template events."""
     return {f"lost_{name}": count for name, count in template.lost.items()}
 
 
@@ -266,7 +266,7 @@ def _displacement(context: TrialContext, trial: Trial) -> Record:  # noqa: ARG00
     shift = np.abs(generated.x - events.x[plan.row])
     before, after = (method.scaled(model, x, generated.mjj) for x in (events.x[plan.row], generated.x))
     length = np.linalg.norm(after - before, axis=1)
-    # copies of an event lie one after the other
+    # copies of an event are one after the other
     shift, distance = shift.reshape(len(events), copies, -1).mean(axis=1), length.reshape(-1, copies).mean(axis=1)
     out: Record = {"n_signal": int(signal.sum()), "n_background": int((~signal).sum()), **_steps(context)}
     for name, mask in (("signal", signal), ("background", ~signal)):
@@ -301,7 +301,7 @@ def _shapes(
             "Signal, carried": after[signal[row], j],
             "Background, carried": after[~signal[row], j],
         }
-        # per unit of the feature; what lies outside the range counts in the norm, so no shape is stretched
+        # per unit of the feature; what is outside the range counts in the norm, so no shape is stretched
         width = np.diff(edges)
         densities = {name: np.histogram(x, edges)[0] / (len(x) * width) for name, x in values.items()}
         out[feature.name] = {"x": (0.5 * (edges[1:] + edges[:-1])).tolist()}
@@ -314,7 +314,7 @@ _SCULPTING_WIDTH = 50.0
 
 
 def _sculpting(context: TrialContext, trial: Trial) -> Record:
-    """Count what each cut passes along the spectrum of background: data in the window, held-out data beside it."""
+    """Count what each cut passes along the spectrum of background: data in the window, held-out data next to it."""
     config, window = context.config, context.window
     mjj, draw = context.sample.events.mjj, context.draw
     background = draw.data & ~context.sample.is_signal

@@ -1,4 +1,4 @@
-"""Run a study's trials over the cores: each trial's record is written when it is done, so a killed study goes on.
+"""Run a study's trials over the cores: each trial's record is written when it is done, so a killed study resumes.
 
 Memory: a process holds the selected events (about 100 bytes each), a template, and a classifier's copies of both.
 """
@@ -41,7 +41,7 @@ Record = dict[str, Any]
 def check_labels(config: Config) -> None:
     """Raise ConfigError unless the events carry labels and nothing in the windows is hidden."""
     if not config.data.labels:
-        raise ConfigError("data.labels: a study needs labelled events, to inject signal and to judge by the truth")
+        raise ConfigError("data.labels: a study needs labelled events, to inject signal and to measure performance")
     if config.blind:
         raise ConfigError("blind: a study counts labelled events in the windows; for simulation, set blind: false")
 
@@ -151,12 +151,12 @@ def run_trials(
     say = context.reporter.say
     say(
         f"{counted(len(to_train), 'model')} and {counted(len(missing), 'trial')} to do, {every - len(missing)} of"
-        f" {counted(every, 'trial')} done before"
+        f" {counted(every, 'trial')} already done"
     )
     for model, saw in to_train:
         stem = model_folder(place.models, model_key(model, place.keys, saw))
         if training := unfinished(stem):
-            say(f"model {stem.name[:8]}: the training that was cut off goes on from the checkpoint of {training}")
+            say(f"model {stem.name[:8]}: the interrupted training resumes from the checkpoint of {training}")
 
     def advance() -> None:
         nonlocal done
@@ -205,7 +205,7 @@ def _is_done(path: Path) -> bool:
 def _read(path: Path) -> Record:
     record = read_json(path)
     if not isinstance(record, dict):
-        raise RunDirectoryError(f"{path}: is no record of a trial; delete it and run again")
+        raise RunDirectoryError(f"{path}: is not a record of a trial; delete it and run again")
     return record
 
 

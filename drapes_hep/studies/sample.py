@@ -1,6 +1,6 @@
 """The labelled events of a study, and the draw that makes a data sample of them.
 
-Each repetition of a study draws anew which background events stand as data (``study.data_share``), and which signal
+Each repetition of a study redraws which background events stand as data (``study.data_share``), and which signal
 events are hidden among them (``signal.inject``, counted before the selection). The background that is left is the
 references' truth; with the signal that is left it also takes part in the metrics, scored fold by fold like the data.
 """
@@ -52,7 +52,7 @@ class StudySample:
 
 @dataclass(frozen=True)
 class Draw:
-    """Which events stand for what; masks of shape (n,), disjoint.
+    """The use of the events; masks of shape (n,), disjoint.
 
     Attributes
     ----------
@@ -127,6 +127,6 @@ def check_signal(requested: int, available: int) -> None:
     """Refuse to inject more signal than there is; raises ConfigError."""
     if requested > available:
         raise ConfigError(
-            f"{requested} signal events are wanted, the sample holds {available}; lower"
+            f"{requested} signal events are requested, the sample has {available}; lower"
             " study.injections and study.examples"
         )

@@ -25,12 +25,12 @@ __all__ = ["find_studies", "load_study", "run_study"]
 
 
 def find_studies(config_folder: Path | None = None) -> dict[str, Path]:
-    """List the studies of ``analysis/``: in the working directory, beside a configuration, then in the starter.
+    """List the studies of ``analysis/``: in the working directory, next to a configuration, then in the starter.
 
     Parameters
     ----------
     config_folder : Path, optional
-        Where the configuration lies.
+        Where the configuration is.
 
     Returns
     -------
@@ -56,13 +56,13 @@ def load_study(name: str, studies: dict[str, Path]) -> Study:
     path = studies.get(name)
     if path is None:
         close = difflib.get_close_matches(name, studies, n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else "`drapes study --list` names them"
+        hint = f"did you mean '{close[0]}'?" if close else "`drapes study --list` lists them"
         raise ConfigError(f"no study '{name}'; {hint}")
     with UsersCode(lambda error: ConfigError(f"study '{name}': {path} does not run ({reason_of(error)})")):
         module = load_source(f"_drapes_study_{path.stem}", path)
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
-        raise ConfigError(f"study '{name}': STUDY of {path} is no Study")
+        raise ConfigError(f"study '{name}': STUDY of {path} is not a Study")
     return study
 
 
@@ -89,7 +89,7 @@ def run_study(name: str, study: Study, context: Context) -> list[Path]:
     if not entries:
         raise ConfigError(
             f"study '{name}': the configuration leaves nothing to measure: see study.templates (a scan along sigma'"
-            " needs partial ones), study.data_share (references need room beside the data) and the lists of the scan"
+            " needs partial ones), study.data_share (references need events besides the data) and the lists of the scan"
         )
     if missing := left_out(config) if any(entry.trial.subject in REFERENCES for entry in entries) else {}:
         names = ", ".join(f"{title_of(name, config)} (at most {largest:g})" for name, largest in missing.items())
@@ -100,7 +100,9 @@ def run_study(name: str, study: Study, context: Context) -> list[Path]:
     folder = context.run.path / name
     written = [folder / f"{name}.csv", folder / f"{name}.png", folder / f"{name}.pdf", folder / f"{name}.json"]
     if _has_other_config(written[3], config):
-        reporter.say(f"{written[0]}: replaced, as the configuration has changed; keep both by --set name=NAME or by -o")
+        reporter.say(
+            f"{written[0]}: replaced, as the configuration has changed; to keep both, use --set name=NAME or -o"
+        )
     with _study_errors(name):
         rows = [row for entry, record in zip(entries, records, strict=True) for row in study.lines(entry, record)]
     write_bytes(written[0], _csv(rows).encode())

@@ -116,7 +116,7 @@ class SampleKeys(NamedTuple):
 
 
 def draw_key(config: Config, keys: SampleKeys) -> list[Any]:
-    """Return what decides which events stand for what."""
+    """Return what decides the use of the events."""
     window = study_window(config)
     return [[window.lo, window.hi], part_of(config.model_dump(mode="json"), keys_of("study.draw")), keys.data]
 
@@ -142,7 +142,7 @@ class TrialContext:
     config : Config
         Of the trial.
     folder : Path
-        Where models lie.
+        Where models are.
     keys : SampleKeys
     device : str
     """
@@ -158,17 +158,17 @@ class TrialContext:
 
     @functools.cached_property
     def draw(self) -> Draw:
-        """Which events stand for what."""
+        """The use of the events."""
         return draw_data(self.sample, self.config)
 
     @functools.cached_property
     def inside(self) -> BoolArray:
-        """Which events lie in the window."""
+        """Which events are in the window."""
         return self.window.in_signal_region(self.sample.events.mjj)
 
     @functools.cached_property
     def outside(self) -> BoolArray:
-        """Which events lie in the sidebands."""
+        """Which events are in the sidebands."""
         return self.window.in_sidebands(self.sample.events.mjj)
 
     @functools.cached_property
@@ -180,7 +180,7 @@ class TrialContext:
         """Return some of the events; raises FitError if there is none."""
         events = self.sample.events.take(mask)
         if not len(events):
-            raise FitError(f"window {self.window.name}: the study's sample has no event left for what it compares")
+            raise FitError(f"window {self.window.name}: the study's sample has no events left to compare")
         return events
 
     def thinned(self, mask: BoolArray, limit: int, purpose: str) -> BoolArray:
@@ -208,7 +208,7 @@ class TrialContext:
         return model_folder(self.folder, model_key(self.config, self.keys, saw_window))
 
     def train(self, saw_window: bool, progress: Callable[[str, Epoch], None] | None = None) -> None:
-        """Train a model unless it is there; a killed training goes on."""
+        """Train a model unless it is there; a killed training resumes."""
         folder = self.model_folder(saw_window)
         config, window = self.config, self.window
         if has_model(folder):
@@ -273,7 +273,7 @@ class TrialContext:
         """Background of the sidebands that no model of a trial saw; at most as many as the data in the window."""
         mask = self.draw.background & self.outside
         if not mask.any():
-            raise FitError(f"window {self.window.name}: no background is left beside it; lower study.data_share")
+            raise FitError(f"window {self.window.name}: no background is left in the sidebands; lower study.data_share")
         return self.chosen(self.thinned(mask, int((self.draw.data & self.inside).sum()), "beside"))
 
     def sideband_template(self) -> Template:

@@ -47,7 +47,7 @@ def check_declared(name: str, found: Any) -> None:
     said = f"template.method {name}"
     title, source = getattr(found, "title", None), getattr(found, "source", "noise")
     if not isinstance(title, str) or not title.strip():
-        raise ConfigError(f"{said}: needs the attribute title, what legends call it, such as title = 'CATHODE'")
+        raise ConfigError(f"{said}: needs the attribute title, its name in legends, such as title = 'CATHODE'")
     if source not in get_args(Source):
         raise ConfigError(f"{said}: source is {source!r}, which is none of {', '.join(get_args(Source))}")
     for flag in ("own_mass", "partial"):
@@ -116,7 +116,7 @@ class CheckedMethod(BackgroundMethod):
         model, curves = found
         for key, curve in curves.items():
             if not isinstance(curve, TrainingCurve) or not curve.history:
-                raise self._wrong("fit", f"no TrainingCurve with a history as {key!r}; {{}} stands for no training")
+                raise self._wrong("fit", f"no TrainingCurve with a history as {key!r}; {{}} means no training")
             if problem := _curve_problem(key, curve):
                 raise self._wrong("fit", problem)
         return model, curves
@@ -233,7 +233,7 @@ class CheckedMethod(BackgroundMethod):
         example = "an example is {'flow': Training(epochs=50)}"
         for name, training in found.items():
             if not isinstance(training, Training):
-                raise self._wrong("trainings", f"what is no Training as {name!r}; {example}")
+                raise self._wrong("trainings", f"a value that is not a Training as {name!r}; {example}")
             if not (_is_whole(training.epochs) and training.epochs > 0):
                 raise self._wrong("trainings", f"epochs of {training.epochs!r} as {name!r}; {example}")
             texts = (name, training.title, training.caption, training.unit)

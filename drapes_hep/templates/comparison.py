@@ -35,7 +35,7 @@ QUANTITIES: dict[str, str] = {
     "pt": r"Jet $p_T$ [GeV]",
     "eta": r"Jet $\eta$",
     "mass": r"Jet mass [GeV]",
-    "n": r"Constituents a jet",
+    "n": r"Constituents per jet",
     "tau21": r"$\tau_{21}$",
     "tau32": r"$\tau_{32}$",
     "mjj": r"$m_{JJ}$ [GeV]",

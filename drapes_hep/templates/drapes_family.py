@@ -58,7 +58,7 @@ class Recipe:
     source : {"noise", "window", "sidebands", "simulation"}
         Where parents come from.
     partial : bool
-        Whether it starts at the strength sigma' in place of sigma_max.
+        Whether it starts at the strength sigma' instead of sigma_max.
     own_mass : bool
         Whether the condition is the parent's own m_JJ, or one drawn from the mass fit inside the window.
     title : str

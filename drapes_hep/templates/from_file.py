@@ -54,7 +54,7 @@ def read_table(path: Path, features: Sequence[str], tree: str | None = None) -> 
     Raises
     ------
     InputError
-        If the file cannot be read, lacks a column, or holds what is no number.
+        If the file cannot be read, lacks a column, or has values that are not numbers.
     """
     columns = _root(path, tree, features) if path.suffix == ".root" else _parquet(path, features)
     out: dict[str, npt.NDArray[Any]] = {}
@@ -89,7 +89,7 @@ def _parquet(path: Path, features: Sequence[str]) -> dict[str, npt.NDArray[Any]]
         ) from error
     null = [name for name in table.column_names if table[name].null_count]
     if null:
-        raise InputError(path, f"column '{null[0]}' has missing values", "leave such events out")
+        raise InputError(path, f"column '{null[0]}' has missing values", "remove such events")
     return {name: np.asarray(table[name].combine_chunks()) for name in table.column_names}
 
 
@@ -147,7 +147,7 @@ class TemplateTable(BackgroundMethod):
             if not mask.all():
                 row = int(np.flatnonzero(~mask)[0])
                 problem = f"column '{name}' has {counted(int((~mask).sum()), 'bad value')}, the first in row {row}"
-                raise InputError(self.path, f"{problem} ({columns[name][row]:g})", "leave such events out")
+                raise InputError(self.path, f"{problem} ({columns[name][row]:g})", "remove such events")
         return columns
 
     def settings(self) -> Mapping[str, Any]:

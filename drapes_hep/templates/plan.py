@@ -1,7 +1,7 @@
 r"""The plan of a template: which events it starts from, at which masses, and how often each.
 
-The rule stands here once, for a window's template, its closure sample, its pseudo-window, a chunk of a finished run and
-the trials of a study. A method says where it starts from; all else follows from the events:
+This is the only place of the rule, for a window's template, its closure sample, its pseudo-window, a chunk of a
+finished run and the trials of a study. A method says where it starts from; all else follows from the events:
 
 ============  ==================================================  ==================================================
 source        parents of the template of a region [a, b)          parents of the closure sample
@@ -92,7 +92,7 @@ class Pool:
 
 
 def between(mjj: FloatArray, region: Interval) -> BoolArray:
-    """Whether masses lie in an interval, lower edge inclusive and upper edge exclusive."""
+    """Whether masses are in an interval, lower edge inclusive and upper edge exclusive."""
     return np.asarray((mjj >= region[0]) & (mjj < region[1]))
 
 
@@ -161,7 +161,7 @@ def parents_in(origin: Origin, pool: Pool, region: Interval) -> EventTable | Non
     if chosen is not None and not len(chosen):
         where = "template.source" if origin.source == "simulation" else "the skim"
         raise DrapesError(
-            f"{origin.title} finds no event to start from between {region[0]:g} and {region[1]:g} GeV; see {where}"
+            f"{origin.title} has no events to start from between {region[0]:g} and {region[1]:g} GeV; see {where}"
         )
     return chosen
 
@@ -269,9 +269,9 @@ def plan_closure(origin: Origin, pool: Pool, seed: int) -> Planned:
         simulation = _simulation(origin, pool)
         parents = simulation.take(pool.window.in_sidebands(simulation.mjj))
     if not len(parents):
-        raise DrapesError(f"{origin.title} finds no event in the sidebands to start from; see template.source")
+        raise DrapesError(f"{origin.title} has no events in the sidebands to start from; see template.source")
     rate = len(mjj) / len(parents)
-    # the masses themselves: what is interpolated between them lies in the window, now and then
+    # the masses themselves: what is interpolated between them is in the window, now and then
     masses = functools.partial(np.quantile, mjj, method="inverted_cdf")
     return Planned(starts(origin, parents, rate, seed, masses), parents, seed, rate)
 

@@ -120,7 +120,7 @@ def save_window_model(
     inside = folder.resolve()
     outside = [path for path in written if not (path.resolve().is_relative_to(inside) and path.is_file())]
     if outside or not written:
-        what = f"{outside[0]} is none of its files" if outside else "save() returned no file"
+        what = f"{outside[0]} is not one of its files" if outside else "save() returned no file"
         raise ConfigError(f"template.method {method.title}: {what}; save() returns the files that it wrote in {folder}")
     if (folder / CARD).resolve() in [path.resolve() for path in written]:
         raise ConfigError(f"template.method {method.title}: save() wrote {CARD}, the name of the card; take another")
@@ -183,7 +183,7 @@ def load_window_model(
         hidden = [(float(low), float(high)) for low, high in card["hidden"]]
         files = {folder / str(name): str(digest) for name, digest in card["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunDirectoryError(f"{folder / CARD}: is not a model's card ({error!r}); train again") from error
+        raise RunDirectoryError(f"{folder / CARD}: is not a model checkpoint ({error!r}); train again") from error
 
     def saw(region: tuple[float, float]) -> bool:
         return not any(low <= region[0] and region[1] <= high for low, high in hidden)
@@ -228,7 +228,7 @@ def sample_template(
         If it holds an event of the data in the region: a classifier would be told that data are background. Or if its
         events are copies of each other that may fall into different folds.
     ConfigError
-        If a parent is no event of the data.
+        If a parent is not an event of the data.
     """
     found = method.sample(model, planned.starts, planned.parents, task)
     inside = data.take(task.region(data.mjj))
@@ -237,8 +237,8 @@ def sample_template(
         orphans = np.flatnonzero((found.parent_id != NO_PARENT) & ~np.isin(found.parent_id, data.event_id))
         if len(orphans):
             raise ConfigError(
-                f"template.method {method.title}: parent_id {found.parent_id[orphans[0]]} is no event_id of the data,"
-                " whose fold it would share; take the event_id of the skim, or leave the column out"
+                f"template.method {method.title}: parent_id {found.parent_id[orphans[0]]} is not an event_id of the"
+                " data; use the event_id of the skim, or omit the column"
             )
     else:
         inside = inside.take(~np.isin(inside.event_id, planned.parents.event_id))

@@ -80,15 +80,15 @@ class Checkpoint:
         except (SafetensorError, OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise RunDirectoryError(
-                f"{self.path}: not a readable checkpoint ({reason}); delete it to train anew"
+                f"{self.path}: not a readable checkpoint ({reason}); delete it to retrain"
             ) from error
         # safetensors has no checksum: a flipped bit would be another model, and nobody would know
         if metadata.get("sha256") != _digest(tensors, metadata):
-            raise RunDirectoryError(f"{self.path}: damaged checkpoint (sha256 differs); delete it to train anew")
+            raise RunDirectoryError(f"{self.path}: damaged checkpoint (sha256 differs); delete it to retrain")
         if metadata.get("fingerprint") != self.fingerprint:
             raise RunDirectoryError(
                 f"{self.path}: checkpoint of another training (settings, seed, data or network differ);"
-                " delete it to train anew"
+                " delete it to retrain"
             )
         return tensors, float(metadata["seconds"])
 

@@ -179,11 +179,11 @@ DATASETS: Mapping[str, Callable[[], Any]] = {
     "references": lambda: np.zeros(EVENTS, dtype=h5py.ref_dtype),
     "lists": lambda: np.zeros(EVENTS, dtype=h5py.vlen_dtype(np.dtype("f8"))),
 }
-"""Datasets that are put in the place of others."""
+"""Datasets that are put instead of others."""
 
 
 def mutate_hdf5(path: Path, mutations: Iterable[Mutation]) -> None:
-    """Apply the mutations of an HDF5 file's objects, in place; those of other kinds are passed over.
+    """Apply the mutations of an HDF5 file's objects, in place; those of other kinds are skipped.
 
     Parameters
     ----------

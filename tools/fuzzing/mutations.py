@@ -46,7 +46,7 @@ NUMBERS: Mapping[str, float | int] = {
     "2**63-1": 2**63 - 1,
     "-2**63": -(2**63),
 }
-"""Values that are put in the place of others, by name: JSON has no NaN."""
+"""Values that are put instead of others, by name: JSON has no NaN."""
 
 TYPES = (
     "bool",
@@ -77,7 +77,7 @@ BYTES = frozenset(
 
 
 def mutate_bytes(data: bytes, mutations: Iterable[Mutation]) -> bytes:
-    """Apply the mutations of bytes, in their order; those of other kinds are passed over.
+    """Apply the mutations of bytes, in their order; those of other kinds are skipped.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def mutate_bytes(data: bytes, mutations: Iterable[Mutation]) -> bytes:
 
 
 def mutate_table(table: Mapping[str, Any], mutations: Iterable[Mutation]) -> dict[str, Any]:
-    """Apply the mutations of columns, in their order; those of other kinds are passed over.
+    """Apply the mutations of columns, in their order; those of other kinds are skipped.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def _as_type(values: Any, kind: str) -> Any:
 
 
 def mutate_text(text: str, mutations: Iterable[Mutation]) -> str:
-    """Apply the mutations of text, in their order; those of other kinds are passed over.
+    """Apply the mutations of text, in their order; those of other kinds are skipped.
 
     Parameters
     ----------
@@ -268,7 +268,7 @@ def mutate_text(text: str, mutations: Iterable[Mutation]) -> str:
 
 
 def mutate_tree(tree: Any, mutations: Iterable[Mutation]) -> Any:
-    """Apply the mutations of a JSON tree, in their order; those of other kinds are passed over.
+    """Apply the mutations of a JSON tree, in their order; those of other kinds are skipped.
 
     Parameters
     ----------

@@ -332,7 +332,7 @@ def _report(run: Path, whole: bool) -> None:
 
 
 class _Again(Exception):
-    """Raised in the place of a stage's work."""
+    """Raised instead of a stage's work."""
 
 
 def _again() -> Sequence[Path]:
@@ -419,7 +419,7 @@ def _act_run(recipe: Recipe, folder: Path) -> None:
 
 
 def _hunt_again(run: Path, project: Path) -> None:
-    """Run the hunt on what lies there: it refuses inputs that have changed, and takes the others."""
+    """Run the hunt on what is there: it refuses inputs that have changed, and takes the others."""
     (run / "stages" / "hunt.json").unlink(missing_ok=True)
     _search_hunt(run, project)
 

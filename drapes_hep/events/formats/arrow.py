@@ -1,4 +1,4 @@
-"""Parquet files: written so that the same content gives the same bytes, opened with words for what is wrong."""
+"""Parquet files: written so that the same content gives the same bytes, opened with clear errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _arrow(values: Column) -> pa.Array:
 
 
 def write_parquet(path: str | Path, columns: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Write columns and what is to be stored beside them, JSON values, atomically."""
+    """Write columns and metadata, JSON values, atomically."""
     arrays = {name: _arrow(values) for name, values in columns.items()}
     schema = pa.schema(
         [pa.field(name, array.type, nullable=False) for name, array in arrays.items()],
@@ -96,7 +96,7 @@ def open_parquet(path: str | Path) -> Iterator[pq.ParquetFile]:
             raise input_error from error
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(
-            path, f"cannot be read as Parquet: truncated or corrupt ({reason})", "make it again"
+            path, f"cannot be read as Parquet: truncated or corrupt ({reason})", "create it again"
         ) from error
 
 
@@ -104,14 +104,14 @@ _REMOVE = "write the file without this entry"
 
 
 def metadata_of(path: str | Path, file: pq.ParquetFile) -> dict[str, Any]:
-    """Return what :func:`write_parquet` stored beside the columns; raises InputError if it is damaged."""
+    """Return the metadata stored by :func:`write_parquet`; raises InputError if it is damaged."""
     raw = (file.schema_arrow.metadata or {}).get(_KEY)
     try:
         loaded = parse_json(raw) if raw else {}
     except ValueError as error:
-        raise InputError(path, f"its metadata '{_KEY.decode()}' are no JSON ({error})", _REMOVE) from error
+        raise InputError(path, f"its metadata '{_KEY.decode()}' is not valid JSON ({error})", _REMOVE) from error
     if not isinstance(loaded, dict):
-        raise InputError(path, f"its metadata '{_KEY.decode()}' are no record of names and values", _REMOVE)
+        raise InputError(path, f"its metadata '{_KEY.decode()}' is not a mapping of names to values", _REMOVE)
     return loaded
 
 

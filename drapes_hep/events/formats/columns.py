@@ -1,4 +1,4 @@
-"""What every layout is made of: the protocol, the checks that every value passes, and how a bad value is said."""
+"""Parts common to all layouts: the protocol, the checks of values, and the errors for bad values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 COMMON = ("event_id", "weight", "label", "parent_id")
-"""What any table of ours may carry beside its jets."""
+"""Optional columns of our tables in addition to jets."""
 
 Columns = Mapping[str, Any]
 FloatArray = npt.NDArray[np.float64]
@@ -55,10 +55,10 @@ MAX_ABS_ETA = 20.0
 """No collider's particle is more forward: 9.5 is the most that a proton's mass leaves at 13 TeV."""
 
 MAX_ENERGY = 1e6
-"""GeV. A particle of more is no event of any collider, but a wrong column or unit, or a flipped bit."""
+"""GeV. A particle of more is not an event of any collider, but a wrong column or unit, or a flipped bit."""
 
 MIN_PT = 1e-6
-"""GeV. A transverse momentum that is not zero and below it is no measurement, but a wrong column or byte order."""
+"""GeV. A transverse momentum that is not zero and below it is not a measurement, but a wrong column or byte order."""
 
 MAX_TAU = MAX_ENERGY
 """An N-subjettiness is at most a fraction of the jet's momentum, or that momentum where it is not normalised."""
@@ -179,7 +179,7 @@ class Layout(Protocol):
 
     @property
     def lists(self) -> frozenset[str]:
-        """Columns of lists, one list an event; the others hold one value an event."""
+        """Columns of lists, one list per event; the others hold one value per event."""
         ...
 
     def columns_of_field(self, field: str) -> tuple[str, ...]:
@@ -346,13 +346,13 @@ class Checks:
         Raises
         ------
         BadValuesError
-            Lists of different lengths: nothing else can be said of such a collection.
+            Lists of different lengths: nothing else can be checked for such a collection.
         """
         present = [name for name in names if name in columns]
         counts = {name: ak.to_numpy(ak.num(columns[name], axis=1)).astype(np.int64) for name in present}
         first = counts[present[0]]
         for name in present[1:]:
-            self.flag(name, counts[name] != first, f"lists of another length than column '{present[0]}'")
+            self.flag(name, counts[name] != first, f"lists of a different length than column '{present[0]}'")
         if counter is not None and counter in columns:
             self.flag(counter, np.asarray(columns[counter]) != first, f"a number other than column '{present[0]}' has")
         self.finish()
@@ -386,7 +386,7 @@ class Checks:
         offsets : array of int64, shape (n + 1,)
             From :meth:`collection`.
         column : str, optional
-            What complaints name where all four stand in one column of the file.
+            Name in errors if all four are in one column of the file.
 
         Returns
         -------
@@ -436,7 +436,7 @@ def impossible_taus(tau: FloatArray, *, missing: bool = False) -> Iterator[tuple
     tau : array
         Those that are not finite are another check's.
     missing : bool
-        Whether a negative value stands for none.
+        Whether a negative value means a missing one.
 
     Yields
     ------
@@ -503,7 +503,7 @@ def impossible(
 
 
 def check_particles(checks: Checks, particles: AwkwardArray, column: str = "particles") -> None:
-    """Flag what no particle can have, before it reaches fastjet, which would take it without a word.
+    """Flag what no particle can have, before it reaches fastjet, which would accept it silently.
 
     Parameters
     ----------

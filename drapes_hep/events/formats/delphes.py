@@ -24,7 +24,7 @@ _RADII = ("02", "04", "08", "10", "12", "15")
 
 
 def _event(checks: Checks, columns: Columns) -> dict[str, Any]:
-    """Identity and weight; the weight stands in a list of one."""
+    """Identity and weight; the weight is a list of one."""
     chunk = checks.chunk
     out: dict[str, Any] = {"event_id": row_ids(chunk.file_id, chunk.start, chunk.stop)}
     out["weight"] = np.ones(len(chunk))
@@ -86,10 +86,10 @@ def _columns(collection: str, *fields: str) -> tuple[str, ...]:
 
 
 class DelphesLayout(_ClusteredLayout):
-    """Delphes: jets clustered here from `EFlowTrack`, `EFlowPhoton` and `EFlowNeutralHadron`, anti-kT of `data.radius`.
+    """Delphes: anti-kT jets of `data.radius`, clustered from `EFlowTrack`, `EFlowPhoton` and `EFlowNeutralHadron`.
 
-    Tracks have the mass that the file gives them (`EFlowTrack.Mass`) or none; photons and neutral hadrons are massless,
-    with `ET` as transverse momentum. Tracks that were smeared to no momentum are left out: Delphes's own jets count
+    Tracks have the mass in the file (`EFlowTrack.Mass`) or none; photons and neutral hadrons are massless,
+    with `ET` as transverse momentum. Tracks smeared to zero momentum are excluded; Delphes's own jets include
     their rest energy. `Event.Weight` is the weight.
     """
 
@@ -101,9 +101,9 @@ class DelphesLayout(_ClusteredLayout):
 
 
 class DelphesTowerLayout(_ClusteredLayout):
-    """Delphes: jets clustered here from the calorimeter alone, massless `Tower`s.
+    """Delphes: jets clustered only from the calorimeter, massless `Tower`s.
 
-    No tracks are added: a charged particle has left its energy in a tower already.
+    Tracks are not added, since charged particles deposit their energy in towers.
     """
 
     name = "delphes_towers"
@@ -116,8 +116,8 @@ class DelphesTowerLayout(_ClusteredLayout):
 class DelphesJetLayout:
     """Delphes's own jets as stored: `FatJet` for `delphes_jets`, `ParticleFlowJet08` for `delphes_jets08` and so on.
 
-    `Tau` gives the N-subjettiness. Their radius is the file's; `data.radius` has no part in it. They come without
-    constituents, which Delphes keeps as references to other branches.
+    `Tau` gives the N-subjettiness. Their radius is that of the file; `data.radius` is not used. They have no
+    constituents, which Delphes stores as references to other branches.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ class DelphesJetLayout:
         jets, clipped = checks.vectors(flat, self.required[:4], offsets)
         tau = flat[self.required[4]]
         if tau.ndim != 2:
-            checks.flag(self.required[4], np.ones(len(chunk), dtype=bool), "no five numbers a jet")
+            checks.flag(self.required[4], np.ones(len(chunk), dtype=bool), "not five numbers per jet")
             checks.finish()
         for i in range(3):
             jets[f"tau{i + 1}"] = checks.tau(self.required[4], tau[:, i], offsets)

@@ -27,7 +27,7 @@ SKIM_PARTS: Mapping[str, int] = {
     **{f"jets.{name}": 1 for name in JET_FIELDS},
     **{f"jets.constituents.{name}": 2 for name in CONSTITUENT_FIELDS},
 }
-"""Columns that make up the ``jets`` of a skim, and how many lists their numbers lie in."""
+"""Columns that make up the ``jets`` of a skim, and how many lists their numbers are in."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Field:
     path : tuple of str
         Names of the records around the numbers, and their own.
     depth : int or None
-        Lists that each number of an event lies in; None where they are not numbers.
+        Lists that each number of an event is in; None where they are not numbers.
     kind : str
         Type, as the file has it.
     handle : object
@@ -56,7 +56,7 @@ class Field:
 
     @property
     def name(self) -> str:
-        """The path in one word."""
+        """The path as a single string."""
         return ".".join(self.path)
 
 
@@ -92,12 +92,12 @@ def _match(path: str, fields: Sequence[Field], columns: Iterable[str]) -> dict[s
         if len(fits) > 1:
             raise InputError(
                 path,
-                f"column '{column}' is spelled by several fields: {', '.join(field.name for field in fits)}",
+                f"column '{column}' matches several fields: {', '.join(field.name for field in fits)}",
                 "keep one of them",
             )
         if fits:
             out[column] = fits[0]
-    # not as if it were absent: without a weight, say, every event would weigh 1
+    # not treated as missing: without a weight, for example, every event would have weight 1
     records = {field.path[0] for field in fields if len(field.path) > 1} - {"jets"}
     return {name: Field((name,), None, "a record") for name in sorted(records.intersection(columns))} | out
 
@@ -185,7 +185,7 @@ def check_field(path: str, column: str, field: Field, layout: str) -> None:
         if field.depth != 1:
             raise InputError(path, f"column '{column}' is {field.kind}, not a list of numbers", "write it as one")
     elif field.depth != 0:
-        raise InputError(path, f"column '{column}' is {field.kind}, not one number an event", "flatten it")
+        raise InputError(path, f"column '{column}' is {field.kind}, not one number per event", "flatten it")
 
 
 def zip_jets(path: str, parts: Mapping[str, AwkwardArray]) -> AwkwardArray:
@@ -218,7 +218,7 @@ def zip_jets(path: str, parts: Mapping[str, AwkwardArray]) -> AwkwardArray:
         for name, counts in lengths.items():
             if not np.array_equal(counts, lengths[first]):
                 raise InputError(
-                    path, f"column '{name}' has lists of another length than column '{first}'", "write it again"
+                    path, f"column '{name}' has lists of a different length than column '{first}'", "write it again"
                 )
     own = [name.removeprefix("jets.") for name in parts if name.count(".") == 1]
     jets = {name: parts[f"jets.{name}"] for name in own}

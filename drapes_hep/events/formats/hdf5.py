@@ -90,7 +90,7 @@ def _frame_problem(kind: str, group: Any) -> tuple[str, str] | None:
 
 
 def _check_types(path: str, name: str, group: Any, layout: str) -> None:
-    """Refuse a column that a layout reads, and that is no number in this file: it would be taken for absent."""
+    """Refuse a column that a layout reads, and that is not a number in this file: it would be taken for absent."""
     columns = {*LAYOUTS[layout].required, *LAYOUTS[layout].optional}
     for values, names in _all_blocks(group):
         wrong = columns.intersection(names) if not _has_numbers(values) and _rows(group) else set()
@@ -109,7 +109,7 @@ def _column_names(path: str, group: Any) -> list[str]:
 
 
 def _may_have_label_file(group: Any) -> bool:
-    """Whether a raw table has no column for the label (it may still have a file of labels beside it)."""
+    """Whether a raw table has no column for the label (it may still have a file of labels next to it)."""
     return sum(len(names) for _, names in _blocks(group)) % 3 == 0
 
 
@@ -149,7 +149,7 @@ def _frames(path: str, file: Any, wanted: str | None) -> dict[str, tuple[str, An
         return frames
     name = wanted.strip("/")
     if name not in frames:
-        raise InputError(path, f"no frame '{wanted}' in it", f"it holds {', '.join(frames) or 'none'}")
+        raise InputError(path, f"contains no frame '{wanted}'", f"it holds {', '.join(frames) or 'none'}")
     return {name: frames[name]}
 
 
@@ -167,7 +167,7 @@ def _fitting(path: str, frames: Mapping[str, tuple[str, Any]], reading: Reading)
             _check_types(path, name, frames[name][1], likely)
         raise lacks(path, f"table '{name}'", readable[name], _LAYOUTS, reading.layout)
     if len(fits) > 1:
-        raise InputError(path, f"several tables fit: {', '.join(fits)}", "say which: {path: table}")
+        raise InputError(path, f"several tables fit: {', '.join(fits)}", "choose one: {path: table}")
     ((name, layout),) = fits.items()
     return name, layout, readable[name]
 

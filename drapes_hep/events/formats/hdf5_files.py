@@ -219,31 +219,31 @@ def check_stored(path: str, dataset: Any) -> None:
             place = _place(path, mapping.file_name)
             # '%b' stands for the numbers of as many files as there are
             if mapping.file_name != "." and "%b" not in mapping.file_name and not place.is_file():
-                raise InputError(path, f"'{name}' is made of other files, and {place} is missing", "copy it, too")
+                raise InputError(path, f"'{name}' is stored in other files, and {place} is missing", "copy it too")
             if mapping.file_name != "." and "%b" not in mapping.file_name:
                 with open_hdf5(str(place)) as (source, _):
                     if mapping.dset_name not in source:
                         raise InputError(
-                            str(place), f"holds no '{mapping.dset_name}', of which {path} is made", "copy it again"
+                            str(place), f"holds no '{mapping.dset_name}', which {path} refers to", "copy it again"
                         )
                     check_stored(str(place), source[mapping.dset_name])
         if sum(mapping.vspace.get_select_npoints() for mapping in sources) < dataset.size and not any(
             "%b" in mapping.file_name for mapping in sources
         ):
-            raise InputError(path, f"some of '{name}' is in none of the files that it is made of", "write it again")
+            raise InputError(path, f"some of '{name}' is in none of the files that it refers to", "write it again")
     if dataset.external:
         available = 0
         for file_name, offset, size in dataset.external:
             place = Path(file_name)
             if not place.is_file():
-                raise InputError(path, f"'{name}' lies in {place}, which is missing", "copy it, too")
+                raise InputError(path, f"'{name}' is stored in {place}, which is missing", "copy it too")
             available += max(0, min(size, place.stat().st_size - offset))
         if available < dataset.size * dataset.dtype.itemsize:
-            raise InputError(path, f"'{name}' lies in other files, which are too short for it", "copy them again")
+            raise InputError(path, f"'{name}' is stored in other files, which are too short for it", "copy them again")
 
 
 def _place(path: str, file_name: str) -> Path:
-    """Return where HDF5 looks for a file of a virtual dataset: beside the file, then in the working directory."""
+    """Return where HDF5 looks for a file of a virtual dataset: next to the file, then in the working directory."""
     prefix = os.environ.get("HDF5_VDS_PREFIX", "")
     folder = Path(prefix.replace("${ORIGIN}", str(Path(path).parent))) if prefix else Path(path).parent
     in_folder = folder / file_name

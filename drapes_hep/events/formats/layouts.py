@@ -104,7 +104,7 @@ class FeatureLayout:
 
 
 class SkimLayout:
-    """Skims and templates of this project: identities, weights and ragged jets, as the schema has them."""
+    """Skims and templates of drapes-hep: event ids, weights and ragged jets."""
 
     name = "skim"
     required = ("event_id", "jets")
@@ -153,7 +153,7 @@ class SkimLayout:
     def _constituents(self, jets: Column, offsets: npt.NDArray[np.int64], checks: Checks) -> tuple[dict[str, Any], int]:
         path = checks.chunk.path
         if "constituents" not in ak.fields(jets):
-            raise InputError(path, "its jets have no constituents", "skim the raw events with them")
+            raise InputError(path, "its jets have no constituents", "skim the raw events with constituents")
         inside = ak.flatten(jets["constituents"])
         absent = missing_columns(CONSTITUENT_FIELDS, ak.fields(inside))
         if absent:
@@ -173,12 +173,12 @@ class SkimLayout:
 
 
 class RawLayout:
-    """Raw LHC Olympics events: particles in HDF5 as pandas writes it, clustered here.
+    """Raw LHC Olympics events: particles in HDF5 as written by pandas, clustered into jets by drapes-hep.
 
-    A table of 3k numbered columns, pT, eta, phi of k massless particles, zeros after the last one. One column more is
-    the label; else labels are read from the file ``<stem>.masterkey`` beside it, if there is one: a number a line, 0
-    for background, 1 or 2 for signal (the third black box has two kinds). Jets are anti-kT of ``data.radius``, all
-    above 20 GeV, each with its N-subjettiness about the axes ``data.axes``.
+    A table of 3k numbered columns, pT, eta, phi of k massless particles, zeros after the last one. An additional
+    column is the label; otherwise labels are read from the file ``<stem>.masterkey`` next to it, if there is one: one
+    number per line, 0 for background, 1 or 2 for signal (the third black box has two kinds). Jets are anti-kT of
+    ``data.radius``, all above 20 GeV, each with its N-subjettiness about the axes ``data.axes``.
     """
 
     name = "lhco_raw"

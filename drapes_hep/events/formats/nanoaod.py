@@ -27,7 +27,7 @@ def _candidates(table: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Links:
-    """Where the candidates of jets stand.
+    """Columns of the candidates of jets.
 
     Parameters
     ----------
@@ -47,9 +47,9 @@ class _Links:
 class NanoAODLayout:
     """CMS NanoAOD: AK8 jets (`FatJet`) as stored, with N-subjettiness as stored; no constituents.
 
-    `run`, `luminosityBlock` and `event` make the identity, in simulation (where there is `genWeight`) together with the
-    file's name. `genWeight` is the weight. A negative N-subjettiness is CMS's
-    mark that it was not computed: all of that jet's are set to zero, and what is derived from them is undefined.
+    `run`, `luminosityBlock` and `event` determine the event id, in simulation (with `genWeight`) together with the
+    file name. `genWeight` is the weight. A negative N-subjettiness means
+    that it was not computed: all values of this jet are set to zero, and derived features are undefined.
     """
 
     name = "nanoaod"
@@ -144,10 +144,10 @@ def _constituents(columns: Columns, checks: Checks, jet_offsets: IntArray, by: _
 
 
 class PFNanoLayout(NanoAODLayout):
-    """CMS PFNano: as `nanoaod`, with the particle-flow candidates of the AK8 jets as constituents.
+    """CMS PFNano: like `nanoaod`, with the particle-flow candidates of the AK8 jets as constituents.
 
-    Candidates' four-momenta are multiplied by `PFCands_puppiWeight` where the file has it; those of weight 0 are left
-    out. Their sum is the jet without energy corrections.
+    Candidates' four-momenta are multiplied by `PFCands_puppiWeight` if the file has it; those with weight 0 are
+    excluded. Their sum is the jet without energy corrections.
     """
 
     name = "pfnano"
@@ -162,9 +162,9 @@ class PFNanoLayout(NanoAODLayout):
 
 
 class OldPFNanoLayout(NanoAODLayout):
-    """CMS PFNano of the older kind: candidates' momenta stand beside the index of their jet.
+    """Older CMS PFNano: momenta of the candidates are stored with the index of their jet.
 
-    `FatJetPFCands_puppiWeight` is applied where the file has it.
+    `FatJetPFCands_puppiWeight` is applied if the file has it.
     """
 
     name = "pfnano_old"

@@ -65,14 +65,14 @@ def shared(opener: Opener, path: str) -> Iterator[Any]:
     Parameters
     ----------
     opener : callable
-        Opens the file as a context manager, which words whatever is wrong with it.
+        Opens the file as a context manager, with clear errors.
     path : str
         Path or URL.
 
     Yields
     ------
     object
-        What ``opener`` yields. After an error it is closed, and the next call opens the file anew.
+        What ``opener`` yields. After an error it is closed, and the next call opens the file again.
     """
     if not _STATE.sharing:
         with opener(path) as file:

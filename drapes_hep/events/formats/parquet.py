@@ -91,7 +91,7 @@ class ParquetReader:
     def scan(self, path: str, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
         """Read the schema and the number of rows."""
         if object_path:
-            raise InputError(path, f"a Parquet file has no object '{object_path}'", "name the file alone")
+            raise InputError(path, f"a Parquet file has no object '{object_path}'", "name only the file")
         with open_parquet(path) as file:
             check_version(path, file)
             names = list(file.schema_arrow.names)
@@ -99,7 +99,7 @@ class ParquetReader:
             layout = match_layout(spelled, _LAYOUTS, reading.layout)
             if layout is None:
                 if set(names) == TRUTH_COLUMNS:
-                    raise InputError(path, "is a truth sidecar, not events", "give it as data.truth")
+                    raise InputError(path, "is a truth sidecar, not events", "set it as data.truth")
                 raise lacks(path, "the table", spelled, _LAYOUTS, reading.layout)
             entries = int(file.metadata.num_rows)
         columns = columns_of(layout, spelled, reading)

@@ -1,4 +1,4 @@
-"""Raw LHC Olympics files: particles as one wide, zero-padded table, and the labels of the black boxes beside it.
+"""Raw LHC Olympics files: particles as one wide, zero-padded table, and the labels of the black boxes next to it.
 
 Row i of the table is event i: pT, eta, phi of each particle, falling back to zeros after the last one. One column more
 than a multiple of three means that the last is the truth label.
@@ -46,7 +46,7 @@ def raw_columns(path: str, blocks: Sequence[Block]) -> list[str] | None:
     Returns
     -------
     list of str or None
-        ``particles``, and ``label`` where there is one, in the table or in a file beside it; None where the columns
+        ``particles``, and ``label`` where there is one, in the table or in a file next to it; None where the columns
         are not numbered 0, 1, 2, ...
 
     Raises
@@ -91,9 +91,9 @@ def _read_whole(place: str) -> bytes:
 
 
 def read_label_file(path: str, rows: int) -> npt.NDArray[np.int64]:
-    """Read the labels beside a raw file: a number a line, 0 for background, 1 or 2 for signal.
+    """Read the labels of a raw file: one number per line, 0 for background, 1 or 2 for signal.
 
-    The published labels of the third black box tell its two kinds of signal apart; here both are signal.
+    The published labels of the third black box distinguish its two kinds of signal; here both are signal.
 
     Parameters
     ----------
@@ -128,12 +128,12 @@ def _parse_labels(content: bytes, place: str, path: str, rows: int) -> npt.NDArr
     odd = next((i for i, line in enumerate(numbers) if len(line) != 1), None)
     if odd is not None:
         what = counted(len(numbers[odd]), "value") if numbers[odd] else "nothing"
-        raise InputError(place, f"holds {what} in line {odd + 1}", "write one label a line")
+        raise InputError(place, f"holds {what} in line {odd + 1}", "write one label per line")
     if len(lines) != rows:
         raise InputError(
             place,
             f"holds {counted(len(lines), 'label')} for the {counted(rows, 'event')} of {Path(path).name}",
-            "give the file's own labels",
+            "use the labels of this file",
         )
     text = np.array([line[0] for line in numbers], dtype=np.bytes_)
     try:
@@ -177,7 +177,7 @@ def read_particles(blocks: Sequence[Block], start: int, stop: int) -> AwkwardArr
     -------
     awkward.Array
         Lists of massless particles, as :func:`drapes_hep.events.clustering.cluster_events` takes them. Zeros *between*
-        particles are kept, for they are no padding.
+        particles are kept, since they are not padding.
 
     Notes
     -----

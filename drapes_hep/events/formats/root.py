@@ -39,7 +39,7 @@ _LAYOUTS = (
 
 
 class _Raising:
-    """A file system whose failures are raised: fsspec returns them in the place of bytes, where uproot slices them."""
+    """A file system whose failures are raised: fsspec returns them instead of bytes, where uproot slices them."""
 
     def __init__(self, filesystem: Any) -> None:
         self._filesystem = filesystem
@@ -93,7 +93,7 @@ def _options(path: str) -> dict[str, Any]:
 
 
 def _depth(kind: str) -> tuple[int | None, int]:
-    """Return how many lists a number of this type lies in, None for what is no number, and the size of fixed arrays."""
+    """Return the list depth of a number of this type, None if it is not a number, and the size of fixed arrays."""
     kind = kind.replace("std::", "")
     wrapped = re.fullmatch(r"(?:vector|ROOT::VecOps::RVec)<(.*)>|(.*?)\[\]((?:\[\d+\])?)", kind)
     if wrapped is not None:
@@ -275,7 +275,7 @@ class RootReader:
                 raise InputError(
                     path,
                     f"several trees fit: {', '.join(fits)}",
-                    f"say which, as data.path: {{{name}: {next(iter(fits))}}}, or with inspect --tree",
+                    f"choose one with data.path: {{{name}: {next(iter(fits))}}}, or with inspect --tree",
                 )
             ((name, layout),) = fits.items()
             columns, tree = columns_of(layout, fields_of[name], reading), opened[name]

@@ -85,7 +85,7 @@ def _has_type(path: str, name: str, item: Any) -> bool:
     try:
         return hasattr(item, "dtype")
     except TypeError as error:
-        raise InputError(path, f"'{name}' holds no numbers that NumPy can hold ({error})", "convert it") from error
+        raise InputError(path, f"'{name}' cannot be read as numbers ({error})", "convert it") from error
 
 
 def _check_offsets(path: str, sets: Mapping[str, Any], jets: int) -> None:
@@ -103,7 +103,7 @@ def _check_offsets(path: str, sets: Mapping[str, Any], jets: int) -> None:
     if values[0] != 0 or values[-1] != total or (np.diff(values) < 0).any():
         raise InputError(
             path,
-            f"'const_offset' does not rise from 0 to the {total} constituents",
+            f"'const_offset' does not increase from 0 to the {total} constituents",
             "the file is corrupt: copy it again",
         )
 

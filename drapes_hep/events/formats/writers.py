@@ -17,7 +17,7 @@ from drapes_hep.files import atomic_path, parse_json
 __all__ = ["raw_metadata", "write_feature_hdf5", "write_feature_root", "write_raw_hdf5"]
 
 _METADATA = "drapes_hep"
-"""Attribute of the file that carries what a writer was told, as JSON."""
+"""Attribute of the file with the metadata of the writer, as JSON."""
 
 
 def _arrays(columns: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:

@@ -26,7 +26,7 @@ MEMBER = 3
 
 def _network_problem(candidate: Any) -> str | None:
     fits = isinstance(candidate, type) and issubclass(candidate, nn.Module)
-    return None if fits else "is no class on torch.nn.Module"
+    return None if fits else "is not a subclass of torch.nn.Module"
 
 
 _OWN = {"transformer": SetTransformer, "epic": EPiC, "deepsets": AttentiveDeepSets}
@@ -48,7 +48,7 @@ def find_backbone(name: str, folder: Path | None = None) -> type[nn.Module]:
         ``transformer``, ``epic``, ``deepsets``, an installed package's name, ``file.py:Class`` or
         ``package.module:Class``.
     folder : Path, optional
-        Where the configuration lies.
+        Where the configuration is.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def find_backbone(name: str, folder: Path | None = None) -> type[nn.Module]:
     Raises
     ------
     ConfigError
-        If there is no such class, or it is no module of torch.
+        If there is no such class, or it is not a module of torch.
     """
     return cast(type[nn.Module], load_class(_KIND, name, folder))
 
@@ -86,7 +86,7 @@ def make_backbone(config: ConstituentsConfig, seed: int) -> nn.Module:
     parameters = inspect.signature(backbone).parameters
     free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     if config.tokens and "tokens" not in parameters and not free:
-        raise ConfigError(f"constituents.tokens: the network {name} has none; leave it at 0")
+        raise ConfigError(f"constituents.tokens: the network {name} has no tokens; set it to 0")
     sizes = {size: value for size, value in config.sizes.items() if size in parameters or free}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
@@ -123,7 +123,7 @@ def _try(config: ConstituentsConfig) -> None:
     with UsersCode(lambda error: _network_error(name, what, error)):
         shape = tuple(backbone(x, torch.zeros(3), condition, offsets=offsets).shape)
         if shape != tuple(x.shape):  # a column would be repeated
-            raise ConfigError(f"constituents.network {name}: gives {shape} for members of {tuple(x.shape)}")
+            raise ConfigError(f"constituents.network {name}: returns {shape} for members of {tuple(x.shape)}")
         denoiser = DENOISERS[config.path](backbone)
         denoising_loss(denoiser, x, torch.full((3,), 0.5), noise, condition, offsets).sum().backward()  # type: ignore[no-untyped-call]
         what = "cannot be saved and loaded again: "
@@ -138,7 +138,7 @@ def _try(config: ConstituentsConfig) -> None:
         with torch.no_grad():
             before, after = (model.eval()(x, torch.tensor([0.5]), condition, offsets) for model in (denoiser, again))
     if not torch.equal(before, after):
-        raise ConfigError(f"constituents.network {name}: is another network after it was saved and loaded: see config")
+        raise ConfigError(f"constituents.network {name}: changes when it is saved and loaded: check config")
 
 
 def _network_error(name: str, what: str, error: BaseException) -> ConfigError:

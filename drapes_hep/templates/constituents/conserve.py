@@ -6,9 +6,9 @@ mapped by
 
 .. math:: r \to R \, (r / R)^a
 
-with the exponent that makes the mass right: what lies at the rim stays there, while one factor for all distances would
+with the exponent that makes the mass right: what is at the rim stays there, while one factor for all distances would
 push constituents out of the jets that are to become heavier, and a classifier finds these (an AUC of 0.73 from the
-largest distance alone, in place of 0.57). A boost along the beam and a rotation then bring the axis back, and one
+largest distance alone, instead of 0.57). A boost along the beam and a rotation then bring the axis back, and one
 factor the transverse momentum. Neither of the last three changes what the jet looks like from its axis.
 """
 
@@ -99,7 +99,7 @@ def conserve(
     -------
     fraction, delta : array
         As they came in, for constituents that add up to the jets. Jets that no exponent between a fifth and five gives
-        the mass have only their axis and transverse momentum mended.
+        the mass have only their axis and transverse momentum corrected.
     """
     index = np.repeat(np.arange(len(jets)), np.diff(offsets))
     pt, eta, _, mass = jets.T

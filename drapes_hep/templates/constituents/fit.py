@@ -95,7 +95,8 @@ def fit_constituents(
     """
     if task.events.jets is None:
         raise ConfigError(
-            "constituents: the selected events hold no constituents; take processors/constituents.py:Constituents"
+            "constituents: the selected events hold no constituents; set processor:"
+            " processors/constituents.py:Constituents"
         )
     pairs, sets = pack_jets(task.events.jets)
     jets, of_jets = _fit_jets(task, pairs, config, training, scaling)

@@ -83,7 +83,7 @@ class Bounds:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Bounds:
-        """Read back what a model card stores (:func:`dataclasses.asdict`)."""
+        """Read back what a model checkpoint stores (:func:`dataclasses.asdict`)."""
         return cls(float(record["leading_pt"]), float(record["abs_eta"]), int(record["least_n"]), int(record["most_n"]))
 
 
@@ -263,7 +263,7 @@ def _widest(
 def _solve(
     function: Callable[[FloatArray], FloatArray], value: FloatArray, low: FloatArray, high: FloatArray
 ) -> FloatArray:
-    """Find where a rising function has a value, by bisection, all events at once; an end where it lies outside."""
+    """Find where a rising function has a value, by bisection, all events at once; an end where it is outside."""
     low, high = low.copy(), high.copy()
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)

@@ -42,7 +42,7 @@ def pack_jets(jets: AwkwardArray) -> tuple[FloatArray, Sets]:
         If the jets have no constituents, or are not two an event.
     """
     if "constituents" not in ak.fields(jets):
-        raise ValueError("the jets carry no constituents")
+        raise ValueError("the jets have no constituents")
     fields = [ak.to_numpy(ak.flatten(jets[name])).astype(np.float64) for name in ("pt", "eta", "phi", "mass")]
     if len(fields[0]) != 2 * len(jets):
         raise ValueError("every event needs two jets")

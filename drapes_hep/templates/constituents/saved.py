@@ -96,5 +96,5 @@ def load_constituent_model(
     except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RunDirectoryError(
-            f"{folder}: its cards are none of a constituent model ({type(error).__name__}: {reason}); train again"
+            f"{folder}: is not a checkpoint of a constituent model ({type(error).__name__}: {reason}); train again"
         ) from error
