@@ -30,20 +30,15 @@ from drapes_hep.spectrum.drawing import draw
 from drapes_hep.spectrum.fit import expected as expected_events
 from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.templates.constituents.conserve import jet_sums
+from drapes_hep.templates.constituents.fit import fit_constituents
+from drapes_hep.templates.constituents.jet_model import JetModel
 from drapes_hep.templates.constituents.kinematics import MASS, Bounds, N, coordinates, domain
 from drapes_hep.templates.constituents.method import LOSSES, DrapesConstituents, build_jets
-from drapes_hep.templates.constituents.model import (
-    ConstituentScaling,
-    JetModel,
-    _fit_scaling,
-    fit_constituents,
-    load_constituent_model,
-    pack_jets,
-    refill,
-    save_constituent_model,
-)
+from drapes_hep.templates.constituents.packing import pack_jets, refill
+from drapes_hep.templates.constituents.saved import load_constituent_model, save_constituent_model
+from drapes_hep.templates.constituents.scaling import ConstituentScaling, fit_constituent_scaling
 from drapes_hep.templates.drapes_family import RECIPES
-from drapes_hep.templates.methods import SampleTask
+from drapes_hep.templates.methods import FitTask, SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.plan import Pool, plan_region, starts
 from drapes_hep.templates.tables import EventTable
@@ -89,18 +84,7 @@ def beside(events):
 
 def fitted(events, config=CONFIG, training=TRAINING, hidden=((3300.0, 3700.0),), **more):
     part = np.random.default_rng(1).choice([TRAIN, VALIDATION, CLOSURE], len(events), p=[0.7, 0.2, 0.1])
-    given = {"scaling": "quantile", "radius": 1.0, "seed": 5} | more
-    return fit_constituents(
-        events.jets,
-        events.event_id,
-        events.mjj,
-        events.weight,
-        part,
-        hidden=hidden,
-        config=config,
-        training=training,
-        **given,
-    )
+    return fit_constituents(FitTask(events, part, hidden, seed=5, **more), config, training, "quantile", 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +166,7 @@ def some_jets(n=100, seed=2):
 
 @pytest.fixture(scope="module")
 def scaling():
-    return _fit_scaling(isotropic(), *some_jets(), (*NAMES, "mjj"))
+    return fit_constituent_scaling(isotropic(), *some_jets(), (*NAMES, "mjj"))
 
 
 def test_scaled_constituents_come_back(scaling):
@@ -238,7 +222,7 @@ def test_what_a_network_is_told_has_mean_zero_and_spread_one(scaling):
 def test_a_condition_that_never_changes_says_nothing():
     jets, mjj = some_jets()
     jets[:, N] = 7
-    told = _fit_scaling(isotropic(), jets, mjj, NAMES).told(jets, mjj)
+    told = fit_constituent_scaling(isotropic(), jets, mjj, NAMES).told(jets, mjj)
     assert float(told[:, 4].abs().max()) < 1e-6
 
 
@@ -263,7 +247,7 @@ def test_a_damaged_scaling_is_refused(scaling, spoil):
 @pytest.mark.parametrize("values", [isotropic(900), np.zeros((5000, 3))], ids=["few", "all alike"])
 def test_too_few_constituents_cannot_be_scaled(values):
     with pytest.raises(FitError, match="too few to be scaled"):
-        _fit_scaling(values, *some_jets(), NAMES)
+        fit_constituent_scaling(values, *some_jets(), NAMES)
 
 
 # ---- training on sets ------------------------------------------------------------------------------------------------
@@ -905,9 +889,8 @@ def test_sidebands_without_validation_train_nothing(events):
     some = beside(events)
     with pytest.raises(FitError, match="0 to validate it"):
         fit_constituents(
-            some.jets, some.event_id, some.mjj, some.weight, np.full(len(some), TRAIN), hidden=[(3300, 3700)],
-            config=CONFIG, training=TRAINING, scaling="quantile", radius=1.0, seed=1,
-        )  # fmt: skip
+            FitTask(some, np.full(len(some), TRAIN), ((3300, 3700),), seed=1), CONFIG, TRAINING, "quantile", 1.0
+        )
 
 
 KINDS = {
@@ -947,7 +930,7 @@ def test_a_killed_training_of_constituents_goes_on(events, tmp_path, monkeypatch
     whole, _ = fitted(some)
     plain = training_module.TrainingSettings
     monkeypatch.setattr(
-        "drapes_hep.templates.constituents.model.TrainingSettings", lambda **given: plain(**given, checkpoint_seconds=0)
+        "drapes_hep.templates.constituents.fit.TrainingSettings", lambda **given: plain(**given, checkpoint_seconds=0)
     )
 
     def kill(name, epoch):

@@ -39,7 +39,7 @@ from drapes_hep.stages.train import train
 from drapes_hep.studies.llv import llv_searches
 from drapes_hep.templates.comparison import compare_jets
 from drapes_hep.templates.constituents.method import LOSSES
-from drapes_hep.templates.constituents.model import pack_jets
+from drapes_hep.templates.constituents.packing import pack_jets
 from drapes_hep.templates.parts import CLOSURE
 
 NAME = "3300-3700"

@@ -21,7 +21,7 @@ from drapes_hep.results import results_schema
 from drapes_hep.spectrum.bins import spectrum_edges
 from drapes_hep.spectrum.drawing import draw
 from drapes_hep.spectrum.fit import fit_spectrum
-from drapes_hep.stages import classify, hunt, model
+from drapes_hep.stages import classify, generate, hunt, train
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 
@@ -142,8 +142,8 @@ def search(folder, columns, changes) -> dict:
     write_json(run.skim_info, {"accounting": {"requested": events, "processed": events, "lost": 0}})
     write_json(run.skim_hists, {})
     context = Context.of(Config.model_validate(tree), run, device="cpu", workers=1)
-    model._train(context, WINDOW)
-    model._generate(context, WINDOW)
+    train._train(context, WINDOW)
+    generate._generate(context, WINDOW)
     classify._classify(context, WINDOW)
     classify._quality(context, WINDOW)
     hunt._hunt(context, context.windows)

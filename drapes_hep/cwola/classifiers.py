@@ -251,34 +251,34 @@ def load_classifier(
     ConfigError
         If there is no such class, it lacks ``fit`` or ``score``, or it refuses the options.
     """
-    found: Callable[..., Classifier] = find_classifier(name, folder)
-    known = inspect.signature(found).parameters
-    given = dict(options or {})
-    free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
-    strange = [key for key in given if key not in known and not free]
-    if strange or "seed" in given:
+    classifier: Callable[..., Classifier] = find_classifier(name, folder)
+    parameters = inspect.signature(classifier).parameters
+    settings = dict(options or {})
+    free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    strange = [key for key in settings if key not in parameters and not free]
+    if strange or "seed" in settings:
         raise ConfigError(
             f"cwola.options: {name} has no option '{(strange or ['seed'])[0]}'; it has"
-            f" {', '.join(key for key in known if key != 'seed')}"
+            f" {', '.join(key for key in parameters if key != 'seed')}"
             " (--set cwola.options={} clears those of another classifier)"
         )
     # a class of the user's may mean more than the type of its default says
-    for key, value in given.items() if _KIND.is_own(name) else ():
-        default = known[key].default
+    for key, value in settings.items() if _KIND.is_own(name) else ():
+        default = parameters[key].default
         if type(default) is int and type(value) is float and value.is_integer():
-            given[key] = value = int(value)  # 1e4
+            settings[key] = value = int(value)  # 1e4
         # 2.5 epochs would fail an hour later; a bool is an int to Python
         fits = _LIKE.get(type(default), ())
         if fits and type(value) not in fits:
             raise ConfigError(f"cwola.options: {key} of {name} is like {default!r}, not {value!r}")
-    if "device" in known and device != "cpu":
-        given.setdefault("device", device)
-    if not given:
-        return _guarded(name, found, found)
+    if "device" in parameters and device != "cpu":
+        settings.setdefault("device", device)
+    if not settings:
+        return _guarded(name, classifier, classifier)
     with UsersCode(lambda error: ConfigError(f"cwola.options: {name} refuses them: {reason_of(error)}")):
-        found(0, **given)
-    make = functools.partial(found, **given)
-    return _guarded(name, found, make)
+        classifier(0, **settings)
+    make = functools.partial(classifier, **settings)
+    return _guarded(name, classifier, make)
 
 
 class _Guarded:
@@ -312,13 +312,13 @@ class _Guarded:
 
 
 def _guarded(
-    name: str, found: Callable[..., Classifier], make: Callable[[int], Classifier]
+    name: str, classifier: Callable[..., Classifier], make: Callable[[int], Classifier]
 ) -> Callable[[int], Classifier]:
     if not _KIND.is_own(name):
         make = functools.partial(_Guarded, name, make)
-    elif make is found:
+    elif make is classifier:
         return make
-    make.reads = reads_of(found)  # type: ignore[attr-defined]
+    make.reads = reads_of(classifier)  # type: ignore[attr-defined]
     return make
 
 

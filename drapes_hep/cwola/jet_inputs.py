@@ -76,7 +76,7 @@ def pack_events(x: AwkwardArray, most: int, kinematics: bool) -> SetPairs:
     mass = mass.clamp(min=0.0)
     if kinematics:
         # the azimuth as a point of the circle, or -pi and pi would be far apart
-        given = [pt.log(), eta, phi.cos(), phi.sin(), torch.log1p(mass), number]
+        numbers = [pt.log(), eta, phi.cos(), phi.sin(), torch.log1p(mass), number]
     else:
-        given = [torch.log(mass / pt + 1e-3), number]
-    return SetPairs(Sets(values.float(), sets.offsets), torch.stack(given, 1).float())
+        numbers = [torch.log(mass / pt + 1e-3), number]
+    return SetPairs(Sets(values.float(), sets.offsets), torch.stack(numbers, 1).float())

@@ -196,12 +196,12 @@ class _SetClassifier(ABC):
         net.eval()
         # an event is its constituents and its two jets
         starts = events.sets.offsets[::2].cpu() + 2 * torch.arange(len(events) + 1)
-        found = [torch.empty(0, dtype=torch.float64, device=self._device)]
+        parts = [torch.empty(0, dtype=torch.float64, device=self._device)]
         with torch.inference_mode():
             for start, stop in itertools.pairwise(bounded(starts, _ROWS)):
                 rows = torch.arange(start, stop, device=events.rows.device)
-                found.append(net(events.choose(rows).to(self._device)).double())
-        return torch.cat(found)
+                parts.append(net(events.choose(rows).to(self._device)).double())
+        return torch.cat(parts)
 
     def score(self, x: AwkwardArray) -> FloatArray:
         """Return the log-odds of data against template, shape (n,).

@@ -290,10 +290,10 @@ class _Events(NamedTuple):
             raise ValueError("events, conditions and weights must be finite")
         if float(weight.sum()) <= 0:
             raise ValueError("the weights must add up to more than 0")
-        given = None if condition is None else condition.to(device, torch.float32)
+        conditions = None if condition is None else condition.to(device, torch.float32)
         scaled = (weight / weight.mean()).to(device, torch.float32)
         offsets = x.offsets.to(device) if isinstance(x, Sets) else None
-        return cls(values.to(device, torch.float32), given, scaled, offsets)
+        return cls(values.to(device, torch.float32), conditions, scaled, offsets)
 
     def __len__(self) -> int:
         return len(self.weight)

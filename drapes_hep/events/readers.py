@@ -1,4 +1,4 @@
-"""Readers: what opens a file and hands out events. The content of a file decides which one, never its name."""
+"""Files of events, of any kind: found, described, read. The content of a file decides its reader, never its name."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-import awkward as ak
+from typing import Any
 
 from drapes_hep.errors import ConfigError, InputError, counted
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key, label_file
-from drapes_hep.events.formats.columns import Columns, missing_columns
+from drapes_hep.events.formats.base import EventReader
+from drapes_hep.events.formats.columns import Columns
+from drapes_hep.events.formats.hdf5 import Hdf5Reader
 from drapes_hep.events.formats.layouts import LAYOUTS
 from drapes_hep.events.formats.open_files import close_shared
+from drapes_hep.events.formats.parquet import ParquetReader
+from drapes_hep.events.formats.root import RootReader
 from drapes_hep.events.schema import build_events
-from drapes_hep.events.types import AwkwardArray, Column, Events
+from drapes_hep.events.types import Events
 from drapes_hep.remote import Alternatives, expand_url, file_version, first_of, is_url, open_url, retried, sampled_hash
 
 __all__ = [
-    "EventReader",
+    "READERS",
     "expand",
     "expand_trees",
+    "is_current",
+    "narrowed",
     "no_events",
     "present",
     "read",
@@ -36,83 +40,17 @@ __all__ = [
     "simulation_order",
 ]
 
+READERS: tuple[EventReader, ...] = (RootReader(), Hdf5Reader(), ParquetReader())
+"""One for each kind of file; the first whose :meth:`~EventReader.sniff` takes a file reads it."""
+
 _HEAD = 8
 
 Paths = str | Path | Iterable[str | Path | Iterable[str | Path]]
 """Files and patterns, or lists of places of one file."""
 
 
-class EventReader(Protocol):
-    """What opens one kind of file.
-
-    A new container (or a new layout in an old one) is a class with these members and a line in :func:`_readers`.
-    """
-
-    container: str
-
-    def sniff(self, head: bytes) -> bool:
-        """Tell from a file's first bytes whether it is of this kind."""
-        ...
-
-    def scan(self, path: str, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
-        """Describe the file from its metadata; every defect is an :class:`~drapes_hep.errors.InputError`."""
-        ...
-
-    def simulation(self, path: str) -> Mapping[str, Any]:
-        """Return the record that ``drapes simulate`` left in the file; empty for a file of other origin."""
-        ...
-
-    def present(self, info: FileInfo) -> tuple[str, ...]:
-        """List all columns of the scanned object, also those that the layout does not read."""
-        ...
-
-    def columns(self, chunk: EventChunk) -> Columns:
-        """Read the chunk's columns as the file spells them."""
-        ...
-
-
-def _readers() -> tuple[EventReader, ...]:
-    from drapes_hep.events.formats.hdf5 import Hdf5Reader
-    from drapes_hep.events.formats.parquet import ParquetReader
-    from drapes_hep.events.formats.root import RootReader
-
-    return (RootReader(), Hdf5Reader(), ParquetReader())
-
-
 def _named(container: str) -> EventReader:
-    return next(reader for reader in _readers() if reader.container == container)
-
-
-def plain_column(values: AwkwardArray, path: str = "", name: str = "") -> Column:
-    """Return a column as layouts take it: numpy where it is flat, packed awkward where it is ragged.
-
-    Parameters
-    ----------
-    values : awkward.Array
-        As a file delivers it.
-    path, name : str
-        File and column, for errors.
-
-    Returns
-    -------
-    array
-
-    Raises
-    ------
-    InputError
-        Missing values, which would be read as numbers.
-    """
-    values = ak.materialize(values)
-    if "?" in str(values.type) or "option[" in str(values.type):
-        missing = int(ak.sum(ak.is_none(values, axis=-1), axis=None)) + (values.ndim > 1) * int(
-            ak.sum(ak.is_none(values))
-        )
-        if missing:
-            raise InputError(path, f"column '{name}' has {missing} missing values", "fill or drop them")
-        values = ak.drop_none(values, axis=-1)
-    if values.ndim == 1 and not ak.fields(values):
-        return ak.to_numpy(values)
-    return ak.to_packed(ak.without_parameters(values))
+    return next(reader for reader in READERS if reader.container == container)
 
 
 def convert(columns: Columns, chunk: EventChunk) -> Events:
@@ -144,176 +82,6 @@ def convert(columns: Columns, chunk: EventChunk) -> Events:
         )
     converted = LAYOUTS[chunk.layout].convert(columns, chunk)
     return build_events(converted.columns, {**chunk.event_metadata, "clipped_masses": converted.clipped_masses})
-
-
-def match_layout(present: Iterable[str], layouts: Iterable[str], wanted: str | None = None) -> str | None:
-    """Name the first of the layouts whose required columns are all present.
-
-    Parameters
-    ----------
-    present : iterable of str
-        Columns of the file.
-    layouts : iterable of str
-        Names in :data:`drapes_hep.events.formats.layouts.LAYOUTS`, the preferred first.
-    wanted : str, optional
-        Only this one.
-
-    Returns
-    -------
-    str or None
-    """
-    have = set(present)
-    fits = (name for name in layouts if have.issuperset(LAYOUTS[name].required))
-    return next((name for name in fits if wanted in (None, name)), None)
-
-
-def columns_of(layout: str, present: Iterable[str], reading: Reading = DEFAULT_READING) -> tuple[str, ...]:
-    """List the columns that a layout reads from a file that has these.
-
-    Parameters
-    ----------
-    layout : str
-        Name of the layout.
-    present : iterable of str
-        Columns of the file.
-    reading : Reading
-        Choices of the reader: what it does not ask for is not read.
-
-    Returns
-    -------
-    tuple of str
-    """
-    have, known = set(present), LAYOUTS[layout]
-    if not reading.jets:
-        have -= known.lists
-    if not reading.constituents:
-        have -= known.constituent_columns
-    return tuple(name for name in (*known.required, *known.optional) if name in have)
-
-
-def check_kept(path: str, layout: str, spelled: Mapping[str, Any], reading: Reading) -> tuple[str, ...]:
-    """Return the columns of a file that hold further fields of jets.
-
-    Parameters
-    ----------
-    path : str
-        The file, for errors.
-    layout : str
-        Its layout.
-    spelled : mapping of str to Field
-        Its columns; anything else than a :class:`~drapes_hep.events.formats.fields.Field` is one number per event.
-    reading : Reading
-        Its ``keep``.
-
-    Returns
-    -------
-    tuple of str
-
-    Raises
-    ------
-    InputError
-        The layout has no such columns, the file lacks one, or it is not one number per jet.
-    """
-    if not reading.jets:
-        return ()
-    known = LAYOUTS[layout]
-    out: list[str] = []
-    for field in reading.keep:
-        columns = known.columns_of_field(field)
-        if not columns:
-            raise InputError(
-                path, f"files of layout '{layout}' hold no further fields of jets", "leave selection.keep empty"
-            )
-        absent = missing_columns(columns, spelled)
-        if absent:
-            raise InputError(path, f"has no {absent} for selection.keep: {field}", "correct the name")
-        lists = int(bool(known.lists))
-        for name in columns:
-            one = spelled[name]
-            if getattr(one, "depth", lists) != lists or getattr(one, "size", 0):
-                raise InputError(path, f"column '{name}' is {one.kind}, not one number per jet", "keep another field")
-        # the jets of a skim are one column
-        out += [] if "jets" in known.required else columns
-    return tuple(out)
-
-
-def nearest(present: Iterable[str], layouts: Iterable[str]) -> tuple[float, str]:
-    """Return the layout that columns come nearest to, and the fraction of its required columns that they have.
-
-    Parameters
-    ----------
-    present : iterable of str
-        Columns of the file.
-    layouts : iterable of str
-        To choose from; of equals, the first.
-
-    Returns
-    -------
-    fraction : float
-        Names that differ in upper and lower case or in punctuation alone count half.
-    layout : str
-    """
-    have = set(present)
-    plain = {_plain(name) for name in have}
-
-    def fraction(layout: str) -> float:
-        required = LAYOUTS[layout].required
-        return sum(1.0 if name in have else 0.5 * (_plain(name) in plain) for name in required) / len(required)
-
-    return max(((fraction(layout), layout) for layout in layouts), key=lambda pair: pair[0])
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-def lacks(
-    path: str, where: str, present: Iterable[str], layouts: Sequence[str], wanted: str | None = None
-) -> InputError:
-    """Return the error that no layout fits, by what the nearest one lacks.
-
-    Parameters
-    ----------
-    path : str
-        The file.
-    where : str
-        The object inside it, as the message shall call it.
-    present : iterable of str
-        Its columns.
-    layouts : sequence of str
-        Those of this kind of file.
-    wanted : str, optional
-        The only one that was asked for.
-
-    Returns
-    -------
-    InputError
-        To raise.
-    """
-    have = list(present)
-    fits = ", ".join(name for name in layouts if match_layout(have, (name,)))
-    if wanted is not None and wanted not in layouts:
-        remedy = f"data.layout can be {fits or ', '.join(layouts)}"
-        return InputError(path, f"{where} cannot be of layout '{wanted}'", remedy)
-    if fits:
-        absent = missing_columns(LAYOUTS[str(wanted)].required, have)
-        problem = f"{where} does not fit layout '{wanted}': it lacks {absent}"
-        return InputError(path, problem, f"data.layout can be {fits}")
-    fraction, layout = nearest(have, layouts if wanted is None else (wanted,))
-    if not fraction:
-        shown = ", ".join(have[:5]) + (" and others" if len(have) > 5 else "")
-        first = {LAYOUTS[name].required[0]: name for name in reversed(layouts)}
-        known = [f"{name} ({column}, ...)" for column, name in reversed(first.items())]
-        return InputError(
-            path,
-            f"{where} has none of the dijet columns (it has {shown or 'no columns'})",
-            f"expected the columns of a layout: {', '.join(known[:6])}",
-        )
-    return InputError(
-        path,
-        f"{where} lacks {missing_columns(LAYOUTS[layout].required, have)} of layout '{layout}', the nearest",
-        "add the column or name the right file",
-    )
 
 
 def checked(info: FileInfo, reading: Reading = DEFAULT_READING) -> FileInfo:
@@ -452,7 +220,7 @@ def reader_for(path: str | Path) -> EventReader:
     head = _remote_head(text) if is_url(text) else _head(text)
     if not head:
         raise InputError(text, "is empty", "copy or make it again")
-    for reader in _readers():
+    for reader in READERS:
         if reader.sniff(head):
             return reader
     if is_url(text) and _is_page(head):
@@ -465,14 +233,59 @@ def _scan_place(text: str, object_path: str | None, reading: Reading) -> FileInf
     place = text if is_url(text) else str(Path(text).absolute())
     # asked first: whoever reads a chunk compares with what was there before anything was read
     version = file_version(place)
-    return dataclasses.replace(reader.scan(place, object_path, reading), places=((place, version),))
+    states = () if is_url(place) else ((place, _state(place)),)
+    return dataclasses.replace(reader.scan(place, object_path, reading), places=((place, version),), states=states)
+
+
+def _state(place: str) -> str:
+    """Return size and time of change of a file on disk; empty where it is gone."""
+    try:
+        found = Path(place).stat()
+    except OSError:
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def is_current(info: FileInfo) -> bool:
+    """Whether a file on disk is still as it was scanned; what is behind a URL is compared when it is read.
+
+    Parameters
+    ----------
+    info : FileInfo
+        From :func:`scan`.
+
+    Returns
+    -------
+    bool
+    """
+    return all(_state(place) == state for place, state in info.states)
+
+
+def narrowed(info: FileInfo, reading: Reading) -> FileInfo:
+    """Describe a file that was scanned for more than is wanted now, without opening it.
+
+    Parameters
+    ----------
+    info : FileInfo
+        From :func:`scan`.
+    reading : Reading
+        That of the scan, or one without constituents or without jets.
+
+    Returns
+    -------
+    FileInfo
+        As :func:`scan` gives it for this reading.
+    """
+    known = LAYOUTS[info.layout]
+    kept = [name for name in info.columns if name not in {*known.required, *known.optional}] if reading.jets else []
+    return dataclasses.replace(info, columns=(*columns_of(info.layout, info.columns, reading), *kept))
 
 
 def _with_others(path: Alternatives, info: FileInfo, object_path: str | None, reading: Reading) -> FileInfo:
     """Add the other places that answer, which must hold the same; those that do not answer are left out."""
     (first,) = info.places
     content = sampled_hash(Alternatives([first[0]]))
-    places = {first[0]: first}
+    places, states = {first[0]: first}, dict(info.states)
     for place in path.places:
         absolute = place if is_url(place) else str(Path(place).absolute())
         if absolute == first[0]:
@@ -489,10 +302,15 @@ def _with_others(path: Alternatives, info: FileInfo, object_path: str | None, re
                 "name places of one file",
             )
         places[absolute] = other.places[0]
+        states |= dict(other.states)
     named = [place if is_url(place) else str(Path(place).absolute()) for place in path.places]
-    beside = (Alternatives([label_file(place) for place in named]),) if info.beside else ()
+    label_files = (Alternatives([label_file(place) for place in named]),) if info.beside else ()
     return dataclasses.replace(
-        info, path=named[0], places=tuple(places[one] for one in named if one in places), beside=beside
+        info,
+        path=named[0],
+        places=tuple(places[place] for place in named if place in places),
+        states=tuple(states.items()),
+        beside=label_files,
     )
 
 
@@ -568,23 +386,23 @@ def expand(paths: Paths) -> list[str]:
     InputError
         A pattern that matches nothing.
     """
-    found: set[str] = set()
+    files: set[str] = set()
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         if not isinstance(path, (str, Path)):
-            found.add(_alternatives(path))
+            files.add(_alternatives(path))
             continue
         text = str(path)
         if is_url(text):
-            found.update(expand_url(text))
+            files.update(expand_url(text))
             continue
         if not glob.has_magic(text) or Path(text).exists():
-            found.add(text)
+            files.add(text)
             continue
         matches = glob.glob(text, recursive=True)  # noqa: PTH207  Path.glob refuses absolute patterns
         if not matches:
             raise InputError(text, "no file matches this pattern", "check the folder and the suffix")
-        found.update(matches)
-    return sorted(found)
+        files.update(matches)
+    return sorted(files)
 
 
 def _places(info: FileInfo) -> Alternatives:
@@ -646,12 +464,12 @@ def expand_trees(paths: Paths | Mapping[str, str]) -> dict[str, str | None]:
     """
     if not isinstance(paths, Mapping):
         return dict.fromkeys(expand(paths))
-    found: dict[str, str | None] = {}
+    trees: dict[str, str | None] = {}
     for pattern, tree in paths.items():
         for path in expand(pattern):
-            if found.setdefault(path, tree) != tree:
-                raise InputError(path, f"is given two trees, {found[path]} and {tree}", "name one")
-    return dict(sorted(found.items()))
+            if trees.setdefault(path, tree) != tree:
+                raise InputError(path, f"is given two trees, {trees[path]} and {tree}", "name one")
+    return dict(sorted(trees.items()))
 
 
 def read(chunk: EventChunk, *, attempts: int | None = None) -> Events:

@@ -112,17 +112,17 @@ def find_shape(config: MassConfig) -> SpectrumShape:
     """
     if config.fit in SHAPES:
         return SHAPES[config.fit]
-    found, said = load_class(_KIND, config.fit, config.folder), f"mass.fit {config.fit}"
+    user_class, said = load_class(_KIND, config.fit, config.folder), f"mass.fit {config.fit}"
     with UsersCode(lambda error: ConfigError(f"{said}: {told(error, is_users)}")):
-        made = found()
-        names: Any = getattr(made, "parameter_names", None)
-        title: Any = getattr(made, "title", found.__name__)
+        user_shape = user_class()
+        names: Any = getattr(user_shape, "parameter_names", None)
+        title: Any = getattr(user_shape, "title", user_class.__name__)
     if not isinstance(title, str) or not title.strip() or "\n" in title:
         raise ConfigError(f"{said}: title is {title!r}, not a line of text")
     whole = isinstance(names, (tuple, list)) and all(isinstance(name, str) and name for name in names)
     if not whole or len(names) < 2 or len(set(names)) != len(names):
         raise ConfigError(f"{said}: parameter_names is {names!r}, not two or more different names")
-    shape = SpectrumShape(config.fit, title, tuple(names), _UsersBasis(config.fit, made, len(names)))
+    shape = SpectrumShape(config.fit, title, tuple(names), _UsersBasis(config.fit, user_shape, len(names)))
     _check_basis(shape, np.linspace(config.range[0], config.range[1], 257) / config.sqrt_s)
     return shape
 

@@ -176,23 +176,23 @@ def _write_sample(
             workers=context.workers,
             progress=lambda done, total: bar(100 * done // total),
         )
-        found = sample_template(*of, planned, task, data)
+        template = sample_template(*of, planned, task, data)
     # a table has its own number, whatever the plan's
-    generated = len(found.event_id) + sum(found.lost.values())
+    generated = len(template.event_id) + sum(template.lost.values())
     columns: dict[str, Any] = {
-        "event_id": found.event_id, "parent_id": found.parent_id, "mjj": found.mjj, "weight": found.weight
+        "event_id": template.event_id, "parent_id": template.parent_id, "mjj": template.mjj, "weight": template.weight
     }  # fmt: skip
-    columns |= {name: found.x[:, j] for j, name in enumerate(config.features)}
-    if found.jets is not None:
-        columns["jets"] = found.jets
-    if not len(found.event_id) and path.stem == "template" and found.jets is None:
+    columns |= {name: template.x[:, j] for j, name in enumerate(config.features)}
+    if template.jets is not None:
+        columns["jets"] = template.jets
+    if not len(template.event_id) and path.stem == "template" and template.jets is None:
         raise FitError(f"window {window.name}: the method made no template event; see template.method")
-    if found.jets is not None or found.lost:
-        reasons = {name.replace("_", " "): count for name, count in found.lost.items() if count}
+    if template.jets is not None or template.lost:
+        reasons = {name.replace("_", " "): count for name, count in template.lost.items() if count}
         # as many events as the data have, times a number of the configuration
         hidden = bool(context.hidden)
         counted = ", ".join(name if hidden else f"{count} {name}" for name, count in reasons.items())
-        if not len(found.event_id) and found.jets is not None:
+        if not len(template.event_id) and template.jets is not None:
             wanted = "the" if hidden else len(plan.event_id)
             raise FitError(
                 f"window {window.name}: none of {wanted} generated events is in {path.stem} ({counted}):"
@@ -200,8 +200,8 @@ def _write_sample(
             )
         if not hidden:
             context.reporter.say(
-                f"window {window.name}: {path.stem}: {len(found.event_id)} of {generated} generated events"
+                f"window {window.name}: {path.stem}: {len(template.event_id)} of {generated} generated events"
                 f" kept{f' ({counted})' if counted else ''}"
             )
-    account = {"generated": generated, "lost": dict(found.lost)}
+    account = {"generated": generated, "lost": dict(template.lost)}
     write_skim(path, columns, {**record, **account, "window": [window.lo, window.hi]})

@@ -130,10 +130,10 @@ def _load(run: RunDirectory, window: Window, _: tuple[int, ...]) -> ChunkTemplat
         raise ConfigError(
             f"{run.path}: its masses follow the data of its window (mass.draw: kde), which no chunk holds"
         )
-    made = read_skim(folder / "template.parquet", ("event_id",)).metadata
+    record = read_skim(folder / "template.parquet", ("event_id",)).metadata
     try:
-        density = None if method.own_mass else Density(find_shape(config.mass), **made["mass_fit"])
-        rate, seed = float(made["rate"]), int(made["seed"])
+        density = None if method.own_mass else Density(find_shape(config.mass), **record["mass_fit"])
+        rate, seed = float(record["rate"]), int(record["seed"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError(
             f"{run.window(window)}: its template does not say how it was made; generate it again"

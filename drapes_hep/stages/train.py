@@ -83,17 +83,17 @@ def _train(context: Context, window: Window) -> list[Path]:
     chosen = window.in_sidebands(events.mjj)
     _check_sample(context, window, events.mjj, events.event_id)
     _check_resonant(context, events)
-    beside = events.take(chosen)
-    part = split_sidebands(beside.event_id, config.seed, config.training)
+    sidebands = events.take(chosen)
+    part = split_sidebands(sidebands.event_id, config.seed, config.training)
     hidden = [(window.lo, window.hi)]
-    written = _fit(context, window, folder / "model", "training.json", beside, part, hidden)
+    written = _fit(context, window, folder / "model", "training.json", sidebands, part, hidden)
     stems = [_stem(context, folder / "model", hidden)]
-    write_skim(folder / "split.parquet", {"event_id": beside.event_id, "part": part.astype(np.int8)})
+    write_skim(folder / "split.parquet", {"event_id": sidebands.event_id, "part": part.astype(np.int8)})
     written.append(folder / "split.parquet")
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
-        outside = (beside.mjj < pseudo[0]) | (beside.mjj >= pseudo[1])
-        fewer = (beside.take(outside), part[outside])
+        outside = (sidebands.mjj < pseudo[0]) | (sidebands.mjj >= pseudo[1])
+        fewer = (sidebands.take(outside), part[outside])
         all_hidden = [*hidden, pseudo]
         written += _fit(context, window, folder / "pseudo_model", "pseudo_training.json", *fewer, all_hidden)
         stems.append(_stem(context, folder / "pseudo_model", all_hidden))
@@ -164,7 +164,7 @@ def _fit(
             f"window {window.name}: the interrupted training of the {what} resumes from the checkpoint of {left}"
         )
     with context.reporter.bar(
-        f"train {window.name}", max((one.epochs for one in trainings.values()), default=1)
+        f"train {window.name}", max((training.epochs for training in trainings.values()), default=1)
     ) as bar:
         spoken = time.monotonic()
 

@@ -266,8 +266,8 @@ def plan_closure(origin: Origin, pool: Pool, seed: int) -> Planned:
     if origin.source == "sidebands":
         parents = pool.events.take(pool.training)
     else:
-        found = _simulation(origin, pool)
-        parents = found.take(pool.window.in_sidebands(found.mjj))
+        simulation = _simulation(origin, pool)
+        parents = simulation.take(pool.window.in_sidebands(simulation.mjj))
     if not len(parents):
         raise DrapesError(f"{origin.title} finds no event in the sidebands to start from; see template.source")
     rate = len(mjj) / len(parents)

@@ -77,7 +77,7 @@ class Plan:
 
     def take(self, chosen: slice | npt.NDArray[Any]) -> Plan:
         """Return some of them."""
-        return replace(self, **{one.name: getattr(self, one.name)[chosen] for one in fields(self)})
+        return replace(self, **{column.name: getattr(self, column.name)[chosen] for column in fields(self)})
 
     def template(self, x: FloatArray, weight: FloatArray | None = None) -> Template:
         """Return the template that has these features, shape (n, d), in the plan's order.

@@ -222,7 +222,7 @@ class _Weights:
         # what is validated, and its parameters: the network's own where nothing is averaged
         self.judged = network if averaged is None else averaged
         self.average = self.parameters if averaged is None else self._of(averaged)
-        self.best = [one.detach().clone() for one in self.average]
+        self.best = [values.detach().clone() for values in self.average]
         self.moments: dict[str, Tensor] = {}
         if settings.weight_decay:
             decayed = [
@@ -401,10 +401,10 @@ class _Loop:
             self.checkpoint.write(tensors, self.seconds + time.perf_counter() - self.began)
 
     def _restore(self) -> None:
-        found = None if self.checkpoint is None else self.checkpoint.read()
-        if found is None:
+        saved = None if self.checkpoint is None else self.checkpoint.read()
+        if saved is None:
             return
-        tensors, self.seconds = found
+        tensors, self.seconds = saved
         for name, values in self.weights.state().items():
             values.copy_(tensors[name])
         self.start, self.done = tensors["generator"], int(tensors["done"])

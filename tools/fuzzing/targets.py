@@ -378,7 +378,7 @@ def _act_run(recipe: Recipe, folder: Path) -> None:
     from unittest.mock import patch
 
     from drapes_hep.pipeline import execution as stamps
-    from drapes_hep.stages import classify, hunt, model, skim
+    from drapes_hep.stages import classify, generate, hunt, skim, train
 
     project, run = folder / "project", folder / "run"
     prepare(project)
@@ -390,7 +390,7 @@ def _act_run(recipe: Recipe, folder: Path) -> None:
     def without_work(directory: Any, stage: Any, work: Any, reporter: Any) -> bool:  # noqa: ARG001
         return stamps.run_stage(directory, stage, _again, reporter)
 
-    patches = [patch.object(module, "run_stage", without_work) for module in (classify, hunt, model, skim)]
+    patches = [patch.object(module, "run_stage", without_work) for module in (skim, train, generate, classify, hunt)]
     actions: tuple[Callable[[], None], ...] = (
         lambda: _report(run, whole=int(content(list(recipe.mutations))[:4], 16) % 16 == 0),
         lambda: _read_tables(run),

@@ -11,6 +11,7 @@ import numpy as np
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key, label_file
+from drapes_hep.events.formats.base import check_kept, columns_of, lacks, match_layout, nearest
 from drapes_hep.events.formats.columns import Columns
 from drapes_hep.events.formats.hdf5_files import check_stored, open_hdf5, unwritten
 from drapes_hep.events.formats.layouts import LAYOUTS
@@ -18,7 +19,6 @@ from drapes_hep.events.formats.open_files import shared
 from drapes_hep.events.formats.raw import raw_columns, read_label_file, read_last_column, read_particles
 from drapes_hep.events.formats.simulated import CONSTITUENT_DATASETS, read_simulated, scan_simulated
 from drapes_hep.events.formats.writers import raw_metadata
-from drapes_hep.events.readers import check_kept, columns_of, lacks, match_layout, nearest
 
 __all__ = ["Hdf5Reader"]
 
@@ -181,7 +181,7 @@ def _check_shapes(path: str, name: str, group: Any, rows: int) -> None:
 
 
 class Hdf5Reader:
-    """Reads pandas' fixed format and arrays of jets; see :class:`~drapes_hep.events.readers.EventReader`."""
+    """Reads pandas' fixed format and arrays of jets; see :class:`~drapes_hep.events.formats.base.EventReader`."""
 
     container = "hdf5"
 

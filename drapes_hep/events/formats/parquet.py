@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from drapes_hep.errors import InputError
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.formats.arrow import column_of, is_list, is_number, metadata_of, open_parquet, storage_of
+from drapes_hep.events.formats.base import check_kept, columns_of, lacks, match_layout, plain_column
 from drapes_hep.events.formats.columns import Columns
 from drapes_hep.events.formats.delphes import delphes_layouts
 from drapes_hep.events.formats.fields import Field, check_field, spell, zip_jets
 from drapes_hep.events.formats.open_files import shared
-from drapes_hep.events.readers import check_kept, columns_of, lacks, match_layout, plain_column
 from drapes_hep.events.skims import TRUTH_COLUMNS, check_version
 from drapes_hep.events.types import Column
 
@@ -80,7 +80,7 @@ def _nested(path: str, name: str, table: pa.Table, field: Field) -> Column:
 
 
 class ParquetReader:
-    """Reads skims, templates, and feature tables in Parquet; see :class:`~drapes_hep.events.readers.EventReader`."""
+    """Reads skims, templates and feature tables; see :class:`~drapes_hep.events.formats.base.EventReader`."""
 
     container = "parquet"
 

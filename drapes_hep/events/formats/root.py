@@ -16,11 +16,11 @@ from fsspec.implementations.cached import CachingFileSystem
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
+from drapes_hep.events.formats.base import check_kept, columns_of, lacks, match_layout, nearest, plain_column
 from drapes_hep.events.formats.columns import Columns
 from drapes_hep.events.formats.delphes import delphes_layouts
 from drapes_hep.events.formats.fields import Field, check_field, spell, zip_jets
 from drapes_hep.events.formats.open_files import shared
-from drapes_hep.events.readers import check_kept, columns_of, lacks, match_layout, nearest, plain_column
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.remote import filesystem_options, is_url, network_error
 
@@ -236,7 +236,7 @@ def _remarks(file: Any, name: str, cycles: Sequence[int]) -> tuple[str, ...]:
 
 
 class RootReader:
-    """Reads TTrees and RNTuples; see :class:`~drapes_hep.events.readers.EventReader`."""
+    """Reads TTrees and RNTuples; see :class:`~drapes_hep.events.formats.base.EventReader`."""
 
     container = "root"
 

@@ -28,15 +28,11 @@ from drapes_hep.packed import Sets, take
 from drapes_hep.plugins import source_hashes
 from drapes_hep.templates.constituents.backbones import check_backbone, find_backbone
 from drapes_hep.templates.constituents.conserve import jet_sums
+from drapes_hep.templates.constituents.fit import fit_constituents
 from drapes_hep.templates.constituents.kinematics import QUANTITIES, N
-from drapes_hep.templates.constituents.model import (
-    ConstituentModel,
-    fit_constituents,
-    load_constituent_model,
-    pack_jets,
-    refill,
-    save_constituent_model,
-)
+from drapes_hep.templates.constituents.model import ConstituentModel
+from drapes_hep.templates.constituents.packing import pack_jets, refill
+from drapes_hep.templates.constituents.saved import load_constituent_model, save_constituent_model
 from drapes_hep.templates.drapes import describe_sampler, levels
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
@@ -149,27 +145,8 @@ class DrapesConstituents(BackgroundMethod):
 
     def fit(self, task: FitTask) -> tuple[ConstituentModel, Mapping[str, TrainingCurve]]:
         """Train the models of the jets' kinematics and of one jet's constituents."""
-        events, config = task.events, self.config
-        if events.jets is None:
-            raise ConfigError(
-                "constituents: the selected events hold no constituents; take processors/constituents.py:Constituents"
-            )
-        return fit_constituents(
-            events.jets,
-            events.event_id,
-            events.mjj,
-            events.weight,
-            task.part,
-            hidden=task.hidden,
-            config=self.section,
-            training=config.training,
-            scaling=config.template.scaling,
-            radius=config.data.radius,
-            seed=task.seed,
-            device=task.device,
-            checkpoint=task.checkpoint,
-            progress=task.progress,
-        )
+        config = self.config
+        return fit_constituents(task, self.section, config.training, config.template.scaling, config.data.radius)
 
     def trainings(self) -> Mapping[str, Training]:
         """Return both trainings."""
