@@ -13,7 +13,7 @@ from typing import Any
 
 from drapes_hep.errors import ConfigError, InputError, counted
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key, label_file
-from drapes_hep.events.formats.base import EventReader
+from drapes_hep.events.formats.base import EventReader, columns_of
 from drapes_hep.events.formats.columns import Columns
 from drapes_hep.events.formats.hdf5 import Hdf5Reader
 from drapes_hep.events.formats.layouts import LAYOUTS
@@ -240,10 +240,10 @@ def _scan_place(text: str, object_path: str | None, reading: Reading) -> FileInf
 def _state(place: str) -> str:
     """Return size and time of change of a file on disk; empty where it is gone."""
     try:
-        found = Path(place).stat()
+        status = Path(place).stat()
     except OSError:
         return ""
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def is_current(info: FileInfo) -> bool:
@@ -276,9 +276,10 @@ def narrowed(info: FileInfo, reading: Reading) -> FileInfo:
     FileInfo
         As :func:`scan` gives it for this reading.
     """
-    known = LAYOUTS[info.layout]
-    kept = [name for name in info.columns if name not in {*known.required, *known.optional}] if reading.jets else []
-    return dataclasses.replace(info, columns=(*columns_of(info.layout, info.columns, reading), *kept))
+    layout = LAYOUTS[info.layout]
+    own = {*layout.required, *layout.optional}
+    further = [name for name in info.columns if name not in own] if reading.jets else []
+    return dataclasses.replace(info, columns=(*columns_of(info.layout, info.columns, reading), *further))
 
 
 def _with_others(path: Alternatives, info: FileInfo, object_path: str | None, reading: Reading) -> FileInfo:
