@@ -254,7 +254,20 @@ def load_classifier(
     """
     classifier: Callable[..., Classifier] = find_classifier(name, folder)
     parameters = inspect.signature(classifier).parameters
-    settings = dict(options or {})
+    settings = _settings(name, parameters, options or {})
+    if "device" in parameters and device != "cpu":
+        settings.setdefault("device", device)
+    if not settings:
+        return _guarded(name, classifier, classifier)
+    with UsersCode(lambda error: ConfigError(f"cwola.options: {name} refuses them: {reason_of(error)}")):
+        classifier(0, **settings)
+    make = functools.partial(classifier, **settings)
+    return _guarded(name, classifier, make)
+
+
+def _settings(name: str, parameters: Mapping[str, inspect.Parameter], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options as arguments of a classifier's class, each like the argument's default."""
+    settings = dict(options)
     free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     strange = [key for key in settings if key not in parameters and not free]
     if strange or "seed" in settings:
@@ -269,14 +282,7 @@ def load_classifier(
     if _KIND.is_own(name):
         # a class of the user's may mean more than the type of its default says
         settings = {key: _like(parameters[key].default, value, f"{key} of {name}") for key, value in settings.items()}
-    if "device" in parameters and device != "cpu":
-        settings.setdefault("device", device)
-    if not settings:
-        return _guarded(name, classifier, classifier)
-    with UsersCode(lambda error: ConfigError(f"cwola.options: {name} refuses them: {reason_of(error)}")):
-        classifier(0, **settings)
-    make = functools.partial(classifier, **settings)
-    return _guarded(name, classifier, make)
+    return settings
 
 
 def _like(default: object, value: object, option: str) -> object:

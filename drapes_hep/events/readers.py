@@ -276,8 +276,9 @@ def narrowed(info: FileInfo, reading: Reading) -> FileInfo:
         As :func:`scan` gives it for this reading.
     """
     layout = LAYOUTS[info.layout]
-    extra = [name for name in info.columns if name not in {*layout.required, *layout.optional}] if reading.jets else []
-    return dataclasses.replace(info, columns=(*columns_of(info.layout, info.columns, reading), *extra))
+    own = {*layout.required, *layout.optional}
+    further = [name for name in info.columns if name not in own] if reading.jets else []
+    return dataclasses.replace(info, columns=(*columns_of(info.layout, info.columns, reading), *further))
 
 
 def _with_others(path: Alternatives, info: FileInfo, object_path: str | None, reading: Reading) -> FileInfo:
