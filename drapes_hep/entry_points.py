@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from importlib import metadata
 
-__all__ = ["GROUP", "offered"]
+__all__ = ["GROUP", "entry_points_by_name"]
 
 GROUP = "drapes_hep"
 """The group, in a package's ``[project.entry-points.drapes_hep]``."""
 
 
-def offered(kind: str) -> dict[str, tuple[metadata.EntryPoint, ...]]:
+def entry_points_by_name(kind: str) -> dict[str, tuple[metadata.EntryPoint, ...]]:
     """Return the entry points of a kind, by name.
 
     Parameters

@@ -335,9 +335,9 @@ def toy_local_p(model: ToyModel, inclusive: FloatArray, selected: FloatArray) ->
                 model.min_events,
                 model.shares[w],
             )
-            seen = nested[w, b][:, inside].sum(axis=1)
+            observed = nested[w, b][:, inside].sum(axis=1)
             quoted = good & _quotable(part.expected, part.error)
-            log_p[w, b + 1] = local_significance(seen, part.expected, part.error, quoted).log_p
+            log_p[w, b + 1] = local_significance(observed, part.expected, part.error, quoted).log_p
     return log_p
 
 

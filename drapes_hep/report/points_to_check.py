@@ -50,10 +50,10 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     for files, quality in zip(run.windows, quality_points(run), strict=True):
         differ += [f"{files.title} GeV from {words}" for words in _differences(quality)]
         reasons = {name: int(count) for name, count in (files.template.get("lost") or {}).items() if count}
-        made = int(files.template.get("n") or 0) + sum(reasons.values())
-        if sum(reasons.values()) > LOST * made:
+        generated = int(files.template.get("n") or 0) + sum(reasons.values())
+        if sum(reasons.values()) > LOST * generated:
             words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in reasons.items())
-            lost.append(f"{files.title} GeV, {sum(reasons.values())} of {made}: {words}")
+            lost.append(f"{files.title} GeV, {sum(reasons.values())} of {generated}: {words}")
         p = fit_p(run, files)
         if p is not None and p < POOR_FIT:
             poor.append(f"{files.title} GeV, p = {p:.2g}")
@@ -63,7 +63,7 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
         apart = _sculpting([q for q in passed if q.window == files.sr and q.region != "window"])
         if apart:
             sculpted.append(f"{files.title} GeV, {', '.join(apart)}")
-    for found, words in (
+    for points, words in (
         (differ, f"The template differs (AUC more than {AUC_TOLERANCE:g} and three standard errors from 0.5)"),
         (lost, "Generated events that are not in the template, whose shape they may bend"),
         (poor, f"Poor inclusive fit (p under {POOR_FIT:g})"),
@@ -74,8 +74,8 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
             " cut has to take up",
         ),
     ):
-        if found:
-            out.append(Markup("{}: {}.").format(words, Markup("; ").join(found)))
+        if points:
+            out.append(Markup("{}: {}.").format(words, Markup("; ").join(points)))
     dirty = [
         name for git, names in run.made_by("git") if isinstance(git, Mapping) and not git.get("clean") for name in names
     ]
@@ -84,24 +84,24 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
         out.append(f"The code had uncommitted changes when {which} {'were' if ',' in which else 'was'} run.")
     mixed = mixed_modules(run.directory, list(run.stages))
     if mixed:
-        shown = ", ".join(mixed[:3]) + (" and others" if len(mixed) > 3 else "")
-        out.append(f"Not all stages were run by the same code: {shown} changed between them.")
+        listed = ", ".join(mixed[:3]) + (" and others" if len(mixed) > 3 else "")
+        out.append(f"Not all stages were run by the same code: {listed} changed between them.")
     return out
 
 
 def _differences(quality: plots.QualityPoint) -> list[str]:
     """Name the samples that a classifier tells from the template."""
     out = []
-    for found, words in (
+    for area, words in (
         (quality.truth, "true background"),
         (quality.sidebands, "held-out sidebands"),
         (quality.pseudo, "data in the pseudo-window"),
     ):
-        if found is None:
+        if area is None:
             continue
-        away, error = abs(found[0] - 0.5), found[1] or 0.0
+        away, error = abs(area[0] - 0.5), area[1] or 0.0
         if away > AUC_TOLERANCE and away > 3 * error:
-            out.append(f"{words}, AUC {found[0]:.3f}")
+            out.append(f"{words}, AUC {area[0]:.3f}")
     return out
 
 

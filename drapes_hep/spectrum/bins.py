@@ -103,9 +103,9 @@ def spectrum_from_root(path: str | Path, name: str) -> tuple[FloatArray, FloatAr
         with uproot.open(path) as file:
             if name not in file:
                 names = sorted({key.split(";")[0] for key, kind in file.classnames().items() if kind.startswith("TH1")})
-                shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+                listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
                 raise InputError(
-                    path, f"has no histogram {name!r}", f"choose one of its TH1s: {shown or 'it has none'}"
+                    path, f"has no histogram {name!r}", f"choose one of its TH1s: {listed or 'it has none'}"
                 )
             histogram = file[name]
             if not histogram.classname.startswith("TH1"):

@@ -9,7 +9,7 @@ from typing import Any
 from drapes_hep.errors import DrapesError, RunDirectoryError
 from drapes_hep.events.readers import expand_trees
 from drapes_hep.files import file_hash, read_json
-from drapes_hep.keys import first_difference, shown
+from drapes_hep.keys import first_difference, value_text
 from drapes_hep.pipeline.execution import check_current
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.pipeline.stage import read_stamp
@@ -87,9 +87,9 @@ def _check_same_search(run: RunDirectory, own: Mapping[str, Any], config: Mappin
     if difference is not None:
         key, then, requested = difference
         raise RunDirectoryError(
-            f"{run.path}: was made with {key} {shown(then)}, the configuration says {shown(requested)}; a report"
-            f" shows what was done: leave the configuration out (drapes report -o {run.path}), or search again with"
-            " another -o"
+            f"{run.path}: was made with {key} {value_text(then)}, the configuration says {value_text(requested)};"
+            f" a report shows what was done: leave the configuration out (drapes report -o {run.path}), or search again"
+            " with another -o"
         )
 
 

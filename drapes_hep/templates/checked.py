@@ -12,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, DrapesError, UsersCode, told
+from drapes_hep.errors import ConfigError, DrapesError, UsersCode, describe_error
 from drapes_hep.fixed import LARGEST
 from drapes_hep.plugins import is_users
 from drapes_hep.templates.drapes_family import Source
@@ -31,7 +31,7 @@ _ARGUMENTS = {
 """Of the methods that a class must have."""
 
 
-def check_declared(name: str, found: Any) -> None:
+def check_declared(name: str, method_class: Any) -> None:
     """Check what a method says of itself.
 
     Raises
@@ -39,33 +39,33 @@ def check_declared(name: str, found: Any) -> None:
     ConfigError
         If an attribute is missing or none that it can be.
     """
-    said = f"template.method {name}"
-    title, source = getattr(found, "title", None), getattr(found, "source", "noise")
+    where = f"template.method {name}"
+    title, source = getattr(method_class, "title", None), getattr(method_class, "source", "noise")
     if not isinstance(title, str) or not title.strip():
-        raise ConfigError(f"{said}: needs the attribute title, what legends call it, such as title = 'CATHODE'")
+        raise ConfigError(f"{where}: needs the attribute title, what legends call it, such as title = 'CATHODE'")
     if source not in get_args(Source):
-        raise ConfigError(f"{said}: source is {source!r}, which is none of {', '.join(get_args(Source))}")
+        raise ConfigError(f"{where}: source is {source!r}, which is none of {', '.join(get_args(Source))}")
     for flag in ("own_mass", "partial"):
-        if not isinstance(getattr(found, flag, False), bool):
-            raise ConfigError(f"{said}: {flag} is {getattr(found, flag)!r}, neither True nor False")
-    if getattr(found, "own_mass", False) and source not in ("window", "simulation"):
+        if not isinstance(getattr(method_class, flag, False), bool):
+            raise ConfigError(f"{where}: {flag} is {getattr(method_class, flag)!r}, neither True nor False")
+    if getattr(method_class, "own_mass", False) and source not in ("window", "simulation"):
         raise ConfigError(
-            f"{said}: own_mass needs parents in the window: source 'window' or 'simulation', not {source!r}"
+            f"{where}: own_mass needs parents in the window: source 'window' or 'simulation', not {source!r}"
         )
-    kind = found if isinstance(found, type) else type(found)
+    kind = method_class if isinstance(method_class, type) else type(method_class)
     for name_of, arguments in _ARGUMENTS.items():
         if getattr(kind, name_of, None) is getattr(BackgroundMethod, name_of):
-            own = [one for one in vars(kind) if callable(getattr(kind, one, None))]
+            own = [attribute for attribute in vars(kind) if callable(getattr(kind, attribute, None))]
             close = difflib.get_close_matches(name_of, own, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise ConfigError(f"{said}: needs the method {name_of}({', '.join(arguments)}){hint}")
+            raise ConfigError(f"{where}: needs the method {name_of}({', '.join(arguments)}){hint}")
         try:
             inspect.signature(getattr(kind, name_of)).bind(None, *arguments)
         except TypeError:
-            raise ConfigError(f"{said}: {name_of} must take ({', '.join(('self', *arguments))})") from None
-    columns = getattr(found, "columns", ())
+            raise ConfigError(f"{where}: {name_of} must take ({', '.join(('self', *arguments))})") from None
+    columns = getattr(method_class, "columns", ())
     if not isinstance(columns, tuple) or not set(columns) <= {"jets"}:
-        raise ConfigError(f"{said}: columns is {columns!r}, neither () nor ('jets',)")
+        raise ConfigError(f"{where}: columns is {columns!r}, neither () nor ('jets',)")
 
 
 class CheckedMethod(BackgroundMethod):
@@ -87,41 +87,41 @@ class CheckedMethod(BackgroundMethod):
         self.own_mass, self.partial = getattr(inner, "own_mass", False), getattr(inner, "partial", False)
         self.columns = getattr(inner, "columns", ())
 
-    def _said(self, error: BaseException) -> DrapesError:
-        return ConfigError(f"template.method {self._name}: {told(error, is_users)}")
+    def _method_error(self, error: BaseException) -> DrapesError:
+        return ConfigError(f"template.method {self._name}: {describe_error(error, is_users)}")
 
     def _wrong(self, method: str, what: str) -> ConfigError:
         return ConfigError(f"template.method {self._name}: {method}() returned {what}")
 
-    def _asked(self, method: str, *arguments: Any) -> Any:
+    def _call_optional(self, method: str, *arguments: Any) -> Any:
         """Call a method that need not be there."""
         call: Callable[..., Any] = getattr(self._inner, method, getattr(super(), method))
-        with UsersCode(self._said):
+        with UsersCode(self._method_error):
             return call(*arguments)
 
     def fit(self, task: FitTask) -> tuple[Any, Mapping[str, TrainingCurve]]:
         """Fit as the user's class does."""
-        with UsersCode(self._said):
-            found = self._inner.fit(task)
-        if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
-            raise self._wrong("fit", f"{type(found).__name__}, not (model, {{name: TrainingCurve}})")
-        model, curves = found
-        strange = [key for key, one in curves.items() if not isinstance(one, TrainingCurve) or not one.history]
+        with UsersCode(self._method_error):
+            result = self._inner.fit(task)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
+            raise self._wrong("fit", f"{type(result).__name__}, not (model, {{name: TrainingCurve}})")
+        model, curves = result
+        strange = [key for key, curve in curves.items() if not isinstance(curve, TrainingCurve) or not curve.history]
         if strange:
             raise self._wrong("fit", f"no TrainingCurve with a history as {strange[0]!r}; {{}} stands for no training")
         return model, curves
 
     def save(self, folder: Path, model: Any) -> Sequence[Path]:
         """Write as the user's class does."""
-        with UsersCode(self._said):
-            found = self._inner.save(folder, model)
-        if not isinstance(found, Sequence) or not all(isinstance(one, Path) for one in found):
-            raise self._wrong("save", f"{type(found).__name__}, not the list of the paths that it wrote")
-        return found
+        with UsersCode(self._method_error):
+            paths = self._inner.save(folder, model)
+        if not isinstance(paths, Sequence) or not all(isinstance(path, Path) for path in paths):
+            raise self._wrong("save", f"{type(paths).__name__}, not the list of the paths that it wrote")
+        return paths
 
     def load(self, folder: Path, device: str) -> Any:
         """Read as the user's class does."""
-        with UsersCode(self._said):
+        with UsersCode(self._method_error):
             return self._inner.load(folder, device)
 
     def sample(self, model: Any, plan: Plan, parents: EventTable | None, task: SampleTask) -> Template:
@@ -132,34 +132,34 @@ class CheckedMethod(BackgroundMethod):
         ConfigError
             If they are none of the plan, lie outside the region, or hold what no later stage can use.
         """
-        with UsersCode(self._said):
-            found = self._inner.sample(model, plan, parents, task)
-        if not isinstance(found, Template):
-            raise self._wrong("sample", f"{type(found).__name__}, not a Template; plan.template(x) makes one")
-        self._check(found, plan, task)
-        missing = len(plan) - len(found.event_id) - sum(found.lost.values())
+        with UsersCode(self._method_error):
+            template = self._inner.sample(model, plan, parents, task)
+        if not isinstance(template, Template):
+            raise self._wrong("sample", f"{type(template).__name__}, not a Template; plan.template(x) makes one")
+        self._check(template, plan, task)
+        missing = len(plan) - len(template.event_id) - sum(template.lost.values())
         if missing < 0:
             raise self._wrong("sample", "more lost events than the plan has left")
-        return replace(found, lost={**found.lost, "left_out": missing}) if missing else found
+        return replace(template, lost={**template.lost, "left_out": missing}) if missing else template
 
-    def _check(self, found: Template, plan: Plan, task: SampleTask) -> None:
-        count, names = len(found.event_id), ("parent_id", "mjj", "weight")
-        x = np.asarray(found.x)
+    def _check(self, template: Template, plan: Plan, task: SampleTask) -> None:
+        count, names = len(template.event_id), ("parent_id", "mjj", "weight")
+        x = np.asarray(template.x)
         if x.shape != (count, len(self._features)):
             raise self._wrong("sample", f"features of shape {x.shape}, not {(count, len(self._features))}")
         for name in names:
-            if np.shape(getattr(found, name)) != (count,):
-                raise self._wrong("sample", f"{name} of shape {np.shape(getattr(found, name))}, not {(count,)}")
+            if np.shape(getattr(template, name)) != (count,):
+                raise self._wrong("sample", f"{name} of shape {np.shape(getattr(template, name))}, not {(count,)}")
         order = np.argsort(plan.event_id, kind="stable")
-        place = np.minimum(np.searchsorted(plan.event_id[order], found.event_id), max(len(order) - 1, 0))
+        place = np.minimum(np.searchsorted(plan.event_id[order], template.event_id), max(len(order) - 1, 0))
         rows = order[place] if len(order) else np.empty(0, dtype=np.int64)
-        if count and (not np.array_equal(plan.event_id[rows], found.event_id) or not (np.diff(rows) > 0).all()):
+        if count and (not np.array_equal(plan.event_id[rows], template.event_id) or not (np.diff(rows) > 0).all()):
             raise self._wrong(
                 "sample", "events that are not those of the plan, in its order; plan.take(rows) leaves some out"
             )
-        if not np.array_equal(plan.parent_id[rows], found.parent_id):
+        if not np.array_equal(plan.parent_id[rows], template.parent_id):
             raise self._wrong("sample", "other parents than those of the plan, whose folds they decide")
-        weight, mjj = np.asarray(found.weight), np.asarray(found.mjj)
+        weight, mjj = np.asarray(template.weight), np.asarray(template.mjj)
         with np.errstate(invalid="ignore"):
             checks = [
                 (~(np.abs(x[:, j]) <= LARGEST), f"NaN or infinity as '{name}'") for j, name in enumerate(self._features)
@@ -174,14 +174,14 @@ class CheckedMethod(BackgroundMethod):
                 raise self._wrong("sample", f"{what}, the first in row {int(np.flatnonzero(bad)[0])}")
         if count and not weight.sum() > 0:
             raise self._wrong("sample", "weights that add up to 0")
-        if found.jets is not None and len(found.jets) != count:
-            raise self._wrong("sample", f"jets of {len(found.jets)} events, not of {count}")
-        if found.jets is None and "jets" in self.columns:
+        if template.jets is not None and len(template.jets) != count:
+            raise self._wrong("sample", f"jets of {len(template.jets)} events, not of {count}")
+        if template.jets is None and "jets" in self.columns:
             raise self._wrong("sample", "no jets, though its columns name them")
 
     def check(self) -> None:
         """Check as the user's class does."""
-        self._asked("check")
+        self._call_optional("check")
 
     def settings(self) -> Mapping[str, Any]:
         """Return what decides the user's model."""
@@ -189,14 +189,14 @@ class CheckedMethod(BackgroundMethod):
 
     def trainings(self) -> Mapping[str, Training]:
         """Return what the user's trainings are."""
-        found = self._mapping("trainings")
-        if not all(isinstance(training, Training) for training in found.values()):
+        trainings = self._mapping("trainings")
+        if not all(isinstance(training, Training) for training in trainings.values()):
             raise self._wrong("trainings", "what is no Training; an example is {'flow': Training(epochs=50)}")
-        return found
+        return trainings
 
     def summary(self) -> str:
         """Return the user's sentence."""
-        return str(self._asked("summary"))
+        return str(self._call_optional("summary"))
 
     def describe(self, model: Any) -> Mapping[str, Any]:
         """Return what the user's class records."""
@@ -204,17 +204,19 @@ class CheckedMethod(BackgroundMethod):
 
     def kept(self, model: Any) -> tuple[str, ...]:
         """Return what the user's templates take over."""
-        return tuple(self._asked("kept", model))
+        return tuple(self._call_optional("kept", model))
 
     def reach(self, region: tuple[float, float]) -> tuple[float, float]:
         """Return where the user's class draws masses."""
-        found = self._asked("reach", region)
-        if not (isinstance(found, tuple) and len(found) == 2 and found[0] <= region[0] and found[1] >= region[1]):
-            raise self._wrong("reach", f"{found!r}, not an interval (low, high) around {region}")
-        return found
+        interval = self._call_optional("reach", region)
+        if not (
+            isinstance(interval, tuple) and len(interval) == 2 and interval[0] <= region[0] and interval[1] >= region[1]
+        ):
+            raise self._wrong("reach", f"{interval!r}, not an interval (low, high) around {region}")
+        return interval
 
     def _mapping(self, method: str, *arguments: Any) -> Mapping[str, Any]:
-        found = self._asked(method, *arguments)
-        if not isinstance(found, Mapping):
-            raise self._wrong(method, f"{type(found).__name__}, not a mapping")
-        return found
+        mapping = self._call_optional(method, *arguments)
+        if not isinstance(mapping, Mapping):
+            raise self._wrong(method, f"{type(mapping).__name__}, not a mapping")
+        return mapping

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, UsersCode, told
+from drapes_hep.errors import ConfigError, UsersCode, describe_error
 from drapes_hep.events.declared import modules_of
 from drapes_hep.events.features import function_sources
 from drapes_hep.files import file_hash
@@ -52,22 +52,22 @@ def method_of(config: Config) -> BackgroundMethod:
         If there is no such class, or it refuses the configuration or the options.
     """
     name, options = config.template.method, config.template.options
-    found = find_method(config)
-    check_options("template.options", name, found, options, ("config",))
+    method_class = find_method(config)
+    check_options("template.options", name, method_class, options, ("config",))
     if name in METHODS:
-        return found(config, **options)
-    with UsersCode(lambda error: ConfigError(f"template.method {name}: {told(error, is_users)}")):
-        made = found(config, **options)
-    return CheckedMethod(made, config)
+        return method_class(config, **options)
+    with UsersCode(lambda error: ConfigError(f"template.method {name}: {describe_error(error, is_users)}")):
+        method = method_class(config, **options)
+    return CheckedMethod(method, config)
 
 
 def origin_of(name: str, folder: Path | None = None) -> Origin:
     """Return where the templates of a method start, by its name in the configuration; raises ConfigError."""
     if name in RECIPES:
         return RECIPES[name]
-    found = load_class(_KIND, name, folder)
-    check_declared(name, found)
-    return cast(Origin, found)
+    method_class = load_class(_KIND, name, folder)
+    check_declared(name, method_class)
+    return cast(Origin, method_class)
 
 
 def method_settings(config: Config) -> dict[str, Any]:
@@ -75,11 +75,15 @@ def method_settings(config: Config) -> dict[str, Any]:
     out = {**method_of(config).settings(), **feature_settings(config)}
     if config.template.method not in RECIPES:
         # the templates of Drapes share their models, whatever they start from
-        found = find_method(config)
-        modules = [file_hash(path) for _, path in sorted(modules_of(found).items()) if path not in class_sources(found)]
+        method_class = find_method(config)
+        modules = [
+            file_hash(path)
+            for _, path in sorted(modules_of(method_class).items())
+            if path not in class_sources(method_class)
+        ]
         out |= {
             "template method": config.template.method.rpartition(":")[2],
-            "method's source": [*source_hashes(found), *modules],
+            "method's source": [*source_hashes(method_class), *modules],
             "method's options": dict(config.template.options),
         }
     return out
@@ -90,8 +94,10 @@ def feature_settings(config: Config) -> dict[str, Any]:
     own = {name: config.define[name] for name in config.features if name in config.define}
     if not own:
         return {}
-    definitions = {name: one for name, one in config.definitions["define"].items() if name in own}
+    definitions = {name: definition for name, definition in config.definitions["define"].items() if name in own}
     return {
-        "definitions": {name: [one.expression, one.function, one.bounds] for name, one in own.items()},
+        "definitions": {
+            name: [definition.expression, definition.function, definition.bounds] for name, definition in own.items()
+        },
         "feature's source": function_sources(definitions),
     }

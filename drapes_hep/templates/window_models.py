@@ -143,9 +143,9 @@ def load_window_model(
         files = {folder / str(name): str(digest) for name, digest in card["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunDirectoryError(f"{folder / CARD}: is not a model's card ({error!r}); train again") from error
-    seen = not any(low <= window.lo and window.hi <= high for low, high in hidden)
-    if seen != saw_window:
-        raise LeakError(f"{folder}: this model {'saw' if seen else 'did not see'} the window {window.name}")
+    model_saw = not any(low <= window.lo and window.hi <= high for low, high in hidden)
+    if model_saw != saw_window:
+        raise LeakError(f"{folder}: this model {'saw' if model_saw else 'did not see'} the window {window.name}")
     for path, digest in files.items():
         if not path.is_file() or file_hash(path) != digest:
             raise RunDirectoryError(f"{path}: missing or changed since the model was trained; train again")
@@ -183,30 +183,30 @@ def sample_template(
     ConfigError
         If a parent is no event of the data.
     """
-    found = method.sample(model, planned.starts, planned.parents, task)
+    template = method.sample(model, planned.starts, planned.parents, task)
     inside = data.take(task.region(data.mjj))
-    _refuse_copies(method, _rows(found.x, found.mjj), _rows(inside.x, inside.mjj), "features and m_JJ")
+    _refuse_copies(method, _rows(template.x, template.mjj), _rows(inside.x, inside.mjj), "features and m_JJ")
     if planned.parents is None:
-        orphans = np.flatnonzero((found.parent_id != NO_PARENT) & ~np.isin(found.parent_id, data.event_id))
+        orphans = np.flatnonzero((template.parent_id != NO_PARENT) & ~np.isin(template.parent_id, data.event_id))
         if len(orphans):
             raise ConfigError(
-                f"template.method {method.title}: parent_id {found.parent_id[orphans[0]]} is no event_id of the data,"
-                " whose fold it would share; take the event_id of the skim, or leave the column out"
+                f"template.method {method.title}: parent_id {template.parent_id[orphans[0]]} is no event_id of the"
+                " data, whose fold it would share; take the event_id of the skim, or leave the column out"
             )
     else:
         inside = inside.take(~np.isin(inside.event_id, planned.parents.event_id))
     rows = _rows(inside.x)
     # features that are counts or categories repeat by themselves
     if len(np.unique(rows)) == len(rows):
-        _refuse_copies(method, _rows(found.x), rows, "features")
-    return found
+        _refuse_copies(method, _rows(template.x), rows, "features")
+    return template
 
 
 def _refuse_copies(
-    method: BackgroundMethod, found: npt.NDArray[np.void], data: npt.NDArray[np.void], what: str
+    method: BackgroundMethod, generated: npt.NDArray[np.void], data: npt.NDArray[np.void], what: str
 ) -> None:
     """Raise LeakError if template events are data; without their number, which may be that of a hidden window."""
-    same = np.isin(found, data)
+    same = np.isin(generated, data)
     if same.any():
         raise LeakError(
             f"template.method {method.title}: template events are events of the data, the first in row"

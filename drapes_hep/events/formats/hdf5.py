@@ -11,7 +11,7 @@ import numpy as np
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key, label_file
-from drapes_hep.events.formats.base import check_kept, columns_of, lacks, match_layout, nearest
+from drapes_hep.events.formats.base import check_kept, columns_of, layout_error, match_layout, nearest
 from drapes_hep.events.formats.columns import Columns
 from drapes_hep.events.formats.hdf5_files import check_stored, open_hdf5, unwritten
 from drapes_hep.events.formats.layouts import LAYOUTS
@@ -127,7 +127,7 @@ def _check_datasets(path: str, datasets: Mapping[str, Any]) -> tuple[str, ...]:
 def _no_frame(path: str, file: Any) -> InputError:
     """Return the error for a file with neither a frame of pandas nor all arrays of jets."""
     if set(file) & {"jets", "tau"}:
-        return lacks(path, "the file", list(file), ("simulated",))
+        return layout_error(path, "the file", list(file), ("simulated",))
     return InputError(
         path,
         f"is HDF5, but not a table written by pandas (it holds {', '.join(list(file)[:5]) or 'nothing'})",
@@ -195,7 +195,7 @@ class Hdf5Reader:
                 name = max(names_of, key=lambda table: nearest(names_of[table], _LAYOUTS)[0])
                 for likely in _LAYOUTS:
                     _check_types(path, name, frames[name][1], likely)
-                raise lacks(path, f"table '{name}'", names_of[name], _LAYOUTS, reading.layout)
+                raise layout_error(path, f"table '{name}'", names_of[name], _LAYOUTS, reading.layout)
             if len(fits) > 1:
                 raise InputError(path, f"several tables fit: {', '.join(fits)}", "say which: {path: table}")
             ((name, layout),) = fits.items()
