@@ -5,7 +5,7 @@ drapes study sculpting configs/studies.yaml
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from drapes_hep.config import Config
@@ -88,25 +88,34 @@ def _merged(rows: Sequence[Row], least: float) -> list[Row]:
     for template in dict.fromkeys(row["template"] for row in rows):
         mine = select(rows, template=template)
         seeds = list(dict.fromkeys(row["seed"] for row in mine))
-        low = min((float(row["mjj"]) for row in mine if row["region"] == "window"), default=0.0)
-        parts = {
-            "lower": [row for row in mine if row["region"] == "sidebands" and float(row["mjj"]) < low],
-            "window": select(mine, region="window"),
-            "upper": [row for row in mine if row["region"] == "sidebands" and float(row["mjj"]) > low],
-        }
-        for part in parts.values():
+        for part in _regions(mine):
             for group in _groups(part, least):
-                inside = [row for row in part if row["mjj"] in group]
-                weight = sum(float(row["events"]) for row in inside)
-                middle = sum(float(row["events"]) * float(row["mjj"]) for row in inside) / weight
-                for seed in seeds:
-                    own = select(inside, seed=seed)
-                    events, passing = (sum(float(row[name]) for row in own) for name in ("events", "passing"))
-                    if events:
-                        fraction = passing / events / float(own[0]["background_efficiency"])
-                        line = {"template": template, "seed": seed, "mjj": middle, "fraction_over_cut": fraction}
-                        out.append(line)
+                lines = _of_bin([row for row in part if row["mjj"] in group], seeds)
+                out += [{"template": template, **line} for line in lines]
     return out
+
+
+def _regions(rows: Sequence[Row]) -> list[Sequence[Row]]:
+    """Divide rows into the lower sideband, the window and the upper sideband."""
+    low = min((float(row["mjj"]) for row in rows if row["region"] == "window"), default=0.0)
+    outside = select(rows, region="sidebands")
+    return [
+        [row for row in outside if float(row["mjj"]) < low],
+        select(rows, region="window"),
+        [row for row in outside if float(row["mjj"]) > low],
+    ]
+
+
+def _of_bin(rows: Sequence[Row], seeds: Sequence[Any]) -> Iterator[Row]:
+    """Return the passing fraction of each seed in one merged bin."""
+    weight = sum(float(row["events"]) for row in rows)
+    middle = sum(float(row["events"]) * float(row["mjj"]) for row in rows) / weight
+    for seed in seeds:
+        own = select(rows, seed=seed)
+        events, passing = (sum(float(row[name]) for row in own) for name in ("events", "passing"))
+        if events:
+            fraction = passing / events / float(own[0]["background_efficiency"])
+            yield {"seed": seed, "mjj": middle, "fraction_over_cut": fraction}
 
 
 def _groups(rows: Sequence[Row], least: float) -> list[set[float]]:

@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -284,18 +284,7 @@ def _check_files(config: Config, name: Path) -> list[str]:
     data = examine_files(config)
     named = {problem.path for problem in data.problems if isinstance(problem, InputError)}
     tried = try_files(config, [info for info in data.infos if info.path not in named], reading_of(config))
-    # a mistake of the processor's is the same in every file
-    problems = {
-        str(problem): problem
-        for problem in (*data.problems, *(problem.error for problem in tried))
-        if problem is not None
-    }
-    if len(problems) == 1:
-        raise next(iter(problems.values()))
-    for problem in problems:
-        complain(problem)
-    if problems:
-        raise DrapesError(f"{name}: {counted(len(problems), 'problem')} with the files of data.path")
+    _raise_all(name, [*data.problems, *(first_chunk.error for first_chunk in tried if first_chunk.error is not None)])
     sources = check_sources(config)
     from_sources = try_files(config, sources, reading_of_sources(config))
     for first_chunk in from_sources:
@@ -326,6 +315,18 @@ def _check_files(config: Config, name: Path) -> list[str]:
         injected = "" if config.signal.inject is None else f", of which signal.inject keeps {config.signal.inject}"
         lines.append(f"labels: {labels[0]} background and {labels[1]} signal events{injected}")
     return lines
+
+
+def _raise_all(name: Path, errors: Sequence[DrapesError]) -> None:
+    """Print every error once, and stop if there is any; a single one is raised as it is."""
+    # a mistake of the processor's is the same in every file
+    problems = {str(error): error for error in errors}
+    if len(problems) == 1:
+        raise next(iter(problems.values()))
+    for problem in problems:
+        complain(problem)
+    if problems:
+        raise DrapesError(f"{name}: {counted(len(problems), 'problem')} with the files of data.path")
 
 
 @app.command()

@@ -732,25 +732,34 @@ class Config(_Section):
             )
         if self.study.window is not None and not low < self.study.window[0] < self.study.window[1] < high:
             raise ValueError(f"study.window must rise and lie inside mass.range [{low:g}, {high:g}]")
-        if self.constituents is not None:
-            if self.template.method == "file":
-                raise ValueError("constituents: a template file holds features; leave the section out")
-            if self.template.method == "from_low_noise":
-                raise ValueError("constituents: from_low_noise is a study of features, and makes no constituents")
-            if self.template.method == "from_sidebands" and self.constituents.kinematics_strength is None:
-                raise ValueError("constituents: from_sidebands needs constituents.kinematics_strength")
-            noise = self.constituents.kinematics_strength
-            if noise is not None and not self.template.sigma_min <= noise <= self.template.sigma_max:
-                low, high = self.template.sigma_min, self.template.sigma_max
-                raise ValueError(f"constituents.kinematics_strength {noise:g} is not within {low:g} to {high:g}")
-            if (self.template.steps_left or 0) > self.constituents.steps:
-                raise ValueError("template.steps_left exceeds constituents.steps, whose sampler it stands for")
-            if self.constituents.kinematics_network == "deepsets" and self.training.width % JET_HEADS:
-                raise ValueError(
-                    f"training.width {self.training.width} is no multiple of the {JET_HEADS} heads of"
-                    " constituents.kinematics_network deepsets"
-                )
-        elif self.cwola.classifier in ON_CONSTITUENTS:
+        return self
+
+    @model_validator(mode="after")
+    def _consistent_constituents(self) -> Config:
+        if self.constituents is None:
+            return self
+        template, noise = self.template, self.constituents.kinematics_strength
+        if template.method == "file":
+            raise ValueError("constituents: a template file holds features; leave the section out")
+        if template.method == "from_low_noise":
+            raise ValueError("constituents: from_low_noise is a study of features, and makes no constituents")
+        if template.method == "from_sidebands" and noise is None:
+            raise ValueError("constituents: from_sidebands needs constituents.kinematics_strength")
+        if noise is not None and not template.sigma_min <= noise <= template.sigma_max:
+            low, high = template.sigma_min, template.sigma_max
+            raise ValueError(f"constituents.kinematics_strength {noise:g} is not within {low:g} to {high:g}")
+        if (template.steps_left or 0) > self.constituents.steps:
+            raise ValueError("template.steps_left exceeds constituents.steps, whose sampler it stands for")
+        if self.constituents.kinematics_network == "deepsets" and self.training.width % JET_HEADS:
+            raise ValueError(
+                f"training.width {self.training.width} is no multiple of the {JET_HEADS} heads of"
+                " constituents.kinematics_network deepsets"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _consistent_classifier(self) -> Config:
+        if self.constituents is None and self.cwola.classifier in ON_CONSTITUENTS:
             raise ValueError(
                 f"cwola.classifier {self.cwola.classifier} needs templates of constituents: add 'constituents: {{}}'"
             )
@@ -759,6 +768,10 @@ class Config(_Section):
                 "cwola.options: kinematics shows m_JJ to the classifier, whose cuts then sculpt the spectrum: leave it"
                 " out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Config:
         if len(set(self.features)) != len(self.features):
             raise ValueError("a feature is listed twice")
         if len(set(self.selection.keep)) != len(self.selection.keep):

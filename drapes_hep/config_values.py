@@ -93,35 +93,48 @@ def _item(annotation: Any, name: object, value: Any) -> Any:
 
 def _scalar(kinds: list[Any], value: Any) -> Any:
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    converted: Any = None
     if isinstance(value, str):
-        if value in words:
-            return str(value)
-        truth = TRUTH.get(value.lower()) if isinstance(value, Unquoted) else None
-        if bool in kinds and truth is not None:
-            if str in kinds:
-                raise ValueError(f"{value} may be text or {str(truth).lower()}: write true or false, or quote it")
-            return truth
-        if str in kinds:
-            return str(value)
+        converted = _from_text(kinds, words, value)
     elif isinstance(value, bool):
-        if bool in kinds:
-            return value
+        converted = value if bool in kinds else None
     elif isinstance(value, numbers.Integral):
-        if (int in kinds or float in kinds) and abs(int(value)) >= _LARGEST:
-            raise ValueError(f"{_value_text(value)} is too large: at most {_LARGEST - 1}")
-        if int in kinds:
-            return int(value)
-        if float in kinds:
-            return float(value)
+        converted = _from_integer(kinds, value)
     elif isinstance(value, numbers.Real) and math.isfinite(value):
-        number = float(value)
-        if float in kinds:
-            return number
-        if int in kinds and number.is_integer():
-            if abs(number) >= _EXACT:
-                raise ValueError(f"{_value_text(value)} is not exact: write all of its digits")
-            return int(number)
-    raise ValueError(_error_message(kinds, words, value))
+        converted = _from_number(kinds, value)
+    if converted is None:
+        raise ValueError(_error_message(kinds, words, value))
+    return converted
+
+
+def _from_text(kinds: list[Any], words: list[str], value: str) -> str | bool | None:
+    if value in words:
+        return str(value)
+    truth = TRUTH.get(value.lower()) if isinstance(value, Unquoted) else None
+    if bool in kinds and truth is not None:
+        if str in kinds:
+            raise ValueError(f"{value} may be text or {str(truth).lower()}: write true or false, or quote it")
+        return truth
+    return str(value) if str in kinds else None
+
+
+def _from_integer(kinds: list[Any], value: numbers.Integral) -> int | float | None:
+    if (int in kinds or float in kinds) and abs(int(value)) >= _LARGEST:
+        raise ValueError(f"{_value_text(value)} is too large: at most {_LARGEST - 1}")
+    if int in kinds:
+        return int(value)
+    return float(value) if float in kinds else None
+
+
+def _from_number(kinds: list[Any], value: numbers.Real) -> int | float | None:
+    number = float(value)
+    if float in kinds:
+        return number
+    if int not in kinds or not number.is_integer():
+        return None
+    if abs(number) >= _EXACT:
+        raise ValueError(f"{_value_text(value)} is not exact: write all of its digits")
+    return int(number)
 
 
 def _error_message(kinds: list[Any], words: list[str], value: Any) -> str:

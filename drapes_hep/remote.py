@@ -220,39 +220,56 @@ def network_error(url: str, error: BaseException) -> InputError | None:
     """
     if not is_url(url):
         return None
+    # the innermost says most: fsspec calls whatever happens while it opens a file "not found"
+    for cause in reversed(_causes(error)):
+        answer = _refusal(url, cause) or _broken(url, cause) or _xrootd_error(url, cause)
+        if answer is not None:
+            return answer
+    return None
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an error and what it came from, outermost first."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    # the innermost says most: fsspec calls whatever happens while it opens a file "not found"
-    for cause in reversed(chain):
-        status = getattr(cause, "status", None)
-        if isinstance(cause, InputError):
-            return cause
-        if status in (401, 403) or isinstance(cause, PermissionError):
-            return InputError(url, "the server refuses it", "it needs a login or a token: download it yourself")
-        if isinstance(cause, FileNotFoundError) or status in (404, 410):
-            where = "" if url.startswith(("file:", "local:")) else " on the server"
-            return NotThereError(url, f"no such file{where}", "check the address")
-        if any(words in str(cause) for words in _NO_RANGES):
-            return InputError(url, "the server does not serve parts of files", "download it first")
-        if type(cause).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:
-            kind = UnreachableError if status in TRANSIENT else InputError
-            answer = kind(url, f"the server answers with status {status}", "try again later")
-            if isinstance(answer, UnreachableError):
-                answer.wait = retry_after(getattr(cause, "headers", None))
-            return answer
-        if "CertificateError" in type(cause).__name__ or "SSLCertVerificationError" in type(cause).__name__:
-            return InputError(url, "the server's certificate cannot be verified", "check the address")
-        if type(cause).__name__ in {"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError", "TooManyRedirects"}:
-            return InputError(url, f"the address leads nowhere ({type(cause).__name__})", "check the address")
-        broken = (ConnectionError, TimeoutError, http.client.HTTPException)
-        if isinstance(cause, broken) or type(cause).__module__.startswith("aiohttp") or _is_truncated(cause):
-            problem = f"the server cannot be reached or broke off ({type(cause).__name__})"
-            return UnreachableError(url, problem, "try again, or download it first")
-        if (xrootd_error := _xrootd_error(url, cause)) is not None:
-            return xrootd_error
+    return chain
+
+
+def _refusal(url: str, error: BaseException) -> InputError | None:
+    """Word what a server answers, and what was worded before."""
+    status = getattr(error, "status", None)
+    if isinstance(error, InputError):
+        return error
+    if status in (401, 403) or isinstance(error, PermissionError):
+        return InputError(url, "the server refuses it", "it needs a login or a token: download it yourself")
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        where = "" if url.startswith(("file:", "local:")) else " on the server"
+        return NotThereError(url, f"no such file{where}", "check the address")
+    if any(words in str(error) for words in _NO_RANGES):
+        return InputError(url, "the server does not serve parts of files", "download it first")
+    if type(error).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:
+        kind = UnreachableError if status in TRANSIENT else InputError
+        answer = kind(url, f"the server answers with status {status}", "try again later")
+        if isinstance(answer, UnreachableError):
+            answer.wait = retry_after(getattr(error, "headers", None))
+        return answer
+    return None
+
+
+def _broken(url: str, error: BaseException) -> InputError | None:
+    """Word why there is no whole answer."""
+    name = type(error).__name__
+    if "CertificateError" in name or "SSLCertVerificationError" in name:
+        return InputError(url, "the server's certificate cannot be verified", "check the address")
+    if name in {"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError", "TooManyRedirects"}:
+        return InputError(url, f"the address leads nowhere ({name})", "check the address")
+    broken = (ConnectionError, TimeoutError, http.client.HTTPException)
+    if isinstance(error, broken) or type(error).__module__.startswith("aiohttp") or _is_truncated(error):
+        problem = f"the server cannot be reached or broke off ({name})"
+        return UnreachableError(url, problem, "try again, or download it first")
     return None
 
 

@@ -113,166 +113,191 @@ def results_record(
     }
 
 
-def results_schema() -> dict[str, Any]:
-    """Return the JSON schema (draft 2020-12) of ``results.json``, every field with its meaning."""
+_NUMBER, _COUNT = {"type": "number"}, {"type": "integer", "minimum": 0}
+_PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
+_EFFICIENCY = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+_INTERVAL = {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2}
+_BOOLEAN = {"type": "boolean"}
 
-    def record(**properties: object) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        }
 
-    def nullable(schema: Mapping[str, Any]) -> dict[str, Any]:
-        return {"anyOf": [schema, {"type": "null"}]}
+def _record(**properties: object) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
-    def field(meaning: str, schema: Mapping[str, Any], null: bool = False) -> dict[str, Any]:
-        return {"description": meaning, **(nullable(schema) if null else schema)}
 
-    number, count = {"type": "number"}, {"type": "integer", "minimum": 0}
-    probability = {"type": "number", "minimum": 0, "maximum": 1}
-    efficiency = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
-    interval = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
-    boolean = {"type": "boolean"}
-    error = field("Its standard error.", {"type": "number", "minimum": 0})
-    value = {"value": field("The number.", number), "error": error}
-    estimate = record(**value)
-    pseudo = record(**value, window=field("The pseudo-window, GeV.", interval))
-    sic = record(
-        **value,
-        signal_efficiency=field("Of the cut, true signal of the window.", probability),
-        background_efficiency=field("Of the cut, true background of the window.", probability),
-    )
-    point = record(
-        background_efficiency=field("The cut: the part of the template that passes; 1 is no cut.", efficiency),
-        observed=field("Events in the window that pass; null if blind.", count, null=True),
-        expected=field(
-            "Background expected among them; null with too few fitted events or a poor fit.", number, null=True
+def _field(meaning: str, schema: Mapping[str, Any], null: bool = False) -> dict[str, Any]:
+    return {"description": meaning, **({"anyOf": [schema, {"type": "null"}]} if null else schema)}
+
+
+def _value() -> dict[str, Any]:
+    error = _field("Its standard error.", {"type": "number", "minimum": 0})
+    return {"value": _field("The number.", _NUMBER), "error": error}
+
+
+def _point_schema() -> dict[str, Any]:
+    return _record(
+        background_efficiency=_field("The cut: the part of the template that passes; 1 is no cut.", _EFFICIENCY),
+        observed=_field("Events in the window that pass; null if blind.", _COUNT, null=True),
+        expected=_field(
+            "Background expected among them; null with too few fitted events or a poor fit.", _NUMBER, null=True
         ),
-        expected_error=field(
-            "Standard error of the expectation alone, without Poisson fluctuation.", number, null=True
+        expected_error=_field(
+            "Standard error of the expectation alone, without Poisson fluctuation.", _NUMBER, null=True
         ),
-        p_local=field(
+        p_local=_field(
             "Probability of at least as many events under background alone, the expectation's error included; null"
             " without an expectation, or with one below 0.001 events.",
-            probability,
+            _PROBABILITY,
             null=True,
         ),
-        z_local=field("The same in one-sided standard deviations; null where nothing is observed.", number, null=True),
-        expected_template=field(
+        z_local=_field(
+            "The same in one-sided standard deviations; null where nothing is observed.", _NUMBER, null=True
+        ),
+        expected_template=_field(
             "Cross-check, no part of the result: the expectation if the template were perfect, its efficiency times the"
             " inclusive expectation; null if blind.",
-            number,
+            _NUMBER,
             null=True,
         ),
-        expected_template_error=field("Its standard error.", number, null=True),
-        degree=field("Degree of the polynomial in the efficiency; null for the inclusive point.", count, null=True),
-        fitted_events=field(
+        expected_template_error=_field("Its standard error.", _NUMBER, null=True),
+        degree=_field("Degree of the polynomial in the efficiency; null for the inclusive point.", _COUNT, null=True),
+        fitted_events=_field(
             "Events outside the window that pass and that this point's fit uses: all for the inclusive point, those of"
             " the sidebands' closure part after a cut. hunt.min_events is a limit on it.",
-            count,
+            _COUNT,
         ),
     )
-    fit = record(
-        chi2=field("Likelihood ratio 2NLLR (sum of the bins' Poisson deviances), no Pearson chi2.", number, null=True),
-        ndof=field("Degrees of freedom.", {"type": "integer"}),
-        p_value=field("Of the 2NLLR, bins with few events allowed for.", probability, null=True),
-        good=field("Whether p_value is at least 0.001; a window of which it is not carries no expectation.", boolean),
-        parameters=field(
+
+
+def _fit_schema() -> dict[str, Any]:
+    return _record(
+        chi2=_field(
+            "Likelihood ratio 2NLLR (sum of the bins' Poisson deviances), no Pearson chi2.", _NUMBER, null=True
+        ),
+        ndof=_field("Degrees of freedom.", {"type": "integer"}),
+        p_value=_field("Of the 2NLLR, bins with few events allowed for.", _PROBABILITY, null=True),
+        good=_field("Whether p_value is at least 0.001; a window of which it is not carries no expectation.", _BOOLEAN),
+        parameters=_field(
             "Of the shape: ln_p1 is the logarithm of p_1 in docs/method.md, the others p_2, ...",
-            {"type": "object", "additionalProperties": number},
+            {"type": "object", "additionalProperties": _NUMBER},
         ),
     )
-    template = record(
-        name=field("How it was made: template.method.", {"type": "string"}),
-        n=field("Its events; null if blind.", count, null=True),
-        strength=field("Noise sigma / alpha that it started at; null from full noise.", number, null=True),
-        steps_left=field("Steps of the sampler that were left there; null from full noise.", count, null=True),
-        lost=field(
+
+
+def _template_schema() -> dict[str, Any]:
+    estimate, pseudo = _record(**_value()), _record(**_value(), window=_field("The pseudo-window, GeV.", _INTERVAL))
+    return _record(
+        name=_field("How it was made: template.method.", {"type": "string"}),
+        n=_field("Its events; null if blind.", _COUNT, null=True),
+        strength=_field("Noise sigma / alpha that it started at; null from full noise.", _NUMBER, null=True),
+        steps_left=_field("Steps of the sampler that were left there; null from full noise.", _COUNT, null=True),
+        lost=_field(
             "Of a template of constituents, events that were generated and are none of it, by reason: see"
             " docs/run-directory.md; null for one of features, or if blind.",
-            {"type": "object", "additionalProperties": count},
+            {"type": "object", "additionalProperties": _COUNT},
             null=True,
         ),
-        auc_vs_truth=field(
+        auc_vs_truth=_field(
             "AUC against true background in the window; null without labels or if blind.", estimate, null=True
         ),
-        auc_vs_sideband_closure=field(
+        auc_vs_sideband_closure=_field(
             "AUC, made at their masses, against held-out sideband events; if blind, those outside all windows.",
             estimate,
             null=True,
         ),
-        auc_vs_pseudo_window=field(
+        auc_vs_pseudo_window=_field(
             "AUC against data in the pseudo-window (if blind, outside all windows); null where there is none.",
             pseudo,
             null=True,
         ),
     )
-    metrics = record(
-        auc=field("Of true signal against true background in the window.", estimate, null=True),
-        sic_100=field("Signal efficiency over the root of background efficiency, at rejection 100.", sic, null=True),
-        sic_1000=field("The same at rejection 1000.", sic, null=True),
-        sic_max=field("The largest of cuts that enough background events pass.", sic, null=True),
+
+
+def _metrics_schema() -> dict[str, Any]:
+    estimate = _record(**_value())
+    sic = _record(
+        **_value(),
+        signal_efficiency=_field("Of the cut, true signal of the window.", _PROBABILITY),
+        background_efficiency=_field("Of the cut, true background of the window.", _PROBABILITY),
     )
-    window = record(
-        sr=field("The window, GeV.", interval),
-        n_observed=field("Selected events in it; null if blind.", count, null=True),
-        n_signal_truth=field("True signal among them; null without labels or if blind.", count, null=True),
-        fit=field("The inclusive fit outside the window (outside all windows if blind).", fit),
-        template=field("Its background template.", template),
-        working_points=field(
-            "From loose to tight; the first is inclusive.", {"type": "array", "items": point, "minItems": 1}
+    return _record(
+        auc=_field("Of true signal against true background in the window.", estimate, null=True),
+        sic_100=_field("Signal efficiency over the root of background efficiency, at rejection 100.", sic, null=True),
+        sic_1000=_field("The same at rejection 1000.", sic, null=True),
+        sic_max=_field("The largest of cuts that enough background events pass.", sic, null=True),
+    )
+
+
+def _window_schema() -> dict[str, Any]:
+    return _record(
+        sr=_field("The window, GeV.", _INTERVAL),
+        n_observed=_field("Selected events in it; null if blind.", _COUNT, null=True),
+        n_signal_truth=_field("True signal among them; null without labels or if blind.", _COUNT, null=True),
+        fit=_field("The inclusive fit outside the window (outside all windows if blind).", _fit_schema()),
+        template=_field("Its background template.", _template_schema()),
+        working_points=_field(
+            "From loose to tight; the first is inclusive.", {"type": "array", "items": _point_schema(), "minItems": 1}
         ),
-        metrics=field("From labels; null without them or if blind.", metrics, null=True),
+        metrics=_field("From labels; null without them or if blind.", _metrics_schema(), null=True),
     )
-    whole = record(
-        p_global=field(
+
+
+def _global_schema() -> dict[str, Any]:
+    return _record(
+        p_global=_field(
             "(k + 1)/(n + 1), if k of n pseudo-experiments are as extreme as the data; null without them, if blind, or"
             " for a part of the search.",
-            probability,
+            _PROBABILITY,
             null=True,
         ),
-        z_global=field("One-sided standard deviations of p_global; null if p_global is 1.", number, null=True),
-        p_global_interval=field("95% interval of k/n (Clopper and Pearson).", interval, null=True),
-        bound=field("Whether k is 0: p_global is then an upper bound, z_global a lower one.", boolean, null=True),
-        exceeding=field("k, the pseudo-experiments that are as extreme as the data.", count, null=True),
-        p_global_extrapolated=field(
+        z_global=_field("One-sided standard deviations of p_global; null if p_global is 1.", _NUMBER, null=True),
+        p_global_interval=_field("95% interval of k/n (Clopper and Pearson).", _INTERVAL, null=True),
+        bound=_field("Whether k is 0: p_global is then an upper bound, z_global a lower one.", _BOOLEAN, null=True),
+        exceeding=_field("k, the pseudo-experiments that are as extreme as the data.", _COUNT, null=True),
+        p_global_extrapolated=_field(
             "From the distribution of the pseudo-experiments' smallest p-values, 1 - (1 - p_local)^effective_trials;"
             " what to quote where k is small. null where p_global is, or none of them has a p-value.",
-            probability,
+            _PROBABILITY,
             null=True,
         ),
-        z_global_extrapolated=field("The same in one-sided standard deviations.", number, null=True),
-        p_global_extrapolated_interval=field(
-            "Its 68% interval, from the number of pseudo-experiments alone.", interval, null=True
+        z_global_extrapolated=_field("The same in one-sided standard deviations.", _NUMBER, null=True),
+        p_global_extrapolated_interval=_field(
+            "Its 68% interval, from the number of pseudo-experiments alone.", _INTERVAL, null=True
         ),
-        effective_trials=field(
+        effective_trials=_field(
             "Independent searches whose smallest p-value would be distributed like theirs.",
             {"type": "number", "exclusiveMinimum": 0},
             null=True,
         ),
-        effective_trials_interval=field("Its 68% interval.", interval, null=True),
-        best_window=field("The window of the smallest p_local, GeV.", interval, null=True),
-        best_background_efficiency=field("Its cut.", efficiency, null=True),
-        toys=field("n, the pseudo-experiments.", count),
-        reason=field("Why p_global is null; null where it is not.", {"type": "string"}, null=True),
+        effective_trials_interval=_field("Its 68% interval.", _INTERVAL, null=True),
+        best_window=_field("The window of the smallest p_local, GeV.", _INTERVAL, null=True),
+        best_background_efficiency=_field("Its cut.", _EFFICIENCY, null=True),
+        toys=_field("n, the pseudo-experiments.", _COUNT),
+        reason=_field("Why p_global is null; null where it is not.", {"type": "string"}, null=True),
     )
-    accounting = record(
-        requested=field("Events in the files; null if blind.", count, null=True),
-        processed=field(
+
+
+def results_schema() -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of ``results.json``, every field with its meaning."""
+    accounting = _record(
+        requested=_field("Events in the files; null if blind.", _COUNT, null=True),
+        processed=_field(
             "Events that the selection was given or that were set aside as not injected; null if blind.",
-            count,
+            _COUNT,
             null=True,
         ),
-        lost=field("The difference: 0, or the skim stops.", count),
+        lost=_field("The difference: 0, or the skim stops.", _COUNT),
     )
-    top = record(
-        schema_version=field("Of this layout.", {"const": SCHEMA_VERSION}),
-        blind=field("Whether data inside the windows were left uncounted.", boolean),
-        accounting=field("Where the events went.", accounting),
-        windows=field("From low to high mass.", {"type": "array", "items": window, "minItems": 1}),
-        **{"global": field("The search as a whole.", whole)},
+    top = _record(
+        schema_version=_field("Of this layout.", {"const": SCHEMA_VERSION}),
+        blind=_field("Whether data inside the windows were left uncounted.", _BOOLEAN),
+        accounting=_field("Where the events went.", accounting),
+        windows=_field("From low to high mass.", {"type": "array", "items": _window_schema(), "minItems": 1}),
+        **{"global": _field("The search as a whole.", _global_schema())},
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -201,10 +201,7 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
             count(step, keep)
             not_applied[step] = 0 if applied else len(events)
 
-        jets = hooks.jets("corrections")
-        jets = jets[hooks.jet_mask("jet_id", jets)]
-        # a stable sort: jets of equal momentum stay in the file's order
-        jets = jets[ak.argsort(jets.pt, axis=1, ascending=False, stable=True)]
+        jets = _good_jets(hooks)
         keep &= ak.to_numpy(ak.num(jets)) >= 2
         count("two_jets", keep)
 
@@ -238,34 +235,55 @@ class Dijets(processor.ProcessorABC):  # type: ignore[misc]
             cut("defined", np.ones(len(passed), dtype=bool))
 
         flow |= self.aside(pair, pair_weight, passed)
-        columns: dict[str, Any] = {
-            "event_id": ak.to_numpy(events.event_id)[index][passed].astype(np.int64),
-            "weight": pair_weight[passed],
-            "mjj": mjj[passed],
-            **kept_of(pair[passed], settings.keep),
-            **{name: values[passed] for name, values in features.items()},
-            "jets": self.skim_jets(pair[passed]),
-        }
-        # whose event it was: the parent of a template's, or the experiment's own numbers to trace a result back
-        for name in ("parent_id", *IDENTITY_FIELDS):
-            if name in events.fields:
-                columns[name] = ak.to_numpy(events[name])[index][passed].astype(np.int64)
-        key = chunk_key(events.metadata)
-        out: dict[str, Any] = {
+        chosen = {name: values[passed] for name, values in features.items()}
+        return {
             "hists": self.histograms(dataset, pair, mjj, features, pair_weight, passed),
             "cutflow": {dataset: flow},
             # events that a step's hook was not applied to: the cut flow leaves out a step that was applied to none
             "not_applied": {dataset: not_applied},
-            "skim": ColumnParts({key: columns}),
+            **self.skim_rows(events, index[passed], pair[passed], mjj[passed], chosen, pair_weight[passed]),
         }
+
+    def skim_rows(
+        self,
+        events: Events,
+        index: np.ndarray[Any, Any],
+        pair: AwkwardArray,
+        mjj: np.ndarray[Any, Any],
+        features: Mapping[str, np.ndarray[Any, Any]],
+        weight: np.ndarray[Any, Any],
+    ) -> dict[str, Any]:
+        """Return the rows of the skim, and the labels beside them; ``index`` says which events are selected."""
+        columns: dict[str, Any] = {
+            "event_id": ak.to_numpy(events.event_id)[index].astype(np.int64),
+            "weight": weight,
+            "mjj": mjj,
+            **kept_of(pair, self.settings.keep),
+            **features,
+            "jets": self.skim_jets(pair),
+        }
+        # whose event it was: the parent of a template's, or the experiment's own numbers to trace a result back
+        for name in ("parent_id", *IDENTITY_FIELDS):
+            if name in events.fields:
+                columns[name] = ak.to_numpy(events[name])[index].astype(np.int64)
+        key = chunk_key(events.metadata)
+        out: dict[str, Any] = {"skim": ColumnParts({key: columns})}
         if "label" in events.fields:
-            label = ak.to_numpy(events.label)[index][passed].astype(np.int64)
+            label = ak.to_numpy(events.label)[index].astype(np.int64)
             out["truth"] = ColumnParts({key: {"event_id": columns["event_id"], "label": label}})
         return out
 
     def postprocess(self, accumulator: Any) -> Any:
         """Nothing is left to do."""
         return accumulator
+
+
+def _good_jets(hooks: Hooks) -> AwkwardArray:
+    """Jets that are corrected and pass identification, by falling transverse momentum."""
+    jets = hooks.jets("corrections")
+    jets = jets[hooks.jet_mask("jet_id", jets)]
+    # a stable sort: jets of equal momentum stay in the file's order
+    return jets[ak.argsort(jets.pt, axis=1, ascending=False, stable=True)]
 
 
 def _categories(dataset: str) -> tuple[Any, Any]:

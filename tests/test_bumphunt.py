@@ -6,15 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from references import fit_spectrum_newton
 from scipy import special, stats
 
 from drapes_hep import bumphunt as bh
-from drapes_hep.bumphunt import expectation
+from drapes_hep.bumphunt import efficiency as passing
 from drapes_hep.errors import FitError
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.bins import spectrum_edges
 from drapes_hep.spectrum.drawing import draw
-from drapes_hep.spectrum.fit import bin_model, fit_spectrum, fit_spectrum_newton
+from drapes_hep.spectrum.fit import bin_model, fit_spectrum
 
 WINDOWS = tuple(Window(lo, lo + 400, 2700, 6000) for lo in (3100, 3300, 3500, 4300))
 EDGES = spectrum_edges((2700, 6000), 20, WINDOWS)
@@ -96,19 +97,18 @@ def test_overlaps_are_the_gram_matrix(background):
 def test_pulls(efficiency, slope, curve, part_counted):
     """Degrees chosen anew in every toy: unbiased, with honest widths, whatever is sculpted or counted outside."""
     rng, toys = np.random.default_rng(11), 1500
-    polynomial = expectation._polynomial(EDGES)
+    bins = passing.window_bins(EDGES, WINDOWS[1])
+    inside = bins.inside
     mu, gradient = bin_model("dijet4", 13_000, EDGES, TRUTH)
-    share = np.exp(slope * polynomial[:, 1] + curve * polynomial[:, 2])
+    share = np.exp(slope * bins.design[:, 1] + curve * bins.design[:, 2])
     share *= efficiency * mu.sum() / (mu * share).sum()
     selected = rng.poisson(mu * share, (toys, len(mu))).astype(float)
     inclusive = rng.poisson(mu * (1 - share), (toys, len(mu))) + selected
-    inside = expectation._inside(EDGES, WINDOWS[1])
     basis = gradient @ np.linalg.inv(np.linalg.qr(np.sqrt(mu[~inside])[:, None] * gradient[~inside])[1])
-    fit = expectation.fit_poisson(inclusive, basis, np.log(mu), fitted=~inside)
+    fit = passing.fit_poisson(inclusive, basis, np.log(mu), fitted=~inside)
     counted = np.where(inside, selected, rng.binomial(selected.astype(int), part_counted))
-    part = expectation._selected_expectations(
-        counted, fit.expected, basis, fit.covariance, polynomial, inside, ~inside, 10, part_counted
-    )
+    spectra = passing.InclusiveSpectra(fit.expected, basis, fit.covariance)
+    part = passing.selected_expectations(counted, spectra, bins, min_events=10, share=part_counted)
     observed = selected[:, inside].sum(axis=1)
     pull = (observed - part.expected) / np.hypot(np.sqrt(part.expected), part.error)
     assert abs(np.nanmean(pull)) < 0.15
@@ -133,12 +133,11 @@ def test_events_that_are_not_counted_go_to_the_loosest_row(background):
 def test_no_selection_is_the_inclusive_search():
     """The propagated error of an efficiency of 1 tends to the inclusive fit's own, plus what degree 2 costs."""
     mu, gradient = bin_model("dijet4", 13_000, EDGES, TRUTH)
-    inside = expectation._inside(EDGES, WINDOWS[1])
-    polynomial = expectation._polynomial(EDGES)
+    bins = passing.window_bins(EDGES, WINDOWS[1])
     fit = fit_spectrum(mu, EDGES, (3300, 3700))
-    rows = [x[None] for x in (mu, fit.expected, fit.covariance)]
-    value, error = expectation._inclusive_expectations(rows[1], gradient, rows[2], inside)
-    part = expectation._selected_expectations(rows[0], rows[1], gradient, rows[2], polynomial, inside, ~inside, 10)
+    spectra = passing.InclusiveSpectra(fit.expected[None], gradient, fit.covariance[None])
+    value, error = passing.inclusive_expectations(spectra, bins)
+    part = passing.selected_expectations(mu[None], spectra, bins, min_events=10)
     assert part.expected[0] == pytest.approx(value[0], rel=1e-3)
     assert 0.9 * error[0] < part.error[0] < 1.6 * error[0]
 
@@ -457,7 +456,7 @@ def test_the_inclusive_covariance_is_that_of_toys():
     rng = np.random.default_rng(5)
     truth = bin_model("dijet4", 13_000, EDGES, TRUTH)[0]
     outside = ~IN_WINDOW
-    fits = [fit_spectrum_newton(rng.poisson(truth), EDGES, None, fitted=outside) for _ in range(400)]
+    fits = [fit_spectrum_newton(rng.poisson(truth), EDGES, outside) for _ in range(400)]
     expected = np.array([fit.expected for fit in fits])[:, IN_WINDOW]
     counts = bh.SelectedCounts(EDGES, (1.0,), truth[None], np.zeros(len(truth), dtype=bool))
     ours = bh.hunt_window(counts, WINDOWS[1]).working_points[0].spectrum_covariance[np.ix_(IN_WINDOW, IN_WINDOW)]

@@ -11,13 +11,13 @@ import signal
 import numpy as np
 import pytest
 import torch
+from references import GaussianDenoiser, GaussianMixtureDenoiser
 from safetensors.torch import load_file, save_file
 
 from drapes_hep.diffusion import training
 from drapes_hep.diffusion.checkpoints import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import Denoiser, EDMDenoiser, FlowDenoiser
-from drapes_hep.diffusion.losses import denoising_loss, stratified, weighted_mean
-from drapes_hep.diffusion.oracles import GaussianDenoiser, GaussianMixtureDenoiser
+from drapes_hep.diffusion.losses import denoising_loss, stratified
 from drapes_hep.diffusion.samplers import EVALUATIONS, SAMPLERS, sample
 from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, even_steps, karras_steps, strength_steps
 from drapes_hep.diffusion.training import TrainingSettings, train, validation_loss
@@ -345,13 +345,6 @@ def test_loss_is_edm_weighted_squared_error():
     torch.testing.assert_close(
         denoising_loss(denoiser, x, t, noise, c), weight * plain.square().mean(1), rtol=1e-3, atol=1e-5
     )
-
-
-def test_weight_two_is_the_same_as_twice():
-    loss = normals(20).abs()
-    weight = torch.ones(20, dtype=torch.float64)
-    weight[:10] = 2
-    torch.testing.assert_close(weighted_mean(loss, weight), torch.cat([loss, loss[:10]]).mean())
 
 
 def test_stratified_numbers_cover_every_batch():

@@ -12,13 +12,14 @@ import torch
 import uproot
 import yaml
 from conftest import ROOT, make_columns
+from references import from_low_level
 from test_constituents import write_events
 from test_docs import FENCE
 
 from drapes_hep.config import Config, load_config
 from drapes_hep.events.features import check_features
 from drapes_hep.events.processing import run
-from drapes_hep.events.ragged import KINEMATICS, from_low_level, leading, pack_nested
+from drapes_hep.events.ragged import KINEMATICS, leading, pack_nested
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
 from drapes_hep.pipeline.context import Context

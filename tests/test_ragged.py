@@ -13,18 +13,16 @@ import torch
 import uproot
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from references import from_low_level, unpack, unpack_nested
 
 from drapes_hep.events.ragged import (
     KINEMATICS,
     Sets,
-    from_low_level,
     leading,
     low_level,
     pack,
     pack_nested,
     take,
-    unpack,
-    unpack_nested,
 )
 from drapes_hep.events.schema import nested, offsets_of, ragged
 from drapes_hep.events.skims import read_skim, write_skim
@@ -205,11 +203,6 @@ def test_offsets_that_do_not_fit_are_refused(values, offsets, message):
 def test_offsets_of_another_type_are_refused():
     with pytest.raises(ValueError, match="int64"):
         Sets(torch.zeros(3, 1), torch.tensor([0, 3], dtype=torch.int32))
-
-
-def test_names_must_match_columns():
-    with pytest.raises(ValueError, match="3 columns need as many names"):
-        unpack(pack(lists([2]), KINEMATICS), ("pt",))
 
 
 # ---- choosing sets ---------------------------------------------------------------------------------------------------

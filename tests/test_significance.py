@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from drapes_hep import bumphunt as bh
-from drapes_hep.bumphunt import expectation
+from drapes_hep.bumphunt.efficiency import quotable
 from drapes_hep.errors import FitError
 
 
@@ -221,8 +221,8 @@ def test_few_toys_are_not_extrapolated(quoting, some):
 
 
 def test_an_expectation_next_to_nothing_is_not_quoted():
-    quotable = expectation._quotable([1e-12, 9.9e-4, 1e-3, 0.0, np.nan, 5.0], [1e-12, 1e-3, 1e-3, 0.0, 1.0, 1.0])
-    assert quotable.tolist() == [False, False, True, False, False, True]
+    quoted = quotable([1e-12, 9.9e-4, 1e-3, 0.0, np.nan, 5.0], [1e-12, 1e-3, 1e-3, 0.0, 1.0, 1.0])
+    assert quoted.tolist() == [False, False, True, False, False, True]
 
 
 @pytest.mark.parametrize("count", [2.0**53 + 2, 1e308])

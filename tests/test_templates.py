@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from references import GaussianDenoiser
 from test_cli import falling_columns
 from test_constituent_models import Still, Told
 from test_stages import SEARCH, context_of, cut_sample
@@ -17,7 +18,6 @@ from test_stages import SEARCH, context_of, cut_sample
 from drapes_hep.config import Config, TemplateConfig, TrainingConfig, load_config
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.diffusion.denoisers import FlowDenoiser
-from drapes_hep.diffusion.oracles import GaussianDenoiser
 from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, karras_steps
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError
 from drapes_hep.events.formats.writers import write_feature_root

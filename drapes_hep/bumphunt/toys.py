@@ -32,14 +32,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from drapes_hep.bumphunt.expectation import (
-    WindowHunt,
-    _inclusive_expectations,
-    _inside,
-    _polynomial,
-    _quotable,
-    _selected_expectations,
+from drapes_hep.bumphunt.efficiency import (
+    InclusiveSpectra,
+    inclusive_expectations,
+    quotable,
+    selected_expectations,
+    window_bins,
 )
+from drapes_hep.bumphunt.expectation import WindowHunt
 from drapes_hep.bumphunt.extrapolation import Extrapolation, extrapolate
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.significance import local_significance
@@ -214,17 +214,15 @@ def background_model(
     if not fit.valid:
         raise FitError("the fit of the full mass spectrum did not converge: no pseudo-experiments can be made from it")
     _, gradient = bin_model(shape, sqrt_s, edges, fit.parameters)
+    spectra = InclusiveSpectra(fit.expected[None], gradient, fit.covariance[None])
     selected = np.zeros((len(windows), tight, len(edges) - 1))
     for w, (window, count) in enumerate(zip(windows, counts, strict=True)):
-        inside = _inside(edges, window)
+        bins = window_bins(edges, window)
         for b in range(tight):
             # one event is enough for a mean here: a set that the search will not quote still fluctuates upwards
-            part = _selected_expectations(
-                count.counts[b + 1][None], fit.expected[None], gradient, fit.covariance[None], _polynomial(edges),
-                inside, ~inside, 1, count.share,
-            )  # fmt: skip
+            part = selected_expectations(count.counts[b + 1][None], spectra, bins, min_events=1, share=count.share)
             if part.degree[0] >= 0:
-                selected[w, b] = part.spectrum[0] * np.where(inside, 1.0, count.share)
+                selected[w, b] = part.spectrum[0] * np.where(bins.inside, 1.0, count.share)
     gram = np.asarray(overlaps, dtype=np.float64)
     size = 1 + len(windows) * tight
     if gram.shape != (size, size):
@@ -307,36 +305,28 @@ def toy_local_p(model: ToyModel, inclusive: FloatArray, selected: FloatArray) ->
     """
     n = len(inclusive)
     nested = selected[:, ::-1].cumsum(axis=1)[:, ::-1]
-    polynomial = _polynomial(model.edges)
     log_p = np.full((len(model.windows), len(model.efficiencies), n), np.nan)
     log_mu = np.log(np.maximum(model.inclusive, 1e-300))
     for w, window in enumerate(model.windows):
-        inside = _inside(model.edges, window)
-        outside = ~inside
+        bins = window_bins(model.edges, window)
+        inside, outside = bins.inside, bins.outside
         # the basis in which the expected information is the identity: Newton starts at its minimum, well conditioned
         _, r = np.linalg.qr(np.sqrt(model.inclusive[outside])[:, None] * model.gradient[outside])
         gradient = model.gradient @ np.linalg.inv(r)
         fit = fit_poisson(inclusive, gradient, log_mu, fitted=outside)
         p_fit = deviance_p_value(fit.deviance, model.inclusive[outside], gradient.shape[1])
         good = fit.converged & (p_fit >= GOOD_FIT_P_VALUE) & (inclusive[:, outside].sum(axis=1) >= model.min_events)
-        value, error = _inclusive_expectations(fit.expected, gradient, fit.covariance, inside)
+        spectra = InclusiveSpectra(fit.expected, gradient, fit.covariance)
+        value, error = inclusive_expectations(spectra, bins)
         log_p[w, 0] = local_significance(
-            inclusive[:, inside].sum(axis=1), value, error, good & _quotable(value, error)
+            inclusive[:, inside].sum(axis=1), value, error, good & quotable(value, error)
         ).log_p
         for b in range(nested.shape[1]):
-            part = _selected_expectations(
-                nested[w, b],
-                fit.expected,
-                gradient,
-                fit.covariance,
-                polynomial,
-                inside,
-                outside,
-                model.min_events,
-                model.shares[w],
+            part = selected_expectations(
+                nested[w, b], spectra, bins, min_events=model.min_events, share=model.shares[w]
             )
             observed = nested[w, b][:, inside].sum(axis=1)
-            quoted = good & _quotable(part.expected, part.error)
+            quoted = good & quotable(part.expected, part.error)
             log_p[w, b + 1] = local_significance(observed, part.expected, part.error, quoted).log_p
     return log_p
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drapes_hep.diffusion.denoisers import PreconditionedDenoiser, expand_sets
 
-__all__ = ["denoising_loss", "stratified", "weighted_mean"]
+__all__ = ["denoising_loss", "stratified"]
 
 
 def denoising_loss(
@@ -49,11 +49,6 @@ def denoising_loss(
     c = denoiser.preconditioning(t, offsets)
     target = (x - c.skip * noisy) / c.out
     return (denoiser.raw(noisy, c, condition, offsets) - target).square().mean(dim=1)
-
-
-def weighted_mean(loss: Tensor, weight: Tensor) -> Tensor:
-    """Return sum(w l) / sum(w), for ``loss`` and ``weight`` of shape (n,)."""
-    return torch.dot(loss, weight) / weight.sum()
 
 
 def stratified(rows: int, strata: int, generator: torch.Generator) -> Tensor:

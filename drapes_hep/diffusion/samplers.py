@@ -210,23 +210,13 @@ def sample(
     method = SAMPLERS.get(solver) if isinstance(solver, str) else solver
     if method is None:
         raise ValueError(f"unknown solver {solver!r}: one of {', '.join(SAMPLERS)}")
-    if times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
-        raise ValueError("times must be two or more falling numbers")
+    path = _path(denoiser, times)
     events = len(x_start) if offsets is None else len(offsets) - 1
     if condition is not None and len(condition) != events:
         raise ValueError(f"{len(condition)} conditions for {events} events")
-    if batch is None:
-        batch = 2048 if place.type == "cpu" else 1 << 18
-    if members is None:
-        members = 8192 if place.type == "cpu" else 1 << 19
-    if min(batch, members) < 1:
-        raise ValueError("batch and members must be positive")
-    grid = times.double().cpu()
-    alpha, sigma = denoiser.schedule(grid)
-    path = [Point(*p) for p in zip(grid.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
+    starts = _batches(events, offsets, batch, members, cpu=place.type == "cpu")
     denoiser = denoiser.to(place)
     result = torch.empty(x_start.shape, dtype=torch.float64)
-    starts = [*range(0, events, batch), events] if offsets is None else bounded(offsets, members, batch)
     total, done, lock = (len(starts) - 1) * (len(path) - 1), 0, threading.Lock()
 
     def tick() -> None:
@@ -252,10 +242,36 @@ def sample(
         with torch.inference_mode(), products(precision, place):
             result[rows] = method(predict, x_start[rows].to(place, torch.float64), path, tick).cpu()
 
-    if place.type != "cpu":
+    if place.type == "cpu":
+        _run_in_threads(run, starts, workers)
+    else:
         for edges in itertools.pairwise(starts):
             run(edges)
-        return result
+    return result
+
+
+def _path(denoiser: Denoiser, times: Tensor) -> list[Point]:
+    if times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
+        raise ValueError("times must be two or more falling numbers")
+    grid = times.double().cpu()
+    alpha, sigma = denoiser.schedule(grid)
+    return [Point(*p) for p in zip(grid.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
+
+
+def _batches(
+    events: int, offsets: Tensor | None, batch: int | None, members: int | None, *, cpu: bool
+) -> Sequence[int]:
+    """Return the first event of each batch, and the number of events."""
+    if batch is None:
+        batch = 2048 if cpu else 1 << 18
+    if members is None:
+        members = 8192 if cpu else 1 << 19
+    if min(batch, members) < 1:
+        raise ValueError("batch and members must be positive")
+    return [*range(0, events, batch), events] if offsets is None else bounded(offsets, members, batch)
+
+
+def _run_in_threads(run: Callable[[tuple[int, int]], None], starts: Sequence[int], workers: int | None) -> None:
     with kernel_threads(1) as threads, ThreadPoolExecutor(workers or threads) as pool:
         try:
             for _ in pool.map(run, itertools.pairwise(starts)):
@@ -264,4 +280,3 @@ def sample(
             # an error or Ctrl-C must not wait for all the batches that are still queued
             pool.shutdown(cancel_futures=True)
             raise
-    return result

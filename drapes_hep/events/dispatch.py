@@ -10,7 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +126,37 @@ def _signal(error: BaseException) -> str:
     return f" ({codes[1]})" if codes else ""
 
 
+def _submit(
+    pool: concurrent.futures.Executor,
+    ahead: _Submissions,
+    running: dict[Any, int],
+    tasks: Sequence[Any],
+    work: Callable[[bytes, Any], Any],
+    payload: bytes,
+) -> dict[int, BaseException]:
+    """Submit what is ready; returns the tasks that a broken pool refused."""
+    refused: dict[int, BaseException] = {}
+    for index in ahead.ready():
+        try:
+            running[pool.submit(work, payload, tasks[index])] = index
+        except concurrent.futures.BrokenExecutor as error:
+            refused[index] = error
+    return refused
+
+
+def _settle(
+    futures: Iterable[Any], running: dict[Any, int], suspects: dict[int, BaseException], ahead: _Submissions
+) -> Iterator[tuple[int, Any]]:
+    """Return what came of futures that ended; those that a broken pool ended join the suspects."""
+    for future in futures:
+        index, raised = running.pop(future), future.exception()
+        if isinstance(raised, concurrent.futures.BrokenExecutor):
+            suspects[index] = raised
+            continue
+        ahead.finish(index)
+        yield index, future.result() if raised is None else Raised(raised)
+
+
 def _in_pool(
     executor: Any, tasks: Sequence[Any], work: Callable[[bytes, Any], Any], payload: bytes
 ) -> Iterator[tuple[int, Any]]:
@@ -133,38 +164,21 @@ def _in_pool(
     shared = executor.pool if isinstance(executor.pool, concurrent.futures.Executor) else None
     pool = shared or executor.pool(max_workers=executor.workers)
     workers = getattr(pool, "_max_workers", executor.workers)
-    ahead, running, deaths = _Submissions(len(tasks), _window(workers)), {}, 0
+    ahead, deaths = _Submissions(len(tasks), _window(workers)), 0
+    running: dict[Any, int] = {}
     finished = False
     try:
         while True:
-            suspects: dict[int, BaseException] = {}
-            for index in ahead.ready():
-                try:
-                    running[pool.submit(work, payload, tasks[index])] = index
-                except concurrent.futures.BrokenExecutor as error:
-                    suspects[index] = error
+            suspects = _submit(pool, ahead, running, tasks, work, payload)
             if not running and not suspects:
                 break
             done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                index, raised = running.pop(future), future.exception()
-                if isinstance(raised, concurrent.futures.BrokenExecutor):
-                    suspects[index] = raised
-                    continue
-                ahead.finish(index)
-                yield index, future.result() if raised is None else Raised(raised)
+            yield from _settle(done, running, suspects, ahead)
             if not suspects:
                 continue
             # a broken pool says which worker died, not on which task: all that were under way are tried alone
             concurrent.futures.wait(running)
-            for future, index in running.items():
-                broken = future.exception()
-                if isinstance(broken, concurrent.futures.BrokenExecutor):
-                    suspects[index] = broken
-                else:
-                    ahead.finish(index)
-                    yield index, future.result() if broken is None else Raised(broken)
-            running = {}
+            yield from _settle(list(running), running, suspects, ahead)
             with _OneWorker(executor) as alone:
                 for index in sorted(suspects):
                     if deaths >= _DEATHS or shared is not None:

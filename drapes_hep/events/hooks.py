@@ -677,8 +677,8 @@ def _vectors(flat: Mapping[str, FloatArray], flag: Flag) -> None:
         flag(name, wrong, kind)
 
 
-def _jets(value: Any, before: AwkwardArray, refuse: Refuse) -> AwkwardArray:
-    """Return corrected jets in float64, checked against those of the file."""
+def _lists_of_jets(value: Any, before: AwkwardArray, refuse: Refuse) -> AwkwardArray:
+    """Return what a hook returned as lists of jets with fields, one list per event."""
     events = len(before)
     if not isinstance(value, ak.Array):
         if isinstance(value, list | tuple):
@@ -700,7 +700,12 @@ def _jets(value: Any, before: AwkwardArray, refuse: Refuse) -> AwkwardArray:
     if jets.ndim != 2 or not jets.fields:
         refuse(f"returned values of type {str(jets.type)[:80]}",
                'return one list of jets per event, e.g. ak.with_field(events.jets, pt, "pt")')  # fmt: skip
-    jets = _without_options(jets, 1, _JETS, refuse)
+    return _without_options(jets, 1, _JETS, refuse)
+
+
+def _jets(value: Any, before: AwkwardArray, refuse: Refuse) -> AwkwardArray:
+    """Return corrected jets in float64, checked against those of the file."""
+    jets = _lists_of_jets(value, before, refuse)
     required = [*JET_FIELDS, *(["constituents"] if "constituents" in before.fields else [])]
     absent = [name for name in required if name not in jets.fields]
     if absent:

@@ -1,8 +1,8 @@
-"""Ragged arrays to torch and back, without padding: packed values and the offsets of the sets in them.
+"""Ragged arrays to torch, without padding: packed values and the offsets of the sets in them.
 
 A set is one list of a ragged array, such as the constituents of one jet. All sets lie one after the other in one tensor
 ``values`` of shape (total, d); ``offsets`` of shape (n + 1,) says where each begins. What is copied is copied bit by
-bit, in both directions. Jets of events are doubly ragged: they become sets, and the jets' own offsets tell the events.
+bit. Jets of events are doubly ragged: they become sets, and the jets' own offsets tell the events.
 
 The low-level variables of a jet's constituents (:data:`LLV`) are those of arXiv:2312.10130: momenta as fractions of
 the jet's, directions relative to the jet's axis.
@@ -19,7 +19,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drapes_hep.events.schema import nested, ragged
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.packed import Sets, runs, take
 
@@ -27,14 +26,11 @@ __all__ = [
     "KINEMATICS",
     "LLV",
     "Sets",
-    "from_low_level",
     "leading",
     "low_level",
     "pack",
     "pack_nested",
     "take",
-    "unpack",
-    "unpack_nested",
 ]
 
 KINEMATICS = ("pt", "eta", "phi")
@@ -129,55 +125,6 @@ def pack_nested(array: AwkwardArray, fields: Sequence[str]) -> tuple[Sets, Tenso
     return Sets(values, torch.from_numpy(offsets)), torch.from_numpy(events)
 
 
-def _columns(sets: Sets, fields: Sequence[str]) -> tuple[dict[str, npt.NDArray[np.generic]], IntArray]:
-    if isinstance(fields, str) or len(fields) != sets.values.shape[1]:
-        raise ValueError(f"{sets.values.shape[1]} columns need as many names, got {fields!r}")
-    values = sets.values.detach().cpu().numpy()
-    columns = {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(fields)}
-    return columns, sets.offsets.cpu().numpy()
-
-
-def unpack(sets: Sets, fields: Sequence[str]) -> ak.Array:
-    """Return sets as a singly ragged array of records, exactly.
-
-    Parameters
-    ----------
-    sets : Sets
-        From any device.
-    fields : sequence of str
-        A name for each column.
-
-    Returns
-    -------
-    awkward.Array
-        n lists of records.
-    """
-    columns, offsets = _columns(sets, fields)
-    return ak.zip({name: ragged(content, offsets) for name, content in columns.items()})
-
-
-def unpack_nested(sets: Sets, events: Tensor, fields: Sequence[str]) -> ak.Array:
-    """Return sets as a doubly ragged array of records, exactly.
-
-    Parameters
-    ----------
-    sets : Sets
-        One a jet.
-    events : Tensor of int64, shape (n + 1,)
-        As :func:`pack_nested` gives it.
-    fields : sequence of str
-        A name for each column.
-
-    Returns
-    -------
-    awkward.Array
-        n lists of lists of records.
-    """
-    columns, offsets = _columns(sets, fields)
-    outer = events.cpu().numpy()
-    return ak.zip({name: nested(content, offsets, outer) for name, content in columns.items()})
-
-
 def leading(sets: Sets, limit: int | None = None) -> Sets:
     """Order each set by falling first column and keep the leading elements.
 
@@ -234,8 +181,8 @@ def _wrapped(angle: Tensor) -> Tensor:
     return angle - 2 * math.pi * torch.round(angle / (2 * math.pi))
 
 
-def _shifted(sets: Sets, jets: Tensor, sign: int, in_place: bool = False) -> Sets:
-    """Divide by the jets' pt and subtract their direction, or (``sign`` -1) the reverse; a column at a time."""
+def _relative(sets: Sets, jets: Tensor, in_place: bool) -> Sets:
+    """Divide by the jets' pt and subtract their direction, a column at a time."""
     if sets.values.shape[1] != 3:
         raise ValueError(f"expected three columns, got {sets.values.shape[1]}")
     if jets.ndim != 2 or len(jets) != len(sets) or jets.shape[1] < 3:
@@ -248,11 +195,9 @@ def _shifted(sets: Sets, jets: Tensor, sign: int, in_place: bool = False) -> Set
         column = sets.values[:, i].to(torch.float64, copy=True)
         jet = torch.repeat_interleave(jets[:, i].double(), lengths, output_size=total)
         if i > 0:
-            column.sub_(jet, alpha=sign)
-        elif sign > 0:
-            column.div_(jet)
+            column.sub_(jet)
         else:
-            column.mul_(jet)
+            column.div_(jet)
         out[:, i] = _wrapped(column) if i == 2 else column
     return Sets(out, sets.offsets)
 
@@ -280,27 +225,4 @@ def low_level(constituents: Sets, jets: Tensor, limit: int | None = None) -> Set
         Shapes that do not fit, a jet without transverse momentum, ``limit`` below 1.
     """
     cut_off = leading(constituents, limit)
-    return _shifted(cut_off, jets, 1, in_place=cut_off is not constituents)
-
-
-def from_low_level(sets: Sets, jets: Tensor) -> Sets:
-    """Return constituents back from their low-level variables: the inverse of :func:`low_level`.
-
-    Parameters
-    ----------
-    sets : Sets
-        Columns :data:`LLV`.
-    jets : Tensor, shape (n, 3) or more columns
-        As for :func:`low_level`.
-
-    Returns
-    -------
-    Sets
-        Columns :data:`KINEMATICS`, phi in [-pi, pi]; exact but for rounding in the sets' type.
-
-    Raises
-    ------
-    ValueError
-        Shapes that do not fit, a jet without transverse momentum.
-    """
-    return _shifted(sets, jets, -1)
+    return _relative(cut_off, jets, in_place=cut_off is not constituents)

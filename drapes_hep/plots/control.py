@@ -162,26 +162,27 @@ def control_cells(name: str, histogram: Any) -> Iterator[Cell]:
     """
     places = range(len(histogram.axes))
     categories = [i for i in places if _is_category(histogram.axes[i])]
-    dense = [i for i in places if i not in categories] or categories[-1:]
-    categories = [i for i in categories if i not in dense]
+    dense = sorted(set(places).difference(categories)) or categories[-1:]
+    categories = sorted(set(categories).difference(dense))
     if len(dense) == 2:
         yield from _planes(name, histogram, categories)
         return
     for i in dense:
+        others = set(dense) - {i}
         # indices count down where other dense axes are summed
-        projected = histogram if len(dense) == 1 else histogram[{j: sum for j in dense if j != i}]
-        axes_left = [j for j in places if j == i or j in categories] if len(dense) > 1 else list(places)
-        lines = _lines(projected, [k for k, j in enumerate(axes_left) if j in categories])
-        note = "" if len(lines) <= _LINES else f"{len(lines) - _LINES} more in hists.json"
-        drawn = _most(projected, lines)
-        yield Cell(
-            name,
-            projected,
-            axes_left.index(i),
-            tuple(label for label, _ in drawn),
-            note,
-            tuple(pick for _, pick in drawn),
-        )
+        axes_left = sorted(set(places) - others)
+        projection = histogram[dict.fromkeys(others, sum)] if others else histogram
+        yield _projected(name, projection, axes_left.index(i), [axes_left.index(j) for j in categories])
+
+
+def _projected(name: str, histogram: Any, axis: int, categories: Sequence[int]) -> Cell:
+    """Return the cell of a histogram with one axis to draw."""
+    lines = _lines(histogram, categories)
+    note = "" if len(lines) <= _LINES else f"{len(lines) - _LINES} more in hists.json"
+    drawn = _most(histogram, lines)
+    return Cell(
+        name, histogram, axis, tuple(label for label, _ in drawn), note, choices=tuple(pick for _, pick in drawn)
+    )
 
 
 def _planes(name: str, histogram: Any, categories: Sequence[int]) -> Iterator[Cell]:
@@ -313,24 +314,36 @@ def _draw(ax: Axes, cell: Cell, hidden: Ranges, *, legend: bool) -> None:
         _draw_line(ax, line, edges, 1e-9 if logarithmic else None)
     hatched = _hatch(ax, axis, hidden)
     _scale(ax, lines, len(lines) + hatched, counts=counts, legend=legend)
-    full = [np.isfinite(line.content) & ((line.content != 0) | (not counts)) for line in lines]
-    used = np.flatnonzero(np.any(full, axis=0)) if full and len(axis) else np.array([], dtype=np.int64)
-    if not len(used):
-        ax.text(0.5, 0.5, "no entries in this range", transform=ax.transAxes, ha="center", fontsize=13)
-    else:
-        # empty ends of an axis that suits every sample are cut off
-        ax.set_xlim(edges[used[0]], edges[used[-1] + 1])
+    _cut_empty_ends(ax, lines if len(axis) else [], edges, counts=counts)
     _name_categories(ax, axis)
     ax.set_xlabel(_text(axis.label or axis.name or "value"))
     ax.set_ylabel(_y_label(cell.histogram, axis), fontsize=None if legend else 14)
     if cell.note:
         ax.text(0.03, 0.95, cell.note, transform=ax.transAxes, va="top", fontsize=11)
     if legend:
-        handles, names = ax.get_legend_handles_labels()
-        if hatched:
-            handles.append(Patch(**_HATCH))
-            names.append(_BLINDED)
-        ax.legend(handles, names, loc="upper right")
+        ax.legend(*_legend(ax, hatched), loc="upper right")
+
+
+def _cut_empty_ends(ax: Axes, lines: Sequence[_Line], edges: FloatArray, *, counts: bool) -> None:
+    """Cut off the empty ends of an axis that suits every sample, or write that all of it is empty."""
+    full = [np.isfinite(line.content) & ((line.content != 0) | (not counts)) for line in lines]
+    used = np.flatnonzero(np.any(full, axis=0)) if full else np.array([], dtype=np.int64)
+    if len(used):
+        ax.set_xlim(edges[used[0]], edges[used[-1] + 1])
+    else:
+        _write_empty(ax)
+
+
+def _write_empty(ax: Axes) -> None:
+    ax.text(0.5, 0.5, "no entries in this range", transform=ax.transAxes, ha="center", fontsize=13)
+
+
+def _legend(ax: Axes, hatched: bool) -> tuple[list[Any], list[str]]:
+    """Return handles and names of the lines, and of the hatching where there is any."""
+    handles, names = ax.get_legend_handles_labels()
+    if hatched:
+        return [*handles, Patch(**_HATCH)], [*names, _BLINDED]
+    return handles, names
 
 
 def _draw_plane(ax: Axes, cell: Cell, hidden: Ranges) -> None:
@@ -349,7 +362,7 @@ def _draw_plane(ax: Axes, cell: Cell, hidden: Ranges) -> None:
         ax.figure.colorbar(image, cax=bar)
         bar.tick_params(labelsize=10)
     else:
-        ax.text(0.5, 0.5, "no entries in this range", transform=ax.transAxes, ha="center", fontsize=13)
+        _write_empty(ax)
     _hatch(ax, x, hidden)
     _hatch(ax, y, hidden, vertical=True)
     ax.set_xlabel(_text(x.label or x.name or "value"))
@@ -437,10 +450,8 @@ def control_grid(cells: Sequence[Cell], stamp: Stamp, *, hidden: Ranges = (), co
             ax.set_title(_text(cell.name.replace("_", " ")), fontsize=12)
     for ax in flat[len(cells) :]:
         ax.remove()
-    handles, names = flat[0].get_legend_handles_labels()
-    if hidden and any(measures_mjj(axis) for cell in cells for axis in cell.histogram.axes):
-        handles.append(Patch(**_HATCH))
-        names.append(_BLINDED)
+    hatched = bool(hidden) and any(measures_mjj(axis) for cell in cells for axis in cell.histogram.axes)
+    handles, names = _legend(flat[0], hatched)
     if handles:
         # as many columns as fit, below all cells
         fig.legend(handles, names, loc="lower center", ncols=per_row, bbox_to_anchor=(0.5, 0.0))

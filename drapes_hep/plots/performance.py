@@ -247,49 +247,52 @@ def score_distribution(
     bars = np.stack([observed - low, high - observed])
     nonempty = observed > 0
     top.errorbar(
-        centre[nonempty],
-        observed[nonempty],
-        bars[:, nonempty],
-        fmt="o",
-        ms=5,
-        lw=1,
-        color=INK,
+        centre[nonempty], observed[nonempty], bars[:, nonempty], fmt="o", ms=5, lw=1, color=INK,
         label="data in the window",
-    )
+    )  # fmt: skip
     log_y(top)
     positive = np.concatenate([observed[observed > 0], flat[flat > 0], [1.0]])
     top.set_ylim(0.3 * positive.min(), positive.max() * 12)
     top.set_xlim(edges[0], edges[-1])
     top.set_ylabel("Events / bin")
-    good = flat > 0
-    ratio = np.divide(observed, flat, out=np.full_like(observed, np.nan), where=good)
-    spread = np.divide(bars, flat, out=np.zeros_like(bars), where=good)
-    band = np.repeat(np.divide(flat_error, flat, out=np.zeros_like(flat), where=good), 2)
-    low_panel.fill_between(x, 1 - band, 1 + band, color=BLUE, alpha=0.35, lw=0)
-    low_panel.axhline(1, color=INK, lw=0.8)
-    low_panel.errorbar(centre[good], ratio[good], spread[:, good], fmt="o", ms=5, lw=1, color=INK)
-    largest_ratio = float(np.nanmax((observed + bars[1])[good] / flat[good], initial=1.5))
-    if largest_ratio > 4:
-        log_y(low_panel)
-        low_panel.set_ylim(0.4, 1.6 * largest_ratio)
-        ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t < 1.4 * largest_ratio]
-        ticks = ticks[1 :: 1 if len(ticks) < 6 else 2]
-        low_panel.set_yticks(ticks, [f"{t:g}" for t in ticks])
-    else:
-        inner_ticks(low_panel, 0.0, max(2.0, 1.1 * largest_ratio), 4)
-    for point in working_points:
-        if point < 1 and -np.log10(point) < edges[-1]:
-            for ax in (top, low_panel):
-                # under the legend
-                ax.axvline(-np.log10(point), 0, 0.72 if ax is top else 1, color=RED, lw=1, ls=":", zorder=1)
-    if any(p < 1 for p in working_points):
+    _draw_score_ratio(low_panel, edges, observed, bars, flat, flat_error)
+    cuts = [-np.log10(point) for point in working_points if point < 1]
+    for place in cuts:
+        if place < edges[-1]:
+            # under the legend
+            top.axvline(place, 0, 0.72, color=RED, lw=1, ls=":", zorder=1)
+            low_panel.axvline(place, 0, 1, color=RED, lw=1, ls=":", zorder=1)
+    if cuts:
         top.plot([], [], color=RED, lw=1, ls=":", label="working points")
     top.legend(title=title or None, loc="upper right", alignment="left")
-    low_panel.set_ylabel("Data / templ.", loc="center", fontsize=14)
     low_panel.set_xlabel(r"$-\log_\mathrm{10}$(score tail), last bin with overflow")
     stamp_axes(top, stamp)
     place_y_labels(top, low_panel)
     return fig
+
+
+def _draw_score_ratio(
+    ax: Axes, edges: FloatArray, observed: FloatArray, bars: FloatArray, flat: FloatArray, flat_error: FloatArray
+) -> None:
+    """Draw data over template, with logarithmic ticks where the data go far above."""
+    good = flat > 0
+    centre, x = 0.5 * (edges[1:] + edges[:-1]), np.repeat(edges, 2)[1:-1]
+    ratio = np.divide(observed, flat, out=np.full_like(observed, np.nan), where=good)
+    spread = np.divide(bars, flat, out=np.zeros_like(bars), where=good)
+    band = np.repeat(np.divide(flat_error, flat, out=np.zeros_like(flat), where=good), 2)
+    ax.fill_between(x, 1 - band, 1 + band, color=BLUE, alpha=0.35, lw=0)
+    ax.axhline(1, color=INK, lw=0.8)
+    ax.errorbar(centre[good], ratio[good], spread[:, good], fmt="o", ms=5, lw=1, color=INK)
+    largest_ratio = float(np.nanmax((observed + bars[1])[good] / flat[good], initial=1.5))
+    if largest_ratio > 4:
+        log_y(ax)
+        ax.set_ylim(0.4, 1.6 * largest_ratio)
+        ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t < 1.4 * largest_ratio]
+        ticks = ticks[1 :: 1 if len(ticks) < 6 else 2]
+        ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    else:
+        inner_ticks(ax, 0.0, max(2.0, 1.1 * largest_ratio), 4)
+    ax.set_ylabel("Data / templ.", loc="center", fontsize=14)
 
 
 @styled

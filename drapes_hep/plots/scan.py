@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
@@ -133,45 +134,17 @@ def local_p_scan(points: Sequence[LocalP], stamp: Stamp, *, overall: GlobalP | N
     # the smallest double bounds both p and the axis
     ceiling, floor = 10 ** (0.16 * depth), max(10 ** (-1.12 * depth), 1e-306)
     handles: list[Artist] = []
-    names: list[str] = []
-    missing = False
     for i, cut in enumerate(cuts):
-        colour, marker = (INK, *PALETTE)[i % 7], MARKERS[i % 6]
         rows = sorted((p for p in points if p.background_efficiency == cut), key=lambda p: p.window)
-        width = np.array([p.window[1] - p.window[0] for p in rows])
-        # a little apart, or the markers of one window hide each other
-        middle = np.array([0.5 * sum(p.window) for p in rows])
-        centre = middle + (i - 0.5 * (len(cuts) - 1)) * 0.05 * width
-        p = np.array([math.nan if r.p_local is None else max(r.p_local, 1e-300) for r in rows])
-        style = "--" if cut >= 1 else "-"
-        ax.plot(centre, p, color=colour, lw=1.2, alpha=0.8, ls=style, zorder=3)
-        finite = np.isfinite(p)
-        ax.plot(centre[finite], p[finite], marker, color=colour, ms=6, zorder=4)
-        low, high = (middle - 0.5 * width)[finite], (middle + 0.5 * width)[finite]
-        ax.hlines(p[finite], low, high, color=colour, lw=0.9, ls=style, zorder=3)
-        if (~finite).any():
-            missing = True
-            level = 10 ** (depth * (0.035 + 0.11 * i / max(len(cuts), 1)))
-            ax.plot(
-                centre[~finite], np.full(int((~finite).sum()), level), marker, mfc="none", mec=colour, ms=6, ls="none"
-            )
-        handles.append(Line2D([], [], color=colour, marker=marker, ls=style, ms=6))
-        names.append(efficiency_label(cut))
-    if missing:
+        handles.append(_draw_cut(ax, rows, i, len(cuts), depth))
+    names = [efficiency_label(cut) for cut in cuts]
+    if len(quoted) < len(points):
         handles.append(Line2D([], [], color=GREY, marker="o", mfc="none", ls="none", ms=6))
         names.append("not quoted")
     log_y(ax)
     ax.set_ylim(floor, ceiling)
     ax.axhline(1.0, color=INK, lw=0.7)
-    deepest = int(norm.isf(max(floor, 1e-300)))
-    step = max(1, math.ceil(deepest / 8))
-    for z in range(step, deepest + 1, step):
-        level = float(norm.sf(z))
-        ax.axhline(level, color=GREY, lw=0.8, ls=":", zorder=1)
-        ax.annotate(
-            rf"{z}$\sigma$", (1.0, level), xycoords=("axes fraction", "data"), xytext=(5, 0),
-            textcoords="offset points", va="center", fontsize=12, color="#555b66", annotation_clip=False,
-        )  # fmt: skip
+    _draw_levels(ax, floor)
     # p-values above 1 do not exist: the strip for open marks has no ticks
     decades = range(0, -math.floor(-1.12 * depth) + 1, max(1, math.ceil(depth / 7)))
     ax.set_yticks([10.0**-d for d in decades if 10.0**-d >= floor])
@@ -191,6 +164,39 @@ def local_p_scan(points: Sequence[LocalP], stamp: Stamp, *, overall: GlobalP | N
     )  # fmt: skip
     stamp_axes(ax, stamp)
     return fig
+
+
+def _draw_cut(ax: Axes, rows: Sequence[LocalP], i: int, cuts: int, depth: float) -> Line2D:
+    """Draw the windows of one cut, the ``i``-th of ``cuts``; returns the legend's handle."""
+    colour, marker = (INK, *PALETTE)[i % 7], MARKERS[i % 6]
+    width = np.array([p.window[1] - p.window[0] for p in rows])
+    # a little apart, or the markers of one window hide each other
+    middle = np.array([0.5 * sum(p.window) for p in rows])
+    centre = middle + (i - 0.5 * (cuts - 1)) * 0.05 * width
+    p = np.array([math.nan if r.p_local is None else max(r.p_local, 1e-300) for r in rows])
+    style = "--" if rows[0].background_efficiency >= 1 else "-"
+    ax.plot(centre, p, color=colour, lw=1.2, alpha=0.8, ls=style, zorder=3)
+    finite = np.isfinite(p)
+    ax.plot(centre[finite], p[finite], marker, color=colour, ms=6, zorder=4)
+    low, high = (middle - 0.5 * width)[finite], (middle + 0.5 * width)[finite]
+    ax.hlines(p[finite], low, high, color=colour, lw=0.9, ls=style, zorder=3)
+    if (~finite).any():
+        level = 10 ** (depth * (0.035 + 0.11 * i / cuts))
+        ax.plot(centre[~finite], np.full(int((~finite).sum()), level), marker, mfc="none", mec=colour, ms=6, ls="none")
+    return Line2D([], [], color=colour, marker=marker, ls=style, ms=6)
+
+
+def _draw_levels(ax: Axes, floor: float) -> None:
+    """Draw lines at whole standard deviations, at most some eight."""
+    deepest = int(norm.isf(max(floor, 1e-300)))
+    step = max(1, math.ceil(deepest / 8))
+    for z in range(step, deepest + 1, step):
+        level = float(norm.sf(z))
+        ax.axhline(level, color=GREY, lw=0.8, ls=":", zorder=1)
+        ax.annotate(
+            rf"{z}$\sigma$", (1.0, level), xycoords=("axes fraction", "data"), xytext=(5, 0),
+            textcoords="offset points", va="center", fontsize=12, color="#555b66", annotation_clip=False,
+        )  # fmt: skip
 
 
 @styled

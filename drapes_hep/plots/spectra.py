@@ -255,14 +255,12 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
     lines = 1 + (merged.expected is not None) + (merged.window is not None) + bool(merged.hidden.any()) + len(summary)
     free = _below_legend(top, lines)
     bottom, ceiling = _y_range(levels, 0.97 * free)
-    handles: list[object] = []
-    points = _points(top, merged, scale, INK, "o", bottom)
-    points.set_label(
+    handles: list[object] = [_points(top, merged, scale, INK, "o", bottom)]
+    names = [
         "data"
         if len(merged.counts) == len(data.counts)
         else f"data, bins merged for display (fit: {_nominal_width(data.edges):.3g} GeV)"
-    )
-    handles.append(points)
+    ]
     log_y(top)
     top.set_ylim(bottom, ceiling)
     top.set_xlim(merged.edges[0], merged.edges[-1])
@@ -273,18 +271,10 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
         band = np.repeat(error, 2)
         top.fill_between(x, np.maximum(y - band, 1e-9), y + band, color=BLUE, alpha=0.35, lw=0, zorder=2)
         top.plot(x, y, color=BLUE, zorder=3)
-        quality = []
-        if data.chi2 is not None and data.ndof is not None:
-            quality.append(deviance_label(data.chi2, data.ndof))
-        if data.fit_p is not None:
-            quality.append(rf"$p = {number(data.fit_p, 2)}$")
-        fit_label = "fit outside the window" if data.window is not None else "fit"
         handles.append((Patch(color=BLUE, alpha=0.35, lw=0), Line2D([], [], color=BLUE)))
-        labels_fit = fit_label + (", " + ", ".join(quality) if quality else r", ±1$\sigma$")
+        names.append(_fit_label(data))
     shades = _shade(top, merged, free)
-    _shade(low_panel, merged)
     handles += shades
-    names = [str(points.get_label())] + ([labels_fit] if merged.expected is not None else [])
     names += [str(p.get_label()) for p in shades]
     for line in summary:
         handles.append(Line2D([], [], lw=0))
@@ -292,24 +282,41 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
     top.legend(handles, names, loc="upper right")
     top.set_ylabel(f"Events / {_nominal_width(merged.edges):.3g} GeV")
     stamp_axes(top, stamp)
-    low_panel.set_xlabel(r"$m_{JJ}$ [GeV]")
-    low_panel.set_ylabel("Pull", loc="center")
-    low_panel.axhline(0, color=INK, lw=0.8)
+    _draw_pulls(low_panel, merged)
+    place_y_labels(top, low_panel)
+    return fig
+
+
+def _fit_label(data: Spectrum) -> str:
+    quality = []
+    if data.chi2 is not None and data.ndof is not None:
+        quality.append(deviance_label(data.chi2, data.ndof))
+    if data.fit_p is not None:
+        quality.append(rf"$p = {number(data.fit_p, 2)}$")
+    label = "fit outside the window" if data.window is not None else "fit"
+    return label + (", " + ", ".join(quality) if quality else r", ±1$\sigma$")
+
+
+def _draw_pulls(ax: Axes, merged: Spectrum) -> None:
+    """Draw the lower panel: pulls, and the fit's uncertainty in units of them."""
+    _shade(ax, merged)
+    ax.set_xlabel(r"$m_{JJ}$ [GeV]")
+    ax.set_ylabel("Pull", loc="center")
+    ax.axhline(0, color=INK, lw=0.8)
     reach = 3.0
     if merged.expected is not None:
         pull = _pulls(merged)
         finite = np.isfinite(pull)
         if merged.expected_error is not None:
             band = np.repeat(merged.expected_error / np.sqrt(np.maximum(merged.expected, 1e-12)), 2)
-            low_panel.fill_between(x, -band, band, color=BLUE, alpha=0.35, lw=0, zorder=2)
-        low_panel.stairs(np.where(finite, pull, 0.0), merged.edges, fill=True, color="#717581", alpha=0.8, zorder=3)
+            x = np.repeat(merged.edges, 2)[1:-1]
+            ax.fill_between(x, -band, band, color=BLUE, alpha=0.35, lw=0, zorder=2)
+        ax.stairs(np.where(finite, pull, 0.0), merged.edges, fill=True, color="#717581", alpha=0.8, zorder=3)
         if finite.any():
             reach = max(reach, 1.15 * float(np.abs(pull[finite]).max()))
-    inner_ticks(low_panel, -reach, reach)
+    inner_ticks(ax, -reach, reach)
     for level in (-2, 2):
-        low_panel.axhline(level, color=INK, lw=0.6, ls=":")
-    place_y_labels(top, low_panel)
-    return fig
+        ax.axhline(level, color=INK, lw=0.6, ls=":")
 
 
 @styled

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from drapes_hep.plots.style import BLUE, INK, RED, SHADE, Stamp, canvas, stamp_axes, styled
 
 __all__ = ["SplitCounts", "data_split"]
+
+_DARK_BLUE = "#2f5fc4"
 
 
 @dataclass(frozen=True)
@@ -66,26 +69,21 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
     ax.set_axis_off()
     ax.set_xlim(0, 100)
     ax.set_ylim(0, 100)
+    _draw_spectrum(ax, counts)
+    _draw_boxes(ax, counts)
+    _draw_arrows(ax)
+    if stamp is not None:
+        stamp_axes(ax, stamp)
+    return fig
+
+
+def _draw_spectrum(ax: Axes, counts: SplitCounts) -> None:
+    """Draw a falling spectrum with the window cut out."""
     low, high = counts.mass_range
 
     def place(mass: float) -> float:
         return 3.0 + 94.0 * (mass - low) / (high - low)
 
-    a, b = place(counts.window[0]), place(counts.window[1])
-
-    def box(x: float, y: float, w: float, h: float, text: str, colour: str, ink: str = INK) -> None:
-        shape = FancyBboxPatch(
-            (x, y), w, h, boxstyle="round,pad=0,rounding_size=1.2", facecolor=colour, edgecolor=INK, lw=1.0, zorder=2
-        )
-        ax.add_patch(shape)
-        ax.text(
-            x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=12, color=ink, zorder=3, linespacing=1.25
-        )
-
-    def arrow(start: tuple[float, float], end: tuple[float, float], **extra: Any) -> None:
-        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.2, **extra}, zorder=1)
-
-    # the spectrum with the window cut out
     x = np.union1d(np.linspace(low, high, 200), counts.window)
     y = 76 + 19 * np.exp(-3.2 * (x - low) / (high - low))
     at = np.array([place(float(m)) for m in x])
@@ -99,26 +97,44 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
         ax.plot([place(mass)] * 2, [75, 76], color=INK, lw=1.2)
         ax.text(place(mass), 74.4, f"{mass:g}", ha="center", va="top", fontsize=11)
     ax.text(97, 80, r"$m_{JJ}$ [GeV]", ha="right", va="bottom", fontsize=12)
-    ax.text((a + b) / 2, 99, "window", ha="center", va="top", fontsize=13, color=RED)
-    ax.text(62, 90, "sidebands: all the rest", ha="left", va="center", fontsize=13, color="#2f5fc4")
+    middle = (place(counts.window[0]) + place(counts.window[1])) / 2
+    ax.text(middle, 99, "window", ha="center", va="top", fontsize=13, color=RED)
+    ax.text(62, 90, "sidebands: all the rest", ha="left", va="center", fontsize=13, color=_DARK_BLUE)
 
+
+def _draw_boxes(ax: Axes, counts: SplitCounts) -> None:
     pale, warm, plain = "#dbe7fe", "#fbdcdf", SHADE
-    box(3, 46, 19, 17, "train\nbackground model" + _count(counts.train), pale)
-    box(24, 46, 15, 17, "validate\nearly stopping" + _count(counts.validation), pale)
-    box(41, 46, 15, 17, "close\nnever fitted" + _count(counts.closure), pale)
-    box(62, 46, 35, 17, "data in the window\nnever seen by the background model" + _count(counts.in_window), warm)
-    box(3, 20, 30, 17, "template: generated\nat masses of the window" + _count(counts.template), plain)
     folds = "" if counts.folds is None else f"{counts.folds} folds, "
-    box(
-        37.5,
-        20,
-        34,
-        17,
-        f"classifier: window against template\n{folds}each event scored by\nmodels that never saw it",
-        plain,
-    )
-    box(77, 20, 20, 17, "hunt: fit outside\nthe window,\ncount inside", plain)
-    ax.text(29.5, 65.5, "sideband events, split once", ha="center", va="center", fontsize=11.5, color="#2f5fc4")
+    for (x, y, width), text, colour in (
+        ((3, 46, 19), "train\nbackground model" + _count(counts.train), pale),
+        ((24, 46, 15), "validate\nearly stopping" + _count(counts.validation), pale),
+        ((41, 46, 15), "close\nnever fitted" + _count(counts.closure), pale),
+        ((62, 46, 35), "data in the window\nnever seen by the background model" + _count(counts.in_window), warm),
+        ((3, 20, 30), "template: generated\nat masses of the window" + _count(counts.template), plain),
+        (
+            (37.5, 20, 34),
+            f"classifier: window against template\n{folds}each event scored by\nmodels that never saw it",
+            plain,
+        ),
+        ((77, 20, 20), "hunt: fit outside\nthe window,\ncount inside", plain),
+    ):
+        height = 17
+        shape = FancyBboxPatch(
+            (x, y), width, height, boxstyle="round,pad=0,rounding_size=1.2", facecolor=colour, edgecolor=INK, lw=1.0,
+            zorder=2,
+        )  # fmt: skip
+        ax.add_patch(shape)
+        ax.text(
+            x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=12, color=INK, zorder=3,
+            linespacing=1.25,
+        )  # fmt: skip
+
+
+def _draw_arrows(ax: Axes) -> None:
+    def arrow(start: tuple[float, float], end: tuple[float, float], **extra: Any) -> None:
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.2, **extra}, zorder=1)
+
+    ax.text(29.5, 65.5, "sideband events, split once", ha="center", va="center", fontsize=11.5, color=_DARK_BLUE)
     arrow((12.5, 46), (12.5, 37.2))
     arrow((31.5, 46), (31.5, 37.2), ls="--")
     arrow((33, 28.5), (37.3, 28.5))
@@ -127,16 +143,12 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
     arrow((43, 46), (33.2, 37.4), ls="--")
     ax.text(40.6, 40.6, "closure test", ha="left", va="center", fontsize=11)
     # of the sidebands, the closure part alone says how often a cut passes
-    efficiency = "#2f5fc4"
-    ax.plot([56, 60, 60, 87], [51, 51, 41.6, 41.6], color=efficiency, lw=1.2, zorder=1)
-    arrow((87, 41.9), (87, 37.2), color=efficiency)
-    ax.text(77, 42.3, "efficiency of each cut", ha="center", va="bottom", fontsize=11, color=efficiency)
+    ax.plot([56, 60, 60, 87], [51, 51, 41.6, 41.6], color=_DARK_BLUE, lw=1.2, zorder=1)
+    arrow((87, 41.9), (87, 37.2), color=_DARK_BLUE)
+    ax.text(77, 42.3, "efficiency of each cut", ha="center", va="bottom", fontsize=11, color=_DARK_BLUE)
     ax.text(
         50, 9,
         "All sideband events get a score; the fit after a cut uses the closure part alone.\n"
         "Truth labels, where they exist, are read by the signal injection and the metrics alone.",
         ha="center", va="center", fontsize=11.5,
     )  # fmt: skip
-    if stamp is not None:
-        stamp_axes(ax, stamp)
-    return fig

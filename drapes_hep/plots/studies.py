@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
@@ -159,45 +160,7 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp) -> Figure:
     )
     handles: dict[str, Any] = {}
     for panel, ax in zip(panels, axes.flat, strict=False):
-        top = -np.inf
-        for band in panel.bands:
-            colour, line, marker = _look(band, labels.index(band.label))
-            if panel.names:
-                error = np.abs(np.stack([band.low, band.high]) - band.median)
-                drawn = ax.errorbar(band.x, band.median, error, color=colour, ls="", marker=marker, ms=6)
-            else:
-                (drawn,) = ax.plot(band.x, band.median, color=colour, ls=line, marker=marker, ms=6)
-                ax.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, lw=0)
-            handles.setdefault(band.label, drawn)
-            if np.isfinite(band.high).any():
-                top = max(top, float(np.nanmax(band.high)))
-        x = np.concatenate([band.x for band in panel.bands]) if panel.bands else np.array([1.0])
-        if panel.random:
-            line_x = np.geomspace(max(float(np.nanmin(x)), 1.0), float(np.nanmax(x)), 100)
-            (handles["Random choice"],) = ax.plot(line_x, 1 / np.sqrt(line_x), color=GREY, ls=(0, (1, 2)), lw=1.2)
-        if panel.level is not None:
-            handles[panel.meaning] = ax.axhline(panel.level, color=GREY, lw=1.0, ls=(0, (4, 3)), zorder=0)
-        if panel.log_x:
-            if not np.isfinite(top):
-                # without any number to draw, the axes do not know where they are
-                ax.set_xlim(0.8 * float(np.nanmin(x)), 1.25 * float(np.nanmax(x)))
-            ax.set_xscale("log")
-            if np.nanmax(x) / max(float(np.nanmin(x)), 1e-12) <= 10:
-                # within a decade powers of ten say little
-                ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
-                ax.xaxis.set_major_formatter(ScalarFormatter())
-            ax.xaxis.set_minor_formatter(NullFormatter())
-        if np.isfinite(top):
-            low = min(0.0, ax.get_ylim()[0]) if panel.from_zero else ax.get_ylim()[0]
-            # room for the title
-            ax.set_ylim(low, low + (max(top, panel.level or -np.inf) - low) * 1.2)
-        if panel.names:
-            ax.set_xticks(range(len(panel.names)), panel.names, rotation=90, fontsize=12)
-            ax.set_xlim(-0.6, len(panel.names) - 0.4)
-            ax.tick_params(axis="x", which="minor", bottom=False, top=False)
-        ax.set_xlabel(panel.x_label)
-        ax.set_ylabel(panel.y_label)
-        ax.text(0.96, 0.955, panel.title, transform=ax.transAxes, ha="right", va="top", fontsize=13)
+        _draw_panel(ax, panel, labels, handles)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     seeds = max((band.seeds for panel in panels for band in panel.bands), default=1)
@@ -213,3 +176,51 @@ def study_panels(panels: Sequence[Panel], stamp: Stamp) -> Figure:
     )
     stamp_figure(fig, stamp, 0.95 / width, 1 - 0.36 / height)
     return fig
+
+
+def _draw_panel(ax: Axes, panel: Panel, labels: Sequence[str], handles: dict[str, Any]) -> None:
+    """Draw one panel; what it draws for the first time joins the legend's ``handles``."""
+    for band in panel.bands:
+        handles.setdefault(band.label, _draw_band(ax, band, labels.index(band.label), joined=not panel.names))
+    top = max((float(np.nanmax(band.high)) for band in panel.bands if np.isfinite(band.high).any()), default=-np.inf)
+    x = np.concatenate([band.x for band in panel.bands]) if panel.bands else np.array([1.0])
+    if panel.random:
+        line_x = np.geomspace(max(float(np.nanmin(x)), 1.0), float(np.nanmax(x)), 100)
+        (handles["Random choice"],) = ax.plot(line_x, 1 / np.sqrt(line_x), color=GREY, ls=(0, (1, 2)), lw=1.2)
+    if panel.level is not None:
+        handles[panel.meaning] = ax.axhline(panel.level, color=GREY, lw=1.0, ls=(0, (4, 3)), zorder=0)
+    if panel.log_x:
+        _log_x(ax, x, empty=not np.isfinite(top))
+    if np.isfinite(top):
+        low = min(0.0, ax.get_ylim()[0]) if panel.from_zero else ax.get_ylim()[0]
+        # room for the title
+        ax.set_ylim(low, low + (max(top, panel.level or -np.inf) - low) * 1.2)
+    if panel.names:
+        ax.set_xticks(range(len(panel.names)), panel.names, rotation=90, fontsize=12)
+        ax.set_xlim(-0.6, len(panel.names) - 0.4)
+        ax.tick_params(axis="x", which="minor", bottom=False, top=False)
+    ax.set_xlabel(panel.x_label)
+    ax.set_ylabel(panel.y_label)
+    ax.text(0.96, 0.955, panel.title, transform=ax.transAxes, ha="right", va="top", fontsize=13)
+
+
+def _draw_band(ax: Axes, band: Band, index: int, *, joined: bool) -> Any:
+    colour, line, marker = _look(band, index)
+    if not joined:
+        error = np.abs(np.stack([band.low, band.high]) - band.median)
+        return ax.errorbar(band.x, band.median, error, color=colour, ls="", marker=marker, ms=6)
+    (drawn,) = ax.plot(band.x, band.median, color=colour, ls=line, marker=marker, ms=6)
+    ax.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, lw=0)
+    return drawn
+
+
+def _log_x(ax: Axes, x: FloatArray, *, empty: bool) -> None:
+    if empty:
+        # without any number to draw, the axes do not know where they are
+        ax.set_xlim(0.8 * float(np.nanmin(x)), 1.25 * float(np.nanmax(x)))
+    ax.set_xscale("log")
+    if np.nanmax(x) / max(float(np.nanmin(x)), 1e-12) <= 10:
+        # within a decade powers of ten say little
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_minor_formatter(NullFormatter())

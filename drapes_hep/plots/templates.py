@@ -173,16 +173,9 @@ def _closure_panels(top: Axes, low_panel: Axes, data: Closure, *, legend: bool) 
     )
     nonempty = data.reference > 0
     top.errorbar(
-        centre[nonempty],
-        ref[nonempty],
-        ref_error[nonempty],
-        fmt="o",
-        ms=3.5,
-        lw=1,
-        color=INK,
-        label="held-out data",
+        centre[nonempty], ref[nonempty], ref_error[nonempty], fmt="o", ms=3.5, lw=1, color=INK, label="held-out data",
         zorder=4,
-    )
+    )  # fmt: skip
     peak = float(max(np.max(ref + ref_error, initial=0.0), np.max(tem + tem_error, initial=0.0), 1e-12))
     top.set_ylim(0, peak * (1.62 if legend else 1.3))
     text = chi2_label(chi2, max(ndof, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -12,7 +12,7 @@ from drapes_hep.errors import counted
 from drapes_hep.pipeline.execution import mixed_modules
 from drapes_hep.report.extract import fit_p, quality_points
 from drapes_hep.report.format import cut
-from drapes_hep.report.run_files import RunFiles
+from drapes_hep.report.run_files import RunFiles, WindowFiles
 
 __all__ = ["checks"]
 
@@ -20,7 +20,7 @@ AUC_TOLERANCE = 0.02
 """Distance of a template's AUC from 0.5 that is pointed out, if it is also three standard errors."""
 POOR_FIT = 0.05
 LOST = 0.02
-"""Part of the generated events whose loss is pointed out."""
+"""Fraction of the generated events whose loss is pointed out."""
 SCULPTING = 3.0
 """Standard deviations between the two sidebands' passing fractions that are pointed out."""
 
@@ -39,69 +39,92 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     list of str or Markup
     """
     out: list[str | Markup] = []
-    accounting = run.results.get("accounting") or {}
-    if accounting.get("lost"):
-        out.append(f"{counted(accounting['lost'], 'event was', 'events were')} requested and not processed.")
-    differ: list[str | Markup] = []
-    poor: list[str | Markup] = []
-    missing: list[str | Markup] = []
-    sculpted: list[str | Markup] = []
-    lost: list[str | Markup] = []
-    for files, quality in zip(run.windows, quality_points(run), strict=True):
-        differ += [f"{files.title} GeV from {words}" for words in _differences(quality)]
-        reasons = {name: int(count) for name, count in (files.template.get("lost") or {}).items() if count}
-        generated = int(files.template.get("n") or 0) + sum(reasons.values())
-        if sum(reasons.values()) > LOST * generated:
-            words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in reasons.items())
-            lost.append(f"{files.title} GeV, {sum(reasons.values())} of {generated}: {words}")
-        p = fit_p(run, files)
-        if p is not None and p < POOR_FIT:
-            poor.append(f"{files.title} GeV, p = {p:.2g}")
-        null = [cut(q) for q in files.points if q.get("p_local") is None]
-        if null and not run.blind:
-            missing.append(Markup("{} GeV at ε<sub>B</sub> = {}").format(files.title, ", ".join(null)))
-        apart = _sculpting([q for q in passed if q.window == files.sr and q.region != "window"])
-        if apart:
-            sculpted.append(f"{files.title} GeV, {', '.join(apart)}")
-    for points, words in (
-        (differ, f"The template differs (AUC more than {AUC_TOLERANCE:g} and three standard errors from 0.5)"),
-        (lost, "Generated events that are not in the template, whose shape they may bend"),
-        (poor, f"Poor inclusive fit (p under {POOR_FIT:g})"),
-        (missing, "No p-value"),
+    lost = (run.results.get("accounting") or {}).get("lost")
+    if lost:
+        out.append(f"{counted(lost, 'event was', 'events were')} requested and not processed.")
+    pairs = list(zip(run.windows, quality_points(run), strict=True))
+    of_windows: tuple[tuple[str, Iterable[str | Markup]], ...] = (
         (
-            sculpted,
+            f"The template differs (AUC more than {AUC_TOLERANCE:g} and three standard errors from 0.5)",
+            (f"{files.title} GeV from {words}" for files, quality in pairs for words in _differences(quality)),
+        ),
+        (
+            "Generated events that are not in the template, whose shape they may bend",
+            (words for files, _ in pairs for words in _losses(files)),
+        ),
+        (
+            f"Poor inclusive fit (p under {POOR_FIT:g})",
+            (words for files, _ in pairs for words in _poor_fit(run, files)),
+        ),
+        ("No p-value", (words for files, _ in pairs for words in _missing(run, files))),
+        (
             f"The two sidebands pass a cut unlike each other (by more than {SCULPTING:g}σ), which the fit after the"
             " cut has to take up",
+            (words for files, _ in pairs for words in _sculpted(files, passed)),
         ),
-    ):
-        if points:
-            out.append(Markup("{}: {}.").format(words, Markup("; ").join(points)))
+    )
+    for rule, broken in of_windows:
+        if windows := Markup("; ").join(broken):
+            out.append(Markup("{}: {}.").format(rule, windows))
+    return [*out, *_uncommitted(run), *_mixed(run)]
+
+
+def _losses(files: WindowFiles) -> Iterator[str]:
+    reasons = {name: int(count) for name, count in (files.template.get("lost") or {}).items() if count}
+    lost = sum(reasons.values())
+    generated = int(files.template.get("n") or 0) + lost
+    if lost > LOST * generated:
+        words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in reasons.items())
+        yield f"{files.title} GeV, {lost} of {generated}: {words}"
+
+
+def _poor_fit(run: RunFiles, files: WindowFiles) -> Iterator[str]:
+    p = fit_p(run, files)
+    if p is not None and p < POOR_FIT:
+        yield f"{files.title} GeV, p = {p:.2g}"
+
+
+def _missing(run: RunFiles, files: WindowFiles) -> Iterator[Markup]:
+    null = [cut(q) for q in files.points if q.get("p_local") is None]
+    if null and not run.blind:
+        yield Markup("{} GeV at ε<sub>B</sub> = {}").format(files.title, ", ".join(null))
+
+
+def _sculpted(files: WindowFiles, passed: Sequence[plots.Passing]) -> Iterator[str]:
+    apart = _sculpting([q for q in passed if q.window == files.sr and q.region != "window"])
+    if apart:
+        yield f"{files.title} GeV, {', '.join(apart)}"
+
+
+def _uncommitted(run: RunFiles) -> Iterator[str]:
     dirty = [
         name for git, names in run.made_by("git") if isinstance(git, Mapping) and not git.get("clean") for name in names
     ]
     if dirty:
         which = "this" if len(dirty) == len(run.stages) else ", ".join(dirty)
-        out.append(f"The code had uncommitted changes when {which} {'were' if ',' in which else 'was'} run.")
+        yield f"The code had uncommitted changes when {which} {'were' if ',' in which else 'was'} run."
+
+
+def _mixed(run: RunFiles) -> Iterator[str]:
     mixed = mixed_modules(run.directory, list(run.stages))
     if mixed:
         listed = ", ".join(mixed[:3]) + (" and others" if len(mixed) > 3 else "")
-        out.append(f"Not all stages were run by the same code: {listed} changed between them.")
-    return out
+        yield f"Not all stages were run by the same code: {listed} changed between them."
 
 
 def _differences(quality: plots.QualityPoint) -> list[str]:
     """Name the samples that a classifier tells from the template."""
     out = []
-    for area, words in (
+    for auc, words in (
         (quality.truth, "true background"),
         (quality.sidebands, "held-out sidebands"),
         (quality.pseudo, "data in the pseudo-window"),
     ):
-        if area is None:
+        if auc is None:
             continue
-        away, error = abs(area[0] - 0.5), area[1] or 0.0
+        away, error = abs(auc[0] - 0.5), auc[1] or 0.0
         if away > AUC_TOLERANCE and away > 3 * error:
-            out.append(f"{words}, AUC {area[0]:.3f}")
+            out.append(f"{words}, AUC {auc[0]:.3f}")
     return out
 
 

@@ -39,12 +39,12 @@ def _card(what: str, value: Markup | str, more: Markup | str) -> Row:
 
 def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
     """Return the cards at the top, and the sentences below them."""
-    leading, inclusive, whole = best(run), best(run, inclusive=True), overall(run)
-    reason = "the run is blinded" if run.blind else "no working point has a p-value" if leading is None else ""
+    largest, inclusive, whole = best(run), best(run, inclusive=True), overall(run)
+    reason = "the run is blinded" if run.blind else "no working point has a p-value" if largest is None else ""
     lines = []
     local: Markup | str = reason
-    if leading is not None:
-        files, point = leading
+    if largest is not None:
+        files, point = largest
         local = Markup("{} GeV at ε<sub>B</sub> = {}; p<sub>local</sub> = {}").format(
             files.title, cut(point), power(float(point["p_local"]))
         )
@@ -55,7 +55,7 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
             f" {'each were' if several else 'was'} searched; the local numbers do not account for having chosen"
             f" the largest{'' if whole.p is None else ', the global one does'}."
         )
-    cards = [_card("largest local significance", _significance(leading), local)]
+    cards = [_card("largest local significance", _significance(largest), local)]
     if whole.p is None:
         cards.append(_card("global p-value", null(), whole.reason or reason))
     else:
@@ -64,15 +64,25 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
         )
         if whole.bound or whole.quotes_extrapolation:
             lines.append(_toys_text(whole))
-    untrained = reason if inclusive is None else f"largest, {inclusive[0].title} GeV"
-    if leading is not None and inclusive is not None and leading[0] is not inclusive[0]:
-        inclusive_point = next((p for p in leading[0].points if float(p["background_efficiency"]) >= 1), None)
-        inclusive_z = None if inclusive_point is None else inclusive_point.get("z_local")
-        untrained += f"; {leading[0].title} GeV: " + ("–" if inclusive_z is None else f"{signed(float(inclusive_z))} σ")
-    cards.append(_card("inclusive search, no classifier", _significance(inclusive), untrained))
+    cards.append(
+        _card("inclusive search, no classifier", _significance(inclusive), _untrained(largest, inclusive, reason))
+    )
     lost = (run.results.get("accounting") or {}).get("lost")
     cards.append(_card("events lost", optional_integer(lost), "requested minus processed"))
     return cards, lines
+
+
+def _untrained(
+    largest: tuple[WindowFiles, Point] | None, inclusive: tuple[WindowFiles, Point] | None, reason: str
+) -> str:
+    """Return where the inclusive search is largest, and what it says where the search with cuts is."""
+    if inclusive is None:
+        return reason
+    words = f"largest, {inclusive[0].title} GeV"
+    if largest is None or largest[0] is inclusive[0]:
+        return words
+    z = next((p.get("z_local") for p in largest[0].points if float(p["background_efficiency"]) >= 1), None)
+    return f"{words}; {largest[0].title} GeV: " + ("–" if z is None else f"{signed(float(z))} σ")
 
 
 def _global(p: float, whole: GlobalP) -> tuple[Markup, Markup]:

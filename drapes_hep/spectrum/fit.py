@@ -20,7 +20,7 @@ import numpy.typing as npt
 from iminuit import Minuit
 
 from drapes_hep.errors import FitError, counted
-from drapes_hep.spectrum.poisson import deviance_p_value, fit_poisson, poisson_deviance
+from drapes_hep.spectrum.poisson import deviance_p_value, poisson_deviance
 from drapes_hep.spectrum.shapes import SpectrumShape, resolved
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "check_range",
     "expected",
     "fit_spectrum",
-    "fit_spectrum_newton",
     "panels",
     "quadrature",
 ]
@@ -289,33 +288,6 @@ def fit_spectrum(
     raw = np.full((k, k), np.nan) if minuit.covariance is None else np.asarray(minuit.covariance)
     valid = bool(minuit.valid and minuit.accurate)
     return _finish(p, p.basis @ np.asarray(minuit.values), p.basis @ raw @ p.basis.T, valid)
-
-
-def fit_spectrum_newton(
-    counts: npt.ArrayLike,
-    edges: npt.ArrayLike,
-    exclude: tuple[float, float] | None = None,
-    shape: str | SpectrumShape = "dijet4",
-    sqrt_s: float = 13_000.0,
-    variance: npt.ArrayLike | None = None,
-    fitted: npt.ArrayLike | None = None,
-) -> SpectrumFit:
-    """Fit as :func:`fit_spectrum` does, by the Newton solver of the pseudo-experiments.
-
-    The width of the bins is met by repeating the regression with each bin's logarithm linearised at the last estimate.
-    """
-    p = _prepare(counts, edges, exclude, shape, sqrt_s, variance, fitted)
-    parameters, covariance, valid = p.start, np.empty((0, 0)), False
-    for _ in range(20):
-        mu, log_gradient = bin_model(shape, sqrt_s, p.edges, parameters)
-        fit = fit_poisson(p.counts, log_gradient @ p.basis, np.log(np.maximum(mu, 1e-300) * p.scale), fitted=p.fitted)
-        step = fit.coefficients[0]
-        parameters = parameters + p.basis @ step
-        covariance = p.basis @ fit.covariance[0] @ p.basis.T
-        valid = bool(fit.converged[0])
-        if float(np.abs(step).max()) < 1e-7:
-            break
-    return _finish(p, parameters, covariance, valid)
 
 
 def panels(lo: float, hi: float, width: float) -> FloatArray:

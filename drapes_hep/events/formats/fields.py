@@ -7,8 +7,9 @@ joined with underscores. A field that has exactly the column's name is always pr
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,25 +130,36 @@ def spell(path: str, fields: Sequence[Field], layouts: Sequence[str], keep: Sequ
     """
     columns = _vocabulary(layouts, keep)
     required = [set(LAYOUTS[name].required) - {"jets"} for name in layouts]
-    best = _match(path, fields, columns)
-    records = dict.fromkeys(field.path[0] for field in fields if len(field.path) > 1)
-    if not any(names <= best.keys() for names in required):
-        for record in records:
-            inside = [field for field in fields if len(field.path) == 1]
-            inside += [
-                Field(field.path[1:], field.depth, field.kind, field.handle, field.size)
-                for field in fields
-                if len(field.path) > 1 and field.path[0] == record
-            ]
-            if any(names <= (spelled := _match(path, inside, columns)).keys() for names in required):
-                best = spelled
-                break
+    matches = (_match(path, view, columns) for view in _with_records_opened(fields))
+    first = next(matches)
+    complete = (
+        match for match in itertools.chain([first], matches) if any(names <= match.keys() for names in required)
+    )
+    best = next(complete, first)
     if "jets" in columns and "jets" not in best and all(f"jets.{name}" in best for name in JET_FIELDS):
-        depths = {**SKIM_PARTS, **{f"jets.{field}": 1 for field in keep}}
-        parts = {name: best[name] for name in depths if name in best}
-        wrong = [name for name, field in parts.items() if field.depth != depths[name]]
-        best["jets"] = Field(("jets",), None if wrong else 1, best[wrong[0]].kind if wrong else "records", parts)
+        best["jets"] = _joined(best, keep)
     return best
+
+
+def _with_records_opened(fields: Sequence[Field]) -> Iterator[Sequence[Field]]:
+    """Yield the fields as they are, and then with those of one record after the other at the top."""
+    yield fields
+    top = [field for field in fields if len(field.path) == 1]
+    inner = [field for field in fields if len(field.path) > 1]
+    for record in dict.fromkeys(field.path[0] for field in inner):
+        yield top + [
+            Field(field.path[1:], field.depth, field.kind, field.handle, field.size)
+            for field in inner
+            if field.path[0] == record
+        ]
+
+
+def _joined(columns: Mapping[str, Field], keep: Sequence[str]) -> Field:
+    """Return the field that stands for the columns of jets; its depth is None if one of them is not a list."""
+    depths = {**SKIM_PARTS, **{f"jets.{field}": 1 for field in keep}}
+    parts = {name: columns[name] for name in depths if name in columns}
+    wrong = [name for name, field in parts.items() if field.depth != depths[name]]
+    return Field(("jets",), None if wrong else 1, columns[wrong[0]].kind if wrong else "records", parts)
 
 
 def check_field(path: str, column: str, field: Field, layout: str) -> None:

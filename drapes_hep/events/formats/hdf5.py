@@ -135,6 +135,51 @@ def _no_frame(path: str, file: Any) -> InputError:
     )
 
 
+def _frames(path: str, file: Any, requested: str | None) -> dict[str, tuple[str, Any]]:
+    """Return kind and group of each frame by its name: all in the file, or the one that is wanted."""
+    frames: dict[str, tuple[str, Any]] = {}
+
+    def visit(name: str, item: Any) -> None:
+        kind = item.attrs.get("pandas_type") if isinstance(item, h5py.Group) else None
+        if kind is not None:
+            frames[name] = (_text(kind), item)
+
+    file.visititems(visit)
+    if requested is None:
+        return frames
+    name = requested.strip("/")
+    if name not in frames:
+        raise InputError(path, f"no frame '{requested}' in it", f"it holds {', '.join(frames) or 'none'}")
+    return {name: frames[name]}
+
+
+def _fitting(path: str, frames: Mapping[str, tuple[str, Any]], reading: Reading) -> tuple[str, str, list[str]]:
+    """Return the name of the one frame that fits a layout, the layout, and the frame's columns."""
+    problems = {name: _frame_problem(kind, group) for name, (kind, group) in frames.items()}
+    readable = {name: _column_names(path, group) for name, (_, group) in frames.items() if problems[name] is None}
+    if not readable:
+        name, problem = next((name, problem) for name, problem in problems.items() if problem is not None)
+        raise InputError(path, f"table '{name}' {problem[0]}", problem[1])
+    fits = {name: layout for name, have in readable.items() if (layout := match_layout(have, _LAYOUTS, reading.layout))}
+    if not fits:
+        name = max(readable, key=lambda table: nearest(readable[table], _LAYOUTS)[0])
+        for likely in _LAYOUTS:
+            _check_types(path, name, frames[name][1], likely)
+        raise layout_error(path, f"table '{name}'", readable[name], _LAYOUTS, reading.layout)
+    if len(fits) > 1:
+        raise InputError(path, f"several tables fit: {', '.join(fits)}", "say which: {path: table}")
+    ((name, layout),) = fits.items()
+    return name, layout, readable[name]
+
+
+def _check_shapes(path: str, name: str, group: Any, rows: int) -> None:
+    for values, names in _blocks(group):
+        if rows and values.shape != (rows, len(names)):
+            raise InputError(
+                path, f"a block of '{name}' has shape {values.shape}, not {(rows, len(names))}", "write it again"
+            )
+
+
 class Hdf5Reader:
     """Reads pandas' fixed format and arrays of jets; see :class:`~drapes_hep.events.formats.base.EventReader`."""
 
@@ -147,74 +192,20 @@ class Hdf5Reader:
     def scan(self, path: str, object_path: str | None = None, reading: Reading = DEFAULT_READING) -> FileInfo:
         """Find the one frame that holds the columns."""
         with open_hdf5(path) as (file, remarks):
-            frames: dict[str, Any] = {}
-
-            def visit(name: str, item: Any) -> None:
-                kind = item.attrs.get("pandas_type") if isinstance(item, h5py.Group) else None
-                if kind is not None:
-                    frames[name] = (_text(kind), item)
-
-            file.visititems(visit)
-            if object_path is not None:
-                if object_path.strip("/") not in frames:
-                    raise InputError(path, f"no frame '{object_path}' in it", f"it holds {', '.join(frames) or 'none'}")
-                frames = {object_path.strip("/"): frames[object_path.strip("/")]}
-            if not frames and (arrays := scan_simulated(path, file, reading.constituents)) is not None:
-                check_kept(path, "simulated", {}, reading)
-                if reading.layout not in (None, "simulated"):
-                    raise InputError(path, f"is not of layout '{reading.layout}' but 'simulated'", "set data.layout")
-                rows, columns = arrays
-                datasets = [*columns, *CONSTITUENT_DATASETS] if "constituents" in columns else columns
-                remarks += _check_datasets(path, {dataset: file[dataset] for dataset in datasets if dataset in file})
-                return FileInfo(
-                    path,
-                    self.container,
-                    "simulated",
-                    "/",
-                    rows,
-                    file_key(path),
-                    "label" in columns,
-                    columns,
-                    remarks=remarks,
-                )
+            frames = _frames(path, file, object_path)
             if not frames:
-                raise _no_frame(path, file)
-            problems = {name: _frame_problem(kind, group) for name, (kind, group) in frames.items()}
-            names_of = {
-                name: _column_names(path, group) for name, (_, group) in frames.items() if problems[name] is None
-            }
-            if not names_of:
-                name, problem = next((name, text) for name, text in problems.items() if text is not None)
-                raise InputError(path, f"table '{name}' {problem[0]}", problem[1])
-            fits = {
-                name: layout
-                for name, have in names_of.items()
-                if (layout := match_layout(have, _LAYOUTS, reading.layout))
-            }
-            if not fits:
-                name = max(names_of, key=lambda table: nearest(names_of[table], _LAYOUTS)[0])
-                for likely in _LAYOUTS:
-                    _check_types(path, name, frames[name][1], likely)
-                raise layout_error(path, f"table '{name}'", names_of[name], _LAYOUTS, reading.layout)
-            if len(fits) > 1:
-                raise InputError(path, f"several tables fit: {', '.join(fits)}", "say which: {path: table}")
-            ((name, layout),) = fits.items()
+                return self._scan_arrays(path, file, reading, remarks)
+            name, layout, names = _fitting(path, frames, reading)
             group = frames[name][1]
             rows = _rows(group)
             _check_types(path, name, group, layout)
-            for values, names in _blocks(group):
-                if rows and values.shape != (rows, len(names)):
-                    raise InputError(
-                        path,
-                        f"a block of '{name}' has shape {values.shape}, not {(rows, len(names))}",
-                        "write it again",
-                    )
-            columns = columns_of(layout, names_of[name])
-            columns = (*columns, *check_kept(path, layout, dict.fromkeys(names_of[name]), reading))
+            _check_shapes(path, name, group, rows)
+            columns = columns_of(layout, names)
+            columns = (*columns, *check_kept(path, layout, dict.fromkeys(names), reading))
             read = {
                 values.name: values
-                for values, names in _blocks(group)
-                if rows and (layout == "lhco_raw" or set(columns).intersection(names))
+                for values, stored in _blocks(group)
+                if rows and (layout == "lhco_raw" or set(columns).intersection(stored))
             }
             remarks += _check_datasets(path, read)
             label_files: tuple[str, ...] = ()
@@ -222,16 +213,23 @@ class Hdf5Reader:
                 read_label_file(path, rows)
                 label_files = (label_file(path),)
         return FileInfo(
-            path,
-            self.container,
-            layout,
-            name,
-            rows,
-            file_key(path),
-            "label" in columns,
-            columns,
-            label_files,
+            path, self.container, layout, name, rows, file_key(path), "label" in columns, columns, label_files,
             remarks=remarks,
+        )  # fmt: skip
+
+    def _scan_arrays(self, path: str, file: Any, reading: Reading, remarks: tuple[str, ...]) -> FileInfo:
+        """Describe a file without frames: arrays of jets."""
+        arrays = scan_simulated(path, file, reading.constituents)
+        if arrays is None:
+            raise _no_frame(path, file)
+        check_kept(path, "simulated", {}, reading)
+        if reading.layout not in (None, "simulated"):
+            raise InputError(path, f"is not of layout '{reading.layout}' but 'simulated'", "set data.layout")
+        rows, columns = arrays
+        datasets = [*columns, *CONSTITUENT_DATASETS] if "constituents" in columns else columns
+        remarks += _check_datasets(path, {dataset: file[dataset] for dataset in datasets if dataset in file})
+        return FileInfo(
+            path, self.container, "simulated", "/", rows, file_key(path), "label" in columns, columns, remarks=remarks
         )
 
     def simulation(self, path: str) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ import uproot
 
 from drapes_hep.files import atomic_path, parse_json
 
-__all__ = ["raw_metadata", "read_raw_metadata", "write_feature_hdf5", "write_feature_root", "write_raw_hdf5"]
+__all__ = ["raw_metadata", "write_feature_hdf5", "write_feature_root", "write_raw_hdf5"]
 
 _METADATA = "drapes_hep"
 """Attribute of the file that carries what a writer was told, as JSON."""
@@ -113,7 +113,7 @@ def write_raw_hdf5(
     columns : int
         2101 for events of 700 particles (pt, eta, phi, zero padded) and a label.
     metadata : mapping, optional
-        JSON values, kept as an attribute of the file; see :func:`read_raw_metadata`.
+        JSON values, kept as an attribute of the file; see :func:`raw_metadata`.
     key : str
         Name of the frame.
 
@@ -148,25 +148,8 @@ def write_raw_hdf5(
             raise ValueError(f"{row} rows instead of {entries}")
 
 
-def read_raw_metadata(path: str | Path) -> dict[str, Any]:
-    """Read what :func:`write_raw_hdf5` was told beside the events.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Empty for a file of other origin.
-    """
-    with h5py.File(path, "r") as file:
-        return raw_metadata(file)
-
-
 def raw_metadata(file: Any) -> dict[str, Any]:
-    """As :func:`read_raw_metadata`, of an opened file.
+    """Return the metadata that :func:`write_raw_hdf5` stored with the events.
 
     Parameters
     ----------
