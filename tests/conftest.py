@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("DRAPES_HEP_DATA", ROOT.parent / "shared" / "data"))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -47,13 +49,35 @@ def as_in_a_process_of_its_own():
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Real events that may not be committed: DRAPES_HEP_DATA, or the folder beside the checkout."""
-    folder = Path(os.environ.get("DRAPES_HEP_DATA", ROOT.parent / "shared" / "data"))
-    if not (folder / "lhco").is_dir():
-        reason = f"no data in {folder}: set DRAPES_HEP_DATA"
+    if not (DATA / "lhco").is_dir():
+        reason = f"no data in {DATA}: set DRAPES_HEP_DATA"
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    return folder
+    return DATA
+
+
+@pytest.fixture(scope="module")
+def real_files_stay_open():
+    """Open a ROOT file that is not ours once, as a worker does for its chunks: its tree takes uproot a second."""
+    from drapes_hep.events.formats import root
+
+    plain, files = root._open, {}
+
+    @contextlib.contextmanager
+    def once(path):
+        source = Path(path).resolve()
+        if DATA.resolve() not in source.parents:
+            with plain(path) as file:
+                yield file
+        else:
+            if source not in files:
+                files[source] = stack.enter_context(plain(path))
+            yield files[source]
+
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(root, "_open", once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +92,30 @@ def few_trees():
         patch.setattr(classify, "_QUALITY_ENSEMBLE", 1)
         patch.setattr(measures, "_QUALITY_ENSEMBLE", 1)
         yield
+
+
+@pytest.fixture(scope="session")
+def worker_processes():
+    """Two worker processes for all tests that only need some: each takes seconds to import what it works with."""
+    import loky
+
+    pool = loky.ProcessPoolExecutor(max_workers=2)
+    yield pool
+    pool.shutdown(kill_workers=True)
+
+
+@pytest.fixture
+def warm_workers(monkeypatch, worker_processes):
+    """Let the executor "futures" use workers that other tests have used: none may die, nor rest on the directory."""
+    from drapes_hep.events import processing
+
+    plain = processing._executor
+
+    def warm(executor, *more):
+        made = plain(executor, *more)
+        return made.copy(pool=worker_processes) if executor == "futures" else made
+
+    monkeypatch.setattr(processing, "_executor", warm)
 
 
 def make_columns(n: int = 3000, seed: int = 1, labels: bool = True) -> dict[str, np.ndarray]:

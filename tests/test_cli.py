@@ -547,7 +547,7 @@ def test_a_stage_says_one_line_when_done(finished, capsys):
     assert capsys.readouterr().err == "hunt: done before\n"
 
 
-def test_run_does_everything_and_only_what_is_left(finished, capsys):
+def test_run_does_everything_and_only_what_is_left(finished, capsys, unrendered):
     (finished / "hunt.json").unlink()
     assert drapes("run", "tiny.yaml", "-o", "run") == 0
     said = capsys.readouterr().err.splitlines()
@@ -575,7 +575,7 @@ def test_unblind_counts_what_blinding_hides(finished, unrendered):
         assert results["blind"] is not observed
 
 
-def test_processes_give_the_same_skim(project):
+def test_processes_give_the_same_skim(project, warm_workers):
     for name in ("iterative", "futures"):
         words = ["skim", "tiny.yaml", "-o", name, "--quiet", "--executor", name, "--workers", "2"]
         assert drapes(*words, "--set", "data.chunksize=1500") == 0
@@ -946,7 +946,7 @@ def test_a_report_of_no_directory(project, complaint):
     )
 
 
-def test_a_part_of_the_search_has_a_reason_in_place_of_a_global_p_value(finished):
+def test_a_part_of_the_search_has_a_reason_in_place_of_a_global_p_value(finished, unrendered):
     words = ("tiny.yaml", "-o", "run", "--quiet")
     assert drapes("hunt", *words, "--window", WINDOWS[0]) == 0
     reason = "only 1 window was hunted, the search has 2"

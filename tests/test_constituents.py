@@ -83,7 +83,7 @@ def reference(sample, constituents, tmp_path_factory):
 @pytest.mark.parametrize(
     "how", [{"chunksize": 400}, {"chunksize": 77}, {"executor": "futures", "workers": 2, "chunksize": 300}], ids=str
 )
-def test_executors_and_chunk_sizes_give_the_same_bytes(sample, constituents, reference, tmp_path, how):
+def test_executors_and_chunk_sizes_give_the_same_bytes(sample, constituents, reference, tmp_path, warm_workers, how):
     processor = constituents({**SETTINGS, "max_constituents": 5})
     assert_same(result({"qcd": sample[0]}, processor, tmp_path, reading=READING, **how), reference)
 
@@ -344,7 +344,7 @@ def test_an_edit_of_what_it_builds_on_repeats_the_stage(project, tmp_path):
 
 def test_a_whole_search_on_constituents(project, tmp_path, unrendered):
     config, output = str(project / "search.yaml"), str(tmp_path / "run")
-    app(["run", config, "-o", output, "--device", "cpu", "--workers", "2", "--quiet"], standalone_mode=False)
+    app(["run", config, "-o", output, "--device", "cpu", "--workers", "1", "--quiet"], standalone_mode=False)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["accounting"] == {"requested": 1260, "processed": 1260, "lost": 0}
     assert results["windows"][0]["working_points"][0]["observed"] > 0

@@ -493,7 +493,7 @@ def test_the_raw_events_are_clustered_to_the_published_ones(data_dir):
     assert (found.columns, found.other_columns) == (["particles", "label"], [])
 
 
-def test_cms_events_are_described_as_stored(data_dir):
+def test_cms_events_are_described_as_stored(data_dir, real_files_stay_open):
     """Known of this file: ten events, leading pT 1256 to 1752 GeV, m_JJ 2.58 to 3.38 TeV."""
     for name in ("pfnano.root", "pfnano_rntuple.root"):
         found = inspect_file(data_dir / "cms" / name)
@@ -505,7 +505,7 @@ def test_cms_events_are_described_as_stored(data_dir):
         assert "PFCands_pdgId" in found.other_columns
 
 
-def test_delphes_events_are_clustered(data_dir):
+def test_delphes_events_are_clustered(data_dir, real_files_stay_open):
     found = inspect_file(data_dir / "delphes" / "delphes.root")
     assert (found.layout, found.events, found.labels) == ("delphes", 25, None)
     assert found.constituents.momentum_fraction.low == pytest.approx(1, abs=1e-6)

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
+from conftest import unrender
 from scipy import integrate
 from test_stages import SEARCH, cut_sample
 
@@ -292,7 +293,9 @@ def searched(tmp_path_factory, few_trees):
     for stage in (train, generate, classify):
         stage(context, context.windows[0])
     hunt(context)
-    report(context.run)
+    with pytest.MonkeyPatch.context() as patch:
+        unrender(patch)
+        report(context.run)
     return folder
 
 

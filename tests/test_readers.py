@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -24,7 +25,7 @@ from drapes_hep.errors import DrapesError
 from drapes_hep.events.chunks import Reading, split
 from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.events.processing import run
-from drapes_hep.events.readers import read, scan
+from drapes_hep.events.readers import narrowed, read, scan
 from drapes_hep.events.schema import CONSTITUENT_FIELDS, JET_FIELDS
 from drapes_hep.files import read_json
 from drapes_hep.report.sections import accounting_cards
@@ -390,6 +391,17 @@ sys.stdin.readline()
 import os
 os._exit(0)
 """
+
+
+@pytest.mark.parametrize("kept", [(), ("area",)])
+@pytest.mark.parametrize("less", [{}, {"constituents": False}, {"constituents": False, "jets": False}], ids=str)
+def test_a_scan_serves_readings_of_less(cms, tmp_path, kept, less):
+    event, groups = cms
+    area = ak.ones_like(groups["FatJet"]["pt"])
+    path = write_tree(tmp_path / "a.root", flat_names(event, {**groups, "FatJet": {**groups["FatJet"], "area": area}}))
+    full = Reading(constituents=True, keep=kept)
+    wanted = dataclasses.replace(full, **less)
+    assert narrowed(scan(path, reading=full), wanted) == scan(path, reading=wanted)
 
 
 @pytest.fixture

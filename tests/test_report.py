@@ -397,7 +397,15 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(run):
+def coarse():
+    """Small pictures: what is drawn is the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drapes_hep.report.pictures.DPI", 25)
+        yield
+
+
+@pytest.fixture(scope="module")
+def page(run, coarse):
     return write_report(run).read_text(encoding="utf-8")
 
 
@@ -699,7 +707,7 @@ def _bytes(run):
     return {str(p.relative_to(run)): p.read_bytes() for p in files if p.is_file()}
 
 
-def test_blinded_report_is_deterministic_and_independent_of_data_in_windows(tmp_path):
+def test_blinded_report_is_deterministic_and_independent_of_data_in_windows(tmp_path, coarse):
     run = build_run(tmp_path / "run", starts=(3300,), events=4000, signal=30, blind=True, names=NAMES[:2])
     (run / "report" / "figures").mkdir(parents=True)
     (run / "report" / "figures" / "stale.png").write_bytes(b"")

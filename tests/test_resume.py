@@ -85,7 +85,7 @@ def skim_bytes(out, folder):
 
 
 @pytest.mark.parametrize("executor", ["iterative", "futures"])
-def test_only_what_failed_is_processed_again_and_nothing_differs(three, tmp_path, executor):
+def test_only_what_failed_is_processed_again_and_nothing_differs(three, tmp_path, warm_workers, executor):
     """Byte for byte what one run without a failure gives."""
     paths, good = three
     log, store = tmp_path / "log", store_of(tmp_path / "chunks", paths)
@@ -207,6 +207,7 @@ name: parts
 data: {path: "*.h5", chunksize: 1}
 selection: {leading_pt: 1200}
 mass: {range: [2000, 8000]}
+blind: false
 """
 
 

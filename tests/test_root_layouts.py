@@ -22,14 +22,22 @@ from drapes_hep.events.schema import CONSTITUENT_FIELDS, IDENTITY_FIELDS, JET_FI
 from drapes_hep.events.skims import write_skim
 from drapes_hep.plugins import load_processor
 
+pytestmark = pytest.mark.usefixtures("real_files_stay_open")
+
 WITH = Reading(constituents=True)
 SETTINGS = {"leading_pt": 0, "abs_eta_max": 5, "mass_range": (1, 20_000)}
 
 
 @functools.cache
+def scanned(path, reading=Reading()):  # noqa: B008  frozen
+    """A file's description: a tree of 1800 branches takes uproot more than a second."""
+    return scan(path, reading=reading)
+
+
+@functools.cache
 def events_of(path, reading=WITH):
     """All events of a file; nobody changes them, so that each file is read once."""
-    return [read(chunk) for chunk in split(scan(path, reading=reading), reading=reading)]
+    return [read(chunk) for chunk in split(scanned(path, reading), reading=reading)]
 
 
 @functools.cache
@@ -90,7 +98,7 @@ def added(pt, eta, phi, mass):
     ],
 )
 def test_real_files_are_recognised(data_dir, name, layout, events, jets):
-    info = scan(data_dir / "cms" / name)
+    info = scanned(data_dir / "cms" / name)
     assert (info.layout, info.entries, info.has_labels, info.has_event_ids) == (layout, events, False, True)
     (found,) = events_of(data_dir / "cms" / name)
     assert ak.array_equal(ak.num(found.jets), ak.num(stored(data_dir / "cms" / name)["FatJet_pt"].array()))
@@ -167,10 +175,10 @@ def test_features_alone_where_asked_for(data_dir):
 
 
 def test_candidates_are_read_only_where_wanted(data_dir):
-    without, with_ = (scan(data_dir / "cms" / "pfnano.root", reading=Reading(constituents=c)) for c in (False, True))
+    without, with_ = (scanned(data_dir / "cms" / "pfnano.root", Reading(constituents=c)) for c in (False, True))
     assert not any("PFCands" in name for name in without.columns)
     assert "PFCands_puppiWeight" in with_.columns
-    identities = scan(data_dir / "cms" / "pfnano.root", reading=Reading(jets=False))
+    identities = scanned(data_dir / "cms" / "pfnano.root", Reading(jets=False))
     assert not any(name.startswith("FatJet_") for name in identities.columns)
 
 
@@ -187,7 +195,7 @@ def test_chunks_do_not_matter(data_dir, name, chunksize):
     assert_same(kept(path, chunksize=chunksize), seen(path))
 
 
-def test_skims_of_every_way_are_the_same_bytes(data_dir, tmp_path):
+def test_skims_of_every_way_are_the_same_bytes(data_dir, tmp_path, warm_workers):
     """Tree and RNTuple, chunks and workers; the experiment's numbers travel with the selected events."""
     dijets = load_processor("processors/dijets.py:Dijets", [ROOT])
     skims = []
@@ -304,7 +312,8 @@ def write(path, columns, kind="ttree", name="Events"):
     """Write columns with counters of their own, as uproot does."""
     columns = {key: ak.Array(values) for key, values in columns.items()}
     with uproot.recreate(path) as file:
-        types = {key: str(values.type.content) for key, values in columns.items()}
+        # not their text: awkward builds its parser anew for each, thirty milliseconds a column
+        types = {key: values.type.content for key, values in columns.items()}
         out = file.mktree(name, types) if kind == "ttree" else file.mkrntuple(name, types)
         if len(next(iter(columns.values()))):
             out.extend(columns)
@@ -418,7 +427,7 @@ def test_events_of_too_few_jets_are_counted(tmp_path, keep):
 
 
 def test_delphes_is_recognised(data_dir):
-    info = scan(data_dir / "delphes" / "delphes.root")
+    info = scanned(data_dir / "delphes" / "delphes.root")
     assert (info.layout, info.entries, info.has_event_ids) == ("delphes", 25, False)
 
 
@@ -701,9 +710,8 @@ def test_truncated(data_dir, tmp_path, which, part):
 def test_flipped_bits_in_a_basket(data_dir, tmp_path, which, column):
     """What a compressed basket holds is garbage after a flip; whichever part of it says so, it is one line."""
     source = data_dir.joinpath(*REAL[which])
-    with uproot.open(source) as file:
-        branch = file["Events" if which == "tree" else "Delphes"][column]
-        start, size = int(branch.member("fBasketSeek")[0]), int(branch.member("fBasketBytes")[0])
+    branch = stored(source)[column]
+    start, size = int(branch.member("fBasketSeek")[0]), int(branch.member("fBasketBytes")[0])
     content = bytearray(source.read_bytes())
     for place in range(start + 80, start + size - 5, 7):
         content[place] ^= 0x55

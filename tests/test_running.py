@@ -13,6 +13,7 @@ from conftest import ROOT, make_columns
 from drapes_hep.errors import ConfigError, InputError, LostEventsError
 from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.events.processing import run
+from drapes_hep.events.readers import scan
 from drapes_hep.events.skims import write_skim
 from drapes_hep.plugins import load_processor
 
@@ -54,7 +55,7 @@ def test_every_file_and_chunk_size_gives_the_same_bytes(samples, dijets, referen
 
 
 @pytest.mark.parametrize("kind", ["ttree", "hdf5"])
-def test_two_worker_processes_give_the_same_bytes(samples, dijets, reference, tmp_path, kind):
+def test_two_worker_processes_give_the_same_bytes(samples, dijets, reference, tmp_path, warm_workers, kind):
     """The processor is loaded by path: no worker could import it."""
     found = result({"qcd": samples[kind]}, dijets(SETTINGS), tmp_path, executor="futures", workers=2, chunksize=1000)
     assert_same(found, reference)
@@ -269,6 +270,22 @@ def test_urls_are_read_as_root(samples):
     assert report.processed == 3000
 
 
+def test_files_that_were_scanned_are_not_scanned_again(samples, monkeypatch):
+    infos = [scan(samples["ttree"])]
+    monkeypatch.setattr("drapes_hep.events.processing.scan", lambda *_: pytest.fail("scanned again"))
+    _, report = run({"a": samples["ttree"]}, len_of, infos=infos)
+    assert report.processed == 3000
+
+
+def test_a_file_that_changed_after_its_scan_is_scanned_again(tmp_path):
+    path = tmp_path / "a.root"
+    write_feature_root(path, make_columns(300))
+    infos = [scan(path)]
+    write_feature_root(path, make_columns(400))
+    _, report = run({"a": path}, len_of, infos=infos)
+    assert report.processed == report.requested == 400
+
+
 # ---- loading ---------------------------------------------------------------------------------------------------------
 
 SOURCE = """
@@ -290,7 +307,7 @@ class Mine(processor.ProcessorABC):
 """
 
 
-def test_a_processor_by_path_reaches_workers(samples, tmp_path):
+def test_a_processor_by_path_reaches_workers(samples, tmp_path, warm_workers):
     (tmp_path / "mine.py").write_text(SOURCE)
     mine = load_processor("mine.py:Mine", [tmp_path / "nowhere", tmp_path])
     out, _ = run({"a": samples["rntuple"]}, mine({"factor": 5}), executor="futures", workers=2, chunksize=2000)

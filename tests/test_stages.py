@@ -31,6 +31,7 @@ from drapes_hep.cwola.scores import equal_size_auc
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError, RunDirectoryError
 from drapes_hep.events.chunks import split
 from drapes_hep.events.features import FEATURES, compute_features, invariant_mass
+from drapes_hep.events.formats.root import RootReader
 from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.events.injection import choose_signal
 from drapes_hep.events.readers import expand_trees, read, scan
@@ -45,6 +46,7 @@ from drapes_hep.results import results_schema
 from drapes_hep.spectrum.drawing import draw
 from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.stages import classify as classify_module
+from drapes_hep.stages import skim as skim_module
 from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.feature_tables import feature_matrix
@@ -402,6 +404,25 @@ def test_a_killed_training_goes_on_and_ends_alike(project, done, tmp_path, monke
     assert ran == STAGES - {"skim"}
     assert (run / "results.json").read_bytes() == (done / "results.json").read_bytes()
     assert list(run.rglob("*.checkpoint")) == []
+
+
+def test_a_skim_scans_each_file_once_and_loads_its_processor_once(project, tmp_path, monkeypatch):
+    """Opening a tree of 2000 branches takes seconds, behind a URL more."""
+    calls: list[str] = []
+
+    def counting(place, name):
+        before = getattr(place, name)
+
+        def counted(*given, **named):
+            calls.append(name)
+            return before(*given, **named)
+
+        monkeypatch.setattr(place, name, counted)
+
+    counting(RootReader, "scan")
+    counting(skim_module, "load_processor")
+    skim(context_of(project, tmp_path / "run"))
+    assert sorted(calls) == ["load_processor", "scan"]
 
 
 def test_a_run_killed_in_its_first_write_can_start_again(project, tmp_path):

@@ -534,21 +534,22 @@ def test_the_bar_counts_models_and_trials(project):
     assert seen == [(1, 2), (2, 2)]
 
 
-KILLED = """
+LESS = ("study.seeds=1", "study.injections=[100]", "study.templates=[from_noise]", "cwola.options={iterations: 8}")
+KILLED = f"""
 import sys
 from drapes_hep import cli
-less = ["study.seeds=1", "study.injections=[100]", "study.templates=[from_noise]", "cwola.options={iterations: 8}"]
 sys.argv = ["drapes", "study", "injection", "tiny.yaml", "-o", "killed", "--quiet", "--workers", "2"]
-sys.argv += [word for one in less for word in ("--set", one)]
+sys.argv += [word for one in {LESS} for word in ("--set", one)]
 cli.main()
 """
 
 
-def test_a_killed_study_goes_on_with_what_is_done(project):
+def test_a_killed_study_goes_on_with_what_is_done(project, drapes, monkeypatch):
     place = project / "killed"
     process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=project)
     end = time.monotonic() + 240
     while time.monotonic() < end and not list(place.glob("trials/*.json")):
+        assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -556,7 +557,10 @@ def test_a_killed_study_goes_on_with_what_is_done(project):
     done = {path: path.stat().st_mtime_ns for path in place.glob("trials/*.json")}
     assert done
     assert not (place / "injection").exists()
-    subprocess.run([sys.executable, "-c", KILLED], cwd=project, check=True)
+    # in this process, which has imported what it needs
+    monkeypatch.chdir(project)
+    less = [word for one in LESS for word in ("--set", one)]
+    assert drapes("study", "injection", "tiny.yaml", "-o", "killed", "--quiet", "--workers", "1", *less)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in done} == done
     with (place / "injection" / "injection.csv").open() as stream:
         rows = list(csv.DictReader(stream))

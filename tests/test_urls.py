@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import http.server
 import re
 import socket
@@ -21,6 +22,8 @@ from drapes_hep import remote
 from drapes_hep.config import load_config
 from drapes_hep.errors import DrapesError, InputError
 from drapes_hep.events.chunks import file_key, split
+from drapes_hep.events.formats import hdf5_files
+from drapes_hep.events.formats.hdf5_files import open_hdf5
 from drapes_hep.events.formats.writers import write_feature_root, write_raw_hdf5
 from drapes_hep.events.processing import run
 from drapes_hep.events.readers import expand, read, scan
@@ -173,7 +176,7 @@ def test_every_kind_gives_the_same_bytes_as_from_disk(server, samples, tmp_path,
     assert all(found[1][0][name] == one for name, one in found[0][0].items())
 
 
-def test_workers_read_urls(server, samples):
+def test_workers_read_urls(server, samples, warm_workers):
     _, report = run({"a": serve(server, samples["rntuple"])}, count, executor="futures", workers=2, chunksize=1500)
     assert report.processed == 3000
 
@@ -184,6 +187,46 @@ def test_only_what_is_needed_is_read(server, tmp_path):
     url = serve(server, tmp_path / "big.root")
     scan(url)
     assert 0 < server.sent < (tmp_path / "big.root").stat().st_size / 10
+
+
+def test_no_garbage_is_collected_while_h5py_waits_for_bytes(samples, monkeypatch):
+    """The thread that fetches them would wait for h5py's lock, if it had to free one of its objects."""
+    states, plain = [], remote._Exact.read
+
+    def read(file, *size):
+        states.append(gc.isenabled())
+        return plain(file, *size)
+
+    monkeypatch.setattr(remote._Exact, "read", read)
+    with open_hdf5(samples["hdf5"].as_uri()) as (file, _):
+        assert file["df/block0_values"][:].size > 0
+    assert set(states) == {False}
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_readers_in_several_threads_leave_the_collector_as_it_was(enabled):
+    found = []
+
+    def inside(wait):
+        with hdf5_files._PAUSED:
+            wait.wait(10)
+            found.append(gc.isenabled())
+
+    was = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        waits = [threading.Event() for _ in range(2)]
+        threads = [threading.Thread(target=inside, args=(wait,)) for wait in waits]
+        for thread in threads:
+            thread.start()
+        for wait, thread in zip(waits, threads, strict=True):
+            wait.set()
+            thread.join()
+        assert found == [False, False]
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if was else gc.disable)()
 
 
 def test_a_query_is_no_part_of_the_name(server, samples):

@@ -78,6 +78,8 @@ class FileInfo:
     places : tuple of (str, str)
         Where it is read, in the order in which they are tried, each with what tells its content from a later one, see
         :func:`drapes_hep.remote.file_version`.
+    states : tuple of (str, str)
+        Those of these places that are on disk, each with its size and time of change before it was opened.
     """
 
     path: str
@@ -91,6 +93,7 @@ class FileInfo:
     companions: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     places: tuple[tuple[str, str], ...] = ()
+    states: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     @property
     def has_event_ids(self) -> bool:

@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.errors import ConfigError, UsersCode, describe_error
-from drapes_hep.events.expressions import evaluate, variables
 from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.types import AwkwardArray, Column
 from drapes_hep.files import file_hash
@@ -200,6 +199,9 @@ class _Defined:
                 return FEATURES[name].function(j1, j2)
             text = _expression(name, self.define)
             if text is not None:
+                # with its parser: every command and worker would wait for its import
+                from drapes_hep.events.expressions import evaluate
+
                 return evaluate(text, column, len(j1))
             if _function_name(name, self.define) is not None:
                 return self._call_function(name, j1, j2)
@@ -279,6 +281,8 @@ def _leaves(name: str, define: Definitions, above: tuple[str, ...] = ()) -> Iter
     if text is None:
         yield name
         return
+    from drapes_hep.events.expressions import variables
+
     for other in variables(text):
         yield from _leaves(other, define, (*above, name))
 
@@ -314,6 +318,8 @@ def _check_definition(name: str, define: Definitions, keep: Sequence[str]) -> No
         raise ConfigError(
             f"{where}: is a column that selection.keep keeps; take another name, or leave the expression out"
         )
+    from drapes_hep.events.expressions import variables
+
     try:
         used = variables(text)
     except ConfigError as error:

@@ -35,11 +35,11 @@ from drapes_hep.events.dispatch import Lost, Raised, dispatch
 from drapes_hep.events.failures import FailedFilesError, Failure, join_failures
 from drapes_hep.events.formats.columns import BadValuesError, row_ids
 from drapes_hep.events.formats.open_files import share_files
-from drapes_hep.events.readers import no_events, read, read_columns, scan, shared_identities
+from drapes_hep.events.readers import is_current, narrowed, no_events, read, read_columns, scan, shared_identities
 from drapes_hep.events.schema import IDENTITY_FIELDS
 from drapes_hep.events.types import Events
 from drapes_hep.progress import Reporter
-from drapes_hep.remote import UnreachableError, network_error
+from drapes_hep.remote import UnreachableError, is_url, network_error
 from drapes_hep.user_files import FileHashes, OpenedFiles, current_hashes, join_hashes, opened, watched
 
 __all__ = ["FileReport", "FirstChunk", "RunReport", "run", "scan_fileset", "try_first_chunks"]
@@ -168,13 +168,16 @@ def _place(path: str | Path) -> str:
     return path if isinstance(path, str) else str(path)  # Alternatives are text, and more than that
 
 
-def _scan(fileset: Fileset, reading: Reading) -> list[_Requested]:
+def _scan(fileset: Fileset, reading: Reading, infos: Iterable[FileInfo] = ()) -> list[_Requested]:
     requested, failures = [], []
+    scanned = {info.path: info for info in infos if is_current(info)}
     for dataset, value in fileset.items():
         files, metadata = _files(str(dataset), value)
         for path, tree in files:
             try:
-                requested.append(_Requested(str(dataset), scan(path, tree, reading), metadata))
+                info = scanned.get(path if is_url(path) else str(Path(path).absolute()))
+                info = scan(path, tree, reading) if info is None else narrowed(info, reading)
+                requested.append(_Requested(str(dataset), info, metadata))
             except InputError as error:
                 failures.append(Failure(str(dataset), error.path, None, None, error.problem, error.remedy))
     if failures:
@@ -476,6 +479,7 @@ def run(
     progress: bool = False,
     reading: Reading = DEFAULT_READING,
     store: ChunkStore | None = None,
+    infos: Sequence[FileInfo] = (),
 ) -> tuple[Any, RunReport]:
     """Run a processor over a fileset.
 
@@ -498,6 +502,9 @@ def run(
         Choices of the readers: layout, jet clustering, constituents.
     store : ChunkStore, optional
         Keeps the results of finished chunks; those that it holds already are not processed again.
+    infos : sequence of FileInfo
+        Files that were scanned already, for this reading or for one of more: they are scanned anew only if they have
+        changed since.
 
     Returns
     -------
@@ -527,7 +534,7 @@ def run(
     if chunksize < 1:
         raise ConfigError(f"chunksize must be at least 1, got {chunksize}")
     pool = _executor(executor, workers, progress)
-    requested = _scan(fileset, reading)
+    requested = _scan(fileset, reading, infos)
     chunks = [
         chunk for file in requested for chunk in split(file.info, file.dataset, chunksize, file.metadata, reading)
     ]

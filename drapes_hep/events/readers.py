@@ -13,7 +13,7 @@ from typing import Any
 
 from drapes_hep.errors import ConfigError, InputError, counted
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key, label_file
-from drapes_hep.events.formats.base import EventReader
+from drapes_hep.events.formats.base import EventReader, columns_of
 from drapes_hep.events.formats.columns import Columns
 from drapes_hep.events.formats.hdf5 import Hdf5Reader
 from drapes_hep.events.formats.layouts import LAYOUTS
@@ -28,6 +28,8 @@ __all__ = [
     "READERS",
     "expand",
     "expand_trees",
+    "is_current",
+    "narrowed",
     "no_events",
     "present",
     "read",
@@ -231,14 +233,61 @@ def _scan_place(text: str, object_path: str | None, reading: Reading) -> FileInf
     place = text if is_url(text) else str(Path(text).absolute())
     # asked first: whoever reads a chunk compares with what was there before anything was read
     version = file_version(place)
-    return dataclasses.replace(reader.scan(place, object_path, reading), places=((place, version),))
+    states = () if is_url(place) else ((place, _state(place)),)
+    return dataclasses.replace(reader.scan(place, object_path, reading), places=((place, version),), states=states)
+
+
+def _state(place: str) -> str:
+    """Return size and time of change of a file on disk; empty where it is gone."""
+    try:
+        status = Path(place).stat()
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def is_current(info: FileInfo) -> bool:
+    """Whether a file on disk is still as it was scanned; what is behind a URL is compared when it is read.
+
+    Parameters
+    ----------
+    info : FileInfo
+        From :func:`scan`.
+
+    Returns
+    -------
+    bool
+    """
+    return all(_state(place) == state for place, state in info.states)
+
+
+def narrowed(info: FileInfo, reading: Reading) -> FileInfo:
+    """Describe a file that was scanned for more than is wanted now, without opening it.
+
+    Parameters
+    ----------
+    info : FileInfo
+        From :func:`scan`.
+    reading : Reading
+        That of the scan, or one without constituents or without jets.
+
+    Returns
+    -------
+    FileInfo
+        As :func:`scan` gives it for this reading.
+    """
+    layout = LAYOUTS[info.layout]
+    kept_columns = (
+        [name for name in info.columns if name not in {*layout.required, *layout.optional}] if reading.jets else []
+    )
+    return dataclasses.replace(info, columns=(*columns_of(info.layout, info.columns, reading), *kept_columns))
 
 
 def _with_others(path: Alternatives, info: FileInfo, object_path: str | None, reading: Reading) -> FileInfo:
     """Add the other places that answer, which must hold the same; those that do not answer are left out."""
     (first,) = info.places
     content = sampled_hash(Alternatives([first[0]]))
-    places = {first[0]: first}
+    places, states = {first[0]: first}, dict(info.states)
     for place in path.places:
         absolute = place if is_url(place) else str(Path(place).absolute())
         if absolute == first[0]:
@@ -255,10 +304,15 @@ def _with_others(path: Alternatives, info: FileInfo, object_path: str | None, re
                 "name places of one file",
             )
         places[absolute] = other.places[0]
+        states |= dict(other.states)
     named = [place if is_url(place) else str(Path(place).absolute()) for place in path.places]
     label_files = (Alternatives([label_file(place) for place in named]),) if info.companions else ()
     return dataclasses.replace(
-        info, path=named[0], places=tuple(places[place] for place in named if place in places), companions=label_files
+        info,
+        path=named[0],
+        places=tuple(places[place] for place in named if place in places),
+        states=tuple(states.items()),
+        companions=label_files,
     )
 
 

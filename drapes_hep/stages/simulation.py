@@ -89,11 +89,14 @@ def _work(context: Context, stage: Stage) -> Written:
     config, directory = context.config, context.run
     paths = expand(config.template.source or ())
     # a study's source is its template's, too
-    _opened(config, paths, "study.source" if config.study.source == config.template.source else "template.source")
+    infos = _opened(
+        config, paths, "study.source" if config.study.source == config.template.source else "template.source"
+    )
     selection = load_selection(config)
     fileset, nothing = {"simulation": {"files": paths}}, np.empty(0, dtype=np.int64)
     with reported(context, stage):
-        output, report, inputs = run_selection(context, fileset, selection, nothing, reading_of_sources(config), stage)
+        reading = reading_of_sources(config)
+        output, report, inputs = run_selection(context, fileset, selection, nothing, reading, stage, infos=infos)
     columns = output["skim"].columns()
     if not len(columns["event_id"]):
         discard(directory, stage)  # other cuts have other results

@@ -62,19 +62,23 @@ def load_selection(config: Config) -> Any:
     return load_processor(config.processor, processor_folders(config.folder))
 
 
-def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None) -> Stage:
-    """Describe the stage: what decides the selected events; ``infos`` are the files' if they were opened already."""
+def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None, selection: Any = None) -> Stage:
+    """Describe the stage: what decides the selected events.
+
+    The descriptions of the files and the processor's class can be passed where they are at hand.
+    """
     if context.table is not None:
         from drapes_hep.stages.skim_table import table_stage
 
         return table_stage(context)
-    config, selection = context.config, load_selection(context.config)
+    config = context.config
+    selection = load_selection(config) if selection is None else selection
     truth = [] if config.data.truth is None else [config.data.truth]
     trees = config.data.path if isinstance(config.data.path, dict) else {}
 
     @functools.cache
     def opened() -> Sequence[FileInfo]:
-        return scan_fileset(_fileset(config), reading_of(config)) if infos is None else infos
+        return scan_fileset(_fileset(config), reading_of(config, selection)) if infos is None else infos
 
     def reads() -> list[str | Path]:
         paths = expand_trees(config.data.path)
@@ -159,13 +163,13 @@ def skim(context: Context) -> None:
     config, directory = context.config, context.run
     processor_class = load_selection(config)
     sources = class_sources(processor_class)
-    opened = examine_files(config)
+    opened = examine_files(config, processor_class)
     if opened.problems:
         raise _joined(opened.problems)
     for remark in opened.remarks:
         context.reporter.say(remark)
-    stage = skim_stage(context, opened.infos)
-    run_stage(directory, stage, lambda: _work(context, stage, processor_class), context.reporter)
+    stage = skim_stage(context, opened.infos, processor_class)
+    run_stage(directory, stage, lambda: _work(context, stage, processor_class, opened.infos), context.reporter)
     discard(directory, stage)
     context.reporter.say(f"processor: {sources[0] if sources else config.processor}")
     stamp = read_stamp(directory, "skim") or {"reads": {}, "opened": {}}
@@ -183,9 +187,9 @@ def skim(context: Context) -> None:
         note(directory, **entries)
 
 
-def reading_of(config: Config) -> Reading:
-    """Return how the configuration's files are read."""
-    wants = getattr(load_selection(config), "reads_constituents", False)
+def reading_of(config: Config, selection: Any = None) -> Reading:
+    """Return how the configuration's files are read; the processor's class can be passed where it is loaded already."""
+    wants = getattr(load_selection(config) if selection is None else selection, "reads_constituents", False)
     return Reading(
         config.data.layout, config.data.radius, config.data.axes, constituents=bool(wants), empty=config.data.empty,
         keep=config.selection.keep,
@@ -229,12 +233,14 @@ def _joined(problems: Sequence[DrapesError]) -> DrapesError:
     )
 
 
-def examine_files(config: Config) -> FileCheck:
+def examine_files(config: Config, selection: Any = None) -> FileCheck:
     """Open the data files without reading an event, and gather all that is wrong with them.
 
     Parameters
     ----------
     config : Config
+    selection : type, optional
+        The processor's class, where it is loaded already.
 
     Returns
     -------
@@ -249,7 +255,7 @@ def examine_files(config: Config) -> FileCheck:
     """
     infos: list[FileInfo] = []
     problems: list[DrapesError] = []
-    reading = reading_of(config)
+    reading = reading_of(config, selection)
     for path, tree in expand_trees(config.data.path).items():
         try:
             infos.append(scan(path, tree, reading))
@@ -406,12 +412,16 @@ def check_labels(config: Config) -> tuple[int, int] | None:
     return len(truth) - signal, signal
 
 
-def all_truth(config: Config) -> Truth | None:
+def all_truth(config: Config, selection: Any = None, infos: Sequence[FileInfo] = ()) -> Truth | None:
     """Read identities and labels of all events in the files, before any selection.
 
     Parameters
     ----------
     config : Config
+    selection : type, optional
+        The processor's class, where it is loaded already.
+    infos : sequence of FileInfo
+        Files that were opened already.
 
     Returns
     -------
@@ -425,7 +435,8 @@ def all_truth(config: Config) -> Truth | None:
         _fileset(config),
         collect_truth if sidecar is None else collect_ids,
         chunksize=_chunksize(config),
-        reading=dataclasses.replace(reading_of(config), constituents=False, jets=False),
+        reading=dataclasses.replace(reading_of(config, selection), constituents=False, jets=False),
+        infos=infos,
     )
     columns = out["truth"].columns()
     order = np.argsort(columns["event_id"], kind="stable")
@@ -511,10 +522,12 @@ def run_selection(
     reading: Reading,
     stage: Stage,
     hidden: Sequence[tuple[float, float]] = (),
+    infos: Sequence[FileInfo] = (),
 ) -> tuple[Any, RunReport, dict[str, str]]:
     """Run a stage's selection over files, without some signal events.
 
-    With ``hidden`` windows (GeV), all but the rows of the skim is made of the events outside them.
+    With ``hidden`` windows (GeV), all but the rows of the skim is made of the events outside them. Files that were
+    opened for this reading already have their description in ``infos``.
 
     Returns
     -------
@@ -541,6 +554,7 @@ def run_selection(
         progress=context.reporter.draws,
         reading=reading,
         store=store,
+        infos=infos,
     )
     inputs = inputs_of(paths)
     check_unchanged(dict(store.fingerprints), inputs)
@@ -555,16 +569,17 @@ def _chunksize(config: Config) -> int:
     return max(config.data.chunksize, _SMALLEST)
 
 
-def _work(context: Context, stage: Stage, processor_class: Any) -> Written:
+def _work(context: Context, stage: Stage, processor_class: Any, infos: Sequence[FileInfo]) -> Written:
     config, directory = context.config, context.run
     fileset = _fileset(config)
     # with no signal to choose a sidecar serves as it is
     whole = config.data.truth is None or config.signal.inject is not None
     with reported(context, stage):
-        truth = all_truth(config) if whole else read_truth(str(config.data.truth))
+        truth = all_truth(config, processor_class, infos) if whole else read_truth(str(config.data.truth))
         dropped = np.empty(0, dtype=np.int64) if truth is None else _dropped(config, truth)
+        reading = reading_of(config, processor_class)
         output, report, inputs = run_selection(
-            context, fileset, processor_class, dropped, reading_of(config), stage, context.hidden
+            context, fileset, processor_class, dropped, reading, stage, context.hidden, infos
         )
     columns = output["skim"].columns()
     if not len(columns["event_id"]):

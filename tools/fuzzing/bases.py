@@ -118,7 +118,7 @@ def _awkward(values: Any) -> Any:
 def write_root(path: Path, table: Table, kind: str, compression: object) -> None:
     """Write a tree in two baskets or clusters; columns may be lists."""
     columns = {name: _awkward(values) for name, values in table.items()}
-    types = {n: v.dtype if isinstance(v, np.ndarray) else str(ak.type(v).content) for n, v in columns.items()}
+    types = {n: v.dtype if isinstance(v, np.ndarray) else ak.type(v).content for n, v in columns.items()}
     with uproot.recreate(path, compression=compression) as file:
         out = file.mktree("events", types) if kind == "ttree" else file.mkrntuple("events", types)
         half = EVENTS // 2

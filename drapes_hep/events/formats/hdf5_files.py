@@ -3,13 +3,20 @@
 HDF5 locks a file that it opens. Where the file system has no locks, that says nothing of the file, which is read
 without. Where another process has it open for writing, what is on the disk is read and the user is told so. A file
 whose flags say that its writer has not closed it is read only in SWMR mode, which keeps readers consistent.
+
+A file behind a URL is a Python object to h5py, which holds its global lock while it reads from it. A thread of fsspec's
+fetches the bytes. If that thread collected garbage that holds an object of h5py's, it would wait for the lock, and h5py
+for the bytes: no cyclic garbage is collected in the meantime.
 """
 
 from __future__ import annotations
 
 import errno
+import gc
+import io
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +34,55 @@ _LOCK_ERRORS = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 """What locking a file answers where another process holds its lock; any other number means that there are no locks."""
 
 _WRITING = "is open for writing in another process: its content may change"
+
+
+class _Collector:
+    """Python's cyclic garbage collector, paused while any thread is in the ``with`` block."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._enabled = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._enabled = gc.isenabled()
+                gc.disable()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._enabled:
+                gc.enable()
+
+
+_PAUSED = _Collector()
+
+
+class _Uncollected(io.RawIOBase):
+    """A file for reading, during whose reads no garbage is collected."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__()
+        self._source = source
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return int(self._source.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._source.tell())
+
+    def readinto(self, buffer: Any, /) -> int:
+        with _PAUSED:
+            return int(self._source.readinto(buffer))
 
 
 def _lock_error(error: BaseException) -> int | None:
@@ -97,7 +153,7 @@ def open_hdf5(path: str) -> Iterator[tuple[Any, tuple[str, ...]]]:
     remarks: tuple[str, ...] = ()
     try:
         if is_url(path):
-            with open_url(path) as source, h5py.File(source, "r") as file:
+            with open_url(path) as source, h5py.File(_Uncollected(source), "r") as file:
                 yield file, ()
         else:
             file, remarks = _open_local(path)
