@@ -27,7 +27,7 @@ from pydantic_core import PydanticUndefined
 
 from drapes_hep.caller import either
 from drapes_hep.config_values import plain_value
-from drapes_hep.entry_points import offered, unknown_name
+from drapes_hep.entry_points import entry_points_by_name, unknown_name
 from drapes_hep.errors import ConfigError, counted
 from drapes_hep.fixed import JET_HEADS
 from drapes_hep.keys import Decides, decided, section_of
@@ -84,7 +84,7 @@ def _named(kind: str, own: Sequence[str], noun: str | None = None) -> AfterValid
     def check(value: str) -> str:
         if value in own or ":" in value:
             return value
-        names = [*own, *offered(kind)]
+        names = [*own, *entry_points_by_name(kind)]
         if value in names:
             return value
         raise ValueError(unknown_name(noun, value, names))
@@ -121,7 +121,7 @@ class _Section(BaseModel):
             return {}
         if value is None or isinstance(value, (Mapping, BaseModel)):
             return value
-        example = next((f"{key}: {shown}" for key, shown in _examples(section_of(field))), "")
+        example = next((f"{key}: {example_value}" for key, example_value in _examples(section_of(field))), "")
         raise ValueError(f"is a section: write its keys below it, indented, such as '{example}'")
 
 
@@ -144,10 +144,13 @@ def _definitions(value: Any) -> Any:
         return {}
     if not isinstance(value, Mapping):
         raise ValueError("is a section: write its keys below it, indented, such as 'pt_ratio: pt_j2 / pt_j1'")
-    for name, one in value.items():
-        if not isinstance(one, (str, Mapping, BaseModel)):
+    for name, definition in value.items():
+        if not isinstance(definition, (str, Mapping, BaseModel)):
             raise ValueError(f"{name} must be an expression or a section with one")
-    return {str(name): {"expression": one} if isinstance(one, str) else one for name, one in value.items()}
+    return {
+        str(name): {"expression": definition} if isinstance(definition, str) else definition
+        for name, definition in value.items()
+    }
 
 
 class DataConfig(_Section):
@@ -712,8 +715,8 @@ class Config(_Section):
         define = self.model_dump(mode="json")["define"]
         if self.folder is not None:
             # where functions are looked for: a worker process does not have the configuration
-            for one in define.values():
-                one["folder"] = None if one["function"] is None else str(self.folder)
+            for definition in define.values():
+                definition["folder"] = None if definition["function"] is None else str(self.folder)
         return {"define": define, "keep": self.selection.keep}
 
     @property
@@ -787,7 +790,7 @@ class Config(_Section):
     @classmethod
     def _named_alone(cls, value: Any) -> Any:
         entries = value if isinstance(value, (list, tuple)) else [value]
-        if any(isinstance(one, Mapping) for one in entries):
+        if any(isinstance(entry, Mapping) for entry in entries):
             raise ValueError("must list names only: define your own features under 'define'")
         return value
 
@@ -810,21 +813,21 @@ def _examples(section: type[BaseModel] | None) -> Iterator[tuple[str, object]]:
 
 def _unknown(place: str) -> str:
     """Word an unknown key: the key that was meant, and how sections are written."""
-    known = list(_keys(Config))
+    known_keys = list(_keys(Config))
     if place.startswith("define."):
-        known = [f"{place.rpartition('.')[0]}.{name}" for name in FeatureConfig.model_fields]
+        known_keys = [f"{place.rpartition('.')[0]}.{name}" for name in FeatureConfig.model_fields]
     spelled = place.lower().replace("-", "_")
     last = spelled.rpartition(".")[2]
     if place.rpartition(".")[2] != last or place != spelled:
-        same = [key for key in known if key == spelled]
+        same = [key for key in known_keys if key == spelled]
     else:
-        same = [key for key in known if key != place and key.rpartition(".")[2] == last]
-    close = same or difflib.get_close_matches(spelled, known, n=1, cutoff=0.5)
-    meant = " or ".join(f"'{key}'" for key in close)
+        same = [key for key in known_keys if key != place and key.rpartition(".")[2] == last]
+    close = same or difflib.get_close_matches(spelled, known_keys, n=1, cutoff=0.5)
+    suggestion = " or ".join(f"'{key}'" for key in close)
     if len(close) == 1 and place.count(".") != close[0].count("."):
         section, _, key = close[0].rpartition(".")
-        meant = f"'{key}' in the section {section}" if section else f"'{key}' outside of all sections"
-    return f"unknown key '{place}'" + (f"; did you mean {meant}?" if meant else "")
+        suggestion = f"'{key}' in the section {section}" if section else f"'{key}' outside of all sections"
+    return f"unknown key '{place}'" + (f"; did you mean {suggestion}?" if suggestion else "")
 
 
 def _dotted(place: tuple[str | int, ...]) -> str | None:
@@ -833,10 +836,10 @@ def _dotted(place: tuple[str | int, ...]) -> str | None:
     path = ".".join(str(part) for part in place)
     if not isinstance(key, str) or "." not in key:
         return None
-    known = set(_keys(Config))
+    known_keys = set(_keys(Config))
     *sections, last = key.split(".")
-    if path not in known:
-        if key in known and place[:-1] == tuple(sections):
+    if path not in known_keys:
+        if key in known_keys and place[:-1] == tuple(sections):
             return f"the key '{key}' repeats its section: write '{last}: ...' there"
         return None
     return (
@@ -847,13 +850,13 @@ def _dotted(place: tuple[str | int, ...]) -> str | None:
 
 def _place(location: tuple[str | int, ...]) -> str:
     """Join the place of an error as far as it is keys of the configuration; pydantic adds types of unions."""
-    known = set(_keys(Config))
+    known_keys = set(_keys(Config))
     if location[:1] == ("define",):
         return ".".join(map(str, location[:3]))
     place = ""
     for part in location:
         longer = f"{place}.{part}" if place else str(part)
-        if place in known and longer not in known:
+        if place in known_keys and longer not in known_keys:
             break
         place = longer
     return place
@@ -1112,8 +1115,8 @@ def _placed(config: Config, folder: Path | None) -> Config:
     # copies: the defaults of two configurations are the same objects
     parts = {name: section.model_copy() for name, section in config if isinstance(section, _Section)}
     placed = config.model_copy(update=parts)
-    for one in (placed, *parts.values()):
-        one._folder = folder
+    for section in (placed, *parts.values()):
+        section._folder = folder
     return placed
 
 
@@ -1125,8 +1128,8 @@ def keys_of(stage: str) -> tuple[str, ...]:
 
 def schema() -> Mapping[str, Any]:
     """Return the JSON schema of a configuration, as docs/ and editors use it."""
-    found = Config.model_json_schema()
-    define = found["properties"]["define"]
+    tree = Config.model_json_schema()
+    define = tree["properties"]["define"]
     # an expression alone is written out before it is checked
     define["additionalProperties"] = {"anyOf": [{"type": "string"}, define["additionalProperties"]]}
-    return found
+    return tree

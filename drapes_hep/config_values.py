@@ -93,18 +93,18 @@ def _item(annotation: Any, name: object, value: Any) -> Any:
 
 def _scalar(kinds: list[Any], value: Any) -> Any:
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-    taken: Any = None
+    converted: Any = None
     if isinstance(value, str):
-        taken = _from_text(kinds, words, value)
+        converted = _from_text(kinds, words, value)
     elif isinstance(value, bool):
-        taken = value if bool in kinds else None
+        converted = value if bool in kinds else None
     elif isinstance(value, numbers.Integral):
-        taken = _from_integer(kinds, value)
+        converted = _from_integer(kinds, value)
     elif isinstance(value, numbers.Real) and math.isfinite(value):
-        taken = _from_number(kinds, value)
-    if taken is None:
+        converted = _from_number(kinds, value)
+    if converted is None:
         raise ValueError(_error_message(kinds, words, value))
-    return taken
+    return converted
 
 
 def _from_text(kinds: list[Any], words: list[str], value: str) -> str | bool | None:

@@ -10,13 +10,13 @@ import difflib
 from collections.abc import Iterable
 from importlib import metadata
 
-__all__ = ["GROUP", "offered", "unknown_name"]
+__all__ = ["GROUP", "entry_points_by_name", "unknown_name"]
 
 GROUP = "drapes_hep"
 """The group, in a package's ``[project.entry-points.drapes_hep]``."""
 
 
-def offered(kind: str) -> dict[str, tuple[metadata.EntryPoint, ...]]:
+def entry_points_by_name(kind: str) -> dict[str, tuple[metadata.EntryPoint, ...]]:
     """Return the entry points of a kind, by name.
 
     Parameters

@@ -23,9 +23,9 @@ __all__ = [
     "RunDirectoryError",
     "UsersCode",
     "counted",
+    "describe_error",
     "printable",
     "reason_of",
-    "told",
     "unnumbered",
     "without_secrets",
 ]
@@ -196,7 +196,7 @@ def unnumbered(text: str) -> str:
     return re.sub(r"\b\d+ events?\b", "the events", text)
 
 
-def told(
+def describe_error(
     error: BaseException, own: Callable[[str], bool], file_of: Callable[[CodeType], str] = lambda code: code.co_filename
 ) -> str:
     """Return in one line what went wrong in a user's file, and where.

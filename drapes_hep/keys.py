@@ -25,7 +25,7 @@ __all__ = [
     "part_of",
     "put_part",
     "section_of",
-    "shown",
+    "value_text",
 ]
 
 Difference = tuple[str, Any, Any]
@@ -150,7 +150,7 @@ def first_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> Differen
     return next(differences(was, now), None)
 
 
-def shown(value: object) -> str:
+def value_text(value: object) -> str:
     """Write a configuration's value into a line of text."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:40]}...{text[-37:]}"

@@ -41,7 +41,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class ReadOnDemand:
     """What is read from a run directory when it is asked for.
 
     Attributes
@@ -316,7 +316,7 @@ class _Record:
 
 
 @dataclass(frozen=True)
-class Results(Kept):
+class Results(ReadOnDemand):
     """The results of a search.
 
     Attributes

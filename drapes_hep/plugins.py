@@ -34,7 +34,7 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
-from drapes_hep.entry_points import offered, unknown_name
+from drapes_hep.entry_points import entry_points_by_name, unknown_name
 from drapes_hep.errors import ConfigError, UsersCode, reason_of
 from drapes_hep.files import file_hash
 from drapes_hep.user_files import modules_of, unwatched, watched
@@ -104,12 +104,12 @@ def processor_folders(config_folder: Path | None = None) -> tuple[Path, ...]:
     return tuple(dict.fromkeys((Path.cwd(), *project, starter_folder())))
 
 
-def class_sources(found: type) -> tuple[Path, ...]:
+def class_sources(kind: type) -> tuple[Path, ...]:
     """List the files that define a class and the classes that it is made of.
 
     Parameters
     ----------
-    found : type
+    kind : type
         A user's class, or one of this package.
 
     Returns
@@ -120,15 +120,15 @@ def class_sources(found: type) -> tuple[Path, ...]:
     """
     package, library = Path(__file__).resolve().parent, Path(sysconfig.get_path("stdlib")).resolve()
     out: dict[Path, None] = {}
-    for one in found.__mro__:
+    for base in kind.__mro__:
         try:
-            source = inspect.getsourcefile(one)
+            source = inspect.getsourcefile(base)
         except (TypeError, OSError):  # built in, or made where no file is
             continue
         if source is None:
             continue
         path = Path(source).resolve()
-        own = one.__module__.startswith(_MODULE) or one is found
+        own = base.__module__.startswith(_MODULE) or base is kind
         installed = {"site-packages", "dist-packages"} & set(path.parts) or path.is_relative_to(library)
         if path.is_relative_to(package) and not path.is_relative_to(package / "starter"):
             continue
@@ -155,14 +155,14 @@ def names_defined(kind: type) -> dict[str, str]:
     -------
     dict of str to str
     """
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         module = sys.modules.get(base.__module__)
         file = getattr(module, "__file__", None)
         if file is not None and "site-packages" not in file:
-            own = (name for name, one in vars(module).items() if getattr(one, "__module__", None) == base.__module__)
-            found |= dict.fromkeys(own, file)
-    return found
+            own = (name for name, item in vars(module).items() if getattr(item, "__module__", None) == base.__module__)
+            files |= dict.fromkeys(own, file)
+    return files
 
 
 _HASHES: dict[Any, tuple[str, ...]] = {}
@@ -170,12 +170,12 @@ _VERSIONS: dict[Any, str] = {}
 """Of the installed packages that offer a class by an entry point."""
 
 
-def source_hashes(found: Any) -> tuple[str, ...]:
+def source_hashes(kind: Any) -> tuple[str, ...]:
     """Return what a user's class or function rests on, as it was when this was first asked: ask when it is imported.
 
     Parameters
     ----------
-    found : type or function
+    kind : type or function
         A user's, or one of this package.
 
     Returns
@@ -185,24 +185,24 @@ def source_hashes(found: Any) -> tuple[str, ...]:
         (:func:`drapes_hep.user_files.modules_of`), and the version of the installed package, if it is in one. A
         file that is edited later does not change the class at work, nor what it is called.
     """
-    if found not in _HASHES:
-        own = class_sources(found) if isinstance(found, type) else _function_sources(found)
+    if kind not in _HASHES:
+        own = class_sources(kind) if isinstance(kind, type) else _function_sources(kind)
         # their order must not depend on where they lie
-        others = sorted(file_hash(path) for path in {*modules_of(found).values()} - set(own))
-        _HASHES[found] = (*(file_hash(path) for path in own), *others, *package_version(found))
-    return _HASHES[found]
+        others = sorted(file_hash(path) for path in {*modules_of(kind).values()} - set(own))
+        _HASHES[kind] = (*(file_hash(path) for path in own), *others, *package_version(kind))
+    return _HASHES[kind]
 
 
-def _function_sources(found: Any) -> tuple[Path, ...]:
-    file = inspect.getsourcefile(inspect.unwrap(found))
+def _function_sources(target: Any) -> tuple[Path, ...]:
+    file = inspect.getsourcefile(inspect.unwrap(target))
     return () if file is None else (Path(file).resolve(),)
 
 
-def package_version(found: Any) -> tuple[str, ...]:
+def package_version(target: Any) -> tuple[str, ...]:
     """Return the name and version of the installed package that holds a class or function; nothing for this one."""
-    if found in _VERSIONS:
-        return (_VERSIONS[found],)
-    top = str(found.__module__).partition(".")[0]
+    if target in _VERSIONS:
+        return (_VERSIONS[target],)
+    top = str(target.__module__).partition(".")[0]
     if top == __name__.partition(".")[0] or top.startswith(_MODULE) or top in sys.stdlib_module_names:
         return ()
     names = sorted(set(metadata.packages_distributions().get(top, ())))
@@ -221,7 +221,7 @@ class Kind:
         The key, for messages.
     noun : str
         What such an object is called, with its article.
-    lacks : callable
+    problem_of : callable
         An object to what it lacks to be one, as a clause such as "needs the method fit"; None where it is one.
     own : mapping of str to str
         The package's own: ``package.module:Class`` by name.
@@ -230,7 +230,7 @@ class Kind:
     name: str
     key: str
     noun: str
-    lacks: Callable[[Any], str | None]
+    problem_of: Callable[[Any], str | None]
     own: Mapping[str, str] = field(default_factory=dict)
 
     def is_own(self, name: str) -> bool:
@@ -263,43 +263,43 @@ def load_object(kind: Kind, name: str, search: Sequence[str | Path] | None = Non
     ConfigError
         There is no such name, file, module or object, it does not run, or it is not of this kind.
     """
-    said, target = f"{kind.key} '{name}'", kind.own.get(name, name)
+    where, target = f"{kind.key} '{name}'", kind.own.get(name, name)
     version = ""
     if ":" not in target:
-        target, version = _offered(kind, name)
-        said += f" (entry point {target})"
+        target, version = _entry_point(kind, name)
+        where += f" (entry point {target})"
     place, _, attribute = target.rpartition(":")
     if not place or not all(part.isidentifier() for part in attribute.split(".")):
-        raise ConfigError(f"{said}: expected 'path/to/file.py:Class' or 'package.module:Class'")
+        raise ConfigError(f"{where}: expected 'path/to/file.py:Class' or 'package.module:Class'")
     if place.endswith(".py"):
-        module = load_module(said, place, search)
+        module = load_module(where, place, search)
     else:
-        fails = f"{said}: module {place} cannot be imported"
+        fails = f"{where}: module {place} cannot be imported"
         with UsersCode(lambda error: ConfigError(f"{fails} ({_reason(error)})")), watched():
             module = importlib.import_module(place)
-    found: Any = module
+    item: Any = module
     for part in attribute.split("."):
-        found = getattr(found, part, None)
-    if found is None:
-        defined = [key for key, one in vars(module).items() if getattr(one, "__module__", None) == module.__name__]
-        fits = [key for key in defined if kind.lacks(getattr(module, key)) is None]
+        item = getattr(item, part, None)
+    if item is None:
+        defined = [key for key, item in vars(module).items() if getattr(item, "__module__", None) == module.__name__]
+        fits = [key for key in defined if kind.problem_of(getattr(module, key)) is None]
         close = difflib.get_close_matches(attribute, fits, n=1, cutoff=0.3) or fits[:1]
         hint = f"did you mean '{close[0]}'?" if close else f"it does not define {kind.noun}"
-        raise ConfigError(f"{said}: no class '{attribute}' in {place}; {hint}")
-    problem = kind.lacks(found)
+        raise ConfigError(f"{where}: no class '{attribute}' in {place}; {hint}")
+    problem = kind.problem_of(item)
     if problem is not None:
-        raise ConfigError(f"{said}: '{attribute}' is not {kind.noun}: it {problem}")
+        raise ConfigError(f"{where}: '{attribute}' is not {kind.noun}: it {problem}")
     if version:
-        _VERSIONS[found] = version
-    if isinstance(found, type):
+        _VERSIONS[item] = version
+    if isinstance(item, type):
         # now, as it is imported: the file may be edited while the class is at work
-        source_hashes(found)
-    return found
+        source_hashes(item)
+    return item
 
 
-def _offered(kind: Kind, name: str) -> tuple[str, str]:
+def _entry_point(kind: Kind, name: str) -> tuple[str, str]:
     """Return the ``module:Class`` that an installed package offers under a name, and the package with its version."""
-    points = offered(kind.name)
+    points = entry_points_by_name(kind.name)
     if name not in points:
         noun = kind.noun.partition(" ")[2]
         raise ConfigError(f"{kind.key}: {unknown_name(noun, name, [*kind.own, *points])}")
@@ -312,14 +312,14 @@ def _offered(kind: Kind, name: str) -> tuple[str, str]:
     return point.value.partition("[")[0].strip().replace(" ", ""), version
 
 
-def _lacks_process(found: Any) -> str | None:
-    if isinstance(found, type) and callable(getattr(found, "process", None)):
+def _processor_problem(candidate: Any) -> str | None:
+    if isinstance(candidate, type) and callable(getattr(candidate, "process", None)):
         return None
-    kind = "function" if callable(found) and not hasattr(found, "process") else type(found).__name__
+    kind = "function" if callable(candidate) and not hasattr(candidate, "process") else type(candidate).__name__
     return f"is a {kind}, not a class with a method process(events); {NEEDS}"
 
 
-_PROCESSOR = Kind("processor", "processor", "a processor", _lacks_process)
+_PROCESSOR = Kind("processor", "processor", "a processor", _processor_problem)
 
 
 def load_processor(name: str, search: Sequence[str | Path] | None = None) -> Any:
@@ -340,9 +340,9 @@ def load_processor(name: str, search: Sequence[str | Path] | None = None) -> Any
     ConfigError
         No such file or module, no such class, not a processor, or the file does not run.
     """
-    found: Any = load_object(_PROCESSOR, name, search)
-    _check_names(name, found)
-    return found
+    processor: Any = load_object(_PROCESSOR, name, search)
+    _check_names(name, processor)
+    return processor
 
 
 def _check_names(name: str, processor: type) -> None:
@@ -351,14 +351,21 @@ def _check_names(name: str, processor: type) -> None:
         file = getattr(sys.modules.get(kind.__module__), "__file__", None)
         if file is None or not is_users(file):
             continue
-        above = {key for base in kind.__mro__[1:] for key, one in vars(base).items() if callable(one) and key[0] != "_"}
-        for own in [key for key, one in vars(kind).items() if callable(one) and key not in above and key[0] != "_"]:
+        above = {
+            key
+            for base in kind.__mro__[1:]
+            for key, attribute in vars(base).items()
+            if callable(attribute) and key[0] != "_"
+        }
+        for own in [
+            key for key, attribute in vars(kind).items() if callable(attribute) and key not in above and key[0] != "_"
+        ]:
             close = difflib.get_close_matches(_letters(own), map(_letters, above), n=1, cutoff=0.85)
-            meant = [key for key in above if close == [_letters(key)] and abs(len(key) - len(own)) <= 2]
-            if meant:
+            intended = [key for key in above if close == [_letters(key)] and abs(len(key) - len(own)) <= 2]
+            if intended:
                 raise ConfigError(
                     f"processor '{name}': {kind.__name__} defines '{own}', which nothing calls; did you mean"
-                    f" '{meant[0]}'? Give a helper function a less similar name"
+                    f" '{intended[0]}'? Give a helper function a less similar name"
                 )
 
 
@@ -417,7 +424,7 @@ def _module_name(path: Path) -> str:
 
 def _current(module: ModuleType) -> bool:
     """Whether the files that a module's classes inherit from are still as they were loaded."""
-    bases = {base for one in vars(module).values() if isinstance(one, type) for base in one.__mro__}
+    bases = {base for item in vars(module).values() if isinstance(item, type) for base in item.__mro__}
     used = {base.__module__ for base in bases if base.__module__.startswith(_MODULE)}
     files = {name: Path(str(sys.modules[name].__file__)) for name in used if name in sys.modules}
     return all(path.is_file() and _module_name(path) == name for name, path in files.items())
@@ -432,14 +439,14 @@ def _searching(folders: tuple[Path, ...]) -> Iterator[None]:
         _SEARCHED.reset(token)
 
 
-def load_module(said: str, place: str, search: Sequence[str | Path] | None = None) -> ModuleType:
+def load_module(where: str, place: str, search: Sequence[str | Path] | None = None) -> ModuleType:
     """Load a user's file as a module; a file that did not change is loaded once.
 
     Its classes are registered with cloudpickle to travel by value: worker processes have no module of that name.
 
     Parameters
     ----------
-    said : str
+    where : str
         Which key of the configuration names it, for messages.
     place : str
         Path of the file.
@@ -462,17 +469,17 @@ def load_module(said: str, place: str, search: Sequence[str | Path] | None = Non
         near = [p.name for c in candidates if c.parent.is_dir() for p in c.parent.glob("*.py")]
         close = difflib.get_close_matches(Path(place).name, near, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"looked in {', '.join(str(f) for f in folders)}"
-        raise ConfigError(f"{said}: no file {place}; {hint}")
+        raise ConfigError(f"{where}: no file {place}; {hint}")
     key = _module_name(path)
     if key in sys.modules and _current(sys.modules[key]):
         return sys.modules[key]
-    fails = f"{said}: {path} does not run"
+    fails = f"{where}: {path} does not run"
     with UsersCode(lambda error: ConfigError(f"{fails} ({_reason(error)})")), _searching(folders), watched():
         module = load_source(key, path)
-    for one in vars(module).values():
-        if isinstance(one, type) and one.__module__ == key:
+    for item in vars(module).values():
+        if isinstance(item, type) and item.__module__ == key:
             # travels with the class, whose code is stripped of its file
-            setattr(one, SOURCE, str(path))
+            setattr(item, SOURCE, str(path))
     cloudpickle.register_pickle_by_value(module)
     return module
 
@@ -480,13 +487,13 @@ def load_module(said: str, place: str, search: Sequence[str | Path] | None = Non
 def class_with(*methods: str) -> Callable[[Any], str | None]:
     """Return the rule of a :class:`Kind`: a class that has these methods."""
 
-    def lacks(found: Any) -> str | None:
-        missing = [name for name in methods if not callable(getattr(found, name, None))]
-        if not isinstance(found, type):
+    def problem_of(candidate: Any) -> str | None:
+        missing = [name for name in methods if not callable(getattr(candidate, name, None))]
+        if not isinstance(candidate, type):
             return "is not a class"
         return f"needs the method {missing[0]}" if missing else None
 
-    return lacks
+    return problem_of
 
 
 def load_class(kind: Kind, name: str, folder: Path | None = None) -> Any:
@@ -512,7 +519,7 @@ def load_class(kind: Kind, name: str, folder: Path | None = None) -> Any:
     return load_object(kind, name, processor_folders(folder))
 
 
-def check_options(key: str, name: str, found: type[Any], options: Mapping[str, Any], reserved: Sequence[str]) -> None:
+def check_options(key: str, name: str, kind: type[Any], options: Mapping[str, Any], reserved: Sequence[str]) -> None:
     """Refuse options that a class does not take.
 
     Parameters
@@ -521,7 +528,7 @@ def check_options(key: str, name: str, found: type[Any], options: Mapping[str, A
         The key of the configuration that holds them.
     name : str
         Of the class.
-    found : type
+    kind : type
     options : mapping
     reserved : sequence of str
         Arguments that are not options.
@@ -531,19 +538,23 @@ def check_options(key: str, name: str, found: type[Any], options: Mapping[str, A
     ConfigError
         With the options that there are.
     """
-    known = inspect.signature(found).parameters
-    free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
-    offered = [key for key, one in known.items() if key not in reserved and one.kind is not one.VAR_KEYWORD]
-    strange = [option for option in options if option in reserved or (option not in known and not free)]
+    parameters = inspect.signature(kind).parameters
+    free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    entry_points_by_name = [
+        key
+        for key, parameter in parameters.items()
+        if key not in reserved and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    strange = [option for option in options if option in reserved or (option not in parameters and not free)]
     if strange:
-        has = f"it has {', '.join(offered)}" if offered else "it has none"
+        has = f"it has {', '.join(entry_points_by_name)}" if entry_points_by_name else "it has none"
         raise ConfigError(f"{key}: {name} has no option '{strange[0]}'; {has}")
     needed = [
         option
-        for option, one in known.items()
-        if option in offered
-        and one.default is one.empty
-        and one.kind is not one.VAR_POSITIONAL
+        for option, parameter in parameters.items()
+        if option in entry_points_by_name
+        and parameter.default is parameter.empty
+        and parameter.kind is not parameter.VAR_POSITIONAL
         and option not in options
     ]
     if needed:

@@ -16,7 +16,7 @@ from drapes_hep.events.skims import read_skim, read_truth, skim_metadata
 from drapes_hep.events.types import Column
 from drapes_hep.hists import read_hists
 from drapes_hep.html import html_table, number
-from drapes_hep.outcome import Kept
+from drapes_hep.outcome import ReadOnDemand
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.stages.feature_tables import read_record
 
@@ -77,7 +77,7 @@ class CutFlowStep:
 
 
 @dataclass(frozen=True)
-class Selected(Kept):
+class Selected(ReadOnDemand):
     """The selected events.
 
     Attributes
@@ -153,7 +153,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Trained(Kept):
+class Trained(ReadOnDemand):
     """The background model of a window.
 
     Attributes
@@ -190,7 +190,7 @@ class Trained(Kept):
 
 
 @dataclass(frozen=True)
-class Template(Kept):
+class Template(ReadOnDemand):
     """The background template of a window.
 
     Attributes
@@ -220,7 +220,7 @@ class Template(Kept):
 
 
 @dataclass(frozen=True)
-class Scored(Kept):
+class Scored(ReadOnDemand):
     """The scores of a window.
 
     Attributes

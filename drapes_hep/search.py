@@ -18,7 +18,7 @@ from drapes_hep.config import Config, changed_config, load_config, make_config
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.features import check_classifier_features
 from drapes_hep.events.table import PLACE, read_events
-from drapes_hep.outcome import Kept, Results, read_results
+from drapes_hep.outcome import ReadOnDemand, Results, read_results
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.products import ByWindow, Scored, Selected, Template, Trained
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Search", "run_search"]
 
-K = TypeVar("K", bound=Kept)
+K = TypeVar("K", bound=ReadOnDemand)
 
 
 class _Temporary:
@@ -140,17 +140,17 @@ class Search:
         """
         base = _configured(_with_place({} if config is None else config))
         # the whole configuration before the first column; labels are seen with the table at hand
-        wanted = changed_config(base, {**_changed(base, sections), "data": {"path": PLACE, "labels": True}})
-        check_classifier_features(wanted.features, wanted.classifier_features, **wanted.definitions)
-        table = read_events(events, wanted.features, **wanted.definitions)
+        changed = changed_config(base, {**_changed(base, sections), "data": {"path": PLACE, "labels": True}})
+        check_classifier_features(changed.features, changed.classifier_features, **changed.definitions)
+        table = read_events(events, changed.features, **changed.definitions)
         labels = "label" in table.columns
-        if wanted.signal.inject is not None and not labels:
+        if changed.signal.inject is not None and not labels:
             raise ConfigError(
                 "signal.inject needs labelled events: add a column 'label', or signal={'inject': None} if the signal"
                 " is chosen already"
             )
         search = cls(
-            changed_config(wanted, {"data": {"path": PLACE, "labels": labels}}),
+            changed_config(changed, {"data": {"path": PLACE, "labels": labels}}),
             output,
             device=device,
             workers=workers,
@@ -205,7 +205,7 @@ class Search:
             If an earlier stage is missing, or there are too few events.
         """
         windows = self._run("train", window)
-        return ByWindow({one.name: self._keep(Trained.of(self._context.run, one.name)) for one in windows})
+        return ByWindow({window.name: self._keep(Trained.of(self._context.run, window.name)) for window in windows})
 
     def generate(self, window: str | None = None) -> ByWindow[Template]:
         """Generate the background template of each window.
@@ -237,7 +237,7 @@ class Search:
             If an earlier stage is missing, or there are too few events.
         """
         windows = self._run("classify", window)
-        return ByWindow({one.name: self._keep(Scored.of(self._context.run, one.name)) for one in windows})
+        return ByWindow({window.name: self._keep(Scored.of(self._context.run, window.name)) for window in windows})
 
     def hunt(self, window: str | None = None) -> Results:
         """Count, fit, and quote local and global significances.

@@ -328,10 +328,10 @@ def modules_of(target: Any) -> dict[str, Path]:
         if path is None or not is_users_file(str(path)):
             continue
         files[name] = path
-        held = vars(sys.modules[name]).values() if name in sys.modules else ()
+        values = vars(sys.modules[name]).values() if name in sys.modules else ()
         todo += [
             item.__name__ if isinstance(item, ModuleType) else str(getattr(item, "__module__", ""))
-            for item in list(held)
+            for item in list(values)
         ]
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         todo += _imports(path, package, path.stat().st_mtime_ns)

@@ -213,7 +213,7 @@ def test_a_constituent_on_the_axis_stays_there(scaling):
 
 
 def test_what_a_network_is_told_has_mean_zero_and_spread_one(scaling):
-    told = scaling.told(*some_jets()).double()
+    told = scaling.conditions_of(*some_jets()).double()
     assert told.shape == (100, 6)
     assert told.mean(0).abs().max() < 1e-5
     torch.testing.assert_close(told.std(0, correction=0), torch.ones(6, dtype=torch.float64), rtol=0, atol=1e-5)
@@ -222,7 +222,7 @@ def test_what_a_network_is_told_has_mean_zero_and_spread_one(scaling):
 def test_a_condition_that_never_changes_says_nothing():
     jets, mjj = some_jets()
     jets[:, N] = 7
-    told = fit_constituent_scaling(isotropic(), jets, mjj, NAMES).told(jets, mjj)
+    told = fit_constituent_scaling(isotropic(), jets, mjj, NAMES).conditions_of(jets, mjj)
     assert float(told[:, 4].abs().max()) < 1e-6
 
 
@@ -230,7 +230,7 @@ def test_a_scaling_survives_its_card_bit_for_bit(scaling):
     again = ConstituentScaling.from_dict(json.loads(json.dumps(scaling.to_dict())))
     values = isotropic(500)
     np.testing.assert_array_equal(again.forward(values), scaling.forward(values))
-    assert torch.equal(again.told(*some_jets()), scaling.told(*some_jets()))
+    assert torch.equal(again.conditions_of(*some_jets()), scaling.conditions_of(*some_jets()))
     assert again.condition == scaling.condition
 
 
@@ -728,7 +728,7 @@ def test_constituents_are_generated_for_their_jet(model, packed):
     free = replace(model, denoiser=OfMass(), conserves=False)
     found = free.generate(pairs, mjj, np.arange(40), 3, karras_steps(4))
     rows = pairs.reshape(-1, 5).repeat(found.lengths.numpy(), axis=0)
-    told = model.scaling.told(rows, np.full(len(rows), 3500.0)).double().numpy()[:, [MASS]]
+    told = model.scaling.conditions_of(rows, np.full(len(rows), 3500.0)).double().numpy()[:, [MASS]]
     expected = np.exp(model.scaling.inverse(np.repeat(told, 3, axis=1))[:, 0])
     np.testing.assert_allclose(found.values[:, 0].numpy() / rows[:, 0], expected, rtol=1e-4)
 

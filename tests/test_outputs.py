@@ -27,7 +27,7 @@ from drapes_hep.errors import ConfigError, LostEventsError, UsersCode
 from drapes_hep.events.accumulate import ColumnParts, fill_checked
 from drapes_hep.events.chunks import split
 from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
-from drapes_hep.events.outputs import CheckedProcessor, Wanted, json_form
+from drapes_hep.events.outputs import CheckedProcessor, RequiredOutput, json_form
 from drapes_hep.events.processing import run
 from drapes_hep.events.readers import read, scan
 from drapes_hep.files import file_hash, read_json
@@ -41,7 +41,7 @@ from drapes_hep.templates.constituents.backbones import find_backbone
 FEATURES = ("m_j1", "tau21_j1")
 RANGE = (2000.0, 8000.0)
 SETTINGS = {"features": FEATURES, "mass_range": RANGE}
-WANTED = Wanted(FEATURES, RANGE)
+WANTED = RequiredOutput(FEATURES, RANGE)
 
 
 @pytest.fixture(scope="module")

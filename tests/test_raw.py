@@ -96,7 +96,7 @@ def test_label_column_and_label_file_give_the_same_events(tmp_path, table, label
     beside = write_raw(tmp_path / "beside" / "events.h5", table)
     (tmp_path / "beside" / "events.masterkey").write_text("".join(f"{label:.1f}\n" for label in labels))
     one, other = events_of(inside, constituents=True), events_of(beside, constituents=True)
-    assert scan(beside).beside == (str(tmp_path / "beside" / "events.masterkey"),)
+    assert scan(beside).companions == (str(tmp_path / "beside" / "events.masterkey"),)
     assert one.label.tolist() == other.label.tolist() == labels.tolist()
     assert one.event_id.tolist() == other.event_id.tolist()
     assert one.jets.constituents.pt.to_list() == other.jets.constituents.pt.to_list()

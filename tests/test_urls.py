@@ -393,7 +393,7 @@ def raw(server, tmp_path) -> str:
 def test_labels_beside_a_url(server, raw, query):
     info = scan(raw + query)
     assert info.has_labels
-    assert info.beside == (f"{server.url}/box.masterkey{query}",)
+    assert info.companions == (f"{server.url}/box.masterkey{query}",)
     (chunk,) = split(info)
     assert read(chunk).label.tolist() == [0, 1, 1, 0]
 

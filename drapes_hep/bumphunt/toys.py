@@ -325,9 +325,9 @@ def toy_local_p(model: ToyModel, inclusive: FloatArray, selected: FloatArray) ->
             part = selected_expectations(
                 nested[w, b], spectra, bins, min_events=model.min_events, share=model.shares[w]
             )
-            seen = nested[w, b][:, inside].sum(axis=1)
+            observed = nested[w, b][:, inside].sum(axis=1)
             quoted = good & quotable(part.expected, part.error)
-            log_p[w, b + 1] = local_significance(seen, part.expected, part.error, quoted).log_p
+            log_p[w, b + 1] = local_significance(observed, part.expected, part.error, quoted).log_p
     return log_p
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from drapes_hep.caller import either
-from drapes_hep.errors import ConfigError, FitError, UsersCode, counted, reason_of, told
+from drapes_hep.errors import ConfigError, FitError, UsersCode, counted, describe_error, reason_of
 from drapes_hep.plugins import Kind, class_with, is_users, load_class
 from drapes_hep.rng import event_uniforms, stage_seed
 
@@ -107,15 +107,15 @@ def training_parts(
     FitError
         If either part lacks a class.
     """
-    held, balanced = group_holdout(group, fraction, seed), balanced_weights(y, weight)
-    for part, name in ((~held, "training"), (held, "held-out")):
+    held_out, balanced = group_holdout(group, fraction, seed), balanced_weights(y, weight)
+    for part, name in ((~held_out, "training"), (held_out, "held-out")):
         for value, kind in ((0, "template"), (1, "data")):
             if not balanced[part & (y == value)].sum() > 0:
                 raise FitError(
                     f"the classifier's {name} part holds no {kind}: {counted(len(y), 'event')} are too few; use fewer"
                     " folds, a wider window or a larger template"
                 )
-    return held, balanced
+    return held_out, balanced
 
 
 _BINS = 255
@@ -130,11 +130,11 @@ def _bin_edges(values: FloatArray, weight: FloatArray) -> FloatArray:
     distinct = np.unique(values)
     if len(distinct) <= _BINS:
         return np.asarray((distinct[1:] + distinct[:-1]) / 2)
-    wanted = np.linspace(0, 100, _BINS + 1)[1:-1] / 100 * below[-1]
-    place = np.minimum(np.searchsorted(below, wanted), len(values) - 1)
+    targets = np.linspace(0, 100, _BINS + 1)[1:-1] / 100 * below[-1]
+    place = np.minimum(np.searchsorted(below, targets), len(values) - 1)
     # an edge that falls between two events is their middle
     after = np.minimum(place + 1, len(values) - 1)
-    between = below[place] - wanted <= np.finfo(np.float64).eps
+    between = below[place] - targets <= np.finfo(np.float64).eps
     return np.unique(np.where(between, (values[place] + values[after]) / 2, values[place]))
 
 
@@ -178,13 +178,18 @@ class Trees:
     def fit(self, x: FloatArray, y: IntArray, weight: FloatArray, group: IntArray) -> None:
         """Train; see :class:`Classifier`."""
         # the members of an ensemble differ by what they hold out
-        held, w = training_parts(y, weight, group, 0.25, stage_seed(self._seed, "holdout"))
+        held_out, w = training_parts(y, weight, group, 0.25, stage_seed(self._seed, "holdout"))
         # scikit-learn 1.8 and later sort a column of weighted events once for each of its 254 edges: longer than the
         # trees take. Numbers of bins are so few that it does not look for edges
-        self._edges = [_bin_edges(column, w[~held]) for column in x[~held].T]
+        self._edges = [_bin_edges(column, w[~held_out]) for column in x[~held_out].T]
         x = self._binned(x)
         self._model.fit(
-            x[~held], y[~held], sample_weight=w[~held], X_val=x[held], y_val=y[held], sample_weight_val=w[held]
+            x[~held_out],
+            y[~held_out],
+            sample_weight=w[~held_out],
+            X_val=x[held_out],
+            y_val=y[held_out],
+            sample_weight_val=w[held_out],
         )
 
     def _binned(self, x: FloatArray) -> FloatArray:
@@ -323,7 +328,7 @@ class _Guarded:
         return score.astype(np.float64)
 
     def _failed(self, error: BaseException) -> ConfigError:
-        return ConfigError(f"cwola.classifier {self._name}: {told(error, is_users)}")
+        return ConfigError(f"cwola.classifier {self._name}: {describe_error(error, is_users)}")
 
 
 def _guarded(

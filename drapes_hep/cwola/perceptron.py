@@ -57,9 +57,9 @@ class Mlp:
 
     def fit(self, x: FloatArray, y: IntArray, weight: FloatArray, group: IntArray) -> None:
         """Train; see :class:`~drapes_hep.cwola.classifiers.Classifier`."""
-        held, balanced = training_parts(y, weight, group, 0.25, stage_seed(self._seed, "holdout"))
-        self._mean, self._scale = x[~held].mean(0), x[~held].std(0) + 1e-12
-        z, mask = self._scaled(x), torch.as_tensor(held)
+        held_out, balanced = training_parts(y, weight, group, 0.25, stage_seed(self._seed, "holdout"))
+        self._mean, self._scale = x[~held_out].mean(0), x[~held_out].std(0) + 1e-12
+        z, mask = self._scaled(x), torch.as_tensor(held_out)
         target, w = (torch.as_tensor(values, dtype=torch.float32) for values in (y, balanced))
         valid = torch.nonzero(mask)[:, 0]
 

@@ -132,9 +132,9 @@ class _SetClassifier(ABC):
             self._fit(x, y, weight, group)
 
     def _fit(self, x: AwkwardArray, y: IntArray, weight: FloatArray, group: IntArray) -> None:
-        held, balanced = training_parts(y, weight, group, _HELD_OUT, stage_seed(self._seed, "holdout"))
+        held_out, balanced = training_parts(y, weight, group, _HELD_OUT, stage_seed(self._seed, "holdout"))
         events = pack_events(x, self._most, self._kinematics)
-        mask = torch.from_numpy(held)
+        mask = torch.from_numpy(held_out)
         self._set_scaling(events.choose(torch.nonzero(~mask)[:, 0]))
         events = self._scaled(events).to(self._device)
         target = torch.as_tensor(y, dtype=torch.float32).to(self._device)
@@ -163,8 +163,8 @@ class _SetClassifier(ABC):
         values = (sets.values - self._shift[0]) / self._scale[0]
         return SetPairs(Sets(values, sets.offsets), (events.rows - self._shift[1]) / self._scale[1])
 
-    def _trained(self, net: nn.Module, events: SetPairs, target: Tensor, w: Tensor, held: Tensor) -> nn.Module:
-        valid = torch.nonzero(held)[:, 0].to(self._device)
+    def _trained(self, net: nn.Module, events: SetPairs, target: Tensor, w: Tensor, held_out: Tensor) -> nn.Module:
+        valid = torch.nonzero(held_out)[:, 0].to(self._device)
         settings = LoopSettings(
             epochs=self._epochs,
             batch=self._batch,
@@ -180,7 +180,7 @@ class _SetClassifier(ABC):
             events.choose,
             target,
             w,
-            torch.nonzero(~held)[:, 0],
+            torch.nonzero(~held_out)[:, 0],
             lambda network: self._held_out_loss(network, events, target, w, valid),
         )
         train_network(net, task, settings, self._generator("batches"), title="the classifier's training")

@@ -71,7 +71,7 @@ class FileInfo:
         Whether a truth label is among the columns.
     columns : tuple of str
         The columns that the layout reads from this file, in the layout's order.
-    beside : tuple of str
+    companions : tuple of str
         Other files that are read with it, such as labels.
     remarks : tuple of str
         What a user should know of how the file is read, such as a choice between two cycles of a tree.
@@ -90,7 +90,7 @@ class FileInfo:
     id: int
     has_labels: bool
     columns: tuple[str, ...]
-    beside: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     places: tuple[tuple[str, str], ...] = ()
     states: tuple[tuple[str, str], ...] = field(default=(), compare=False)

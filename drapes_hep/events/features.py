@@ -24,7 +24,7 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.errors import ConfigError, UsersCode, told
+from drapes_hep.errors import ConfigError, UsersCode, describe_error
 from drapes_hep.events.schema import IDENTITY_FIELDS, JET_FIELDS
 from drapes_hep.events.types import AwkwardArray, Column
 from drapes_hep.plugins import Kind, is_users, load_object, processor_folders, source_hashes
@@ -217,7 +217,10 @@ class _Defined:
     def _call_function(self, name: str, j1: AwkwardArray, j2: AwkwardArray) -> FloatArray:
         where = f"define.{name}.function {_function_name(name, self.define)}"
         function = _load_function(name, self.define)
-        with UsersCode(lambda error: ConfigError(f"{where}: {told(error, is_users)}")), np.errstate(all="ignore"):
+        with (
+            UsersCode(lambda error: ConfigError(f"{where}: {describe_error(error, is_users)}")),
+            np.errstate(all="ignore"),
+        ):
             values = np.asarray(ak.to_numpy(function(j1, j2)))
         if values.shape != (len(j1),) or values.dtype.kind not in "biuf":
             raise ConfigError(f"{where}: returned {values.dtype} of shape {values.shape}, not {len(j1)} numbers")

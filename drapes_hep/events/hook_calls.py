@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
-from drapes_hep.errors import ConfigError, UsersCode, told
+from drapes_hep.errors import ConfigError, UsersCode, describe_error
 from drapes_hep.events.types import AwkwardArray, Events
 from drapes_hep.plugins import SOURCE, STRIPPED, is_users, names_defined
 
@@ -107,7 +107,7 @@ class Hook:
             return self.function(events, *arguments)
 
     def _failed(self, error: BaseException, events: Events) -> ConfigError:
-        return ConfigError(f"{self}: {told(error, is_users, self._file_of)}; {_remedy(error, events)}")
+        return ConfigError(f"{self}: {describe_error(error, is_users, self._file_of)}; {_remedy(error, events)}")
 
     def _file_of(self, code: CodeType) -> str:
         """Return the file of code, also of a class that travelled by value."""

@@ -469,11 +469,11 @@ def _of_pandas(value: Any, form: _Form, refuse: Refuse) -> npt.NDArray[Any]:
     return array
 
 
-def _of_list(values: Sequence[Any], shown: str, form: _Form, refuse: Refuse) -> AwkwardArray:
+def _of_list(values: Sequence[Any], returned: str, form: _Form, refuse: Refuse) -> AwkwardArray:
     try:
         return ak.Array(list(values))
     except Exception:  # awkward raises TypeError, ValueError and others for what it cannot hold
-        refuse(f"returned {shown}", f"return {form.what}, in an array")
+        refuse(f"returned {returned}", f"return {form.what}, in an array")
 
 
 def _refuse_several(value: Sequence[Any], form: _Form, refuse: Refuse) -> None:
@@ -532,8 +532,8 @@ def _one_per_event(value: Any, count: int, form: _Form, refuse: Refuse) -> npt.N
             array = _leaf(_without_options(array, 0, form, _only_of(refuse, len(array) == count)), form, refuse)
     if array.ndim != 1:
         lists = "lists" if isinstance(array, ak.Array) else f"an array of shape {array.shape}"
-        one = f": `{form.of_many}` makes one of many" if array.ndim == 2 and _is_plain(array) else ""
-        refuse(f"returned {lists}", f"return {form.what}{one}")
+        hint = f": `{form.of_many}` makes one of many" if array.ndim == 2 and _is_plain(array) else ""
+        refuse(f"returned {lists}", f"return {form.what}{hint}")
     if len(array) != count:
         refuse(f"returned {len(array)} values for {count} events",
                f"return {form.what}, also for events that other cuts reject")  # fmt: skip
@@ -708,13 +708,13 @@ def _lists_of_jets(value: Any, before: AwkwardArray, refuse: Refuse) -> AwkwardA
 def _jets(value: Any, before: AwkwardArray, refuse: Refuse) -> AwkwardArray:
     """Return corrected jets in float64, checked against those of the file."""
     jets = _lists_of_jets(value, before, refuse)
-    wanted = [*JET_FIELDS, *(["constituents"] if "constituents" in before.fields else [])]
-    absent = [name for name in wanted if name not in jets.fields]
+    required = [*JET_FIELDS, *(["constituents"] if "constituents" in before.fields else [])]
+    absent = [name for name in required if name not in jets.fields]
     if absent:
         refuse(f"returned jets without the field '{absent[0]}'",
-               f"change the fields of events.jets: jets keep {', '.join(wanted)}")  # fmt: skip
+               f"change the fields of events.jets: jets keep {', '.join(required)}")  # fmt: skip
     flat, counts = flat_jets(jets, refuse)
-    if "constituents" in wanted:
+    if "constituents" in required:
         _check_constituents(jets["constituents"], refuse)
     origin = _origins(jets, int(ak.to_numpy(ak.num(before)).sum()))
     if origin is None:
@@ -749,7 +749,7 @@ _STRANGE = "returned the jets of other events"
 _IN_PLACE = "select and reorder jets within events, not the events"
 
 
-def _origins(jets: AwkwardArray, most: int) -> IntArray | None:
+def _origins(jets: AwkwardArray, limit: int) -> IntArray | None:
     """Return the position that each jet had in the chunk; None if it is no longer known."""
     if _ORIGIN not in jets.fields:
         return None
@@ -757,7 +757,7 @@ def _origins(jets: AwkwardArray, most: int) -> IntArray | None:
         places = np.asarray(ak.to_numpy(ak.flatten(jets[_ORIGIN])), dtype=np.float64)
     except Exception:  # whatever became of the field
         return None
-    whole = np.isfinite(places) & (places >= 0) & (places < most) & (places == np.floor(places))
+    whole = np.isfinite(places) & (places >= 0) & (places < limit) & (places == np.floor(places))
     return places.astype(np.int64) if whole.all() else None
 
 
@@ -801,9 +801,9 @@ def _compare(
         # single precision: a value that was rounded on its way is still the same
         new, own = flat[name].astype(np.float32), old[name].astype(np.float32)
         changed = new != own
-        taken = changed & (new > 0) & np.isin(new, every[name].astype(np.float32))
-        if np.count_nonzero(taken) > max(1.0, _TAKEN * np.count_nonzero(changed)):
-            complain(taken, f"returned jets with the '{name}' of other jets", _ORDER)
+        copied = changed & (new > 0) & np.isin(new, every[name].astype(np.float32))
+        if np.count_nonzero(copied) > max(1.0, _TAKEN * np.count_nonzero(changed)):
+            complain(copied, f"returned jets with the '{name}' of other jets", _ORDER)
     wrong = _reordered(flat["pt"], old["pt"], owner)
     if wrong.any():
         complain(wrong, "returned jets with the 'pt' of other jets of their events", _ORDER)

@@ -21,7 +21,7 @@ import uhi.io.json
 from coffea import processor
 from coffea.processor import accumulate
 
-from drapes_hep.errors import ConfigError, DrapesError, UsersCode, reason_of, told
+from drapes_hep.errors import ConfigError, DrapesError, UsersCode, describe_error, reason_of
 from drapes_hep.events.accumulate import ColumnParts, chunk_key
 from drapes_hep.events.features import invariant_mass
 from drapes_hep.events.hooks import first_of, flat_jets, name_event, protect
@@ -29,7 +29,7 @@ from drapes_hep.events.schema import JET_FIELDS
 from drapes_hep.events.types import Column, Events
 from drapes_hep.plugins import NEEDS, STRIPPED, class_sources, is_users, names_defined
 
-__all__ = ["CheckedProcessor", "Wanted", "accumulators", "json_form"]
+__all__ = ["CheckedProcessor", "RequiredOutput", "accumulators", "json_form"]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -44,7 +44,7 @@ _MASS_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequiredOutput:
     """What the configuration asks of the selected events.
 
     Parameters
@@ -72,7 +72,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
     ----------
     inner : processor
         The user's.
-    wanted : Wanted
+    required : RequiredOutput
 
     Raises
     ------
@@ -80,7 +80,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
         It cannot be pickled, and so not be sent to a worker process.
     """
 
-    def __init__(self, inner: Any, required: Wanted) -> None:
+    def __init__(self, inner: Any, required: RequiredOutput) -> None:
         self._inner, self._required = inner, required
         sources = class_sources(type(inner))
         self._name = f"processor {type(inner).__name__}" + (f" ({sources[0]})" if sources else "")
@@ -132,7 +132,7 @@ class CheckedProcessor(processor.ProcessorABC):  # type: ignore[misc]
 
     def _error_text(self, error: BaseException) -> str:
         hint = "; events are read-only: change a copy" if "read-only" in str(error) else ""
-        return told(error, is_users, self._file_of) + hint
+        return describe_error(error, is_users, self._file_of) + hint
 
     def _file_of(self, code: CodeType) -> str:
         path = self._defined.get(code.co_qualname.partition(".")[0]) if code.co_filename == STRIPPED else None

@@ -64,10 +64,10 @@ def _pack(array: AwkwardArray, fields: Sequence[str], depth: int) -> tuple[list[
     values: npt.NDArray[np.generic] | None = None
     offsets: list[IntArray] = []
     for i, field in enumerate(fields):
-        found, content = _lists(array[field], depth)
+        field_offsets, content = _lists(array[field], depth)
         if values is None:
-            offsets, values = found, np.empty((len(content), len(fields)), dtype=content.dtype)
-        elif not all(np.array_equal(a, b) for a, b in zip(found, offsets, strict=True)):
+            offsets, values = field_offsets, np.empty((len(content), len(fields)), dtype=content.dtype)
+        elif not all(np.array_equal(a, b) for a, b in zip(field_offsets, offsets, strict=True)):
             raise ValueError(f"field '{field}' has lists of other lengths than '{fields[0]}'")
         elif content.dtype != values.dtype:
             raise ValueError(f"field '{field}' is {content.dtype}, '{fields[0]}' is {values.dtype}: make them alike")
@@ -125,14 +125,14 @@ def pack_nested(array: AwkwardArray, fields: Sequence[str]) -> tuple[Sets, Tenso
     return Sets(values, torch.from_numpy(offsets)), torch.from_numpy(events)
 
 
-def leading(sets: Sets, most: int | None = None) -> Sets:
+def leading(sets: Sets, limit: int | None = None) -> Sets:
     """Order each set by falling first column and keep the leading elements.
 
     Parameters
     ----------
     sets : Sets
         First column: transverse momentum, or its fraction.
-    most : int, optional
+    limit : int, optional
         Elements that a set keeps at most; all by default.
 
     Returns
@@ -144,10 +144,10 @@ def leading(sets: Sets, most: int | None = None) -> Sets:
     Raises
     ------
     ValueError
-        ``most`` below 1.
+        ``limit`` below 1.
     """
-    if most is not None and most < 1:
-        raise ValueError(f"most must be at least 1, got {most}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
     if bool(_misplaced(sets).any()):
         # the least important key first; sorts are stable
         order = torch.arange(len(sets.values), device=sets.values.device)
@@ -155,9 +155,9 @@ def leading(sets: Sets, most: int | None = None) -> Sets:
             order = order[torch.argsort(sets.values[order, i], descending=i == 0, stable=True)]
         order = order[torch.argsort(sets.index[order], stable=True)]
         sets = Sets(sets.values[order], sets.offsets)
-    if most is None or bool((sets.lengths <= most).all()):
+    if limit is None or bool((sets.lengths <= limit).all()):
         return sets
-    rows, offsets = runs(sets.offsets[:-1], sets.lengths.clamp(max=most))
+    rows, offsets = runs(sets.offsets[:-1], sets.lengths.clamp(max=limit))
     return Sets(sets.values[rows], offsets)
 
 
@@ -202,7 +202,7 @@ def _relative(sets: Sets, jets: Tensor, in_place: bool) -> Sets:
     return Sets(out, sets.offsets)
 
 
-def low_level(constituents: Sets, jets: Tensor, most: int | None = None) -> Sets:
+def low_level(constituents: Sets, jets: Tensor, limit: int | None = None) -> Sets:
     """Compute the low-level variables of jets' constituents.
 
     Parameters
@@ -211,7 +211,7 @@ def low_level(constituents: Sets, jets: Tensor, most: int | None = None) -> Sets
         One set per jet, columns :data:`KINEMATICS`: pt (GeV), eta, phi (rad).
     jets : Tensor, shape (n, 3) or more columns
         The jets' pt (GeV, above 0), eta, phi; further columns are not read.
-    most : int, optional
+    limit : int, optional
         Constituents that a jet keeps at most, the leading ones in pt; all by default.
 
     Returns
@@ -222,7 +222,7 @@ def low_level(constituents: Sets, jets: Tensor, most: int | None = None) -> Sets
     Raises
     ------
     ValueError
-        Shapes that do not fit, a jet without transverse momentum, ``most`` below 1.
+        Shapes that do not fit, a jet without transverse momentum, ``limit`` below 1.
     """
-    kept = leading(constituents, most)
-    return _relative(kept, jets, in_place=kept is not constituents)
+    cut_off = leading(constituents, limit)
+    return _relative(cut_off, jets, in_place=cut_off is not constituents)

@@ -133,12 +133,12 @@ def shared_identities(infos: Sequence[FileInfo]) -> list[InputError]:
     list of InputError
         In the order of the files.
     """
-    seen: dict[int, FileInfo] = {}
+    by_id: dict[int, FileInfo] = {}
     errors = []
     for info in infos:
         if not info.entries:
             continue
-        other = seen.setdefault(info.id, info)
+        other = by_id.setdefault(info.id, info)
         if other is info or (other.has_event_ids and info.has_event_ids):
             continue
         if other.path != info.path:
@@ -304,13 +304,13 @@ def _with_others(path: Alternatives, info: FileInfo, object_path: str | None, re
         places[absolute] = other.places[0]
         states |= dict(other.states)
     named = [place if is_url(place) else str(Path(place).absolute()) for place in path.places]
-    label_files = (Alternatives([label_file(place) for place in named]),) if info.beside else ()
+    label_files = (Alternatives([label_file(place) for place in named]),) if info.companions else ()
     return dataclasses.replace(
         info,
         path=named[0],
         places=tuple(places[place] for place in named if place in places),
         states=tuple(states.items()),
-        beside=label_files,
+        companions=label_files,
     )
 
 

@@ -99,10 +99,10 @@ def read_events(
     columns: dict[str, npt.NDArray[Any]] = {"event_id": _identities(raw.get("event_id"), size)}
     columns["mjj"] = _floats("mjj", raw["mjj"])
     _refuse("mjj", raw["mjj"], ~np.isfinite(columns["mjj"]), "not finite", "drop such rows")
-    held = {name: _floats(name, raw[name]) for name in needed}
+    numbers = {name: _floats(name, raw[name]) for name in needed}
 
     def value(name: str) -> npt.NDArray[np.float64]:
-        return held[name] if name in held else evaluate(texts[name], value, size)
+        return numbers[name] if name in numbers else evaluate(texts[name], value, size)
 
     columns |= {name: value(name) for name in features}
     for feature in check_features(features, define, keep):

@@ -70,17 +70,21 @@ def hashes_of(code: Sequence[str | Path], root: Path = PACKAGE) -> dict[str, str
         If there is no such module.
     """
     hashes: dict[str, str] = {}
-    todo = [target for one in code for target in (_users(one, root) if isinstance(one, Path) else [one])]
+    todo = [
+        target
+        for module_path in code
+        for target in (_users(module_path, root) if isinstance(module_path, Path) else [module_path])
+    ]
     if absent := [name for name in todo if _file(name, root) is None]:
         raise ValueError(f"no module drapes_hep.{absent[0]}")
-    seen = set(todo)
+    visited = set(todo)
     while todo:
         path = _file(todo.pop(), root)
         assert path is not None
         module = _module(path, root, path.stat().st_mtime_ns)
         hashes[f"drapes_hep/{path.relative_to(root).as_posix()}"] = module.hash
-        new = set(module.imports) - seen
-        seen |= new
+        new = set(module.imports) - visited
+        visited |= new
         todo += new
     return dict(sorted(hashes.items()))
 
@@ -133,7 +137,7 @@ def _pruned(path: Path) -> ast.Module:
         for field in ("body", "orelse", "finalbody"):
             statements = getattr(node, field, None)
             if isinstance(statements, list):
-                setattr(node, field, [one for statement in statements for one in _without_words(statement)])
+                setattr(node, field, [pruned for statement in statements for pruned in _without_words(statement)])
     return tree
 
 
@@ -157,8 +161,8 @@ def _written(node: object) -> Iterator[str]:
         yield ")"
     elif isinstance(node, list):
         yield "["
-        for one in node:
-            yield from _written(one)
+        for item in node:
+            yield from _written(item)
         yield "]"
     else:
         yield f"{node!r},"
@@ -204,5 +208,9 @@ def _reexports(path: Path, _: int) -> dict[str, tuple[str, str]]:
     """Find from where a package's ``__init__`` has its names, those that it imports when they are first used too."""
     # a lazy name stands in the imports for type checkers, which the pruned tree has not
     nodes = ast.walk(ast.parse(path.read_bytes(), str(path)))
-    statements = [one for one in nodes if isinstance(one, ast.ImportFrom) and not one.level]
-    return {alias.asname or alias.name: (one.module or "", alias.name) for one in statements for alias in one.names}
+    statements = [statement for statement in nodes if isinstance(statement, ast.ImportFrom) and not statement.level]
+    return {
+        alias.asname or alias.name: (statement.module or "", alias.name)
+        for statement in statements
+        for alias in statement.names
+    }

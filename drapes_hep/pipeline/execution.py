@@ -18,7 +18,7 @@ from drapes_hep.caller import another_output, command, option
 from drapes_hep.errors import DrapesError, RunDirectoryError
 from drapes_hep.files import content_hash, read_json, write_json
 from drapes_hep.guard import enter
-from drapes_hep.keys import Difference, differences, first_difference, part_of, put_part, shown
+from drapes_hep.keys import Difference, differences, first_difference, part_of, put_part, value_text
 from drapes_hep.pipeline.code_keys import code_hash, module_hashes
 from drapes_hep.pipeline.provenance import makers
 from drapes_hep.pipeline.run_directory import RunDirectory, begin_manifest, note
@@ -38,7 +38,7 @@ _COSTS = ("finished", "seconds", "peak_memory_mib")
 _MAKERS = ("code", "git", "versions", "platform")
 
 
-def _made(cost: Cost) -> dict[str, Any]:
+def _cost_record(cost: Cost) -> dict[str, Any]:
     """Return when and by what a stage was run, and what it took."""
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -79,14 +79,14 @@ def _check_earlier(run: RunDirectory, stage: Stage) -> None:
     RunDirectoryError
         With the stage, the first difference, and what to do.
     """
-    seen: set[str] = set()
+    checked: set[str] = set()
 
     def check(later: Stage) -> None:
-        for one in later.after:
-            if one.name not in seen:
-                seen.add(one.name)
-                check(one)
-                _check_done(run, one, stage.name)
+        for earlier in later.after:
+            if earlier.name not in checked:
+                checked.add(earlier.name)
+                check(earlier)
+                _check_done(run, earlier, stage.name)
 
     check(stage)
 
@@ -104,10 +104,12 @@ def _check_done(run: RunDirectory, stage: Stage, wanted_by: str) -> None:
     if difference is not None:
         key, was, now = difference
         if _is_source(key):
-            raise RunDirectoryError(f"{run.path}: {_worded(key)} has changed since {stage.name} was run; {again}")
+            raise RunDirectoryError(
+                f"{run.path}: {_describe_source(key)} has changed since {stage.name} was run; {again}"
+            )
         raise RunDirectoryError(
-            f"{run.path}: {stage.name} was run with {key} {shown(was)}, the configuration has {shown(now)}; run"
-            f" {command(stage.verb)} again with {option('overwrite')}, or use {another_output()}"
+            f"{run.path}: {stage.name} was run with {key} {value_text(was)}, the configuration has {value_text(now)};"
+            f" run {command(stage.verb)} again with {option('overwrite')}, or use {another_output()}"
         )
     modules = _other_code(stage, stamp)
     if modules:
@@ -126,10 +128,12 @@ def _difference(stage: Stage, stamp: Mapping[str, Any]) -> Difference | None:
     """Return the first difference between what decided a finished stage and what decides it now."""
     decides = stage.decides()
     pairs = ((stamp[name], decides[name]) for name in ("config", "other"))
-    return next((_spelled(stage, stamp, one) for was, now in pairs for one in differences(was, now)), None)
+    return next(
+        (_as_configured(stage, stamp, difference) for was, now in pairs for difference in differences(was, now)), None
+    )
 
 
-def _spelled(stage: Stage, stamp: Mapping[str, Any], difference: Difference) -> Difference:
+def _as_configured(stage: Stage, stamp: Mapping[str, Any], difference: Difference) -> Difference:
     """Name the key of the configuration whose meaning has changed, if that spells it otherwise now."""
     key = difference[0].partition("'s ")[0]
     then, now = (part.get(key) for part in (stamp["recorded"], part_of(stage.config, stage.recorded)))
@@ -151,7 +155,7 @@ def _is_source(key: str) -> bool:
     return key.partition(".")[0].endswith(("'s source", "'s files"))
 
 
-def _worded(key: str) -> str:
+def _describe_source(key: str) -> str:
     """Word a difference of a user's code or its files."""
     whose, _, file = key.partition(".")
     reader = whose.partition("'")[0]
@@ -189,8 +193,8 @@ def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) ->
     if difference is not None:
         key, was, now = difference
         raise RunDirectoryError(
-            f"{run.path}: contains {stage.name} run with {key} {shown(was)}, the configuration has {shown(now)}; name"
-            f" {another_output()}, or replace it with {option('overwrite')}"
+            f"{run.path}: contains {stage.name} run with {key} {value_text(was)}, the configuration has {value_text(now)};"
+            f" name {another_output()}, or replace it with {option('overwrite')}"
         )
 
 
@@ -200,9 +204,9 @@ def _other_configuration(run: RunDirectory, stage: Stage, stamp: Mapping[str, An
     for was, now in ((stamp[name], decides[name]) for name in ("config", "other")):
         # a key that only one of the two has is a key of other code
         shared = [key for key in now if key in was and key not in _ALL_THE_SAME]
-        for one in differences({key: was[key] for key in shared}, {key: now[key] for key in shared}):
-            difference = _spelled(stage, stamp, one)
-            section, _, name = one[0].partition(".")
+        for changed_key in differences({key: was[key] for key in shared}, {key: now[key] for key in shared}):
+            difference = _as_configured(stage, stamp, changed_key)
+            section, _, name = changed_key[0].partition(".")
             if _is_source(difference[0]) or (isinstance(was.get(section), dict) and name and name not in was[section]):
                 continue
             return _cause(run, stage, difference)
@@ -239,7 +243,7 @@ def _cause(run: RunDirectory, stage: Stage, difference: Difference) -> Differenc
 
 def _same_inputs(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any]) -> bool:
     """Whether the user's files hold the same bytes, whatever their new places."""
-    then = sorted(one for place, one in stamp["reads"].items() if _outside(place))
+    then = sorted(digest for place, digest in stamp["reads"].items() if _outside(place))
     outside = [path for path in stage.reads() if is_url(path) or not Path(path).is_relative_to(run.path)]
     return all(is_url(path) or Path(path).is_file() for path in outside) and sorted(map(input_hash, outside)) == then
 
@@ -261,9 +265,9 @@ def check_current(run: RunDirectory, name: str) -> None:
     """
     stamps = {path.stem: read_stamp(run, path.stem) for path in sorted((run.path / "stages").glob("*.json"))}
     maker = {run.path / file: stage for stage, stamp in stamps.items() if stamp for file in stamp["files"]}
-    left, seen = [name], {name}
-    while left:
-        stage = left.pop()
+    pending, checked = [name], {name}
+    while pending:
+        stage = pending.pop()
         verb, stamp = verb_of(stage), stamps.get(stage)
         if stamp is None:
             raise RunDirectoryError(f"{run.path}: {stage} is not done; run {command(verb)} first")
@@ -273,9 +277,9 @@ def check_current(run: RunDirectory, name: str) -> None:
                     f"{path}: changed since {stage} read it; repeat the later stages ({command('run')} runs all)"
                 )
             earlier = maker.get(path)
-            if earlier is not None and earlier not in seen:
-                seen.add(earlier)
-                left.append(earlier)
+            if earlier is not None and earlier not in checked:
+                checked.add(earlier)
+                pending.append(earlier)
 
 
 def mixed_modules(run: RunDirectory, stages: Sequence[str]) -> tuple[str, ...]:
@@ -344,15 +348,15 @@ def run_stage(
     enter(stage.name)
     with measured() as cost:
         try:
-            left = work()
+            result = work()
         except DrapesError:
             # its configuration may be what is wrong, and is to be corrected: no reason to ask for leave
             run.begun(stage.name).unlink(missing_ok=True)
             raise
     enter("")
-    written = left if isinstance(left, Written) else Written(left)
+    written = result if isinstance(result, Written) else Written(result)
     sizes = {str(path.relative_to(run.path)): path.stat().st_size for path in written.files}
-    write_json(run.stamp(stage.name), {**record, "opened": dict(written.opened), "files": sizes, **_made(cost)})
+    write_json(run.stamp(stage.name), {**record, "opened": dict(written.opened), "files": sizes, **_cost_record(cost)})
     run.begun(stage.name).unlink(missing_ok=True)
     _stand_for(run, stage)
     reporter.say(f"{stage.name}: {cost.seconds:.1f} s, {cost.peak_memory / 2**20:.0f} MiB")
@@ -369,13 +373,13 @@ def _why_again(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any], hashes
         if key == "hidden windows":
             return f"as the run is {'blinded' if now else 'unblinded'}, or its windows have changed"
         if _is_source(key):
-            return f"as {_worded(key)} has changed"
-        return f"as {key} was changed from {shown(was)} to {shown(now)}"
+            return f"as {_describe_source(key)} has changed"
+        return f"as {key} was changed from {value_text(was)} to {value_text(now)}"
     modules = _other_code(stage, stamp)
     if modules:
         return f"as {modules} changed"
     if list(stamp["reads"].values()) != list(hashes.values()):
-        others = [place for place, one in hashes.items() if stamp["reads"].get(place) != one]
+        others = [place for place, digest in hashes.items() if stamp["reads"].get(place) != digest]
         return f"as {others[0] if others else 'one of the files that it reads'} has changed"
     for path in changed(stamp["opened"]):
         return f"as {path}, which the processor reads, has changed"

@@ -41,13 +41,13 @@ def _git_state() -> dict[str, Any] | None:
 
 def _versions() -> dict[str, str]:
     names = ("drapes-hep", "awkward", "coffea", "hist", "iminuit", "mplhep", "numpy", "scikit-learn", "torch", "uproot")
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def makers() -> dict[str, Any]:

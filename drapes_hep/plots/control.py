@@ -170,9 +170,9 @@ def control_cells(name: str, histogram: Any) -> Iterator[Cell]:
     for i in dense:
         others = set(dense) - {i}
         # indices count down where other dense axes are summed
-        left = sorted(set(places) - others)
+        axes_left = sorted(set(places) - others)
         projection = histogram[dict.fromkeys(others, sum)] if others else histogram
-        yield _projected(name, projection, left.index(i), [left.index(j) for j in categories])
+        yield _projected(name, projection, axes_left.index(i), [axes_left.index(j) for j in categories])
 
 
 def _projected(name: str, histogram: Any, axis: int, categories: Sequence[int]) -> Cell:
@@ -210,14 +210,14 @@ def _covered(axis: Any, hidden: Ranges) -> BoolArray:
     return np.zeros(len(axis), dtype=np.bool_)
 
 
-def _content(one: Any) -> tuple[FloatArray, FloatArray]:
+def _content(histogram: Any) -> tuple[FloatArray, FloatArray]:
     """Return contents and errors; of a profile, means and their errors, NaN where there is no entry."""
-    content = np.asarray(one.values(), dtype=np.float64)
-    variance = one.variances()
+    content = np.asarray(histogram.values(), dtype=np.float64)
+    variance = histogram.variances()
     with np.errstate(invalid="ignore"):
         error = np.sqrt(np.asarray(content if variance is None else variance, dtype=np.float64))
-    if one.kind == "MEAN":
-        content = np.where(np.asarray(one.counts()) > 0, content, np.nan)
+    if histogram.kind == "MEAN":
+        content = np.where(np.asarray(histogram.counts()) > 0, content, np.nan)
     finite = np.isfinite(content)
     return np.where(finite, content, np.nan), np.where(finite & np.isfinite(error), error, 0.0)
 
@@ -265,16 +265,16 @@ def _hatch(ax: Axes, axis: Any, hidden: Ranges, *, vertical: bool = False) -> bo
 def _scale(ax: Axes, lines: Sequence[_Line], entries: int, *, counts: bool, legend: bool) -> None:
     """Set the y axis: logarithmic for counts, unless some are negative."""
     every = np.concatenate([line.content for line in lines] or [np.array([])])
-    seen = every[np.isfinite(every)]
+    finite = every[np.isfinite(every)]
     room = 0.1 + 0.085 * entries if legend else 0.08
-    if counts and not (seen < 0).any():
-        positive = seen[seen > 0]
+    if counts and not (finite < 0).any():
+        positive = finite[finite > 0]
         low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.5, 1.0)
         low = min(low, 0.1 * high)  # a flat histogram still shows a decade
         log_y(ax)
         ax.set_ylim(0.5 * low, high * max(high / low, 10.0) ** room)
-    elif len(seen):
-        low, high = float(seen.min()), float(seen.max())
+    elif len(finite):
+        low, high = float(finite.min()), float(finite.max())
         width = (high - low) or abs(high) or 1.0
         ax.set_ylim(low - 0.08 * width, high + (room + 0.08) * width)
 
@@ -352,12 +352,12 @@ def _draw_plane(ax: Axes, cell: Cell, hidden: Ranges) -> None:
     content, _ = _content(cell.histogram)
     content = np.where(_covered(x, hidden)[:, None] | _covered(y, hidden)[None], np.nan, content)
     counts = cell.histogram.kind == "COUNT"
-    seen = content[np.isfinite(content) & ((content != 0) | (not counts))]
-    if len(seen):
-        logarithmic = counts and float(seen.min()) > 0 and float(seen.max()) > 10 * float(seen.min())
-        shown = np.where(content == 0, np.nan, content) if counts else content
-        norm = LogNorm(float(seen.min()), float(seen.max())) if logarithmic else None
-        image = ax.pcolormesh(_edges(x), _edges(y), shown.T, norm=norm, cmap="viridis", rasterized=True)
+    filled = content[np.isfinite(content) & ((content != 0) | (not counts))]
+    if len(filled):
+        logarithmic = counts and float(filled.min()) > 0 and float(filled.max()) > 10 * float(filled.min())
+        values = np.where(content == 0, np.nan, content) if counts else content
+        norm = LogNorm(float(filled.min()), float(filled.max())) if logarithmic else None
+        image = ax.pcolormesh(_edges(x), _edges(y), values.T, norm=norm, cmap="viridis", rasterized=True)
         bar = ax.inset_axes((1.03, 0.0, 0.04, 1.0))
         ax.figure.colorbar(image, cax=bar)
         bar.tick_params(labelsize=10)

@@ -176,13 +176,13 @@ def _draw_cut(ax: Axes, rows: Sequence[LocalP], i: int, cuts: int, depth: float)
     p = np.array([math.nan if r.p_local is None else max(r.p_local, 1e-300) for r in rows])
     style = "--" if rows[0].background_efficiency >= 1 else "-"
     ax.plot(centre, p, color=colour, lw=1.2, alpha=0.8, ls=style, zorder=3)
-    seen = np.isfinite(p)
-    ax.plot(centre[seen], p[seen], marker, color=colour, ms=6, zorder=4)
-    low, high = (middle - 0.5 * width)[seen], (middle + 0.5 * width)[seen]
-    ax.hlines(p[seen], low, high, color=colour, lw=0.9, ls=style, zorder=3)
-    if (~seen).any():
+    finite = np.isfinite(p)
+    ax.plot(centre[finite], p[finite], marker, color=colour, ms=6, zorder=4)
+    low, high = (middle - 0.5 * width)[finite], (middle + 0.5 * width)[finite]
+    ax.hlines(p[finite], low, high, color=colour, lw=0.9, ls=style, zorder=3)
+    if (~finite).any():
         level = 10 ** (depth * (0.035 + 0.11 * i / cuts))
-        ax.plot(centre[~seen], np.full(int((~seen).sum()), level), marker, mfc="none", mec=colour, ms=6, ls="none")
+        ax.plot(centre[~finite], np.full(int((~finite).sum()), level), marker, mfc="none", mec=colour, ms=6, ls="none")
     return Line2D([], [], color=colour, marker=marker, ls=style, ms=6)
 
 

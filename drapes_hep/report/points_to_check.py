@@ -130,8 +130,8 @@ def _uncommitted(run: RunFiles) -> Iterator[str]:
 def _mixed(run: RunFiles) -> Iterator[str]:
     mixed = mixed_modules(run.directory, list(run.stages))
     if mixed:
-        shown = ", ".join(mixed[:3]) + (" and others" if len(mixed) > 3 else "")
-        yield f"Not all stages were run by the same code: {shown} changed between them."
+        listed = ", ".join(mixed[:3]) + (" and others" if len(mixed) > 3 else "")
+        yield f"Not all stages were run by the same code: {listed} changed between them."
 
 
 def _differences(quality: plots.QualityPoint) -> list[str]:

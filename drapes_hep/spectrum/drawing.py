@@ -94,14 +94,14 @@ def draw_kernels(masses: npt.ArrayLike, bandwidth: float, lo: float, hi: float, 
     FitError
         If no mass is in the window.
     """
-    seen = np.sort(np.asarray(masses, dtype=np.float64))
-    seen = seen[(seen >= lo) & (seen < hi)]
-    if not len(seen):
+    in_range = np.sort(np.asarray(masses, dtype=np.float64))
+    in_range = in_range[(in_range >= lo) & (in_range < hi)]
+    if not len(in_range):
         raise FitError(f"no event is between {lo:g} and {hi:g} GeV to draw masses after")
-    place = np.asarray(uniforms, dtype=np.float64) * len(seen)
-    which = np.minimum(place.astype(np.int64), len(seen) - 1)
+    place = np.asarray(uniforms, dtype=np.float64) * len(in_range)
+    which = np.minimum(place.astype(np.int64), len(in_range) - 1)
     inside = np.clip(place - which, 1e-12, 1 - 1e-12)
-    m = seen[which] + bandwidth * ndtri(inside)
+    m = in_range[which] + bandwidth * ndtri(inside)
     # a kernel wider than the window is reflected more than once
     width = hi - lo
     folded = np.abs(np.remainder(m - lo + width, 2 * width) - width)

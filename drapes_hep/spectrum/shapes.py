@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import MassConfig
-from drapes_hep.errors import ConfigError, FitError, UsersCode, told
+from drapes_hep.errors import ConfigError, FitError, UsersCode, describe_error
 from drapes_hep.plugins import Kind, class_with, is_users, load_class, source_hashes
 
 __all__ = ["SHAPES", "SpectrumShape", "find_shape", "resolved", "shape_sources"]
@@ -77,18 +77,18 @@ class _UsersBasis:
 
     def __call__(self, z: FloatArray) -> FloatArray:
         flat = np.ravel(np.asarray(z, dtype=np.float64))
-        said = f"mass.fit {self.name}"
-        failed = UsersCode(lambda error: ConfigError(f"{said}: {told(error, is_users)}"))
+        where = f"mass.fit {self.name}"
+        failed = UsersCode(lambda error: ConfigError(f"{where}: {describe_error(error, is_users)}"))
         with failed, np.errstate(all="ignore"):  # what is not finite is refused below
             columns = np.asarray(self.shape.basis(flat.copy()))
         if columns.shape != (len(flat), self.parameters) or columns.dtype.kind not in "iuf":
             raise ConfigError(
-                f"{said}: basis(z) returned {columns.dtype} of shape {columns.shape} for {len(flat)} masses,"
+                f"{where}: basis(z) returned {columns.dtype} of shape {columns.shape} for {len(flat)} masses,"
                 f" not numbers of shape ({len(flat)}, {self.parameters}), a column for each of parameter_names"
             )
         if not np.isfinite(columns).all():
             bad = flat[~np.isfinite(columns).all(axis=1)][0]
-            raise ConfigError(f"{said}: basis(z) is NaN or infinity at z = {bad:.4g}")
+            raise ConfigError(f"{where}: basis(z) is NaN or infinity at z = {bad:.4g}")
         return columns.astype(np.float64).reshape(*np.shape(z), self.parameters)
 
 
@@ -112,16 +112,16 @@ def find_shape(config: MassConfig) -> SpectrumShape:
     """
     if config.fit in SHAPES:
         return SHAPES[config.fit]
-    user_class, said = load_class(_KIND, config.fit, config.folder), f"mass.fit {config.fit}"
-    with UsersCode(lambda error: ConfigError(f"{said}: {told(error, is_users)}")):
+    user_class, where = load_class(_KIND, config.fit, config.folder), f"mass.fit {config.fit}"
+    with UsersCode(lambda error: ConfigError(f"{where}: {describe_error(error, is_users)}")):
         user_shape = user_class()
         names: Any = getattr(user_shape, "parameter_names", None)
         title: Any = getattr(user_shape, "title", user_class.__name__)
     if not isinstance(title, str) or not title.strip() or "\n" in title:
-        raise ConfigError(f"{said}: title is {title!r}, not a line of text")
+        raise ConfigError(f"{where}: title is {title!r}, not a line of text")
     whole = isinstance(names, (tuple, list)) and all(isinstance(name, str) and name for name in names)
     if not whole or len(names) < 2 or len(set(names)) != len(names):
-        raise ConfigError(f"{said}: parameter_names is {names!r}, not two or more different names")
+        raise ConfigError(f"{where}: parameter_names is {names!r}, not two or more different names")
     shape = SpectrumShape(config.fit, title, tuple(names), _UsersBasis(config.fit, user_shape, len(names)))
     _check_basis(shape, np.linspace(config.range[0], config.range[1], 257) / config.sqrt_s)
     return shape
@@ -129,22 +129,22 @@ def find_shape(config: MassConfig) -> SpectrumShape:
 
 def _check_basis(shape: SpectrumShape, z: FloatArray) -> None:
     """Refuse functions that no fit can tell apart, that leave the number of events fixed, or that see other masses."""
-    said, g = f"mass.fit {shape.name}", shape.basis(z)
+    where, g = f"mass.fit {shape.name}", shape.basis(z)
     if not np.allclose(g[:1], shape.basis(z[:1]), rtol=1e-12, atol=0):
         raise ConfigError(
-            f"{said}: basis(z) of one mass depends on the other masses: compute each row from its z alone"
+            f"{where}: basis(z) of one mass depends on the other masses: compute each row from its z alone"
         )
     size = np.linalg.norm(g, axis=0)
     zero = [name for name, norm in zip(shape.parameter_names, size, strict=True) if norm == 0]
     if zero:
-        raise ConfigError(f"{said}: the basis function of {zero[0]} is zero over mass.range")
+        raise ConfigError(f"{where}: the basis function of {zero[0]} is zero over mass.range")
     values = np.linalg.svd(g / size, compute_uv=False)
     if values[-1] < 1e-12 * values[0]:
-        raise ConfigError(f"{said}: the basis functions are not independent over mass.range: leave one out")
+        raise ConfigError(f"{where}: the basis functions are not independent over mass.range: leave one out")
     solved = (g / size) @ np.linalg.lstsq(g / size, np.ones(len(z)))[0]
     if np.abs(solved - 1).max() > 1e-6:
         raise ConfigError(
-            f"{said}: no combination of the basis functions is constant, so the number of events could not be fitted:"
+            f"{where}: no combination of the basis functions is constant, so the number of events could not be fitted:"
             " begin with a column of ones"
         )
 

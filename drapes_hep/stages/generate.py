@@ -142,9 +142,9 @@ def _record(context: Context, window: Window, method: BackgroundMethod, model: A
     for remark in record["remarks"]:
         context.reporter.say(f"window {window.name}: {remark}")
     if method.partial:
-        strength, left = sampler["strength"], sampler["steps"]
-        record |= {"strength": strength, "steps_left": left}
-        context.reporter.say(f"window {window.name}: strength {strength:.4g}, {counted(left, 'step')} left")
+        strength, steps = sampler["strength"], sampler["steps"]
+        record |= {"strength": strength, "steps_left": steps}
+        context.reporter.say(f"window {window.name}: strength {strength:.4g}, {counted(steps, 'step')} left")
     if config.mass.draw == "kde" and not method.own_mass:
         context.reporter.say(
             f"window {window.name}: the template's masses follow those of the data in the window, a signal's included"
@@ -196,9 +196,9 @@ def _write_sample(
         hidden = bool(context.hidden)
         counted = ", ".join(name if hidden else f"{count} {name}" for name, count in reasons.items())
         if not len(template.event_id) and template.jets is not None:
-            wanted = "the" if hidden else len(plan.event_id)
+            how_many = "the" if hidden else len(plan.event_id)
             raise FitError(
-                f"window {window.name}: none of {wanted} generated events is in {path.stem} ({counted}):"
+                f"window {window.name}: none of {how_many} generated events is in {path.stem} ({counted}):"
                 " the model is undertrained; use more constituents.epochs, constituents.steps or sideband events"
             )
         if not hidden:

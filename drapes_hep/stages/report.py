@@ -10,7 +10,7 @@ from drapes_hep.caller import another_output, either
 from drapes_hep.errors import DrapesError, RunDirectoryError
 from drapes_hep.events.readers import expand_trees
 from drapes_hep.files import file_hash, read_json
-from drapes_hep.keys import first_difference, shown
+from drapes_hep.keys import first_difference, value_text
 from drapes_hep.pipeline.execution import check_current
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.pipeline.stage import read_stamp
@@ -94,8 +94,8 @@ def _check_same_search(run: RunDirectory, own: Mapping[str, Any], config: Mappin
     if difference is not None:
         key, then, requested = difference
         raise RunDirectoryError(
-            f"{run.path}: was run with {key} {shown(then)}, the configuration has {shown(requested)}; a report"
-            " shows what was done: "
+            f"{run.path}: was run with {key} {value_text(then)}, the configuration has {value_text(requested)};"
+            " a report shows what was done: "
             + either(shell=f"omit the configuration (drapes report -o {run.path})", python="use the run's own")
             + f", or search again with {another_output()}"
         )

@@ -23,7 +23,7 @@ from drapes_hep.events.declared import declared_files, undeclared, warning_of
 from drapes_hep.events.failures import FailedFilesError, Failure
 from drapes_hep.events.features import check_features, function_sources, kept_columns
 from drapes_hep.events.injection import SignalInjection, collect_ids, collect_truth
-from drapes_hep.events.outputs import CheckedProcessor, Wanted, accumulators
+from drapes_hep.events.outputs import CheckedProcessor, RequiredOutput, accumulators
 from drapes_hep.events.processing import FirstChunk, RunReport, run, scan_fileset, try_first_chunks
 from drapes_hep.events.readers import expand_trees, no_events, scan, shared_identities, simulation_order
 from drapes_hep.events.skims import Truth, read_truth
@@ -85,7 +85,7 @@ def skim_stage(context: Context, infos: Sequence[FileInfo] | None = None, select
         # files that are gone are the caller's to complain of
         whole = all(is_url(path) or Path(path).is_file() for path in paths)
         # labels may be in a file beside one of these
-        return [*paths, *(one for info in (opened() if whole else ()) for one in info.beside), *truth]
+        return [*paths, *(label_file for info in (opened() if whole else ()) for label_file in info.companions), *truth]
 
     return Stage(
         "skim",
@@ -126,9 +126,9 @@ def opened_by(context: Context, stage: Stage, selection: Any, report: RunReport)
     """Return what a stage's processor has opened, and declares nowhere; says so in one line."""
     config = context.config
     modules = modules_of(selection)
-    seen = {**report.opened.by(modules), **{str(path): file_hash(path) for path in modules.values()}}
-    known = [*stage.reads(), *class_sources(selection), *reads_of(config, selection).values()]
-    files = undeclared(seen, known)
+    read = {**report.opened.by(modules), **{str(path): file_hash(path) for path in modules.values()}}
+    declared = [*stage.reads(), *class_sources(selection), *reads_of(config, selection).values()]
+    files = undeclared(read, declared)
     line = warning_of(stage.name, files)
     if line is not None:
         context.reporter.say(line)
@@ -225,10 +225,12 @@ class FileCheck:
 
 def _joined(problems: Sequence[DrapesError]) -> DrapesError:
     """Return one error for all problems with files, or the first problem of another kind."""
-    files = [one for one in problems if isinstance(one, InputError)]
+    files = [problem for problem in problems if isinstance(problem, InputError)]
     if len(files) < 2:
         return problems[0]
-    return FailedFilesError([Failure(_DATASET, one.path, None, None, one.problem, one.remedy) for one in files])
+    return FailedFilesError(
+        [Failure(_DATASET, problem.path, None, None, problem.problem, problem.remedy) for problem in files]
+    )
 
 
 def examine_files(config: Config, selection: Any = None) -> FileCheck:
@@ -259,16 +261,16 @@ def examine_files(config: Config, selection: Any = None) -> FileCheck:
             infos.append(scan(path, tree, reading))
         except InputError as error:
             problems.append(error)
-    held = [info for info in infos if info.entries]
-    problems += shared_identities(held)
-    problems += _copies(held)
-    problems += _repeated_seeds(held)
-    if infos and not held:
+    nonempty = [info for info in infos if info.entries]
+    problems += shared_identities(nonempty)
+    problems += _copies(nonempty)
+    problems += _repeated_seeds(nonempty)
+    if infos and not nonempty:
         problems.append(no_events(infos))
     if config.data.labels and config.data.truth is None:
         problems += [
             InputError(info.path, "has no column 'label'", "set data.labels to false, or name a sidecar in data.truth")
-            for info in held
+            for info in nonempty
             if not info.has_labels
         ]
     if config.data.truth and not is_url(config.data.truth) and not Path(config.data.truth).is_file():
@@ -327,10 +329,10 @@ def _remarks(infos: Sequence[FileInfo]) -> Iterator[str]:
             f"{len(empty)} of {counted(len(infos), 'file')} {'holds' if len(empty) == 1 else 'hold'} no events and"
             f" {'is' if len(empty) == 1 else 'are'} skipped: {_listed(empty)}"
         )
-    held = [info for info in infos if info.entries]
+    nonempty = [info for info in infos if info.entries]
     for what, values in (
-        ("layouts", [info.layout for info in held]),
-        ("trees", [info.object_path for info in held if info.container == "root"]),
+        ("layouts", [info.layout for info in nonempty]),
+        ("trees", [info.object_path for info in nonempty if info.container == "root"]),
     ):
         if len(set(values)) > 1:
             each = ", ".join(f"{count} of '{value}'" for value, count in Counter(values).most_common())
@@ -338,8 +340,8 @@ def _remarks(infos: Sequence[FileInfo]) -> Iterator[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+    first_names = ", ".join(names[:5])
+    return f"{first_names} and {len(names) - 5} more" if len(names) > 5 else first_names
 
 
 _SAME_EVENTS = {"events", "block", "format", "versions"}
@@ -363,14 +365,14 @@ def check_seeds(infos: Sequence[FileInfo]) -> None:
 
 
 def _repeated_seeds(infos: Sequence[FileInfo]) -> list[DrapesError]:
-    seen: dict[str, str] = {}
+    paths_of: dict[str, str] = {}
     errors: list[DrapesError] = []
     for info in infos if len(infos) > 1 else []:
         order = simulation_order(info) if info.entries else None
         if order is None:
             continue
-        made = {name: value for name, value in order.items() if name not in _SAME_EVENTS}
-        other = seen.setdefault(json.dumps(made, sort_keys=True), info.path)
+        same_events = {name: value for name, value in order.items() if name not in _SAME_EVENTS}
+        other = paths_of.setdefault(json.dumps(same_events, sort_keys=True), info.path)
         if other != info.path:
             errors.append(
                 InputError(
@@ -474,12 +476,12 @@ def make_processor(config: Config, processor_class: Any) -> CheckedProcessor:
         raise ConfigError(f"{name}: takes no settings: {NEEDS}") from None
     except ValueError:  # a class that shows no signature
         pass
-    said = f"{name}: cannot be constructed with the settings"
-    with UsersCode(lambda error: ConfigError(f"{said} ({reason_of(error)})")), watched():
-        made = processor_class(settings)
+    where = f"{name}: cannot be constructed with the settings"
+    with UsersCode(lambda error: ConfigError(f"{where} ({reason_of(error)})")), watched():
+        processor = processor_class(settings)
     return CheckedProcessor(
-        made,
-        Wanted(
+        processor,
+        RequiredOutput(
             config.features,
             config.mass.range,
             kept_columns(config.selection.keep),
@@ -490,12 +492,12 @@ def make_processor(config: Config, processor_class: Any) -> CheckedProcessor:
 
 def _bounds(config: Config) -> dict[str, tuple[float, float]]:
     """Return what the features that the configuration defines may be in the data."""
-    found = check_features(config.features, **config.definitions)
+    features = check_features(config.features, **config.definitions)
     filled = [] if isinstance(config.selection.undefined, str) else [config.selection.undefined]
     return {
-        one.name: (min(one.domain[0], *filled), max(one.domain[1], *filled)) if filled else one.domain
-        for one in found
-        if one.name in config.define
+        feature.name: (min(feature.domain[0], *filled), max(feature.domain[1], *filled)) if filled else feature.domain
+        for feature in features
+        if feature.name in config.define
     }
 
 
@@ -539,7 +541,7 @@ def run_selection(
     FailedFilesError
         With what failed written to the run directory; finished chunks are kept there.
     """
-    paths = [path for one in fileset.values() for path in one["files"]]
+    paths = [path for dataset in fileset.values() for path in dataset["files"]]
     store = chunk_store(context.run, stage, paths, dropped)
     output, report = run(
         fileset,
@@ -595,7 +597,7 @@ def _work(context: Context, stage: Stage, processor_class: Any, infos: Sequence[
         processed=report.processed,
         flow=flow,
         not_applied=[step for step, events in unapplied.items() if step in flow and events == read],
-        files=[{"path": one.path, "requested": one.requested, "processed": one.processed} for one in report.files],
+        files=[{"path": file.path, "requested": file.requested, "processed": file.processed} for file in report.files],
         accumulators=accumulators(output),
         clipped_masses=report.clipped_masses,
     )

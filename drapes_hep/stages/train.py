@@ -144,10 +144,10 @@ def _fit(
     config, method = context.config, method_of(context.config)
     trainings = method.trainings()
     stem = _stem(context, folder, hidden)
-    if left := unfinished(stem):
+    if training := unfinished(stem):
         what = folder.name.replace("_", " ")
         context.reporter.say(
-            f"window {window.name}: the interrupted training of the {what} resumes from the checkpoint of {left}"
+            f"window {window.name}: the interrupted training of the {what} resumes from the checkpoint of {training}"
         )
     with context.reporter.bar(
         f"train {window.name}", max((training.epochs for training in trainings.values()), default=1)

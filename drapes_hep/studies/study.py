@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, RunDirectoryError, UsersCode, reason_of, told
+from drapes_hep.errors import ConfigError, RunDirectoryError, UsersCode, describe_error, reason_of
 from drapes_hep.files import atomic_path, read_json, write_bytes, write_json
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.provenance import makers
@@ -134,7 +134,9 @@ def _study_errors(name: str) -> UsersCode:
     """Turn what goes wrong in a study's file into one line that says where."""
 
     def refuse(error: BaseException) -> ConfigError:
-        return ConfigError(f"study '{name}': {told(error, lambda file: Path(file).parent.name == 'analysis')}")
+        return ConfigError(
+            f"study '{name}': {describe_error(error, lambda file: Path(file).parent.name == 'analysis')}"
+        )
 
     return UsersCode(refuse)
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, DrapesError, UsersCode, reason_of, told
+from drapes_hep.errors import ConfigError, DrapesError, UsersCode, describe_error, reason_of
 from drapes_hep.fixed import LARGEST
 from drapes_hep.plugins import is_users
 from drapes_hep.regions import Window
@@ -36,7 +36,7 @@ _ARGUMENTS = {
 """Of the methods that a class must have."""
 
 
-def check_declared(name: str, found: Any) -> None:
+def check_declared(name: str, method_class: Any) -> None:
     """Check what a method says of itself.
 
     Raises
@@ -44,33 +44,33 @@ def check_declared(name: str, found: Any) -> None:
     ConfigError
         If an attribute is missing or none that it can be.
     """
-    said = f"template.method {name}"
-    title, source = getattr(found, "title", None), getattr(found, "source", "noise")
+    where = f"template.method {name}"
+    title, source = getattr(method_class, "title", None), getattr(method_class, "source", "noise")
     if not isinstance(title, str) or not title.strip():
-        raise ConfigError(f"{said}: needs the attribute title, its name in legends, such as title = 'CATHODE'")
+        raise ConfigError(f"{where}: needs the attribute title, its name in legends, such as title = 'CATHODE'")
     if source not in get_args(Source):
-        raise ConfigError(f"{said}: source is {source!r}, which is none of {', '.join(get_args(Source))}")
+        raise ConfigError(f"{where}: source is {source!r}, which is none of {', '.join(get_args(Source))}")
     for flag in ("own_mass", "partial"):
-        if not isinstance(getattr(found, flag, False), bool):
-            raise ConfigError(f"{said}: {flag} is {getattr(found, flag)!r}, neither True nor False")
-    if getattr(found, "own_mass", False) and source not in ("window", "simulation"):
+        if not isinstance(getattr(method_class, flag, False), bool):
+            raise ConfigError(f"{where}: {flag} is {getattr(method_class, flag)!r}, neither True nor False")
+    if getattr(method_class, "own_mass", False) and source not in ("window", "simulation"):
         raise ConfigError(
-            f"{said}: own_mass needs parents in the window: source 'window' or 'simulation', not {source!r}"
+            f"{where}: own_mass needs parents in the window: source 'window' or 'simulation', not {source!r}"
         )
-    kind = found if isinstance(found, type) else type(found)
+    kind = method_class if isinstance(method_class, type) else type(method_class)
     for name_of, arguments in _ARGUMENTS.items():
         if getattr(kind, name_of, None) is getattr(BackgroundMethod, name_of):
-            own = [one for one in vars(kind) if callable(getattr(kind, one, None))]
+            own = [attribute for attribute in vars(kind) if callable(getattr(kind, attribute, None))]
             close = difflib.get_close_matches(name_of, own, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise ConfigError(f"{said}: needs the method {name_of}({', '.join(arguments)}){hint}")
+            raise ConfigError(f"{where}: needs the method {name_of}({', '.join(arguments)}){hint}")
         try:
             inspect.signature(getattr(kind, name_of)).bind(None, *arguments)
         except TypeError:
-            raise ConfigError(f"{said}: {name_of} must take ({', '.join(('self', *arguments))})") from None
-    columns = getattr(found, "columns", ())
+            raise ConfigError(f"{where}: {name_of} must take ({', '.join(('self', *arguments))})") from None
+    columns = getattr(method_class, "columns", ())
     if not isinstance(columns, tuple) or not all(column == "jets" for column in columns):
-        raise ConfigError(f"{said}: columns is {columns!r}, neither () nor ('jets',)")
+        raise ConfigError(f"{where}: columns is {columns!r}, neither () nor ('jets',)")
 
 
 class CheckedMethod(BackgroundMethod):
@@ -95,25 +95,25 @@ class CheckedMethod(BackgroundMethod):
         # a method without it draws masses in the region alone, and none of its events can migrate
         self._migrates = reach is not BackgroundMethod.reach
 
-    def _said(self, error: BaseException) -> DrapesError:
-        return ConfigError(f"template.method {self._name}: {told(error, is_users)}")
+    def _method_error(self, error: BaseException) -> DrapesError:
+        return ConfigError(f"template.method {self._name}: {describe_error(error, is_users)}")
 
     def _wrong(self, method: str, what: str) -> ConfigError:
         return ConfigError(f"template.method {self._name}: {method}() returned {what}")
 
-    def _asked(self, method: str, *arguments: Any) -> Any:
+    def _call_optional(self, method: str, *arguments: Any) -> Any:
         """Call a method that need not be there."""
         call: Callable[..., Any] = getattr(self._inner, method, getattr(super(), method))
-        with UsersCode(self._said):
+        with UsersCode(self._method_error):
             return call(*arguments)
 
     def fit(self, task: FitTask) -> tuple[Any, Mapping[str, TrainingCurve]]:
         """Fit as the user's class does."""
-        with UsersCode(self._said):
-            found = self._inner.fit(task)
-        if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
-            raise self._wrong("fit", f"{type(found).__name__}, not (model, {{name: TrainingCurve}})")
-        model, curves = found
+        with UsersCode(self._method_error):
+            result = self._inner.fit(task)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
+            raise self._wrong("fit", f"{type(result).__name__}, not (model, {{name: TrainingCurve}})")
+        model, curves = result
         for key, curve in curves.items():
             if not isinstance(curve, TrainingCurve) or not curve.history:
                 raise self._wrong("fit", f"no TrainingCurve with a history as {key!r}; {{}} means no training")
@@ -123,15 +123,15 @@ class CheckedMethod(BackgroundMethod):
 
     def save(self, folder: Path, model: Any) -> Sequence[Path]:
         """Write as the user's class does."""
-        with UsersCode(self._said):
-            found = self._inner.save(folder, model)
-        if not isinstance(found, Sequence) or not all(isinstance(one, Path) for one in found):
-            raise self._wrong("save", f"{type(found).__name__}, not the list of the paths that it wrote")
-        return found
+        with UsersCode(self._method_error):
+            paths = self._inner.save(folder, model)
+        if not isinstance(paths, Sequence) or not all(isinstance(path, Path) for path in paths):
+            raise self._wrong("save", f"{type(paths).__name__}, not the list of the paths that it wrote")
+        return paths
 
     def load(self, folder: Path, device: str) -> Any:
         """Read as the user's class does."""
-        with UsersCode(self._said):
+        with UsersCode(self._method_error):
             return self._inner.load(folder, device)
 
     def sample(self, model: Any, plan: Plan, parents: EventTable | None, task: SampleTask) -> Template:
@@ -142,24 +142,24 @@ class CheckedMethod(BackgroundMethod):
         ConfigError
             If they are none of the plan, lie outside the region, or hold what no later stage can use.
         """
-        with UsersCode(self._said):
-            found = self._inner.sample(model, plan, parents, task)
-        if not isinstance(found, Template):
-            raise self._wrong("sample", f"{type(found).__name__}, not a Template; plan.template(x) makes one")
-        found = self._checked(found, plan, task)
-        missing = len(plan) - len(found.event_id) - sum(found.lost.values())
+        with UsersCode(self._method_error):
+            template = self._inner.sample(model, plan, parents, task)
+        if not isinstance(template, Template):
+            raise self._wrong("sample", f"{type(template).__name__}, not a Template; plan.template(x) makes one")
+        template = self._checked(template, plan, task)
+        missing = len(plan) - len(template.event_id) - sum(template.lost.values())
         if missing < 0:
             raise self._wrong("sample", "more lost events than the plan has left")
-        return replace(found, lost={**found.lost, "left_out": missing}) if missing else found
+        return replace(template, lost={**template.lost, "left_out": missing}) if missing else template
 
-    def _checked(self, found: Template, plan: Plan, task: SampleTask) -> Template:
+    def _checked(self, template: Template, plan: Plan, task: SampleTask) -> Template:
         """Return a template as arrays of numbers, with the plan's identities, parents and masses."""
-        ids = self._array("event_id", found.event_id, None, "iu")
+        ids = self._array("event_id", template.event_id, None, "iu")
         count = len(ids)
-        x = self._array("features", found.x, (count, len(self._features))).astype(np.float64)
-        parent = self._array("parent_id", found.parent_id, (count,), "iu")
+        x = self._array("features", template.x, (count, len(self._features))).astype(np.float64)
+        parent = self._array("parent_id", template.parent_id, (count,), "iu")
         mjj, weight = (
-            self._array(name, getattr(found, name), (count,)).astype(np.float64) for name in ("mjj", "weight")
+            self._array(name, getattr(template, name), (count,)).astype(np.float64) for name in ("mjj", "weight")
         )
         rows = _rows_in(plan.event_id, ids)
         if rows is None:
@@ -192,11 +192,13 @@ class CheckedMethod(BackgroundMethod):
                 raise self._wrong("sample", f"{head}{first}{f'; {remedy}' if remedy else ''}")
         if count and not weight.sum() > 0:
             raise self._wrong("sample", "weights that add up to 0")
-        if found.jets is not None and len(found.jets) != count:
-            raise self._wrong("sample", f"jets of {len(found.jets)} events, not of {count}")
-        if found.jets is None and "jets" in self.columns:
+        if template.jets is not None and len(template.jets) != count:
+            raise self._wrong("sample", f"jets of {len(template.jets)} events, not of {count}")
+        if template.jets is None and "jets" in self.columns:
             raise self._wrong("sample", "no jets, though its columns name them")
-        return Template(plan.event_id[rows], plan.parent_id[rows], x, mjj, weight, found.jets, self._lost(found.lost))
+        return Template(
+            plan.event_id[rows], plan.parent_id[rows], x, mjj, weight, template.jets, self._lost(template.lost)
+        )
 
     def _array(self, name: str, value: Any, shape: tuple[int, ...] | None, kinds: str = "iuf") -> npt.NDArray[Any]:
         """Return a part of a template as an array of numbers: of this shape, or of one axis."""
@@ -221,7 +223,7 @@ class CheckedMethod(BackgroundMethod):
 
     def check(self) -> None:
         """Check as the user's class does."""
-        self._asked("check")
+        self._call_optional("check")
 
     def settings(self) -> Mapping[str, Any]:
         """Return what decides the user's model."""
@@ -229,9 +231,9 @@ class CheckedMethod(BackgroundMethod):
 
     def trainings(self) -> Mapping[str, Training]:
         """Return what the user's trainings are."""
-        found = self._mapping("trainings")
+        trainings = self._mapping("trainings")
         example = "an example is {'flow': Training(epochs=50)}"
-        for name, training in found.items():
+        for name, training in trainings.items():
             if not isinstance(training, Training):
                 raise self._wrong("trainings", f"a value that is not a Training as {name!r}; {example}")
             if not (_is_whole(training.epochs) and training.epochs > 0):
@@ -241,37 +243,37 @@ class CheckedMethod(BackgroundMethod):
                 raise self._wrong(
                     "trainings", f"a name, title, caption or unit that is not text as {name!r}; {example}"
                 )
-        return found
+        return trainings
 
     def summary(self) -> str:
         """Return the user's sentence."""
-        found = self._asked("summary")
-        if not isinstance(found, str):
-            raise self._wrong("summary", f"{type(found).__name__}, not a sentence")
-        return found
+        sentence = self._call_optional("summary")
+        if not isinstance(sentence, str):
+            raise self._wrong("summary", f"{type(sentence).__name__}, not a sentence")
+        return sentence
 
     def describe(self, model: Any) -> Mapping[str, Any]:
         """Return what the user's class records."""
-        found = self._record("describe", model)
+        record = self._record("describe", model)
         fits: dict[str, Callable[[Any], bool]] = {
             "strength": _is_positive, "steps": _is_whole, "evaluations": _is_whole
         }  # fmt: skip
         for key, fit in fits.items():
             needed = self.partial and key != "evaluations"
-            value = found.get(key)
+            value = record.get(key)
             if (needed or value is not None) and not fit(value):
                 kind = "a number above 0" if key == "strength" else "a whole number"
                 why = ", which a partial method needs" if needed else ""
-                what = f"{value!r} as" if key in found else "no"
+                what = f"{value!r} as" if key in record else "no"
                 raise self._wrong("describe", f"{what} '{key}', {kind}{why}")
-        return found
+        return record
 
     def kept(self, model: Any) -> tuple[str, ...]:
         """Return what the user's templates take over."""
-        found = self._asked("kept", model)
-        if isinstance(found, str) or not isinstance(found, Iterable):
-            raise self._wrong("kept", f"{type(found).__name__}, not a tuple of names")
-        names = tuple(found)
+        quantities = self._call_optional("kept", model)
+        if isinstance(quantities, str) or not isinstance(quantities, Iterable):
+            raise self._wrong("kept", f"{type(quantities).__name__}, not a tuple of names")
+        names = tuple(quantities)
         strange = [name for name in names if not isinstance(name, str) or name not in QUANTITIES]
         if strange:
             raise self._wrong("kept", f"{strange[0]!r}, which is none of {', '.join(QUANTITIES)}")
@@ -279,37 +281,37 @@ class CheckedMethod(BackgroundMethod):
 
     def remarks(self, model: Any) -> tuple[str, ...]:
         """Return what the user's class points out."""
-        found = self._asked("remarks", model)
-        if not isinstance(found, (tuple, list)) or not all(isinstance(one, str) for one in found):
-            raise self._wrong("remarks", f"{type(found).__name__}, not a tuple of sentences")
-        return tuple(found)
+        remarks = self._call_optional("remarks", model)
+        if not isinstance(remarks, (tuple, list)) or not all(isinstance(remark, str) for remark in remarks):
+            raise self._wrong("remarks", f"{type(remarks).__name__}, not a tuple of sentences")
+        return tuple(remarks)
 
     def reach(self, region: tuple[float, float]) -> tuple[float, float]:
         """Return where the user's class draws masses."""
-        found = self._asked("reach", region)
-        numbers = isinstance(found, (tuple, list)) and len(found) == 2 and all(map(_is_positive, found))
-        if not numbers or not (found[0] <= region[0] and found[1] >= region[1]):
-            raise self._wrong("reach", f"{found!r}, not an interval (low, high) around {region}")
-        return float(found[0]), float(found[1])
+        interval = self._call_optional("reach", region)
+        numbers = isinstance(interval, (tuple, list)) and len(interval) == 2 and all(map(_is_positive, interval))
+        if not numbers or not (interval[0] <= region[0] and interval[1] >= region[1]):
+            raise self._wrong("reach", f"{interval!r}, not an interval (low, high) around {region}")
+        return float(interval[0]), float(interval[1])
 
     def check_windows(self, windows: Sequence[Window]) -> None:
         """Check as the user's class does."""
-        self._asked("check_windows", windows)
+        self._call_optional("check_windows", windows)
 
     def _mapping(self, method: str, *arguments: Any) -> Mapping[str, Any]:
-        found = self._asked(method, *arguments)
-        if not isinstance(found, Mapping):
-            raise self._wrong(method, f"{type(found).__name__}, not a mapping")
-        return found
+        mapping = self._call_optional(method, *arguments)
+        if not isinstance(mapping, Mapping):
+            raise self._wrong(method, f"{type(mapping).__name__}, not a mapping")
+        return mapping
 
     def _record(self, method: str, *arguments: Any) -> dict[str, Any]:
         """Return a mapping as the JSON values that are written and compared."""
-        found = self._mapping(method, *arguments)
-        strange = [key for key in found if not isinstance(key, str)]
+        record = self._mapping(method, *arguments)
+        strange = [key for key in record if not isinstance(key, str)]
         if strange:
             raise self._wrong(method, f"the key {strange[0]!r}, which is not text")
         out = {}
-        for key, value in found.items():
+        for key, value in record.items():
             try:
                 # as it is read back: a tuple is a list, a number of numpy's a plain one
                 out[key] = json.loads(json.dumps(value, allow_nan=False, default=_plain))

@@ -59,18 +59,18 @@ def read_table(path: Path, features: Sequence[str], tree: str | None = None) -> 
     columns = _root(path, tree, features) if path.suffix == ".root" else _parquet(path, features)
     out: dict[str, npt.NDArray[Any]] = {}
     for name, values in columns.items():
-        wanted = np.int64 if name == "parent_id" else np.float64
+        dtype = np.int64 if name == "parent_id" else np.float64
         if values.ndim != 1 or values.dtype.kind not in ("iu" if name == "parent_id" else "iuf"):
             kind = "whole numbers" if name == "parent_id" else "numbers"
             mixed = values.dtype.kind == "O"
             holds = "lists, text or missing values" if mixed else f"{values.dtype} of shape {values.shape}"
             raise InputError(path, f"column '{name}' holds {holds}, not {kind}", _REMEDY)
-        out[name] = values.astype(wanted)
+        out[name] = values.astype(dtype)
     out.setdefault("weight", np.ones(len(out["mjj"])))
     return out
 
 
-def _wanted(path: Path, features: Sequence[str], present: Sequence[str]) -> list[str]:
+def _columns_to_read(path: Path, features: Sequence[str], present: Sequence[str]) -> list[str]:
     missing = [name for name in (*features, "mjj") if name not in present]
     if missing:
         raise InputError(path, f"lacks column '{missing[0]}' (it has {', '.join(present)})", _REMEDY)
@@ -82,7 +82,7 @@ def _parquet(path: Path, features: Sequence[str]) -> dict[str, npt.NDArray[Any]]
         raise InputError(path, "no such file", "see template.path")
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(columns=_wanted(path, features, file.schema_arrow.names))
+            table = file.read(columns=_columns_to_read(path, features, file.schema_arrow.names))
     except (OSError, pa.ArrowException) as error:
         raise InputError(
             path, f"cannot be read as Parquet ({reason_of(error)})", "name a Parquet or ROOT file"
@@ -106,7 +106,7 @@ def _root(path: Path, tree: str | None, features: Sequence[str]) -> dict[str, np
                     "name one with template.options: {tree: NAME}",
                 )
             events = file[chosen]
-            names = _wanted(path, features, list(events.keys()))
+            names = _columns_to_read(path, features, list(events.keys()))
             return {name: np.asarray(values) for name, values in events.arrays(names, library="np").items()}
     except InputError:
         raise

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from drapes_hep.config import DRAPES, Config
-from drapes_hep.errors import ConfigError, UsersCode, told
+from drapes_hep.errors import ConfigError, UsersCode, describe_error
 from drapes_hep.events.features import function_sources
 from drapes_hep.plugins import Kind, check_options, class_with, is_users, load_class, source_hashes
 from drapes_hep.templates.checked import CheckedMethod, check_declared
@@ -50,22 +50,22 @@ def method_of(config: Config) -> BackgroundMethod:
         If there is no such class, or it refuses the configuration or the options.
     """
     name, options = config.template.method, config.template.options
-    found = find_method(config)
-    check_options("template.options", name, found, options, ("config",))
+    method_class = find_method(config)
+    check_options("template.options", name, method_class, options, ("config",))
     if name in METHODS:
-        return found(config, **options)
-    with UsersCode(lambda error: ConfigError(f"template.method {name}: {told(error, is_users)}")):
-        made = found(config, **options)
-    return CheckedMethod(made, config)
+        return method_class(config, **options)
+    with UsersCode(lambda error: ConfigError(f"template.method {name}: {describe_error(error, is_users)}")):
+        method = method_class(config, **options)
+    return CheckedMethod(method, config)
 
 
 def origin_of(name: str, folder: Path | None = None) -> Origin:
     """Return where the templates of a method start, by its name in the configuration; raises ConfigError."""
     if name in RECIPES:
         return RECIPES[name]
-    found = load_class(_KIND, name, folder)
-    check_declared(name, found)
-    return cast(Origin, found)
+    method_class = load_class(_KIND, name, folder)
+    check_declared(name, method_class)
+    return cast(Origin, method_class)
 
 
 def method_settings(config: Config) -> dict[str, Any]:
@@ -86,8 +86,10 @@ def feature_settings(config: Config) -> dict[str, Any]:
     own = {name: config.define[name] for name in config.features if name in config.define}
     if not own:
         return {}
-    definitions = {name: one for name, one in config.definitions["define"].items() if name in own}
+    definitions = {name: definition for name, definition in config.definitions["define"].items() if name in own}
     return {
-        "definitions": {name: [one.expression, one.function, one.bounds] for name, one in own.items()},
+        "definitions": {
+            name: [definition.expression, definition.function, definition.bounds] for name, definition in own.items()
+        },
         "feature's source": function_sources(definitions),
     }

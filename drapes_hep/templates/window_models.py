@@ -62,14 +62,14 @@ def check_hidden(mjj: FloatArray, hidden: Sequence[tuple[float, float]]) -> None
 
 def check_parts(part: IntArray, weight: FloatArray) -> None:
     """Refuse sidebands that cannot train or validate a model; raises FitError."""
-    fitted, held = part == TRAIN, part == VALIDATION
-    if not fitted.any() or not held.any():
+    fitted, validation = part == TRAIN, part == VALIDATION
+    if not fitted.any() or not validation.any():
         raise FitError(
             f"the sidebands hold {counted(len(part), 'event')}, {int(fitted.sum())} to train a model and"
-            f" {int(held.sum())} to validate it: each needs some; see mass.range, training.validation and"
+            f" {int(validation.sum())} to validate it: each needs some; see mass.range, training.validation and"
             " training.closure"
         )
-    if not (weight[fitted].sum() > 0 and weight[held].sum() > 0):
+    if not (weight[fitted].sum() > 0 and weight[validation].sum() > 0):
         raise FitError("the weights of the sideband events do not add up to more than 0: nothing can be trained")
 
 
@@ -188,8 +188,8 @@ def load_window_model(
     def saw(region: tuple[float, float]) -> bool:
         return not any(low <= region[0] and region[1] <= high for low, high in hidden)
 
-    if (seen := saw((window.lo, window.hi))) != saw_window:
-        raise LeakError(f"{folder}: this model {'saw' if seen else 'did not see'} the window {window.name}")
+    if (model_saw := saw((window.lo, window.hi))) != saw_window:
+        raise LeakError(f"{folder}: this model {'saw' if model_saw else 'did not see'} the window {window.name}")
     if pseudo is not None and saw(pseudo):
         raise LeakError(f"{folder}: this model saw the pseudo-window {pseudo[0]:g}-{pseudo[1]:g}")
     for path, digest in files.items():
@@ -230,14 +230,14 @@ def sample_template(
     ConfigError
         If a parent is not an event of the data.
     """
-    found = method.sample(model, planned.starts, planned.parents, task)
+    template = method.sample(model, planned.starts, planned.parents, task)
     inside = data.take(task.region(data.mjj))
-    _refuse_copies(method, _rows(found.x, found.mjj), _rows(inside.x, inside.mjj), "features and m_JJ")
+    _refuse_copies(method, _rows(template.x, template.mjj), _rows(inside.x, inside.mjj), "features and m_JJ")
     if planned.parents is None:
-        orphans = np.flatnonzero((found.parent_id != NO_PARENT) & ~np.isin(found.parent_id, data.event_id))
+        orphans = np.flatnonzero((template.parent_id != NO_PARENT) & ~np.isin(template.parent_id, data.event_id))
         if len(orphans):
             raise ConfigError(
-                f"template.method {method.title}: parent_id {found.parent_id[orphans[0]]} is not an event_id of the"
+                f"template.method {method.title}: parent_id {template.parent_id[orphans[0]]} is not an event_id of the"
                 " data; use the event_id of the skim, or omit the column"
             )
     else:
@@ -245,16 +245,16 @@ def sample_template(
     rows = _rows(inside.x)
     # features that are counts or categories repeat by themselves
     if len(np.unique(rows)) == len(rows):
-        _refuse_copies(method, _rows(found.x), rows, "features")
-    _refuse_repeats(method, found, data)
-    return found
+        _refuse_copies(method, _rows(template.x), rows, "features")
+    _refuse_repeats(method, template, data)
+    return template
 
 
 def _refuse_copies(
-    method: BackgroundMethod, found: npt.NDArray[np.void], data: npt.NDArray[np.void], what: str
+    method: BackgroundMethod, generated: npt.NDArray[np.void], data: npt.NDArray[np.void], what: str
 ) -> None:
     """Raise LeakError if template events are data; without their number, which may be that of a hidden window."""
-    same = np.isin(found, data)
+    same = np.isin(generated, data)
     if same.any():
         raise LeakError(
             f"template.method {method.title}: template events are events of the data, the first in row"
@@ -266,7 +266,7 @@ _REPEATED = 0.01
 """Fraction of a template's events that may be copies of others: so few bend no score."""
 
 
-def _refuse_repeats(method: BackgroundMethod, found: Template, data: EventTable) -> None:
+def _refuse_repeats(method: BackgroundMethod, generated: Template, data: EventTable) -> None:
     """Raise LeakError if template events without a common parent are copies: a classifier would score what it met.
 
     A copy has the features of an earlier event. Any is refused that has its m_JJ too; with other masses, more are than
@@ -274,9 +274,9 @@ def _refuse_repeats(method: BackgroundMethod, found: Template, data: EventTable)
     (95% confidence), so fewer than 3 (n / n_d)^2 of n template events. Where events of the data are the same, features
     are counts or categories and say nothing.
     """
-    if not len(found.x) or not len(data):
+    if not len(generated.x) or not len(data):
         return
-    rows, root = _rows(found.x), np.where(found.parent_id == NO_PARENT, found.event_id, found.parent_id)
+    rows, root = _rows(generated.x), np.where(generated.parent_id == NO_PARENT, generated.event_id, generated.parent_id)
     _, first, place = np.unique(rows, return_index=True, return_inverse=True)
     copies = np.flatnonzero(root != root[first[place]])
     if not len(copies):
@@ -286,9 +286,9 @@ def _refuse_repeats(method: BackgroundMethod, found: Template, data: EventTable)
         return
     # what is generated beyond the bounds of its features is set to them, without being a copy; counts have no bounds
     varied = [j for j, column in enumerate(data.x.T) if len(np.unique(column)) > len(column) / 2]
-    x = found.x[:, varied]
+    x = generated.x[:, varied]
     copies = copies[~((x == x.min(axis=0)) | (x == x.max(axis=0))).all(axis=1)[copies]]
-    same_mass = copies[found.mjj[copies] == found.mjj[first[place[copies]]]]
+    same_mass = copies[generated.mjj[copies] == generated.mjj[first[place[copies]]]]
     if len(same_mass) or len(copies) > max(_REPEATED * len(rows), 3 * (len(rows) / len(data)) ** 2):
         row = int(same_mass[0] if len(same_mass) else copies[0])
         raise LeakError(

@@ -13,7 +13,7 @@ from drapes_hep.events.formats.columns import Columns, missing_columns
 from drapes_hep.events.formats.layouts import LAYOUTS
 from drapes_hep.events.types import AwkwardArray, Column
 
-__all__ = ["EventReader", "check_kept", "columns_of", "lacks", "match_layout", "nearest", "plain_column"]
+__all__ = ["EventReader", "check_kept", "columns_of", "layout_error", "match_layout", "nearest", "plain_column"]
 
 
 class EventReader(Protocol):
@@ -78,7 +78,7 @@ def plain_column(values: AwkwardArray, path: str = "", name: str = "") -> Column
     return ak.to_packed(ak.without_parameters(values))
 
 
-def match_layout(present: Iterable[str], layouts: Iterable[str], wanted: str | None = None) -> str | None:
+def match_layout(present: Iterable[str], layouts: Iterable[str], only: str | None = None) -> str | None:
     """Name the first of the layouts whose required columns are all present.
 
     Parameters
@@ -87,7 +87,7 @@ def match_layout(present: Iterable[str], layouts: Iterable[str], wanted: str | N
         Columns of the file.
     layouts : iterable of str
         Names in :data:`drapes_hep.events.formats.layouts.LAYOUTS`, the preferred first.
-    wanted : str, optional
+    only : str, optional
         Only this one.
 
     Returns
@@ -96,7 +96,7 @@ def match_layout(present: Iterable[str], layouts: Iterable[str], wanted: str | N
     """
     have = set(present)
     fits = (name for name in layouts if have.issuperset(LAYOUTS[name].required))
-    return next((name for name in fits if wanted in (None, name)), None)
+    return next((name for name in fits if only in (None, name)), None)
 
 
 def columns_of(layout: str, present: Iterable[str], reading: Reading = DEFAULT_READING) -> tuple[str, ...]:
@@ -201,8 +201,8 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def lacks(
-    path: str, where: str, present: Iterable[str], layouts: Sequence[str], wanted: str | None = None
+def layout_error(
+    path: str, where: str, present: Iterable[str], layouts: Sequence[str], only: str | None = None
 ) -> InputError:
     """Return the error that no layout fits, by what the nearest one lacks.
 
@@ -216,7 +216,7 @@ def lacks(
         Its columns.
     layouts : sequence of str
         Those of this kind of file.
-    wanted : str, optional
+    only : str, optional
         The only one that was asked for.
 
     Returns
@@ -226,21 +226,21 @@ def lacks(
     """
     have = list(present)
     fits = ", ".join(name for name in layouts if match_layout(have, (name,)))
-    if wanted is not None and wanted not in layouts:
+    if only is not None and only not in layouts:
         remedy = f"data.layout can be {fits or ', '.join(layouts)}"
-        return InputError(path, f"{where} cannot be of layout '{wanted}'", remedy)
+        return InputError(path, f"{where} cannot be of layout '{only}'", remedy)
     if fits:
-        absent = missing_columns(LAYOUTS[str(wanted)].required, have)
-        problem = f"{where} does not fit layout '{wanted}': it lacks {absent}"
+        absent = missing_columns(LAYOUTS[str(only)].required, have)
+        problem = f"{where} does not fit layout '{only}': it lacks {absent}"
         return InputError(path, problem, f"data.layout can be {fits}")
-    fraction, layout = nearest(have, layouts if wanted is None else (wanted,))
+    fraction, layout = nearest(have, layouts if only is None else (only,))
     if not fraction:
-        shown = ", ".join(have[:5]) + (" and others" if len(have) > 5 else "")
+        listed = ", ".join(have[:5]) + (" and others" if len(have) > 5 else "")
         first = {LAYOUTS[name].required[0]: name for name in reversed(layouts)}
         examples = [f"{name} ({column}, ...)" for column, name in reversed(first.items())]
         return InputError(
             path,
-            f"{where} has none of the dijet columns (it has {shown or 'no columns'})",
+            f"{where} has none of the dijet columns (it has {listed or 'no columns'})",
             f"expected the columns of a layout: {', '.join(examples[:6])}",
         )
     return InputError(

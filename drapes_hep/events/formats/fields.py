@@ -133,7 +133,7 @@ def spell(path: str, fields: Sequence[Field], layouts: Sequence[str], keep: Sequ
     matches = (_match(path, view, columns) for view in _with_records_opened(fields))
     first = next(matches)
     complete = (
-        match for match in itertools.chain([first], matches) if any(wanted <= match.keys() for wanted in required)
+        match for match in itertools.chain([first], matches) if any(names <= match.keys() for names in required)
     )
     best = next(complete, first)
     if "jets" in columns and "jets" not in best and all(f"jets.{name}" in best for name in JET_FIELDS):

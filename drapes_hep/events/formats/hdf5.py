@@ -11,7 +11,7 @@ import numpy as np
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key, label_file
-from drapes_hep.events.formats.base import check_kept, columns_of, lacks, match_layout, nearest
+from drapes_hep.events.formats.base import check_kept, columns_of, layout_error, match_layout, nearest
 from drapes_hep.events.formats.columns import Columns
 from drapes_hep.events.formats.hdf5_files import check_stored, open_hdf5, unwritten
 from drapes_hep.events.formats.layouts import LAYOUTS
@@ -127,7 +127,7 @@ def _check_datasets(path: str, datasets: Mapping[str, Any]) -> tuple[str, ...]:
 def _no_frame(path: str, file: Any) -> InputError:
     """Return the error for a file with neither a frame of pandas nor all arrays of jets."""
     if set(file) & {"jets", "tau"}:
-        return lacks(path, "the file", list(file), ("simulated",))
+        return layout_error(path, "the file", list(file), ("simulated",))
     return InputError(
         path,
         f"is HDF5, but not a table written by pandas (it holds {', '.join(list(file)[:5]) or 'nothing'})",
@@ -135,7 +135,7 @@ def _no_frame(path: str, file: Any) -> InputError:
     )
 
 
-def _frames(path: str, file: Any, wanted: str | None) -> dict[str, tuple[str, Any]]:
+def _frames(path: str, file: Any, requested: str | None) -> dict[str, tuple[str, Any]]:
     """Return kind and group of each frame by its name: all in the file, or the one that is wanted."""
     frames: dict[str, tuple[str, Any]] = {}
 
@@ -145,11 +145,11 @@ def _frames(path: str, file: Any, wanted: str | None) -> dict[str, tuple[str, An
             frames[name] = (_text(kind), item)
 
     file.visititems(visit)
-    if wanted is None:
+    if requested is None:
         return frames
-    name = wanted.strip("/")
+    name = requested.strip("/")
     if name not in frames:
-        raise InputError(path, f"contains no frame '{wanted}'", f"it holds {', '.join(frames) or 'none'}")
+        raise InputError(path, f"contains no frame '{requested}'", f"it holds {', '.join(frames) or 'none'}")
     return {name: frames[name]}
 
 
@@ -165,7 +165,7 @@ def _fitting(path: str, frames: Mapping[str, tuple[str, Any]], reading: Reading)
         name = max(readable, key=lambda table: nearest(readable[table], _LAYOUTS)[0])
         for likely in _LAYOUTS:
             _check_types(path, name, frames[name][1], likely)
-        raise lacks(path, f"table '{name}'", readable[name], _LAYOUTS, reading.layout)
+        raise layout_error(path, f"table '{name}'", readable[name], _LAYOUTS, reading.layout)
     if len(fits) > 1:
         raise InputError(path, f"several tables fit: {', '.join(fits)}", "choose one: {path: table}")
     ((name, layout),) = fits.items()

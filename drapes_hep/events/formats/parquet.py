@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from drapes_hep.errors import InputError
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
 from drapes_hep.events.formats.arrow import column_of, is_list, is_number, metadata_of, open_parquet, storage_of
-from drapes_hep.events.formats.base import check_kept, columns_of, lacks, match_layout, plain_column
+from drapes_hep.events.formats.base import check_kept, columns_of, layout_error, match_layout, plain_column
 from drapes_hep.events.formats.columns import Columns
 from drapes_hep.events.formats.delphes import delphes_layouts
 from drapes_hep.events.formats.fields import Field, check_field, spell, zip_jets
@@ -100,7 +100,7 @@ class ParquetReader:
             if layout is None:
                 if set(names) == TRUTH_COLUMNS:
                     raise InputError(path, "is a truth sidecar, not events", "set it as data.truth")
-                raise lacks(path, "the table", spelled, _LAYOUTS, reading.layout)
+                raise layout_error(path, "the table", spelled, _LAYOUTS, reading.layout)
             entries = int(file.metadata.num_rows)
         columns = columns_of(layout, spelled, reading)
         for name in columns:

@@ -16,7 +16,7 @@ from fsspec.implementations.cached import CachingFileSystem
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.chunks import DEFAULT_READING, EventChunk, FileInfo, Reading, file_key
-from drapes_hep.events.formats.base import check_kept, columns_of, lacks, match_layout, nearest, plain_column
+from drapes_hep.events.formats.base import check_kept, columns_of, layout_error, match_layout, nearest, plain_column
 from drapes_hep.events.formats.columns import Columns
 from drapes_hep.events.formats.delphes import delphes_layouts
 from drapes_hep.events.formats.fields import Field, check_field, spell, zip_jets
@@ -269,7 +269,7 @@ class RootReader:
                     known_layout for known_layout in _LAYOUTS if reading.layout in (None, known_layout)
                 ] or list(_LAYOUTS)
                 best = max(trees, key=lambda name: nearest(fields_of[name], candidates)[0])
-                raise lacks(path, f"tree '{best}'", fields_of[best], _LAYOUTS, reading.layout)
+                raise layout_error(path, f"tree '{best}'", fields_of[best], _LAYOUTS, reading.layout)
             if len(fits) > 1:
                 name = PurePath(path).name
                 raise InputError(

@@ -169,7 +169,7 @@ def _fit_sets(
         mask = mask & (jets[:, N] > 0)
         some = take(sets, torch.as_tensor(mask))
         values = torch.as_tensor(scaling.forward(some.values.numpy()), dtype=torch.float32)
-        return Sets(values, some.offsets), scaling.told(jets[mask], mjj[mask]), torch.as_tensor(weight[mask])
+        return Sets(values, some.offsets), scaling.conditions_of(jets[mask], mjj[mask]), torch.as_tensor(weight[mask])
 
     result = train(
         denoiser,

@@ -129,7 +129,7 @@ class ConstituentModel:
         state = sigma * noise
         if start is not None:
             state += alpha * self.scaling.forward(take(start, torch.as_tensor(order)).values.numpy())
-        condition = self.scaling.told(rows, np.repeat(mjj, 2))
+        condition = self.scaling.conditions_of(rows, np.repeat(mjj, 2))
         z = sample(
             self.denoiser,
             torch.as_tensor(state),

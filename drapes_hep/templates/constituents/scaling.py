@@ -53,9 +53,11 @@ class ConstituentScaling:
     mean: FloatArray
     scale: FloatArray
 
-    def told(self, jets: FloatArray, mjj: FloatArray) -> Tensor:
+    def conditions_of(self, jets: FloatArray, mjj: FloatArray) -> Tensor:
         """Return what the network is told of jets (n, 5) of events of masses (n,): shape (n, c)."""
-        return torch.as_tensor((_told(self.condition, jets, mjj) - self.mean) / self.scale, dtype=torch.float32)
+        return torch.as_tensor(
+            (_condition_values(self.condition, jets, mjj) - self.mean) / self.scale, dtype=torch.float32
+        )
 
     def forward(self, values: FloatArray) -> FloatArray:
         """Scale constituents (total, 3)."""
@@ -91,7 +93,7 @@ class ConstituentScaling:
         return cls(condition=tuple(record["condition"]), **arrays)
 
 
-def _told(names: Sequence[str], jets: FloatArray, mjj: FloatArray) -> FloatArray:
+def _condition_values(names: Sequence[str], jets: FloatArray, mjj: FloatArray) -> FloatArray:
     pt, eta, phi, mass, number = jets.T
     quantities = {
         "pt": np.log(pt),
@@ -128,7 +130,7 @@ def fit_constituent_scaling(
     # every k-th: the constituents lie by jets and by falling momentum, so all kinds take part
     some = values[:: max(1, len(values) // _FITTED)]
     length = np.hypot(some[:, 1], some[:, 2])
-    condition = _told(names, jets, mjj)
+    condition = _condition_values(names, jets, mjj)
     spread = condition.std(axis=0)
     if len(some) < 1000 or not (np.ptp(some[:, 0]) > 0 and np.ptp(length) > 0):
         raise FitError(f"constituents: {len(values)} of them in the training jets are too few to be scaled")
