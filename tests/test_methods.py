@@ -730,7 +730,7 @@ CURVE = "TrainingCurve(history=({epochs},), best_epoch={best}, seconds={seconds}
             1.0,
             "train_loss nan in the history of 'a', which is not a finite number",
         ),
-        ("(1, 2.0, 2.0, 0.1)", 1, 1.0, "a history of tuple as 'a', not of Epoch, epoch, train_loss"),
+        ("(1, 2.0, 2.0, 0.1)", 1, 1.0, "a history of tuple as 'a', not of Epoch"),
         ("Epoch(1, 2.0, 2.0, 0.1)", 7, 1.0, "best_epoch 7 of 'a', which is not an epoch of its history"),
         ("Epoch(1, 2.0, 2.0, 0.1)", 1, "None", "seconds None of 'a', which is not a finite number"),
     ],

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from drapes_hep.errors import InputError, counted, reason_of
 from drapes_hep.events.expressions import evaluate, variables
-from drapes_hep.events.features import check_features
+from drapes_hep.events.features import Feature, check_features
 from drapes_hep.events.formats.arrow import column_of
 from drapes_hep.events.types import Column
 
@@ -89,13 +89,7 @@ def read_events(
     _check_names(names, ("mjj", *needed), {name: columns for name, columns in used.items() if columns != (name,)})
     optional = [name for name in ("event_id", "label", "weight") if name in names]
     raw = {name: _flat(name, column(name)) for name in ("mjj", *needed, *optional)}
-    size = len(raw["mjj"])
-    for name, values in raw.items():
-        if len(values) != size:
-            rows = counted(len(values), "row")
-            raise InputError(_WHERE, f"column '{name}' has {rows}, 'mjj' has {size}", "give one value per event")
-    if not size:
-        raise InputError(_WHERE, "the table has no rows", "include at least the events of one window and its sidebands")
+    size = _common_length(raw)
     columns: dict[str, npt.NDArray[Any]] = {"event_id": _identities(raw.get("event_id"), size)}
     columns["mjj"] = _floats("mjj", raw["mjj"])
     _refuse("mjj", raw["mjj"], ~np.isfinite(columns["mjj"]), "not finite", "drop such rows")
@@ -107,15 +101,7 @@ def read_events(
     columns |= {name: value(name) for name in features}
     for feature in check_features(features, define, keep):
         if feature.name in (define or {}):
-            low, high = feature.domain
-            outside = (columns[feature.name] < low) | (columns[feature.name] > high)
-            _refuse(
-                feature.name,
-                columns[feature.name],
-                outside,
-                f"outside {low:g} to {high:g}",
-                f"see define.{feature.name}.bounds",
-            )
+            _check_bounds(feature, columns[feature.name])
     if "weight" in raw:
         bad = _floats("weight", raw["weight"]) != 1.0
         _refuse("weight", raw["weight"], bad, "not 1", "the hunt needs unweighted events: use weights of 1")
@@ -123,6 +109,25 @@ def read_events(
         _refuse("label", raw["label"], ~np.isin(raw["label"], (0, 1)), "neither 0 nor 1", "label signal 1")
         columns["label"] = raw["label"].astype(np.int64)
     return Table(columns, _hash(columns))
+
+
+def _common_length(raw: Mapping[str, npt.NDArray[Any]]) -> int:
+    """Return the number of rows that all columns have; raises InputError where they differ, or there is none."""
+    size = len(raw["mjj"])
+    for name, values in raw.items():
+        if len(values) != size:
+            rows = counted(len(values), "row")
+            raise InputError(_WHERE, f"column '{name}' has {rows}, 'mjj' has {size}", "give one value per event")
+    if not size:
+        raise InputError(_WHERE, "the table has no rows", "include at least the events of one window and its sidebands")
+    return size
+
+
+def _check_bounds(feature: Feature, values: npt.NDArray[np.float64]) -> None:
+    """Refuse values outside the bounds of a feature that the configuration defines; raises InputError."""
+    low, high = feature.domain
+    outside = (values < low) | (values > high)
+    _refuse(feature.name, values, outside, f"outside {low:g} to {high:g}", f"see define.{feature.name}.bounds")
 
 
 def _hash(columns: Mapping[str, npt.NDArray[Any]]) -> str:

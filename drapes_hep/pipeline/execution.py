@@ -193,8 +193,8 @@ def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) ->
     if difference is not None:
         key, was, now = difference
         raise RunDirectoryError(
-            f"{run.path}: contains {stage.name} run with {key} {value_text(was)}, the configuration has {value_text(now)};"
-            f" name {another_output()}, or replace it with {option('overwrite')}"
+            f"{run.path}: contains {stage.name} run with {key} {value_text(was)}, the configuration has"
+            f" {value_text(now)}; name {another_output()}, or replace it with {option('overwrite')}"
         )
 
 

@@ -82,7 +82,7 @@ def _resonant(files: WindowFiles) -> Iterator[Markup]:
 
 
 def _remarks(run: RunFiles) -> Iterator[str]:
-    """Say each remark of the templates' method once, with its windows."""
+    """Yield each remark of the templates' method once, with its windows."""
     titles: dict[str, list[str]] = {}
     for files in run.windows:
         for remark in files.template_record.get("remarks") or ():

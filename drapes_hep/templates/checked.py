@@ -349,7 +349,7 @@ def _curve_problem(key: Any, curve: TrainingCurve) -> str | None:
         return f"a TrainingCurve as {key!r}, which is not text"
     for epoch in curve.history:
         if not isinstance(epoch, Epoch):
-            return f"a history of {type(epoch).__name__} as '{key}', not of Epoch, {', '.join(Epoch._fields)}"
+            return f"a history of {type(epoch).__name__} as '{key}', not of Epoch"
         strange = [name for name, value in epoch._asdict().items() if not _is_number(value)]
         if strange:
             return (
