@@ -70,7 +70,7 @@ METHODS = ("from_noise", "from_low_noise", "from_window", "from_sidebands", "fro
 DRAPES = METHODS[:-1]
 
 
-SHAPES = ("dijet3", "dijet4", "dijet5")
+SHAPES = ("dijet3", "dijet4", "dijet5", "ua2")
 """Mass shapes of the package."""
 
 CLASSIFIERS = ("trees", "mlp", *ON_CONSTITUENTS)
@@ -271,8 +271,8 @@ class MassConfig(_Section):
     )
     fit: Annotated[str, _named("shape", SHAPES, "mass shape"), Decides("generate", "hunt")] = Field(
         "dijet4",
-        description="Shape of the spectrum: 'dijet3', 'dijet4', 'dijet5', 'file.py:Class', 'package.module:Class', or"
-        " a name registered by an installed package.",
+        description="Shape of the spectrum: 'dijet3', 'dijet4', 'dijet5', 'ua2', 'file.py:Class',"
+        " 'package.module:Class', or a name registered by an installed package.",
     )
     bin_width: Annotated[Positive, Decides("generate", "hunt")] = Field(
         20.0, description="Maximum bin width of the fit, GeV."
@@ -576,6 +576,12 @@ class HuntConfig(_Section):
     )
     min_events: Annotated[int, Decides("hunt")] = Field(
         10, ge=1, description="Minimum number of selected events outside the window for a result to be quoted."
+    )
+
+    spurious_signal: Annotated[bool, Decides("hunt")] = Field(
+        True,
+        description="Whether the error of an expectation includes the difference between the mass shape and the"
+        " alternatives that describe the spectrum too.",
     )
 
     @field_validator("background_efficiencies")

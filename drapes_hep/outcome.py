@@ -26,13 +26,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accounting",
+    "AlternativeShape",
+    "Background",
     "Estimate",
+    "FTest",
     "GlobalSignificance",
+    "LowerEdge",
     "MassFit",
     "Metrics",
     "PseudoWindowEstimate",
     "Results",
     "SicPoint",
+    "SpuriousSignal",
     "TemplateQuality",
     "WindowResult",
     "WorkingPoint",
@@ -206,6 +211,115 @@ class WorkingPoint:
 
 
 @dataclass(frozen=True)
+class AlternativeShape:
+    """A mass shape that is an alternative to that of the search.
+
+    Attributes
+    ----------
+    shape : str
+    p_value : float
+        Goodness of its fit.
+    window_included : bool
+        Whether it was fitted to all bins that may be looked at; if not, outside the window.
+    events : float or None
+        Events in the window by which it exceeds the search's shape fitted to it; None if its fit is poor.
+    fraction : float or None
+        The same over the standard deviation of the count.
+    """
+
+    shape: str
+    p_value: float
+    window_included: bool
+    events: float | None
+    fraction: float | None
+
+
+@dataclass(frozen=True)
+class SpuriousSignal:
+    """Difference between the mass shape and its alternatives in a window.
+
+    Attributes
+    ----------
+    events : float or None
+        The largest, with its sign; None if not assessed.
+    fraction : float or None
+        Its magnitude over the standard deviation of the count.
+    verdict : str
+        ``small``, ``warned``, ``flagged`` or ``not assessed``.
+    shape : str or None
+        The alternative of the largest.
+    alternatives : tuple of AlternativeShape
+    """
+
+    events: float | None
+    fraction: float | None
+    verdict: str
+    shape: str | None
+    alternatives: tuple[AlternativeShape, ...]
+
+
+@dataclass(frozen=True)
+class FTest:
+    """Comparison of two mass shapes.
+
+    Attributes
+    ----------
+    shape, more : str
+        The shape, and the one with a parameter more.
+    f, p_value : float or None
+        None if a fit did not converge.
+    """
+
+    shape: str
+    more: str
+    f: float | None
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class LowerEdge:
+    """The fit of the mass shape from one mass on.
+
+    Attributes
+    ----------
+    low : float
+        GeV.
+    chi2 : float or None
+        2NLLR.
+    ndof : int
+    p_value : float or None
+    """
+
+    low: float
+    chi2: float | None
+    ndof: int
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class Background:
+    """Tests of the mass shape.
+
+    Attributes
+    ----------
+    shape : str
+        ``mass.fit``.
+    f_tests : tuple of FTest
+    chosen : str or None
+        The shape at which the F-tests ended.
+    lower_edges : tuple of LowerEdge
+    describes_from : float or None
+        The lowest edge from which the shape describes the data, GeV.
+    """
+
+    shape: str
+    f_tests: tuple[FTest, ...]
+    chosen: str | None
+    lower_edges: tuple[LowerEdge, ...]
+    describes_from: float | None
+
+
+@dataclass(frozen=True)
 class Metrics:
     """How well the scores separate true signal from true background.
 
@@ -240,6 +354,8 @@ class WindowResult:
         From loose to tight; the first is inclusive.
     metrics : Metrics or None
         None without labels or if blind.
+    spurious_signal : SpuriousSignal or None
+        None if ``hunt.spurious_signal`` is false.
     """
 
     sr: tuple[float, float]
@@ -249,6 +365,7 @@ class WindowResult:
     template: TemplateQuality
     working_points: tuple[WorkingPoint, ...]
     metrics: Metrics | None
+    spurious_signal: SpuriousSignal | None = None
 
     @property
     def name(self) -> str:
@@ -313,6 +430,8 @@ class _Record:
     accounting: Accounting
     windows: tuple[WindowResult, ...]
     whole: Annotated[GlobalSignificance, pydantic.Field(alias="global")]
+    background: Background | None = None
+    not_searched: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -329,6 +448,10 @@ class Results(ReadOnDemand):
     windows : tuple of WindowResult
         From low to high mass.
     global_significance : GlobalSignificance
+    background : Background or None
+        None if ``hunt.spurious_signal`` is false.
+    not_searched : tuple of pairs of float
+        Parts of the fitted range that lie in no hunted window, GeV.
     """
 
     path: Path
@@ -336,6 +459,8 @@ class Results(ReadOnDemand):
     accounting: Accounting
     windows: tuple[WindowResult, ...]
     global_significance: GlobalSignificance
+    background: Background | None = None
+    not_searched: tuple[tuple[float, float], ...] = ()
 
     def window(self, name: str) -> WindowResult:
         """Return a window by its name, such as ``3300-3700``.
@@ -431,7 +556,7 @@ def read_results(path: str | Path) -> Results:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise RunDirectoryError(f"{file}: {place}: {first['msg'].lower()}; run the hunt again") from error
-    return Results(file, read.blind, read.accounting, read.windows, read.whole)
+    return Results(file, read.blind, read.accounting, read.windows, read.whole, read.background, read.not_searched)
 
 
 @functools.cache

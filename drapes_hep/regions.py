@@ -18,7 +18,7 @@ from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.ranges import in_ranges
 
-__all__ = ["Window", "blinded", "parse_window", "sliding_windows"]
+__all__ = ["Window", "blinded", "parse_window", "sliding_windows", "uncovered"]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -113,3 +113,28 @@ def parse_window(text: str, windows: Sequence[Window]) -> Window:
 def blinded(mjj: npt.NDArray[Any], windows: Sequence[Window]) -> BoolArray:
     """Return which masses are in any window: what a blinded search neither counts nor draws after a selection."""
     return in_ranges(mjj, [(window.lo, window.hi) for window in windows])
+
+
+def uncovered(mass_range: tuple[float, float], windows: Sequence[Window]) -> tuple[tuple[float, float], ...]:
+    """Return the parts of a mass range that lie in no window.
+
+    Parameters
+    ----------
+    mass_range : tuple of two floats
+        GeV.
+    windows : sequence of Window
+
+    Returns
+    -------
+    tuple of pairs of float
+        Rising and disjoint, GeV.
+    """
+    low, high = mass_range
+    parts: list[tuple[float, float]] = []
+    for window in sorted(windows, key=lambda window: window.lo):
+        if window.lo > low:
+            parts.append((low, min(window.lo, high)))
+        low = max(low, window.hi)
+    if low < high:
+        parts.append((low, high))
+    return tuple(parts)

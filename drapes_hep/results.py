@@ -10,10 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from drapes_hep.bumphunt.background import BackgroundCheck, SpuriousSignal
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint
 from drapes_hep.bumphunt.toys import GlobalSignificance
 
-__all__ = ["SCHEMA_VERSION", "global_record", "results_record", "results_schema", "window_record"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "background_record",
+    "global_record",
+    "results_record",
+    "results_schema",
+    "window_record",
+]
 
 SCHEMA_VERSION = 1
 
@@ -71,9 +79,57 @@ def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str
             "good": bool(fit.good),
             "parameters": dict(zip(fit.parameter_names, map(float, fit.parameters), strict=True)),
         },
+        "spurious_signal": None if hunt.spurious is None else _spurious(hunt.spurious),
         "template": quality["template"],
         "working_points": [_point(point) for point in hunt.working_points],
         "metrics": quality["metrics"],
+    }
+
+
+def _spurious(signal: SpuriousSignal) -> dict[str, Any]:
+    return {
+        "events": _number(signal.events),
+        "fraction": _number(signal.fraction),
+        "verdict": signal.verdict,
+        "shape": signal.shape,
+        "alternatives": [
+            {
+                "shape": alternative.shape,
+                "p_value": alternative.p_value,
+                "window_included": alternative.window_included,
+                "events": _number(alternative.events),
+                "fraction": _number(alternative.fraction),
+            }
+            for alternative in signal.alternatives
+        ],
+    }
+
+
+def background_record(check: BackgroundCheck, shape: str) -> dict[str, Any]:
+    """Return the entry on the mass shape of a search.
+
+    Parameters
+    ----------
+    check : BackgroundCheck
+    shape : str
+        ``mass.fit``.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "shape": shape,
+        "f_tests": [
+            {"shape": test.shape, "more": test.more, "f": _number(test.f), "p_value": _number(test.p_value)}
+            for test in check.f_tests
+        ],
+        "chosen": check.chosen,
+        "lower_edges": [
+            {"low": edge.low, "chi2": _number(edge.chi2), "ndof": edge.ndof, "p_value": _number(edge.p_value)}
+            for edge in check.lower_edges
+        ],
+        "describes_from": check.describes_from,
     }
 
 
@@ -101,13 +157,21 @@ def global_record(significance: GlobalSignificance | str, toys: int) -> dict[str
 
 
 def results_record(
-    accounting: Mapping[str, int | None], windows: Sequence[Mapping[str, Any]], whole: Mapping[str, Any], blind: bool
+    accounting: Mapping[str, int | None],
+    windows: Sequence[Mapping[str, Any]],
+    whole: Mapping[str, Any],
+    blind: bool,
+    *,
+    background: Mapping[str, Any] | None,
+    not_searched: Sequence[Sequence[float]],
 ) -> dict[str, Any]:
     """Return what ``results.json`` holds."""
     return {
         "schema_version": SCHEMA_VERSION,
         "blind": blind,
         "accounting": dict(accounting),
+        "background": None if background is None else dict(background),
+        "not_searched": [list(part) for part in not_searched],
         "windows": list(windows),
         "global": dict(whole),
     }
@@ -184,6 +248,70 @@ def _fit_schema() -> dict[str, Any]:
     )
 
 
+def _spurious_schema() -> dict[str, Any]:
+    text = {"type": "string"}
+    alternative = _record(
+        shape=_field("The mass shape.", text),
+        p_value=_field("Goodness of its fit; 0 if it did not converge.", _PROBABILITY),
+        window_included=_field(
+            "Whether it was fitted to all bins that may be looked at. If that fit is poor, it is fitted outside the"
+            " window.",
+            _BOOLEAN,
+        ),
+        events=_field(
+            "Events in the window by which it exceeds the search's shape fitted to it; null if its p_value is at most"
+            " 0.05.",
+            _NUMBER,
+            null=True,
+        ),
+        fraction=_field("events divided by the standard deviation of the count.", _NUMBER, null=True),
+    )
+    return _record(
+        events=_field(
+            "The largest difference, with its sign, included in expected_error (times the efficiency of the cut);"
+            " null if not assessed, since no alternative describes the data.",
+            _NUMBER,
+            null=True,
+        ),
+        fraction=_field(
+            "Its magnitude divided by the standard deviation of the count, Poisson fluctuation and error of the fit.",
+            {"type": "number", "minimum": 0},
+            null=True,
+        ),
+        verdict=_field(
+            "flagged if fraction is above 0.5, warned above 0.2.",
+            {"enum": ["small", "warned", "flagged", "not assessed"]},
+        ),
+        shape=_field("The alternative of the largest difference.", text, null=True),
+        alternatives=_field("All alternatives.", {"type": "array", "items": alternative}),
+    )
+
+
+def _background_schema() -> dict[str, Any]:
+    text = {"type": "string"}
+    test = _record(
+        shape=_field("The shape.", text),
+        more=_field("The shape with one parameter more.", text),
+        f=_field("F of docs/method.md; null if a fit did not converge.", {"type": "number", "minimum": 0}, null=True),
+        p_value=_field("Its p-value; above 0.05, the parameter is not needed.", _PROBABILITY, null=True),
+    )
+    edge = _record(
+        low=_field("Lower edge of the fit, GeV.", _NUMBER),
+        chi2=_field("2NLLR.", _NUMBER, null=True),
+        ndof=_field("Degrees of freedom.", {"type": "integer"}),
+        p_value=_field("p-value of the 2NLLR; 0 if the fit did not converge.", _PROBABILITY, null=True),
+    )
+    return _record(
+        shape=_field("The shape of the search: mass.fit.", text),
+        f_tests=_field("F-tests from dijet3 to dijet5, as far as they went.", {"type": "array", "items": test}),
+        chosen=_field("The shape at which they ended; null if a fit did not converge.", text, null=True),
+        lower_edges=_field("Fits of the search's shape from rising lower edges.", {"type": "array", "items": edge}),
+        describes_from=_field(
+            "The lowest of these edges with a p_value above 0.05, GeV; null if there is none.", _NUMBER, null=True
+        ),
+    )
+
+
 def _template_schema() -> dict[str, Any]:
     estimate, pseudo = _record(**_value()), _record(**_value(), window=_field("The pseudo-window, GeV.", _INTERVAL))
     return _record(
@@ -236,6 +364,12 @@ def _window_schema() -> dict[str, Any]:
         n_observed=_field("Selected events in it; null if blind.", _COUNT, null=True),
         n_signal_truth=_field("True signal among them; null without labels or if blind.", _COUNT, null=True),
         fit=_field("The inclusive fit outside the window (outside all windows if blind).", _fit_schema()),
+        spurious_signal=_field(
+            "Difference between the mass shape and the alternatives that describe the spectrum too; null if"
+            " hunt.spurious_signal is false.",
+            _spurious_schema(),
+            null=True,
+        ),
         template=_field("Its background template.", _template_schema()),
         working_points=_field(
             "Working points from loose to tight; the first is inclusive.",
@@ -296,6 +430,16 @@ def results_schema() -> dict[str, Any]:
         schema_version=_field("Version of this layout.", {"const": SCHEMA_VERSION}),
         blind=_field("Whether data inside the windows are hidden.", _BOOLEAN),
         accounting=_field("Accounting of the events.", accounting),
+        background=_field(
+            "Tests of the mass shape on all of the fitted range (outside all windows if blind); null if"
+            " hunt.spurious_signal is false.",
+            _background_schema(),
+            null=True,
+        ),
+        not_searched=_field(
+            "Parts of the fitted range that lie in no hunted window, GeV: a resonance there is taken for background.",
+            {"type": "array", "items": _INTERVAL},
+        ),
         windows=_field("Windows, from low to high mass.", {"type": "array", "items": _window_schema(), "minItems": 1}),
         **{"global": _field("The search as a whole.", _global_schema())},
     )

@@ -171,12 +171,15 @@ def test_few_events_and_poor_fits_say_nothing(background):
     m, tails = background
     m = np.concatenate([m, np.full(2000, 2950.0)])
     tails = np.concatenate([tails, np.full((len(tails), 2000), 0.5)], axis=1)
-    hunts, _, overall = search(m, tails, 20)
+    hunts = [
+        bh.hunt_window(bh.count_selected(m, tail, EDGES, POINTS), w) for tail, w in zip(tails, WINDOWS, strict=True)
+    ]
     assert not hunts[1].fit.good
     for hunt in hunts:
         assert all(p.p_local is None and p.expected is None and p.z_local is None for p in hunt.working_points)
-    assert overall is None
     assert bh.best_working_point(hunts) is None
+    with pytest.raises(FitError, match="describes neither the full spectrum nor that outside any window"):
+        search(m, tails, 20)
 
 
 def test_blinding_never_counts(background):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drapes_hep.bumphunt.background import BackgroundCheck, SpuriousSignal, check_background, spurious_signals
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint, eigen_variations, hunt_window
 from drapes_hep.bumphunt.extrapolation import Extrapolation, extrapolate
 from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, score_bin, set_overlaps
@@ -17,15 +18,18 @@ from drapes_hep.bumphunt.toys import (
 )
 
 __all__ = [
+    "BackgroundCheck",
     "Extrapolation",
     "GlobalSignificance",
     "LocalSignificance",
     "SelectedCounts",
+    "SpuriousSignal",
     "ToyModel",
     "WindowHunt",
     "WorkingPoint",
     "background_model",
     "best_working_point",
+    "check_background",
     "count_selected",
     "draw_toys",
     "eigen_variations",
@@ -35,5 +39,6 @@ __all__ = [
     "local_significance",
     "score_bin",
     "set_overlaps",
+    "spurious_signals",
     "toy_local_p",
 ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.bumphunt.background import SpuriousSignal, with_spurious
 from drapes_hep.bumphunt.efficiency import (
     InclusiveSpectra,
     SelectedExpectations,
@@ -43,7 +44,8 @@ class WorkingPoint:
     observed : int or None
         Data that pass inside the window; None if blind.
     expected, expected_error : float or None
-        From the fit outside the window; None with too few events or a poor inclusive fit.
+        From the fit outside the window; None with too few events or a poor inclusive fit. The error includes the
+        spurious signal, where there is one.
     p_local, z_local : float or None
         ``z_local`` is None where nothing is observed: p is 1.
     expected_template, expected_template_error : float or None
@@ -85,11 +87,21 @@ class WorkingPoint:
 
 @dataclass(frozen=True)
 class WindowHunt:
-    """One window: its inclusive fit and its working points from loose to tight."""
+    """One window: its inclusive fit and its working points from loose to tight.
+
+    Attributes
+    ----------
+    sr : Window
+    fit : SpectrumFit
+    working_points : tuple of WorkingPoint
+    spurious : SpuriousSignal or None
+        That the errors include; None if the search does without.
+    """
 
     sr: Window
     fit: SpectrumFit
     working_points: tuple[WorkingPoint, ...]
+    spurious: SpuriousSignal | None = None
 
 
 def eigen_variations(covariance: npt.ArrayLike) -> FloatArray:
@@ -103,7 +115,8 @@ def eigen_variations(covariance: npt.ArrayLike) -> FloatArray:
     -------
     array, shape (variations, bins)
         V with V^T V = covariance, largest first: eigenvectors times the roots of their eigenvalues. There are no more
-        than the fit has parameters; eigenvalues below 1e-8 of the largest are left out.
+        than the fit has parameters, and one for the spurious signal; eigenvalues below 1e-8 of the largest are left
+        out.
     """
     value, vector = np.linalg.eigh(np.asarray(covariance, dtype=np.float64))
     large = np.flatnonzero(value > 1e-8 * value[-1])[::-1]
@@ -125,6 +138,7 @@ def hunt_window(
     min_events: int = 10,
     template_sizes: Sequence[int] | None = None,
     blind: bool = False,
+    spurious: SpuriousSignal | None = None,
 ) -> WindowHunt:
     """Expect, and unless blind observe, one window's counts at every working point.
 
@@ -145,6 +159,8 @@ def hunt_window(
         perfect template, and is null where a fold has not one event to set the cut by.
     blind : bool
         Never look inside the window.
+    spurious : SpuriousSignal, optional
+        Of this window and shape: added in quadrature to the errors, at a cut scaled by its efficiency.
 
     Returns
     -------
@@ -179,6 +195,8 @@ def hunt_window(
             chi2, ndof = _none(float(part.deviance[0])), int(outside.sum()) - int(part.degree[0]) - 1
         if not fitted:
             value = error = np.nan
+        if spurious is not None:
+            error = float(with_spurious(error, value, inclusive, spurious.size))
         observed = None if hidden else int(counts.nested[i, bins.inside].sum())
         local = local_significance(
             0 if observed is None else observed, value, error, observed is not None and quotable(value, error)
@@ -189,13 +207,16 @@ def hunt_window(
         if np.isfinite(value):
             spectrum = fit.expected if part is None else part.spectrum[0]
             spectrum_covariance = bin_covariance(spectrum, gradient, fit.covariance, bins, part)
+            if spurious is not None and spurious.difference is not None:
+                varied = spurious.difference * (value / inclusive)
+                spectrum_covariance += varied[:, None] * varied
         points.append(
             WorkingPoint(
                 efficiency, observed, _none(value), _none(error), _none(float(local.p)), _none(float(local.z)),
                 *cross, degree, int(nested[i][outside].sum()), spectrum, spectrum_covariance, chi2, ndof,
             )
         )  # fmt: skip
-    return WindowHunt(window, fit, tuple(points))
+    return WindowHunt(window, fit, tuple(points), spurious)
 
 
 def _of_template(

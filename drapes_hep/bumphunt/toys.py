@@ -11,10 +11,16 @@ data (:func:`drapes_hep.bumphunt.selection.set_overlaps`), are mapped through :m
 distribution function. The copula reproduces the correlation where means are large and somewhat weakens it below one
 event; the weaker correlation makes the trials factor larger, that is p_global larger.
 
+The spurious signal (:mod:`drapes_hep.bumphunt.background`) is that of the data in every toy. It is in the errors, and
+in each toy the expectations miss the background by a standard normal number of spurious signals, the same in all
+windows and at all cuts. Errors alone would not do: with one window they shrink the excesses of data and toys alike, and
+p_global would be what it is without them.
+
 Means: the inclusive fit of the full spectrum, no window left out, times each score bin's efficiency as fitted outside
-its window. Every toy is then analysed as the data are: inclusive fit with the window left out and its goodness,
-efficiency fit with the degree chosen anew, the same rule on few events, p_local. The statistic is the smallest p_local
-over windows and working points, and
+its window. Where that fit is poor, because of a strong resonance perhaps, the best of the fits with one window left
+out takes its place; where all are poor, no toys are drawn. Every toy is then analysed as the data are: inclusive fit
+with the window left out and its goodness, efficiency fit with the degree chosen anew, the same rule on few events,
+p_local. The statistic is the smallest p_local over windows and working points, and
 
 .. math:: p_{global} = (k + 1) / (n + 1)
 
@@ -32,6 +38,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
+from drapes_hep.bumphunt.background import SpuriousSignal, with_spurious
 from drapes_hep.bumphunt.efficiency import (
     InclusiveSpectra,
     inclusive_expectations,
@@ -45,7 +52,7 @@ from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.significance import local_significance
 from drapes_hep.errors import FitError, counted
 from drapes_hep.regions import Window
-from drapes_hep.spectrum.fit import GOOD_FIT_P_VALUE, bin_model, fit_spectrum
+from drapes_hep.spectrum.fit import GOOD_FIT_P_VALUE, SpectrumFit, bin_model, fit_spectrum
 from drapes_hep.spectrum.poisson import deviance_p_value, fit_poisson
 from drapes_hep.spectrum.shapes import SpectrumShape
 
@@ -89,6 +96,8 @@ class ToyModel:
         The search's rule on few events.
     shares : tuple of float
         Part of the events outside each window that its tight counts are taken from.
+    spurious : tuple of float
+        Events of each window's spurious signal, with their sign, from the data.
     """
 
     edges: FloatArray
@@ -100,6 +109,7 @@ class ToyModel:
     gradient: FloatArray
     min_events: int
     shares: tuple[float, ...]
+    spurious: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,7 @@ def background_model(
     shape: str | SpectrumShape = "dijet4",
     sqrt_s: float = 13_000.0,
     min_events: int = 10,
+    spurious: Sequence[SpuriousSignal] = (),
 ) -> ToyModel:
     """Make the background-only model of a search from its data.
 
@@ -188,6 +199,8 @@ def background_model(
         From :func:`drapes_hep.bumphunt.selection.set_overlaps`.
     shape, sqrt_s, min_events
         As the search has them.
+    spurious : sequence of SpuriousSignal
+        One a window, as the search has them; none if it does without.
 
     Returns
     -------
@@ -196,13 +209,15 @@ def background_model(
     Raises
     ------
     FitError
-        If the counts disagree in bins or working points, hide bins (a blinded search has no p-value), or cannot be
-        fitted.
+        If the counts disagree in bins or working points, hide bins (a blinded search has no p-value), or the shape
+        describes the spectrum neither whole nor outside any window.
     """
     if len(windows) == 0 or len(windows) != len(counts):
         raise FitError(
             f"{counted(len(windows), 'window')} and {counted(len(counts), 'selection')} do not belong together"
         )
+    if spurious and [signal.sr for signal in spurious] != list(windows):
+        raise FitError("the spurious signals are not those of the windows")
     first = counts[0]
     for other in counts:
         if other.efficiencies != first.efficiencies or not np.array_equal(other.edges, first.edges):
@@ -210,9 +225,7 @@ def background_model(
         if other.hidden.any():
             raise FitError("a blinded search has no p-value: counts inside the windows are hidden")
     edges, tight = first.edges, len(first.efficiencies) - 1
-    fit = fit_spectrum(first.nested[0], edges, None, shape, sqrt_s)
-    if not fit.valid:
-        raise FitError("the fit of the full mass spectrum did not converge: no pseudo-experiments can be made from it")
+    fit = _background_fit(first.nested[0], edges, windows, shape, sqrt_s)
     _, gradient = bin_model(shape, sqrt_s, edges, fit.parameters)
     spectra = InclusiveSpectra(fit.expected[None], gradient, fit.covariance[None])
     selected = np.zeros((len(windows), tight, len(edges) - 1))
@@ -232,10 +245,28 @@ def background_model(
         raise FitError("the overlaps of the event sets are not positive semi-definite")
     factor = vector * np.sqrt(np.maximum(value, 0.0))
     factor /= np.linalg.norm(factor, axis=1, keepdims=True)
+    misses = tuple(signal.events or 0.0 for signal in spurious) or (0.0,) * len(windows)
     return ToyModel(
         edges, tuple(windows), first.efficiencies, fit.expected, selected, factor, gradient, int(min_events),
-        tuple(count.share for count in counts),
+        tuple(count.share for count in counts), misses,
     )  # fmt: skip
+
+
+def _background_fit(
+    counts: FloatArray, edges: FloatArray, windows: Sequence[Window], shape: str | SpectrumShape, sqrt_s: float
+) -> SpectrumFit:
+    """Fit the spectrum that the pseudo-experiments have: the whole one, or without the window that spoils the fit."""
+    fit = fit_spectrum(counts, edges, None, shape, sqrt_s)
+    if not fit.good:
+        # a strong resonance must not take away the significance that it has
+        fits = [fit_spectrum(counts, edges, (window.lo, window.hi), shape, sqrt_s) for window in windows]
+        fit = max(fits, key=lambda outside: outside.p_value if outside.good else -1.0)
+    if not fit.good:
+        raise FitError(
+            "the mass shape describes neither the full spectrum nor that outside any window (p-value of the fit below"
+            f" {GOOD_FIT_P_VALUE:g}): no pseudo-experiments can be made from it"
+        )
+    return fit
 
 
 @dataclass(frozen=True)
@@ -289,7 +320,9 @@ def draw_toys(
         yield out[0], out[1:].reshape(*model.selected.shape[:2], n, bins)
 
 
-def toy_local_p(model: ToyModel, inclusive: FloatArray, selected: FloatArray) -> FloatArray:
+def toy_local_p(
+    model: ToyModel, inclusive: FloatArray, selected: FloatArray, variation: FloatArray | None = None
+) -> FloatArray:
     """Analyse pseudo-experiments as the data are.
 
     Parameters
@@ -297,6 +330,8 @@ def toy_local_p(model: ToyModel, inclusive: FloatArray, selected: FloatArray) ->
     model : ToyModel
     inclusive, selected : arrays
         From :func:`draw_toys`.
+    variation : array, shape (n,), optional
+        By how many spurious signals the expectations of each toy miss its background; none by default.
 
     Returns
     -------
@@ -318,16 +353,19 @@ def toy_local_p(model: ToyModel, inclusive: FloatArray, selected: FloatArray) ->
         good = fit.converged & (p_fit >= GOOD_FIT_P_VALUE) & (inclusive[:, outside].sum(axis=1) >= model.min_events)
         spectra = InclusiveSpectra(fit.expected, gradient, fit.covariance)
         value, error = inclusive_expectations(spectra, bins)
-        log_p[w, 0] = local_significance(
-            inclusive[:, inside].sum(axis=1), value, error, good & quotable(value, error)
-        ).log_p
+        # a factor, and one that is never negative: at a cut the spurious signal has the efficiency of the background
+        missed = np.ones(n) if variation is None else np.exp(variation * model.spurious[w] / np.maximum(value, 1e-300))
+        total = with_spurious(error, value, value, model.spurious[w])
+        quoted = good & quotable(value, error)
+        log_p[w, 0] = local_significance(inclusive[:, inside].sum(axis=1), missed * value, total, quoted).log_p
         for b in range(nested.shape[1]):
             part = selected_expectations(
                 nested[w, b], spectra, bins, min_events=model.min_events, share=model.shares[w]
             )
             observed = nested[w, b][:, inside].sum(axis=1)
             quoted = good & quotable(part.expected, part.error)
-            log_p[w, b + 1] = local_significance(observed, part.expected, part.error, quoted).log_p
+            total = with_spurious(part.error, part.expected, value, model.spurious[w])
+            log_p[w, b + 1] = local_significance(observed, missed * part.expected, total, quoted).log_p
     return log_p
 
 
@@ -369,10 +407,12 @@ def global_significance(
         return None
     window, efficiency, observed = best
     smallest = np.empty(toys)
+    # a stream of its own: the counts are the same with and without
+    variation = rng.spawn(1)[0].standard_normal(toys) if any(model.spurious) else np.zeros(toys)
     done = 0
     for inclusive, selected in draw_toys(model, toys, rng, chunk):
-        log_p = toy_local_p(model, inclusive, selected)
-        n = log_p.shape[-1]
+        n = len(inclusive)
+        log_p = toy_local_p(model, inclusive, selected, variation[done : done + n])
         smallest[done : done + n] = np.where(np.isnan(log_p), 0.0, log_p).min(axis=(0, 1))
         done += n
         if progress is not None:

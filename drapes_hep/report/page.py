@@ -25,6 +25,7 @@ from drapes_hep.report.figures import (
     window_figures,
 )
 from drapes_hep.report.format import null
+from drapes_hep.report.mass_shape import mass_shape_lines, mass_shape_rows
 from drapes_hep.report.pictures import Album, FigureAlbum
 from drapes_hep.report.points_to_check import checks
 from drapes_hep.report.run_files import RunFiles, load_run, reading
@@ -130,6 +131,8 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "window_note": f"Expected from the mass fit{run.fit_title} outside the window. The inclusive search is"
             " listed with every cut; the most significant working point is highlighted. Template × inclusive, if given,"
             " is a cross-check: the cut's efficiency on the template times the inclusive expectation.",
+            "mass_shape": mass_shape_rows(run),
+            "mass_shape_lines": mass_shape_lines(run),
             "quality": quality_rows(run),
             "metrics": metric_rows(run),
             "split": split_rows(run),

@@ -13,6 +13,7 @@ from drapes_hep.fixed import MASS_R2
 from drapes_hep.pipeline.execution import mixed_modules
 from drapes_hep.report.extract import fit_p, quality_points
 from drapes_hep.report.format import cut
+from drapes_hep.report.mass_shape import mass_shape_points
 from drapes_hep.report.run_files import RunFiles, WindowFiles
 
 __all__ = ["checks"]
@@ -72,7 +73,7 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     for rule, broken in of_windows:
         if windows := Markup("; ").join(broken):
             out.append(Markup("{}: {}.").format(rule, windows))
-    return [*out, *_remarks(run), *_uncommitted(run), *_mixed(run)]
+    return [*out, *mass_shape_points(run), *_remarks(run), *_uncommitted(run), *_mixed(run)]
 
 
 def _resonant(files: WindowFiles) -> Iterator[Markup]:

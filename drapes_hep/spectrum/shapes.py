@@ -8,6 +8,9 @@ With :math:`z = m / \sqrt{s}`, the density (events per GeV) of the dijet searche
 CMS and ATLAS dijet search since), ``dijet5`` in full. Its logarithm is linear in :math:`(\ln p_1, p_2, ...)`:
 
 .. math:: \ln f = \sum_k p_k g_k(z), \quad g = (1, \ln(1 - z), \ln z, \ln^2 z, \ln^3 z).
+
+``ua2`` is a second, UA2-like family, :math:`f(z) = p_1 z^{p_2} \exp(p_3 z + p_4 z^2)`: a falling power times an
+exponential, with :math:`g = (1, \ln z, z, z^2)`.
 """
 
 from __future__ import annotations
@@ -61,7 +64,14 @@ def _dijet(parameters: int) -> SpectrumShape:
     return SpectrumShape(f"dijet{parameters}", f"dijet function of {parameters} parameters", names, basis)
 
 
-SHAPES: Mapping[str, SpectrumShape] = {shape.name: shape for shape in (_dijet(3), _dijet(4), _dijet(5))}
+def _ua2() -> SpectrumShape:
+    def basis(z: FloatArray) -> FloatArray:
+        return np.stack([np.ones_like(z), np.log(z), z, z * z], axis=-1)
+
+    return SpectrumShape("ua2", "UA2-like function of 4 parameters", ("ln_p1", "p2", "p3", "p4"), basis)
+
+
+SHAPES: Mapping[str, SpectrumShape] = {shape.name: shape for shape in (_dijet(3), _dijet(4), _dijet(5), _ua2())}
 """The package's shapes, by the names that ``mass.fit`` of a configuration takes."""
 
 _KIND = Kind("shape", "mass.fit", "a mass shape", class_with("basis"))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.bumphunt.background import SpuriousSignal, check_background, spurious_signals
 from drapes_hep.bumphunt.expectation import WindowHunt, hunt_window
 from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, set_overlaps
 from drapes_hep.bumphunt.toys import GlobalSignificance, background_model, global_significance
@@ -20,8 +21,8 @@ from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.execution import run_stage
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.pipeline.stage import Stage
-from drapes_hep.regions import Window
-from drapes_hep.results import global_record, results_record, window_record
+from drapes_hep.regions import Window, uncovered
+from drapes_hep.results import background_record, global_record, results_record, window_record
 from drapes_hep.rng import stage_seed
 from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.spectrum.shapes import find_shape, shape_sources
@@ -90,6 +91,7 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
     # (all of the search, those that are not hunted now included)
     hidden = context.windows if config.blind else ()
     masses: FloatArray | None = None
+    spurious: tuple[SpuriousSignal, ...] = ()
     tails: list[FloatArray] = []
     counts: list[SelectedCounts] = []
     # figures and histograms show every event
@@ -107,6 +109,9 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
         tails.append(np.where(used, tail, 1.0))
         counts.append(count_selected(mjj, tail, edges, points, hidden, used, config.training.closure))
         visible_counts.append(count_selected(mjj, tail, edges, points, hidden))
+        if config.hunt.spurious_signal and not spurious:
+            # of the inclusive counts, the same for every window's scores
+            spurious = spurious_signals(counts[0], windows, find_shape(config.mass), config.mass.sqrt_s)
         hunts.append(
             hunt_window(
                 counts[-1],
@@ -116,14 +121,15 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
                 min_events=config.hunt.min_events,
                 template_sizes=None if config.blind else _template_sizes(directory, window),
                 blind=config.blind,
+                spurious=spurious[len(hunts)] if spurious else None,
             )
         )
     if masses is None:
         raise DrapesError("the search has no window")
-    outcome = _global(context, windows, counts, hunts, masses, tails, edges)
+    outcome = _global(context, hunts, counts, masses, tails)
     significance = None if isinstance(outcome, str) else outcome
     write_json(directory.hunt, _hunt_record(context, edges, visible_counts, hunts, significance))
-    record = _results(context, hunts, outcome)
+    record = _results(context, hunts, counts[0], outcome)
     write_json(directory.results, record)
     return [directory.hunt, directory.results, *write_histograms(context, windows, visible_counts, hunts)]
 
@@ -138,15 +144,13 @@ def _template_sizes(directory: RunDirectory, window: Window) -> list[int]:
 
 def _global(
     context: Context,
-    windows: tuple[Window, ...],
-    counts: Sequence[SelectedCounts],
     hunts: Sequence[WindowHunt],
+    counts: Sequence[SelectedCounts],
     masses: FloatArray,
     tails: Sequence[FloatArray],
-    edges: FloatArray,
 ) -> GlobalSignificance | str:
     """Return the significance of the whole search, or the reason why there is none."""
-    config = context.config
+    config, windows = context.config, tuple(hunted.sr for hunted in hunts)
     if config.blind:
         return "the run is blinded"
     if windows != context.windows:
@@ -155,7 +159,7 @@ def _global(
         return f"only {few} hunted; the search has {len(context.windows)}"
     if config.hunt.toys == 0:
         return "hunt.toys is 0: no pseudo-experiments"
-    overlaps = set_overlaps(masses, np.stack(tails), edges, config.hunt.background_efficiencies)
+    overlaps = set_overlaps(masses, np.stack(tails), counts[0].edges, config.hunt.background_efficiencies)
     try:
         model = background_model(
             windows,
@@ -164,6 +168,7 @@ def _global(
             shape=find_shape(config.mass),
             sqrt_s=config.mass.sqrt_s,
             min_events=config.hunt.min_events,
+            spurious=[hunted.spurious for hunted in hunts if hunted.spurious is not None],
         )
     except FitError as error:
         context.reporter.say(f"no global significance: {error}")
@@ -233,7 +238,9 @@ def _hunt_record(
     }
 
 
-def _results(context: Context, hunts: Sequence[WindowHunt], significance: GlobalSignificance | str) -> dict[str, Any]:
+def _results(
+    context: Context, hunts: Sequence[WindowHunt], counts: SelectedCounts, significance: GlobalSignificance | str
+) -> dict[str, Any]:
     config, directory = context.config, context.run
     records = []
     for hunted in hunts:
@@ -241,4 +248,15 @@ def _results(context: Context, hunts: Sequence[WindowHunt], significance: Global
         observed = hunted.working_points[0].observed
         records.append(window_record(hunted, None if config.blind else observed, quality))
     accounting = read_record(directory.skim_info, "accounting")["accounting"]
-    return results_record(accounting, records, global_record(significance, config.hunt.toys), config.blind)
+    background = None
+    if config.hunt.spurious_signal:
+        check = check_background(counts, find_shape(config.mass), config.mass.sqrt_s)
+        background = background_record(check, config.mass.fit)
+    return results_record(
+        accounting,
+        records,
+        global_record(significance, config.hunt.toys),
+        config.blind,
+        background=background,
+        not_searched=uncovered(config.mass.range, [hunted.sr for hunted in hunts]),
+    )
