@@ -795,7 +795,7 @@ def kept(finished) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("signal.inject=0", "run: was run with signal.inject null, the configuration has 0; a report shows what was done: omit the"),
+        ("signal.inject=0", "run: was run with signal.inject null, the configuration has 0; a report"),
         ("name=other", "run: was run with name tiny, the configuration has other"),
         ("cwola.folds=3", "run: was run with cwola.folds 2, the configuration has 3"),
         ("data.path=other.root", "run: was run with data.path "),
