@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic
 
+from drapes_hep.bumphunt.background import Alternative, FTest, LowerEdge
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.files import read_json
 from drapes_hep.hists import read_hists
@@ -26,12 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accounting",
-    "AlternativeShape",
     "Background",
     "Estimate",
-    "FTest",
     "GlobalSignificance",
-    "LowerEdge",
     "MassFit",
     "Metrics",
     "PseudoWindowEstimate",
@@ -211,30 +209,6 @@ class WorkingPoint:
 
 
 @dataclass(frozen=True)
-class AlternativeShape:
-    """A mass shape that is an alternative to that of the search.
-
-    Attributes
-    ----------
-    shape : str
-    p_value : float
-        Goodness of its fit.
-    window_included : bool
-        Whether it was fitted to all bins that may be looked at; if not, outside the window.
-    events : float or None
-        Events in the window by which it exceeds the search's shape fitted to it; None if its fit is poor.
-    fraction : float or None
-        The same over the standard deviation of the count.
-    """
-
-    shape: str
-    p_value: float
-    window_included: bool
-    events: float | None
-    fraction: float | None
-
-
-@dataclass(frozen=True)
 class SpuriousSignal:
     """Difference between the mass shape and its alternatives in a window.
 
@@ -248,52 +222,14 @@ class SpuriousSignal:
         ``small``, ``warned``, ``flagged`` or ``not assessed``.
     shape : str or None
         The alternative of the largest.
-    alternatives : tuple of AlternativeShape
+    alternatives : tuple of Alternative
     """
 
     events: float | None
     fraction: float | None
     verdict: str
     shape: str | None
-    alternatives: tuple[AlternativeShape, ...]
-
-
-@dataclass(frozen=True)
-class FTest:
-    """Comparison of two mass shapes.
-
-    Attributes
-    ----------
-    shape, more : str
-        The shape, and the one with a parameter more.
-    f, p_value : float or None
-        None if a fit did not converge.
-    """
-
-    shape: str
-    more: str
-    f: float | None
-    p_value: float | None
-
-
-@dataclass(frozen=True)
-class LowerEdge:
-    """The fit of the mass shape from one mass on.
-
-    Attributes
-    ----------
-    low : float
-        GeV.
-    chi2 : float or None
-        2NLLR.
-    ndof : int
-    p_value : float or None
-    """
-
-    low: float
-    chi2: float | None
-    ndof: int
-    p_value: float | None
+    alternatives: tuple[Alternative, ...]
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def background_record(check: BackgroundCheck, shape: str) -> dict[str, Any]:
         ],
         "chosen": check.chosen,
         "lower_edges": [
-            {"low": edge.low, "chi2": _number(edge.chi2), "ndof": edge.ndof, "p_value": _number(edge.p_value)}
+            {"low": edge.low, "chi2": _number(edge.chi2), "ndof": edge.ndof, "p_value": edge.p_value}
             for edge in check.lower_edges
         ],
         "describes_from": check.describes_from,
@@ -299,7 +299,7 @@ def _background_schema() -> dict[str, Any]:
         low=_field("Lower edge of the fit, GeV.", _NUMBER),
         chi2=_field("2NLLR.", _NUMBER, null=True),
         ndof=_field("Degrees of freedom.", {"type": "integer"}),
-        p_value=_field("p-value of the 2NLLR; 0 if the fit did not converge.", _PROBABILITY, null=True),
+        p_value=_field("p-value of the 2NLLR; 0 if the fit did not converge.", _PROBABILITY),
     )
     return _record(
         shape=_field("The shape of the search: mass.fit.", text),

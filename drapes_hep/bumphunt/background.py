@@ -98,15 +98,15 @@ class LowerEdge:
     ----------
     low : float
         GeV.
-    chi2 : float
-        2NLLR.
+    chi2 : float or None
+        2NLLR; None where it is not finite.
     ndof : int
     p_value : float
         0 where the fit did not converge.
     """
 
     low: float
-    chi2: float
+    chi2: float | None
     ndof: int
     p_value: float
 
@@ -290,7 +290,14 @@ def scan_lower_edge(
             fit = fit_spectrum(counts, edges, None, shape, sqrt_s, fitted=visible & (np.arange(len(counts)) >= i))
         except FitError:  # fewer filled bins than the shape has parameters
             break
-        out.append(LowerEdge(float(edges[i]), fit.chi2, fit.ndof, fit.p_value if fit.valid else 0.0))
+        out.append(
+            LowerEdge(
+                float(edges[i]),
+                fit.chi2 if np.isfinite(fit.chi2) else None,
+                fit.ndof,
+                fit.p_value if fit.valid else 0.0,
+            )
+        )
     return tuple(out)
 
 

@@ -53,7 +53,7 @@ def mass_shape_lines(run: RunFiles) -> list[Markup]:
         + ("" if record["chosen"] is None else Markup("They end at {}.").format(record["chosen"]))
     ]
     edges = [
-        Markup("{:g} GeV: {}").format(float(edge["low"]), null() if edge["p_value"] is None else power(edge["p_value"]))
+        Markup("{:g} GeV: {}").format(float(edge["low"]), power(float(edge["p_value"])))
         for edge in record["lower_edges"]
     ]
     lines.append(
