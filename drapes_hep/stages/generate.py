@@ -194,7 +194,7 @@ def _write_sample(
         reasons = {name.replace("_", " "): count for name, count in template.lost.items() if count}
         # as many events as the data have, times a number of the configuration
         hidden = bool(context.hidden)
-        counted = ", ".join(name if hidden else f"{count} {name}" for name, count in reasons.items())
+        losses = ", ".join(name if hidden else f"{count} {name}" for name, count in reasons.items())
         if not len(template.event_id) and template.jets is not None:
             how_many = "the" if hidden else len(plan.event_id)
             raise FitError(
