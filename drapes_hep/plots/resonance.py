@@ -58,7 +58,7 @@ class FittedMass:
 def resonance_scan(
     points: Sequence[FittedMass], stamp: Stamp, *, unsearched: Sequence[tuple[float, float]] = ()
 ) -> Figure:
-    """Draw z and the fitted signal in units of its error's largest power of ten, against mass.
+    """Draw z and the fitted signal against mass.
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ def resonance_scan(
     Returns
     -------
     Figure
-        Lines join the masses of one window and cut, and break where nothing is quoted. The lower panel has a symmetric
-        logarithmic axis, as cuts differ by orders of magnitude in the signal that passes.
+        Lines join the masses of one window and cut, and break where nothing is quoted. The axis of the signal is
+        logarithmic on both sides of 0, as cuts differ by orders of magnitude in the signal that passes.
     """
     fig, axes = canvas(8.6, 8.0, rows=(1.5, 1.0), right=0.4, bottom=1.55)
     top, bottom = axes[:, 0]
@@ -116,4 +116,4 @@ def _draw(top: Axes, bottom: Axes, points: Sequence[FittedMass], colour: str, ma
         for values in zip(*((p.mass, p.z, p.signal, p.error) for p in points), strict=True)
     )
     top.plot(mass, z, color=colour, marker=marker, ms=3.5, lw=1.1, zorder=3)
-    bottom.errorbar(mass, signal, error, color=colour, marker=marker, ms=3.0, lw=0.8, elinewidth=0.7, zorder=3)
+    bottom.errorbar(mass, signal, error, fmt=marker, color=colour, ms=3.0, elinewidth=0.7, zorder=3)

@@ -56,6 +56,12 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
             f" {'each were' if several else 'was'} searched; the local values do not include the look-elsewhere"
             f" effect{'' if whole.p is None else ', the global one does'}."
         )
+    fit = best_resonance(run)
+    if fit is not None:
+        lines.append(
+            "The window counts are the primary result, and the global p-value is theirs. The resonance fit assumes a"
+            " signal shape and has no global p-value."
+        )
     cards = [_card("window count, largest local significance", _significance(largest), local)]
     if whole.p is None:
         cards.append(_card("global p-value", null(), whole.reason or reason))
@@ -68,13 +74,8 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
     cards.append(
         _card("inclusive search, no classifier", _significance(inclusive), _untrained(largest, inclusive, reason))
     )
-    fit = best_resonance(run)
     if fit is not None:
         cards.append(_resonance_card(fit))
-        lines.append(
-            "The window counts are the primary result, and the global p-value is theirs. The resonance fit assumes a"
-            " signal shape and has no global p-value."
-        )
     lost = (run.results.get("accounting") or {}).get("lost")
     cards.append(_card("events lost", optional_integer(lost), "requested minus processed"))
     return cards, lines
