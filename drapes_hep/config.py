@@ -938,7 +938,7 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
     key, separator, text = assignment.partition("=")
     key = key.strip()
     if not separator or not key:
-        raise ConfigError(f"{_given(assignment)}: expected KEY=VALUE, e.g. {_given('signal.inject=0')}")
+        raise ConfigError(f"{_given(assignment)}: expected KEY=VALUE, e.g. signal.inject=0")
     is_path = key in {
         "data.path", "data.truth", "template.source", "template.path", "study.source", "hunt.signal.sample"
     }  # fmt: skip

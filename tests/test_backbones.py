@@ -198,7 +198,7 @@ def test_the_model_is_named_by_the_network_at_work_and_not_by_an_edited_file(min
         (f"{__name__}:Without", "cannot be saved .* has no config"),
         (f"{__name__}:Explodes", "cannot be saved .*KeyError"),
         (f"{__name__}:Forgets", "cannot be saved and loaded again: .*embedding"),
-        (f"{__name__}:Wrong", r"gives \(5, 1\) for members of \(5, 3\)"),
+        (f"{__name__}:Wrong", r"returns \(5, 1\) for members of \(5, 3\)"),
         (f"{__name__}:PerSet", "cannot be evaluated at one noise level"),
         (f"{__name__}:Tied", "cannot be saved .*share memory"),
         (f"{__name__}:Changes", "changes when it is saved"),
@@ -212,7 +212,7 @@ def test_a_network_that_cannot_be_used_is_refused(name, words):
 
 
 def test_tokens_are_not_left_out_silently(mine):
-    with pytest.raises(ConfigError, match=r"constituents\.tokens: the network .* has none"):
+    with pytest.raises(ConfigError, match=r"constituents\.tokens: the network .* has no tokens"):
         make_backbone(section(mine, tokens=4), seed=1)
 
 

@@ -168,7 +168,7 @@ def test_several_frames(tmp_path, columns):
     assert "several tables fit: df, other; choose one: {path: table}" in complaint(tmp_path / "a.h5")
     _, report = run({"a": {tmp_path / "a.h5": "other"}}, count)
     assert report.processed == 3000
-    assert "no frame 'nope' in it" in complaint({"a": {tmp_path / "a.h5": "nope"}})
+    assert "contains no frame 'nope'" in complaint({"a": {tmp_path / "a.h5": "nope"}})
 
 
 def test_root_without_a_tree(tmp_path, data_dir):

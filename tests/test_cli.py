@@ -209,7 +209,7 @@ def test_an_interrupted_run_says_how_to_go_on(project, complaint, monkeypatch):
         ("skim", "skim.run_selection", "during skim; finished stages are kept, this one starts over"),
         (
             "train",
-            "model.fit_window_model",
+            "train.fit_window_model",
             "during train.3300-3700; a training in progress",
         ),
         ("classify", "classify.out_of_fold_scores", "during classify.3300-3700; finished stages are kept, this one"),
@@ -283,7 +283,7 @@ def test_an_edited_processor_needs_no_leave(project, capsys):
     Path("mine.py").write_text("from processors.dijets import Dijets\nclass Mine(Dijets): x = 1\n")
     capsys.readouterr()
     assert drapes(*words) == 0
-    assert "skim: runs again, as the processor's source was changed" in capsys.readouterr().err.splitlines()
+    assert "skim: runs again, as the processor's source has changed" in capsys.readouterr().err.splitlines()
 
 
 def test_validate_says_what_the_search_is(project, capsys):
@@ -352,7 +352,7 @@ def test_validate_runs_the_processor(project, complaint):
 
 def test_validate_says_where_nothing_is_selected(project, capsys):
     assert drapes("validate", "tiny.yaml", "--files", "--set", "selection.leading_pt=20000") == 0
-    assert "events.root: the selection keeps none of 2500 events that were read" in capsys.readouterr().out
+    assert "events.root: the selection keeps none of the 2500 events read" in capsys.readouterr().out
 
 
 def test_validate_compares_identities_of_what_it_reads(finished, complaint):
@@ -404,7 +404,7 @@ def test_inspect_opens_the_tree_that_is_named(project, complaint, capsys, fallin
         for name, stop in (("Events", 50), ("Sys", 20)):
             file.mktree(name, {key: values.dtype for key, values in falling.items()})
             file[name].extend({key: values[:stop] for key, values in falling.items()})
-    assert "several trees fit: Events, Sys; say which" in complaint("inspect", "two.root")
+    assert "several trees fit: Events, Sys; choose one" in complaint("inspect", "two.root")
     assert drapes("inspect", "two.root", "--tree", "Sys", "--json") == 0
     assert json.loads(capsys.readouterr().out)["events"] == 20
     words = ["validate", "tiny.yaml", "--files", "--set", "data.path={two.root: Events}"]
@@ -604,7 +604,7 @@ def test_processes_give_the_same_skim(project, warm_workers):
         (["tiny.yaml", "--set", "features=[m_j1, mjj]"], "the resonant mass m_JJ cannot be a feature"),
         (["tiny.yaml", "--set", "processor=mine.py:Mine"], "processor 'mine.py:Mine': no file mine.py"),
         (["tiny.yaml", "--set", "processor=processors/dijets.py:Dijet"], "did you mean 'Dijets'?"),
-        (["tiny.yaml", "--set", "cwola.classifier=forest"], "expected 'trees', 'mlp'"),
+        (["tiny.yaml", "--set", "cwola.classifier=forest"], "no classifier 'forest'"),
         (["tiny.yaml", "--set", "cwola.classifier=nowhere:Net"], "cwola.classifier 'nowhere:Net': module nowhere"),
         (["tiny.yaml", "--set", "cwola.classifier=math:pi"], "'pi' is not a classifier: it is not a class"),
     ],
@@ -631,8 +631,12 @@ def test_a_processor_file_that_does_not_run(project, complaint, source):
         ("def process(self, events): return events.nothing", r"nothing.*mine.py, line 3\)", "iterative"),
         ("def process(self, events): return events.nothing", r"nothing.*mine.py, line 3\)", "futures"),
         ("def process(self, events): return {'skim': 1}", "process.events. returned no 'hists'", "iterative"),
-        ("def process(self, events): return None", "process.events. returned nothing: a search needs", "iterative"),
-        ("def __init__(self): pass", "takes no settings: a search needs", "iterative"),
+        (
+            "def process(self, events): return None",
+            "process.events. returned nothing: a processor needs three things",
+            "iterative",
+        ),
+        ("def __init__(self): pass", "takes no settings: a processor needs three things", "iterative"),
     ],
 )
 def test_a_processor_with_an_error_in_it(project, complaint, body, said, executor):
@@ -791,7 +795,7 @@ def kept(finished) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("signal.inject=0", "run: was run with signal.inject null, the configuration has 0; omit the"),
+        ("signal.inject=0", "run: was run with signal.inject null, the configuration has 0; a report"),
         ("name=other", "run: was run with name tiny, the configuration has other"),
         ("cwola.folds=3", "run: was run with cwola.folds 2, the configuration has 3"),
         ("data.path=other.root", "run: was run with data.path "),
@@ -857,7 +861,7 @@ def test_a_damaged_manifest(finished, complaint, text):
 
 
 def test_a_run_directory_that_is_a_file(project, complaint):
-    assert "tiny.yaml: is a file; name a directory with -o" in complaint("run", "tiny.yaml", "-o", "tiny.yaml")
+    assert "tiny.yaml: is a file; name another directory with -o" in complaint("run", "tiny.yaml", "-o", "tiny.yaml")
 
 
 def test_a_run_directory_below_a_file(project, complaint):
@@ -947,7 +951,7 @@ def test_a_report_of_no_directory(project, complaint):
 def test_a_part_of_the_search_has_a_reason_in_place_of_a_global_p_value(finished, unrendered):
     words = ("tiny.yaml", "-o", "run", "--quiet")
     assert drapes("hunt", *words, "--window", WINDOWS[0]) == 0
-    reason = "only 1 window was hunted, the search has 2"
+    reason = "only 1 window was hunted; the search has 2"
     assert read_json(finished / "results.json")["global"]["reason"] == reason
     assert drapes("report", *words) == 0
     assert reason in (finished / "report" / "index.html").read_text(encoding="utf-8")

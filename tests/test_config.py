@@ -6,9 +6,18 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from drapes_hep.caller import from_shell
 from drapes_hep.config import Config, load_config
 from drapes_hep.errors import ConfigError
 from drapes_hep.regions import Window, blinded, parse_window, sliding_windows
+
+
+@pytest.fixture(autouse=True)
+def typed():
+    """The mistakes below are made on the command line."""
+    with from_shell():
+        yield
+
 
 MINIMAL = {"name": "x", "data": {"path": "a.root"}}
 

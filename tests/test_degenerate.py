@@ -96,7 +96,11 @@ REFUSED = {
     "constant feature": ({**DATA, "m_j1": np.full(N, 80.0)}, {}, "feature 'm_j1' does not vary: it is 80"),
     "feature of zeros": ({**DATA, "tau21_j1": np.zeros(N)}, {}, "feature 'tau21_j1' does not vary: it is 0"),
     "one event repeated": ({**DATA, "m_j1": np.full(N, 80.0), "tau21_j1": np.full(N, 0.3)}, QUANTILE, "does not vary"),
-    "a rare second value": ({**DATA, "m_j1": 1.0 * (ROW % 500 == 3)}, QUANTILE, "'m_j1' has one value in nearly all"),
+    "a rare second value": (
+        {**DATA, "m_j1": 1.0 * (ROW % 500 == 3)},
+        QUANTILE,
+        "'m_j1' has the same value in nearly all",
+    ),
     "NaN beside the window": ({**DATA, "m_j1": np.where(few(LOW, 1), np.nan, 1)}, {}, "1 event has NaN.* 'm_j1'"),
     "NaN in the window": ({**DATA, "m_j1": np.where(few(INSIDE, 2), np.nan, 1)}, {}, "2 events have NaN.* 'm_j1'"),
     "infinity": ({**DATA, "m_j1": np.where(ROW == 7, -np.inf, 1.0)}, {}, r"the first in row 7 \(-inf\)"),

@@ -373,7 +373,7 @@ def test_a_killed_download_leaves_its_part_alone(site, tmp_path):
     """SIGKILL: no handler runs, and still nothing but the part is there, and the next call goes on with it."""
     site.delay = 0.2
     script = (
-        "import sys; from drapes_hep.events import download as d; d.API = sys.argv[1]; s = d.SAMPLES['lhco-rd'];"
+        "import sys; from drapes_hep.data import download as d; d.API = sys.argv[1]; s = d.SAMPLES['lhco-rd'];"
         "d.fetch(d.choose(s, d.list_files(s), ['raw.h5']), sys.argv[2])"
     )
     with subprocess.Popen([sys.executable, "-c", script, download.API, str(tmp_path)]) as process:

@@ -157,7 +157,7 @@ def test_weights_are_summed_and_said(clean, written):
     assert (found.weights.range.low, found.weights.range.high) == (0.5, 1.9)
     assert sum(found.mjj.counts) == pytest.approx(weight.sum())
     assert sum(found.mjj.variances) == pytest.approx((weight**2).sum())
-    assert problems(found)["weight that is not 1"] == ("warning", 400, 0)
+    assert problems(found)["weight other than 1"] == ("warning", 400, 0)
 
 
 def ragged_skim(path: Path, counts, constituents=None, **extra) -> Path:

@@ -148,7 +148,7 @@ def test_edges_contain_every_window():
         (np.zeros(len(MEANS)), EDGES, "filled bins"),
         (np.full(len(MEANS), np.nan), EDGES, "not finite"),
         (-MEANS, EDGES, "negative"),
-        (MEANS[:-1], EDGES, "belong"),
+        (MEANS[:-1], EDGES, "do not match"),
         (MEANS, EDGES[::-1], "rise"),
         (MEANS, EDGES + 8000, "sqrt_s"),
     ],

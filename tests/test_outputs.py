@@ -340,7 +340,7 @@ def test_a_file_that_is_not_declared_is_said_once_and_kept_in_the_stamp(project)
     place = str(project / "golden.json")
     lines = [line for line in selected(project).splitlines() if "golden" in line]
     assert len(lines) == 1
-    assert lines[0].startswith(f"skim: the processor reads {place} and does not declare it")
+    assert lines[0].startswith(f"skim: the processor reads {place} without")
     assert 'reads = ["golden.json"]' in lines[0]
     assert read_json(project / "run" / "stages" / "skim.json")["opened"] == {place: file_hash(place)}
     named = read_json(project / "run" / "manifest.json")["processor"]
@@ -360,7 +360,7 @@ def test_a_declared_file_is_part_of_the_key_and_not_said(project):
     assert read_json(project / "run" / "manifest.json")["processor"]["reads"] == {place: file_hash(place)}
     assert "skim: already done" in selected(project)
     (project / "golden.json").write_text("100")
-    assert "skim: runs again, as golden.json, which the processor reads, was changed" in selected(project)
+    assert "skim: runs again, as golden.json, which the processor reads, has changed" in selected(project)
 
 
 def test_a_project_with_a_declared_file_may_move(project, tmp_path_factory, monkeypatch):

@@ -628,7 +628,7 @@ def test_the_cut_flow_follows_the_events(run, page):
     assert names == [
         "in the files",
         "signal not injected",
-        "given to the selection",
+        "before the selection",
         "golden JSON",
         "trigger",
         "two jets",
@@ -653,7 +653,7 @@ def test_a_cut_flow_without_injection_starts_in_the_files(small, no_pictures):
     _json(small / "skim" / "skim.json", record | {"cutflow": [s for s in flow if s["name"] != "not_injected"]})
     names = [row[0] for row in rows_of(write_report(small).read_text(encoding="utf-8"), "step")]
     assert names[:3] == ["in the files", "golden JSON", "my step"]
-    assert "given to the selection" not in names
+    assert "before the selection" not in names
 
 
 def test_steps_that_are_not_applied_are_named_below_the_cut_flow(small, no_pictures):

@@ -170,7 +170,7 @@ class _Here:
     [
         ({"leading_tp": 1}, "unknown setting 'leading_tp'; did you mean 'leading_pt'?"),
         ({"features": ["m_jj"]}, "resonant mass"),
-        ({"mass_range": [6000, 2700]}, "mass_range must be increasing"),
+        ({"mass_range": [6000, 2700]}, "mass_range must rise"),
         ({"undefined": "keep"}, "expected 'drop' or a number"),
     ],
 )

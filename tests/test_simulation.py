@@ -155,7 +155,7 @@ def test_what_pythia_prints_does_not_reach_the_user(pythia, capfd):
 
 def test_pythias_refusal_is_one_line(pythia, monkeypatch):
     monkeypatch.setattr(
-        "drapes_hep.simulation.generator.pythia_settings", lambda _: (*pythia_settings(QCD), "HardQCD:none = on")
+        "drapes_hep.simulation.pythia.pythia_settings", lambda _: (*pythia_settings(QCD), "HardQCD:none = on")
     )
     with pytest.raises(DrapesError, match=r"^Pythia refuses this process: HardQCD:none = on$"):
         Generator(QCD, 1)

@@ -277,6 +277,8 @@ def narrowed(info: FileInfo, reading: Reading) -> FileInfo:
     """
     layout = LAYOUTS[info.layout]
     own = {*layout.required, *layout.optional}
+    if not reading.constituents:
+        own |= layout.constituent_columns
     further = [name for name in info.columns if name not in own] if reading.jets else []
     return dataclasses.replace(info, columns=(*columns_of(info.layout, info.columns, reading), *further))
 

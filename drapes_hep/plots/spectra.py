@@ -281,8 +281,8 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
         band = np.repeat(error, 2)
         top.fill_between(x, np.maximum(y - band, 1e-9), y + band, color=BLUE, alpha=0.35, lw=0, zorder=2)
         top.plot(x, y, color=BLUE, zorder=3)
-        line = Line2D([], [], color=BLUE)
-        handles.append(line if merged.expected_error is None else (Patch(color=BLUE, alpha=0.35, lw=0), line))
+        curve = Line2D([], [], color=BLUE)
+        handles.append(curve if merged.expected_error is None else (Patch(color=BLUE, alpha=0.35, lw=0), curve))
         names.append(_fit_label(data))
     if merged.expected is not None and merged.peak is not None:
         peaks = _draw_peak(top, merged, scale, bottom)

@@ -97,7 +97,7 @@ def _check_same_search(run: RunDirectory, own: Mapping[str, Any], config: Mappin
             f"{run.path}: was run with {key} {value_text(then)}, the configuration has {value_text(requested)};"
             " a report shows what was done: "
             + either(shell=f"omit the configuration (drapes report -o {run.path})", python="use the run's own")
-            + f", or search again with {another_output()}"
+            + f", or run the search again in {another_output()}"
         )
 
 

@@ -225,8 +225,11 @@ class Hdf5Reader:
         check_kept(path, "simulated", {}, reading)
         if reading.layout not in (None, "simulated"):
             raise InputError(path, f"is not of layout '{reading.layout}' but 'simulated'", "set data.layout")
-        rows, columns = arrays
-        datasets = [*columns, *CONSTITUENT_DATASETS] if "constituents" in columns else columns
+        rows, names = arrays
+        columns = columns_of("simulated", names, reading)
+        datasets = [*columns]
+        if reading.jets and reading.constituents:
+            columns, datasets = (*columns, "constituents"), [*columns, *CONSTITUENT_DATASETS]
         remarks += _check_datasets(path, {dataset: file[dataset] for dataset in datasets if dataset in file})
         return FileInfo(
             path, self.container, "simulated", "/", rows, file_key(path), "label" in columns, columns, remarks=remarks

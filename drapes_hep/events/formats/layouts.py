@@ -216,7 +216,7 @@ class SimulatedLayout:
     optional = COMMON
     constituents = True
     lists = frozenset({"jets", "tau"})
-    constituent_columns: frozenset[str] = frozenset()
+    constituent_columns = frozenset({"constituents"})
 
     def columns_of_field(self, field: str) -> tuple[str, ...]:  # noqa: ARG002
         """See :class:`Layout`."""
@@ -226,6 +226,9 @@ class SimulatedLayout:
         """See :class:`Layout`."""
         checks = Checks(self, chunk)
         out = checks.common(columns)
+        if not chunk.reading.jets:
+            checks.finish()
+            return Converted(out | no_jets(len(chunk), chunk.reading), 0)
         kinematics, taus = (np.asarray(columns[name], dtype=np.float64) for name in self.required)
         present = (kinematics != 0).any(axis=2)
         for name, values in (("jets", kinematics), ("tau", taus)):
