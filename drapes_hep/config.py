@@ -66,9 +66,10 @@ ON_CONSTITUENTS = ("constituents", "full_phase_space")
 NETWORKS = ("transformer", "epic", "deepsets")
 """Networks of the package for constituents."""
 
-METHODS = ("from_noise", "from_low_noise", "from_window", "from_sidebands", "from_simulation", "file")
-"""Template methods of the package; those of Drapes first."""
-DRAPES = METHODS[:-1]
+DRAPES = ("from_noise", "from_low_noise", "from_window", "from_sidebands", "from_simulation")
+"""Template methods of Drapes."""
+METHODS = (*DRAPES, "file")
+"""Template methods of the package."""
 
 
 SHAPES = ("dijet3", "dijet4", "dijet5")

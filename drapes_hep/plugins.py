@@ -540,19 +540,19 @@ def check_options(key: str, name: str, kind: type[Any], options: Mapping[str, An
     """
     parameters = inspect.signature(kind).parameters
     free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    entry_points_by_name = [
+    offered = [
         key
         for key, parameter in parameters.items()
         if key not in reserved and parameter.kind is not parameter.VAR_KEYWORD
     ]
     strange = [option for option in options if option in reserved or (option not in parameters and not free)]
     if strange:
-        has = f"it has {', '.join(entry_points_by_name)}" if entry_points_by_name else "it has none"
+        has = f"it has {', '.join(offered)}" if offered else "it has none"
         raise ConfigError(f"{key}: {name} has no option '{strange[0]}'; {has}")
     needed = [
         option
         for option, parameter in parameters.items()
-        if option in entry_points_by_name
+        if option in offered
         and parameter.default is parameter.empty
         and parameter.kind is not parameter.VAR_POSITIONAL
         and option not in options

@@ -194,17 +194,17 @@ def _write_sample(
         reasons = {name.replace("_", " "): count for name, count in template.lost.items() if count}
         # as many events as the data have, times a number of the configuration
         hidden = bool(context.hidden)
-        counted = ", ".join(name if hidden else f"{count} {name}" for name, count in reasons.items())
+        losses = ", ".join(name if hidden else f"{count} {name}" for name, count in reasons.items())
         if not len(template.event_id) and template.jets is not None:
             how_many = "the" if hidden else len(plan.event_id)
             raise FitError(
-                f"window {window.name}: none of {how_many} generated events is in {path.stem} ({counted}):"
+                f"window {window.name}: none of {how_many} generated events is in {path.stem} ({losses}):"
                 " the model is undertrained; use more constituents.epochs, constituents.steps or sideband events"
             )
         if not hidden:
             context.reporter.say(
                 f"window {window.name}: {path.stem}: {len(template.event_id)} of {generated} generated events"
-                f" kept{f' ({counted})' if counted else ''}"
+                f" kept{f' ({losses})' if losses else ''}"
             )
     account = {"generated": generated, "lost": dict(template.lost)}
     write_skim(path, columns, {**record, **account, "window": [window.lo, window.hi]})
