@@ -44,6 +44,7 @@ __all__ = [
     "PlotConfig",
     "SelectionConfig",
     "SignalConfig",
+    "SignalShapeConfig",
     "StudyConfig",
     "TemplateConfig",
     "TrainingConfig",
@@ -564,6 +565,45 @@ class CwolaConfig(_Section):
     )
 
 
+class SignalShapeConfig(_Section):
+    """Shape of the resonance that is fitted."""
+
+    shape: Annotated[Literal["gaussian", "crystal_ball", "sample"], Decides("hunt")] = Field(
+        "gaussian",
+        description="A Gaussian, a double-sided Crystal Ball function (with `tails`), or the masses of a simulated"
+        " sample (with `sample` and `mass`).",
+    )
+    width: Annotated[Positive | tuple[NonNegative, NonNegative], Decides("hunt")] = Field(
+        0.033,
+        description="Resolution sigma/m of gaussian and of the core of crystal_ball: a number, or [a, b] for a + b/m"
+        " with b in GeV; from 0.001 to 0.5 over mass.range.",
+    )
+    tails: Annotated[tuple[Positive, Positive, Positive, Positive] | None, Decides("hunt")] = Field(
+        None, description="Tails of crystal_ball: alpha and n at low mass, alpha and n at high mass; n above 1."
+    )
+    sample: Annotated[str | None, Decides()] = Field(
+        None,
+        description="File of a simulated sample: the skim/events.parquet of a run on it. Its m_JJ are scaled to other"
+        " masses.",
+    )
+    mass: Annotated[Positive | None, Decides("hunt")] = Field(
+        None, description="Mass of the resonance in the sample, GeV."
+    )
+
+    _sample_named = field_validator("sample")(_names_files)
+
+    @model_validator(mode="after")
+    def _complete(self) -> SignalShapeConfig:
+        if (self.tails is not None) != (self.shape == "crystal_ball"):
+            raise ValueError("tails is required by shape crystal_ball, and is only for it")
+        if self.tails is not None and min(self.tails[1::2]) <= 1:
+            raise ValueError("tails: n must be above 1, or the tail has no integral")
+        for key in ("sample", "mass"):
+            if (getattr(self, key) is not None) != (self.shape == "sample"):
+                raise ValueError(f"{key} is required by shape sample, and is only for it")
+        return self
+
+
 class HuntConfig(_Section):
     """The bump hunt."""
 
@@ -578,6 +618,7 @@ class HuntConfig(_Section):
     min_events: Annotated[int, Decides("hunt")] = Field(
         10, ge=1, description="Minimum number of selected events outside the window for a result to be quoted."
     )
+    signal: SignalShapeConfig = SignalShapeConfig()
 
     spurious_signal: Annotated[bool, Decides("hunt")] = Field(
         True,
@@ -747,6 +788,15 @@ class Config(_Section):
             )
         if self.study.window is not None and not low < self.study.window[0] < self.study.window[1] < high:
             raise ValueError(f"study.window must be increasing and inside mass.range [{low:g}, {high:g}]")
+        signal = self.hunt.signal
+        constant, falling = signal.width if isinstance(signal.width, tuple) else (signal.width, 0.0)
+        narrow, wide = constant + falling / high, constant + falling / low
+        # a sample has its own resolution
+        if signal.shape != "sample" and not 1e-3 <= narrow <= wide <= 0.5:
+            raise ValueError(
+                f"hunt.signal.width: sigma/m is {narrow:.3g} to {wide:.3g} over mass.range; it must be within 0.001 to"
+                " 0.5"
+            )
         return self
 
     @model_validator(mode="after")
@@ -896,7 +946,9 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
     key = key.strip()
     if not separator or not key:
         raise ConfigError(f"{_given(assignment)}: expected KEY=VALUE, e.g. signal.inject=0")
-    is_path = key in {"data.path", "data.truth", "template.source", "template.path", "study.source"}
+    is_path = key in {
+        "data.path", "data.truth", "template.source", "template.path", "study.source", "hunt.signal.sample"
+    }  # fmt: skip
     try:
         value = parse(text).value
     except YamlError as error:
@@ -959,7 +1011,8 @@ def load_config(path: str | Path, assignments: Sequence[str] = ()) -> Config:
     Returns
     -------
     Config
-        With ``data.path``, ``data.truth``, ``template.source``, ``template.path`` and ``study.source`` absolute.
+        With ``data.path``, ``data.truth``, ``template.source``, ``template.path``, ``study.source`` and
+        ``hunt.signal.sample`` absolute.
 
     Raises
     ------
@@ -1112,6 +1165,9 @@ def _absolute(config: Config, folder: Path) -> Config:
                 update={"source": sources(config.template.source), "path": sources(config.template.path)}
             ),
             "study": config.study.model_copy(update={"source": sources(config.study.source)}),
+            "hunt": config.hunt.model_copy(
+                update={"signal": config.hunt.signal.model_copy(update={"sample": sources(config.hunt.signal.sample)})}
+            ),
         }
     )
     return _placed(absolute, folder)

@@ -99,7 +99,7 @@ def part_of(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     config : mapping
         The whole configuration, as JSON values.
     keys : sequence of str
-        Sections, or ``section.key``.
+        Sections, or keys in them: ``section.key``, or ``section.inner.key`` where a section holds another.
 
     Returns
     -------
@@ -107,12 +107,7 @@ def part_of(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
         Nested as the configuration is; a section that is left out is None.
     """
     part: dict[str, Any] = {}
-    for key in keys:
-        name, _, inner = key.partition(".")
-        if not inner or config[name] is None:
-            part[name] = config[name]
-        else:
-            part.setdefault(name, {})[inner] = config[name][inner]
+    put_part(part, config, keys)
     return part
 
 
@@ -122,16 +117,16 @@ def put_part(tree: dict[str, Any], config: Mapping[str, Any], keys: Sequence[str
         name, _, inner = key.partition(".")
         if not inner or config[name] is None:
             tree[name] = config[name]
-        elif isinstance(tree.get(name), dict):
-            tree[name][inner] = config[name][inner]
-        else:
-            tree[name] = {inner: config[name][inner]}
+            continue
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        put_part(tree[name], config[name], [inner])
 
 
 def _values(part: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in part.items():
-        # a configuration has two levels: what is deeper is a value
+        # what is deeper than two levels is compared, and worded, as a value
         out |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
     return out
 

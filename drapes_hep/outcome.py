@@ -33,6 +33,8 @@ __all__ = [
     "MassFit",
     "Metrics",
     "PseudoWindowEstimate",
+    "ResonanceFit",
+    "Resonances",
     "Results",
     "SicPoint",
     "SpuriousSignal",
@@ -358,6 +360,74 @@ class GlobalSignificance:
 
 
 @dataclass(frozen=True)
+class ResonanceFit:
+    """The fit of a resonance of one mass, at one cut.
+
+    Attributes
+    ----------
+    mass, resolution : float
+        GeV.
+    window : tuple of float, or None
+        Whose classifier the cut is of; None without a cut.
+    background_efficiency : float
+        The cut; 1 means no cut.
+    signal, signal_error : float or None
+        Signal events that pass and the standard error; None where ``reason`` says why.
+    signal_failing : float or None
+        Signal events that fail; None without a cut.
+    z : float or None
+        Local significance, with its sign.
+    background : float or None
+        Fitted background that passes within two resolutions of the mass.
+    degree : int or None
+        Degree of the polynomial in the efficiency.
+    p_signal, p_background : float or None
+        Goodness of the fits with and without the signal.
+    reason : str or None
+        Why there is no result.
+    """
+
+    mass: float
+    resolution: float
+    window: tuple[float, float] | None
+    background_efficiency: float
+    signal: float | None
+    signal_error: float | None
+    signal_failing: float | None
+    z: float | None
+    background: float | None
+    degree: int | None
+    p_signal: float | None
+    p_background: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Resonances:
+    """Fits of a resonance over the whole fitted range.
+
+    Attributes
+    ----------
+    shape : str or None
+        Of the signal; None if nothing was fitted.
+    unsearched : tuple of tuple of float
+        Parts of the fitted range that are in no window, GeV.
+    points : tuple of ResonanceFit
+        Without a cut first, then window by window and cut by cut, each by rising mass.
+    reason : str or None
+        Why there are no fits.
+    """
+
+    shape: str | None
+    unsearched: tuple[tuple[float, float], ...]
+    points: tuple[ResonanceFit, ...]
+    reason: str | None
+
+
+NO_RESONANCES = Resonances(None, (), (), "these results are of a release without resonance fits")
+
+
+@dataclass(frozen=True)
 class _Record:
     """``results.json``, field by field."""
 
@@ -367,7 +437,7 @@ class _Record:
     windows: tuple[WindowResult, ...]
     whole: Annotated[GlobalSignificance, pydantic.Field(alias="global")]
     background: Background | None = None
-    not_searched: tuple[tuple[float, float], ...] = ()
+    resonance: Resonances = NO_RESONANCES
 
 
 @dataclass(frozen=True)
@@ -386,8 +456,8 @@ class Results(ReadOnDemand):
     global_significance : GlobalSignificance
     background : Background or None
         None if ``hunt.spurious_signal`` is false.
-    not_searched : tuple of pairs of float
-        Parts of the fitted range that lie in no hunted window, GeV.
+    resonance : Resonances
+        Fits of a resonance.
     """
 
     path: Path
@@ -396,7 +466,7 @@ class Results(ReadOnDemand):
     windows: tuple[WindowResult, ...]
     global_significance: GlobalSignificance
     background: Background | None = None
-    not_searched: tuple[tuple[float, float], ...] = ()
+    resonance: Resonances = NO_RESONANCES
 
     def window(self, name: str) -> WindowResult:
         """Return a window by its name, such as ``3300-3700``.
@@ -492,7 +562,7 @@ def read_results(path: str | Path) -> Results:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise RunDirectoryError(f"{file}: {place}: {first['msg'].lower()}; run the hunt again") from error
-    return Results(file, read.blind, read.accounting, read.windows, read.whole, read.background, read.not_searched)
+    return Results(file, read.blind, read.accounting, read.windows, read.whole, read.background, read.resonance)
 
 
 @functools.cache

@@ -12,12 +12,14 @@ import numpy as np
 
 from drapes_hep.bumphunt.background import BackgroundCheck, SpuriousSignal
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint
+from drapes_hep.bumphunt.resonance import ResonancePoint, ResonanceScan
 from drapes_hep.bumphunt.toys import GlobalSignificance
 
 __all__ = [
     "SCHEMA_VERSION",
     "background_record",
     "global_record",
+    "resonance_record",
     "results_record",
     "results_schema",
     "window_record",
@@ -156,14 +158,52 @@ def global_record(significance: GlobalSignificance | str, toys: int) -> dict[str
     }
 
 
+def _resonance_point(point: ResonancePoint) -> dict[str, Any]:
+    window = point.window
+    return {
+        "mass": float(point.mass),
+        "resolution": float(point.resolution),
+        "window": None if window is None else [window.lo, window.hi],
+        "background_efficiency": point.background_efficiency,
+        "signal": _number(point.signal),
+        "signal_error": _number(point.error),
+        "signal_failing": _number(point.signal_failing),
+        "z": _number(point.z),
+        "background": _number(point.background),
+        "degree": point.degree,
+        "p_signal": _number(point.p_signal),
+        "p_background": _number(point.p_background),
+        "reason": point.reason,
+    }
+
+
+def resonance_record(scan: ResonanceScan) -> dict[str, Any]:
+    """Return the entry of the resonance fits.
+
+    Parameters
+    ----------
+    scan : ResonanceScan
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "shape": scan.title or None,
+        "unsearched": [[float(low), float(high)] for low, high in scan.unsearched],
+        "points": [_resonance_point(point) for point in scan.points],
+        "reason": scan.reason,
+    }
+
+
 def results_record(
     accounting: Mapping[str, int | None],
     windows: Sequence[Mapping[str, Any]],
     whole: Mapping[str, Any],
+    resonance: Mapping[str, Any],
     blind: bool,
     *,
     background: Mapping[str, Any] | None,
-    not_searched: Sequence[Sequence[float]],
 ) -> dict[str, Any]:
     """Return what ``results.json`` holds."""
     return {
@@ -171,9 +211,9 @@ def results_record(
         "blind": blind,
         "accounting": dict(accounting),
         "background": None if background is None else dict(background),
-        "not_searched": [list(part) for part in not_searched],
         "windows": list(windows),
         "global": dict(whole),
+        "resonance": dict(resonance),
     }
 
 
@@ -415,6 +455,54 @@ def _global_schema() -> dict[str, Any]:
     )
 
 
+def _resonance_point_schema() -> dict[str, Any]:
+    return _record(
+        mass=_field("Mass of the resonance, GeV.", _NUMBER),
+        resolution=_field("Its standard deviation, GeV.", {"type": "number", "exclusiveMinimum": 0}),
+        window=_field("The window whose classifier the cut is of; null without a cut.", _INTERVAL, null=True),
+        background_efficiency=_field("The cut; 1 means no cut.", _EFFICIENCY),
+        signal=_field(
+            "Signal events that pass, of all masses, inside the fitted range or not; null where reason says why.",
+            _NUMBER,
+            null=True,
+        ),
+        signal_error=_field("Its standard error.", {"type": "number", "minimum": 0}, null=True),
+        signal_failing=_field("Signal events that fail the cut; null without one.", _NUMBER, null=True),
+        z=_field(
+            "Local significance of the signal that passes, with its sign, from the likelihood ratio; null where reason"
+            " says why.",
+            _NUMBER,
+            null=True,
+        ),
+        background=_field(
+            "Fitted background that passes within two resolutions of the mass. Below some ten events, z is not"
+            " normally distributed.",
+            {"type": "number", "minimum": 0},
+            null=True,
+        ),
+        degree=_field("Degree of the polynomial in the efficiency; null without a cut.", _COUNT, null=True),
+        p_signal=_field("Goodness of the fit with the signal (p-value of its deviance).", _PROBABILITY, null=True),
+        p_background=_field("Goodness of the fit without a signal that passes.", _PROBABILITY, null=True),
+        reason=_field("Why there is no result; null if there is one.", {"type": "string"}, null=True),
+    )
+
+
+def _resonance_schema() -> dict[str, Any]:
+    return _record(
+        shape=_field("Shape of the signal (hunt.signal); null if nothing was fitted.", {"type": "string"}, null=True),
+        unsearched=_field(
+            "Parts of the fitted range that are in no window, GeV: no cut is applied there.",
+            {"type": "array", "items": _INTERVAL},
+        ),
+        points=_field(
+            "Fits: without a cut, then window by window and cut by cut, each by rising mass. No look-elsewhere effect"
+            " is included.",
+            {"type": "array", "items": _resonance_point_schema()},
+        ),
+        reason=_field("Why there are no fits; null if there are.", {"type": "string"}, null=True),
+    )
+
+
 def results_schema() -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of ``results.json``, every field with its meaning."""
     accounting = _record(
@@ -436,12 +524,9 @@ def results_schema() -> dict[str, Any]:
             _background_schema(),
             null=True,
         ),
-        not_searched=_field(
-            "Parts of the fitted range that lie in no hunted window, GeV: a resonance there is taken for background.",
-            {"type": "array", "items": _INTERVAL},
-        ),
         windows=_field("Windows, from low to high mass.", {"type": "array", "items": _window_schema(), "minItems": 1}),
         **{"global": _field("The search as a whole.", _global_schema())},
+        resonance=_field("Fits of a resonance, window included; see docs/method.md.", _resonance_schema()),
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

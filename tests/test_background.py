@@ -310,8 +310,7 @@ def test_the_results_hold_the_tests_of_the_shape(qcd, qcd_spurious):
 def test_a_search_without_spurious_signal_says_null(qcd):
     quality = {"n_signal_truth": None, "template": {}, "metrics": None}
     assert window_record(hunt_all(qcd)[0], None, quality)["spurious_signal"] is None
-    record = results_record({}, [], {}, False, background=None, not_searched=[(2700, 2900)])
-    assert (record["background"], record["not_searched"]) == (None, [[2700, 2900]])
+    assert results_record({}, [], {}, {}, False, background=None)["background"] is None
 
 
 @pytest.mark.parametrize(
@@ -327,10 +326,10 @@ def test_what_no_window_covers(windows, parts):
     assert uncovered((2700, 6000), [Window(lo, hi, 1000, 9000) for lo, hi in windows]) == parts
 
 
-def run_with(signals, background, not_searched=(), blind=False):
+def run_with(signals, background, blind=False):
     """Return what the report reads of a run."""
     windows = [SimpleNamespace(title=f"window {i}", result={"spurious_signal": s}) for i, s in enumerate(signals)]
-    results = {"background": background, "not_searched": not_searched}
+    results = {"background": background}
     return SimpleNamespace(windows=windows, results=results, blind=blind, edges=EDGES)
 
 
@@ -381,11 +380,6 @@ def test_what_the_tests_say_against_the_shape_is_a_point_to_check(background, wo
 @pytest.mark.parametrize("shape", ["dijet5", "ua2", "shape.py:Mine"])
 def test_a_shape_that_is_large_enough_or_in_no_chain_is_not_pointed_out(shape):
     assert list(mass_shape_points(run_with([], background_of("dijet5", shape=shape)))) == []
-
-
-def test_what_is_not_searched_is_a_point_to_check():
-    (point,) = mass_shape_points(run_with([], None, [[2700, 2900], [4700, 6000]]))
-    assert "2700–2900 GeV, 4700–6000 GeV" in point
 
 
 def test_the_table_of_the_shape_is_in_the_report():

@@ -371,3 +371,9 @@ def test_a_selection_loads_no_torch(tmp_path):
         check=False,
     )
     assert (done.stdout.strip().splitlines()[-1:], done.returncode) == (["False"], 0), done.stderr
+
+
+def test_a_part_holds_keys_of_a_section_in_a_section():
+    config = {"a": {"x": 1, "in": {"y": 2, "z": 3}}}
+    assert part_of(config, ("a.x", "a.in.z")) == {"a": {"x": 1, "in": {"z": 3}}}
+    assert part_of({"a": {"in": None}}, ("a.in.z",)) == {"a": {"in": None}}

@@ -14,6 +14,7 @@ from hist import axis as ax
 
 from drapes_hep import plots
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint, eigen_variations
+from drapes_hep.bumphunt.resonance import ResonancePoint, ResonanceScan
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.regions import Window
@@ -21,6 +22,7 @@ from drapes_hep.stages.histograms import by_category, export_key, write_histogra
 
 STAMP = plots.Stamp("Simulation", "test", 13_000.0)
 X = ax.Regular(4, 0, 4, name="x", label="$x$ [GeV]")
+NO_SCAN = ResonanceScan("", (), (), "not fitted")
 VALUES = np.array([0.5, 1.5, 1.5, 3.5, 9.0])
 
 
@@ -83,7 +85,7 @@ def exported(tmp_path_factory):
     run.skim_hists.write_text(text)
     lines: list[str] = []
     context = types.SimpleNamespace(run=run, hidden=(), reporter=types.SimpleNamespace(say=lines.append))
-    write_histograms(context, (), (), ())
+    write_histograms(context, (), (), (), NO_SCAN)
     return run.path, lines
 
 
@@ -163,7 +165,7 @@ def test_the_expectation_comes_with_its_covariance_and_variations(tmp_path):
     run.skim_hists.write_text("{}")
     context = types.SimpleNamespace(run=run, hidden=((3100, 3300),))
     window = Window(3100, 3300, 3000, 3400)
-    write_histograms(context, [window], [counts], [WindowHunt(window, None, (point,))])
+    write_histograms(context, [window], [counts], [WindowHunt(window, None, (point,))], NO_SCAN)
     name = "mjj_expected_3100_3300_eff0p01"
     with uproot.open(tmp_path / "hists.root") as file:
         np.testing.assert_allclose(file[f"{name}_covariance"].values(), modes.T @ modes)
@@ -175,6 +177,32 @@ def test_the_expectation_comes_with_its_covariance_and_variations(tmp_path):
         np.testing.assert_allclose(file[name].errors(), np.sqrt(np.diagonal(modes.T @ modes)))
     np.testing.assert_allclose(in_json(tmp_path)[f"{name}_covariance"].values(), modes.T @ modes)
     np.testing.assert_allclose(eigen_variations(modes.T @ modes), shifts)
+
+
+def test_the_fitted_signal_of_the_largest_z_is_exported(tmp_path):
+    edges = np.array([3000.0, 3100.0, 3300.0, 3400.0])
+    counts = SelectedCounts(edges, (0.01,), np.ones((1, 3)), np.zeros(3, dtype=bool))
+    window = Window(3100, 3300, 3000, 3400)
+    background, peak = np.array([9.0, 5.0, 2.0]), np.array([0.0, 4.0, 0.1])
+    points = [
+        ResonancePoint(3150.0, 100.0, None, 1.0, z=1.0, spectrum=10 * background, peak=peak),
+        ResonancePoint(3200.0, 100.0, window, 0.01, z=2.0, spectrum=background, peak=peak),
+        ResonancePoint(3250.0, 100.0, window, 0.01, z=1.0, spectrum=background, peak=0 * peak),
+        ResonancePoint(3250.0, 100.0, window, 0.001, reason="few"),
+    ]
+    run = RunDirectory(tmp_path)
+    (tmp_path / "skim").mkdir()
+    run.skim_hists.write_text("{}")
+    context = types.SimpleNamespace(run=run, hidden=((0, 0),))
+    count = WorkingPoint(0.01, 1, None, None, None, None, None, None, None, 9)
+    hunted = [WindowHunt(window, None, (count,))]
+    write_histograms(context, [window], [counts], hunted, ResonanceScan("Gaussian", tuple(points), ()))
+    with uproot.open(tmp_path / "hists.root") as file:
+        np.testing.assert_array_equal(file["mjj_resonance_background_3100_3300_eff0p01"].values(), background)
+        np.testing.assert_array_equal(file["mjj_resonance_signal_3100_3300_eff0p01"].values(), peak)
+        assert file["mjj_resonance_signal_3100_3300_eff0p01"].title == "Fit of a resonance of 3200 GeV: signal"
+        np.testing.assert_array_equal(file["mjj_resonance_background_inclusive_eff1"].values(), 10 * background)
+        assert not [key for key in file if "0p001" in key]
 
 
 # ---- drawn

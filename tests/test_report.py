@@ -371,9 +371,11 @@ def build_run(
         "toys": toys,
         "reason": None if have else "the run is blinded" if blind else "hunt.toys is 0: no pseudo-experiments",
     }
+    fits = resonance_fits(windows, shape, events, centre)
     _json(
         folder / "hunt.json",
         {
+            "resonance": [] if blind else [spectra for _, spectra in fits if spectra is not None],
             "edges": list(edges),
             "counts": hunts[0]["working_points"][0]["counts"],
             "windows": hunts,
@@ -388,9 +390,47 @@ def build_run(
             "accounting": {"requested": 3 * n + 1100, "processed": 3 * n + 1100, "lost": 0},
             "windows": results,
             "global": overall,
+            "resonance": {
+                "shape": None if blind else "Gaussian, σ/m = 0.033",
+                "unsearched": [[LOW, windows[0][0]], [windows[-1][1], HIGH]],
+                "points": [] if blind else [fit for fit, _ in fits],
+                "reason": "the run is blinded" if blind else None,
+            },
         },
     )
     return folder
+
+
+def resonance_fits(windows, shape, events, centre):
+    """Return points of a scan of each window with its largest z in the middle, and the spectra of the largest."""
+    out = []
+    for window, cut in [(None, 1.0), *((w, c) for w in windows for c in CUTS if c < 1)]:
+        masses = (LOW, 3480.0, 5500.0) if window is None else (window[0], 0.5 * sum(window), window[1] - 50)
+        for i, mass in enumerate(masses):
+            quoted = i > 0
+            peak = 60 * np.exp(-0.5 * ((centre - mass) / 115) ** 2)
+            fit = {
+                "mass": mass,
+                "resolution": 115.0,
+                "window": None if window is None else list(window),
+                "background_efficiency": cut,
+                "signal": 300.0 if quoted else None,
+                "signal_error": 60.0 if quoted else None,
+                "signal_failing": 20.0 if quoted and window else None,
+                "z": 5.25 / i if quoted else None,
+                "background": 500.0 if quoted else None,
+                "degree": 2 if quoted and window else None,
+                "p_signal": 0.43 / i if quoted else None,
+                "p_background": 1e-4 if quoted else None,
+                "reason": None if quoted else "fewer than 10 events outside the window pass",
+            }
+            largest = {
+                **{key: fit[key] for key in ("window", "background_efficiency", "mass")},
+                "background": list(shape * events * cut),
+                "signal": list(peak),
+            }
+            out.append((fit, largest if i == 1 else None))
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -479,6 +519,71 @@ def rows_of(page, heading):
         [html.unescape(re.sub("<[^>]+>", "", cell)) for cell in re.findall(r"<td.*?</td>", row)]
         for row in re.findall(r"<tr.*?</tr>", table)[1:]
     ]
+
+
+def section(page, name):
+    """Return the words of a section of the page."""
+    text = page[page.index(f'<section id="{name}">') :]
+    return " ".join(re.sub(r"<[^>]+>", " ", text[: text.index("</section>")]).split())
+
+
+def test_the_resonance_fit_has_a_section(page):
+    words = section(page, "resonance")
+    assert "A signal (Gaussian, σ/m = 0.033) is fitted together with the background" in words
+    assert "– 1 (inclusive) 3480 300 ± 60 5.25 0.43 1.0 × 10 −4" in words
+    assert "3300–3700 0.01 3500 300 ± 60 5.25" in words
+    assert all(f"figures/resonance_{name}.pdf" in words for name in ("scan", "inclusive", "selected"))
+
+
+def test_the_headline_names_what_it_quotes(page):
+    words = section(page, "headline")
+    assert "window count, largest local significance" in words
+    assert "resonance fit, largest local significance 5.25 σ 3480 GeV at ε B = 1 (inclusive)" in words
+    assert "The window counts are the primary result" in words
+
+
+def test_a_range_in_no_window_is_a_point_to_check(page):
+    assert "in no window, 2700–3300 and 4100–6000 GeV: only the resonance fit without a cut" in section(
+        page, "headline"
+    )
+
+
+def test_a_poor_fit_is_quoted_with_that_with_a_signal(small, no_pictures):
+    results = json.loads((small / "results.json").read_text())
+    results["windows"][0]["fit"]["p_value"] = 1e-5
+    (small / "results.json").write_text(json.dumps(results))
+    page = write_report(small).read_text(encoding="utf-8")
+    assert "3300–3700 GeV, p = 1e-05 (with a signal of 3480 GeV, p = 0.43)" in section(page, "headline")
+
+
+def test_a_run_without_resonance_fits_has_a_page(small, no_pictures):
+    for name in ("results.json", "hunt.json"):
+        record = json.loads((small / name).read_text())
+        del record["resonance"]
+        (small / name).write_text(json.dumps(record))
+    page = write_report(small).read_text(encoding="utf-8")
+    assert section(page, "resonance").startswith("Resonance fit This run is of a version without resonance fits.")
+    assert "resonance fit, largest" not in section(page, "headline")
+
+
+def test_masses_without_a_result_have_their_reason(small, no_pictures):
+    results = json.loads((small / "results.json").read_text())
+    few = {"z": None, "signal": None, "signal_error": None, "reason": "fewer than 10 events outside the window pass"}
+    for fit in results["resonance"]["points"]:
+        if fit["background_efficiency"] == 0.001:
+            fit.update(few)
+    (small / "results.json").write_text(json.dumps(results))
+    page = write_report(small).read_text(encoding="utf-8")
+    assert "3300–3700 0.001 – – – fewer than 10 events outside the window pass – –" in section(page, "resonance")
+
+
+def test_the_table_of_the_scan_has_every_mass(run, page):
+    with (run / "report" / "tables" / "resonance.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    fits = json.loads((run / "results.json").read_text())["resonance"]["points"]
+    assert [float(row["mass"]) for row in rows] == [fit["mass"] for fit in fits]
+    assert [row["z"] for row in rows] == ["" if fit["z"] is None else str(fit["z"]) for fit in fits]
+    assert rows[0]["window_lo_gev"] == ""
 
 
 def global_card(run, **values):

@@ -35,7 +35,7 @@ from drapes_hep.events.formats.root import RootReader
 from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.events.injection import choose_signal
 from drapes_hep.events.readers import expand_trees, read, scan
-from drapes_hep.events.skims import read_skim, read_truth, write_truth
+from drapes_hep.events.skims import read_skim, read_truth, write_skim, write_truth
 from drapes_hep.files import file_hash, read_json, write_json
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import RunDirectory, open_run
@@ -51,7 +51,7 @@ from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.feature_tables import feature_matrix
 from drapes_hep.stages.generate import _generate, generate
-from drapes_hep.stages.hunt import hunt
+from drapes_hep.stages.hunt import hunt, hunt_stage
 from drapes_hep.stages.skim import skim
 from drapes_hep.stages.train import train
 from drapes_hep.templates import drapes
@@ -157,6 +157,45 @@ def table(path: Path) -> dict[str, np.ndarray]:
 
 def test_results_follow_their_schema(done):
     Draft202012Validator(results_schema()).validate(read_json(done / "results.json"))
+
+
+def test_a_resonance_is_fitted_over_the_whole_range(done):
+    record = read_json(done / "results.json")["resonance"]
+    assert record["reason"] is None
+    inclusive = [point["mass"] for point in record["points"] if point["window"] is None]
+    assert inclusive[0] == 2700
+    assert 5850 < inclusive[-1] <= 6000
+    assert record["unsearched"] == [[2700, 3300], [4000, 6000]]
+    windows = {tuple(point["window"]) for point in record["points"] if point["window"] is not None}
+    assert windows == {(3300, 3700), (3600, 4000)}
+
+
+def test_the_fitted_spectra_are_those_of_the_largest_z(done):
+    points = read_json(done / "results.json")["resonance"]["points"]
+    spectra = read_json(done / "hunt.json")["resonance"]
+    assert spectra
+    for fitted in spectra:
+        same = [p for p in points if all(p[k] == fitted[k] for k in ("window", "background_efficiency"))]
+        best = max((p for p in same if p["z"] is not None), key=lambda p: p["z"])
+        assert best["mass"] == fitted["mass"]
+        if fitted["window"] is not None and best["signal"] > 0:
+            assert sum(fitted["signal"]) == pytest.approx(best["signal"], rel=1e-3)
+
+
+def test_a_sample_of_the_signal_decides_the_hunt(project, done, tmp_path):
+    sample = {"shape": "sample", "sample": tmp_path / "s.parquet", "mass": 3500}
+    changes = [f"hunt.signal.{key}={value}" for key, value in sample.items()]
+    stamps = []
+    for scale in (1.0, 1.01):
+        masses = scale * np.linspace(3300, 3700, 200)
+        write_skim(tmp_path / "s.parquet", {"event_id": np.arange(200), "mjj": masses, "weight": np.ones(200)})
+        config = load_config(project / "tiny.yaml", changes)
+        context = Context.of(config, open_run(str(done)), reporter=Reporter(quiet=True))
+        stamps.append(hunt_stage(context, context.windows).decides())
+    assert stamps[0]["other"]["signal sample"] != stamps[1]["other"]["signal sample"]
+    assert stamps[0]["config"]["hunt"]["signal"] == {
+        "shape": "sample", "width": 0.033, "tails": None, "mass": 3500.0
+    }  # fmt: skip
 
 
 def test_every_window_has_a_record(done):
@@ -997,6 +1036,8 @@ def test_a_blinded_run_observes_nothing(blind):
         for point in window["working_points"]:
             assert point["observed"] is point["p_local"] is point["z_local"] is None
             assert point["expected"] is not None
+    assert results["resonance"]["points"] == read_json(blind / "hunt.json")["resonance"] == []
+    assert results["resonance"]["reason"] == "the run is blinded"
     Draft202012Validator(results_schema()).validate(results)
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from drapes_hep.bumphunt.background import BackgroundCheck, SpuriousSignal, check_background, spurious_signals
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint, eigen_variations, hunt_window
 from drapes_hep.bumphunt.extrapolation import Extrapolation, extrapolate
+from drapes_hep.bumphunt.pass_fail import Background, PassFailCounts, PassFailFits, fit_pass_fail
+from drapes_hep.bumphunt.resonance import ResonancePoint, ResonanceScan, scan_masses, scan_resonances
 from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, score_bin, set_overlaps
+from drapes_hep.bumphunt.signal_shapes import (
+    SignalShape,
+    crystal_ball,
+    find_signal,
+    gaussian,
+    sample_shape,
+    signal_templates,
+)
 from drapes_hep.bumphunt.significance import LocalSignificance, local_significance
 from drapes_hep.bumphunt.toys import (
     GlobalSignificance,
@@ -18,11 +28,17 @@ from drapes_hep.bumphunt.toys import (
 )
 
 __all__ = [
+    "Background",
     "BackgroundCheck",
     "Extrapolation",
     "GlobalSignificance",
     "LocalSignificance",
+    "PassFailCounts",
+    "PassFailFits",
+    "ResonancePoint",
+    "ResonanceScan",
     "SelectedCounts",
+    "SignalShape",
     "SpuriousSignal",
     "ToyModel",
     "WindowHunt",
@@ -31,14 +47,22 @@ __all__ = [
     "best_working_point",
     "check_background",
     "count_selected",
+    "crystal_ball",
     "draw_toys",
     "eigen_variations",
     "extrapolate",
+    "find_signal",
+    "fit_pass_fail",
+    "gaussian",
     "global_significance",
     "hunt_window",
     "local_significance",
+    "sample_shape",
+    "scan_masses",
+    "scan_resonances",
     "score_bin",
     "set_overlaps",
+    "signal_templates",
     "spurious_signals",
     "toy_local_p",
 ]

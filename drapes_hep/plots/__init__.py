@@ -8,6 +8,7 @@ from drapes_hep.plots.control import Cell, control_cells, control_grid, control_
 from drapes_hep.plots.jets import JetShape, jet_grid, jet_shapes
 from drapes_hep.plots.performance import Passing, passing_fraction, roc_curve, score_distribution, sic_curve
 from drapes_hep.plots.preview import MassPreview, mass_preview
+from drapes_hep.plots.resonance import FittedMass, resonance_scan
 from drapes_hep.plots.scan import GlobalP, LocalP, local_p_scan, toy_distribution
 from drapes_hep.plots.spectra import Spectrum, merge_bins, selected_spectra, spectrum
 from drapes_hep.plots.split import SplitCounts, data_split
@@ -29,6 +30,7 @@ __all__ = [
     "Band",
     "Cell",
     "Closure",
+    "FittedMass",
     "GlobalP",
     "HepFigure",
     "JetShape",
@@ -57,6 +59,7 @@ __all__ = [
     "merge_bins",
     "passing_fraction",
     "poisson_interval",
+    "resonance_scan",
     "roc_curve",
     "score_distribution",
     "selected_spectra",

@@ -25,6 +25,7 @@ from drapes_hep.plots.style import (
     INK,
     MARKERS,
     PALETTE,
+    RED,
     SHADE,
     Stamp,
     canvas,
@@ -68,6 +69,10 @@ class Spectrum:
     ndof : int or None
     observed, total, total_error, z_local : float or None
         In the window: data, expectation and its uncertainty, local significance.
+    peak : array, shape (bins,), or None
+        The signal in ``expected``, where a resonance was fitted with the background.
+    notes : tuple of str
+        Lines of the legend on the fit.
     """
 
     edges: FloatArray
@@ -83,6 +88,8 @@ class Spectrum:
     total: float | None = None
     total_error: float | None = None
     z_local: float | None = None
+    peak: FloatArray | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def hidden(self) -> npt.NDArray[np.bool_]:
@@ -132,6 +139,7 @@ def merge_bins(spectrum: Spectrum, factor: int) -> Spectrum:
         counts=counts,
         expected=add(spectrum.expected),
         expected_error=add(spectrum.expected_error),
+        peak=add(spectrum.peak),
     )
 
 
@@ -215,6 +223,7 @@ def _summary(s: Spectrum) -> list[str]:
     out = []
     if s.background_efficiency < 1:
         out.append(f"selected at {efficiency_label(s.background_efficiency)}")
+    out += s.notes
     if s.window is None:
         return out
     expected = "–"
@@ -253,6 +262,7 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
     levels = [merged.counts * scale] + ([] if merged.expected is None else [merged.expected * scale])
     summary = _summary(data)
     lines = 1 + (merged.expected is not None) + (merged.window is not None) + bool(merged.hidden.any()) + len(summary)
+    lines += 2 * (merged.peak is not None)
     free = _below_legend(top, lines)
     bottom, ceiling = _y_range(levels, 0.97 * free)
     handles: list[object] = [_points(top, merged, scale, INK, "o", bottom)]
@@ -271,8 +281,13 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
         band = np.repeat(error, 2)
         top.fill_between(x, np.maximum(y - band, 1e-9), y + band, color=BLUE, alpha=0.35, lw=0, zorder=2)
         top.plot(x, y, color=BLUE, zorder=3)
-        handles.append((Patch(color=BLUE, alpha=0.35, lw=0), Line2D([], [], color=BLUE)))
+        curve = Line2D([], [], color=BLUE)
+        handles.append(curve if merged.expected_error is None else (Patch(color=BLUE, alpha=0.35, lw=0), curve))
         names.append(_fit_label(data))
+    if merged.expected is not None and merged.peak is not None:
+        peaks = _draw_peak(top, merged, scale, bottom)
+        handles += peaks
+        names += [str(peak.get_label()) for peak in peaks]
     shades = _shade(top, merged, free)
     handles += shades
     names += [str(p.get_label()) for p in shades]
@@ -287,13 +302,28 @@ def spectrum(data: Spectrum, stamp: Stamp, *, merge: int | None = None) -> Figur
     return fig
 
 
+def _draw_peak(ax: Axes, merged: Spectrum, scale: FloatArray, floor: float) -> list[Line2D]:
+    """Draw the background and the signal of a fit of both; returns the legend's handles."""
+    assert merged.expected is not None
+    assert merged.peak is not None
+    background = (merged.expected - merged.peak) * scale
+    # a negative signal has no place on a logarithmic axis
+    signal = np.where(merged.peak * scale > floor, merged.peak * scale, np.nan)
+    for values, colour, style in ((background, BLUE, "--"), (signal, RED, "-")):
+        ax.stairs(values, merged.edges, baseline=None, color=colour, ls=style, lw=1.4, zorder=3)
+    return [
+        Line2D([], [], color=BLUE, ls="--", label="background of the fit"),
+        Line2D([], [], color=RED, label="signal of the fit"),
+    ]
+
+
 def _fit_label(data: Spectrum) -> str:
     quality = []
     if data.chi2 is not None and data.ndof is not None:
         quality.append(deviance_label(data.chi2, data.ndof))
     if data.fit_p is not None:
         quality.append(rf"$p = {number(data.fit_p, 2)}$")
-    label = "fit outside the window" if data.window is not None else "fit"
+    label = "fit outside the window" if data.window is not None else "fit" if data.peak is None else "fit with a signal"
     return label + (", " + ", ".join(quality) if quality else r", ±1$\sigma$")
 
 

@@ -86,11 +86,6 @@ def mass_shape_points(run: RunFiles) -> Iterator[Markup]:
         )
     if record := run.results.get("background"):
         yield from _tests(record, float(run.edges[0]), blind=run.blind)
-    if parts := run.results.get("not_searched"):
-        listed = ", ".join(f"{low:g}–{high:g} GeV" for low, high in parts)
-        yield Markup("Fitted but not searched (in no window): {}. A resonance there is taken for background.").format(
-            listed
-        )
 
 
 def _signals(run: RunFiles) -> Iterator[tuple[WindowFiles, Mapping[str, Any]]]:

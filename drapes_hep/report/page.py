@@ -28,6 +28,7 @@ from drapes_hep.report.format import null
 from drapes_hep.report.mass_shape import mass_shape_lines, mass_shape_rows
 from drapes_hep.report.pictures import Album, FigureAlbum
 from drapes_hep.report.points_to_check import checks
+from drapes_hep.report.resonance import resonance_figures, resonance_note, resonance_rows
 from drapes_hep.report.run_files import RunFiles, load_run, reading
 from drapes_hep.report.sections import (
     accounting_cards,
@@ -138,6 +139,9 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "split": split_rows(run),
             "model_summary": model_summary(run),
             "scan_figures": scan_figures(run, album),
+            "resonance": resonance_rows(run),
+            "resonance_note": resonance_note(run),
+            "resonance_figures": resonance_figures(run, album),
         }
         points = quality_points(run)
     with reading(run.directory.skim_info):

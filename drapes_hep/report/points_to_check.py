@@ -14,6 +14,7 @@ from drapes_hep.pipeline.execution import mixed_modules
 from drapes_hep.report.extract import fit_p, quality_points
 from drapes_hep.report.format import cut
 from drapes_hep.report.mass_shape import mass_shape_points
+from drapes_hep.report.resonance import inclusive_goodness, unsearched_text
 from drapes_hep.report.run_files import RunFiles, WindowFiles
 
 __all__ = ["checks"]
@@ -73,7 +74,7 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
     for rule, broken in of_windows:
         if windows := Markup("; ").join(broken):
             out.append(Markup("{}: {}.").format(rule, windows))
-    return [*out, *mass_shape_points(run), *_remarks(run), *_uncommitted(run), *_mixed(run)]
+    return [*out, *mass_shape_points(run), *_unsearched(run), *_remarks(run), *_uncommitted(run), *_mixed(run)]
 
 
 def _resonant(files: WindowFiles) -> Iterator[Markup]:
@@ -104,7 +105,15 @@ def _losses(files: WindowFiles) -> Iterator[str]:
 def _poor_fit(run: RunFiles, files: WindowFiles) -> Iterator[str]:
     p = fit_p(run, files)
     if p is not None and p < POOR_FIT:
-        yield f"{files.title} GeV, p = {p:.2g}"
+        signal = inclusive_goodness(run)
+        yield f"{files.title} GeV, p = {p:.2g}{f' ({signal})' if signal else ''}"
+
+
+def _unsearched(run: RunFiles) -> Iterator[str]:
+    """Yield what part of the fitted range is not searched with a cut."""
+    if ranges := unsearched_text(run):
+        fit = "nothing searches it" if run.blind else "only the resonance fit without a cut searches it"
+        yield f"A part of the fitted range is in no window, {ranges} GeV: {fit}."
 
 
 def _missing(run: RunFiles, files: WindowFiles) -> Iterator[Markup]:

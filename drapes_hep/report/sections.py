@@ -12,6 +12,7 @@ from drapes_hep.errors import counted
 from drapes_hep.plots import GlobalP
 from drapes_hep.report.extract import best, cutflow, fit_p, overall, split_counts
 from drapes_hep.report.format import cut, integer, null, optional_integer, plus_minus, power, sic, signed, step, why
+from drapes_hep.report.resonance import best_resonance
 from drapes_hep.report.run_files import Point, RunFiles, WindowFiles
 
 __all__ = [
@@ -55,7 +56,13 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
             f" {'each were' if several else 'was'} searched; the local values do not include the look-elsewhere"
             f" effect{'' if whole.p is None else ', the global one does'}."
         )
-    cards = [_card("largest local significance", _significance(largest), local)]
+    fit = best_resonance(run)
+    if fit is not None:
+        lines.append(
+            "The window counts are the primary result, and the global p-value is theirs. The resonance fit assumes a"
+            " signal shape and has no global p-value."
+        )
+    cards = [_card("window count, largest local significance", _significance(largest), local)]
     if whole.p is None:
         cards.append(_card("global p-value", null(), whole.reason or reason))
     else:
@@ -67,9 +74,18 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
     cards.append(
         _card("inclusive search, no classifier", _significance(inclusive), _untrained(largest, inclusive, reason))
     )
+    if fit is not None:
+        cards.append(_resonance_card(fit))
     lost = (run.results.get("accounting") or {}).get("lost")
     cards.append(_card("events lost", optional_integer(lost), "requested minus processed"))
     return cards, lines
+
+
+def _resonance_card(fit: Mapping[str, Any]) -> Row:
+    window = fit.get("window")
+    where = "" if window is None else f", window {float(window[0]):g}–{float(window[1]):g} GeV"
+    more = Markup("{} GeV at ε<sub>B</sub> = {}{}").format(f"{float(fit['mass']):.0f}", cut(fit), where)
+    return _card("resonance fit, largest local significance", Markup("{} σ").format(signed(float(fit["z"]))), more)
 
 
 def _untrained(

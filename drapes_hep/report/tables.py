@@ -10,6 +10,7 @@ from typing import Any
 
 from drapes_hep.files import atomic_path
 from drapes_hep.report.extract import cutflow, quality_points
+from drapes_hep.report.resonance import resonance_points
 from drapes_hep.report.run_files import RunFiles, estimate
 
 __all__ = ["write_tables"]
@@ -29,6 +30,7 @@ def write_tables(run: RunFiles, folder: Path) -> None:
         ("window_lo_gev", "window_hi_gev", *keys),
         [(*w.sr, *(p.get(k) for k in keys)) for w in run.windows for p in w.points],
     )
+    _write_resonances(run, folder / "resonance.csv")
     names = ("truth", "sidebands", "pseudo")
     _write_csv(
         folder / "template_quality.csv",
@@ -75,6 +77,19 @@ def write_tables(run: RunFiles, folder: Path) -> None:
         ("stage", "seconds", "peak_memory_mib"),
         [(name, s.get("seconds"), s.get("peak_memory_mib")) for name, s in run.stages.items()],
     )
+
+
+def _write_resonances(run: RunFiles, path: Path) -> None:
+    """Write every fit of a resonance; none of a blinded run."""
+    # shown by an earlier report but not by this one, which is blinded
+    path.unlink(missing_ok=True)
+    columns = (
+        "mass", "resolution", "background_efficiency", "signal", "signal_error", "signal_failing", "z", "background",
+        "p_signal", "p_background", "reason",
+    )  # fmt: skip
+    if fits := resonance_points(run):
+        rows = [(*(fit.get("window") or (None, None)), *(fit.get(k) for k in columns)) for fit in fits]
+        _write_csv(path, ("window_lo_gev", "window_hi_gev", *columns), rows)
 
 
 def _with_errors(names: Iterable[str]) -> list[str]:

@@ -22,6 +22,7 @@ import uhi.io.json
 import uproot
 
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint, eigen_variations
+from drapes_hep.bumphunt.resonance import ResonanceScan, largest
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.events.blinding import measures_mjj
 from drapes_hep.events.features import Feature, check_features
@@ -41,7 +42,11 @@ _MASS_LABEL = r"$m_{JJ}$ [GeV]"
 
 
 def write_histograms(
-    context: Context, windows: Sequence[Window], counts: Sequence[SelectedCounts], hunts: Sequence[WindowHunt]
+    context: Context,
+    windows: Sequence[Window],
+    counts: Sequence[SelectedCounts],
+    hunts: Sequence[WindowHunt],
+    scan: ResonanceScan,
 ) -> list[Path]:
     """Write ``hists.root`` and ``hists.json``.
 
@@ -53,6 +58,7 @@ def write_histograms(
     counts : sequence of SelectedCounts
         Of all events, a window each.
     hunts : sequence of WindowHunt
+    scan : ResonanceScan
 
     Returns
     -------
@@ -80,6 +86,8 @@ def write_histograms(
         if not context.hidden:
             for name, histogram in _template_histograms(context, window):
                 add(name, histogram)
+    for name, histogram in _resonance_histograms(counts, scan):
+        add(name, histogram)
     records = {key: json.loads(json.dumps(histogram, default=uhi.io.json.default)) for key, histogram in hists.items()}
     # the same histograms make the same file, but for the dates that uproot writes into it
     identity = uuid.uuid5(uuid.NAMESPACE_OID, content_hash([records]))
@@ -205,6 +213,18 @@ def _expectation(name: str, edges: FloatArray, point: WorkingPoint) -> Iterator[
                 edges, varied, np.zeros_like(varied), "Expectation with one parameter of the fit varied"
             )
             yield f"{name}_fit{i}{direction}", varied_histogram
+
+
+def _resonance_histograms(counts: Sequence[SelectedCounts], scan: ResonanceScan) -> Iterator[tuple[str, hist.Hist]]:
+    """Yield background and signal of the largest z of each window and cut, all events counted."""
+    for point in largest(scan.points):
+        if point.spectrum is None or point.peak is None:
+            continue
+        window = "inclusive" if point.window is None else point.window.name.replace("-", "_")
+        cut = f"{window}_eff{point.background_efficiency:g}"
+        for what, values in (("background", point.spectrum), ("signal", point.peak)):
+            title = f"Fit of a resonance of {point.mass:.0f} GeV: {what}"
+            yield f"mjj_resonance_{what}_{cut}", _mass_histogram(counts[0].edges, values, np.zeros_like(values), title)
 
 
 def _mass_histogram(edges: FloatArray, values: FloatArray, variances: FloatArray, title: str = "") -> hist.Hist:

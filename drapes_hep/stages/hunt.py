@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from drapes_hep.bumphunt.background import SpuriousSignal, check_background, spurious_signals
 from drapes_hep.bumphunt.expectation import WindowHunt, hunt_window
+from drapes_hep.bumphunt.resonance import ResonanceScan, largest, scan_resonances
 from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, set_overlaps
+from drapes_hep.bumphunt.signal_shapes import find_signal, signal_source
 from drapes_hep.bumphunt.toys import GlobalSignificance, background_model, global_significance
 from drapes_hep.config import keys_of
 from drapes_hep.errors import DrapesError, FitError, counted
@@ -22,7 +24,7 @@ from drapes_hep.pipeline.execution import run_stage
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.pipeline.stage import Stage
 from drapes_hep.regions import Window, uncovered
-from drapes_hep.results import background_record, global_record, results_record, window_record
+from drapes_hep.results import background_record, global_record, resonance_record, results_record, window_record
 from drapes_hep.rng import stage_seed
 from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.spectrum.shapes import find_shape, shape_sources
@@ -58,6 +60,8 @@ def hunt_stage(context: Context, windows: Sequence[Window]) -> Stage:
             "search": [[window.lo, window.hi] for window in context.windows],
             "mass bins": mass_edges(context).tolist(),
             "mass shape's source": shape_sources(context.config.mass),
+            # a blinded hunt fits no resonance
+            "signal sample": None if context.config.blind else signal_source(context.config.hunt.signal),
         },
         # all earlier stages were checked against this configuration; the skim checks where the data are
         recorded=tuple(name for name in config if name != "data"),
@@ -128,10 +132,12 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
         raise DrapesError("the search has no window")
     outcome = _global(context, hunts, counts, masses, tails)
     significance = None if isinstance(outcome, str) else outcome
-    write_json(directory.hunt, _hunt_record(context, edges, visible_counts, hunts, significance))
-    record = _results(context, hunts, counts[0], outcome)
+    scan = _resonances(context, windows, counts, edges)
+    hunted = _hunt_record(context, edges, visible_counts, hunts, significance)
+    write_json(directory.hunt, {**hunted, "resonance": _resonance_spectra(scan)})
+    record = _results(context, hunts, counts[0], outcome, scan)
     write_json(directory.results, record)
-    return [directory.hunt, directory.results, *write_histograms(context, windows, visible_counts, hunts)]
+    return [directory.hunt, directory.results, *write_histograms(context, windows, visible_counts, hunts, scan)]
 
 
 def _template_sizes(directory: RunDirectory, window: Window) -> list[int]:
@@ -180,6 +186,48 @@ def _global(
         return "no working point has a p-value"
     context.reporter.say(f"global significance: {_global_text(significance)}")
     return significance
+
+
+def _resonances(
+    context: Context, windows: tuple[Window, ...], counts: Sequence[SelectedCounts], edges: FloatArray
+) -> ResonanceScan:
+    """Fit resonances over the whole range, unless the run is blinded."""
+    config = context.config
+    if config.blind:
+        ranges = uncovered((float(edges[0]), float(edges[-1])), windows)
+        return ResonanceScan("", (), ranges, "the run is blinded")
+    scan = scan_resonances(
+        windows,
+        counts,
+        find_signal(config.hunt.signal),
+        shape=find_shape(config.mass),
+        sqrt_s=config.mass.sqrt_s,
+        min_events=config.hunt.min_events,
+    )
+    best = max(largest(scan.points), key=lambda point: point.z or 0.0, default=None)
+    if best is None:
+        context.reporter.say(f"resonance fit: no result{f' ({scan.reason})' if scan.reason else ''}")
+    else:
+        cut = f"background efficiency {best.background_efficiency:g}" + (
+            "" if best.window is None else f" in window {best.window.name}"
+        )
+        context.reporter.say(f"resonance fit: largest local z = {best.z:.2f} at {best.mass:.0f} GeV, {cut}")
+    return scan
+
+
+def _resonance_spectra(scan: ResonanceScan) -> list[dict[str, Any]]:
+    """Return the fitted spectra of the largest z of each window and cut."""
+    return [
+        {
+            "window": None if point.window is None else [point.window.lo, point.window.hi],
+            "background_efficiency": point.background_efficiency,
+            "mass": point.mass,
+            "background": _nullable(point.spectrum),
+            "signal": _nullable(point.peak),
+        }
+        for point in largest(scan.points)
+        if point.spectrum is not None and point.peak is not None
+    ]
 
 
 def _global_text(result: GlobalSignificance) -> str:
@@ -239,7 +287,11 @@ def _hunt_record(
 
 
 def _results(
-    context: Context, hunts: Sequence[WindowHunt], counts: SelectedCounts, significance: GlobalSignificance | str
+    context: Context,
+    hunts: Sequence[WindowHunt],
+    counts: SelectedCounts,
+    significance: GlobalSignificance | str,
+    scan: ResonanceScan,
 ) -> dict[str, Any]:
     config, directory = context.config, context.run
     records = []
@@ -252,11 +304,5 @@ def _results(
     if config.hunt.spurious_signal:
         check = check_background(counts, find_shape(config.mass), config.mass.sqrt_s)
         background = background_record(check, config.mass.fit)
-    return results_record(
-        accounting,
-        records,
-        global_record(significance, config.hunt.toys),
-        config.blind,
-        background=background,
-        not_searched=uncovered(config.mass.range, [hunted.sr for hunted in hunts]),
-    )
+    whole = global_record(significance, config.hunt.toys)
+    return results_record(accounting, records, whole, resonance_record(scan), config.blind, background=background)
