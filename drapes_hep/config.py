@@ -80,7 +80,7 @@ CLASSIFIERS = ("trees", "mlp", *ON_CONSTITUENTS)
 
 
 def _named(kind: str, own: Sequence[str], noun: str | None = None) -> AfterValidator:
-    """Check a name: one of the package's own, an installed package's, or a class of the user's."""
+    """Check a name: one of the package's own, an installed package's, or the user's class."""
     noun = noun or kind
 
     def check(value: str) -> str:

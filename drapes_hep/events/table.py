@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from drapes_hep.errors import InputError, counted, reason_of
-from drapes_hep.events.expressions import evaluate, variables
 from drapes_hep.events.features import Feature, check_features
 from drapes_hep.events.formats.arrow import column_of
 from drapes_hep.events.types import Column
@@ -96,7 +95,12 @@ def read_events(
     numbers = {name: _floats(name, raw[name]) for name in needed}
 
     def value(name: str) -> npt.NDArray[np.float64]:
-        return numbers[name] if name in numbers else evaluate(texts[name], value, size)
+        if name in numbers:
+            return numbers[name]
+        # the parser takes a third of a second, and few searches define an expression
+        from drapes_hep.events.expressions import evaluate
+
+        return evaluate(texts[name], value, size)
 
     columns |= {name: value(name) for name in features}
     for feature in check_features(features, define, keep):
@@ -164,6 +168,8 @@ def _rests_on(name: str, texts: Mapping[str, str], names: Sequence[Any]) -> tupl
     """Return the columns that make a feature: its own, or those that its expression leads to."""
     if name in names or name not in texts:
         return (name,)
+    from drapes_hep.events.expressions import variables
+
     return tuple(dict.fromkeys(leaf for other in variables(texts[name]) for leaf in _rests_on(other, texts, names)))
 
 

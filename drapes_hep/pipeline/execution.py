@@ -62,7 +62,7 @@ def _place(run: RunDirectory, path: str | Path) -> str:
 
 
 def _outside(place: str) -> bool:
-    """Tell a user's file from one of the run directory, by how a stamp names it."""
+    """Whether a name in a stamp is that of a user's file, not of one of the run directory."""
     return is_url(place) or Path(place).is_absolute()
 
 
@@ -156,7 +156,7 @@ def _is_source(key: str) -> bool:
 
 
 def _describe_source(key: str) -> str:
-    """Word a difference of a user's code or its files."""
+    """Describe a difference in a user's code or its files."""
     whose, _, file = key.partition(".")
     reader = whose.partition("'")[0]
     return f"{file}, which the {reader} reads," if file else f"the {whose}"

@@ -96,7 +96,7 @@ def check_resonant(features: Sequence[str], x: FloatArray, mjj: FloatArray) -> f
         if len(np.unique(values)) > 1 and abs(r := float(spearmanr(values, mjj).statistic)) > FOLLOWS:
             raise LeakError(
                 f"feature '{name}': follows m_JJ (rank correlation {r:.3f}), so the classifier would learn the window;"
-                " leave it out of cwola.features"
+                " remove it from cwola.features"
             )
     r2 = mass_determination(x, mjj)
     if r2 is not None and r2 > REFUSED:
@@ -104,7 +104,7 @@ def check_resonant(features: Sequence[str], x: FloatArray, mjj: FloatArray) -> f
         what = f"feature '{alone[0]}': gives" if alone else f"features {', '.join(features)}: together they give"
         raise LeakError(
             f"{what} m_JJ (R^2 of ln m_JJ is {r2:.3f} in the sidebands), so the classifier would learn the window;"
-            f" leave {'it' if alone else 'some of them'} out of cwola.features"
+            f" remove {'it' if alone else 'some of them'} from cwola.features"
         )
     return r2
 
@@ -120,5 +120,5 @@ def resonance_line(features: Sequence[str], r2: float | None) -> str | None:
         return None
     return (
         f"the classifier's features ({', '.join(features)}) give m_JJ away (R^2 of ln m_JJ is {r2:.2f} in the"
-        " sidebands): it can learn the window, and its cuts sculpt the spectrum; leave some out of cwola.features"
+        " sidebands): it can learn the window, and its cuts sculpt the spectrum; remove some from cwola.features"
     )
