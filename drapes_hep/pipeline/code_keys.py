@@ -2,8 +2,8 @@
 
 The closure is found in the source, without importing it: imports at the head of a module and inside functions, and
 names of modules in text (``"drapes_hep.cwola.perceptron:Mlp"``, as registries hold them), not what is imported for
-annotations alone. A module's hash is one of its syntax tree without docstrings and positions, so that words, comments and line
-breaks do not count. Three kinds of import are not followed:
+annotations alone. A module's hash is one of its syntax tree without docstrings and positions, so that words, comments
+and line breaks do not count. Three kinds of import are not followed:
 
 - a package's ``__init__`` on the way to one of its modules; a name that it re-exports leads to the module that has it;
 - descriptions of other stages (``*_stage``), since stages pass files to each other, and those are hashed;
