@@ -47,7 +47,7 @@ def scan_simulated(path: str, file: Any, constituents: bool) -> tuple[int, tuple
     Returns
     -------
     (int, tuple of str) or None
-        Events, and the datasets to read; None where there are no jets and tau.
+        Events, and the layout's columns that there are; None where there are no jets and tau.
 
     Raises
     ------
@@ -73,8 +73,7 @@ def scan_simulated(path: str, file: Any, constituents: bool) -> tuple[int, tuple
         if absent:
             raise InputError(path, f"holds no constituents of jets (no '{absent[0]}')", "name a file that has them")
         _check_offsets(path, sets, n * k)
-        names.append("constituents")
-    for name in (*names[:-1], *CONSTITUENT_DATASETS) if constituents else names:
+    for name in (*names, *CONSTITUENT_DATASETS) if constituents else names:
         if sets[name].dtype.kind not in "fiub":
             raise InputError(path, f"'{name}' holds {sets[name].dtype}, not numbers", "write it again")
     return n, tuple(names)
@@ -116,7 +115,7 @@ def read_simulated(file: Any, columns: tuple[str, ...], start: int, stop: int) -
     file : h5py.Group
         Opened.
     columns : tuple of str
-        As :func:`scan_simulated` gives them.
+        As :func:`scan_simulated` gives them, and ``constituents`` if they are wanted.
     start, stop : int
         Events.
 
