@@ -42,6 +42,7 @@ __all__ = [
     "WindowBins",
     "bin_covariance",
     "inclusive_expectations",
+    "mass_coordinate",
     "quotable",
     "selected_expectations",
     "window_bins",
@@ -167,9 +168,14 @@ def window_bins(edges: FloatArray, window: Window, hidden: BoolArray | None = No
     if not inside.any() or bool((touched & ~inside).any()):
         raise FitError(f"the bins do not have the edges of window {window.name} GeV")
     outside = ~inside if hidden is None else ~inside & ~hidden
+    powers = mass_coordinate(edges)[:, None] ** np.arange(DEGREES[-1] + 1)
+    return WindowBins(inside, outside, np.asarray(powers, dtype=np.float64))
+
+
+def mass_coordinate(edges: FloatArray) -> FloatArray:
+    """Return the centres of bins as u, from -1 to 1 over the fitted range: what the efficiency is a polynomial of."""
     centre = 0.5 * (edges[1:] + edges[:-1])
-    u = (2.0 * centre - edges[0] - edges[-1]) / (edges[-1] - edges[0])
-    return WindowBins(inside, outside, np.asarray(u[:, None] ** np.arange(DEGREES[-1] + 1), dtype=np.float64))
+    return np.asarray((2.0 * centre - edges[0] - edges[-1]) / (edges[-1] - edges[0]), dtype=np.float64)
 
 
 def inclusive_expectations(spectra: InclusiveSpectra, bins: WindowBins) -> tuple[FloatArray, FloatArray]:

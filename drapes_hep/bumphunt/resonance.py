@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.bumphunt.efficiency import LEAST_EXPECTED
+from drapes_hep.bumphunt.efficiency import LEAST_EXPECTED, mass_coordinate
 from drapes_hep.bumphunt.pass_fail import Background, PassFailCounts, PassFailFits, fit_pass_fail
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.signal_shapes import SignalShape, signal_templates
@@ -160,8 +160,7 @@ def scan_resonances(
         # window included: this is what ln mu is expanded around, not what is expected of it
         fit = fit_spectrum(inclusive, edges, None, shape, sqrt_s)
         mu, gradient = bin_model(shape, sqrt_s, edges, fit.parameters)
-        centre = 0.5 * (edges[1:] + edges[:-1])
-        background = Background(mu, gradient, (2.0 * centre - edges[0] - edges[-1]) / (edges[-1] - edges[0]))
+        background = Background(mu, gradient, mass_coordinate(edges))
         masses = scan_masses(signal, float(edges[0]), float(edges[-1]))
         templates = signal_templates(signal, masses, edges)
         points = _inclusive_points(background, inclusive, edges, masses, templates, signal, min_events)
