@@ -203,6 +203,20 @@ def test_no_byte_of_the_report_follows_them(search, add, request):
     assert [name for name in full if full[name] != fewer[name]] == []
 
 
+@pytest.mark.parametrize("search", ["one", "two"])
+def test_what_follows_nothing_holds_the_sensitivity(search, request):
+    (full, log), _ = request.getfixturevalue(search)
+    windows = read_json(full / "results.json")["windows"]
+    assert all(window["spurious_signal_unblinded"] > 0 for window in windows)
+    for window in windows:
+        for point in window["working_points"][:2]:
+            assert point["sensitivity"]["expected_error"]["value"] > 0
+            assert point["sensitivity"]["signal_z5"]["value"] > point["sensitivity"]["signal_z3"]["value"]
+    (line,) = [line for line in log if line.startswith("expected sensitivity: ")]
+    assert re.search(r" of all experiments: \d+.* without a cut, \d+.* at 0\.\d+", line)
+    assert "Expected sensitivity</h3>" in (full / "report" / "index.html").read_text(encoding="utf-8")
+
+
 def test_events_were_removed(one, two):
     for search in (one, two):
         full, fewer = (len(table(run / "skim" / "events.parquet")["mjj"]) for run, _ in search)
