@@ -20,6 +20,7 @@ import uproot
 import yaml
 from test_stages import SEARCH, cut_sample, reference_mjj, table
 
+from drapes_hep.bumphunt.sensitivity import window_sensitivity
 from drapes_hep.config import load_config
 from drapes_hep.cwola.scores import Scores
 from drapes_hep.errors import ConfigError
@@ -35,6 +36,7 @@ from drapes_hep.report import write_report
 from drapes_hep.report.pictures import Album, Picture
 from drapes_hep.rng import event_uniforms
 from drapes_hep.stages import classify as classify_module
+from drapes_hep.stages import hunt as hunt_module
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.generate import generate
 from drapes_hep.stages.hunt import hunt
@@ -201,6 +203,8 @@ def test_no_byte_of_the_report_follows_them(search, add, request):
     full, fewer = (drawn(run, add) for run, _ in request.getfixturevalue(search))
     assert full.keys() == fewer.keys()
     assert [name for name in full if full[name] != fewer[name]] == []
+    assert b"Expected sensitivity</h3>" in full["report/index.html"]
+    assert full["report/tables/sensitivity.csv"].count(b"\n") > 3
 
 
 @pytest.mark.parametrize("search", ["one", "two"])
@@ -214,7 +218,19 @@ def test_what_follows_nothing_holds_the_sensitivity(search, request):
             assert point["sensitivity"]["signal_z5"]["value"] > point["sensitivity"]["signal_z3"]["value"]
     (line,) = [line for line in log if line.startswith("expected sensitivity: ")]
     assert re.search(r" of all experiments: \d+.* without a cut, \d+.* at 0\.\d+", line)
-    assert "Expected sensitivity</h3>" in (full / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_hunt_has_the_rules_of_the_search_for_it(project, one, monkeypatch):
+    (run, _), _ = one
+    folder = shutil.copytree(run, project[0] / "rules")
+    called: list[dict] = []
+    monkeypatch.setattr(
+        hunt_module, "window_sensitivity", lambda *a, **k: called.append(k) or window_sensitivity(*a, **k)
+    )
+    changes = (ONE, "hunt.min_events=11")
+    hunt(Context.of(load_config(project[0] / "tiny.yaml", changes), open_run(folder), device="cpu", workers=1))
+    spurious = [window["spurious_signal_unblinded"] for window in read_json(folder / "results.json")["windows"]]
+    assert called == [{"spurious": size, "min_events": 11} for size in spurious]
 
 
 def test_events_were_removed(one, two):
