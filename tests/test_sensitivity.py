@@ -237,7 +237,7 @@ def test_too_few_events_are_said(smooth):
     count = counts_of(nested)
     hunt = bh.hunt_window(count, WINDOWS[3], blind=True)
     *rest, last = bh.window_sensitivity(count, hunt)
-    assert last == bh.Sensitivity(reason="fewer than 10 events that may be looked at pass")
+    assert last == bh.Sensitivity(reason="fewer than 10 visible events pass")
     # the looser cuts are what they are without it
     counts, hunts = smooth
     assert rest[2].expected_error[0] == pytest.approx(
@@ -293,7 +293,7 @@ def test_no_hidden_event_changes_it():
 def record(smooth):
     counts, hunts = smooth
     sensitivities = list(bh.window_sensitivity(counts[0], hunts[0]))
-    sensitivities[3] = bh.Sensitivity(reason="fewer than 10 events that may be looked at pass")
+    sensitivities[3] = bh.Sensitivity(reason="fewer than 10 visible events pass")
     quality = {"n_signal_truth": None, "template": {}, "metrics": None}
     return window_record(hunts[0], None, quality, sensitivities, 12.5)
 
@@ -317,7 +317,7 @@ def test_the_report_of_a_blinded_run_has_a_row_per_cut(record):
     assert [row["cut"] for row in rows] == ["1 (inclusive)", "0.1", "0.01", "0.001"]
     z3 = record["working_points"][1]["sensitivity"]["signal_z3"]
     assert rows[1]["z3"] == f"{z3['value']:.0f} ± {z3['error']:.0f}"
-    assert "fewer than 10 events that may be looked at pass" in rows[3]["error"]
+    assert "fewer than 10 visible events pass" in rows[3]["error"]
 
 
 def test_the_report_of_an_open_or_older_run_has_none(record):

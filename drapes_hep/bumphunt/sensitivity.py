@@ -206,7 +206,7 @@ def _reason(hunt: WindowHunt, point: WorkingPoint, error: float, min_events: int
     if not hunt.fit.good:
         return "the fit of the inclusive spectrum is poor"
     if point.fitted_events < min_events:
-        return f"fewer than {min_events} events that may be looked at pass"
+        return f"fewer than {min_events} visible events pass"
     if point.expected is None or not np.isfinite(error):
         return "the fit of the events that pass is poor"
     if not quotable(point.expected, error):

@@ -12,11 +12,11 @@ __all__ = ["SENSITIVITY_NOTE", "sensitivity_rows"]
 Row = dict[str, Any]
 
 SENSITIVITY_NOTE = (
-    "The numbers of signal events that pass the cut in the window with which half of all experiments have a local"
-    " significance of 3σ and 5σ, from the events outside all windows. “Error once unblinded” is that of the expected"
-    " background if the fit leaves out this window alone, as it does after unblinding; the errors of all numbers come"
-    " from that of the expected background today, above. A cut needs fewer signal events than no cut if it passes a"
-    " larger fraction of the signal than the break-even efficiency."
+    "The signal events in the window that pass the cut, with which half of all experiments have a local significance of"
+    " 3σ and 5σ after unblinding, computed from the events outside all windows. The error once unblinded is that of the"
+    " expected background when only this window is left out of the fit. The errors come from the error of the expected"
+    " background above. A cut is better than none for a signal of which a larger fraction passes than the break-even"
+    " efficiency."
 )
 
 
