@@ -252,7 +252,7 @@ def test_events_in_the_sidebands_of_another_window_are_in_no_number(project, two
     first, second = (without_learned(read_json(run / "results.json")) for run in (full, fewer))
     assert first == second
     pages = [drawn(run, undrawn) for run in (full, fewer)]
-    for name in ("working_points", "cutflow"):
+    for name in ("working_points", "sensitivity", "cutflow"):
         assert pages[0][f"report/tables/{name}.csv"] == pages[1][f"report/tables/{name}.csv"]
     split = [page["report/index.html"].decode().partition('id="trained"')[2].partition("</table>")[0] for page in pages]
     assert split[0] == split[1]

@@ -146,6 +146,21 @@ def test_the_spurious_signal_is_added_times_the_efficiency_of_the_cut(smooth):
         assert b.expected_error[0] == pytest.approx(np.hypot(a.expected_error[0], 150.0 * efficiency), rel=1e-9)
 
 
+def test_the_size_of_the_spurious_signal_is_uncertain(smooth):
+    counts, hunts = smooth
+    # nothing else is
+    points = tuple(replace(point, expected_error=0.0) for point in hunts[0].working_points)
+    hunt = replace(hunts[0], working_points=points)
+    error = bh.window_sensitivity(counts[0], hunt)[0].expected_error[0]
+    low, high = np.quantile(
+        np.abs(stats.norm.ppf(np.arange(0.5, 20_000) / 20_000)), [stats.norm.cdf(x) for x in (-1, 1)]
+    )
+    expected = 0.5 * (np.hypot(error, 150 * high) - np.hypot(error, 150 * low))
+    assert bh.window_sensitivity(counts[0], hunt, spurious=150.0)[0].expected_error[1] == pytest.approx(
+        expected, rel=1e-3
+    )
+
+
 def test_the_spurious_signal_is_the_root_mean_square_over_the_hidden_counts(smooth):
     counts, hunts = smooth
     fit, rng, n = hunts[0].fit, np.random.default_rng(5), 600
@@ -304,7 +319,7 @@ def test_the_results_hold_the_sensitivity(record):
         jsonschema.validate(point, properties["working_points"]["items"])
     jsonschema.validate(record["spurious_signal_unblinded"], properties["spurious_signal_unblinded"])
     assert record["working_points"][0]["sensitivity"]["signal_z3"]["value"] > 100
-    assert record["working_points"][3]["sensitivity"]["reason"].startswith("fewer than 10 events")
+    assert record["working_points"][3]["sensitivity"]["reason"].startswith("fewer than 10 visible events")
 
 
 def run_of(record, blind=True):
