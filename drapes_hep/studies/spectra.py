@@ -129,7 +129,7 @@ class SpectrumStudy:
             reporter.say(f"blind: study {name} uses only the events outside all windows")
         with study_errors(name):
             entries = [dict(labels) for labels in self.entries(spectrum)]
-            base = self._key(spectrum)
+            base = self.key(spectrum)
         if not entries:
             raise ConfigError(f"study '{name}': the configuration leaves nothing to measure")
         paths = [record_path(context.run, content_hash([base, labels])) for labels in entries]
@@ -152,8 +152,8 @@ class SpectrumStudy:
         visible = spectrum.counts[spectrum.visible]
         return Measured(table, draw, {"events": int(visible.sum()), "shape": spectrum.mass.fit, "blind": config.blind})
 
-    def _key(self, spectrum: Spectrum) -> str:
-        """Hash what decides all measurements; raises TypeError if ``measure`` is in no file."""
+    def key(self, spectrum: Spectrum) -> str:
+        """Hash what decides all measurements but for their labels; raises TypeError if ``measure`` is in no file."""
         file = inspect.getsourcefile(inspect.unwrap(self.measure))
         windows = [[window.lo, window.hi] for window in spectrum.windows]
         counts = np.where(spectrum.visible, spectrum.counts, -1.0).tolist()
