@@ -6,8 +6,9 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, RunDirectoryError, UsersCode, reason_of
@@ -16,9 +17,9 @@ from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.provenance import makers
 from drapes_hep.plots.style import Stamp
 from drapes_hep.plugins import load_source, processor_folders
-from drapes_hep.studies.design import AnyStudy, Row
+from drapes_hep.studies.design import AnyStudy
 
-__all__ = ["find_studies", "load_study", "run_study"]
+__all__ = ["csv_text", "find_studies", "load_study", "run_study"]
 
 
 def find_studies(config_folder: Path | None = None) -> dict[str, Path]:
@@ -87,7 +88,7 @@ def run_study(name: str, study: AnyStudy, context: Context) -> list[Path]:
         reporter.say(
             f"{written[0]}: replaced, as the configuration has changed; to keep both, use --set name=NAME or -o"
         )
-    write_bytes(written[0], _csv(measured.rows).encode())
+    write_bytes(written[0], csv_text(measured.rows).encode())
     figure = measured.draw(Stamp.from_config(config.plots, config.mass.sqrt_s))
     for path in written[1:3]:
         with atomic_path(path) as temporary:
@@ -106,7 +107,8 @@ def _has_other_config(path: Path, config: Config) -> bool:
     return isinstance(before, dict) and before.get("config") != config.model_dump(mode="json")
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write a table, a line for each row; a column that a row does not have is empty."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
