@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
+from test_howto import example
 from test_stages import cut_sample
 
 from drapes_hep.bumphunt import SelectedCounts, hunt_window, spurious_signals
@@ -314,6 +315,17 @@ def test_a_shape_of_one_s_own_is_tested_too(project):
     assert len(pairs) == 25
     rows = STUDY.measure(spectrum, {"truth": "dijet3", "fitted": "shapes.py:Exponential"})
     assert all(row["asimov"] is not None for row in rows)
+
+
+def test_the_study_of_the_how_to_runs(project, finished):
+    (project / "analysis").mkdir(exist_ok=True)
+    (project / "analysis" / "goodness.py").write_text(example("SpectrumStudy"))
+    context = context_of(project)
+    written = run_study("goodness", load_study("goodness", find_studies(project)), context)
+    rows = table(written[0])
+    assert [(row["shape"], float(row["window"])) for row in rows] == [(s, m) for s in SHAPES for m in (3300, 3700)]
+    assert all(0 <= float(row["p_value"]) <= 1 for row in rows)
+    assert finished[0].parent != written[0].parent
 
 
 def test_an_error_in_a_measurement_of_one_s_own_is_one_line(project):

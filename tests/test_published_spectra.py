@@ -135,6 +135,19 @@ def test_the_spectrum_of_cms_is_read_as_the_reference_reads_it(data_dir):
             assert mine.tolist() == theirs.tolist()
 
 
+def test_intervals_of_three_bins_have_their_excess_where_pybumphunter_has_it(data_dir):
+    pytest.importorskip("pyBumpHunter")
+    counts, edges = read_spectrum(data_dir / "cms" / f"{FILES[1]}.root", "Mjj", 1530)
+    summary, _, _ = scan(counts, edges, "dijet4", 0.05, (3, 3))
+    assert (summary["bumphunter_low_gev"], summary["bumphunter_high_gev"]) == (3704, 4171)
+    assert summary["same_interval"]
+    # numbers of docs/validation.md
+    assert summary["interval_z_local"] == pytest.approx(2.75, abs=0.01)
+    assert summary["bumphunter_z_local"] == pytest.approx(2.48, abs=0.01)
+    assert summary["interval_z_local_with_spurious"] == pytest.approx(2.62, abs=0.01)
+    assert (summary["interval_spurious_verdict"], summary["f_test_chooses"]) == ("warned", "dijet3")
+
+
 @pytest.fixture(scope="module")
 def cms_tables(data_dir, tmp_path_factory):
     """Both tables of the command in docs/validation.md, by spectrum and shape."""
