@@ -23,7 +23,7 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ from drapes_hep.bumphunt.resonance import ResonancePoint, largest, scan_resonanc
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.signal_shapes import gaussian
 from drapes_hep.bumphunt.significance import local_significance
-from drapes_hep.errors import DrapesError, InputError
+from drapes_hep.errors import DrapesError, FitError, InputError
 from drapes_hep.files import atomic_path, write_bytes
 from drapes_hep.plots import Band, Panel, Stamp, study_panels
 from drapes_hep.regions import Window
@@ -46,9 +46,26 @@ from drapes_hep.studies.study import csv_text
 
 FloatArray = npt.NDArray[np.float64]
 Row = dict[str, Any]
-SQRT_S = 13_000.0
-WIDTHS = (1, 6)
-"""Fewest and most bins of an interval."""
+
+
+class Settings(NamedTuple):
+    """What all scans share.
+
+    Attributes
+    ----------
+    sqrt_s : float
+        GeV.
+    resolution : float
+        sigma/m of the signal.
+    widths : tuple of two ints
+        Fewest and most bins of an interval.
+    """
+
+    sqrt_s: float = 13_000.0
+    resolution: float = 0.05
+    widths: tuple[int, int] = (1, 6)
+
+
 VERDICTS = ("flagged", "warned", "small", "not assessed")
 """Of spurious signals."""
 
@@ -79,9 +96,8 @@ def read_spectrum(path: str | Path, histogram: str, low: float) -> tuple[FloatAr
         with uproot.open(path) as file:
             counts, edges = file[histogram].to_numpy(flow=False)
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        reason = (
-            f"has no histogram '{histogram}'" if isinstance(error, KeyError) else "is not a ROOT file of histograms"
-        )
+        reasons = {FileNotFoundError: "does not exist", uproot.KeyInFileError: f"has no histogram '{histogram}'"}
+        reason = reasons.get(type(error), f"is not a ROOT file with a histogram '{histogram}'")
         raise InputError(path, reason, "name the file and --histogram") from error
     if np.ndim(counts) != 1 or np.any(counts < 0) or np.any(counts != np.rint(counts)):
         raise InputError(path, f"'{histogram}' does not hold counts of events", "give the counts, not a density")
@@ -92,7 +108,7 @@ def read_spectrum(path: str | Path, histogram: str, low: float) -> tuple[FloatAr
     return counts[first : last + 1].astype(np.float64), edges[first : last + 2].astype(np.float64)
 
 
-def intervals(edges: FloatArray, widths: tuple[int, int] = WIDTHS) -> list[Window]:
+def intervals(edges: FloatArray, widths: tuple[int, int]) -> list[Window]:
     """Return all intervals of consecutive bins that leave a bin on either side, by rising width, then mass."""
     bins = len(edges) - 1
     return [
@@ -102,12 +118,12 @@ def intervals(edges: FloatArray, widths: tuple[int, int] = WIDTHS) -> list[Windo
     ]
 
 
-def count_intervals(counts: SelectedCounts, shape: str, widths: tuple[int, int] = WIDTHS) -> list[Row]:
+def count_intervals(counts: SelectedCounts, shape: str, settings: Settings) -> list[Row]:
     """Compare the count in each interval with the fit outside it, without and with the spurious signal in the error."""
-    windows = intervals(counts.edges, widths)
+    windows = intervals(counts.edges, settings.widths)
     rows = []
-    for window, spurious in zip(windows, spurious_signals(counts, windows, shape, SQRT_S), strict=True):
-        point = hunt_window(counts, window, shape=shape, sqrt_s=SQRT_S).working_points[0]
+    for window, spurious in zip(windows, spurious_signals(counts, windows, shape, settings.sqrt_s), strict=True):
+        point = hunt_window(counts, window, shape=shape, sqrt_s=settings.sqrt_s).working_points[0]
         observed, expected, error = point.observed, point.expected, point.expected_error
         widened = None
         if point.z_local is not None and observed is not None and expected is not None and error is not None:
@@ -138,7 +154,7 @@ def _signed(spurious: SpuriousSignal) -> float | None:
     return float(np.copysign(spurious.fraction, spurious.events))
 
 
-def bump_hunter(counts: FloatArray, expected: FloatArray, edges: FloatArray, widths: tuple[int, int] = WIDTHS) -> Row:
+def bump_hunter(counts: FloatArray, expected: FloatArray, edges: FloatArray, widths: tuple[int, int]) -> Row:
     """Scan the same intervals with pyBumpHunter.
 
     Parameters
@@ -175,7 +191,7 @@ def has_bump_hunter() -> bool:
 
 
 def scan(
-    counts: FloatArray, edges: FloatArray, shape: str, resolution: float, widths: tuple[int, int] = WIDTHS
+    counts: FloatArray, edges: FloatArray, shape: str, settings: Settings
 ) -> tuple[Row, list[Row], list[ResonancePoint]]:
     """Do all that the module's head lists, for one spectrum and one shape.
 
@@ -186,10 +202,7 @@ def scan(
         GeV.
     shape : str
         A key of ``SHAPES``.
-    resolution : float
-        sigma/m of the signal.
-    widths : tuple of two ints
-        Fewest and most bins of an interval.
+    settings : Settings
 
     Returns
     -------
@@ -198,25 +211,28 @@ def scan(
     points : list of ResonancePoint
     """
     selected = SelectedCounts(edges, (1.0,), counts[None], np.zeros(len(counts), dtype=np.bool_))
-    fit = fit_spectrum(counts, edges, None, shape, SQRT_S)
+    sqrt_s = settings.sqrt_s
+    fit = fit_spectrum(counts, edges, None, shape, sqrt_s)
     # without a cut, the fits do not depend on the window
     whole = Window(float(edges[1]), float(edges[-2]), float(edges[0]), float(edges[-1]))
-    points = list(scan_resonances([whole], [selected], gaussian(resolution), shape=shape, sqrt_s=SQRT_S).points)
-    rows = count_intervals(selected, shape, widths)
+    points = list(
+        scan_resonances([whole], [selected], gaussian(settings.resolution), shape=shape, sqrt_s=sqrt_s).points
+    )
+    rows = count_intervals(selected, shape, settings)
     verdicts = [row["spurious_verdict"] for row in rows]
     summary: Row = {
         "events": int(counts.sum()),
         "chi2": fit.chi2,
         "ndof": fit.ndof,
         "p_value": fit.p_value,
-        **_checked(selected, shape),
+        **_checked(selected, shape, sqrt_s),
         **_largest_resonance(points),
         **{f"interval_{name}": value for name, value in _best(rows, "z_local").items()},
         "largest_z_local_with_spurious": _best(rows, "z_local_with_spurious").get("z_local_with_spurious"),
         "intervals": len(rows),
         **{f"intervals_{verdict.replace(' ', '_')}": verdicts.count(verdict) for verdict in VERDICTS},
     }
-    hunted = bump_hunter(counts, fit.expected, edges, widths)
+    hunted = bump_hunter(counts, fit.expected, edges, settings.widths)
     if hunted:
         theirs = hunted["bumphunter_low_gev"], hunted["bumphunter_high_gev"]
         row = next(row for row in rows if (row["low_gev"], row["high_gev"]) == theirs)
@@ -225,9 +241,9 @@ def scan(
     return summary, rows, points
 
 
-def _checked(counts: SelectedCounts, shape: str) -> Row:
+def _checked(counts: SelectedCounts, shape: str, sqrt_s: float) -> Row:
     """Return the F-test chain and the lower edge."""
-    check = check_background(counts, shape, SQRT_S)
+    check = check_background(counts, shape, sqrt_s)
     steps = [
         f"{test.shape} to {test.more}: {'no fit' if test.p_value is None else f'{test.p_value:.2g}'}"
         for test in check.f_tests
@@ -298,7 +314,7 @@ def panels(
     ]
 
 
-def published_spectra(files: Sequence[str], histogram: str, low: float, resolution: float, out: Path) -> list[Path]:
+def published_spectra(files: Sequence[str], histogram: str, low: float, settings: Settings, out: Path) -> list[Path]:
     """Scan each file with each shape, and write the tables and the figure.
 
     Parameters
@@ -307,7 +323,7 @@ def published_spectra(files: Sequence[str], histogram: str, low: float, resoluti
     histogram : str
     low : float
         GeV.
-    resolution : float
+    settings : Settings
     out : Path
         Folder.
 
@@ -315,7 +331,9 @@ def published_spectra(files: Sequence[str], histogram: str, low: float, resoluti
     -------
     list of Path
     """
-    spectra = {Path(file).stem: read_spectrum(file, histogram, low) for file in files}
+    stems = [Path(file).stem for file in files]
+    names = stems if len(set(stems)) == len(stems) else files
+    spectra = {str(name): read_spectrum(file, histogram, low) for name, file in zip(names, files, strict=True)}
     summaries: list[Row] = []
     every: list[Row] = []
     drawn: list[Panel] = []
@@ -323,15 +341,19 @@ def published_spectra(files: Sequence[str], histogram: str, low: float, resoluti
         points = {}
         for shape in SHAPES:
             _say(f"{name}: {shape}")
-            summary, rows, points[shape] = scan(counts, edges, shape, resolution)
             labels = {"spectrum": name, "shape": shape}
+            try:
+                summary, rows, points[shape] = scan(counts, edges, shape, settings)
+            except FitError as error:
+                summaries.append(labels | {"reason": str(error)})
+                continue
             summaries.append(labels | summary)
             every += [labels | row for row in rows]
         drawn += panels(name, points, [row for row in every if row["spectrum"] == name])
     paths = [out / f"published-{name}" for name in ("spectra.csv", "intervals.csv", "spectra.png", "spectra.pdf")]
     write_bytes(paths[0], csv_text(summaries).encode())
     write_bytes(paths[1], csv_text(every).encode())
-    figure = study_panels(drawn, Stamp("Published spectra", "", None, SQRT_S))
+    figure = study_panels(drawn, Stamp("Published spectra", "", None, settings.sqrt_s))
     for path in paths[2:]:
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=path.suffix[1:], dpi=110)
@@ -348,15 +370,19 @@ def main() -> None:
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--histogram", default="Mjj")
     parser.add_argument("--low", type=float, required=True, help="lowest edge of the fitted bins, GeV")
-    parser.add_argument("--resolution", type=float, default=0.05, help="sigma/m of the Gaussian signal")
+    standard = Settings()
+    parser.add_argument("--sqrt-s", type=float, default=standard.sqrt_s, help="centre-of-mass energy, GeV")
+    parser.add_argument("--resolution", type=float, default=standard.resolution, help="sigma/m of the Gaussian signal")
+    parser.add_argument("--widths", type=int, nargs=2, default=standard.widths, help="fewest and most bins")
     parser.add_argument("-o", "--out", type=Path, default=Path("published"))
     arguments = parser.parse_args()
+    if not 1 <= arguments.widths[0] <= arguments.widths[1]:
+        parser.error("--widths: two numbers of bins, rising, at least 1")
     if not has_bump_hunter():
         _say("pyBumpHunter is not installed, its columns are left out; pip install pyBumpHunter adds them")
     try:
-        written = published_spectra(
-            arguments.files, arguments.histogram, arguments.low, arguments.resolution, arguments.out
-        )
+        settings = Settings(arguments.sqrt_s, arguments.resolution, tuple(arguments.widths))
+        written = published_spectra(arguments.files, arguments.histogram, arguments.low, settings, arguments.out)
     except DrapesError as error:
         _say(f"{Path(__file__).name}: {error}")
         sys.exit(2)

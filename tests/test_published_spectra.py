@@ -11,7 +11,7 @@ from references import cms_spectrum
 from scipy import stats
 
 from analysis import published_spectra
-from analysis.published_spectra import bump_hunter, count_intervals, intervals, main, read_spectrum, scan
+from analysis.published_spectra import Settings, bump_hunter, count_intervals, intervals, main, read_spectrum, scan
 from drapes_hep.bumphunt import SelectedCounts, hunt_window, spurious_signals
 from drapes_hep.errors import InputError
 from drapes_hep.spectrum.fit import bin_model
@@ -68,7 +68,22 @@ def test_a_mistake_ends_with_status_2(tmp_path, monkeypatch, capsys):
     assert done.value.code == 2
     first, second = capsys.readouterr().err.splitlines()
     assert first == "pyBumpHunter is not installed, its columns are left out; pip install pyBumpHunter adds them"
-    assert "text.root: is not a ROOT file of histograms" in second
+    assert "text.root: is not a ROOT file with a histogram 'Mjj'" in second
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"none\.root: does not exist"):
+        read_spectrum(tmp_path / "none.root", "Mjj", 2000)
+
+
+def test_a_shape_that_cannot_be_fitted_has_a_reason(spectrum_file, tmp_path, monkeypatch):
+    few = [*COUNTS[:4], *[0] * 8, *COUNTS[-3:]]
+    monkeypatch.setattr(published_spectra, "SHAPES", {"dijet5": SHAPES["dijet5"]})
+    paths = published_spectra.published_spectra([spectrum_file(few)], "Mjj", 2000, Settings(), tmp_path)
+    with paths[0].open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["spectrum"], row["shape"]) == ("spectrum", "dijet5")
+    assert "cannot constrain the 5 parameters" in row["reason"]
 
 
 # ---- intervals -------------------------------------------------------------------------------------------------------
@@ -83,7 +98,9 @@ def test_an_interval_is_hunted_like_a_window():
     counts = np.random.default_rng(2).poisson(COUNTS).astype(float)
     windows = intervals(EDGES, (3, 3))
     spurious = spurious_signals(selected(counts), windows)
-    for row, window, each in zip(count_intervals(selected(counts), "dijet4", (3, 3)), windows, spurious, strict=True):
+    for row, window, each in zip(
+        count_intervals(selected(counts), "dijet4", Settings(widths=(3, 3))), windows, spurious, strict=True
+    ):
         plain, wide = (hunt_window(selected(counts), window, spurious=s).working_points[0] for s in (None, each))
         assert (row["low_gev"], row["high_gev"], row["bins"]) == (window.lo, window.hi, 3)
         assert (row["observed"], row["z_local"]) == (plain.observed, plain.z_local)
@@ -95,7 +112,7 @@ def test_an_interval_is_hunted_like_a_window():
 def test_a_bump_is_in_the_best_interval_and_in_the_resonance():
     counts = COUNTS.copy()
     counts[6:8] += np.rint(4 * np.sqrt(COUNTS[6:8]))
-    summary, rows, points = scan(counts, EDGES, "dijet4", 0.05, (1, 3))
+    summary, rows, points = scan(counts, EDGES, "dijet4", Settings(widths=(1, 3)))
     assert (summary["interval_low_gev"], summary["interval_high_gev"]) == (3200, 3600)
     assert summary["intervals"] == len(rows) == 13 + 12 + 11
     assert sum(summary[f"intervals_{name}"] for name in ("flagged", "warned", "small", "not_assessed")) == len(rows)
@@ -105,7 +122,7 @@ def test_a_bump_is_in_the_best_interval_and_in_the_resonance():
 
 def test_without_pybumphunter_its_columns_are_left_out(monkeypatch):
     monkeypatch.setattr(published_spectra, "has_bump_hunter", lambda: False)
-    summary, _, _ = scan(COUNTS, EDGES, "dijet4", 0.05, (2, 2))
+    summary, _, _ = scan(COUNTS, EDGES, "dijet4", Settings(widths=(2, 2)))
     assert not [name for name in summary if "bumphunter" in name]
     assert "same_interval" not in summary
 
@@ -138,7 +155,7 @@ def test_the_spectrum_of_cms_is_read_as_the_reference_reads_it(data_dir):
 def test_intervals_of_three_bins_have_their_excess_where_pybumphunter_has_it(data_dir):
     pytest.importorskip("pyBumpHunter")
     counts, edges = read_spectrum(data_dir / "cms" / f"{FILES[1]}.root", "Mjj", 1530)
-    summary, _, _ = scan(counts, edges, "dijet4", 0.05, (3, 3))
+    summary, _, _ = scan(counts, edges, "dijet4", Settings(widths=(3, 3)))
     assert (summary["bumphunter_low_gev"], summary["bumphunter_high_gev"]) == (3704, 4171)
     assert summary["same_interval"]
     # numbers of docs/validation.md
@@ -153,7 +170,7 @@ def cms_tables(data_dir, tmp_path_factory):
     """Both tables of the command in docs/validation.md, by spectrum and shape."""
     out = tmp_path_factory.mktemp("cms")
     files = [str(data_dir / "cms" / f"{name}.root") for name in FILES]
-    table, _, png, _ = published_spectra.published_spectra(files, "Mjj", 1530.0, 0.05, out)
+    table, _, png, _ = published_spectra.published_spectra(files, "Mjj", 1530.0, Settings(), out)
     assert png.stat().st_size > 10_000
     with table.open(newline="") as file:
         return {(row["spectrum"], row["shape"]): row for row in csv.DictReader(file)}

@@ -40,8 +40,8 @@ class Bias:
         Pseudo-experiments.
     good_fits : int
         Of these, fits that converge and are good: the others have no pull.
-    asimov : float
-        Pull of the true spectrum, without fluctuations.
+    asimov : float or None
+        Pull of the true spectrum, without fluctuations; None if its fit does not converge.
     mean, mean_error : float or None
         Of the pulls.
     width, width_error : float or None
@@ -50,7 +50,7 @@ class Bias:
     window: Window
     experiments: int
     good_fits: int
-    asimov: float
+    asimov: float | None
     mean: float | None
     mean_error: float | None
     width: float | None
@@ -105,11 +105,12 @@ def window_biases(
         expected, error = inclusive_expectations(InclusiveSpectra(fit.expected, design, fit.covariance), bins)
         pulls = (every[:, bins.inside].sum(axis=1) - expected) / np.sqrt(expected + error**2)
         good = deviance_p_value(fit.deviance, mean[bins.outside], design.shape[1]) >= GOOD_FIT_P_VALUE
-        out.append(_bias(window, float(pulls[0]), len(spectra), pulls[1:][(good & fit.converged)[1:]]))
+        asimov = float(pulls[0]) if fit.converged[0] and np.isfinite(pulls[0]) else None
+        out.append(_bias(window, asimov, len(spectra), pulls[1:][(good & fit.converged)[1:]]))
     return tuple(out)
 
 
-def _bias(window: Window, asimov: float, experiments: int, pulls: FloatArray) -> Bias:
+def _bias(window: Window, asimov: float | None, experiments: int, pulls: FloatArray) -> Bias:
     n = len(pulls)
     width = float(pulls.std(ddof=1)) if n > 1 else None
     return Bias(

@@ -140,8 +140,8 @@ class SpectrumStudy:
             advance = counting(len(missing), reporter, lambda done, total: bar(done, total))
             for path, labels in missing:
                 with study_errors(name):
-                    rows = [{**labels, **row} for row in self.measure(spectrum, labels)]
-                write_json(path, {"rows": rows})
+                    # what JSON cannot hold is a mistake in the study as well
+                    write_json(path, {"rows": [{**labels, **row} for row in self.measure(spectrum, labels)]})
                 advance()
         table: list[Row] = [row for path in paths for row in read_trial(path)["rows"]]
 
