@@ -97,7 +97,7 @@ class Search:
         ]
         missed: Sequence[float | None] = [None] * len(hunts)
         if blind and self.spurious:
-            missed = expected_spurious_signals(counts[0], hunts[0].fit, self.windows, self.shape, self.sqrt_s)
+            missed = expected_spurious_signals(counts[0], hunts[0].fit, self.windows)
         return hunts, [
             window_sensitivity(count, hunted, spurious=size, min_events=self.min_events)
             for count, hunted, size in zip(counts, hunts, missed, strict=True)

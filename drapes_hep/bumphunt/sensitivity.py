@@ -52,7 +52,6 @@ from drapes_hep.bumphunt.significance import local_significance
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.fit import SpectrumFit, bin_model, fit_spectrum
 from drapes_hep.spectrum.poisson import fit_poisson
-from drapes_hep.spectrum.shapes import SpectrumShape
 
 __all__ = [
     "Sensitivity",
@@ -246,11 +245,7 @@ def _scaled_gradient(fit: SpectrumFit, mu: FloatArray, fitted: BoolArray) -> Flo
 
 
 def expected_spurious_signals(
-    counts: SelectedCounts,
-    fit: SpectrumFit,
-    windows: Sequence[Window],
-    shape: str | SpectrumShape = "dijet4",
-    sqrt_s: float = 13_000.0,
+    counts: SelectedCounts, fit: SpectrumFit, windows: Sequence[Window]
 ) -> tuple[float | None, ...]:
     """Compute the root mean square that each window's spurious signal will have once unblinded.
 
@@ -261,9 +256,6 @@ def expected_spurious_signals(
     fit : SpectrumFit
         Of the visible bins, by the shape of the search.
     windows : sequence of Window
-    shape : SpectrumShape or str
-    sqrt_s : float
-        GeV.
 
     Returns
     -------
@@ -275,7 +267,7 @@ def expected_spurious_signals(
     if not np.isfinite(filled).all():
         return (None,) * len(windows)
     unblinded = SelectedCounts(edges, (1.0,), filled[None], np.zeros_like(hidden))
-    signals = spurious_signals(unblinded, windows, shape, sqrt_s)
+    signals = spurious_signals(unblinded, windows, fit.shape, fit.sqrt_s)
     seen = _scaled_gradient(fit, mu, ~hidden)
     # counts of hidden bins about their expectation, which has an error itself
     covariance = np.diag(mu[hidden]) + (mu[:, None] * seen)[hidden] @ (mu[:, None] * seen)[hidden].T
@@ -290,7 +282,7 @@ def expected_spurious_signals(
             fitted = np.ones_like(inside) if alternative.window_included else ~inside
             key = alternative.shape, fitted.tobytes()
             if key not in fits:
-                fits[key] = fit_spectrum(filled, edges, None, alternative.shape, sqrt_s, fitted=fitted)
+                fits[key] = fit_spectrum(filled, edges, None, alternative.shape, fit.sqrt_s, fitted=fitted)
             response = _response(fits[key], fit, inside)[hidden]
             sizes.append(float(np.sqrt(alternative.events**2 + response @ covariance @ response)))
         out.append(max(sizes, default=None))

@@ -322,8 +322,7 @@ def _unblinded_spurious(
     if not (config.blind and config.hunt.spurious_signal and fit.good):
         return [None] * len(hunts)
     # all windows are hidden from every fit, so each has the same
-    windows = [hunted.sr for hunted in hunts]
-    return expected_spurious_signals(counts, fit, windows, find_shape(config.mass), config.mass.sqrt_s)
+    return expected_spurious_signals(counts, fit, [hunted.sr for hunted in hunts])
 
 
 def _sensitivity_text(hunts: Sequence[WindowHunt], sensitivities: Sequence[Sequence[Sensitivity]]) -> str:
