@@ -29,6 +29,7 @@ from drapes_hep.events.blinding import Blinding, empty_hidden_bins, hidden_bins,
 from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.events.ranges import in_ranges
 from drapes_hep.files import read_json, write_json
+from drapes_hep.outcome import read_results
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
@@ -214,6 +215,8 @@ def test_what_follows_nothing_holds_the_sensitivity(search, request):
         for point in window["working_points"][:2]:
             assert point["sensitivity"]["expected_error"]["value"] > 0
             assert point["sensitivity"]["signal_z5"]["value"] > point["sensitivity"]["signal_z3"]["value"]
+    read = read_results(full).windows[0].working_points[0].sensitivity
+    assert read.signal_z3.value == windows[0]["working_points"][0]["sensitivity"]["signal_z3"]["value"]
     (line,) = [line for line in log if line.startswith("expected sensitivity: ")]
     assert re.search(r" of all experiments: \d+.* without a cut, \d+.* at 0\.\d+", line)
 
