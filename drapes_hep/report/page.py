@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from drapes_hep.report.figures import (
 )
 from drapes_hep.report.format import null
 from drapes_hep.report.mass_shape import mass_shape_lines, mass_shape_rows
-from drapes_hep.report.pictures import Album, FigureAlbum
+from drapes_hep.report.pictures import Album, render_figures
 from drapes_hep.report.points_to_check import checks
 from drapes_hep.report.resonance import resonance_figures, resonance_note, resonance_rows
 from drapes_hep.report.run_files import RunFiles, load_run, reading
@@ -45,13 +45,20 @@ from drapes_hep.report.sections import (
     window_summary,
     working_point_rows,
 )
+from drapes_hep.report.sensitivity import SENSITIVITY_NOTE, sensitivity_rows
 from drapes_hep.report.tables import write_tables
 from drapes_hep.version import __version__
 
 __all__ = ["report_figures", "write_report"]
 
 
-def write_report(run: Path, words: Mapping[str, Any] | None = None) -> Path:
+def write_report(
+    run: Path,
+    words: Mapping[str, Any] | None = None,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
     """Write figures, tables and the page of a run.
 
     Parameters
@@ -61,6 +68,10 @@ def write_report(run: Path, words: Mapping[str, Any] | None = None) -> Path:
         ``report`` is written.
     words : mapping, optional
         ``plots`` of a configuration, instead of the run's own.
+    workers : int
+        Processes that render figures.
+    progress : callable, optional
+        Called with (figures rendered, figures).
 
     Returns
     -------
@@ -74,8 +85,9 @@ def write_report(run: Path, words: Mapping[str, Any] | None = None) -> Path:
     """
     loaded = load_run(Path(run), words)
     folder = loaded.directory.path / "report"
-    album = Album(folder / "figures")
+    album = Album()
     content = _content(loaded, album)
+    content["images"] = render_figures(folder / "figures", album.figures, workers, progress)
     with reading(loaded.directory.results):
         write_tables(loaded, folder / "tables")
     environment = jinja2.Environment(
@@ -88,7 +100,6 @@ def write_report(run: Path, words: Mapping[str, Any] | None = None) -> Path:
     index = folder / "index.html"
     with atomic_path(index) as temporary:
         temporary.write_text(html, encoding="utf-8")
-    album.prune()
     return index
 
 
@@ -112,7 +123,7 @@ def report_figures(run: Path, words: Mapping[str, Any] | None = None) -> dict[st
     RunDirectoryError
         As :func:`write_report`.
     """
-    album = FigureAlbum()
+    album = Album()
     _content(load_run(Path(run), words), album)
     return album.figures
 
@@ -132,6 +143,8 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "window_note": f"Expected from the mass fit{run.fit_title} outside the window. The inclusive search is"
             " listed with every cut; the most significant working point is highlighted. Template × inclusive, if given,"
             " is a cross-check: the cut's efficiency on the template times the inclusive expectation.",
+            "sensitivity": sensitivity_rows(run),
+            "sensitivity_note": SENSITIVITY_NOTE,
             "mass_shape": mass_shape_rows(run),
             "mass_shape_lines": mass_shape_lines(run),
             "quality": quality_rows(run),
