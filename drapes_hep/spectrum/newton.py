@@ -282,8 +282,8 @@ def _minimise(
                 return first - value + 0.5 * decrement > gain
             _add(base, x, trial, new_eta)
             exponentials(new_eta, MAX_LOG, new_mu)
-            found = _objective(pairs, trial, statistic, precision, new_mu, sums)
-            if found <= value + slack:
+            new_value = _objective(pairs, trial, statistic, precision, new_mu, sums)
+            if new_value <= value + slack:
                 break
             length *= 0.5
             if length < 1e-6:
@@ -292,7 +292,7 @@ def _minimise(
             theta[a] = trial[a]
         for i in range(len(mu)):
             eta[i], mu[i] = new_eta[i], new_mu[i]
-        value = found
+        value = new_value
         if decrement < TOLERANCE:
             return first - value > gain
     return False
@@ -326,12 +326,11 @@ def _moments(eta: FloatArray, nodes: Nodes) -> tuple[float, float]:
 
 @compiled
 def _write(
-    design: Design, k: int, constant: float, theta: FloatArray, statistic: FloatArray, curves: FloatArray, nodes: Nodes,
-    out: Results, r: int,
+    design: Design, k: int, constant: float, theta: FloatArray, statistic: FloatArray, curves: FloatArray, out: Results,
+    r: int,
 ) -> None:  # fmt: skip
     """Compute and write what follows from the minimum."""
-    eta, mu = curves[1], curves[2]
-    pairs = design.pairs[: design.needed[k]]
+    mu, pairs = curves[2], design.pairs[: design.needed[k]]
     sums = np.empty(len(pairs))
     _objective(pairs, theta[:k], statistic, design.precision, mu, sums)
     _invert(design.places, design.precision[:k], sums, out.covariance[r])
@@ -340,7 +339,6 @@ def _write(
         value -= statistic[a] * theta[a]
         out.theta[r, a] = theta[a]
     out.deviance[r], out.parameters[r] = max(2.0 * value, 0.0), k
-    out.moments[r, 0], out.moments[r, 1] = _moments(eta, nodes)
     for i in range(len(mu)):
         out.mu[r, design.fitted[i]] = mu[i]
 
@@ -417,8 +415,9 @@ def fit_rows(
             else:
                 for i in range(bins):
                     eta[i], mu[i] = before[0, i], before[1, i]
-        _write(design, terms, _constant(n, base, powers), best, statistic, curves, nodes, out, r)
+        _write(design, terms, _constant(n, base, powers), best, statistic, curves, out, r)
         out.converged[r] = converged
+        out.moments[r, 0], out.moments[r, 1] = _moments(eta, nodes)
         for i in range(len(rest)):
             total = shift[rest[i]]
             for a in range(terms):
