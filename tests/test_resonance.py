@@ -11,6 +11,7 @@ from scipy import special, stats
 
 from drapes_hep import bumphunt as bh
 from drapes_hep.bumphunt import pass_fail
+from drapes_hep.bumphunt import pass_fail_likelihood as likelihood
 from drapes_hep.bumphunt.resonance import largest
 from drapes_hep.bumphunt.signal_shapes import signal_source
 from drapes_hep.config import SignalShapeConfig, make_config
@@ -144,31 +145,43 @@ def test_the_minimum_is_that_of_an_independent_minimiser(share):
 
 
 @pytest.mark.parametrize("degree", [None, 2, 3])
-@pytest.mark.parametrize("signal", [150.0, -900.0])
-def test_gradients_are_those_of_the_means(degree, signal):
+@pytest.mark.parametrize("signal", [150.0, -900.0, -4000.0])
+@pytest.mark.parametrize("second", [False, True])
+def test_score_and_information_are_those_of_the_means(degree, signal, second):
     basis = GRADIENT @ np.linalg.inv(np.linalg.qr(np.sqrt(MU)[:, None] * GRADIENT)[1])
     design = np.empty((len(U), 0)) if degree is None else U[:, None] ** np.arange(degree + 1)
-    model = pass_fail._Model(MU, basis, design)
-    counts = cut_counts(MU, 0.01, 0, 0, template(3500), 0.4)
-    counts = counts if degree is not None else replace(counts, failed=None)
+    model = likelihood.Model(MU, basis, design, 1 + second)
+    given = cut_counts(MU, 0.01, 0, 0, template(3500), 0.4)
+    observed = (given.passed, given.failed) if degree is not None else (given.passed,)
+    templates = np.stack([template(3500), template(4100)][: 1 + second])[None]
+    counts = likelihood.Counts(observed, given.share, templates, np.full(1, -2000.0))
     p = np.zeros(model.size)
     p[:4] = (3, -2, 1, 0.5)
     if degree is not None:
         p[4 : 5 + degree] = (np.log(0.01), 0.3, -0.2, 0.1)[: degree + 1]
-        p[-1] = 0.3 * signal
-    p[model.passing] = signal
-    step = 1e-5 * np.maximum(1.0, np.abs(p))
-    for part, (mean, gradient) in enumerate(pass_fail._means(model, p[None], counts)):
-        assert (mean > 0).all()
-        for k in range(model.size):
-            up, down = p.copy(), p.copy()
-            up[k] += step[k]
-            down[k] -= step[k]
-            difference = (
-                pass_fail._means(model, up[None], counts)[part][0]
-                - pass_fail._means(model, down[None], counts)[part][0]
-            )
-            np.testing.assert_allclose(gradient[..., k], difference / (2 * step[k]), rtol=2e-5, atol=1e-6)
+    p[model.passing :] = (signal, 0.3 * signal, 70, 500)[: model.size - model.passing]
+
+    def values(x):
+        value, parts = likelihood._objective(model, x[None], counts)
+        return value[0], np.concatenate([part.mean[0] for part in parts])
+
+    def derivative(k, of):
+        step = 1e-5 * max(1.0, abs(p[k])) * (np.arange(model.size) == k)
+        return (values(p + step)[of] - values(p - step)[of]) / (2 * step.max())
+
+    value, parts = likelihood._objective(model, p[None], counts)
+    score, information = likelihood._score_and_information(
+        model, likelihood._Products.of(model), p[None], counts, parts
+    )
+    np.testing.assert_allclose(score[0], [-derivative(k, 0) for k in range(model.size)], rtol=1e-4, atol=1e-3)
+    mean = np.concatenate([part.mean[0] for part in parts])
+    assert (mean > 0).all()
+    gradient = np.stack([derivative(k, 1) for k in range(model.size)])
+    expected = gradient / mean @ gradient.T + np.diag(model.precision)
+    # the penalty on a signal below -2000, of width 200
+    expected[model.passing, model.passing] += (signal < -2000) / 200.0**2
+    scale = np.sqrt(np.diag(expected))
+    np.testing.assert_allclose(information[0] / scale[:, None] / scale, expected / scale[:, None] / scale, atol=1e-5)
 
 
 def test_a_fit_does_not_depend_on_its_batch():
