@@ -169,7 +169,7 @@ def test_score_and_information_are_those_of_the_means(degree, signal, second):
         step = 1e-5 * max(1.0, abs(p[k])) * (np.arange(model.size) == k)
         return (values(p + step)[of] - values(p - step)[of]) / (2 * step.max())
 
-    value, parts = likelihood._objective(model, p[None], counts)
+    _, parts = likelihood._objective(model, p[None], counts)
     score, information = likelihood._score_and_information(
         model, likelihood._Products.of(model), p[None], counts, parts
     )

@@ -30,7 +30,7 @@ from scipy import special, stats
 
 from drapes_hep.bumphunt.pass_fail import Background, PassFailCounts, PassFailFits, fit_pass_fail
 
-__all__ = ["FEW_EVENTS", "LEAST_Z", "PSEUDO_EXPERIMENTS", "TailProbability", "tail_probability"]
+__all__ = ["ALL", "FEW_EVENTS", "FIRST", "LEAST_Z", "TailProbability", "tail_probability"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -42,8 +42,12 @@ LEAST_Z = 1.0
 What is quoted is then still a function of the data that is large only if they are extreme: where the two differ by
 less than one standard deviation, as they do above half an event, no z above 2 is lost and none is added.
 """
-PSEUDO_EXPERIMENTS = 400
-"""Of each mass, window and cut: the relative error of p is 5 to 15 %, or 0.1 in z at most."""
+FIRST, ALL = 100, 400
+"""Pseudo-experiments of each mass, window and cut: the first, and all where they give p <= ENOUGH."""
+ENOUGH = 0.05
+"""p above which the first pseudo-experiments are enough; p <= a < ENOUGH is then still no more frequent than a."""
+TOLERANCE = 1e-4
+"""Of the fits of pseudo-experiments."""
 _TIE = 1e-6
 """Difference in z below which two experiments are equally extreme."""
 
@@ -74,7 +78,7 @@ def tail_probability(
     counts: PassFailCounts,
     fits: PassFailFits,
     rng: np.random.Generator,
-    toys: int = PSEUDO_EXPERIMENTS,
+    toys: tuple[int, int] = (FIRST, ALL),
 ) -> TailProbability:
     """Compute the p-value of one fit from pseudo-experiments.
 
@@ -87,35 +91,73 @@ def tail_probability(
     fits : PassFailFits
         Its result.
     rng : Generator
-    toys : int
-        Pseudo-experiments.
+    toys : tuple of two ints
+        Pseudo-experiments at first, and in all where these give a small p.
 
     Returns
     -------
     TailProbability
     """
-    with_cut = counts.failed is not None
-    nulls, full = (
-        np.concatenate([passed[0], failed[0]]) if with_cut else passed[0]
-        for passed, failed in ((fits.null_passed, fits.null_failed), (fits.full_passed, fits.full_failed))
-    )
-    # the data are the last row
-    tilted = rng.random(toys) < 0.5
-    observed = counts.passed[0] if counts.failed is None else np.concatenate([counts.passed[0], counts.failed[0]])
-    drawn = np.concatenate([rng.poisson(np.where(tilted[:, None], full, nulls)).astype(np.float64), observed[None]])
-    log_ratio = drawn @ np.log(full / nulls) - (full - nulls).sum()
-    weight = 2.0 * special.expit(-log_ratio)
+    means = _Means.of(counts, fits)
+    drawn = means.draw(toys[0], rng)
+    z = _z(background, counts, drawn)
+    result = _p_value(means, drawn, z, fits)
+    if result.p > ENOUGH or toys[1] <= toys[0]:
+        return result
+    more = means.draw(toys[1] - toys[0], rng)
+    z = np.concatenate([z, _z(background, counts, more)])
+    return _p_value(means, np.concatenate([drawn, more]), z, fits)
+
+
+@dataclass(frozen=True)
+class _Means:
+    """The data, and the means without and with a signal: counts that pass and, with a cut, those that fail."""
+
+    observed: FloatArray
+    null: FloatArray
+    full: FloatArray
+
+    @classmethod
+    def of(cls, counts: PassFailCounts, fits: PassFailFits) -> _Means:
+        if counts.failed is None:
+            return cls(counts.passed[0], fits.null_passed[0], fits.full_passed[0])
+        return cls(
+            np.concatenate([counts.passed[0], counts.failed[0]]),
+            np.concatenate([fits.null_passed[0], fits.null_failed[0]]),
+            np.concatenate([fits.full_passed[0], fits.full_failed[0]]),
+        )
+
+    def draw(self, toys: int, rng: np.random.Generator) -> FloatArray:
+        """Draw from the mixture of both."""
+        with_signal = rng.random((toys, 1)) < 0.5
+        return rng.poisson(np.where(with_signal, self.full, self.null)).astype(np.float64)
+
+    def weight(self, counts: FloatArray) -> FloatArray:
+        """Return w of the module's head."""
+        log_ratio = counts @ np.log(self.full / self.null) - (self.full - self.null).sum()
+        return np.asarray(2.0 * special.expit(-log_ratio))
+
+
+def _z(background: Background, counts: PassFailCounts, drawn: FloatArray) -> FloatArray:
+    """Fit pseudo-experiments; -inf where a fit does not converge, as a search then quotes nothing."""
     bins = counts.passed.shape[1]
 
     def each(values: FloatArray) -> FloatArray:
-        return np.repeat(values, toys, axis=0)
+        return np.repeat(values, len(drawn), axis=0)
 
     trial = PassFailCounts(
-        drawn[:-1, :bins], drawn[:-1, bins:] if with_cut else None, each(counts.share), each(counts.signal),
+        drawn[:, :bins],
+        None if counts.failed is None else drawn[:, bins:],
+        each(counts.share),
+        each(counts.signal),
         None if counts.included is None else each(counts.included),
-    )  # fmt: skip
-    fitted = fit_pass_fail(background, trial)
-    # where a fit does not converge a search quotes nothing
-    extreme = fitted.converged & (fitted.z >= fits.z[0] - _TIE)
-    p = float(min((weight[-1] + weight[:-1][extreme].sum()) / (toys + 1), 1.0))
-    return TailProbability(p, float(stats.norm.isf(p)), toys, int(extreme.sum()))
+    )
+    fitted = fit_pass_fail(background, trial, TOLERANCE)
+    return np.where(fitted.converged, fitted.z, -np.inf)
+
+
+def _p_value(means: _Means, drawn: FloatArray, z: FloatArray, fits: PassFailFits) -> TailProbability:
+    extreme = z >= fits.z[0] - _TIE
+    own = float(means.weight(means.observed))
+    p = min((own + float(means.weight(drawn)[extreme].sum())) / (len(drawn) + 1), 1.0)
+    return TailProbability(p, float(stats.norm.isf(p)), len(drawn), int(extreme.sum()))

@@ -32,7 +32,7 @@ import numpy.typing as npt
 from scipy import special
 
 from drapes_hep.bumphunt.efficiency import DEGREE_LEVEL, DEGREES
-from drapes_hep.bumphunt.pass_fail_likelihood import Counts, Minimum, Model, means, minimise
+from drapes_hep.bumphunt.pass_fail_likelihood import TOLERANCE, Counts, Minimum, Model, means, minimise
 from drapes_hep.errors import FitError
 from drapes_hep.spectrum.poisson import deviance_p_value
 
@@ -189,7 +189,7 @@ def _goodness(expected_counts: list[FloatArray], counts: Counts, parameters: int
     return deviance_p_value(2.0 * special.kl_div(observed, expected).sum(axis=1), expected, parameters)
 
 
-def _fit_block(background: Background, basis: FloatArray, given: PassFailCounts) -> PassFailFits:
+def _fit_block(background: Background, basis: FloatArray, given: PassFailCounts, tolerance: float) -> PassFailFits:
     """Fit without and with S_p, each from the minimum of the simpler model, so that q0 is not negative."""
     templates = [given.signal] if given.included is None else [given.signal, given.included]
     observed = (given.passed,) if given.failed is None else (given.passed, given.failed)
@@ -203,22 +203,22 @@ def _fit_block(background: Background, basis: FloatArray, given: PassFailCounts)
         expected = (counts.share * first.mu).sum(axis=1)
         passed = np.maximum(given.passed.sum(axis=1), 0.5)
         start[:, first.basis.shape[1]] = np.log(np.minimum(passed / expected, 0.9))
-    null = minimise(first, counts, start, fixed=first.passing)
+    null = minimise(first, counts, start, first.passing, tolerance)
     # the signal that takes all of one bin's background
     under = means(first, null.parameters, counts)[0].mean / given.share
     counts = replace(counts, least=-(under / np.maximum(given.signal, 1e-300)).min(axis=1))
-    full = minimise(first, counts, null.parameters)
+    full = minimise(first, counts, null.parameters, None, tolerance)
     results = _results(first, full, null, counts)
     null_start = null.parameters
     for before, model in pairwise(models):
         null_start, start = _extended(before, null_start), _extended(before, full.parameters)
-        larger = minimise(model, counts, start)
+        larger = minimise(model, counts, start, None, tolerance)
         better = np.flatnonzero((2.0 * (full.objective - larger.objective) > DEGREE_LEVEL) & larger.converged)
         full = larger
         if len(better):
             part = counts.rows(better)
             chosen = Minimum(*(values[better] for values in vars(larger).values()))
-            smaller = minimise(model, part, null_start[better], model.passing)
+            smaller = minimise(model, part, null_start[better], model.passing, tolerance)
             _replace(results, better, _results(model, chosen, smaller, part))
     return results
 
@@ -229,7 +229,7 @@ def _replace(results: PassFailFits, rows: IntArray, ours: PassFailFits) -> None:
         getattr(results, name)[rows] = values
 
 
-def fit_pass_fail(background: Background, counts: PassFailCounts) -> PassFailFits:
+def fit_pass_fail(background: Background, counts: PassFailCounts, tolerance: float = TOLERANCE) -> PassFailFits:
     """Fit a resonance, and no resonance, to many spectra.
 
     Parameters
@@ -238,6 +238,8 @@ def fit_pass_fail(background: Background, counts: PassFailCounts) -> PassFailFit
         Before the cut; one for all fits.
     counts : PassFailCounts
         A row per fit.
+    tolerance : float
+        On the decrement of ln L at which a fit ends; q0 has an error of this order.
 
     Returns
     -------
@@ -257,9 +259,8 @@ def fit_pass_fail(background: Background, counts: PassFailCounts) -> PassFailFit
     # in this basis the information is the identity: the shape's own functions are nearly collinear
     _, r = np.linalg.qr(np.sqrt(background.mu)[:, None] * background.gradient)
     basis = background.gradient @ np.linalg.inv(r)
-    blocks = [
-        _fit_block(background, basis, counts[low : low + _BLOCK]) for low in range(0, max(len(counts), 1), _BLOCK)
-    ]
+    starts = range(0, max(len(counts), 1), _BLOCK)
+    blocks = [_fit_block(background, basis, counts[low : low + _BLOCK], tolerance) for low in starts]
     return PassFailFits(
         **{name: np.concatenate([getattr(block, name) for block in blocks]) for name in vars(blocks[0])}
     )

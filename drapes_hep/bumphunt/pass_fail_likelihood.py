@@ -33,7 +33,7 @@ _LARGEST_LOG = 8.0
 """Bound on |ln(mu / mu of the expansion)|, so that a wild step has a finite objective and is halved."""
 _LARGEST_LOG_EFFICIENCY = 100.0
 """Bound on -ln eps, for the same reason."""
-_TOLERANCE = 1e-9
+TOLERANCE = 1e-9
 """On the decrement of ln L: the estimate is then within some 5e-5 standard deviations."""
 _ITERATIONS = 200
 
@@ -247,7 +247,9 @@ def _score_and_information(
     return score - model.precision * p, whole + np.diag(model.precision)
 
 
-def minimise(model: Model, counts: Counts, start: FloatArray, fixed: int | None = None) -> Minimum:
+def minimise(
+    model: Model, counts: Counts, start: FloatArray, fixed: int | None = None, tolerance: float = TOLERANCE
+) -> Minimum:
     """Minimise the objective by Fisher scoring with step halving; a row that no step improves is damped."""
     products = _Products.of(model)
     p, rows = start.copy(), np.arange(len(start))
@@ -275,7 +277,7 @@ def minimise(model: Model, counts: Counts, start: FloatArray, fixed: int | None 
         good = ~bad
         p[rows[good]], value[rows[good]] = trial[good], trial_value[good]
         damping[rows] = np.where(good, 0.3 * damping[rows], np.maximum(10.0 * damping[rows], 1e-3))
-        done = (decrement < _TOLERANCE) & good
+        done = (decrement < tolerance) & good
         converged[rows[done]] = True
         kept = np.flatnonzero(~done & (damping[rows] < 1e6))
         if not len(kept):

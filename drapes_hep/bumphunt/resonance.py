@@ -22,7 +22,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from drapes_hep.bumphunt.efficiency import LEAST_EXPECTED, mass_coordinate
-from drapes_hep.bumphunt.few_events import FEW_EVENTS, LEAST_Z, PSEUDO_EXPERIMENTS, tail_probability
+from drapes_hep.bumphunt.few_events import FEW_EVENTS, LEAST_Z, tail_probability
 from drapes_hep.bumphunt.pass_fail import Background, PassFailCounts, PassFailFits, fit_pass_fail
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.signal_shapes import SignalShape, signal_templates
@@ -346,7 +346,7 @@ def _few_events(
         return point
     names = (point.mass, point.background_efficiency, point.window, None if included is None else included.mass)
     rng = np.random.default_rng(stage_seed(setup.seed, "resonance", *names))
-    tail = tail_probability(setup.background, counts, fits, rng, PSEUDO_EXPERIMENTS)
+    tail = tail_probability(setup.background, counts, fits, rng)
     return replace(
         point, z=tail.z, p_local=tail.p, method=FROM_TOYS, toys=tail.toys, exceeding=tail.exceeding
     )  # fmt: skip

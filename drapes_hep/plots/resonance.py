@@ -44,6 +44,8 @@ class FittedMass:
         Whose classifier the cut is of; None without a cut.
     background_efficiency : float
     z, signal, error : float or None
+    z_included : float or None
+        With a stronger resonance included in the background.
     """
 
     mass: float
@@ -52,6 +54,7 @@ class FittedMass:
     z: float | None
     signal: float | None
     error: float | None
+    z_included: float | None = None
 
 
 @styled
@@ -70,7 +73,8 @@ def resonance_scan(
     Returns
     -------
     Figure
-        Lines join the masses of one window and cut, and break where nothing is quoted. The axis of the signal is
+        Lines join the masses of one window and cut, and break where nothing is quoted; dashed with a stronger resonance
+        included. The axis of the signal is
         logarithmic on both sides of 0, as cuts differ by orders of magnitude in the signal that passes.
     """
     fig, axes = canvas(8.6, 8.0, rows=(1.5, 1.0), right=0.4, bottom=1.55)
@@ -92,7 +96,10 @@ def resonance_scan(
     if unsearched:
         handles.append(Patch(color=SHADE))
         names.append("in no window: no cut applied")
-    z = [p.z for p in points if p.z is not None]
+    z = [x for p in points for x in (p.z, p.z_included) if x is not None]
+    if any(p.z_included is not None for p in points):
+        handles.append(Line2D([], [], color=INK, lw=1.0, ls="--"))
+        names.append("strongest included")
     inner_ticks(top, min([-3.0, *(1.15 * x for x in z)]), max([4.0, *(1.15 * x for x in z)]))
     for level in (-2, 2):
         top.axhline(level, color=INK, lw=0.6, ls=":")
@@ -111,9 +118,10 @@ def resonance_scan(
 
 def _draw(top: Axes, bottom: Axes, points: Sequence[FittedMass], colour: str, marker: str) -> None:
     """Draw the masses of one window and cut; NaN breaks a line."""
-    mass, z, signal, error = (
+    mass, z, signal, error, included = (
         np.array([math.nan if v is None else v for v in values], dtype=np.float64)
-        for values in zip(*((p.mass, p.z, p.signal, p.error) for p in points), strict=True)
+        for values in zip(*((p.mass, p.z, p.signal, p.error, p.z_included) for p in points), strict=True)
     )
+    top.plot(mass, included, color=colour, lw=1.0, ls="--", zorder=2)
     top.plot(mass, z, color=colour, marker=marker, ms=3.5, lw=1.1, zorder=3)
     bottom.errorbar(mass, signal, error, fmt=marker, color=colour, ms=3.0, elinewidth=0.7, zorder=3)
