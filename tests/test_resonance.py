@@ -420,7 +420,29 @@ def test_a_strong_signal_speaks_in_its_window(injected):
         assert point.p_signal > 1e-3 > (point.p_background or 0.0)
 
 
-def test_a_strong_signal_leaves_no_deficit_in_its_neighbours(injected):
+def test_a_strong_signal_silences_the_fits_of_other_masses(injected):
+    # their models do not have it
+    far = [p for p in injected[1].points if p.window in (WINDOWS[0], *WINDOWS[4:])]
+    assert all("does not describe the spectrum" in (p.reason or "") for p in far)
+
+
+def test_with_a_strong_signal_included_every_window_speaks(injected):
+    _, result = injected
+    assert result.conditional is not None
+    included = result.conditional.included
+    assert included.mass == pytest.approx(3500, abs=15)  # between the masses of the scan, 57 GeV apart
+    points = result.conditional.points
+    near = [p for p in points if abs(p.mass - included.mass) <= included.resolution]
+    assert {p.reason for p in near} == {"it is not resolved from the included resonance"}
+    quoted = [p for p in points if p.z is not None]
+    assert len(quoted) + len(near) == len(points)
+    keys = {(p.window, p.background_efficiency) for p in quoted}
+    assert keys >= {(w, e) for w in WINDOWS for e in POINTS[1:]} | {(None, 1.0)}
+    assert min(p.z for p in quoted) > -3
+    assert max(p.z for p in quoted) < 3.5
+
+
+def test_the_spectrum_with_a_strong_signal_has_no_deficit_beside_it(injected):
     counts, result = injected
     best = next(p for p in largest(result.points) if p.window is None)
     assert best.spectrum is not None
@@ -429,7 +451,6 @@ def test_a_strong_signal_leaves_no_deficit_in_its_neighbours(injected):
         inside = window.in_signal_region(CENTRE)
         expected = (best.spectrum + best.peak)[inside].sum()
         assert (count.nested[0][inside].sum() - expected) / np.sqrt(expected) > -3
-    assert min(p.z for p in result.points if p.z is not None) > -3
 
 
 def test_a_resonance_that_no_window_contains_is_seen():
@@ -439,8 +460,8 @@ def test_a_resonance_that_no_window_contains_is_seen():
     centre = np.repeat(CENTRE, np.round(MU).astype(int))
     for _ in range(4):  # the background absorbs a part of the signal: by hand, up to 5 standard deviations
         signal = 5200 * (1 + 0.033 * special.ndtri((np.arange(round(strength)) + 0.5) / round(strength)))
-        counts = [selected(centre, signal, window, rng) for window in WINDOWS]
-        result = bh.scan_resonances(WINDOWS, counts, SIGNAL)
+        counts = [selected(centre, signal, WINDOW, rng)]
+        result = bh.scan_resonances([WINDOW], counts, SIGNAL)
         best = max(largest(result.points), key=lambda p: p.z or 0.0)
         if (best.z or 0.0) > 5:
             break
@@ -456,6 +477,7 @@ def test_each_mass_uses_the_windows_that_contain_it():
     centre = np.repeat(CENTRE, rng.poisson(MU))
     counts = [selected(centre, np.empty(0), window, rng) for window in WINDOWS[:2]]
     result = bh.scan_resonances(WINDOWS[:2], counts, SIGNAL)
+    assert result.conditional is None  # nothing is above 5
     masses = bh.scan_masses(SIGNAL, 2700, 6000)
     wanted = [(m, None, 1.0) for m in masses]
     wanted += [(m, w, e) for w in WINDOWS[:2] for e in POINTS[1:] for m in masses if w.lo <= m < w.hi]
