@@ -315,6 +315,72 @@ def test_a_sample_is_read_from_a_skim(tmp_path):
     np.testing.assert_allclose(bh.signal_templates(shape, [3600], EDGES), bh.signal_templates(expected, [3600], EDGES))
 
 
+def gaussian_sample(mass, width, size=20_000):
+    quantiles = special.ndtri((np.arange(size) + 0.5) / size)
+    return mass * (1 + width * quantiles), np.ones(size)
+
+
+SAMPLES = {3000.0: gaussian_sample(3000, 0.05), 4000.0: gaussian_sample(4000, 0.03, 30_000)}
+
+
+def test_a_shape_between_two_samples_is_between_them():
+    shape = bh.interpolated_shape(SAMPLES)
+    for mass, width in ((3250, 0.045), (3500, 0.04), (3900, 0.032)):
+        expected = bh.signal_templates(bh.gaussian(width), [mass], EDGES)[0]
+        np.testing.assert_allclose(bh.signal_templates(shape, [mass], EDGES)[0], expected, atol=1e-4)
+        assert shape.resolution(np.array(mass)) == pytest.approx(width * mass, rel=1e-3)
+
+
+def test_a_shape_keeps_a_tail_between_two_samples():
+    # a mixture of both, each with its peak, would have two peaks
+    rng = np.random.default_rng(2)
+    low, high = (m * (1 - 0.05 * rng.exponential(size=20_000)) for m in (3000, 4000))
+    t = bh.signal_templates(bh.interpolated_shape({3000: (low, low**0), 4000: (high, high**0)}), [3500], EDGES)[0]
+    expected = np.diff(np.exp(np.minimum(EDGES / 3500 - 1, 0) / 0.05))
+    np.testing.assert_allclose(t, expected, atol=4e-3)
+
+
+def test_at_the_samples_the_shape_is_their_histogram():
+    rng = np.random.default_rng(3)
+    samples = {m: (rng.normal(m, 0.04 * m, 3000), rng.uniform(0.5, 2, 3000)) for m in (3000.0, 3600.0, 4200.0)}
+    shape = bh.interpolated_shape(samples)
+    for mass, (m, weights) in samples.items():
+        t = bh.signal_templates(shape, [mass], EDGES)[0]
+        alone = bh.signal_templates(bh.sample_shape(m, weights, mass), [mass], EDGES)[0]
+        np.testing.assert_array_equal(t, alone)
+        # to the event that is spread over each edge
+        counted = np.histogram(m, EDGES, weights=weights)[0] / weights.sum()
+        np.testing.assert_allclose(t, counted, atol=2 * weights.max() / weights.sum())
+
+
+@pytest.mark.parametrize(("mass", "nearest"), [(2800.0, 3000.0), (5000.0, 4000.0)])
+def test_beyond_the_samples_the_nearest_is_scaled(mass, nearest):
+    t = bh.signal_templates(bh.interpolated_shape(SAMPLES), [mass], EDGES)
+    scaled = bh.signal_templates(bh.sample_shape(*SAMPLES[nearest], nearest), [mass], EDGES)
+    np.testing.assert_array_equal(t, scaled)
+
+
+def test_several_samples_are_read_in_any_order(tmp_path):
+    rng = np.random.default_rng(1)
+    files = {}
+    for mass in (3000, 3500, 4000):
+        skim(tmp_path / f"{mass}.parquet", rng.normal(mass, 0.03 * mass, 400))
+        files[str(tmp_path / f"{mass}.parquet")] = mass
+    ours = SignalShapeConfig(shape="sample", sample=files)
+    theirs = SignalShapeConfig(shape="sample", sample=dict(reversed(files.items())))
+    assert signal_source(ours) == signal_source(theirs)
+    first, second = (bh.find_signal(config) for config in (ours, theirs))
+    assert first.title == second.title
+    assert first.title == (
+        "samples of 3000, 3500 and 4000 GeV, interpolated; below 3000 and above 4000 GeV the nearest, scaled"
+    )
+    masses = [2900, 3200, 3500, 3900, 4500]
+    np.testing.assert_array_equal(*(bh.signal_templates(shape, masses, EDGES) for shape in (first, second)))
+    # the masses belong to the source: other masses are another shape
+    swapped = dict(zip(files, (3000, 4000, 3500), strict=True))
+    assert signal_source(SignalShapeConfig(shape="sample", sample=swapped)) != signal_source(ours)
+
+
 @pytest.mark.parametrize(
     ("masses", "weight", "problem"),
     [
@@ -357,6 +423,11 @@ MINIMAL = {"name": "x", "data": {"path": "a.root"}}
         ({"shape": "sample"}, "sample is required by shape sample"),
         ({"shape": "sample", "sample": "a.parquet"}, "mass is required by shape sample"),
         ({"mass": 3500}, "mass is required by shape sample, and is only for it"),
+        ({"sample": {"a.parquet": 3000}}, "sample is required by shape sample, and is only for it"),
+        ({"shape": "sample", "sample": {"a.parquet": 3000}, "mass": 3000}, "mass is for a single sample"),
+        ({"shape": "sample", "sample": {"a.parquet": 3000, "b.parquet": 3000}}, "two files have the same mass"),
+        ({"shape": "sample", "sample": {"a.parquet": -1}}, "hunt.signal.sample"),
+        ({"shape": "sample", "sample": {}}, "hunt.signal.sample"),
         ({"shape": "voigt"}, "hunt.signal.shape"),
         ({"widht": 0.03}, "did you mean 'hunt.signal.width'"),
     ],
@@ -372,6 +443,10 @@ def test_a_samples_place_is_absolute():
     config = make_config({**MINIMAL, "hunt": {"signal": {"shape": "sample", "sample": "a.parquet", "mass": 3500}}})
     assert config.hunt.signal.sample is not None
     assert config.hunt.signal.sample.startswith("/")
+    several = {"shape": "sample", "sample": {"a.parquet": 3000, "b.parquet": 4000}}
+    config = make_config({**MINIMAL, "hunt": {"signal": several}})
+    assert all(path.startswith("/") for path in config.hunt.signal.sample)
+    assert list(config.hunt.signal.sample.values()) == [3000, 4000]
 
 
 # ---- the scan

@@ -13,6 +13,7 @@ from drapes_hep.bumphunt.signal_shapes import (
     crystal_ball,
     find_signal,
     gaussian,
+    interpolated_shape,
     sample_shape,
     signal_templates,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "gaussian",
     "global_significance",
     "hunt_window",
+    "interpolated_shape",
     "local_significance",
     "sample_shape",
     "scan_masses",
