@@ -43,7 +43,7 @@ from drapes_hep.bumphunt.efficiency import (
     selected_expectations,
     window_bins,
 )
-from drapes_hep.bumphunt.few_events import LEAST_Z, tail_probability
+from drapes_hep.bumphunt.few_events import ALL, FIRST, LEAST_Z, tail_probability
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.bins import spectrum_edges
 from drapes_hep.spectrum.fit import bin_model
@@ -133,7 +133,7 @@ def resonance_rows(experiments: int) -> list[Row]:
     return rows
 
 
-def few_rows(experiments: int) -> list[Row]:
+def few_rows(experiments: int, toys: tuple[int, int] = (FIRST, ALL)) -> list[Row]:
     """Measure the frequencies of z > 2 and z > 3 where few events pass."""
     window, mass = WINDOWS[-1], 4500.0
     shape, share = signal_templates(SIGNAL, [mass], EDGES), np.where(window.in_signal_region(CENTRE), 1.0, SHARE)
@@ -157,7 +157,7 @@ def few_rows(experiments: int) -> list[Row]:
         fits = fit_pass_fail(BACKGROUND, counts)
         z = fits.z.copy()
         for i in np.flatnonzero(fits.converged & (z >= LEAST_Z)):
-            z[i] = tail_probability(BACKGROUND, counts[i : i + 1], fits.rows(slice(i, i + 1)), rng).z
+            z[i] = tail_probability(BACKGROUND, counts[i : i + 1], fits.rows(slice(i, i + 1)), rng, toys).z
         for name, values in (("asymptotic", fits.z), ("pseudo-experiments", z)):
             row: Row = {"statistic": name, "background": b, "experiments": len(z)}
             for level in (2.0, 3.0):

@@ -87,7 +87,7 @@ def test_random_scores_have_pulls_and_z_of_width_one():
 
 
 def test_weighted_experiments_of_few_events_are_background_alone():
-    rows = null_resonance.few_rows(40)
+    rows = null_resonance.few_rows(25, toys=(20, 20))
     assert [row["background"] for row in rows[::2]] == [1, 3, 10]
     for asymptotic, quoted in zip(rows[::2], rows[1::2], strict=True):
         assert quoted["experiments"] == asymptotic["experiments"]
