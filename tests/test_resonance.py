@@ -517,6 +517,22 @@ def test_with_a_strong_signal_included_every_window_speaks(injected):
     assert max(p.z for p in quoted) < 3.5
 
 
+def test_deficits_beside_a_resonance_go_when_it_is_included(rd_masses):
+    background, signal, generated = rd_masses
+    rng = np.random.default_rng(3)
+    chosen = rng.permutation(signal)[: round(900 * len(signal) / generated)]
+    counts = [selected(background, chosen, window, rng) for window in WINDOWS]
+    result = bh.scan_resonances(WINDOWS, counts, SIGNAL)
+    assert result.conditional is not None
+    low = min((p for p in result.points if p.z is not None), key=lambda p: p.z)
+    # weak enough for other masses to describe the spectrum, strong enough to pull their background up
+    assert low.z < -4
+    assert abs(low.mass - 3500) < 4 * low.resolution
+    quoted = [p.z for p in result.conditional.points if p.z is not None]
+    assert min(quoted) > -3
+    assert max(quoted) < 3
+
+
 def test_the_spectrum_with_a_strong_signal_has_no_deficit_beside_it(injected):
     counts, result = injected
     best = next(p for p in largest(result.points) if p.window is None)

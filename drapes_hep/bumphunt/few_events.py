@@ -157,6 +157,6 @@ def _z(background: Background, counts: PassFailCounts, drawn: FloatArray) -> Flo
 
 def _p_value(means: _Means, drawn: FloatArray, z: FloatArray, fits: PassFailFits) -> TailProbability:
     extreme = z >= fits.z[0] - _TIE
-    own = float(means.weight(means.observed))
+    own = float(means.weight(means.observed[None])[0])
     p = min((own + float(means.weight(drawn)[extreme].sum())) / (len(drawn) + 1), 1.0)
     return TailProbability(p, float(stats.norm.isf(p)), len(drawn), int(extreme.sum()))

@@ -25,10 +25,7 @@ FLOOR = 0.1
 LARGEST_EFFICIENCY = 0.999
 """A cut lets some background of every bin fail: the mean of the events that fail stays positive."""
 SLACK = 0.1
-"""Width of the penalty on a signal that would take more than a bin's background, in units of that signal.
-
-Without it nothing ends a deficit where no event is: a signal of -1e8 events makes the template's far tails a hole.
-"""
+"""Width of the penalty on a signal below the least one, in units of that."""
 _LARGEST_LOG = 8.0
 """Bound on |ln(mu / mu of the expansion)|, so that a wild step has a finite objective and is halved."""
 _LARGEST_LOG_EFFICIENCY = 100.0
