@@ -196,23 +196,23 @@ def _goodness(expected_counts: list[FloatArray], counts: Counts, parameters: int
     return deviance_p_value(2.0 * special.kl_div(observed, expected).sum(axis=1), expected, parameters)
 
 
-def _fit_block(background: Background, basis: FloatArray, given: PassFailCounts, tolerance: float) -> PassFailFits:
+def _fit_block(background: Background, basis: FloatArray, data: PassFailCounts, tolerance: float) -> PassFailFits:
     """Fit without and with S_p, each from the minimum of the simpler model, so that q0 is not negative."""
-    templates = [given.signal] if given.included is None else [given.signal, given.included]
-    observed = (given.passed,) if given.failed is None else (given.passed, given.failed)
-    counts = Counts(observed, given.share, np.stack(templates, axis=1), np.full(len(given), -np.inf))
-    degrees = (-1,) if given.failed is None else DEGREES
+    templates = [data.signal] if data.included is None else [data.signal, data.included]
+    observed = (data.passed,) if data.failed is None else (data.passed, data.failed)
+    counts = Counts(observed, data.share, np.stack(templates, axis=1), np.full(len(data), -np.inf))
+    degrees = (-1,) if data.failed is None else DEGREES
     powers = [background.u[:, None] ** np.arange(degree + 1) for degree in degrees]
     models = [Model(background.mu, basis, design, len(templates)) for design in powers]
     first = models[0]
-    start = np.zeros((len(given), first.size))
+    start = np.zeros((len(data), first.size))
     if first.with_cut:
         expected = (counts.share * first.mu).sum(axis=1)
-        passed = np.maximum(given.passed.sum(axis=1), 0.5)
+        passed = np.maximum(data.passed.sum(axis=1), 0.5)
         start[:, first.basis.shape[1]] = np.log(np.minimum(passed / expected, 0.9))
     null = minimise(first, counts, start, first.passing, tolerance)
-    under = means(first, null.parameters, counts)[0].mean / given.share
-    counts = replace(counts, least=-LARGEST_DEFICIT * (under / np.maximum(given.signal, 1e-300)).min(axis=1))
+    under = means(first, null.parameters, counts)[0].mean / data.share
+    counts = replace(counts, least=-LARGEST_DEFICIT * (under / np.maximum(data.signal, 1e-300)).min(axis=1))
     full = minimise(first, counts, null.parameters, None, tolerance)
     results = _results(first, full, null, counts)
     null_start = null.parameters

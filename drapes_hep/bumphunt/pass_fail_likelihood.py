@@ -154,10 +154,10 @@ def _add_signal(background: FloatArray, signal: FloatArray) -> tuple[FloatArray,
 def means(model: Model, p: FloatArray, counts: Counts) -> list[_Part]:
     """Compute the means of the counts that pass and, with a cut, of those that fail."""
     theta, a, events = model.split(p)
-    c, one = counts.share, counts.templates.shape[1] == 1
+    c, single = counts.share, counts.templates.shape[1] == 1
 
     def total(numbers: FloatArray) -> FloatArray:
-        return numbers * counts.templates[:, 0] if one else np.einsum("nj,njb->nb", numbers, counts.templates)
+        return numbers * counts.templates[:, 0] if single else np.einsum("nj,njb->nb", numbers, counts.templates)
 
     mu = model.mu * np.exp(np.clip(theta @ model.basis.T, -_LARGEST_LOG, _LARGEST_LOG))
     if not model.with_cut:
@@ -276,11 +276,11 @@ def minimise(
         damping[rows] = np.where(good, 0.3 * damping[rows], np.maximum(10.0 * damping[rows], 1e-3))
         done = (decrement < tolerance) & good
         converged[rows[done]] = True
-        kept = np.flatnonzero(~done & (damping[rows] < 1e6))
-        if not len(kept):
+        active = np.flatnonzero(~done & (damping[rows] < 1e6))
+        if not len(active):
             break
-        shrunk, rows = len(kept) < len(rows), rows[kept]
-        part = part.rows(kept) if shrunk else part
+        shrunk, rows = len(active) < len(rows), rows[active]
+        part = part.rows(active) if shrunk else part
         if halved or shrunk:
             parts = means(model, p[rows], part)
     return Minimum(p, value, information, converged)

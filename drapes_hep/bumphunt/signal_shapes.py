@@ -169,21 +169,21 @@ def interpolated_shape(
     SignalShape
         Its resolution is half the central 68.3 % of the distribution.
     """
-    known = np.array(sorted(samples))
-    quantiles = [_quantiles(*samples[mass], mass) for mass in known]
+    nodes = np.array(sorted(samples))
+    quantiles = [_quantiles(*samples[mass], mass) for mass in nodes]
     half = [0.5 * float(np.subtract(*np.interp(special.ndtr([1.0, -1.0]), f, x))) for x, f in quantiles]
 
     def distribution(m: FloatArray, of: FloatArray) -> FloatArray:
         rows = []
         for mass in np.ravel(of):
-            upper = int(np.searchsorted(known, mass))
+            upper = int(np.searchsorted(nodes, mass))
             # the same sample twice beyond the ends
-            low, high = (int(np.clip(place, 0, len(known) - 1)) for place in (upper - 1, upper))
-            share = (mass - known[low]) / (known[high] - known[low]) if high > low else 0.0
+            low, high = (int(np.clip(place, 0, len(nodes) - 1)) for place in (upper - 1, upper))
+            share = (mass - nodes[low]) / (nodes[high] - nodes[low]) if high > low else 0.0
             rows.append(_between(m / mass, quantiles[low], quantiles[high], float(share)))
         return np.stack(rows)
 
-    return SignalShape(title, lambda mass: np.asarray(np.interp(mass, known, half) * mass), distribution)
+    return SignalShape(title, lambda mass: np.asarray(np.interp(mass, nodes, half) * mass), distribution)
 
 
 _Quantiles = tuple[FloatArray, FloatArray]

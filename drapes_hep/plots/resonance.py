@@ -81,25 +81,16 @@ def resonance_scan(
     top, bottom = axes[:, 0]
     share_x(top, bottom)
     cuts = sorted({p.background_efficiency for p in points}, reverse=True)
-    handles: list[Artist] = []
     for i, cut in enumerate(cuts):
-        colour, marker = (INK, *PALETTE)[i % 7], MARKERS[i % 6]
+        colour, marker = _style(i)
         of_cut = [p for p in points if p.background_efficiency == cut]
         for _, group in groupby(of_cut, key=lambda p: p.window):
             _draw(top, bottom, list(group), colour, marker)
-        handles.append(Line2D([], [], color=colour, marker=marker, ms=4))
-    names = [efficiency_label(cut) for cut in cuts]
     for ax in (top, bottom):
         ax.axhline(0, color=INK, lw=0.8)
         for low, high in unsearched:
             ax.axvspan(low, high, color=SHADE, lw=0, zorder=0)
-    if unsearched:
-        handles.append(Patch(color=SHADE))
-        names.append("in no window: no cut applied")
     z = [x for p in points for x in (p.z, p.z_included) if x is not None]
-    if any(p.z_included is not None for p in points):
-        handles.append(Line2D([], [], color=INK, lw=1.0, ls="--"))
-        names.append("strongest included")
     inner_ticks(top, min([-3.0, *(1.15 * x for x in z)]), max([4.0, *(1.15 * x for x in z)]))
     for level in (-2, 2):
         top.axhline(level, color=INK, lw=0.6, ls=":")
@@ -110,10 +101,28 @@ def resonance_scan(
     bottom.set_xlabel("Mass of the resonance [GeV]")
     top.set_ylabel("Local significance $z$")
     bottom.set_ylabel("Fitted signal that passes")
+    names, handles = zip(*_legend(cuts, points, bool(unsearched)).items(), strict=True)
     fig.legend(handles, names, loc="lower center", ncols=3, bbox_to_anchor=(0.53, 0.005))
     stamp_axes(top, stamp)
     place_y_labels(top, bottom)
     return fig
+
+
+def _style(place: int) -> tuple[str, str]:
+    return (INK, *PALETTE)[place % 7], MARKERS[place % 6]
+
+
+def _legend(cuts: Sequence[float], points: Sequence[FittedMass], shaded: bool) -> dict[str, Artist]:
+    """Return names and handles."""
+    legend: dict[str, Artist] = {}
+    for i, cut in enumerate(cuts):
+        colour, marker = _style(i)
+        legend[efficiency_label(cut)] = Line2D([], [], color=colour, marker=marker, ms=4)
+    if shaded:
+        legend["in no window: no cut applied"] = Patch(color=SHADE)
+    if any(p.z_included is not None for p in points):
+        legend["strongest included"] = Line2D([], [], color=INK, lw=1.0, ls="--")
+    return legend
 
 
 def _draw(top: Axes, bottom: Axes, points: Sequence[FittedMass], colour: str, marker: str) -> None:
