@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -51,6 +50,7 @@ Assignments = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. signal.inject=0; repeatable."),
 ]
 Executor = Annotated[str, typer.Option(metavar="NAME", help="coffea executor: iterative or futures.")]
+Processes = Annotated[int | None, typer.Option(metavar="N", help="Number of processes (default: all cores).")]
 Workers = Annotated[int | None, typer.Option(metavar="N", help="Number of processes or threads (default: all cores).")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
 WindowName = Annotated[str | None, typer.Option("--window", metavar="LO-HI", help="Restrict to one window, GeV.")]
@@ -132,7 +132,8 @@ def _stage(verb: str) -> Callable[..., None]:
         if verb == "run":
             from drapes_hep.stages.report import report
 
-            reporter.say(f"report: {report(context.run, checked.model_dump(mode='json'))}")
+            tree = checked.model_dump(mode="json")
+            reporter.say(f"report: {report(context.run, tree, workers=context.workers, reporter=reporter)}")
 
     return command
 
@@ -150,6 +151,7 @@ def draw(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override plots.* or blind; repeatable.")
     ] = None,
+    workers: Processes = None,
     unblind: Unblind = False,
     quiet: Quiet = False,
 ) -> None:
@@ -160,6 +162,7 @@ def draw(
         requested_tree, output = checked.model_dump(mode="json"), output or Path("runs") / checked.name
     if output is None:
         raise ConfigError("report: name a run directory with -o, or a configuration")
+    from drapes_hep.parallel import available_cores
     from drapes_hep.pipeline.run_directory import open_run
     from drapes_hep.progress import Reporter
     from drapes_hep.stages.report import own_configuration, report
@@ -174,7 +177,9 @@ def draw(
         tree = own_configuration(run)
         changes = [*(assignments or []), *(["blind=false"] if unblind else [])]
         requested_tree = assigned_config(tree, changes, run.manifest).model_dump(mode="json")
-    Reporter(quiet=quiet).say(f"report: {report(run, requested_tree)}")
+    reporter = Reporter(quiet=quiet)
+    page = report(run, requested_tree, workers=available_cores() if workers is None else workers, reporter=reporter)
+    reporter.say(f"report: {page}")
 
 
 @app.command()
@@ -429,7 +434,7 @@ def study(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare templates, strengths or injections in a table and a figure; resumes when run again."""
+    """Compare templates, strengths, injections or mass shapes in a table and a figure; resumes when run again."""
     from drapes_hep.studies.study import find_studies, load_study, run_study
 
     checked = None if config is None else _configured(config, assignments, False)
@@ -488,17 +493,18 @@ def simulate(
         str, typer.Option(metavar="NAME", help="raw (LHC Olympics HDF5) or skim (Parquet with jets and constituents).")
     ] = "raw",
     seed: Annotated[int, typer.Option(metavar="N", help="Random seed.")] = 1,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Number of processes (default: all cores).")] = None,
+    workers: Processes = None,
     quiet: Quiet = False,
 ) -> None:
     """Simulate dijet events: QCD, or a resonance A -> B C. Needs the extra 'sim'."""
+    from drapes_hep.parallel import available_cores
     from drapes_hep.progress import Reporter
     from drapes_hep.simulation import write_sample as generate
     from drapes_hep.simulation.processes import Process
 
     order = generate.Order(Process(process, masses, prongs, width, shower, leading_pt), events, seed, format)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    generate.simulate(order, output, cores if workers is None else workers, Reporter(quiet=quiet))
+    processes = available_cores() if workers is None else workers
+    generate.simulate(order, output, processes, Reporter(quiet=quiet))
 
 
 def _version(value: bool) -> None:

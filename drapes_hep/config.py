@@ -641,10 +641,12 @@ class HuntConfig(_Section):
 
 
 class StudyConfig(_Section):
-    """Settings of `drapes study`, which needs labelled events."""
+    """Settings of `drapes study`. All studies but mass-fit need labelled events."""
 
     window: Annotated[tuple[Positive, Positive] | None, Decides()] = Field(
-        None, description="Edges of the window to study, GeV; null takes the middle window of the scan."
+        None,
+        description="Edges of the window to study, GeV; null takes the middle window of the scan. The study mass-fit"
+        " takes all windows of the scan.",
     )
     seeds: Annotated[int, Decides()] = Field(
         3, ge=1, description="Repetitions, each with its own data, signal, models and noise."
@@ -697,6 +699,9 @@ class StudyConfig(_Section):
         (8, 16, 35, 64, 100),
         min_length=1,
         description="Network evaluations per template event, for the study solver-steps.",
+    )
+    pseudo_experiments: Annotated[int, Decides()] = Field(
+        1000, ge=2, description="Pseudo-experiments per true mass shape, for the study mass-fit."
     )
     generators: Annotated[dict[str, tuple[str, ...]], Decides()] = Field(
         {},

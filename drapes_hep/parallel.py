@@ -14,9 +14,14 @@ from typing import Any, TypeVar
 
 from drapes_hep.errors import DrapesError
 
-__all__ = ["in_processes"]
+__all__ = ["available_cores", "in_processes"]
 
 R = TypeVar("R")
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_processes(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], workers: int) -> Iterator[R]:

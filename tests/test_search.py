@@ -214,9 +214,9 @@ def test_the_command_goes_on_with_a_search(search, stages, project, drapes):
 
 def test_the_report_is_that_of_the_run(search, stages, monkeypatch):
     called = []
-    monkeypatch.setattr("drapes_hep.stages.report.write_report", lambda *words: called.append(words))
+    monkeypatch.setattr("drapes_hep.stages.report._write", lambda *words: called.append(words))
     search.report()
-    assert called == [(search.path, search.config.plots.model_dump(mode="json"))]
+    assert called == [(search._context.run, search.config.plots.model_dump(mode="json"), 1, None)]
 
 
 def test_a_configuration_written_in_python(project, monkeypatch):

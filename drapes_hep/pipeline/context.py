@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from drapes_hep.caller import option
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.features import check_classifier_features
+from drapes_hep.parallel import available_cores
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, sliding_windows
@@ -63,8 +63,7 @@ class Context:
         reporter: Reporter | None = None,
     ) -> Context:
         """Fill in what follows from the configuration and the machine."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        count = cores if workers is None else workers
+        count = available_cores() if workers is None else workers
         if count < 1:
             raise ConfigError(f"{option('workers', count)}: at least 1")
         if executor not in {"iterative", "futures"}:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from drapes_hep.report.figures import (
 )
 from drapes_hep.report.format import null
 from drapes_hep.report.mass_shape import mass_shape_lines, mass_shape_rows
-from drapes_hep.report.pictures import Album, FigureAlbum
+from drapes_hep.report.pictures import Album, render_figures
 from drapes_hep.report.points_to_check import checks
 from drapes_hep.report.resonance import included_resonance, resonance_figures, resonance_note, resonance_rows
 from drapes_hep.report.run_files import RunFiles, load_run, reading
@@ -51,7 +51,13 @@ from drapes_hep.version import __version__
 __all__ = ["report_figures", "write_report"]
 
 
-def write_report(run: Path, words: Mapping[str, Any] | None = None) -> Path:
+def write_report(
+    run: Path,
+    words: Mapping[str, Any] | None = None,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
     """Write figures, tables and the page of a run.
 
     Parameters
@@ -61,6 +67,10 @@ def write_report(run: Path, words: Mapping[str, Any] | None = None) -> Path:
         ``report`` is written.
     words : mapping, optional
         ``plots`` of a configuration, instead of the run's own.
+    workers : int
+        Processes that render figures.
+    progress : callable, optional
+        Called with (figures rendered, figures).
 
     Returns
     -------
@@ -74,8 +84,9 @@ def write_report(run: Path, words: Mapping[str, Any] | None = None) -> Path:
     """
     loaded = load_run(Path(run), words)
     folder = loaded.directory.path / "report"
-    album = Album(folder / "figures")
+    album = Album()
     content = _content(loaded, album)
+    content["images"] = render_figures(folder / "figures", album.figures, workers, progress)
     with reading(loaded.directory.results):
         write_tables(loaded, folder / "tables")
     environment = jinja2.Environment(
@@ -88,7 +99,6 @@ def write_report(run: Path, words: Mapping[str, Any] | None = None) -> Path:
     index = folder / "index.html"
     with atomic_path(index) as temporary:
         temporary.write_text(html, encoding="utf-8")
-    album.prune()
     return index
 
 
@@ -112,7 +122,7 @@ def report_figures(run: Path, words: Mapping[str, Any] | None = None) -> dict[st
     RunDirectoryError
         As :func:`write_report`.
     """
-    album = FigureAlbum()
+    album = Album()
     _content(load_run(Path(run), words), album)
     return album.figures
 

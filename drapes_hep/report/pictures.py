@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from drapes_hep.files import atomic_path
+from drapes_hep.parallel import in_processes
 
-__all__ = ["Album", "FigureAlbum", "Picture"]
+__all__ = ["Album", "Picture", "render_figures"]
 
 DPI = 110
 
@@ -31,8 +32,6 @@ class Picture:
         Markup where it holds symbols.
     sources : tuple of str
         The files that it shows.
-    png : str
-        The image, base64.
     wide : bool
         It takes the width of the page.
     """
@@ -41,7 +40,6 @@ class Picture:
     title: str
     caption: str
     sources: tuple[str, ...]
-    png: str
     wide: bool
 
     @property
@@ -52,21 +50,21 @@ class Picture:
 
 
 class Album:
-    """Renders figures into a folder and remembers which, so that those of an older run can go.
+    """Collects the figures of a page, which are rendered together at the end.
 
-    Parameters
+    Attributes
     ----------
-    folder : Path
+    figures : dict of str to Figure
+        By slug, in the order of the page.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.written: set[str] = set()
+    def __init__(self) -> None:
+        self.figures: dict[str, Figure] = {}
 
     def add(
         self, slug: str, figure: Figure, title: str, caption: str, sources: Iterable[str], *, wide: bool = False
     ) -> Picture:
-        """Write a figure as PNG and PDF.
+        """Add a figure.
 
         Parameters
         ----------
@@ -78,40 +76,52 @@ class Album:
         -------
         Picture
         """
-        png, pdf = io.BytesIO(), io.BytesIO()
-        # no date and no version: the same files give the same bytes
-        figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-        for suffix, content in (("png", png), ("pdf", pdf)):
-            with atomic_path(self.folder / f"{slug}.{suffix}") as temporary:
-                temporary.write_bytes(content.getvalue())
-            self.written.add(f"{slug}.{suffix}")
-        encoded = base64.b64encode(png.getvalue()).decode("ascii")
-        return Picture(slug, title, caption, tuple(sources), encoded, wide)
-
-    def prune(self) -> None:
-        """Remove figures of an earlier report: next to a new report they would mislead."""
-        for path in self.folder.iterdir():
-            if path.suffix in {".png", ".pdf"} and not path.name.startswith(".") and path.name not in self.written:
-                path.unlink()
-
-
-class FigureAlbum(Album):
-    """Keeps the figures themselves, and writes nothing.
-
-    Attributes
-    ----------
-    figures : dict of str to Figure
-        By slug, in the order of the page.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(Path())
-        self.figures: dict[str, Figure] = {}
-
-    def add(
-        self, slug: str, figure: Figure, title: str, caption: str, sources: Iterable[str], *, wide: bool = False
-    ) -> Picture:
-        """Keep a figure; parameters as for :class:`Album`."""
         self.figures[slug] = figure
-        return Picture(slug, title, caption, tuple(sources), "", wide)
+        return Picture(slug, title, caption, tuple(sources), wide)
+
+
+def render_figures(
+    folder: Path,
+    figures: Mapping[str, Figure],
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, str]:
+    """Write figures as PNG and PDF, and remove those of an earlier report: next to a new report they would mislead.
+
+    Parameters
+    ----------
+    folder : Path
+    figures : mapping of str to Figure
+        By the names of their files.
+    workers : int
+        Processes.
+    progress : callable, optional
+        Called with (figures rendered, figures).
+
+    Returns
+    -------
+    dict of str to str
+        The PNG files, base64, by the same names.
+    """
+    images: dict[str, str] = {}
+    # the longest first, so that no process is left alone with one at the end
+    queue = sorted(figures.items(), key=lambda item: -len(item[1].axes))
+    for slug, image in in_processes(_render, [(folder, *item, DPI) for item in queue], workers):
+        images[slug] = image
+        if progress is not None:
+            progress(len(images), len(figures))
+    for path in folder.iterdir():
+        if path.suffix in {".png", ".pdf"} and not path.name.startswith(".") and path.stem not in images:
+            path.unlink()
+    return images
+
+
+def _render(folder: Path, slug: str, figure: Figure, dpi: int) -> tuple[str, str]:
+    png, pdf = io.BytesIO(), io.BytesIO()
+    # no date and no version: the same files give the same bytes
+    figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    for suffix, content in (("png", png), ("pdf", pdf)):
+        with atomic_path(folder / f"{slug}.{suffix}") as temporary:
+            temporary.write_bytes(content.getvalue())
+    return slug, base64.b64encode(png.getvalue()).decode("ascii")

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from drapes_hep.caller import another_output, either
-from drapes_hep.errors import DrapesError, RunDirectoryError
+from drapes_hep.caller import another_output, either, option
+from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError
 from drapes_hep.events.readers import expand_trees
 from drapes_hep.files import file_hash, read_json
 from drapes_hep.keys import first_difference, value_text
 from drapes_hep.pipeline.execution import check_current
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.pipeline.stage import read_stamp
+from drapes_hep.progress import Reporter
 from drapes_hep.report import write_report
 
 __all__ = ["own_configuration", "report"]
@@ -22,7 +23,13 @@ _OF_THE_PAGE = {"plots", "blind"}
 """What says how a page is drawn; ``blind`` is compared with the results."""
 
 
-def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
+def report(
+    run: RunDirectory,
+    config: Mapping[str, Any] | None = None,
+    *,
+    workers: int = 1,
+    reporter: Reporter | None = None,
+) -> Path:
     """Write the page of a run; nothing but the folder ``report`` is written.
 
     Parameters
@@ -31,6 +38,10 @@ def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
         Its hunt is done.
     config : mapping, optional
         A configuration as JSON values, for its ``plots``; it must be the run's in everything else.
+    workers : int
+        Processes that render figures. More than one need a ``__main__`` that may be imported, as the command line's.
+    reporter : Reporter, optional
+        Shows the progress.
 
     Returns
     -------
@@ -39,13 +50,17 @@ def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
 
     Raises
     ------
+    ConfigError
+        If there is to be no process.
     RunDirectoryError
         If the configuration is another search's, it is blind and the run is not or the other way round, or a stage was
         run again since the hunt.
     """
+    if workers < 1:
+        raise ConfigError(f"{option('workers', workers)}: at least 1")
     check_current(run, "hunt")
     if config is None:
-        return write_report(run.path)
+        return _write(run, None, workers, reporter)
     _check_same_search(run, own_configuration(run), config)
     results = read_json(run.results)
     blinded = isinstance(results, dict) and bool(results.get("blind"))
@@ -66,7 +81,12 @@ def report(run: RunDirectory, config: Mapping[str, Any] | None = None) -> Path:
                 python="run `Search.run()` with blind=True first, or write the report with blind=False",
             )
         )
-    return write_report(run.path, config.get("plots"))
+    return _write(run, config.get("plots"), workers, reporter)
+
+
+def _write(run: RunDirectory, words: Mapping[str, Any] | None, workers: int, reporter: Reporter | None) -> Path:
+    with (reporter or Reporter(quiet=True)).bar("figures", 1) as bar:
+        return write_report(run.path, words, workers=workers, progress=bar)
 
 
 def own_configuration(run: RunDirectory) -> dict[str, Any]:
