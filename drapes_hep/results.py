@@ -486,10 +486,14 @@ def _resonance_point_schema() -> dict[str, Any]:
             _NUMBER,
             null=True,
         ),
-        p_local=_field("Its p-value; an upper bound if exceeding is 0.", _PROBABILITY, null=True),
+        p_local=_field(
+            "Its p-value, of an excess: above 0.5 where z is negative; a bound if exceeding is 0.",
+            _PROBABILITY,
+            null=True,
+        ),
         method=_field(
             "How z was obtained: from the asymptotic distribution of the likelihood ratio, or from pseudo-experiments,"
-            " for an excess where background is below 10.",
+            " where background is below 10 and z_asymptotic beyond 1 or -1.",
             {"enum": [ASYMPTOTIC, FROM_TOYS]},
             null=True,
         ),

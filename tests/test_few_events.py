@@ -45,6 +45,15 @@ def test_the_p_value_of_a_count_is_its_poisson_tail(b):
         assert fits.z[0] > stats.norm.isf(expected) + 0.04  # what sqrt(q0) would say
 
 
+@pytest.mark.parametrize(("b", "n"), [(3.0, 0), (10.0, 4), (9.0, 0)])
+def test_the_p_value_of_a_deficit_is_the_other_tail(b, n):
+    fits, tail = tail_of(*counting(b, n), seed=n)
+    expected = stats.poisson.cdf(n, b)
+    assert 1 - tail.p == pytest.approx(expected, rel=0.2)
+    assert tail.z == pytest.approx(stats.norm.ppf(expected), abs=0.1)
+    assert fits.z[0] < tail.z  # the tail is shorter than sqrt(q0) says
+
+
 @pytest.mark.parametrize("b", [1.0, 3.0, 10.0])
 @pytest.mark.parametrize("z", [2.0, 3.0])
 def test_false_alarms_of_a_count_are_as_frequent_as_z_says(b, z):
@@ -59,7 +68,7 @@ def test_false_alarms_of_a_count_are_as_frequent_as_z_says(b, z):
 def test_a_limit_on_p_is_what_no_pseudo_experiment_exceeds(monkeypatch):
     background, counts = counting(3.0, 9)
     fits = bh.fit_pass_fail(background, counts)
-    monkeypatch.setattr(few_events, "_z", lambda *arguments: np.full(len(arguments[2]), -np.inf))
+    monkeypatch.setattr(few_events, "_z", lambda *arguments: np.full(len(arguments[2]), np.nan))
     tail = tail_probability(background, counts, fits, np.random.default_rng(1), (50, 99))
     ratio = (9 / 3) ** 9 * np.exp(-6)
     assert (tail.toys, tail.exceeding) == (99, 0)
@@ -102,10 +111,10 @@ def few():
     return counts, bh.scan_resonances(WINDOWS, counts, bh.gaussian(0.033), seed=5)
 
 
-def test_only_excesses_of_few_events_are_from_pseudo_experiments(few):
+def test_only_few_events_beyond_one_deviation_are_from_pseudo_experiments(few):
     quoted = [p for p in few[1].points if p.z is not None]
     from_toys = [p for p in quoted if p.toys is not None]
-    assert from_toys == [p for p in quoted if p.background < 10 and p.z_asymptotic >= 1]
+    assert from_toys == [p for p in quoted if p.background < 10 and abs(p.z_asymptotic) >= 1]
     assert any(p.background < 10 for p in quoted if p.toys is None)
     assert {p.method for p in from_toys} == {resonance.FROM_TOYS}
     for p in quoted:

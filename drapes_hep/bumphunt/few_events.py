@@ -17,7 +17,7 @@ z and weight of the data without index,
 .. math:: p = \frac{w + \sum_j w_j [z_j \ge z]}{N + 1}
 
 is a p-value: P(p <= a) <= a under :math:`m^0` for any N (Harrison, Biometrika 99 (2012) 57). With :math:`m^1 = m^0` it
-is :math:`(k + 1) / (N + 1)`.
+is :math:`(k + 1) / (N + 1)`. That of a deficit has the other tail, :math:`z_j \le z`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ FloatArray = npt.NDArray[np.float64]
 FEW_EVENTS = 10.0
 """Fitted background under the signal below which z comes from pseudo-experiments."""
 LEAST_Z = 1.0
-"""Asymptotic z below which it is quoted as it is: no z above 2 is lost, where both differ by less than 1."""
+"""Magnitude of the asymptotic z below which it is quoted as it is: no z above 2 is lost, where both differ by less
+than 1."""
 FIRST, ALL = 100, 400
 """Pseudo-experiments of each mass, window and cut: the first, and all where they give p <= ENOUGH.
 
@@ -47,23 +48,23 @@ ENOUGH = 0.05
 """p above which the first pseudo-experiments are enough; p <= a < ENOUGH is then still no more frequent than a."""
 TOLERANCE = 1e-4
 """Of the fits of pseudo-experiments."""
-_TIE = 1e-6
-"""Difference in z below which two experiments are equally extreme."""
+_TIE = 1e-3
+"""Difference in z below which two experiments are equally extreme: more than the tolerance of their fits leaves."""
 
 
 @dataclass(frozen=True)
 class TailProbability:
-    """The p-value of an excess.
+    """The p-value of an excess or a deficit.
 
     Attributes
     ----------
     p : float
-        Of the module's head.
+        Of the module's head; of a deficit, 1 less that.
     z : float
-        In one-sided standard deviations.
+        p in one-sided standard deviations; negative for a deficit.
     toys, exceeding : int
-        Pseudo-experiments, and those at least as extreme as the data, each counted as 1. With none of them p is an
-        upper bound.
+        Pseudo-experiments, and those at least as extreme as the data, each counted as 1. With none of them z is a
+        bound: the data are at least as far from 0.
     """
 
     p: float
@@ -101,7 +102,7 @@ def tail_probability(
     drawn = means.draw(toys[0], rng)
     z = _z(background, counts, drawn)
     result = _p_value(means, drawn, z, fits)
-    if result.p > ENOUGH or toys[1] <= toys[0]:
+    if min(result.p, 1.0 - result.p) > ENOUGH or toys[1] <= toys[0]:
         return result
     more = means.draw(toys[1] - toys[0], rng)
     z = np.concatenate([z, _z(background, counts, more)])
@@ -138,7 +139,7 @@ class _Means:
 
 
 def _z(background: Background, counts: PassFailCounts, drawn: FloatArray) -> FloatArray:
-    """Fit pseudo-experiments; -inf where a fit does not converge, as a search then quotes nothing."""
+    """Fit pseudo-experiments; NaN where a fit does not converge, as a search then quotes nothing."""
     bins = counts.passed.shape[1]
 
     def each(values: FloatArray) -> FloatArray:
@@ -152,11 +153,13 @@ def _z(background: Background, counts: PassFailCounts, drawn: FloatArray) -> Flo
         None if counts.included is None else each(counts.included),
     )
     fitted = fit_pass_fail(background, trial, TOLERANCE)
-    return np.where(fitted.converged, fitted.z, -np.inf)
+    return np.where(fitted.converged, fitted.z, np.nan)
 
 
 def _p_value(means: _Means, drawn: FloatArray, z: FloatArray, fits: PassFailFits) -> TailProbability:
-    extreme = z >= fits.z[0] - _TIE
+    sign = 1.0 if fits.z[0] >= 0 else -1.0
+    extreme = sign * z >= sign * fits.z[0] - _TIE
     own = float(means.weight(means.observed[None])[0])
     p = min((own + float(means.weight(drawn)[extreme].sum())) / (len(drawn) + 1), 1.0)
-    return TailProbability(p, float(stats.norm.isf(p)), len(drawn), int(extreme.sum()))
+    away = float(stats.norm.isf(p))
+    return TailProbability(p if sign > 0 else 1.0 - p, sign * away, len(drawn), int(extreme.sum()))

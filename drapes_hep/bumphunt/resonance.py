@@ -4,8 +4,8 @@ The likelihood is that of :mod:`drapes_hep.bumphunt.pass_fail`. Without a cut it
 is one fit for each mass of the range; after a cut there is one for each mass, window that contains it, and cut. What
 the counts of a window would not be quoted for (too few events outside it that pass) has no result here either.
 
-z is asymptotic where at least ten background events are fitted within two resolutions of the mass. An excess of fewer
-has its p-value from pseudo-experiments (:mod:`drapes_hep.bumphunt.few_events`).
+z is asymptotic where at least ten background events are fitted within two resolutions of the mass. With fewer, a z
+beyond 1 has its p-value from pseudo-experiments (:mod:`drapes_hep.bumphunt.few_events`).
 
 A strong resonance is in no other mass's model, so that no other fit describes the spectrum, or the background is pulled
 up beside it. Where the largest z is above 5, the scan is therefore repeated with that resonance in the fits with and
@@ -82,8 +82,8 @@ class ResonancePoint:
     z_asymptotic : float or None
         sign(signal) sqrt(q0).
     toys, exceeding : int or None
-        Pseudo-experiments behind z, and those at least as extreme as the data; with none, p_local is an upper bound
-        and z a lower one. None where z is asymptotic.
+        Pseudo-experiments behind z, and those at least as extreme as the data; with none, z is a bound. None where z
+        is asymptotic.
     background : float or None
         Fitted background that passes within two resolutions of the mass.
     degree : int or None
@@ -341,8 +341,8 @@ def _too_close(point: ResonancePoint, included: ResonancePoint | None) -> str | 
 def _few_events(
     setup: _Setup, point: ResonancePoint, counts: PassFailCounts, fits: PassFailFits, included: ResonancePoint | None
 ) -> ResonancePoint:
-    """Replace the asymptotic z of an excess of few events."""
-    if point.z is None or point.background is None or point.background >= FEW_EVENTS or point.z < LEAST_Z:
+    """Replace the asymptotic z of few events."""
+    if point.z is None or point.background is None or point.background >= FEW_EVENTS or abs(point.z) < LEAST_Z:
         return point
     names = (point.mass, point.background_efficiency, point.window, None if included is None else included.mass)
     rng = np.random.default_rng(stage_seed(setup.seed, "resonance", *names))
