@@ -42,7 +42,7 @@ than 1."""
 FIRST, ALL = 100, 400
 """Pseudo-experiments of each mass, window and cut: the first, and all where they give p <= ENOUGH.
 
-The relative error of p is then 15 to 20 %, whatever p: 0.1 in z at most.
+The error of z is then 0.1 and 0.05, whatever z.
 """
 ENOUGH = 0.05
 """p above which the first pseudo-experiments are enough; p <= a < ENOUGH is then still no more frequent than a."""
