@@ -36,6 +36,7 @@ __all__ = [
     "ResonanceFit",
     "Resonances",
     "Results",
+    "Sensitivity",
     "SicPoint",
     "SpuriousSignal",
     "TemplateQuality",
@@ -175,6 +176,28 @@ class TemplateQuality:
 
 
 @dataclass(frozen=True)
+class Sensitivity:
+    """What a cut in a window can discover.
+
+    Attributes
+    ----------
+    expected_error : Estimate or None
+        Error that the expectation will have once unblinded; None where ``reason`` says why.
+    signal_z3, signal_z5 : Estimate or None
+        Signal events in the window that pass, with which half of all experiments have a local z of 3 and 5.
+    break_even_efficiency : float or None
+        Fraction of a signal that has to pass for the cut to be better than none; None without a cut.
+    reason : str or None
+    """
+
+    expected_error: Estimate | None
+    signal_z3: Estimate | None
+    signal_z5: Estimate | None
+    break_even_efficiency: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class WorkingPoint:
     """A cut on the classifier's score, and what it finds in a window.
 
@@ -196,6 +219,8 @@ class WorkingPoint:
         Degree of the polynomial in the efficiency; None for the inclusive point.
     fitted_events : int
         Events outside the window that the fit uses.
+    sensitivity : Sensitivity or None
+        None in results of an earlier release.
     """
 
     background_efficiency: float
@@ -208,6 +233,7 @@ class WorkingPoint:
     expected_template_error: float | None
     degree: int | None
     fitted_events: int
+    sensitivity: Sensitivity | None = None
 
 
 @dataclass(frozen=True)
@@ -294,6 +320,8 @@ class WindowResult:
         None without labels or if blind.
     spurious_signal : SpuriousSignal or None
         None if ``hunt.spurious_signal`` is false.
+    spurious_signal_unblinded : float or None
+        Root mean square that its events will have once unblinded; None if not blind, or not assessed.
     """
 
     sr: tuple[float, float]
@@ -304,6 +332,7 @@ class WindowResult:
     working_points: tuple[WorkingPoint, ...]
     metrics: Metrics | None
     spurious_signal: SpuriousSignal | None = None
+    spurious_signal_unblinded: float | None = None
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from drapes_hep.bumphunt.background import BackgroundCheck, SpuriousSignal
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint
 from drapes_hep.bumphunt.resonance import ASYMPTOTIC, FROM_TOYS, ResonancePoint, ResonanceScan
+from drapes_hep.bumphunt.sensitivity import Sensitivity
 from drapes_hep.bumphunt.toys import GlobalSignificance
 
 __all__ = [
@@ -39,7 +40,7 @@ def _number(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def _point(point: WorkingPoint) -> dict[str, Any]:
+def _point(point: WorkingPoint, sensitivity: Sensitivity | None) -> dict[str, Any]:
     return {
         "background_efficiency": point.background_efficiency,
         "observed": point.observed,
@@ -51,10 +52,31 @@ def _point(point: WorkingPoint) -> dict[str, Any]:
         "expected_template_error": _number(point.expected_template_error),
         "degree": point.degree,
         "fitted_events": point.fitted_events,
+        "sensitivity": None if sensitivity is None else _sensitivity(sensitivity),
     }
 
 
-def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str, Any]) -> dict[str, Any]:
+def _sensitivity(sensitivity: Sensitivity) -> dict[str, Any]:
+    return {
+        "expected_error": _estimate(sensitivity.expected_error),
+        "signal_z3": _estimate(sensitivity.signal_z3),
+        "signal_z5": _estimate(sensitivity.signal_z5),
+        "break_even_efficiency": _number(sensitivity.break_even_efficiency),
+        "reason": sensitivity.reason,
+    }
+
+
+def _estimate(number: tuple[float, float] | None) -> dict[str, float] | None:
+    return None if number is None else {"value": number[0], "error": number[1]}
+
+
+def window_record(
+    hunt: WindowHunt,
+    n_observed: int | None,
+    quality: Mapping[str, Any],
+    sensitivities: Sequence[Sensitivity] = (),
+    spurious_unblinded: float | None = None,
+) -> dict[str, Any]:
     """Return a window's entry.
 
     Parameters
@@ -64,12 +86,17 @@ def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str
         Selected events in the window; None if blind.
     quality : mapping
         What ``quality.json`` of the window holds; in a blinded run nothing that its events decide.
+    sensitivities : sequence of Sensitivity
+        One per working point, or none.
+    spurious_unblinded : float or None
+        Spurious signal that a blinded window is expected to have.
 
     Returns
     -------
     dict
     """
     fit = hunt.fit
+    each: Sequence[Sensitivity | None] = sensitivities or [None] * len(hunt.working_points)
     return {
         "sr": [hunt.sr.lo, hunt.sr.hi],
         "n_observed": n_observed,
@@ -82,8 +109,9 @@ def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str
             "parameters": dict(zip(fit.parameter_names, map(float, fit.parameters), strict=True)),
         },
         "spurious_signal": None if hunt.spurious is None else _spurious(hunt.spurious),
+        "spurious_signal_unblinded": _number(spurious_unblinded),
         "template": quality["template"],
-        "working_points": [_point(point) for point in hunt.working_points],
+        "working_points": [_point(*pair) for pair in zip(hunt.working_points, each, strict=True)],
         "metrics": quality["metrics"],
     }
 
@@ -282,6 +310,35 @@ def _point_schema() -> dict[str, Any]:
             " the closure events of the sidebands after a cut. hunt.min_events is its minimum.",
             _COUNT,
         ),
+        sensitivity=_field(
+            "What this cut can discover: see docs/method.md. null if not computed.", _sensitivity_schema(), null=True
+        ),
+    )
+
+
+def _sensitivity_schema() -> dict[str, Any]:
+    estimate = _record(**_value())
+    return _record(
+        expected_error=_field(
+            "Error that the expectation will have once unblinded; if the run is not blind, expected_error. null where"
+            " reason says why.",
+            estimate,
+            null=True,
+        ),
+        signal_z3=_field(
+            "Signal events in the window that pass, with which half of all experiments have z_local of at least 3;"
+            " null where reason says why.",
+            estimate,
+            null=True,
+        ),
+        signal_z5=_field("The same for z_local of at least 5.", estimate, null=True),
+        break_even_efficiency=_field(
+            "signal_z3 divided by that of the inclusive point: a signal of which a larger fraction passes needs fewer"
+            " events in the window with this cut than without; null for the inclusive point.",
+            {"type": "number", "exclusiveMinimum": 0},
+            null=True,
+        ),
+        reason=_field("Why these numbers are null; null if they are not.", {"type": "string"}, null=True),
     )
 
 
@@ -420,6 +477,12 @@ def _window_schema() -> dict[str, Any]:
             "Difference between the mass shape and the alternatives that describe the spectrum too; null if"
             " hunt.spurious_signal is false.",
             _spurious_schema(),
+            null=True,
+        ),
+        spurious_signal_unblinded=_field(
+            "Events: the root mean square that spurious_signal.events will have once unblinded, included in"
+            " sensitivity.expected_error; null if not blind, if not assessed or if hunt.spurious_signal is false.",
+            {"type": "number", "minimum": 0},
             null=True,
         ),
         template=_field("Its background template.", _template_schema()),

@@ -45,6 +45,7 @@ from drapes_hep.report.sections import (
     window_summary,
     working_point_rows,
 )
+from drapes_hep.report.sensitivity import SENSITIVITY_NOTE, sensitivity_rows
 from drapes_hep.report.tables import write_tables
 from drapes_hep.version import __version__
 
@@ -143,6 +144,8 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "window_note": f"Expected from the mass fit{run.fit_title} outside the window. The inclusive search is"
             " listed with every cut; the most significant working point is highlighted. Template × inclusive, if given,"
             " is a cross-check: the cut's efficiency on the template times the inclusive expectation.",
+            "sensitivity": sensitivity_rows(run),
+            "sensitivity_note": SENSITIVITY_NOTE,
             "mass_shape": mass_shape_rows(run),
             "mass_shape_lines": mass_shape_lines(run),
             "quality": quality_rows(run),
