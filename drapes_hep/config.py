@@ -581,13 +581,14 @@ class SignalShapeConfig(_Section):
     tails: Annotated[tuple[Positive, Positive, Positive, Positive] | None, Decides("hunt")] = Field(
         None, description="Tails of crystal_ball: alpha and n at low mass, alpha and n at high mass; n above 1."
     )
-    sample: Annotated[str | None, Decides()] = Field(
+    sample: Annotated[str | dict[str, Positive] | None, Decides()] = Field(
         None,
         description="File of a simulated sample: the skim/events.parquet of a run on it. Its m_JJ are scaled to other"
-        " masses.",
+        " masses. Several samples are a mapping of files to the masses of the resonance, {FILE: GeV, ...}: the shape is"
+        " interpolated between them, and the nearest is scaled beyond.",
     )
     mass: Annotated[Positive | None, Decides("hunt")] = Field(
-        None, description="Mass of the resonance in the sample, GeV."
+        None, description="Mass of the resonance in a single sample, GeV."
     )
 
     _sample_named = field_validator("sample")(_names_files)
@@ -598,9 +599,15 @@ class SignalShapeConfig(_Section):
             raise ValueError("tails is required by shape crystal_ball, and is only for it")
         if self.tails is not None and min(self.tails[1::2]) <= 1:
             raise ValueError("tails: n must be above 1, or the tail has no integral")
-        for key in ("sample", "mass"):
-            if (getattr(self, key) is not None) != (self.shape == "sample"):
-                raise ValueError(f"{key} is required by shape sample, and is only for it")
+        if (self.sample is not None) != (self.shape == "sample"):
+            raise ValueError("sample is required by shape sample, and is only for it")
+        if isinstance(self.sample, dict):
+            if self.mass is not None:
+                raise ValueError("mass is for a single sample; of several, each has its own: sample {FILE: GeV, ...}")
+            if len(set(self.sample.values())) < len(self.sample):
+                raise ValueError("sample: two files have the same mass; merge them, or leave one out")
+        elif (self.mass is not None) != (self.shape == "sample"):
+            raise ValueError("mass is required by shape sample, and is only for it")
         return self
 
 

@@ -404,8 +404,14 @@ class ResonanceFit:
         Signal events that pass and the standard error; None where ``reason`` says why.
     signal_failing : float or None
         Signal events that fail; None without a cut.
-    z : float or None
-        Local significance, with its sign.
+    z, p_local : float or None
+        Local significance, with its sign, and its p-value.
+    method : str or None
+        "asymptotic" or "pseudo-experiments": how z was obtained.
+    z_asymptotic : float or None
+        Signed square root of the likelihood ratio.
+    toys, exceeding : int or None
+        Pseudo-experiments behind z, and those at least as extreme as the data; with none, z is a bound.
     background : float or None
         Fitted background that passes within two resolutions of the mass.
     degree : int or None
@@ -429,6 +435,27 @@ class ResonanceFit:
     p_signal: float | None
     p_background: float | None
     reason: str | None
+    p_local: float | None = None
+    method: str | None = None
+    z_asymptotic: float | None = None
+    toys: int | None = None
+    exceeding: int | None = None
+
+
+@dataclass(frozen=True)
+class ConditionalResonances:
+    """Fits with the resonance of largest z included.
+
+    Attributes
+    ----------
+    included : ResonanceFit
+        That resonance.
+    points : tuple of ResonanceFit
+        As in :class:`Resonances`.
+    """
+
+    included: ResonanceFit
+    points: tuple[ResonanceFit, ...]
 
 
 @dataclass(frozen=True)
@@ -445,12 +472,15 @@ class Resonances:
         Without a cut first, then window by window and cut by cut, each by rising mass.
     reason : str or None
         Why there are no fits.
+    conditional : ConditionalResonances or None
+        With the resonance of largest z included, where that is above 5.
     """
 
     shape: str | None
     unsearched: tuple[tuple[float, float], ...]
     points: tuple[ResonanceFit, ...]
     reason: str | None
+    conditional: ConditionalResonances | None = None
 
 
 NO_RESONANCES = Resonances(None, (), (), "these results are of a release without resonance fits")

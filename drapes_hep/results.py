@@ -12,7 +12,7 @@ import numpy as np
 
 from drapes_hep.bumphunt.background import BackgroundCheck, SpuriousSignal
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint
-from drapes_hep.bumphunt.resonance import ResonancePoint, ResonanceScan
+from drapes_hep.bumphunt.resonance import ASYMPTOTIC, FROM_TOYS, ResonancePoint, ResonanceScan
 from drapes_hep.bumphunt.sensitivity import Sensitivity
 from drapes_hep.bumphunt.toys import GlobalSignificance
 
@@ -197,6 +197,11 @@ def _resonance_point(point: ResonancePoint) -> dict[str, Any]:
         "signal_error": _number(point.error),
         "signal_failing": _number(point.signal_failing),
         "z": _number(point.z),
+        "p_local": _number(point.p_local),
+        "method": point.method,
+        "z_asymptotic": _number(point.z_asymptotic),
+        "toys": point.toys,
+        "exceeding": point.exceeding,
         "background": _number(point.background),
         "degree": point.degree,
         "p_signal": _number(point.p_signal),
@@ -216,10 +221,17 @@ def resonance_record(scan: ResonanceScan) -> dict[str, Any]:
     -------
     dict
     """
+    conditional = scan.conditional
     return {
         "shape": scan.title or None,
         "unsearched": [[float(low), float(high)] for low, high in scan.unsearched],
         "points": [_resonance_point(point) for point in scan.points],
+        "conditional": None
+        if conditional is None
+        else {
+            "included": _resonance_point(conditional.included),
+            "points": [_resonance_point(point) for point in conditional.points],
+        },
         "reason": scan.reason,
     }
 
@@ -532,14 +544,31 @@ def _resonance_point_schema() -> dict[str, Any]:
         signal_error=_field("Its standard error.", {"type": "number", "minimum": 0}, null=True),
         signal_failing=_field("Signal events that fail the cut; null without one.", _NUMBER, null=True),
         z=_field(
-            "Local significance of the signal that passes, with its sign, from the likelihood ratio; null where reason"
-            " says why.",
+            "Local significance of the signal that passes, with its sign, in one-sided standard deviations; null where"
+            " reason says why.",
             _NUMBER,
             null=True,
         ),
+        p_local=_field(
+            "Its p-value, of an excess: above 0.5 where z is negative; a bound if exceeding is 0.",
+            _PROBABILITY,
+            null=True,
+        ),
+        method=_field(
+            "How z was obtained: from the asymptotic distribution of the likelihood ratio, or from pseudo-experiments,"
+            " where background is below 10 and z_asymptotic beyond 1 or -1.",
+            {"enum": [ASYMPTOTIC, FROM_TOYS]},
+            null=True,
+        ),
+        z_asymptotic=_field("Signed square root of the likelihood ratio q0.", _NUMBER, null=True),
+        toys=_field(
+            "Pseudo-experiments, half of them with the fitted signal and weighted; null if z is asymptotic.",
+            _COUNT,
+            null=True,
+        ),
+        exceeding=_field("Those at least as extreme as the data, each counted as 1.", _COUNT, null=True),
         background=_field(
-            "Fitted background that passes within two resolutions of the mass. Below some ten events, z is not"
-            " normally distributed.",
+            "Fitted background that passes within two resolutions of the mass.",
             {"type": "number", "minimum": 0},
             null=True,
         ),
@@ -561,6 +590,15 @@ def _resonance_schema() -> dict[str, Any]:
             "Fits: without a cut, then window by window and cut by cut, each by rising mass. No look-elsewhere effect"
             " is included.",
             {"type": "array", "items": _resonance_point_schema()},
+        ),
+        conditional=_field(
+            "The same fits with the resonance of largest z included, free with and without the signal; null if that z"
+            " is at most 5.",
+            _record(
+                included=_field("The resonance, at a mass between those of the scan.", _resonance_point_schema()),
+                points=_field("As points.", {"type": "array", "items": _resonance_point_schema()}),
+            ),
+            null=True,
         ),
         reason=_field("Why there are no fits; null if there are.", {"type": "string"}, null=True),
     )

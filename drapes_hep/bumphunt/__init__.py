@@ -20,6 +20,7 @@ from drapes_hep.bumphunt.signal_shapes import (
     crystal_ball,
     find_signal,
     gaussian,
+    interpolated_shape,
     sample_shape,
     signal_templates,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "gaussian",
     "global_significance",
     "hunt_window",
+    "interpolated_shape",
     "local_significance",
     "sample_shape",
     "scan_masses",

@@ -28,7 +28,7 @@ from drapes_hep.report.format import null
 from drapes_hep.report.mass_shape import mass_shape_lines, mass_shape_rows
 from drapes_hep.report.pictures import Album, render_figures
 from drapes_hep.report.points_to_check import checks
-from drapes_hep.report.resonance import resonance_figures, resonance_note, resonance_rows
+from drapes_hep.report.resonance import included_resonance, resonance_figures, resonance_note, resonance_rows
 from drapes_hep.report.run_files import RunFiles, load_run, reading
 from drapes_hep.report.sections import (
     accounting_cards,
@@ -132,6 +132,7 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
     """Make all figures and gather what the page shows."""
     with reading(run.directory.results):
         cards, lines = headline(run)
+        included = included_resonance(run)
         content: dict[str, Any] = {
             "blind": run.blind,
             "several": len(run.windows) > 1,
@@ -153,6 +154,7 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "model_summary": model_summary(run),
             "scan_figures": scan_figures(run, album),
             "resonance": resonance_rows(run),
+            "resonance_included": None if included is None else f"{float(included['mass']):.0f}",
             "resonance_note": resonance_note(run),
             "resonance_figures": resonance_figures(run, album),
         }

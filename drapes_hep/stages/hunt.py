@@ -206,6 +206,7 @@ def _resonances(
         shape=find_shape(config.mass),
         sqrt_s=config.mass.sqrt_s,
         min_events=config.hunt.min_events,
+        seed=stage_seed(config.seed, "resonance"),
     )
     best = max(largest(scan.points), key=lambda point: point.z or 0.0, default=None)
     if best is None:
