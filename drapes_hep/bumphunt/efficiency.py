@@ -32,15 +32,22 @@ import numpy.typing as npt
 from drapes_hep.errors import FitError
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.fit import GOOD_FIT_P_VALUE
-from drapes_hep.spectrum.poisson import deviance_p_value, fit_poisson
+from drapes_hep.spectrum.poisson import (
+    Expansion,
+    PoissonFit,
+    expand_poisson,
+    fit_poisson,
+)
 
 __all__ = [
     "DEGREES",
     "LEAST_EXPECTED",
+    "EfficiencyGuess",
     "InclusiveSpectra",
     "SelectedExpectations",
     "WindowBins",
     "bin_covariance",
+    "efficiency_guess",
     "inclusive_expectations",
     "mass_coordinate",
     "quotable",
@@ -196,65 +203,116 @@ def inclusive_expectations(spectra: InclusiveSpectra, bins: WindowBins) -> tuple
     return within.sum(axis=1), np.sqrt(np.maximum(variance, 0.0))
 
 
+_PRECISION = np.array([0.0, *[EFFICIENCY_PRIOR**-2] * DEGREES[-1]])
+_LEAST_TERMS = DEGREES[0] + 1
+
+
 @dataclass(frozen=True)
-class _EfficiencyFit:
-    """Fits of the efficiency's polynomial; the degree is chosen per row."""
+class EfficiencyGuess:
+    """Where the efficiency fits of spectra that fluctuate about c expectations start.
 
-    mean: FloatArray
-    covariance: FloatArray
-    degree: IntArray
-    deviance: FloatArray
-    converged: BoolArray
+    Attributes
+    ----------
+    expansion : Expansion
+        Of the fits to the expectations, of the least degree.
+    design : array, shape (bins, least terms)
+        Of the polynomial, 0 inside the window.
+    passed : array, shape (c, bins, least terms)
+        The same times the expected efficiency.
+    """
 
+    expansion: Expansion
+    design: FloatArray
+    passed: FloatArray
 
-def _fit_efficiency(n: FloatArray, mu: FloatArray, bins: WindowBins) -> _EfficiencyFit:
-    z, outside = bins.design, bins.outside
-    rows, terms = len(n), z.shape[1]
-    log_mu = np.log(np.maximum(mu, 1e-300))
-    prior = np.array([0.0, *[EFFICIENCY_PRIOR**-2] * (terms - 1)])
-    theta, a = np.zeros((rows, terms)), np.zeros((rows, terms, terms))
-    theta[:, 0] = np.log(n[:, outside].sum(axis=1) / mu[:, outside].sum(axis=1))
-    mean = np.full(mu.shape, np.nan)
-    converged = np.zeros(rows, dtype=np.bool_)
-    misfit = np.full(rows, np.nan)
-    best = np.full(rows, np.inf)
-    degree = np.full(rows, DEGREES[0], dtype=np.int64)
-    for order in DEGREES:
-        k = order + 1
-        fit = fit_poisson(n, z[:, :k], log_mu, fitted=outside, start=theta[:, :k], precision=prior[:k])
-        # the penalty belongs to the objective that the degrees are compared by
-        deviance = fit.deviance + fit.coefficients**2 @ prior[:k]
-        better = fit.converged & (best - deviance > DEGREE_LEVEL)
-        converged |= better
-        misfit[better] = fit.deviance[better]
-        theta[better, :k], mean[better], degree[better] = fit.coefficients[better], fit.expected[better], order
-        a[better] = 0.0
-        a[better, :k, :k] = fit.covariance[better]
-        best = np.where(better, deviance, best)
-    return _EfficiencyFit(mean, a, degree, misfit, converged)
+    def start(self, selected: FloatArray, mu: FloatArray) -> FloatArray:
+        """Return coefficients of the least degree.
+
+        Parameters
+        ----------
+        selected : array, shape (c, n, bins)
+            Counts after the cuts.
+        mu : array, shape (n, bins)
+            Fitted inclusive means.
+
+        Returns
+        -------
+        array, shape (c, n, least terms)
+        """
+        prior = _PRECISION[:_LEAST_TERMS] * self.expansion.coefficients
+        return self.expansion.start(selected @ self.design - mu @ self.passed - prior[:, None])
 
 
-def _relative_error(
-    fit: _EfficiencyFit, within: FloatArray, gradient: FloatArray, covariance: FloatArray, bins: WindowBins
-) -> tuple[FloatArray, FloatArray]:
-    """Compute the relative errors inside the window, and Z^T diag(mu) J: the formula of the module's head."""
-    z, inside, outside, a, c = bins.design, bins.inside, bins.outside, fit.covariance, covariance
-    inner = fit.mean[:, inside] / np.maximum(within, 1e-300)[:, None]
-    z_in, g_in = inner @ z[inside], inner @ gradient[inside]
-    terms, k = z.shape[1], gradient.shape[1]
-    cross = (z[:, :, None] * gradient[:, None, :]).reshape(len(z), terms * k)[outside]
-    m = (fit.mean[:, outside] @ cross).reshape(-1, terms, k)
-    q = np.einsum("ni,nij,njk->nk", z_in, a, m)
-    variance = (
-        np.einsum("ni,nij,nj->n", z_in, a, z_in)
-        + np.einsum("nk,nkl,nl->n", g_in, c, g_in)
-        - np.einsum("nk,nkl,nl->n", q, c, q)
-    )
-    return np.sqrt(np.maximum(variance, 0.0)), m
+def efficiency_guess(selected: FloatArray, mu: FloatArray, bins: WindowBins, *, share: float = 1.0) -> EfficiencyGuess:
+    """Fit the efficiencies of expectations, for the fits of spectra that fluctuate about them to start near.
+
+    Parameters
+    ----------
+    selected : array, shape (c, bins)
+        Expected counts after each cut, without fluctuations; outside, of the ``share`` of the events alone.
+    mu : array, shape (bins,)
+        Inclusive means.
+    bins, share
+        As :func:`selected_expectations` has them.
+
+    Returns
+    -------
+    EfficiencyGuess
+    """
+    outside, z = bins.outside, bins.design[:, :_LEAST_TERMS]
+    offset, start = np.log(np.maximum(share * mu, 1e-300)), np.zeros((len(selected), _LEAST_TERMS))
+    # an expectation of nothing has a fit too
+    start[:, 0] = np.log(np.maximum(selected[:, outside].sum(axis=1), 1e-3) / (share * mu[outside]).sum())
+    fit = fit_poisson(selected, z, offset, fitted=outside, start=start, precision=_PRECISION[:_LEAST_TERMS])
+    expansion = expand_poisson(z[outside], fit.expected[:, outside], fit.coefficients, fit.covariance)
+    design = z * outside[:, None]
+    return EfficiencyGuess(expansion, design, design * (share * np.exp(fit.coefficients @ z.T))[..., None])
+
+
+def _fit_efficiency(
+    n: FloatArray, spectra: InclusiveSpectra, bins: WindowBins, share: float, start: FloatArray | None
+) -> PoissonFit:
+    """Fit the efficiency's polynomial; the degree is chosen per row."""
+    z, outside, k = bins.design, bins.outside, _LEAST_TERMS
+    offset = np.log(np.maximum(spectra.mu, 1e-300)) + np.log(share)
+    if start is None:
+        start = np.zeros((len(n), k))
+        passed = n[:, outside].sum(axis=1).reshape(-1, len(spectra.mu))
+        start[:, 0] = np.log(passed / (share * spectra.mu[:, outside].sum(axis=1))).ravel()
+    # the penalty belongs to the objective that the degrees are compared by
+    return fit_poisson(n, z, offset, fitted=outside, start=start, precision=_PRECISION, least=k, gain=DEGREE_LEVEL)
+
+
+def _quadratic(matrices: FloatArray, vectors: FloatArray) -> FloatArray:
+    """Compute v M v of each row."""
+    return np.asarray(np.einsum("ni,ni->n", np.einsum("nij,nj->ni", matrices, vectors), vectors))
+
+
+def _inside(fit: PoissonFit, spectra: InclusiveSpectra, bins: WindowBins) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Compute what is expected inside the window, its relative error, and Z^T diag(mu) J (the module's head)."""
+    z, inside, outside, j = bins.design, bins.inside, bins.outside, spectra.gradient
+    terms, k = z.shape[1], j.shape[1]
+    cross = (z[:, :, None] * j[:, None, :]).reshape(len(z), terms * k)
+    # all sums over bins at once
+    functions = np.concatenate([np.concatenate([z, j], axis=1) * inside[:, None], cross * outside[:, None]], axis=1)
+    sums = fit.expected @ functions
+    within = sums[:, 0]  # the first power of u is 1
+    inner = sums[:, : terms + k] / np.maximum(within, 1e-300)[:, None]
+    z_in, g_in, m = inner[:, :terms], inner[:, terms:], sums[:, terms + k :].reshape(-1, terms, k)
+    q = np.einsum("ni,nik->nk", np.einsum("nij,nj->ni", fit.covariance, z_in), m)
+    c = np.tile(spectra.covariance, (len(within) // len(spectra.mu), 1, 1))
+    variance = _quadratic(fit.covariance, z_in) + _quadratic(c, g_in) - _quadratic(c, q)
+    return within, np.sqrt(np.maximum(variance, 0.0)), m
 
 
 def selected_expectations(
-    selected: FloatArray, spectra: InclusiveSpectra, bins: WindowBins, *, min_events: int, share: float = 1.0
+    selected: FloatArray,
+    spectra: InclusiveSpectra,
+    bins: WindowBins,
+    *,
+    min_events: int,
+    share: float = 1.0,
+    start: FloatArray | None = None,
 ) -> SelectedExpectations:
     """Fit the efficiency of each selected spectrum outside a window, and compute what is expected inside.
 
@@ -263,42 +321,57 @@ def selected_expectations(
     selected : array, shape (n, bins)
         Counts after the cut; outside, of the ``share`` of the events alone.
     spectra : InclusiveSpectra
-        Of the same n experiments.
+        Of the same experiments: of n, or of the first m, the next m and so on, after cuts that differ.
     bins : WindowBins
     min_events : int
         Fewer events outside give no expectation.
     share : float
         Fraction of the events outside the window that ``selected`` counts. The expectation is of all events.
+    start : array, shape (n, least terms), optional
+        Coefficients of the polynomial of the least degree, near which the fits may be; they do not depend on it.
 
     Returns
     -------
     SelectedExpectations
     """
-    rows, size = spectra.mu.shape
-    terms = bins.design.shape[1]
-    mu = share * spectra.mu
+    (rows, size), terms = selected.shape, bins.design.shape[1]
     total = selected[:, bins.outside].sum(axis=1)
+    some = total >= min_events
+    if some.all():
+        return _expectations(selected, spectra, bins, total, share, start)
     out = SelectedExpectations(
         expected=np.full(rows, np.nan), error=np.full(rows, np.nan), degree=np.full(rows, -1, dtype=np.int64),
         sideband_events=total, spectrum=np.full((rows, size), np.nan), deviance=np.full(rows, np.nan),
         efficiency_covariance=np.zeros((rows, terms, terms)),
         absorbed=np.zeros((rows, terms, spectra.gradient.shape[1])),
     )  # fmt: skip
-    some = np.flatnonzero(total >= min_events)
-    if not len(some):
-        return out
-    fit = _fit_efficiency(selected[some], mu[some], bins)
-    within = fit.mean[:, bins.inside].sum(axis=1)
-    relative, absorbed = _relative_error(fit, within, spectra.gradient, spectra.covariance[some], bins)
-    out.expected[some], out.error[some] = within / share, within / share * relative
-    # a selected spectrum that its own model does not describe outside the window says nothing inside
-    mean = np.maximum(np.nan_to_num(fit.mean[:, bins.outside]), 1e-300)
-    p_fit = deviance_p_value(fit.deviance, mean, fit.degree + 1)
-    poor = ~fit.converged | ~(p_fit >= GOOD_FIT_P_VALUE)
-    out.expected[some[poor]], out.error[some[poor]] = np.nan, np.nan
-    out.degree[some], out.spectrum[some], out.deviance[some] = fit.degree, fit.mean / share, fit.deviance
-    out.efficiency_covariance[some], out.absorbed[some] = fit.covariance, absorbed
+    if some.any():
+        of = np.flatnonzero(some) % len(spectra.mu)
+        part = InclusiveSpectra(spectra.mu[of], spectra.gradient, spectra.covariance[of])
+        fits = _expectations(selected[some], part, bins, total[some], share, None if start is None else start[some])
+        for name, values in vars(fits).items():
+            getattr(out, name)[some] = values
     return out
+
+
+def _expectations(
+    selected: FloatArray,
+    spectra: InclusiveSpectra,
+    bins: WindowBins,
+    total: FloatArray,
+    share: float,
+    start: FloatArray | None,
+) -> SelectedExpectations:
+    """Compute the expectations of spectra that have events enough."""
+    fit = _fit_efficiency(selected, spectra, bins, share, start)
+    within, relative, absorbed = _inside(fit, spectra, bins)
+    # a selected spectrum that its own model does not describe outside the window says nothing inside
+    poor = ~fit.converged | ~(fit.p_value >= GOOD_FIT_P_VALUE)
+    expected = np.where(poor, np.nan, within / share)
+    return SelectedExpectations(
+        expected=expected, error=expected * relative, degree=fit.parameters - 1, sideband_events=total,
+        spectrum=fit.expected / share, deviance=fit.deviance, efficiency_covariance=fit.covariance, absorbed=absorbed,
+    )  # fmt: skip
 
 
 def bin_covariance(

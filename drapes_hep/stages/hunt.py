@@ -182,7 +182,9 @@ def _global(
         return str(error)
     rng = np.random.default_rng(stage_seed(config.seed, "toys"))
     with context.reporter.bar("pseudo-experiments", config.hunt.toys) as bar:
-        significance = global_significance(hunts, model, config.hunt.toys, rng, progress=lambda done, _: bar(done))
+        significance = global_significance(
+            hunts, model, config.hunt.toys, rng, threads=context.workers, progress=lambda done, _: bar(done)
+        )
     if significance is None:
         return "no working point has a p-value"
     context.reporter.say(f"global significance: {_global_text(significance)}")
