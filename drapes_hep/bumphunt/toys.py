@@ -43,7 +43,7 @@ from scipy import stats
 from threadpoolctl import threadpool_limits
 
 from drapes_hep.bumphunt.background import SpuriousSignal, with_spurious
-from drapes_hep.bumphunt.efficiency import (
+from drapes_hep.bumphunt.expectation import (
     EfficiencyGuess,
     InclusiveSpectra,
     WindowBins,
@@ -53,11 +53,11 @@ from drapes_hep.bumphunt.efficiency import (
     selected_expectations,
     window_bins,
 )
-from drapes_hep.bumphunt.expectation import WindowHunt
 from drapes_hep.bumphunt.extrapolation import Extrapolation, extrapolate
 from drapes_hep.bumphunt.quantiles import PoissonQuantiles, poisson_quantiles
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.significance import local_log_p, local_significance
+from drapes_hep.bumphunt.working_points import WindowHunt
 from drapes_hep.errors import FitError, counted
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.fit import GOOD_FIT_P_VALUE, SpectrumFit, bin_model, fit_spectrum
