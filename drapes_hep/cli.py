@@ -50,7 +50,6 @@ Assignments = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. signal.inject=0; repeatable."),
 ]
 Executor = Annotated[str, typer.Option(metavar="NAME", help="coffea executor: iterative or futures.")]
-Processes = Annotated[int | None, typer.Option(metavar="N", help="Number of processes (default: all cores).")]
 Workers = Annotated[int | None, typer.Option(metavar="N", help="Number of processes or threads (default: all cores).")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
 WindowName = Annotated[str | None, typer.Option("--window", metavar="LO-HI", help="Restrict to one window, GeV.")]
@@ -132,8 +131,8 @@ def _stage(verb: str) -> Callable[..., None]:
         if verb == "run":
             from drapes_hep.stages.report import report
 
-            tree = checked.model_dump(mode="json")
-            reporter.say(f"report: {report(context.run, tree, workers=context.workers, reporter=reporter)}")
+            page = report(context.run, checked.model_dump(mode="json"), reporter)
+            reporter.say(f"report: {page}")
 
     return command
 
@@ -151,7 +150,6 @@ def draw(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override plots.* or blind; repeatable.")
     ] = None,
-    workers: Processes = None,
     unblind: Unblind = False,
     quiet: Quiet = False,
 ) -> None:
@@ -162,7 +160,6 @@ def draw(
         requested_tree, output = checked.model_dump(mode="json"), output or Path("runs") / checked.name
     if output is None:
         raise ConfigError("report: name a run directory with -o, or a configuration")
-    from drapes_hep.parallel import available_cores
     from drapes_hep.pipeline.run_directory import open_run
     from drapes_hep.progress import Reporter
     from drapes_hep.stages.report import own_configuration, report
@@ -178,8 +175,7 @@ def draw(
         changes = [*(assignments or []), *(["blind=false"] if unblind else [])]
         requested_tree = assigned_config(tree, changes, run.manifest).model_dump(mode="json")
     reporter = Reporter(quiet=quiet)
-    page = report(run, requested_tree, workers=available_cores() if workers is None else workers, reporter=reporter)
-    reporter.say(f"report: {page}")
+    reporter.say(f"report: {report(run, requested_tree, reporter)}")
 
 
 @app.command()
@@ -495,7 +491,7 @@ def simulate(
         str, typer.Option(metavar="NAME", help="raw (LHC Olympics HDF5) or skim (Parquet with jets and constituents).")
     ] = "raw",
     seed: Annotated[int, typer.Option(metavar="N", help="Random seed.")] = 1,
-    workers: Processes = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Number of processes (default: all cores).")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Simulate dijet events: QCD, or a resonance A -> B C. Needs the extra 'sim'."""

@@ -285,7 +285,6 @@ class Search:
         """
         from drapes_hep.stages.report import report
 
-        # in this process: a script without `if __name__ == "__main__":` cannot start others
         return report(self._context.run, self.config.model_dump(mode="json"))
 
     def results(self) -> Results:

@@ -21,9 +21,7 @@ from drapes_hep.config import Config
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.events.features import FEATURES
 from drapes_hep.events.skims import write_skim
-from drapes_hep.plots import Stamp, toy_distribution
 from drapes_hep.report import sections, write_report
-from drapes_hep.report.pictures import render_figures
 from drapes_hep.report.points_to_check import checks
 from drapes_hep.report.run_files import load_run
 
@@ -841,15 +839,6 @@ def test_every_figure_is_there_as_png_and_pdf(run, page):
         for kind in ("spectrum", "spectrum_selected", "spectra", "score", "training_features", "closure"):
             assert f"{kind}_{window}" in stems
     assert not list((run / "report").rglob("*.part"))
-
-
-def test_figures_are_the_same_from_other_processes(tmp_path):
-    drawn = {f"toys_{n}": toy_distribution(np.linspace(0.01, 1, n), 0.02, Stamp()) for n in (20, 30)}
-    assert render_figures(tmp_path / "1", drawn, 1) == render_figures(tmp_path / "2", drawn, 2)
-    for folder in ("1", "2"):
-        names = {path.name for path in (tmp_path / folder).iterdir()}
-        assert names == {"toys_20.pdf", "toys_20.png", "toys_30.pdf", "toys_30.png"}
-    assert all(path.read_bytes() == (tmp_path / "2" / path.name).read_bytes() for path in (tmp_path / "1").iterdir())
 
 
 def test_tables_hold_full_precision_and_empty_nulls(run, page):

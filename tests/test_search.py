@@ -216,7 +216,7 @@ def test_the_report_is_that_of_the_run(search, stages, monkeypatch):
     called = []
     monkeypatch.setattr("drapes_hep.stages.report._write", lambda *words: called.append(words))
     search.report()
-    assert called == [(search._context.run, search.config.plots.model_dump(mode="json"), 1, None)]
+    assert called == [(search._context.run, search.config.plots.model_dump(mode="json"), None)]
 
 
 def test_a_configuration_written_in_python(project, monkeypatch):

@@ -56,7 +56,6 @@ def write_report(
     run: Path,
     words: Mapping[str, Any] | None = None,
     *,
-    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write figures, tables and the page of a run.
@@ -68,8 +67,6 @@ def write_report(
         ``report`` is written.
     words : mapping, optional
         ``plots`` of a configuration, instead of the run's own.
-    workers : int
-        Processes that render figures.
     progress : callable, optional
         Called with (figures rendered, figures).
 
@@ -87,7 +84,7 @@ def write_report(
     folder = loaded.directory.path / "report"
     album = Album()
     content = _content(loaded, album)
-    content["images"] = render_figures(folder / "figures", album.figures, workers, progress)
+    content["images"] = render_figures(folder / "figures", album.figures, progress)
     with reading(loaded.directory.results):
         write_tables(loaded, folder / "tables")
     environment = jinja2.Environment(

@@ -12,7 +12,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from drapes_hep.files import atomic_path
-from drapes_hep.parallel import in_processes
 
 __all__ = ["Album", "Picture", "render_figures"]
 
@@ -81,10 +80,7 @@ class Album:
 
 
 def render_figures(
-    folder: Path,
-    figures: Mapping[str, Figure],
-    workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    folder: Path, figures: Mapping[str, Figure], progress: Callable[[int, int], None] | None = None
 ) -> dict[str, str]:
     """Write figures as PNG and PDF, and remove those of an earlier report: next to a new report they would mislead.
 
@@ -93,8 +89,6 @@ def render_figures(
     folder : Path
     figures : mapping of str to Figure
         By the names of their files.
-    workers : int
-        Processes.
     progress : callable, optional
         Called with (figures rendered, figures).
 
@@ -104,10 +98,8 @@ def render_figures(
         The PNG files, base64, by the same names.
     """
     images: dict[str, str] = {}
-    # the longest first, so that no process is left alone with one at the end
-    queue = sorted(figures.items(), key=lambda item: -len(item[1].axes))
-    for slug, image in in_processes(_render, [(folder, *item, DPI) for item in queue], workers):
-        images[slug] = image
+    for slug, figure in figures.items():
+        images[slug] = _render(folder / slug, figure)
         if progress is not None:
             progress(len(images), len(figures))
     for path in folder.iterdir():
@@ -116,12 +108,13 @@ def render_figures(
     return images
 
 
-def _render(folder: Path, slug: str, figure: Figure, dpi: int) -> tuple[str, str]:
+def _render(stem: Path, figure: Figure) -> str:
+    """Write a figure as PNG and PDF; returns the PNG, base64."""
     png, pdf = io.BytesIO(), io.BytesIO()
     # no date and no version: the same files give the same bytes
-    figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
     figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     for suffix, content in (("png", png), ("pdf", pdf)):
-        with atomic_path(folder / f"{slug}.{suffix}") as temporary:
+        with atomic_path(stem.with_name(f"{stem.name}.{suffix}")) as temporary:
             temporary.write_bytes(content.getvalue())
-    return slug, base64.b64encode(png.getvalue()).decode("ascii")
+    return base64.b64encode(png.getvalue()).decode("ascii")

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from drapes_hep.caller import another_output, either, option
-from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError
+from drapes_hep.caller import another_output, either
+from drapes_hep.errors import DrapesError, RunDirectoryError
 from drapes_hep.events.readers import expand_trees
 from drapes_hep.files import file_hash, read_json
 from drapes_hep.keys import first_difference, value_text
@@ -26,8 +26,6 @@ _OF_THE_PAGE = {"plots", "blind"}
 def report(
     run: RunDirectory,
     config: Mapping[str, Any] | None = None,
-    *,
-    workers: int = 1,
     reporter: Reporter | None = None,
 ) -> Path:
     """Write the page of a run; nothing but the folder ``report`` is written.
@@ -38,8 +36,6 @@ def report(
         Its hunt is done.
     config : mapping, optional
         A configuration as JSON values, for its ``plots``; it must be the run's in everything else.
-    workers : int
-        Processes that render figures. More than one need a ``__main__`` that may be imported, as the command line's.
     reporter : Reporter, optional
         Shows the progress.
 
@@ -50,17 +46,13 @@ def report(
 
     Raises
     ------
-    ConfigError
-        If there is to be no process.
     RunDirectoryError
         If the configuration is another search's, it is blind and the run is not or the other way round, or a stage was
         run again since the hunt.
     """
-    if workers < 1:
-        raise ConfigError(f"{option('workers', workers)}: at least 1")
     check_current(run, "hunt")
     if config is None:
-        return _write(run, None, workers, reporter)
+        return _write(run, None, reporter)
     _check_same_search(run, own_configuration(run), config)
     results = read_json(run.results)
     blinded = isinstance(results, dict) and bool(results.get("blind"))
@@ -81,12 +73,12 @@ def report(
                 python="run `Search.run()` with blind=True first, or write the report with blind=False",
             )
         )
-    return _write(run, config.get("plots"), workers, reporter)
+    return _write(run, config.get("plots"), reporter)
 
 
-def _write(run: RunDirectory, words: Mapping[str, Any] | None, workers: int, reporter: Reporter | None) -> Path:
+def _write(run: RunDirectory, words: Mapping[str, Any] | None, reporter: Reporter | None) -> Path:
     with (reporter or Reporter(quiet=True)).bar("figures", 1) as bar:
-        return write_report(run.path, words, workers=workers, progress=bar)
+        return write_report(run.path, words, progress=bar)
 
 
 def own_configuration(run: RunDirectory) -> dict[str, Any]:
