@@ -18,10 +18,8 @@ the pseudo-experiments) to OUT, by default RUN/blind-sensitivity.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +45,8 @@ from drapes_hep.files import read_json, write_bytes
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.regions import Window, blinded, sliding_windows
 from drapes_hep.spectrum.fit import fit_spectrum
-from drapes_hep.templates.parts import CLOSURE
+from drapes_hep.studies.study import csv_text
+from drapes_hep.templates.parts import met_no_training
 
 FloatArray = npt.NDArray[np.float64]
 Row = dict[str, Any]
@@ -112,7 +111,7 @@ class Search:
 
 
 def compare(search: Search, counts: Sequence[SelectedCounts]) -> list[Row]:
-    """Hunt blind and open, and list both.
+    """Hunt blinded and unblinded, and list both.
 
     Parameters
     ----------
@@ -202,7 +201,7 @@ def background(search: Search, counts: Sequence[SelectedCounts]) -> tuple[FloatA
 
 
 def toy_rows(search: Search, counts: Sequence[SelectedCounts], toys: int, rng: np.random.Generator) -> list[Row]:
-    """Hunt blind and open in pseudo-experiments, and summarise both.
+    """Hunt blinded and unblinded in pseudo-experiments, and summarise both.
 
     Parameters
     ----------
@@ -281,23 +280,13 @@ def read_search(run: Path) -> tuple[Search, list[SelectedCounts]]:
     counts = []
     for window in windows:
         scores = read_skim(directory.window(window) / "scores.parquet", ("event_id", "mjj", "tail", "part"))
-        # window events, and sideband events that the template's training never met
-        used = np.isin(np.asarray(scores["part"]), (-1, CLOSURE))
+        used = met_no_training(scores["part"])
         mjj, tail = np.asarray(scores["mjj"]), np.asarray(scores["tail"])
         points = hunt.background_efficiencies
         counts.append(count_selected(mjj, tail, edges, points, (), used, config.training.closure))
     return Search(
         windows, sliding_windows(config), mass.fit, mass.sqrt_s, hunt.min_events, hunt.spurious_signal
     ), counts
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table; what does not exist is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(max(rows, key=len)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
 
 
 def main() -> None:
@@ -319,7 +308,7 @@ def main() -> None:
             tables["blind-sensitivity-toys.csv"] = toy_rows(search, counts, arguments.toys, rng)
         out.mkdir(parents=True, exist_ok=True)
         for name, rows in tables.items():
-            write_rows(out / name, rows)
+            write_bytes(out / name, csv_text(rows).encode())
             print(out / name)  # noqa: T201
     except DrapesError as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)  # noqa: T201

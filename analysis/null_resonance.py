@@ -47,7 +47,7 @@ from drapes_hep.bumphunt.few_events import ALL, FIRST, LEAST_Z, tail_probability
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.bins import spectrum_edges
 from drapes_hep.spectrum.fit import bin_model
-from drapes_hep.spectrum.poisson import fit_poisson
+from drapes_hep.spectrum.poisson import fit_poisson, well_conditioned
 
 FloatArray = npt.NDArray[np.float64]
 Row = dict[str, Any]
@@ -80,8 +80,7 @@ def count_rows(experiments: int) -> list[Row]:
     alarms: list[list[FloatArray]] = [[] for _ in CUTS]
     for window in WINDOWS:
         bins = window_bins(EDGES, window)
-        _, r = np.linalg.qr(np.sqrt(MEAN[bins.outside])[:, None] * GRADIENT[bins.outside])
-        basis = GRADIENT @ np.linalg.inv(r)
+        basis = well_conditioned(GRADIENT, MEAN, bins.outside)
         fit = fit_poisson(inclusive, basis, np.log(MEAN), fitted=bins.outside)
         spectra = InclusiveSpectra(fit.expected, basis, fit.covariance)
         passed = selected(inclusive, window, CUTS[1:], rng)

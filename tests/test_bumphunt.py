@@ -334,10 +334,10 @@ def minimised(counts, design, log_mu, fitted, precision):
     start = np.zeros(x.shape[1])
     if precision[1:].any():
         start[0] = np.log(n.sum() / np.exp(offset).sum())
-    found = optimize.minimize(
+    result = optimize.minimize(
         objective, start, jac=True, hess=information, method="trust-exact", options={"gtol": 1e-9, "maxiter": 500}
     )
-    return found.x, found.fun, np.linalg.inv(information(found.x))
+    return result.x, result.fun, np.linalg.inv(information(result.x))
 
 
 def one_by_one(model, w, inclusive, selected):
@@ -352,11 +352,11 @@ def one_by_one(model, w, inclusive, selected):
     assert deviance_p_value(2 * half, model.inclusive[out], len(theta)) > 1e-3
     mu = np.exp(log_mu + basis @ theta)
     value, g = mu[inside].sum(), mu[inside] @ basis[inside]
-    found = [local(inclusive[inside].sum(), value, np.hypot(np.sqrt(g @ c @ g), model.spurious[w]))]
+    log_p = [local(inclusive[inside].sum(), value, np.hypot(np.sqrt(g @ c @ g), model.spurious[w]))]
     u = (EDGES[1:] + EDGES[:-1] - 8700) / 3300
     for counts in selected[::-1].cumsum(axis=0)[::-1]:
         if counts[out].sum() < model.min_events:
-            found.append(np.nan)
+            log_p.append(np.nan)
             continue
         fits = []
         for terms in (3, 4):
@@ -366,7 +366,7 @@ def one_by_one(model, w, inclusive, selected):
         z, precision, a, _, covariance = fits[int(2 * (fits[0][3] - fits[1][3]) > 3.841458820694124)]
         passed = share * mu * np.exp(z @ a)
         if deviance_p_value(2 * special.kl_div(counts, passed)[out].sum(), passed[out], len(a)) < 1e-3:
-            found.append(np.nan)
+            log_p.append(np.nan)
             continue
         within = passed[inside].sum()
         z_in, g_in = passed[inside] @ z[inside] / within, passed[inside] @ basis[inside] / within
@@ -374,8 +374,8 @@ def one_by_one(model, w, inclusive, selected):
         relative = np.sqrt(z_in @ covariance @ z_in + g_in @ c @ g_in - q @ c @ q)
         expected = within / share
         error = np.hypot(expected * relative, model.spurious[w] * expected / value)
-        found.append(local(counts[inside].sum(), expected, error) if expected > 1e-3 else np.nan)
-    return found
+        log_p.append(local(counts[inside].sum(), expected, error) if expected > 1e-3 else np.nan)
+    return log_p
 
 
 def local(n, mu, s):

@@ -90,8 +90,8 @@ def test_a_shape_that_cannot_be_fitted_has_a_reason(spectrum_file, tmp_path, mon
 
 
 def test_intervals_leave_a_bin_on_either_side():
-    found = [(window.lo, window.hi) for window in intervals(EDGES[:6], (1, 2))]
-    assert found == [(2200, 2400), (2400, 2600), (2600, 2800), (2200, 2600), (2400, 2800)]
+    ranges = [(window.lo, window.hi) for window in intervals(EDGES[:6], (1, 2))]
+    assert ranges == [(2200, 2400), (2400, 2600), (2600, 2800), (2200, 2600), (2400, 2800)]
 
 
 def test_an_interval_is_hunted_like_a_window():

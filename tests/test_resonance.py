@@ -151,10 +151,10 @@ def test_score_and_information_are_those_of_the_means(degree, signal, second):
     basis = GRADIENT @ np.linalg.inv(np.linalg.qr(np.sqrt(MU)[:, None] * GRADIENT)[1])
     design = np.empty((len(U), 0)) if degree is None else U[:, None] ** np.arange(degree + 1)
     model = likelihood.Model(MU, basis, design, 1 + second)
-    given = cut_counts(MU, 0.01, 0, 0, template(3500), 0.4)
-    observed = (given.passed, given.failed) if degree is not None else (given.passed,)
+    data = cut_counts(MU, 0.01, 0, 0, template(3500), 0.4)
+    observed = (data.passed, data.failed) if degree is not None else (data.passed,)
     templates = np.stack([template(3500), template(4100)][: 1 + second])[None]
-    counts = likelihood.Counts(observed, given.share, templates, np.full(1, -2000.0))
+    counts = likelihood.Counts(observed, data.share, templates, np.full(1, -2000.0))
     p = np.zeros(model.size)
     p[:4] = (3, -2, 1, 0.5)
     if degree is not None:

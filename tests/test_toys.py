@@ -29,7 +29,7 @@ def objective(theta, counts, offset):
 
 def minimum(k, counts, offset):
     """The minimum by scipy: parameters, half the penalised deviance, inverse information."""
-    found = optimize.minimize(
+    result = optimize.minimize(
         lambda t: objective(t, counts, offset)[:2],
         np.zeros(k),
         jac=True,
@@ -37,7 +37,7 @@ def minimum(k, counts, offset):
         method="trust-exact",
         options={"gtol": 1e-10},
     )
-    return found.x, found.fun, np.linalg.inv(objective(found.x, counts, offset)[2])
+    return result.x, result.fun, np.linalg.inv(objective(result.x, counts, offset)[2])
 
 
 @pytest.mark.parametrize(("events", "gain"), [(12, 0.3), (300, 2.0), (20_000, 3.84)])

@@ -21,7 +21,7 @@ from drapes_hep.bumphunt.expectation import InclusiveSpectra, inclusive_expectat
 from drapes_hep.errors import FitError
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.fit import GOOD_FIT_P_VALUE, bin_model, fit_spectrum
-from drapes_hep.spectrum.poisson import deviance_p_value, fit_poisson
+from drapes_hep.spectrum.poisson import deviance_p_value, fit_poisson, well_conditioned
 from drapes_hep.spectrum.shapes import SpectrumShape
 
 __all__ = ["Bias", "window_biases"]
@@ -99,8 +99,7 @@ def window_biases(
     out = []
     for window in windows:
         bins = window_bins(edges, window)
-        _, r = np.linalg.qr(np.sqrt(mean[bins.outside])[:, None] * gradient[bins.outside])
-        design = gradient @ np.linalg.inv(r)
+        design = well_conditioned(gradient, mean, bins.outside)
         fit = fit_poisson(every, design, np.log(mean), fitted=bins.outside)
         expected, error = inclusive_expectations(InclusiveSpectra(fit.expected, design, fit.covariance), bins)
         pulls = (every[:, bins.inside].sum(axis=1) - expected) / np.sqrt(expected + error**2)

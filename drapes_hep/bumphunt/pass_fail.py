@@ -34,7 +34,7 @@ from scipy import special
 from drapes_hep.bumphunt.expectation import DEGREE_LEVEL, DEGREES
 from drapes_hep.bumphunt.pass_fail_likelihood import TOLERANCE, Counts, Minimum, Model, means, minimise
 from drapes_hep.errors import FitError
-from drapes_hep.spectrum.poisson import deviance_p_value
+from drapes_hep.spectrum.poisson import deviance_p_value, well_conditioned
 
 __all__ = ["Background", "PassFailCounts", "PassFailFits", "fit_pass_fail"]
 
@@ -262,9 +262,7 @@ def fit_pass_fail(background: Background, counts: PassFailCounts, tolerance: flo
             raise FitError("a bin of the spectrum that a resonance is fitted to is hidden, negative or not finite")
     if not bool(np.all(np.isfinite(background.mu) & (background.mu > 0))):
         raise FitError("the background that a resonance is fitted on is not positive everywhere")
-    # in this basis the information is the identity: the shape's own functions are nearly collinear
-    _, r = np.linalg.qr(np.sqrt(background.mu)[:, None] * background.gradient)
-    basis = background.gradient @ np.linalg.inv(r)
+    basis = well_conditioned(background.gradient, background.mu)
     starts = range(0, max(len(counts), 1), _BLOCK)
     blocks = [_fit_block(background, basis, counts[low : low + _BLOCK], tolerance) for low in starts]
     return PassFailFits(

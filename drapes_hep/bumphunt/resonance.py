@@ -82,10 +82,9 @@ class ResonancePoint:
     z_asymptotic : float or None
         sign(signal) sqrt(q0).
     toys, exceeding : int or None
-        Pseudo-experiments behind z, and those at least as extreme as the data; with none, z is a bound. None where z
-        is asymptotic.
+        Pseudo-experiments behind z, and those at least as extreme as the data. None where z is asymptotic.
     background : float or None
-        Fitted background that passes within two resolutions of the mass.
+        Fitted background that passes within two resolutions of the mass, an included resonance among it.
     degree : int or None
         Of the efficiency's polynomial; None without a cut.
     p_signal, p_background : float or None
@@ -125,7 +124,7 @@ class ConditionalScan:
     Attributes
     ----------
     included : ResonancePoint
-        The point of largest z of the scan without it.
+        The fit of largest z without it, at a mass between those of the scan.
     points : tuple of ResonancePoint
         As in :class:`ResonanceScan`.
     """
@@ -347,9 +346,7 @@ def _few_events(
     names = (point.mass, point.background_efficiency, point.window, None if included is None else included.mass)
     rng = np.random.default_rng(stage_seed(setup.seed, "resonance", *names))
     tail = tail_probability(setup.background, counts, fits, rng)
-    return replace(
-        point, z=tail.z, p_local=tail.p, method=FROM_TOYS, toys=tail.toys, exceeding=tail.exceeding
-    )  # fmt: skip
+    return replace(point, z=tail.z, p_local=tail.p, method=FROM_TOYS, toys=tail.toys, exceeding=tail.exceeding)
 
 
 def _few(min_events: int, which: str) -> str:
@@ -413,5 +410,5 @@ def largest(points: Sequence[ResonancePoint]) -> tuple[ResonancePoint, ...]:
 
 
 def _rank(point: ResonancePoint) -> tuple[float, float]:
-    """Order points by z; bounds that are equal by what the asymptotic z says."""
+    """Order points by z; those that pseudo-experiments cannot tell apart by what the asymptotic z says."""
     return point.z or 0.0, point.z_asymptotic or 0.0

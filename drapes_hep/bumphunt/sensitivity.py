@@ -52,7 +52,7 @@ from drapes_hep.bumphunt.significance import local_significance
 from drapes_hep.bumphunt.working_points import WindowHunt, WorkingPoint
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.fit import SpectrumFit, bin_model, fit_spectrum
-from drapes_hep.spectrum.poisson import fit_poisson
+from drapes_hep.spectrum.poisson import fit_poisson, well_conditioned
 
 __all__ = [
     "Sensitivity",
@@ -239,10 +239,9 @@ def _unblinded_errors(counts: SelectedCounts, hunt: WindowHunt, min_events: int)
 
 
 def _scaled_gradient(fit: SpectrumFit, mu: FloatArray, fitted: BoolArray) -> FloatArray:
-    """Return the gradient of ln mu in parameters whose information is the identity: the basis is nearly collinear."""
+    """Return the gradient of ln mu in parameters whose information is the identity."""
     _, gradient = bin_model(fit.shape, fit.sqrt_s, fit.edges, fit.parameters)
-    _, r = np.linalg.qr(np.sqrt(mu[fitted])[:, None] * gradient[fitted])
-    return np.asarray(gradient @ np.linalg.inv(r), dtype=np.float64)
+    return well_conditioned(gradient, mu, fitted)
 
 
 def expected_spurious_signals(

@@ -12,8 +12,9 @@ distribution function. The copula reproduces the correlation where means are lar
 event; the weaker correlation makes the trials factor larger, that is p_global larger.
 
 The spurious signal (:mod:`drapes_hep.bumphunt.background`) is that of the data in every toy. It is in the errors, and
-in each toy the expectations miss the background by a standard normal number of spurious signals, the same in all
-windows and at all cuts. Errors alone would not do: with one window they shrink the excesses of data and toys alike, and
+in each toy the expectations miss the background by a standard normal number of spurious signals, to first order: by
+the factor exp(number times S / expectation), which is never negative. The number is the same in all windows and at all
+cuts. Errors alone would not do: with one window they shrink the excesses of data and toys alike, and
 p_global would be what it is without them.
 
 Means: the inclusive fit of the full spectrum, no window left out, times each score bin's efficiency as fitted outside
@@ -61,7 +62,7 @@ from drapes_hep.bumphunt.working_points import WindowHunt
 from drapes_hep.errors import FitError, counted
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.fit import GOOD_FIT_P_VALUE, SpectrumFit, bin_model, fit_spectrum
-from drapes_hep.spectrum.poisson import Expansion, deviance_p_value, expand_poisson, fit_poisson
+from drapes_hep.spectrum.poisson import Expansion, deviance_p_value, expand_poisson, fit_poisson, well_conditioned
 from drapes_hep.spectrum.shapes import SpectrumShape
 
 __all__ = [
@@ -356,9 +357,7 @@ class _WindowPlan:
 def _plan(model: ToyModel, w: int) -> _WindowPlan:
     bins = window_bins(model.edges, model.windows[w])
     outside, mu = bins.outside, model.inclusive
-    # Newton starts at the minimum of the expectation, well conditioned
-    _, r = np.linalg.qr(np.sqrt(mu[outside])[:, None] * model.gradient[outside])
-    gradient = model.gradient @ np.linalg.inv(r)
+    gradient = well_conditioned(model.gradient, mu, outside)
     k = gradient.shape[1]
     expansion = expand_poisson(gradient[outside], mu[None, outside], np.zeros((1, k)), np.eye(k)[None])
     nested = model.selected[w, ::-1].cumsum(axis=0)[::-1]

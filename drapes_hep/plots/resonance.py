@@ -74,8 +74,8 @@ def resonance_scan(
     -------
     Figure
         Lines join the masses of one window and cut, and break where nothing is quoted; dashed with a stronger resonance
-        included. The axis of the signal is
-        logarithmic on both sides of 0, as cuts differ by orders of magnitude in the signal that passes.
+        included. The axis of the signal is logarithmic on both sides of 0, as cuts differ by orders of magnitude in the
+        signal that passes.
     """
     fig, axes = canvas(8.6, 8.0, rows=(1.5, 1.0), right=0.4, bottom=1.55)
     top, bottom = axes[:, 0]

@@ -35,6 +35,7 @@ __all__ = [
     "expand_poisson",
     "fit_poisson",
     "poisson_deviance",
+    "well_conditioned",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -83,6 +84,30 @@ def poisson_deviance(counts: npt.ArrayLike, expected: npt.ArrayLike) -> FloatArr
     """Return each bin's share of Baker and Cousins' chi2, ``2 [n ln(n / mu) - n + mu]``, elementwise."""
     n, mu = np.asarray(counts, dtype=np.float64), np.asarray(expected, dtype=np.float64)
     return np.asarray(2.0 * special.kl_div(n, mu), dtype=np.float64)
+
+
+def well_conditioned(design: FloatArray, expected: FloatArray, fitted: BoolArray | None = None) -> FloatArray:
+    """Return the same functions in the basis in which the expected information is the identity.
+
+    The functions of a mass shape are nearly collinear over any real range. In this basis Newton's method is well
+    conditioned, and a standard deviation of each parameter is about 1.
+
+    Parameters
+    ----------
+    design : array, shape (bins, k)
+    expected : array, shape (bins,)
+        Means.
+    fitted : array of bool, shape (bins,), optional
+        Bins that the information is of; all by default.
+
+    Returns
+    -------
+    array, shape (bins, k)
+        In all bins.
+    """
+    use = slice(None) if fitted is None else fitted
+    _, r = np.linalg.qr(np.sqrt(expected[use])[:, None] * design[use])
+    return np.asarray(design @ np.linalg.inv(r), dtype=np.float64)
 
 
 @cache

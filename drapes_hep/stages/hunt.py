@@ -33,7 +33,7 @@ from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import quality_stage
 from drapes_hep.stages.feature_tables import read_record, unweighted
 from drapes_hep.stages.histograms import write_histograms
-from drapes_hep.templates.parts import CLOSURE
+from drapes_hep.templates.parts import met_no_training
 
 __all__ = ["hunt", "hunt_stage"]
 
@@ -109,8 +109,7 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
         # every window's table holds the same events in the same order: those in the range
         masses = mjj
         points = config.hunt.background_efficiencies
-        # window events, and sideband events that the template's training never met
-        used = np.isin(np.asarray(scores["part"]), (-1, CLOSURE))
+        used = met_no_training(scores["part"])
         tails.append(np.where(used, tail, 1.0))
         counts.append(count_selected(mjj, tail, edges, points, hidden, used, config.training.closure))
         visible_counts.append(count_selected(mjj, tail, edges, points, hidden))

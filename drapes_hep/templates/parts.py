@@ -8,8 +8,9 @@ import numpy.typing as npt
 from drapes_hep.config import TrainingConfig
 from drapes_hep.rng import event_uniforms, stage_seed
 
-__all__ = ["CLOSURE", "TRAIN", "VALIDATION", "split_sidebands"]
+__all__ = ["CLOSURE", "TRAIN", "VALIDATION", "met_no_training", "split_sidebands"]
 
+BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
 TRAIN, VALIDATION, CLOSURE = 0, 1, 2
@@ -37,3 +38,18 @@ def split_sidebands(event_id: IntArray, seed: int, config: TrainingConfig) -> In
     part[u < config.validation + config.closure] = VALIDATION
     part[u < config.closure] = CLOSURE
     return part
+
+
+def met_no_training(part: npt.ArrayLike) -> BoolArray:
+    """Whether an event may be counted after a cut: those of the window, and sideband events that no training met.
+
+    Parameters
+    ----------
+    part : array_like of int
+        Of ``scores.parquet``: -1 in the window, a part of the sidebands elsewhere.
+
+    Returns
+    -------
+    array of bool, shaped as ``part``
+    """
+    return np.isin(np.asarray(part), (-1, CLOSURE))
