@@ -83,7 +83,7 @@ def real_files_stay_open():
 @pytest.fixture(scope="module")
 def few_trees():
     """Small ensembles, for modules that test no classifier's strength."""
-    from drapes_hep.cwola.classifiers import Trees
+    from drapes_hep.cwola.trees import Trees
     from drapes_hep.stages import classify
     from drapes_hep.studies import measures
 

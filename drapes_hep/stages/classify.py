@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import keys_of
-from drapes_hep.cwola.classifiers import Trees, find_classifier, load_classifier, reads_of
+from drapes_hep.cwola.classifiers import find_classifier, load_classifier, reads_of
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
+from drapes_hep.cwola.trees import Trees, engine_of
 from drapes_hep.errors import FitError, RunDirectoryError, unnumbered
 from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
@@ -83,15 +84,20 @@ def classify_stage(context: Context, window: Window) -> Stage:
     """Describe the stage: what decides a window's scores."""
     config, folder = context.config, context.run.window(window)
     reads = [context.run.events, folder / "template.parquet", folder / "split.parquet"]
-    # editing a classifier of one's own makes old scores stale
-    sources = list(source_hashes(find_classifier(config.cwola.classifier, config.folder)))
+    classifier = find_classifier(config.cwola.classifier, config.folder)
     return Stage(
         f"classify.{window.name}",
         config.model_dump(mode="json"),
         keys_of("classify"),
         lambda: reads,
         ("stages.classify",),
-        other={"classifier's source": sources, "classifier's features": config.classifier_features},
+        other={
+            # editing a classifier of one's own makes old scores stale
+            "classifier's source": list(source_hashes(classifier)),
+            "classifier's features": config.classifier_features,
+            # windows that are scored on another machine must not get another library's trees
+            "classifier's engine": engine_of(classifier),
+        },
         recorded=("cwola.features",),
         after=(generate_stage(context, window),),
     )
@@ -112,7 +118,11 @@ def quality_stage(context: Context, window: Window) -> Stage:
         keys_of("quality"),
         lambda: reads,
         ("stages.classify",),
-        other={"pseudo-window": pseudo, "hidden windows": [list(edges) for edges in context.hidden]},
+        other={
+            "pseudo-window": pseudo,
+            "hidden windows": [list(edges) for edges in context.hidden],
+            "trees' engine": Trees.engine(),
+        },
         after=(classify_stage(context, window),),
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drapes_hep.config import Config
+from drapes_hep.cwola.trees import fallback_line
 from drapes_hep.errors import ConfigError, RunDirectoryError, UsersCode, describe_error, reason_of
 from drapes_hep.files import atomic_path, read_json, write_bytes, write_json
 from drapes_hep.pipeline.context import Context
@@ -94,6 +95,8 @@ def run_study(name: str, study: Study, context: Context) -> list[Path]:
     if missing := left_out(config) if any(entry.trial.subject in REFERENCES for entry in entries) else {}:
         names = ", ".join(f"{title_of(name, config)} (at most {largest:g})" for name, largest in missing.items())
         reporter.say(f"study.data_share {config.study.data_share:g} leaves no room for these references: {names}")
+    if line := fallback_line():
+        reporter.say(line)
     make_sample(context)
     with reporter.bar(f"study {name}", 1) as bar:
         records = run_trials([entry.trial for entry in entries], context, progress=lambda done, total: bar(done, total))
