@@ -208,6 +208,14 @@ def test_what_decides_a_trial_changes_its_key(project, change):
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize("kind", ["search", "quality"])
+def test_trials_with_trees_of_another_library_are_other_trials(context, kind, monkeypatch):
+    one = trial(context.config, kind=kind)
+    before = trial_key(one, KEYS)
+    monkeypatch.setattr("drapes_hep.cwola.trees.lightgbm_problem", lambda: "no library")
+    assert trial_key(one, KEYS) != before
+
+
 def test_another_simulation_changes_only_what_starts_from_it(context):
     config = injected(context.config, 100)
     for method, change in (("from_simulation", True), ("from_window", False)):

@@ -66,7 +66,7 @@ def bin_edges(values: FloatArray, weight: FloatArray) -> FloatArray:
     keep = (weight > 0) & ~np.isnan(values)
     order = np.argsort(values[keep], kind="stable")
     values, below = values[keep][order], np.cumsum(weight[keep][order])
-    distinct = np.unique(values)
+    distinct = values[np.concatenate([values[:1] == values[:1], np.diff(values) > 0])]
     if len(distinct) <= BINS:
         return np.asarray((distinct[1:] + distinct[:-1]) / 2)
     targets = np.linspace(0, 100, BINS + 1)[1:-1] / 100 * below[-1]

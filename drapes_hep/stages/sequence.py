@@ -48,15 +48,16 @@ def run_verb(verb: str, context: Context, windows: Sequence[Window]) -> None:
     """
     from drapes_hep.pipeline.execution import check_overwrite
 
+    if verb in {"classify", "run"}:
+        from drapes_hep.cwola.trees import fallback_line
+
+        # first: scores of the other library are refused below
+        if line := fallback_line():
+            context.reporter.say(line)
     for stage in _long_stages(verb, context, windows):
         check_overwrite(context.run, stage)
     if verb in {"skim", "run"}:
         _skim(context)
-    if verb in {"classify", "run"}:
-        from drapes_hep.cwola.trees import fallback_line
-
-        if line := fallback_line():
-            context.reporter.say(line)
     for window in windows:
         _run_window(verb, context, window)
     if verb in {"hunt", "run"}:
