@@ -2,8 +2,8 @@
 
 ``python benchmarks/trees.py RUN [--window 3300-3700] [--significance 1 2 6] [--seeds 5] [--json FILE]`` takes a
 finished run on labelled events, such as the quickstart's, and repeats its classification: all folds and members, data
-against template, sidebands scored as well. Of the signal in the window, a random choice is injected so that S/sqrt(B) is
-as asked, all of it by default; all of it is judged, each event by models that did not see it.
+against template, sidebands scored as well. Of the signal in the window, a random choice is injected so that S/sqrt(B)
+is as asked, all of it by default; all of it is judged, each event by models that did not see it.
 
 Times are CPU seconds of this process. With ``--json``, what the file holds is not repeated.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +17,6 @@ from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
 from drapes_hep.cwola.trees import SklearnTrees, Trees, engine_of, fallback_line, lightgbm_problem
 from drapes_hep.errors import ConfigError, FitError
-from drapes_hep.metrics import auc
 from drapes_hep.pipeline.provenance import makers
 from drapes_hep.rng import stage_seed
 from drapes_hep.stages import sequence
@@ -156,7 +154,10 @@ def test_bins_do_not_rest_on_the_classes():
     swapped = np.flatnonzero(data.fold == 0)[:50], np.flatnonzero(template.fold == 0)[:50]
     other_data, other_template = (
         Sample(*(_with(getattr(one, n), mine, getattr(two, n)[theirs]) for n in ("x", "weight", "fold", "group")))
-        for one, mine, two, theirs in ((data, swapped[0], template, swapped[1]), (template, swapped[1], data, swapped[0]))
+        for one, mine, two, theirs in (
+            (data, swapped[0], template, swapped[1]),
+            (template, swapped[1], data, swapped[0]),
+        )
     )
     options = {"folds": 3, "ensemble": 2, "seed": 1}
     before = out_of_fold_scores(Trees, data, template, {}, **options)
@@ -271,7 +272,7 @@ class Own:
         Own.tables = (*Own.tables, (x, weight))
         return x * 2
 
-    def fit(self, x, y, weight, group):
+    def fit(self, x, *_):
         Own.trained = x
 
     def score(self, x):
@@ -323,7 +324,7 @@ def test_what_a_users_table_does_wrong_is_one_line(tmp_path, table, said):
 
 def test_a_table_of_another_length_is_refused():
     class Short(Own):
-        def prepare_table(self, x, weight):
+        def prepare_table(self, x, _):
             return x[1:]
 
     data, template, _ = samples()
@@ -360,8 +361,8 @@ def test_scikit_learns_trees_take_the_place_of_lightgbms(without_lightgbm):
 
 
 def test_the_reason_is_one_line(without_lightgbm):
-    words = {"no package": "ModuleNotFoundError: ", "no library": "OSError: libgomp.so.1: cannot open"}[without_lightgbm]
-    assert fallback_line().startswith(f"LightGBM cannot be loaded ({words}")
+    words = {"no package": "ModuleNotFoundError: ", "no library": "OSError: libgomp.so.1: cannot open"}
+    assert fallback_line().startswith(f"LightGBM cannot be loaded ({words[without_lightgbm]}")
     assert "scikit-learn's trees run in its place" in fallback_line()
     assert "\n" not in fallback_line()
 

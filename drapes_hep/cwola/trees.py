@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -205,7 +205,7 @@ def _grow_lightgbm(training: _Training, settings: _Settings) -> Scorer:
     booster.add_valid(_subset(training, held_out), "held out")
     share = np.average(y[~held_out], weights=weight[~held_out])
     # of no tree at all
-    losses = [-np.average(np.where(y == 1, np.log(share), np.log1p(-share))[held_out], weights=weight[held_out])]
+    losses = [-float(np.average(np.where(y == 1, np.log(share), np.log1p(-share))[held_out], weights=weight[held_out]))]
     while len(losses) <= settings.iterations and not _stalled(losses):
         if booster.update():
             break  # no leaf can be split
@@ -223,9 +223,9 @@ def _subset(training: _Training, part: BoolArray) -> Any:
     return data_set.set_label(training.y[part][order]).set_weight(training.weight[part][order])
 
 
-def _stalled(losses: list[float]) -> bool:
+def _stalled(losses: Sequence[float]) -> bool:
     """Whether none of the last trees has lowered the loss."""
-    before, after = losses[: -_PATIENCE], losses[-_PATIENCE:]
+    before, after = losses[:-_PATIENCE], losses[-_PATIENCE:]
     return bool(before) and min(after) >= before[-1] - _LEAST_GAIN
 
 
