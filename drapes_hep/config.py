@@ -582,13 +582,14 @@ class SignalShapeConfig(_Section):
     tails: Annotated[tuple[Positive, Positive, Positive, Positive] | None, Decides("hunt")] = Field(
         None, description="Tails of crystal_ball: alpha and n at low mass, alpha and n at high mass; n above 1."
     )
-    sample: Annotated[str | None, Decides()] = Field(
+    sample: Annotated[str | dict[str, Positive] | None, Decides()] = Field(
         None,
         description="File of a simulated sample: the skim/events.parquet of a run on it. Its m_JJ are scaled to other"
-        " masses.",
+        " masses. Several samples are a mapping of files to the masses of the resonance, {FILE: GeV, ...}: the shape is"
+        " interpolated between them, and the nearest is scaled beyond.",
     )
     mass: Annotated[Positive | None, Decides("hunt")] = Field(
-        None, description="Mass of the resonance in the sample, GeV."
+        None, description="Mass of the resonance in a single sample, GeV."
     )
 
     _sample_named = field_validator("sample")(_names_files)
@@ -599,9 +600,15 @@ class SignalShapeConfig(_Section):
             raise ValueError("tails is required by shape crystal_ball, and is only for it")
         if self.tails is not None and min(self.tails[1::2]) <= 1:
             raise ValueError("tails: n must be above 1, or the tail has no integral")
-        for key in ("sample", "mass"):
-            if (getattr(self, key) is not None) != (self.shape == "sample"):
-                raise ValueError(f"{key} is required by shape sample, and is only for it")
+        if (self.sample is not None) != (self.shape == "sample"):
+            raise ValueError("sample is required by shape sample, and is only for it")
+        if isinstance(self.sample, dict):
+            if self.mass is not None:
+                raise ValueError("mass is for a single sample; of several, each has its own: sample {FILE: GeV, ...}")
+            if len(set(self.sample.values())) < len(self.sample):
+                raise ValueError("sample: two files have the same mass; merge them, or leave one out")
+        elif (self.mass is not None) != (self.shape == "sample"):
+            raise ValueError("mass is required by shape sample, and is only for it")
         return self
 
 
@@ -635,10 +642,12 @@ class HuntConfig(_Section):
 
 
 class StudyConfig(_Section):
-    """Settings of `drapes study`, which needs labelled events."""
+    """Settings of `drapes study`. All studies but mass-fit need labelled events."""
 
     window: Annotated[tuple[Positive, Positive] | None, Decides()] = Field(
-        None, description="Edges of the window to study, GeV; null takes the middle window of the scan."
+        None,
+        description="Edges of the window to study, GeV; null takes the middle window of the scan. The study mass-fit"
+        " takes all windows of the scan.",
     )
     seeds: Annotated[int, Decides()] = Field(
         3, ge=1, description="Repetitions, each with its own data, signal, models and noise."
@@ -691,6 +700,9 @@ class StudyConfig(_Section):
         (8, 16, 35, 64, 100),
         min_length=1,
         description="Network evaluations per template event, for the study solver-steps.",
+    )
+    pseudo_experiments: Annotated[int, Decides()] = Field(
+        1000, ge=2, description="Pseudo-experiments per true mass shape, for the study mass-fit."
     )
     generators: Annotated[dict[str, tuple[str, ...]], Decides()] = Field(
         {},

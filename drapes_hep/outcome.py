@@ -36,6 +36,7 @@ __all__ = [
     "ResonanceFit",
     "Resonances",
     "Results",
+    "Sensitivity",
     "SicPoint",
     "SpuriousSignal",
     "TemplateQuality",
@@ -175,6 +176,28 @@ class TemplateQuality:
 
 
 @dataclass(frozen=True)
+class Sensitivity:
+    """What a cut in a window can discover.
+
+    Attributes
+    ----------
+    expected_error : Estimate or None
+        Error that the expectation will have once unblinded; None where ``reason`` says why.
+    signal_z3, signal_z5 : Estimate or None
+        Signal events in the window that pass, with which half of all experiments have a local z of 3 and 5.
+    break_even_efficiency : float or None
+        Fraction of a signal that has to pass for the cut to be better than none; None without a cut.
+    reason : str or None
+    """
+
+    expected_error: Estimate | None
+    signal_z3: Estimate | None
+    signal_z5: Estimate | None
+    break_even_efficiency: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class WorkingPoint:
     """A cut on the classifier's score, and what it finds in a window.
 
@@ -196,6 +219,8 @@ class WorkingPoint:
         Degree of the polynomial in the efficiency; None for the inclusive point.
     fitted_events : int
         Events outside the window that the fit uses.
+    sensitivity : Sensitivity or None
+        None in results of an earlier release.
     """
 
     background_efficiency: float
@@ -208,6 +233,7 @@ class WorkingPoint:
     expected_template_error: float | None
     degree: int | None
     fitted_events: int
+    sensitivity: Sensitivity | None = None
 
 
 @dataclass(frozen=True)
@@ -294,6 +320,8 @@ class WindowResult:
         None without labels or if blind.
     spurious_signal : SpuriousSignal or None
         None if ``hunt.spurious_signal`` is false.
+    spurious_signal_unblinded : float or None
+        Root mean square that its events will have once unblinded; None if not blind, or not assessed.
     """
 
     sr: tuple[float, float]
@@ -304,6 +332,7 @@ class WindowResult:
     working_points: tuple[WorkingPoint, ...]
     metrics: Metrics | None
     spurious_signal: SpuriousSignal | None = None
+    spurious_signal_unblinded: float | None = None
 
     @property
     def name(self) -> str:
@@ -375,8 +404,14 @@ class ResonanceFit:
         Signal events that pass and the standard error; None where ``reason`` says why.
     signal_failing : float or None
         Signal events that fail; None without a cut.
-    z : float or None
-        Local significance, with its sign.
+    z, p_local : float or None
+        Local significance, with its sign, and its p-value.
+    method : str or None
+        "asymptotic" or "pseudo-experiments": how z was obtained.
+    z_asymptotic : float or None
+        Signed square root of the likelihood ratio.
+    toys, exceeding : int or None
+        Pseudo-experiments behind z, and those at least as extreme as the data; with none, z is a bound.
     background : float or None
         Fitted background that passes within two resolutions of the mass.
     degree : int or None
@@ -400,6 +435,27 @@ class ResonanceFit:
     p_signal: float | None
     p_background: float | None
     reason: str | None
+    p_local: float | None = None
+    method: str | None = None
+    z_asymptotic: float | None = None
+    toys: int | None = None
+    exceeding: int | None = None
+
+
+@dataclass(frozen=True)
+class ConditionalResonances:
+    """Fits with the resonance of largest z included.
+
+    Attributes
+    ----------
+    included : ResonanceFit
+        That resonance.
+    points : tuple of ResonanceFit
+        As in :class:`Resonances`.
+    """
+
+    included: ResonanceFit
+    points: tuple[ResonanceFit, ...]
 
 
 @dataclass(frozen=True)
@@ -416,12 +472,15 @@ class Resonances:
         Without a cut first, then window by window and cut by cut, each by rising mass.
     reason : str or None
         Why there are no fits.
+    conditional : ConditionalResonances or None
+        With the resonance of largest z included, where that is above 5.
     """
 
     shape: str | None
     unsearched: tuple[tuple[float, float], ...]
     points: tuple[ResonanceFit, ...]
     reason: str | None
+    conditional: ConditionalResonances | None = None
 
 
 NO_RESONANCES = Resonances(None, (), (), "these results are of a release without resonance fits")

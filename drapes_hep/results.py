@@ -12,7 +12,8 @@ import numpy as np
 
 from drapes_hep.bumphunt.background import BackgroundCheck, SpuriousSignal
 from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint
-from drapes_hep.bumphunt.resonance import ResonancePoint, ResonanceScan
+from drapes_hep.bumphunt.resonance import ASYMPTOTIC, FROM_TOYS, ResonancePoint, ResonanceScan
+from drapes_hep.bumphunt.sensitivity import Sensitivity
 from drapes_hep.bumphunt.toys import GlobalSignificance
 
 __all__ = [
@@ -39,7 +40,7 @@ def _number(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def _point(point: WorkingPoint) -> dict[str, Any]:
+def _point(point: WorkingPoint, sensitivity: Sensitivity | None) -> dict[str, Any]:
     return {
         "background_efficiency": point.background_efficiency,
         "observed": point.observed,
@@ -51,10 +52,31 @@ def _point(point: WorkingPoint) -> dict[str, Any]:
         "expected_template_error": _number(point.expected_template_error),
         "degree": point.degree,
         "fitted_events": point.fitted_events,
+        "sensitivity": None if sensitivity is None else _sensitivity(sensitivity),
     }
 
 
-def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str, Any]) -> dict[str, Any]:
+def _sensitivity(sensitivity: Sensitivity) -> dict[str, Any]:
+    return {
+        "expected_error": _estimate(sensitivity.expected_error),
+        "signal_z3": _estimate(sensitivity.signal_z3),
+        "signal_z5": _estimate(sensitivity.signal_z5),
+        "break_even_efficiency": _number(sensitivity.break_even_efficiency),
+        "reason": sensitivity.reason,
+    }
+
+
+def _estimate(number: tuple[float, float] | None) -> dict[str, float] | None:
+    return None if number is None else {"value": number[0], "error": number[1]}
+
+
+def window_record(
+    hunt: WindowHunt,
+    n_observed: int | None,
+    quality: Mapping[str, Any],
+    sensitivities: Sequence[Sensitivity] = (),
+    spurious_unblinded: float | None = None,
+) -> dict[str, Any]:
     """Return a window's entry.
 
     Parameters
@@ -64,12 +86,17 @@ def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str
         Selected events in the window; None if blind.
     quality : mapping
         What ``quality.json`` of the window holds; in a blinded run nothing that its events decide.
+    sensitivities : sequence of Sensitivity
+        One per working point, or none.
+    spurious_unblinded : float or None
+        Spurious signal that a blinded window is expected to have.
 
     Returns
     -------
     dict
     """
     fit = hunt.fit
+    each: Sequence[Sensitivity | None] = sensitivities or [None] * len(hunt.working_points)
     return {
         "sr": [hunt.sr.lo, hunt.sr.hi],
         "n_observed": n_observed,
@@ -82,8 +109,9 @@ def window_record(hunt: WindowHunt, n_observed: int | None, quality: Mapping[str
             "parameters": dict(zip(fit.parameter_names, map(float, fit.parameters), strict=True)),
         },
         "spurious_signal": None if hunt.spurious is None else _spurious(hunt.spurious),
+        "spurious_signal_unblinded": _number(spurious_unblinded),
         "template": quality["template"],
-        "working_points": [_point(point) for point in hunt.working_points],
+        "working_points": [_point(*pair) for pair in zip(hunt.working_points, each, strict=True)],
         "metrics": quality["metrics"],
     }
 
@@ -169,6 +197,11 @@ def _resonance_point(point: ResonancePoint) -> dict[str, Any]:
         "signal_error": _number(point.error),
         "signal_failing": _number(point.signal_failing),
         "z": _number(point.z),
+        "p_local": _number(point.p_local),
+        "method": point.method,
+        "z_asymptotic": _number(point.z_asymptotic),
+        "toys": point.toys,
+        "exceeding": point.exceeding,
         "background": _number(point.background),
         "degree": point.degree,
         "p_signal": _number(point.p_signal),
@@ -188,10 +221,17 @@ def resonance_record(scan: ResonanceScan) -> dict[str, Any]:
     -------
     dict
     """
+    conditional = scan.conditional
     return {
         "shape": scan.title or None,
         "unsearched": [[float(low), float(high)] for low, high in scan.unsearched],
         "points": [_resonance_point(point) for point in scan.points],
+        "conditional": None
+        if conditional is None
+        else {
+            "included": _resonance_point(conditional.included),
+            "points": [_resonance_point(point) for point in conditional.points],
+        },
         "reason": scan.reason,
     }
 
@@ -270,6 +310,35 @@ def _point_schema() -> dict[str, Any]:
             " the closure events of the sidebands after a cut. hunt.min_events is its minimum.",
             _COUNT,
         ),
+        sensitivity=_field(
+            "What this cut can discover: see docs/method.md. null if not computed.", _sensitivity_schema(), null=True
+        ),
+    )
+
+
+def _sensitivity_schema() -> dict[str, Any]:
+    estimate = _record(**_value())
+    return _record(
+        expected_error=_field(
+            "Error that the expectation will have once unblinded; if the run is not blind, expected_error. null where"
+            " reason says why.",
+            estimate,
+            null=True,
+        ),
+        signal_z3=_field(
+            "Signal events in the window that pass, with which half of all experiments have z_local of at least 3;"
+            " null where reason says why.",
+            estimate,
+            null=True,
+        ),
+        signal_z5=_field("The same for z_local of at least 5.", estimate, null=True),
+        break_even_efficiency=_field(
+            "signal_z3 divided by that of the inclusive point: a signal of which a larger fraction passes needs fewer"
+            " events in the window with this cut than without; null for the inclusive point.",
+            {"type": "number", "exclusiveMinimum": 0},
+            null=True,
+        ),
+        reason=_field("Why these numbers are null; null if they are not.", {"type": "string"}, null=True),
     )
 
 
@@ -410,6 +479,12 @@ def _window_schema() -> dict[str, Any]:
             _spurious_schema(),
             null=True,
         ),
+        spurious_signal_unblinded=_field(
+            "Events: the root mean square that spurious_signal.events will have once unblinded, included in"
+            " sensitivity.expected_error; null if not blind, if not assessed or if hunt.spurious_signal is false.",
+            {"type": "number", "minimum": 0},
+            null=True,
+        ),
         template=_field("Its background template.", _template_schema()),
         working_points=_field(
             "Working points from loose to tight; the first is inclusive.",
@@ -469,14 +544,31 @@ def _resonance_point_schema() -> dict[str, Any]:
         signal_error=_field("Its standard error.", {"type": "number", "minimum": 0}, null=True),
         signal_failing=_field("Signal events that fail the cut; null without one.", _NUMBER, null=True),
         z=_field(
-            "Local significance of the signal that passes, with its sign, from the likelihood ratio; null where reason"
-            " says why.",
+            "Local significance of the signal that passes, with its sign, in one-sided standard deviations; null where"
+            " reason says why.",
             _NUMBER,
             null=True,
         ),
+        p_local=_field(
+            "Its p-value, of an excess: above 0.5 where z is negative; a bound if exceeding is 0.",
+            _PROBABILITY,
+            null=True,
+        ),
+        method=_field(
+            "How z was obtained: from the asymptotic distribution of the likelihood ratio, or from pseudo-experiments,"
+            " where background is below 10 and z_asymptotic beyond 1 or -1.",
+            {"enum": [ASYMPTOTIC, FROM_TOYS]},
+            null=True,
+        ),
+        z_asymptotic=_field("Signed square root of the likelihood ratio q0.", _NUMBER, null=True),
+        toys=_field(
+            "Pseudo-experiments, half of them with the fitted signal and weighted; null if z is asymptotic.",
+            _COUNT,
+            null=True,
+        ),
+        exceeding=_field("Those at least as extreme as the data, each counted as 1.", _COUNT, null=True),
         background=_field(
-            "Fitted background that passes within two resolutions of the mass. Below some ten events, z is not"
-            " normally distributed.",
+            "Fitted background that passes within two resolutions of the mass.",
             {"type": "number", "minimum": 0},
             null=True,
         ),
@@ -498,6 +590,15 @@ def _resonance_schema() -> dict[str, Any]:
             "Fits: without a cut, then window by window and cut by cut, each by rising mass. No look-elsewhere effect"
             " is included.",
             {"type": "array", "items": _resonance_point_schema()},
+        ),
+        conditional=_field(
+            "The same fits with the resonance of largest z included, free with and without the signal; null if that z"
+            " is at most 5.",
+            _record(
+                included=_field("The resonance, at a mass between those of the scan.", _resonance_point_schema()),
+                points=_field("As points.", {"type": "array", "items": _resonance_point_schema()}),
+            ),
+            null=True,
         ),
         reason=_field("Why there are no fits; null if there are.", {"type": "string"}, null=True),
     )

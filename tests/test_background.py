@@ -382,6 +382,19 @@ def test_a_shape_that_is_large_enough_or_in_no_chain_is_not_pointed_out(shape):
     assert list(mass_shape_points(run_with([], background_of("dijet5", shape=shape)))) == []
 
 
+def test_in_a_blinded_run_the_shape_concerns_the_blinded_expectation():
+    (point,) = mass_shape_points(run_with([signal_record(0.6)], None, blind=True))
+    assert point.startswith("The mass shape decides the blinded expectation (")
+
+
+def test_what_a_blinded_window_will_have_is_in_the_table():
+    run = run_with([signal_record(0.6), signal_record(0.1)], None, blind=True)
+    run.windows[0].result["spurious_signal_unblinded"] = 36.2
+    first, second = mass_shape_rows(run)
+    assert first["unblinded"] == "36"
+    assert "null" in second["unblinded"]
+
+
 def test_the_table_of_the_shape_is_in_the_report():
     rows = mass_shape_rows(run_with([signal_record(0.6), None, signal_record(None, None)], None))
     assert [(row["window"], row["events"], row["fraction"]) for row in rows[:1]] == [("window 0", "−9", "0.60")]

@@ -20,6 +20,7 @@ import uproot
 import yaml
 from test_stages import SEARCH, cut_sample, reference_mjj, table
 
+from drapes_hep.bumphunt.sensitivity import window_sensitivity
 from drapes_hep.config import load_config
 from drapes_hep.cwola.scores import Scores
 from drapes_hep.errors import ConfigError
@@ -28,12 +29,14 @@ from drapes_hep.events.blinding import Blinding, empty_hidden_bins, hidden_bins,
 from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.events.ranges import in_ranges
 from drapes_hep.files import read_json, write_json
+from drapes_hep.outcome import read_results
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
 from drapes_hep.report import write_report
 from drapes_hep.rng import event_uniforms
 from drapes_hep.stages import classify as classify_module
+from drapes_hep.stages import hunt as hunt_module
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.generate import generate
 from drapes_hep.stages.hunt import hunt
@@ -199,6 +202,36 @@ def test_no_byte_of_the_report_follows_them(search, render, request):
     full, fewer = (drawn(run, render) for run, _ in request.getfixturevalue(search))
     assert full.keys() == fewer.keys()
     assert [name for name in full if full[name] != fewer[name]] == []
+    assert b"Expected sensitivity</h3>" in full["report/index.html"]
+    assert full["report/tables/sensitivity.csv"].count(b"\n") > 3
+
+
+@pytest.mark.parametrize("search", ["one", "two"])
+def test_what_follows_nothing_holds_the_sensitivity(search, request):
+    (full, log), _ = request.getfixturevalue(search)
+    windows = read_json(full / "results.json")["windows"]
+    assert all(window["spurious_signal_unblinded"] > 0 for window in windows)
+    for window in windows:
+        for point in window["working_points"][:2]:
+            assert point["sensitivity"]["expected_error"]["value"] > 0
+            assert point["sensitivity"]["signal_z5"]["value"] > point["sensitivity"]["signal_z3"]["value"]
+    read = read_results(full).windows[0].working_points[0].sensitivity
+    assert read.signal_z3.value == windows[0]["working_points"][0]["sensitivity"]["signal_z3"]["value"]
+    (line,) = [line for line in log if line.startswith("expected sensitivity: ")]
+    assert re.search(r" of all experiments: \d+.* without a cut, \d+.* at 0\.\d+", line)
+
+
+def test_the_hunt_has_the_rules_of_the_search_for_it(project, one, monkeypatch):
+    (run, _), _ = one
+    folder = shutil.copytree(run, project[0] / "rules")
+    called: list[dict] = []
+    monkeypatch.setattr(
+        hunt_module, "window_sensitivity", lambda *a, **k: called.append(k) or window_sensitivity(*a, **k)
+    )
+    changes = (ONE, "hunt.min_events=11")
+    hunt(Context.of(load_config(project[0] / "tiny.yaml", changes), open_run(folder), device="cpu", workers=1))
+    spurious = [window["spurious_signal_unblinded"] for window in read_json(folder / "results.json")["windows"]]
+    assert called == [{"spurious": size, "min_events": 11} for size in spurious]
 
 
 def test_events_were_removed(one, two):
@@ -222,7 +255,7 @@ def test_events_in_the_sidebands_of_another_window_are_in_no_number(project, two
     first, second = (without_learned(read_json(run / "results.json")) for run in (full, fewer))
     assert first == second
     pages = [drawn(run, undrawn) for run in (full, fewer)]
-    for name in ("working_points", "cutflow"):
+    for name in ("working_points", "sensitivity", "cutflow"):
         assert pages[0][f"report/tables/{name}.csv"] == pages[1][f"report/tables/{name}.csv"]
     split = [page["report/index.html"].decode().partition('id="trained"')[2].partition("</table>")[0] for page in pages]
     assert split[0] == split[1]

@@ -1,27 +1,45 @@
-"""Bias tests of the mass fit: a small analysis/mass_fit.py."""
+"""Bias tests of the mass fit, and studies of the spectrum alone: a small `drapes study mass-fit`."""
 
 from __future__ import annotations
 
 import csv
-import json
-import shutil
+import dataclasses
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+import yaml
+from conftest import ROOT
+from test_howto import example
+from test_stages import cut_sample
 
-from analysis.mass_fit import bias_rows, mass_fit
 from drapes_hep.bumphunt import SelectedCounts, hunt_window, spurious_signals
-from drapes_hep.errors import RunDirectoryError
+from drapes_hep.bumphunt.background import verdict_of
+from drapes_hep.bumphunt.bias import window_biases
+from drapes_hep.config import MassConfig, load_config
+from drapes_hep.errors import ConfigError, DrapesError
+from drapes_hep.events.formats.writers import write_feature_root
+from drapes_hep.events.skims import read_skim
+from drapes_hep.files import read_json
+from drapes_hep.pipeline.context import Context
+from drapes_hep.pipeline.run_directory import open_run
+from drapes_hep.plots.style import HepFigure
+from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.bins import spectrum_edges
 from drapes_hep.spectrum.fit import bin_model, fit_spectrum
 from drapes_hep.spectrum.shapes import SHAPES
+from drapes_hep.stages.skim import skim
+from drapes_hep.studies.spectra import Spectrum, load_spectrum
+from drapes_hep.studies.study import find_studies, load_study, run_study
 
-WINDOWS = [Window(lo, lo + 400, 2700, 6000) for lo in (2900, 3300)]
+WINDOWS = tuple(Window(lo, lo + 400, 2700, 6000) for lo in (2900, 3300))
 EDGES = spectrum_edges((2700, 6000), 50, WINDOWS)
 # as fitted to simulated QCD: 298,624 events
 MEAN = bin_model("dijet5", 13_000, EDGES, [46.3026316, 32.1730935, 52.5016604, 30.7716570, 6.7853301])[0]
+STUDY = load_study("mass-fit", {"mass-fit": ROOT / "analysis" / "mass_fit.py"})
+
+
+# ---- the pulls -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -30,60 +48,149 @@ def spectra():
 
 
 def test_the_true_shape_has_no_bias(spectra):
-    for row in bias_rows(spectra, MEAN, EDGES, WINDOWS, "dijet5", 13_000):
-        assert row["asimov"] == pytest.approx(0, abs=1e-3)
-        assert abs(row["pull_mean"]) < 4 * row["pull_mean_error"]
-        assert abs(row["pull_width"] - 1) < 4 * row["pull_width_error"]
+    for bias in window_biases(spectra, MEAN, EDGES, WINDOWS, "dijet5"):
+        assert bias.asimov == pytest.approx(0, abs=1e-3)
+        assert abs(bias.mean) < 4 * bias.mean_error
+        assert abs(bias.width - 1) < 4 * bias.width_error
 
 
 def test_another_shape_has_the_bias_of_its_spurious_signal(spectra):
-    rows = bias_rows(spectra, MEAN, EDGES, WINDOWS, "dijet4", 13_000)
-    assert rows[0]["asimov"] > 1.5
-    for row, window in zip(rows, WINDOWS, strict=True):
-        assert row["pull_mean"] == pytest.approx(
-            row["asimov"], abs=0.05 * abs(row["asimov"]) + 4 * row["pull_mean_error"]
-        )
+    biases = window_biases(spectra, MEAN, EDGES, WINDOWS, "dijet4")
+    assert biases[0].asimov > 1.5
+    for bias, window in zip(biases, WINDOWS, strict=True):
+        assert bias.mean == pytest.approx(bias.asimov, abs=0.05 * abs(bias.asimov) + 4 * bias.mean_error)
         counts = SelectedCounts(EDGES, (1.0,), MEAN[None], np.zeros(len(MEAN), bool))
         signal = spurious_signals(counts, [window], "dijet4")[0]
         five = next(a for a in signal.alternatives if a.shape == "dijet5")
-        assert row["asimov"] == pytest.approx(five.fraction, abs=0.01)
+        assert bias.asimov == pytest.approx(five.fraction, abs=0.01)
 
 
 def test_a_pull_is_that_of_the_hunt(spectra):
-    row = bias_rows(spectra[:2], MEAN, EDGES, WINDOWS[:1], "dijet4", 13_000)[0]
+    (bias,) = window_biases(spectra[:2], MEAN, EDGES, WINDOWS[:1], "dijet4")
     pulls = []
     for spectrum in spectra[:2]:
         counts = SelectedCounts(EDGES, (1.0,), spectrum[None], np.zeros(len(MEAN), bool))
         point = hunt_window(counts, WINDOWS[0]).working_points[0]
         pulls.append((point.observed - point.expected) / np.hypot(np.sqrt(point.expected), point.expected_error))
-    assert row["good_fits"] == 2
-    assert row["pull_mean"] == pytest.approx(np.mean(pulls), abs=0.01)
+    assert bias.good_fits == 2
+    assert bias.mean == pytest.approx(np.mean(pulls), abs=0.01)
 
 
 def test_an_experiment_whose_fit_is_poor_is_left_out(spectra):
     ragged = spectra[:5] * np.where(np.arange(len(MEAN)) % 2, 1.2, 0.8)
-    row = bias_rows(np.rint(ragged), MEAN, EDGES, WINDOWS[:1], "dijet4", 13_000)[0]
-    assert (row["good_fits"], row["pull_mean"], row["pull_width"]) == (0, None, None)
+    (bias,) = window_biases(np.rint(ragged), MEAN, EDGES, WINDOWS[:1], "dijet4")
+    assert (bias.good_fits, bias.mean, bias.width) == (0, None, None)
 
 
-def run_of(folder, counts):
-    folder.mkdir()
-    hunt = {"edges": EDGES.tolist(), "counts": counts, "windows": [{"sr": [w.lo, w.hi]} for w in WINDOWS]}
-    (folder / "hunt.json").write_text(json.dumps(hunt))
-    (folder / "manifest.json").write_text(json.dumps({"config": {"mass": {"sqrt_s": 13_000}, "plots": {}}}))
-    return folder
+@pytest.mark.parametrize(
+    ("fraction", "verdict"),
+    [(None, "not assessed"), (0.2, "small"), (-0.21, "warned"), (0.5, "warned"), (-0.51, "flagged")],
+)
+def test_a_bias_has_the_verdict_of_a_spurious_signal(fraction, verdict):
+    assert verdict_of(fraction) == verdict
+
+
+# ---- a measurement ---------------------------------------------------------------------------------------------------
+
+
+def spectrum_of(counts, mass=None, experiments=20):
+    return Spectrum(EDGES, counts, WINDOWS, mass or MassConfig(), experiments, 1)
+
+
+def test_a_bias_is_flagged_where_the_truth_describes_the_spectrum():
+    rows = STUDY.measure(spectrum_of(np.rint(MEAN)), {"truth": "dijet5", "fitted": "dijet4"})
+    assert [row["verdict"] for row in rows] == ["flagged", "flagged"]
+    assert rows[0]["asimov"] > 1.5
+    assert rows[0]["good_fraction"] == rows[0]["good_fits"] / 20
+
+
+def test_a_truth_that_does_not_describe_the_spectrum_is_not_assessed():
+    rows = STUDY.measure(spectrum_of(np.rint(MEAN)), {"truth": "dijet3", "fitted": "dijet4"})
+    p_value = fit_spectrum(np.rint(MEAN), EDGES, None, "dijet3").p_value
+    assert p_value < 0.05
+    assert {row["truth_p_value"] for row in rows} == {p_value}
+    assert {row["verdict"] for row in rows} == {"not assessed"}
+
+
+def test_a_shape_that_cannot_be_fitted_is_not_assessed():
+    few = np.zeros_like(MEAN)
+    few[[0, 9, 40]] = 3
+    rows = STUDY.measure(spectrum_of(few), {"truth": "dijet5", "fitted": "dijet4"})
+    assert [(row["window_lo_gev"], row["verdict"]) for row in rows] == [(2900, "not assessed"), (3300, "not assessed")]
+    assert "3 filled bins" in rows[0]["reason"]
+
+
+def test_all_shapes_are_fitted_to_the_same_pseudo_experiments(monkeypatch):
+    drawn = []
+    monkeypatch.setitem(STUDY.measure.__globals__, "window_biases", lambda spectra, *_: drawn.append(spectra) or ())
+    for truth, fitted in (("dijet4", "dijet4"), ("dijet4", "ua2"), ("ua2", "ua2")):
+        STUDY.measure(spectrum_of(np.rint(MEAN)), {"truth": truth, "fitted": fitted})
+    assert drawn[0].shape == (20, len(MEAN))
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[0] != drawn[2]).any()
+
+
+def test_what_blinding_hides_decides_nothing():
+    inside = (EDGES[:-1] >= 2900) & (EDGES[1:] <= 3700)
+    hidden = spectrum_of(np.where(inside, np.nan, np.rint(MEAN)))
+    rows = STUDY.measure(hidden, {"truth": "dijet4", "fitted": "dijet3"})
+    visible = fit_spectrum(np.rint(MEAN), EDGES, None, "dijet4", fitted=~inside)
+    assert rows[0]["truth_p_value"] == visible.p_value
+    assert all(np.isfinite(row["asimov"]) for row in rows)
+
+
+# ---- the study -------------------------------------------------------------------------------------------------------
+
+CONFIG = {
+    "name": "biases",
+    "data": {"path": "events.root", "labels": True},
+    "signal": {"inject": 60, "seed": 2},
+    "mass": {"bin_width": 100},
+    "windows": {"width": 400, "step": 400, "first": 3100, "last": 3500},
+    "study": {"pseudo_experiments": 10},
+    "blind": False,
+    "seed": 4,
+}
+SHAPE = """import numpy as np
+
+
+class Exponential:
+    parameter_names = ("ln_p1", "p2", "p3")
+
+    def basis(self, z):
+        return np.stack([np.ones_like(z), z, z * z], axis=-1)
+"""
+OWN = """from drapes_hep.studies.spectra import SpectrumStudy
+
+
+def measure(spectrum, labels):
+    return [{{"events": {events}}}]
+
+
+STUDY = SpectrumStudy("Events", lambda spectrum: [{{"region": "all"}}], measure, lambda rows, config: [])
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_rendering():
+    """Let figures be made, but written of a few bytes: rendering takes most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HepFigure, "savefig", lambda _, path, format, dpi: path.write_text(format))  # noqa: ARG005
+        yield
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    run = run_of(tmp_path_factory.mktemp("mass_fit") / "run", np.rint(MEAN).tolist())
-    return run, mass_fit(run, run / "out", 20)
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mass_fit")
+    write_feature_root(folder / "events.root", cut_sample(3000, 300))
+    (folder / "biases.yaml").write_text(yaml.safe_dump(CONFIG))
+    (folder / "shapes.py").write_text(SHAPE)
+    return folder
 
 
-@pytest.fixture
-def no_figure(monkeypatch):
-    """Leave out the drawing: what is tested is the table."""
-    monkeypatch.setattr("analysis.mass_fit.study_panels", lambda *_: Figure())
+def context_of(project, *changes, out="out"):
+    config = load_config(project / "biases.yaml", changes)
+    return Context.of(config, open_run(project / out, "study"), device="cpu", reporter=Reporter(quiet=True))
 
 
 def table(path):
@@ -91,44 +198,137 @@ def table(path):
         return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope="module")
+def finished(project):
+    return run_study("mass-fit", STUDY, context_of(project))
+
+
+def test_the_verb_runs_the_study(project, finished, drapes, monkeypatch):
+    monkeypatch.chdir(project)
+    status, out, err = drapes("study", "mass-fit", "biases.yaml", "-o", "out")
+    assert status == 0
+    assert out.split() == [f"out/mass-fit/mass-fit.{kind}" for kind in ("csv", "png", "pdf", "json")]
+    assert "0 measurements to do, 16 of 16 already done" in err
+    assert [path.read_bytes() for path in finished[1:3]] == [b"png", b"pdf"]
+
+
 def test_every_pair_of_shapes_has_a_row_per_window(finished):
-    rows = table(finished[1][0])
-    pairs = [(r["truth"], r["fitted"], float(r["window_lo_gev"])) for r in rows]
-    assert sorted(pairs) == sorted((t, f, w.lo) for t in SHAPES for f in SHAPES for w in WINDOWS)
-    p = fit_spectrum(np.rint(MEAN), EDGES, None, "dijet3").p_value
-    assert {float(r["truth_p_value"]) for r in rows if r["truth"] == "dijet3"} == {p}
+    pairs = [(row["truth"], row["fitted"], float(row["window_lo_gev"])) for row in table(finished[0])]
+    assert pairs == [(truth, fitted, low) for truth in SHAPES for fitted in SHAPES for low in (3100, 3500)]
+    assert {row["pseudo_experiments"] for row in table(finished[0])} == {"10"}
 
 
-def test_the_table_has_a_figure(finished):
-    _, (_, png, pdf, _) = finished
-    assert png.read_bytes().startswith(b"\x89PNG")
-    assert pdf.read_bytes().startswith(b"%PDF")
+def test_the_record_says_what_was_tested(project, finished):
+    record = read_json(finished[3])
+    counts = load_spectrum(context_of(project)).counts
+    assert (record["study"], record["shape"], record["blind"]) == ("mass-fit", "dijet4", False)
+    assert record["events"] == counts.sum() > 1000
+    assert {"code", "versions", "config"} <= record.keys()
 
 
-@pytest.mark.usefixtures("no_figure")
-def test_what_is_in_the_table_is_not_repeated(finished, monkeypatch):
-    run, (path, *_) = finished
-    whole = path.read_bytes()
-    rows = table(path)
-    lines = whole.decode().splitlines(keepends=True)
-    cut = next(i for i, row in enumerate(rows) if (row["truth"], row["fitted"]) == ("ua2", "ua2"))
-    path.write_text("".join(lines[: cut + 1]))
-    fitted = []
-    monkeypatch.setattr("analysis.mass_fit.bias_rows", lambda *a: fitted.append(a[4]) or bias_rows(*a))
-    mass_fit(run, run / "out", 20)
-    assert fitted == ["ua2"]
-    assert path.read_bytes() == whole
+def test_the_spectrum_is_that_of_the_search_s_data(project, tmp_path):
+    context = context_of(project)
+    spectrum = load_spectrum(context)
+    skim(dataclasses.replace(context, run=open_run(tmp_path / "run")))
+    masses = read_skim(tmp_path / "run" / "skim" / "events.parquet")["mjj"]
+    assert spectrum.counts.tolist() == np.histogram(masses, spectrum.edges)[0].tolist()
 
 
-@pytest.mark.usefixtures("no_figure")
-def test_another_number_of_pseudo_experiments_starts_over(finished):
-    run, _ = finished
-    out = shutil.copytree(run / "out", run / "changed")
-    mass_fit(run, out, 4)
-    assert {row["pseudo_experiments"] for row in table(out / "mass-fit.csv")} == {"4"}
+def test_more_signal_than_there_is_names_the_key(project):
+    with pytest.raises(DrapesError, match=r"signal\.inject: 5000 signal events are requested, the sample has 300"):
+        load_spectrum(context_of(project, "signal.inject=5000"))
 
 
-def test_a_blinded_run_is_refused(tmp_path):
-    run = run_of(tmp_path / "run", [None, *MEAN[1:].tolist()])
-    with pytest.raises(RunDirectoryError, match="blinded"):
-        mass_fit(run, tmp_path, 3)
+def test_neither_labels_nor_what_blinding_hides_are_needed(project, finished, drapes, monkeypatch):
+    record = read_json(finished[3])
+    whole = load_spectrum(context_of(project, "signal.inject=null")).counts
+    changes = ("blind=true", "data.labels=false", "signal.inject=null")
+    monkeypatch.chdir(project)
+    words = [word for change in changes for word in ("--set", change)]
+    status, _, err = drapes("study", "mass-fit", "biases.yaml", "-o", "blinded", *words)
+    assert status == 0
+    assert "blind: study mass-fit uses only the events outside all windows" in err
+    blinded = load_spectrum(context_of(project, *changes, out="blinded"))
+    hidden = (blinded.edges[:-1] >= 3100) & (blinded.edges[1:] <= 3900)
+    assert np.isnan(blinded.counts).tolist() == hidden.tolist()
+    assert blinded.counts[~hidden].tolist() == whole[~hidden].tolist()
+    assert read_json(project / "blinded" / "mass-fit" / "mass-fit.json")["events"] == whole[~hidden].sum()
+    assert record["events"] > whole[~hidden].sum()
+
+
+def test_what_is_done_is_not_repeated(project, finished):
+    before = finished[0].read_bytes()
+    records = {path: path.stat().st_mtime_ns for path in (project / "out" / "trials").iterdir()}
+    assert len(records) == 16
+    lost = sorted(records)[5]
+    lost.unlink()
+    run_study("mass-fit", STUDY, context_of(project))
+    assert finished[0].read_bytes() == before
+    assert {path for path, then in records.items() if path.stat().st_mtime_ns != then} == {lost}
+
+
+def own_study(folder, events="int(spectrum.counts.sum())"):
+    (folder / "analysis").mkdir(exist_ok=True)
+    (folder / "analysis" / "events.py").write_text(OWN.format(events=events))
+    return load_study("events", find_studies(folder))
+
+
+WHOLE = spectrum_of(np.rint(MEAN))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counts": WHOLE.counts + (np.arange(len(MEAN)) == 0)},
+        {"counts": np.where(np.arange(len(MEAN)) == 0, np.nan, WHOLE.counts)},
+        {"windows": WINDOWS[:1]},
+        {"mass": MassConfig(fit="dijet5")},
+        {"pseudo_experiments": 21},
+        {"seed": 2},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_decides_a_measurement_changes_its_key(change):
+    assert STUDY.key(dataclasses.replace(WHOLE, **change)) != STUDY.key(WHOLE)
+    assert STUDY.key(dataclasses.replace(WHOLE)) == STUDY.key(WHOLE)
+
+
+def test_an_edited_study_measures_again(tmp_path):
+    keys = {own_study(tmp_path, events).key(WHOLE) for events in ("1", "1 + 1", "1")}
+    assert len(keys) == 2
+
+
+def test_an_edited_shape_is_measured_again(tmp_path):
+    keys = []
+    for text in (SHAPE, SHAPE.replace("z * z", "z**3")):
+        (tmp_path / "shapes.py").write_text(text)
+        (tmp_path / "biases.yaml").write_text(yaml.safe_dump(CONFIG))
+        config = load_config(tmp_path / "biases.yaml", ["mass.fit=shapes.py:Exponential"])
+        keys.append(STUDY.key(dataclasses.replace(WHOLE, mass=config.mass)))
+    assert keys[0] != keys[1]
+
+
+def test_a_shape_of_one_s_own_is_tested_too(project):
+    config = load_config(project / "biases.yaml", ["mass.fit=shapes.py:Exponential"])
+    spectrum = dataclasses.replace(WHOLE, mass=config.mass)
+    pairs = {(row["truth"], row["fitted"]) for row in STUDY.entries(spectrum)}
+    assert len(pairs) == 25
+    rows = STUDY.measure(spectrum, {"truth": "dijet3", "fitted": "shapes.py:Exponential"})
+    assert all(row["asimov"] is not None for row in rows)
+
+
+def test_the_study_of_the_how_to_runs(project, finished):
+    (project / "analysis").mkdir(exist_ok=True)
+    (project / "analysis" / "goodness.py").write_text(example("SpectrumStudy"))
+    context = context_of(project)
+    written = run_study("goodness", load_study("goodness", find_studies(project)), context)
+    rows = table(written[0])
+    assert [(row["shape"], float(row["window"])) for row in rows] == [(s, m) for s in SHAPES for m in (3300, 3700)]
+    assert all(0 <= float(row["p_value"]) <= 1 for row in rows)
+    assert finished[0].parent != written[0].parent
+
+
+def test_an_error_in_a_measurement_of_one_s_own_is_one_line(project):
+    context = context_of(project)
+    with pytest.raises(ConfigError, match=r"study 'events': ZeroDivisionError: .*events\.py, line 5"):
+        run_study("events", own_study(project, "1 / 0"), context)

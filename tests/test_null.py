@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from analysis import null_resonance
 from analysis.null_bootstraps import Events, bootstrap, working_points
 from drapes_hep.config import Config
 from drapes_hep.regions import Window
@@ -72,3 +73,22 @@ def test_the_expected_spectrum_of_a_bootstrap_is_the_fit(config, events):
     pull = (np.mean(drawn, axis=0) - fit.expected) / np.sqrt(fit.expected / 40)
     filled = counts > 0
     assert np.mean(pull[filled] ** 2) < 1.8
+
+
+def test_random_scores_have_pulls_and_z_of_width_one():
+    rows = null_resonance.count_rows(60) + null_resonance.resonance_rows(150)
+    assert [row["statistic"] for row in rows] == ["count"] * 4 + ["resonance"] * 4
+    for row in rows:
+        assert row["experiments"] >= 150
+        assert abs(row["mean"]) < 4 * row["mean error"] + 0.1
+        # eight windows share their events
+        assert abs(row["width"] - 1) < 4 * row["width error"] + 0.05
+        assert row["above 3"] < 0.02
+
+
+def test_weighted_experiments_of_few_events_are_background_alone():
+    rows = null_resonance.few_rows(25, toys=(20, 20))
+    assert [row["background"] for row in rows[::2]] == [1, 3, 10]
+    for asymptotic, quoted in zip(rows[::2], rows[1::2], strict=True):
+        assert quoted["experiments"] == asymptotic["experiments"]
+        assert quoted["above 3"] <= quoted["above 2"] < 0.15

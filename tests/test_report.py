@@ -395,6 +395,7 @@ def build_run(
                 "shape": None if blind else "Gaussian, σ/m = 0.033",
                 "unsearched": [[LOW, windows[0][0]], [windows[-1][1], HIGH]],
                 "points": [] if blind else [fit for fit, _ in fits],
+                "conditional": None,
                 "reason": "the run is blinded" if blind else None,
             },
         },
@@ -419,6 +420,11 @@ def resonance_fits(windows, shape, events, centre):
                 "signal_error": 60.0 if quoted else None,
                 "signal_failing": 20.0 if quoted and window else None,
                 "z": 5.25 / i if quoted else None,
+                "p_local": 7.6e-8 if quoted else None,
+                "method": "asymptotic" if quoted else None,
+                "z_asymptotic": 5.25 / i if quoted else None,
+                "toys": None,
+                "exceeding": None,
                 "background": 500.0 if quoted else None,
                 "degree": 2 if quoted and window else None,
                 "p_signal": 0.43 / i if quoted else None,
@@ -561,13 +567,59 @@ def test_a_run_without_resonance_fits_has_a_page(small, no_pictures):
 
 def test_masses_without_a_result_have_their_reason(small, no_pictures):
     results = json.loads((small / "results.json").read_text())
-    few = {"z": None, "signal": None, "signal_error": None, "reason": "fewer than 10 events outside the window pass"}
+    few = dict.fromkeys(("z", "signal", "signal_error", "p_signal", "p_background"))
+    few["reason"] = "fewer than 10 events outside the window pass"
     for fit in results["resonance"]["points"]:
         if fit["background_efficiency"] == 0.001:
             fit.update(few)
     (small / "results.json").write_text(json.dumps(results))
     page = write_report(small).read_text(encoding="utf-8")
     assert "3300–3700 0.001 – – – fewer than 10 events outside the window pass – –" in section(page, "resonance")
+
+
+def changed_page(run, change):
+    """Return the page of a run after a change of its resonance fits."""
+    results = json.loads((run / "results.json").read_text())
+    change(results["resonance"])
+    (run / "results.json").write_text(json.dumps(results))
+    return write_report(run).read_text(encoding="utf-8")
+
+
+def test_a_window_that_no_signal_describes_shows_the_best_fit(small, no_pictures):
+    def change(record):
+        for fit in record["points"]:
+            if fit["background_efficiency"] == 0.01:
+                fit |= {"z": None, "p_signal": 1e-5 / fit["mass"], "p_background": 1e-12, "reason": "it does not"}
+
+    words = section(changed_page(small, change), "resonance")
+    assert "3300–3700 0.01 3300 – – no mass describes the spectrum; the best is shown 3.0 × 10 −9 1.0 × 10 −12" in words
+
+
+def test_a_significance_from_pseudo_experiments_says_so(small, no_pictures):
+    def change(record):
+        for fit in record["points"]:
+            if fit["z"] is not None:
+                fit |= {"method": "pseudo-experiments", "toys": 400, "exceeding": 0 if fit["window"] else 80}
+
+    page = changed_page(small, change)
+    words = section(page, "resonance")
+    assert "3480 300 ± 60 5.25 (pseudo-experiments; asymptotic 5.25)" in words
+    assert "3500 300 ± 60 ≥ 5.25 (pseudo-experiments; asymptotic 5.25)" in words
+
+
+def test_the_scan_with_a_resonance_included_is_a_column_and_in_the_table(small, no_pictures):
+    def change(record):
+        included = {**record["points"][1], "mass": 3512.0, "z": 12.5}
+        points = [{**fit, "z": None if fit["z"] is None else -0.5 - fit["mass"] / 1e4} for fit in record["points"]]
+        record["conditional"] = {"included": included, "points": points}
+
+    words = section(changed_page(small, change), "resonance")
+    assert "No fit of another mass has the resonance of 3512 GeV (z = 12.50) in its model" in words
+    assert "z local with 3512 GeV included" in words
+    assert "3300–3700 0.01 3500 300 ± 60 5.25 0.43 1.0 × 10 −4 −0.85 at 3500 GeV" in words
+    with (small / "report" / "tables" / "resonance.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["included_mass"] for row in rows] == [""] * (len(rows) // 2) + ["3512.0"] * (len(rows) // 2)
 
 
 def test_the_table_of_the_scan_has_every_mass(run, page):

@@ -11,6 +11,7 @@ from scipy import special, stats
 
 from drapes_hep import bumphunt as bh
 from drapes_hep.bumphunt import pass_fail
+from drapes_hep.bumphunt import pass_fail_likelihood as likelihood
 from drapes_hep.bumphunt.resonance import largest
 from drapes_hep.bumphunt.signal_shapes import signal_source
 from drapes_hep.config import SignalShapeConfig, make_config
@@ -144,31 +145,43 @@ def test_the_minimum_is_that_of_an_independent_minimiser(share):
 
 
 @pytest.mark.parametrize("degree", [None, 2, 3])
-@pytest.mark.parametrize("signal", [150.0, -900.0])
-def test_gradients_are_those_of_the_means(degree, signal):
+@pytest.mark.parametrize("signal", [150.0, -900.0, -4000.0])
+@pytest.mark.parametrize("second", [False, True])
+def test_score_and_information_are_those_of_the_means(degree, signal, second):
     basis = GRADIENT @ np.linalg.inv(np.linalg.qr(np.sqrt(MU)[:, None] * GRADIENT)[1])
     design = np.empty((len(U), 0)) if degree is None else U[:, None] ** np.arange(degree + 1)
-    model = pass_fail._Model(MU, basis, design)
-    counts = cut_counts(MU, 0.01, 0, 0, template(3500), 0.4)
-    counts = counts if degree is not None else replace(counts, failed=None)
+    model = likelihood.Model(MU, basis, design, 1 + second)
+    given = cut_counts(MU, 0.01, 0, 0, template(3500), 0.4)
+    observed = (given.passed, given.failed) if degree is not None else (given.passed,)
+    templates = np.stack([template(3500), template(4100)][: 1 + second])[None]
+    counts = likelihood.Counts(observed, given.share, templates, np.full(1, -2000.0))
     p = np.zeros(model.size)
     p[:4] = (3, -2, 1, 0.5)
     if degree is not None:
         p[4 : 5 + degree] = (np.log(0.01), 0.3, -0.2, 0.1)[: degree + 1]
-        p[-1] = 0.3 * signal
-    p[model.passing] = signal
-    step = 1e-5 * np.maximum(1.0, np.abs(p))
-    for part, (mean, gradient) in enumerate(pass_fail._means(model, p[None], counts)):
-        assert (mean > 0).all()
-        for k in range(model.size):
-            up, down = p.copy(), p.copy()
-            up[k] += step[k]
-            down[k] -= step[k]
-            difference = (
-                pass_fail._means(model, up[None], counts)[part][0]
-                - pass_fail._means(model, down[None], counts)[part][0]
-            )
-            np.testing.assert_allclose(gradient[..., k], difference / (2 * step[k]), rtol=2e-5, atol=1e-6)
+    p[model.passing :] = (signal, 0.3 * signal, 70, 500)[: model.size - model.passing]
+
+    def values(x):
+        value, parts = likelihood._objective(model, x[None], counts)
+        return value[0], np.concatenate([part.mean[0] for part in parts])
+
+    def derivative(k, of):
+        step = 1e-5 * max(1.0, abs(p[k])) * (np.arange(model.size) == k)
+        return (values(p + step)[of] - values(p - step)[of]) / (2 * step.max())
+
+    _, parts = likelihood._objective(model, p[None], counts)
+    score, information = likelihood._score_and_information(
+        model, likelihood._Products.of(model), p[None], counts, parts
+    )
+    np.testing.assert_allclose(score[0], [-derivative(k, 0) for k in range(model.size)], rtol=1e-4, atol=1e-3)
+    mean = np.concatenate([part.mean[0] for part in parts])
+    assert (mean > 0).all()
+    gradient = np.stack([derivative(k, 1) for k in range(model.size)])
+    expected = gradient / mean @ gradient.T + np.diag(model.precision)
+    # the penalty on a signal below -2000, of width 200
+    expected[model.passing, model.passing] += (signal < -2000) / 200.0**2
+    scale = np.sqrt(np.diag(expected))
+    np.testing.assert_allclose(information[0] / scale[:, None] / scale, expected / scale[:, None] / scale, atol=1e-5)
 
 
 def test_a_fit_does_not_depend_on_its_batch():
@@ -302,6 +315,72 @@ def test_a_sample_is_read_from_a_skim(tmp_path):
     np.testing.assert_allclose(bh.signal_templates(shape, [3600], EDGES), bh.signal_templates(expected, [3600], EDGES))
 
 
+def gaussian_sample(mass, width, size=20_000):
+    quantiles = special.ndtri((np.arange(size) + 0.5) / size)
+    return mass * (1 + width * quantiles), np.ones(size)
+
+
+SAMPLES = {3000.0: gaussian_sample(3000, 0.05), 4000.0: gaussian_sample(4000, 0.03, 30_000)}
+
+
+def test_a_shape_between_two_samples_is_between_them():
+    shape = bh.interpolated_shape(SAMPLES)
+    for mass, width in ((3250, 0.045), (3500, 0.04), (3900, 0.032)):
+        expected = bh.signal_templates(bh.gaussian(width), [mass], EDGES)[0]
+        np.testing.assert_allclose(bh.signal_templates(shape, [mass], EDGES)[0], expected, atol=1e-4)
+        assert shape.resolution(np.array(mass)) == pytest.approx(width * mass, rel=1e-3)
+
+
+def test_a_shape_keeps_a_tail_between_two_samples():
+    # a mixture of both, each with its peak, would have two peaks
+    rng = np.random.default_rng(2)
+    low, high = (m * (1 - 0.05 * rng.exponential(size=20_000)) for m in (3000, 4000))
+    t = bh.signal_templates(bh.interpolated_shape({3000: (low, low**0), 4000: (high, high**0)}), [3500], EDGES)[0]
+    expected = np.diff(np.exp(np.minimum(EDGES / 3500 - 1, 0) / 0.05))
+    np.testing.assert_allclose(t, expected, atol=4e-3)
+
+
+def test_at_the_samples_the_shape_is_their_histogram():
+    rng = np.random.default_rng(3)
+    samples = {m: (rng.normal(m, 0.04 * m, 3000), rng.uniform(0.5, 2, 3000)) for m in (3000.0, 3600.0, 4200.0)}
+    shape = bh.interpolated_shape(samples)
+    for mass, (m, weights) in samples.items():
+        t = bh.signal_templates(shape, [mass], EDGES)[0]
+        alone = bh.signal_templates(bh.sample_shape(m, weights, mass), [mass], EDGES)[0]
+        np.testing.assert_array_equal(t, alone)
+        # to the event that is spread over each edge
+        counted = np.histogram(m, EDGES, weights=weights)[0] / weights.sum()
+        np.testing.assert_allclose(t, counted, atol=2 * weights.max() / weights.sum())
+
+
+@pytest.mark.parametrize(("mass", "nearest"), [(2800.0, 3000.0), (5000.0, 4000.0)])
+def test_beyond_the_samples_the_nearest_is_scaled(mass, nearest):
+    t = bh.signal_templates(bh.interpolated_shape(SAMPLES), [mass], EDGES)
+    scaled = bh.signal_templates(bh.sample_shape(*SAMPLES[nearest], nearest), [mass], EDGES)
+    np.testing.assert_array_equal(t, scaled)
+
+
+def test_several_samples_are_read_in_any_order(tmp_path):
+    rng = np.random.default_rng(1)
+    files = {}
+    for mass in (3000, 3500, 4000):
+        skim(tmp_path / f"{mass}.parquet", rng.normal(mass, 0.03 * mass, 400))
+        files[str(tmp_path / f"{mass}.parquet")] = mass
+    ours = SignalShapeConfig(shape="sample", sample=files)
+    theirs = SignalShapeConfig(shape="sample", sample=dict(reversed(files.items())))
+    assert signal_source(ours) == signal_source(theirs)
+    first, second = (bh.find_signal(config) for config in (ours, theirs))
+    assert first.title == second.title
+    assert first.title == (
+        "samples of 3000, 3500 and 4000 GeV, interpolated; below 3000 and above 4000 GeV the nearest, scaled"
+    )
+    masses = [2900, 3200, 3500, 3900, 4500]
+    np.testing.assert_array_equal(*(bh.signal_templates(shape, masses, EDGES) for shape in (first, second)))
+    # the masses belong to the source: other masses are another shape
+    swapped = dict(zip(files, (3000, 4000, 3500), strict=True))
+    assert signal_source(SignalShapeConfig(shape="sample", sample=swapped)) != signal_source(ours)
+
+
 @pytest.mark.parametrize(
     ("masses", "weight", "problem"),
     [
@@ -344,6 +423,11 @@ MINIMAL = {"name": "x", "data": {"path": "a.root"}}
         ({"shape": "sample"}, "sample is required by shape sample"),
         ({"shape": "sample", "sample": "a.parquet"}, "mass is required by shape sample"),
         ({"mass": 3500}, "mass is required by shape sample, and is only for it"),
+        ({"sample": {"a.parquet": 3000}}, "sample is required by shape sample, and is only for it"),
+        ({"shape": "sample", "sample": {"a.parquet": 3000}, "mass": 3000}, "mass is for a single sample"),
+        ({"shape": "sample", "sample": {"a.parquet": 3000, "b.parquet": 3000}}, "two files have the same mass"),
+        ({"shape": "sample", "sample": {"a.parquet": -1}}, "hunt.signal.sample"),
+        ({"shape": "sample", "sample": {}}, "hunt.signal.sample"),
         ({"shape": "voigt"}, "hunt.signal.shape"),
         ({"widht": 0.03}, "did you mean 'hunt.signal.width'"),
     ],
@@ -359,6 +443,10 @@ def test_a_samples_place_is_absolute():
     config = make_config({**MINIMAL, "hunt": {"signal": {"shape": "sample", "sample": "a.parquet", "mass": 3500}}})
     assert config.hunt.signal.sample is not None
     assert config.hunt.signal.sample.startswith("/")
+    several = {"shape": "sample", "sample": {"a.parquet": 3000, "b.parquet": 4000}}
+    config = make_config({**MINIMAL, "hunt": {"signal": several}})
+    assert all(path.startswith("/") for path in config.hunt.signal.sample)
+    assert list(config.hunt.signal.sample.values()) == [3000, 4000]
 
 
 # ---- the scan
@@ -407,7 +495,45 @@ def test_a_strong_signal_speaks_in_its_window(injected):
         assert point.p_signal > 1e-3 > (point.p_background or 0.0)
 
 
-def test_a_strong_signal_leaves_no_deficit_in_its_neighbours(injected):
+def test_a_strong_signal_silences_the_fits_of_other_masses(injected):
+    # their models do not have it
+    far = [p for p in injected[1].points if p.window in (WINDOWS[0], *WINDOWS[4:])]
+    assert all("does not describe the spectrum" in (p.reason or "") for p in far)
+
+
+def test_with_a_strong_signal_included_every_window_speaks(injected):
+    _, result = injected
+    assert result.conditional is not None
+    included = result.conditional.included
+    assert included.mass == pytest.approx(3500, abs=15)  # between the masses of the scan, 57 GeV apart
+    points = result.conditional.points
+    near = [p for p in points if abs(p.mass - included.mass) <= included.resolution]
+    assert {p.reason for p in near} == {"it is not resolved from the included resonance"}
+    quoted = [p for p in points if p.z is not None]
+    assert len(quoted) + len(near) == len(points)
+    keys = {(p.window, p.background_efficiency) for p in quoted}
+    assert keys >= {(w, e) for w in WINDOWS for e in POINTS[1:]} | {(None, 1.0)}
+    assert min(p.z for p in quoted) > -3
+    assert max(p.z for p in quoted) < 3.5
+
+
+def test_deficits_beside_a_resonance_go_when_it_is_included(rd_masses):
+    background, signal, generated = rd_masses
+    rng = np.random.default_rng(3)
+    chosen = rng.permutation(signal)[: round(900 * len(signal) / generated)]
+    counts = [selected(background, chosen, window, rng) for window in WINDOWS]
+    result = bh.scan_resonances(WINDOWS, counts, SIGNAL)
+    assert result.conditional is not None
+    low = min((p for p in result.points if p.z is not None), key=lambda p: p.z)
+    # weak enough for other masses to describe the spectrum, strong enough to pull their background up
+    assert low.z < -4
+    assert abs(low.mass - 3500) < 4 * low.resolution
+    quoted = [p.z for p in result.conditional.points if p.z is not None]
+    assert min(quoted) > -3
+    assert max(quoted) < 3
+
+
+def test_the_spectrum_with_a_strong_signal_has_no_deficit_beside_it(injected):
     counts, result = injected
     best = next(p for p in largest(result.points) if p.window is None)
     assert best.spectrum is not None
@@ -416,7 +542,6 @@ def test_a_strong_signal_leaves_no_deficit_in_its_neighbours(injected):
         inside = window.in_signal_region(CENTRE)
         expected = (best.spectrum + best.peak)[inside].sum()
         assert (count.nested[0][inside].sum() - expected) / np.sqrt(expected) > -3
-    assert min(p.z for p in result.points if p.z is not None) > -3
 
 
 def test_a_resonance_that_no_window_contains_is_seen():
@@ -426,8 +551,8 @@ def test_a_resonance_that_no_window_contains_is_seen():
     centre = np.repeat(CENTRE, np.round(MU).astype(int))
     for _ in range(4):  # the background absorbs a part of the signal: by hand, up to 5 standard deviations
         signal = 5200 * (1 + 0.033 * special.ndtri((np.arange(round(strength)) + 0.5) / round(strength)))
-        counts = [selected(centre, signal, window, rng) for window in WINDOWS]
-        result = bh.scan_resonances(WINDOWS, counts, SIGNAL)
+        counts = [selected(centre, signal, WINDOW, rng)]
+        result = bh.scan_resonances([WINDOW], counts, SIGNAL)
         best = max(largest(result.points), key=lambda p: p.z or 0.0)
         if (best.z or 0.0) > 5:
             break
@@ -443,6 +568,7 @@ def test_each_mass_uses_the_windows_that_contain_it():
     centre = np.repeat(CENTRE, rng.poisson(MU))
     counts = [selected(centre, np.empty(0), window, rng) for window in WINDOWS[:2]]
     result = bh.scan_resonances(WINDOWS[:2], counts, SIGNAL)
+    assert result.conditional is None  # nothing is above 5
     masses = bh.scan_masses(SIGNAL, 2700, 6000)
     wanted = [(m, None, 1.0) for m in masses]
     wanted += [(m, w, e) for w in WINDOWS[:2] for e in POINTS[1:] for m in masses if w.lo <= m < w.hi]

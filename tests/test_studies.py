@@ -576,6 +576,16 @@ def test_a_killed_study_goes_on_with_what_is_done(project, drapes, monkeypatch):
     assert [row["template"] for row in rows] == ["Drapes 0", "Supervised", "CWoLa hunting"]
 
 
+def test_a_study_says_once_which_trees_take_the_place_of_lightgbms(project, capsys, monkeypatch):
+    monkeypatch.setattr("drapes_hep.cwola.trees.lightgbm_problem", lambda: "no library")
+    monkeypatch.setattr("drapes_hep.studies.design.make_sample", lambda _: 1 / 0)
+    loud = dataclasses.replace(context_of(project), reporter=Reporter())
+    with pytest.raises(ZeroDivisionError):
+        run_study("quality", load_study("quality", find_studies()), loud)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "LightGBM" in line]
+    assert line.startswith("LightGBM cannot be loaded (no library): scikit-learn's trees run in its place")
+
+
 def test_a_table_that_another_configuration_made_is_not_replaced_silently(project, capsys):
     found = load_study("quality", find_studies())
     said = []
@@ -591,8 +601,9 @@ def test_a_table_that_another_configuration_made_is_not_replaced_silently(projec
 
 
 def test_the_studies_of_the_analysis_are_these():
-    # those of constituents are run in test_constituent_runs
-    assert tuple(name for name in find_studies() if not name.startswith("llv-")) == STUDIES
+    # those of constituents are run in test_constituent_runs, mass-fit in test_mass_fit
+    others = {name for name in find_studies() if name.startswith("llv-")} | {"mass-fit"}
+    assert tuple(name for name in find_studies() if name not in others) == STUDIES
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -42,6 +42,9 @@ from drapes_hep.spectrum.fit import SpectrumFit, bin_model, fit_spectrum
 from drapes_hep.spectrum.shapes import SHAPES, SpectrumShape, resolved
 
 __all__ = [
+    "ALTERNATIVE_LEVEL",
+    "FLAGGED",
+    "WARNED",
     "Alternative",
     "BackgroundCheck",
     "FTest",
@@ -51,6 +54,7 @@ __all__ = [
     "f_test_chain",
     "scan_lower_edge",
     "spurious_signals",
+    "verdict_of",
     "with_spurious",
 ]
 
@@ -135,6 +139,24 @@ class Alternative:
     fraction: float | None
 
 
+def verdict_of(fraction: float | None) -> str:
+    """Return what a spurious signal of so many standard deviations means for its window.
+
+    Parameters
+    ----------
+    fraction : float or None
+        Of either sign; None where no alternative describes the data.
+
+    Returns
+    -------
+    str
+        ``small``, ``warned`` (above :data:`WARNED`), ``flagged`` (above :data:`FLAGGED`) or ``not assessed``.
+    """
+    if fraction is None:
+        return "not assessed"
+    return "flagged" if abs(fraction) > FLAGGED else "warned" if abs(fraction) > WARNED else "small"
+
+
 @dataclass(frozen=True)
 class SpuriousSignal:
     """The spurious signal of one window.
@@ -168,9 +190,7 @@ class SpuriousSignal:
     @property
     def verdict(self) -> str:
         """``small``, ``warned``, ``flagged`` or ``not assessed``."""
-        if self.fraction is None:
-            return "not assessed"
-        return "flagged" if self.fraction > FLAGGED else "warned" if self.fraction > WARNED else "small"
+        return verdict_of(self.fraction)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,14 @@ the signal in each bin, which sums to the fraction inside the fitted range.
 The double-sided Crystal Ball has, with :math:`t = (m - M) / \sigma`, the density :math:`e^{-t^2/2}` for
 :math:`-\alpha_l \le t \le \alpha_h` and the power laws
 :math:`e^{-\alpha^2/2} [1 + \frac{\alpha}{n} (|t| - \alpha)]^{-n}` beyond.
+
+Between simulated samples of several masses, the distribution functions of m/M are interpolated horizontally: each of
+their quantiles is linear in M (Read, NIM A 425 (1999) 357).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +31,7 @@ __all__ = [
     "crystal_ball",
     "find_signal",
     "gaussian",
+    "interpolated_shape",
     "sample_shape",
     "signal_source",
     "signal_templates",
@@ -146,23 +150,66 @@ def sample_shape(masses: npt.ArrayLike, weights: npt.ArrayLike, mass: float, tit
     SignalShape
         Its resolution is half the central 68.3 % of the sample.
     """
+    return interpolated_shape({mass: (masses, weights)}, title)
+
+
+def interpolated_shape(
+    samples: Mapping[float, tuple[npt.ArrayLike, npt.ArrayLike]], title: str = "samples"
+) -> SignalShape:
+    """Return the shape between simulated samples; beyond them, the nearest is scaled by the ratio of the masses.
+
+    Parameters
+    ----------
+    samples : mapping
+        Mass of the resonance to m_JJ and weights of its sample, as for :func:`sample_shape`.
+    title : str
+
+    Returns
+    -------
+    SignalShape
+        Its resolution is half the central 68.3 % of the distribution.
+    """
+    nodes = np.array(sorted(samples))
+    quantiles = [_quantiles(*samples[mass], mass) for mass in nodes]
+    half = [0.5 * float(np.subtract(*np.interp(special.ndtr([1.0, -1.0]), f, x))) for x, f in quantiles]
+
+    def distribution(m: FloatArray, of: FloatArray) -> FloatArray:
+        rows = []
+        for mass in np.ravel(of):
+            upper = int(np.searchsorted(nodes, mass))
+            # the same sample twice beyond the ends
+            low, high = (int(np.clip(place, 0, len(nodes) - 1)) for place in (upper - 1, upper))
+            share = (mass - nodes[low]) / (nodes[high] - nodes[low]) if high > low else 0.0
+            rows.append(_between(m / mass, quantiles[low], quantiles[high], float(share)))
+        return np.stack(rows)
+
+    return SignalShape(title, lambda mass: np.asarray(np.interp(mass, nodes, half) * mass), distribution)
+
+
+_Quantiles = tuple[FloatArray, FloatArray]
+"""m/M, rising, and the fraction of the sample below."""
+
+
+def _quantiles(masses: npt.ArrayLike, weights: npt.ArrayLike, mass: float) -> _Quantiles:
     relative = np.asarray(masses, dtype=np.float64) / mass
     order = np.argsort(relative, kind="stable")
-    x = relative[order]
     weight = np.asarray(weights, dtype=np.float64)[order]
     # each event is spread from the middle before it to the middle after it: no step at a bin's edge
     below = np.cumsum(weight) - 0.5 * weight
-    fraction = below / weight.sum()
-    first, last = np.interp([special.ndtr(-1.0), special.ndtr(1.0)], fraction, x)
-    half = 0.5 * float(last - first)
-
-    def distribution(m: FloatArray, of: FloatArray) -> FloatArray:
-        return np.asarray(np.interp(m / of, x, fraction, left=0.0, right=1.0), dtype=np.float64)
-
-    return SignalShape(title, _resolution(half), distribution)
+    return relative[order], below / weight.sum()
 
 
-def _read_sample(path: Path, mass: float) -> SignalShape:
+def _between(relative: FloatArray, low: _Quantiles, high: _Quantiles, share: float) -> FloatArray:
+    """Compute the fraction below m/M of a resonance between two samples, at a share of their distance."""
+    if share in (0.0, 1.0):
+        x, fraction = high if share else low
+    else:
+        fraction = np.union1d(low[1], high[1])
+        x = (1.0 - share) * np.interp(fraction, low[1], low[0]) + share * np.interp(fraction, high[1], high[0])
+    return np.asarray(np.interp(relative, x, fraction, left=0.0, right=1.0), dtype=np.float64)
+
+
+def _read_sample(path: Path, mass: float) -> tuple[FloatArray, FloatArray]:
     skim = read_skim(path, ("event_id", "mjj", "weight"))
     m, weight = np.asarray(skim["mjj"], dtype=np.float64), np.asarray(skim["weight"], dtype=np.float64)
     remedy = "name the skim/events.parquet of a run on the simulated signal"
@@ -172,11 +219,28 @@ def _read_sample(path: Path, mass: float) -> SignalShape:
         raise InputError(path, "has a value of mjj that is not a positive number", remedy)
     if not bool(np.all(np.isfinite(weight) & (weight >= 0))) or weight.sum() <= 0:
         raise InputError(path, "has a weight that is negative or not finite, or no weight at all", remedy)
-    shape = sample_shape(m, weight, mass, f"sample {path.name} of {mass:g} GeV")
-    relative = float(shape.resolution(np.array(1.0)))
+    relative = float(sample_shape(m, weight, mass).resolution(np.array(1.0)))
     if not _LEAST_RESOLUTION <= relative <= _LARGEST_RESOLUTION:
         raise InputError(path, f"has a relative resolution of {relative:.2g}, which is no resonance's", remedy)
-    return shape
+    return m, weight
+
+
+def _sample_title(masses: Mapping[str, float]) -> str:
+    """Write which samples a shape is of, and what it is between and beyond them."""
+    ordered = sorted(masses.values())
+    if len(ordered) == 1:
+        return f"sample {Path(next(iter(masses))).name} of {ordered[0]:g} GeV"
+    words = ", ".join(f"{mass:g}" for mass in ordered[:-1]) + f" and {ordered[-1]:g}"
+    return (
+        f"samples of {words} GeV, interpolated; below {ordered[0]:g} and above {ordered[-1]:g} GeV the nearest, scaled"
+    )
+
+
+def _samples(config: SignalShapeConfig) -> dict[str, float]:
+    """Return files and masses of the samples, by rising mass."""
+    if isinstance(config.sample, dict):
+        return dict(sorted(config.sample.items(), key=lambda item: item[1]))
+    return {} if config.sample is None or config.mass is None else {config.sample: config.mass}
 
 
 def find_signal(config: SignalShapeConfig) -> SignalShape:
@@ -195,8 +259,9 @@ def find_signal(config: SignalShapeConfig) -> SignalShape:
     InputError
         If a sample cannot be read, or is no resonance's.
     """
-    if config.sample is not None and config.mass is not None:
-        return _read_sample(Path(config.sample), config.mass)
+    if samples := _samples(config):
+        read = {mass: _read_sample(Path(path), mass) for path, mass in samples.items()}
+        return interpolated_shape(read, _sample_title(samples))
     if config.tails is not None:
         return crystal_ball(config.width, config.tails)
     return gaussian(config.width)
@@ -212,18 +277,24 @@ def signal_source(config: SignalShapeConfig) -> str | None:
     Returns
     -------
     str or None
+        Of several samples, their masses and hashes.
 
     Raises
     ------
     ConfigError
-        If the sample cannot be read.
+        If a sample cannot be read.
     """
-    if config.sample is None:
-        return None
+    hashes = {mass: _hash(path) for path, mass in _samples(config).items()}
+    if not isinstance(config.sample, dict):
+        return next(iter(hashes.values()), None)
+    return ", ".join(f"{mass:g}: {text}" for mass, text in hashes.items())
+
+
+def _hash(path: str) -> str:
     try:
-        return file_hash(Path(config.sample))
+        return file_hash(Path(path))
     except OSError as error:
-        raise ConfigError(f"hunt.signal.sample {config.sample}: cannot be read ({error.strerror})") from error
+        raise ConfigError(f"hunt.signal.sample {path}: cannot be read ({error.strerror})") from error
 
 
 def signal_templates(shape: SignalShape, masses: npt.ArrayLike, edges: npt.ArrayLike) -> FloatArray:

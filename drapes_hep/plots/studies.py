@@ -107,6 +107,9 @@ class Panel:
         Whether the y axis starts at 0.
     names : sequence of str
         Labels at x = 0, 1, ..., if x is categorical; points are then not joined.
+    zone : tuple of two floats, optional
+        Values of y between which the axes are shaded, with its meaning.
+    zone_meaning : str
     """
 
     x_label: str
@@ -119,6 +122,8 @@ class Panel:
     random: bool = False
     from_zero: bool = False
     names: Sequence[str] = ()
+    zone: tuple[float, float] | None = None
+    zone_meaning: str = ""
 
 
 def _look(band: Band, index: int) -> tuple[str, str, str]:
@@ -189,6 +194,8 @@ def _draw_panel(ax: Axes, panel: Panel, labels: Sequence[str], handles: dict[str
         (handles["Random choice"],) = ax.plot(line_x, 1 / np.sqrt(line_x), color=GREY, ls=(0, (1, 2)), lw=1.2)
     if panel.level is not None:
         handles[panel.meaning] = ax.axhline(panel.level, color=GREY, lw=1.0, ls=(0, (4, 3)), zorder=0)
+    if panel.zone is not None:
+        handles[panel.zone_meaning] = ax.axhspan(*panel.zone, color=GREY, alpha=0.15, lw=0, zorder=0)
     if panel.log_x:
         _log_x(ax, x, empty=not np.isfinite(top))
     if np.isfinite(top):

@@ -22,12 +22,19 @@ def mass_shape_rows(run: RunFiles) -> list[Row]:
         {
             "window": files.title,
             "events": null("no alternative fits") if signal["events"] is None else signed(float(signal["events"]), 0),
+            "unblinded": _unblinded(files),
             "fraction": null() if signal["fraction"] is None else f"{float(signal['fraction']):.2f}",
             "shape": null() if signal["shape"] is None else escape(signal["shape"]),
             "alternatives": Markup("; ").join(map(_alternative, signal["alternatives"])),
         }
         for files, signal in _signals(run)
     ]
+
+
+def _unblinded(files: WindowFiles) -> str | Markup:
+    """Write the spurious signal that a blinded window will have once unblinded."""
+    size = files.result.get("spurious_signal_unblinded")
+    return null() if size is None else f"{float(size):.0f}"
 
 
 def mass_shape_lines(run: RunFiles) -> list[Markup]:
@@ -67,9 +74,10 @@ def mass_shape_lines(run: RunFiles) -> list[Markup]:
 def mass_shape_points(run: RunFiles) -> Iterator[Markup]:
     """Yield a sentence for each rule on the mass shape that something breaks."""
     signals = list(_signals(run))
+    result = "blinded expectation" if run.blind else "result"
     rules = (
-        ("flagged", f"The mass shape decides the result (spurious signal above {FLAGGED:g} standard deviations)"),
-        ("warned", f"The mass shape weakens the result (spurious signal above {WARNED:g} standard deviations)"),
+        ("flagged", f"The mass shape decides the {result} (spurious signal above {FLAGGED:g} standard deviations)"),
+        ("warned", f"The mass shape weakens the {result} (spurious signal above {WARNED:g} standard deviations)"),
     )
     for verdict, rule in rules:
         windows = [

@@ -28,7 +28,7 @@ from drapes_hep.report.format import null
 from drapes_hep.report.mass_shape import mass_shape_lines, mass_shape_rows
 from drapes_hep.report.pictures import Album, render_figures
 from drapes_hep.report.points_to_check import checks
-from drapes_hep.report.resonance import resonance_figures, resonance_note, resonance_rows
+from drapes_hep.report.resonance import included_resonance, resonance_figures, resonance_note, resonance_rows
 from drapes_hep.report.run_files import RunFiles, load_run, reading
 from drapes_hep.report.sections import (
     accounting_cards,
@@ -45,6 +45,7 @@ from drapes_hep.report.sections import (
     window_summary,
     working_point_rows,
 )
+from drapes_hep.report.sensitivity import SENSITIVITY_NOTE, sensitivity_rows
 from drapes_hep.report.tables import write_tables
 from drapes_hep.version import __version__
 
@@ -131,6 +132,7 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
     """Make all figures and gather what the page shows."""
     with reading(run.directory.results):
         cards, lines = headline(run)
+        included = included_resonance(run)
         content: dict[str, Any] = {
             "blind": run.blind,
             "several": len(run.windows) > 1,
@@ -142,6 +144,8 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "window_note": f"Expected from the mass fit{run.fit_title} outside the window. The inclusive search is"
             " listed with every cut; the most significant working point is highlighted. Template × inclusive, if given,"
             " is a cross-check: the cut's efficiency on the template times the inclusive expectation.",
+            "sensitivity": sensitivity_rows(run),
+            "sensitivity_note": SENSITIVITY_NOTE,
             "mass_shape": mass_shape_rows(run),
             "mass_shape_lines": mass_shape_lines(run),
             "quality": quality_rows(run),
@@ -150,6 +154,7 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "model_summary": model_summary(run),
             "scan_figures": scan_figures(run, album),
             "resonance": resonance_rows(run),
+            "resonance_included": None if included is None else f"{float(included['mass']):.0f}",
             "resonance_note": resonance_note(run),
             "resonance_figures": resonance_figures(run, album),
         }

@@ -15,11 +15,14 @@ from drapes_hep.report.run_files import RunFiles, optional_array, reading
 
 __all__ = [
     "best_resonance",
+    "conditional_points",
+    "included_resonance",
     "inclusive_goodness",
     "resonance_figures",
     "resonance_note",
     "resonance_points",
     "resonance_rows",
+    "significance_text",
     "unsearched_text",
 ]
 
@@ -32,21 +35,47 @@ def resonance_points(run: RunFiles) -> list[Fit]:
     return [] if run.blind else list((run.results.get("resonance") or {}).get("points") or ())
 
 
-def _largest(run: RunFiles) -> list[Fit]:
+def included_resonance(run: RunFiles) -> Fit | None:
+    """Return the resonance that the second scan includes; None without one."""
+    conditional = None if run.blind else (run.results.get("resonance") or {}).get("conditional")
+    return None if conditional is None else conditional["included"]
+
+
+def conditional_points(run: RunFiles) -> list[Fit]:
+    """Return the fits with that resonance included; none without one."""
+    return [] if included_resonance(run) is None else list(run.results["resonance"]["conditional"]["points"])
+
+
+def _rank(fit: Fit) -> tuple[float, float]:
+    return float(fit["z"]), float(fit.get("z_asymptotic") or 0.0)
+
+
+def _key(fit: Fit) -> tuple[str, float]:
+    return _window(fit), float(fit["background_efficiency"])
+
+
+def _largest(fits: Sequence[Fit]) -> dict[tuple[str, float], Fit]:
     """Return the fit of largest z of each window and cut that has one, in the order of the fits."""
-    best: dict[tuple[tuple[float, ...] | None, float], Fit] = {}
-    for fit in resonance_points(run):
-        window = fit.get("window")
-        key = None if window is None else tuple(map(float, window)), float(fit["background_efficiency"])
-        if fit.get("z") is not None and (key not in best or float(fit["z"]) > float(best[key]["z"])):
-            best[key] = fit
-    return list(best.values())
+    best: dict[tuple[str, float], Fit] = {}
+    for fit in fits:
+        if fit.get("z") is not None and (_key(fit) not in best or _rank(fit) > _rank(best[_key(fit)])):
+            best[_key(fit)] = fit
+    return best
+
+
+def significance_text(fit: Fit) -> Markup:
+    """Write z, and how it was obtained if not from its asymptotic distribution."""
+    if fit.get("toys") is None:
+        return Markup(signed(float(fit["z"])))
+    sign = "≥ " if fit.get("exceeding") == 0 else ""
+    asymptotic = signed(float(fit["z_asymptotic"]))
+    return Markup("{}{} (pseudo-experiments; asymptotic {})").format(sign, signed(float(fit["z"])), asymptotic)
 
 
 def best_resonance(run: RunFiles, inclusive: bool = False) -> Fit | None:
     """Return the fit of largest z, among those without a cut if asked."""
-    fits = [fit for fit in _largest(run) if not inclusive or fit.get("window") is None]
-    return max(fits, key=lambda fit: float(fit["z"]), default=None)
+    fits = [f for f in _largest(resonance_points(run)).values() if not inclusive or f.get("window") is None]
+    return max(fits, key=_rank, default=None)
 
 
 def inclusive_goodness(run: RunFiles) -> str:
@@ -76,51 +105,78 @@ def resonance_note(run: RunFiles) -> Markup:
         return Markup("This run is of a version without resonance fits.")
     if record.get("reason"):
         return Markup("No resonance was fitted: {}.").format(record["reason"])
-    return Markup(
+    note = Markup(
         "A signal ({}) is fitted together with the background over the whole fitted range, window included: to the"
         " inclusive spectrum, and to the events that pass and fail each cut. The significance is local and relies on"
         " the assumed shape. The window count above is the primary result."
     ).format(record.get("shape"))
+    included = included_resonance(run)
+    if included is None:
+        return note
+    return note + Markup(
+        " No fit of another mass has the resonance of {} GeV (z = {}) in its model, so that most do not describe the"
+        " spectrum and are not quoted. The last column and the dashed lines are from fits that include it, with and"
+        " without the signal."
+    ).format(f"{float(included['mass']):.0f}", significance_text(included))
 
 
 def resonance_rows(run: RunFiles) -> list[dict[str, Any]]:
     """Return the fit of largest z of each window and cut, and the reason where none is quoted."""
-    quoted = {(_window(fit), float(fit["background_efficiency"])): fit for fit in _largest(run)}
-    every = dict.fromkeys((_window(fit), float(fit["background_efficiency"])) for fit in resonance_points(run))
-    leading = best_resonance(run)
+    points, leading = resonance_points(run), best_resonance(run)
+    quoted, included = _largest(points), _largest(conditional_points(run))
+    every = dict.fromkeys(_key(fit) for fit in points)
     rows: list[dict[str, Any]] = []
     for window, efficiency in every:
         fit = quoted.get((window, efficiency))
         row = {"window": window, "cut": cut({"background_efficiency": efficiency}), "best": False}
+        second = included.get((window, efficiency))
+        row["included"] = null() if second is None else _with_mass(second)
         if fit is None:
-            names = ("mass", "signal", "z", "p_signal", "p_background")
-            reasons = {
-                str(f.get("reason"))
-                for f in resonance_points(run)
-                if (_window(f), float(f["background_efficiency"])) == (window, efficiency)
-            }
-            alone = reasons.pop() if len(reasons) == 1 else "see results.json"
-            row |= {name: null(alone if name == "z" else "") for name in names}
+            row |= _silent([f for f in points if _key(f) == (window, efficiency)])
         else:
             row |= {
                 "best": fit is leading,
                 "mass": f"{float(fit['mass']):.0f}",
                 "signal": f"{signed(float(fit['signal']), 0)} ± {float(fit['signal_error']):.0f}",
-                "z": signed(float(fit["z"])),
-                **{name: power(float(fit[name])) for name in ("p_signal", "p_background")},
+                "z": significance_text(fit),
+                **{name: power(float(fit[name])) for name in _GOODNESS},
             }
         rows.append(row)
     return rows
 
 
+def _with_mass(fit: Fit) -> Markup:
+    return Markup("{} at {} GeV").format(significance_text(fit), f"{float(fit['mass']):.0f}")
+
+
+def _silent(fits: Sequence[Fit]) -> dict[str, Any]:
+    """Return the cells of a window and cut without a result: the reason, and the best of the fits."""
+    assessed = [fit for fit in fits if fit.get("p_signal") is not None]
+    if not assessed:
+        reasons = {str(fit.get("reason")) for fit in fits}
+        alone = reasons.pop() if len(reasons) == 1 else "see results.json"
+        return {name: null(alone if name == "z" else "") for name in ("mass", "signal", "z", *_GOODNESS)}
+    best = max(assessed, key=lambda fit: float(fit["p_signal"]))
+    poor = null("no mass describes the spectrum; the best is shown")
+    goodness = {name: null() if best.get(name) is None else power(float(best[name])) for name in _GOODNESS}
+    return {"mass": f"{float(best['mass']):.0f}", "signal": null(), "z": poor, **goodness}
+
+
+_GOODNESS = ("p_signal", "p_background")
+
+
 def resonance_figures(run: RunFiles, album: Album) -> list[Picture]:
     """Draw z and the signal against mass, and the spectra of the largest z without and with a cut."""
+    included = {(*_key(fit), float(fit["mass"])): _optional(fit, "z") for fit in conditional_points(run)}
     points = [
         plots.FittedMass(
             float(fit["mass"]),
             None if fit.get("window") is None else (float(fit["window"][0]), float(fit["window"][1])),
             float(fit["background_efficiency"]),
-            *(None if fit.get(name) is None else float(fit[name]) for name in ("z", "signal", "signal_error")),
+            z=_optional(fit, "z"),
+            signal=_optional(fit, "signal"),
+            error=_optional(fit, "signal_error"),
+            z_included=included.get((*_key(fit), float(fit["mass"]))),
         )
         for fit in resonance_points(run)
     ]
@@ -133,19 +189,20 @@ def resonance_figures(run: RunFiles, album: Album) -> list[Picture]:
             plots.resonance_scan(points, run.stamp, unsearched=ranges),
             "Resonance fit against mass",
             "Masses in steps of half the resolution. Lines break where no result is quoted. A mass in several windows"
-            " has a fit for each. No look-elsewhere effect is included.",
+            " has a fit for each. No look-elsewhere effect is included."
+            + (" Dashed: with the strongest resonance included in the background." if included else ""),
             ("results.json",),
             wide=True,
         )
     ]
-    quoted = _largest(run)
+    quoted = _largest(resonance_points(run)).values()
     without = [fit for fit in quoted if fit.get("window") is None]
     cuts = [fit for fit in quoted if fit.get("window") is not None]
     for slug, title, fits in (
         ("resonance_inclusive", "Fit of the inclusive spectrum", without),
         ("resonance_selected", "Fit after a cut", cuts),
     ):
-        drawn = _spectrum(run, max(fits, key=lambda fit: float(fit["z"]))) if fits else None
+        drawn = _spectrum(run, max(fits, key=_rank)) if fits else None
         if drawn is not None:
             words = "The largest significance; background and signal are fitted together, over the whole range."
             if slug == "resonance_selected":
@@ -153,6 +210,10 @@ def resonance_figures(run: RunFiles, album: Album) -> list[Picture]:
             sources = ("hunt.json", "results.json")
             figures.append(album.add(slug, plots.spectrum(drawn, run.stamp), title, words, sources))
     return figures
+
+
+def _optional(fit: Fit, name: str) -> float | None:
+    return None if fit.get(name) is None else float(fit[name])
 
 
 def _same(fit: Fit, other: Fit) -> bool:

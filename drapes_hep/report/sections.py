@@ -12,7 +12,7 @@ from drapes_hep.errors import counted
 from drapes_hep.plots import GlobalP
 from drapes_hep.report.extract import best, cutflow, fit_p, overall, split_counts
 from drapes_hep.report.format import cut, integer, null, optional_integer, plus_minus, power, sic, signed, step, why
-from drapes_hep.report.resonance import best_resonance
+from drapes_hep.report.resonance import best_resonance, significance_text
 from drapes_hep.report.run_files import Point, RunFiles, WindowFiles
 
 __all__ = [
@@ -85,7 +85,7 @@ def _resonance_card(fit: Mapping[str, Any]) -> Row:
     window = fit.get("window")
     where = "" if window is None else f", window {float(window[0]):g}–{float(window[1]):g} GeV"
     more = Markup("{} GeV at ε<sub>B</sub> = {}{}").format(f"{float(fit['mass']):.0f}", cut(fit), where)
-    return _card("resonance fit, largest local significance", Markup("{} σ").format(signed(float(fit["z"]))), more)
+    return _card("resonance fit, largest local significance", Markup("{} σ").format(significance_text(fit)), more)
 
 
 def _untrained(

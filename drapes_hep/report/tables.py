@@ -10,7 +10,7 @@ from typing import Any
 
 from drapes_hep.files import atomic_path
 from drapes_hep.report.extract import cutflow, quality_points
-from drapes_hep.report.resonance import resonance_points
+from drapes_hep.report.resonance import conditional_points, included_resonance, resonance_points
 from drapes_hep.report.run_files import RunFiles, estimate
 
 __all__ = ["write_tables"]
@@ -31,6 +31,7 @@ def write_tables(run: RunFiles, folder: Path) -> None:
         [(*w.sr, *(p.get(k) for k in keys)) for w in run.windows for p in w.points],
     )
     _write_resonances(run, folder / "resonance.csv")
+    _write_sensitivities(run, folder / "sensitivity.csv")
     names = ("truth", "sidebands", "pseudo")
     _write_csv(
         folder / "template_quality.csv",
@@ -84,12 +85,37 @@ def _write_resonances(run: RunFiles, path: Path) -> None:
     # shown by an earlier report but not by this one, which is blinded
     path.unlink(missing_ok=True)
     columns = (
-        "mass", "resolution", "background_efficiency", "signal", "signal_error", "signal_failing", "z", "background",
-        "p_signal", "p_background", "reason",
+        "mass", "resolution", "background_efficiency", "signal", "signal_error", "signal_failing", "z", "p_local",
+        "method", "z_asymptotic", "toys", "exceeding", "background", "p_signal", "p_background", "reason",
     )  # fmt: skip
     if fits := resonance_points(run):
-        rows = [(*(fit.get("window") or (None, None)), *(fit.get(k) for k in columns)) for fit in fits]
-        _write_csv(path, ("window_lo_gev", "window_hi_gev", *columns), rows)
+        included = included_resonance(run)
+        tagged = [(None, fit) for fit in fits]
+        if included is not None:
+            tagged += [(included["mass"], fit) for fit in conditional_points(run)]
+        rows = [(*(fit.get("window") or (None, None)), mass, *(fit.get(k) for k in columns)) for mass, fit in tagged]
+        _write_csv(path, ("window_lo_gev", "window_hi_gev", "included_mass", *columns), rows)
+
+
+def _write_sensitivities(run: RunFiles, path: Path) -> None:
+    """Write what each cut can discover; nothing of a run of an earlier version."""
+    path.unlink(missing_ok=True)
+    names = ("expected_error", "signal_z3", "signal_z5")
+    rows = [
+        (
+            *files.sr,
+            point["background_efficiency"],
+            *(x for name in names for x in (estimate(record[name]) or (None, None))),
+            record["break_even_efficiency"],
+            record["reason"],
+        )
+        for files in run.windows
+        for point in files.points
+        if (record := point.get("sensitivity")) is not None
+    ]
+    header = ("window_lo_gev", "window_hi_gev", "background_efficiency")
+    if rows:
+        _write_csv(path, (*header, *_with_errors(names), "break_even_efficiency", "reason"), rows)
 
 
 def _with_errors(names: Iterable[str]) -> list[str]:

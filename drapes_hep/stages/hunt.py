@@ -13,6 +13,7 @@ from drapes_hep.bumphunt.background import SpuriousSignal, check_background, spu
 from drapes_hep.bumphunt.expectation import WindowHunt, hunt_window
 from drapes_hep.bumphunt.resonance import ResonanceScan, largest, scan_resonances
 from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, set_overlaps
+from drapes_hep.bumphunt.sensitivity import Sensitivity, expected_spurious_signals, window_sensitivity
 from drapes_hep.bumphunt.signal_shapes import find_signal, signal_source
 from drapes_hep.bumphunt.toys import GlobalSignificance, background_model, global_significance
 from drapes_hep.config import keys_of
@@ -135,7 +136,7 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
     scan = _resonances(context, windows, counts, edges)
     hunted = _hunt_record(context, edges, visible_counts, hunts, significance)
     write_json(directory.hunt, {**hunted, "resonance": _resonance_spectra(scan)})
-    record = _results(context, hunts, counts[0], outcome, scan)
+    record = _results(context, hunts, counts, outcome, scan)
     write_json(directory.results, record)
     return [directory.hunt, directory.results, *write_histograms(context, windows, visible_counts, hunts, scan)]
 
@@ -203,6 +204,7 @@ def _resonances(
         shape=find_shape(config.mass),
         sqrt_s=config.mass.sqrt_s,
         min_events=config.hunt.min_events,
+        seed=stage_seed(config.seed, "resonance"),
     )
     best = max(largest(scan.points), key=lambda point: point.z or 0.0, default=None)
     if best is None:
@@ -289,20 +291,47 @@ def _hunt_record(
 def _results(
     context: Context,
     hunts: Sequence[WindowHunt],
-    counts: SelectedCounts,
+    counts: Sequence[SelectedCounts],
     significance: GlobalSignificance | str,
     scan: ResonanceScan,
 ) -> dict[str, Any]:
     config, directory = context.config, context.run
+    spurious = _unblinded_spurious(context, hunts, counts[0])
     records = []
-    for hunted in hunts:
+    sensitivities = []
+    for hunted, count, missed in zip(hunts, counts, spurious, strict=True):
         quality = read_record(directory.window(hunted.sr) / "quality.json", "template", "metrics", "n_signal_truth")
-        observed = hunted.working_points[0].observed
-        records.append(window_record(hunted, None if config.blind else observed, quality))
+        observed = None if config.blind else hunted.working_points[0].observed
+        sensitivities.append(window_sensitivity(count, hunted, spurious=missed, min_events=config.hunt.min_events))
+        records.append(window_record(hunted, observed, quality, sensitivities[-1], missed))
+    if config.blind:
+        context.reporter.say(f"expected sensitivity: {_sensitivity_text(hunts, sensitivities)}")
     accounting = read_record(directory.skim_info, "accounting")["accounting"]
     background = None
     if config.hunt.spurious_signal:
-        check = check_background(counts, find_shape(config.mass), config.mass.sqrt_s)
+        check = check_background(counts[0], find_shape(config.mass), config.mass.sqrt_s)
         background = background_record(check, config.mass.fit)
     whole = global_record(significance, config.hunt.toys)
     return results_record(accounting, records, whole, resonance_record(scan), config.blind, background=background)
+
+
+def _unblinded_spurious(
+    context: Context, hunts: Sequence[WindowHunt], counts: SelectedCounts
+) -> Sequence[float | None]:
+    """Return the spurious signal that each window of a blinded search will have once unblinded."""
+    config, fit = context.config, hunts[0].fit
+    if not (config.blind and config.hunt.spurious_signal and fit.good):
+        return [None] * len(hunts)
+    # all windows are hidden from every fit, so each has the same
+    return expected_spurious_signals(counts, fit, [hunted.sr for hunted in hunts])
+
+
+def _sensitivity_text(hunts: Sequence[WindowHunt], sensitivities: Sequence[Sequence[Sensitivity]]) -> str:
+    """Write the signal events that each cut needs, from the best window to the worst."""
+    parts = []
+    for i, point in enumerate(hunts[0].working_points):
+        needed = [estimate[0] for window in sensitivities if (estimate := window[i].signal_z3) is not None]
+        where = "without a cut" if point.background_efficiency >= 1 else f"at {point.background_efficiency:g}"
+        numbers = "no result" if not needed else " to ".join(dict.fromkeys(f"{f(needed):.0f}" for f in (min, max)))
+        parts.append(f"{numbers} {where}")
+    return f"signal events in a window for a local z of 3 in half of all experiments: {', '.join(parts)}"

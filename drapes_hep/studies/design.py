@@ -1,26 +1,36 @@
-"""What a study is made of: entries (trials with their labels), lines of its table, panels of its figure."""
+"""What a study is made of: entries (trials with their labels), lines of its table, panels of its figure.
+
+A study is anything with a title and a ``run`` that measures a table and can draw its figure (:class:`AnyStudy`).
+:class:`Study` runs trials; :class:`drapes_hep.studies.spectra.SpectrumStudy` needs the mass spectrum alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from drapes_hep.config import Config, CwolaConfig, assign, changed_config
-from drapes_hep.errors import ConfigError
+from drapes_hep.cwola.trees import fallback_line
+from drapes_hep.errors import ConfigError, UsersCode, describe_error
 from drapes_hep.metrics import spread
+from drapes_hep.pipeline.context import Context
 from drapes_hep.plots.performance import LEAST_BACKGROUND
-from drapes_hep.plots.studies import FEW_SEEDS, Band, Panel
+from drapes_hep.plots.studies import FEW_SEEDS, Band, Panel, study_panels
 from drapes_hep.plots.style import Stamp
 from drapes_hep.studies.measures import REJECTIONS
+from drapes_hep.studies.runner import check_labels, make_sample, run_trials
 from drapes_hep.studies.trials import REFERENCES, Kind, Trial
 from drapes_hep.templates.registry import origin_of
 
 __all__ = [
+    "AnyStudy",
     "Entry",
+    "Measured",
     "Row",
     "Study",
     "auc_panel",
@@ -40,6 +50,7 @@ __all__ = [
     "select",
     "sic_curve_panels",
     "sic_panels",
+    "study_errors",
     "subjects",
     "title_of",
     "trial_of",
@@ -72,8 +83,67 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a study has measured.
+
+    Attributes
+    ----------
+    rows : sequence of Row
+        The table.
+    draw : callable
+        From the figure's stamp to the figure; it is called after the table is written.
+    facts : mapping
+        What else the record of the study holds, as JSON values.
+    """
+
+    rows: Sequence[Row]
+    draw: Callable[[Stamp], Figure]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class AnyStudy(Protocol):
+    """What ``STUDY`` of a module of ``analysis/`` is."""
+
+    @property
+    def title(self) -> str:
+        """One line for ``drapes study --list``."""
+
+    def run(self, name: str, context: Context) -> Measured:
+        """Measure what is missing.
+
+        Parameters
+        ----------
+        name : str
+            Of the study, for messages.
+        context : Context
+            Its run directory holds the sample and the records of all studies of this configuration.
+
+        Returns
+        -------
+        Measured
+
+        Raises
+        ------
+        DrapesError
+            If the configuration does not allow it, or a measurement fails; those that are done stay.
+        """
+
+
+def study_errors(name: str) -> UsersCode:
+    """Turn what goes wrong in a study's file into one line that says where."""
+
+    def refuse(error: BaseException) -> ConfigError:
+        return ConfigError(
+            f"study '{name}': {describe_error(error, lambda file: Path(file).parent.name == 'analysis')}"
+        )
+
+    return UsersCode(refuse)
+
+
+@dataclass(frozen=True)
 class Study:
-    """A study; modules of ``analysis/`` define one each, as ``STUDY``.
+    """A study of trials: templates, references and injections, measured with labelled events.
 
     Attributes
     ----------
@@ -95,6 +165,47 @@ class Study:
     lines: Callable[[Entry, Mapping[str, Any]], Sequence[Row]]
     panels: Callable[[Sequence[Row], Config], Sequence[Panel]] | None
     figure: Callable[[Sequence[Entry], Sequence[Mapping[str, Any]], Config, Stamp], Figure] | None = None
+
+    def run(self, name: str, context: Context) -> Measured:
+        """Run the trials that are missing; see :class:`AnyStudy`."""
+        config, reporter = context.config, context.reporter
+        check_labels(config)
+        with study_errors(name):
+            entries = self.entries(config)
+        if not entries:
+            raise ConfigError(
+                f"study '{name}': the configuration leaves nothing to measure: see study.templates (a scan along"
+                " sigma' needs partial ones), study.data_share (references need events besides the data) and the lists"
+                " of the scan"
+            )
+        if missing := left_out(config) if any(entry.trial.subject in REFERENCES for entry in entries) else {}:
+            names = ", ".join(f"{title_of(name, config)} (at most {largest:g})" for name, largest in missing.items())
+            reporter.say(f"study.data_share {config.study.data_share:g} leaves no room for these references: {names}")
+        if line := fallback_line():
+            reporter.say(line)
+        make_sample(context)
+        with reporter.bar(f"study {name}", 1) as bar:
+            trials = [entry.trial for entry in entries]
+            records = run_trials(trials, context, progress=lambda done, total: bar(done, total))
+        with study_errors(name):
+            rows = [row for entry, record in zip(entries, records, strict=True) for row in self.lines(entry, record)]
+        return Measured(rows, lambda stamp: self._draw(name, entries, records, rows, config, stamp))
+
+    def _draw(
+        self,
+        name: str,
+        entries: Sequence[Entry],
+        records: Sequence[Mapping[str, Any]],
+        rows: Sequence[Row],
+        config: Config,
+        stamp: Stamp,
+    ) -> Figure:
+        with study_errors(name):
+            if self.figure is not None:
+                return self.figure(entries, records, config, stamp)
+            if self.panels is not None:
+                return study_panels(self.panels(rows, config), stamp)
+        raise ConfigError(f"study '{name}': has neither panels nor a figure")
 
 
 def repetitions(config: Config) -> Iterator[Config]:

@@ -13,9 +13,9 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from drapes_hep.config import Config, keys_of
-from drapes_hep.errors import ConfigError, DrapesError, RunDirectoryError, counted
+from drapes_hep.errors import ConfigError, DrapesError, counted
 from drapes_hep.events.skims import read_truth, write_truth
-from drapes_hep.files import content_hash, file_hash, read_json, write_json
+from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.kernels import kernel_threads
 from drapes_hep.parallel import in_processes
 from drapes_hep.pipeline.code_keys import code_hash
@@ -27,15 +27,14 @@ from drapes_hep.progress import Reporter
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import all_truth, skim, skim_stage
 from drapes_hep.studies.measures import MEASURES
+from drapes_hep.studies.records import has_record, read_trial, record_path
 from drapes_hep.studies.sample import StudySample, check_signal, load_sample
 from drapes_hep.studies.trial_keys import TRIAL_CODE, trial_key
 from drapes_hep.studies.trials import SampleKeys, Trial, TrialContext, model_folder, model_key
 from drapes_hep.templates.window_models import has_model, unfinished
 from drapes_hep.training.curves import Epoch
 
-__all__ = ["check_labels", "make_sample", "run_trials", "sample_keys"]
-
-Record = dict[str, Any]
+__all__ = ["check_labels", "counting", "make_sample", "run_trials", "sample_keys", "select_events"]
 
 
 def check_labels(config: Config) -> None:
@@ -46,8 +45,32 @@ def check_labels(config: Config) -> None:
         raise ConfigError("blind: a study counts labelled events in the windows; for simulation, set blind: false")
 
 
+def select_events(context: Context, *, labels: bool) -> None:
+    """Select the events of a study, signal and all, unless it is done.
+
+    Parameters
+    ----------
+    context : Context
+        Of the study's configuration; its run directory is the study's.
+    labels : bool
+        Whether to write the labels of all events in the files as well.
+
+    Raises
+    ------
+    DrapesError
+        If an input is bad.
+    """
+    whole = replace(context, config=_whole(context.config))
+    skim(whole)
+    if labels:
+        selected = skim_stage(whole)
+        keys, code = keys_of("study.labels"), ("stages.skim",)
+        stage = Stage("study.labels", selected.config, keys, selected.reads, code, after=(selected,), cheap=True)
+        run_stage(context.run, stage, lambda: _write_labels(whole), context.reporter)
+
+
 def make_sample(context: Context) -> None:
-    """Select the events of a study, signal and all, and those of the other simulation, unless it is done.
+    """Select the labelled events of a study, and those of the other simulation, unless it is done.
 
     Parameters
     ----------
@@ -63,14 +86,9 @@ def make_sample(context: Context) -> None:
     """
     config = context.config
     check_labels(config)
-    whole = replace(context, config=_whole(config))
-    skim(whole)
-    selected = skim_stage(whole)
-    keys, code = keys_of("study.labels"), ("stages.skim",)
-    stage = Stage("study.labels", selected.config, keys, selected.reads, code, after=(selected,), cheap=True)
-    run_stage(context.run, stage, lambda: _write_labels(whole), context.reporter)
+    select_events(context, labels=True)
     if config.study.source is not None:
-        skim_simulation(whole)
+        skim_simulation(replace(context, config=_whole(config)))
 
 
 def _whole(config: Config) -> Config:
@@ -109,7 +127,7 @@ class _Place:
         return self.run.path / "models"
 
     def record(self, key: str) -> Path:
-        return self.run.path / "trials" / f"{key[:20]}.json"
+        return record_path(self.run, key)
 
 
 def run_trials(
@@ -117,7 +135,7 @@ def run_trials(
     context: Context,
     *,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
-) -> list[Record]:
+) -> list[dict[str, Any]]:
     """Run what is missing of some trials, over ``context.workers`` processes.
 
     Parameters
@@ -142,11 +160,10 @@ def run_trials(
     place = _Place(context.run, context.config, sample_keys(context), code_hash(*TRIAL_CODE), context.device, loud)
     keys = [trial_key(trial, place.keys) for trial in trials]
     distinct = dict(zip(keys, trials, strict=True))
-    missing = {key: trial for key, trial in distinct.items() if not _is_done(place.record(key))}
+    missing = {key: trial for key, trial in distinct.items() if not has_record(place.record(key))}
     models = {model_key(t.config, place.keys, saw): (t.config, saw) for t in missing.values() for saw in t.models}
     to_train = [model for key, model in models.items() if not has_model(model_folder(place.models, key))]
     _check_signal(context.run, trials)
-    total, done = len(to_train) + len(missing), 0
     every = len(distinct)
     say = context.reporter.say
     say(
@@ -158,14 +175,7 @@ def run_trials(
         if training := unfinished(stem):
             say(f"model {stem.name[:8]}: the interrupted training resumes from the checkpoint of {training}")
 
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
-        # where no bar is drawn, a line now and then says that it lives
-        if not context.reporter.draws and (10 * done // total) > (10 * (done - 1) // total):
-            say(f"{done} of {total} done")
-
+    advance = counting(len(to_train) + len(missing), context.reporter, progress)
     # a model alone has all cores; several, side by side, one thread each
     place = replace(place, threads=max(1, context.workers // max(1, len(to_train))))
     for function, arguments in (
@@ -174,7 +184,21 @@ def run_trials(
     ):
         for _ in in_processes(function, arguments, context.workers):
             advance()
-    return [_read(place.record(key)) for key in keys]
+    return [read_trial(place.record(key)) for key in keys]
+
+
+def counting(total: int, reporter: Reporter, progress: Callable[[int, int], None]) -> Callable[[], None]:
+    """Return a function that counts one more task as done, for a bar or, without one, in a line now and then."""
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+        if not reporter.draws and (10 * done // total) > (10 * (done - 1) // total):
+            reporter.say(f"{done} of {total} done")
+
+    return advance
 
 
 def _check_signal(run: RunDirectory, trials: Sequence[Trial]) -> None:
@@ -192,21 +216,6 @@ def sample_keys(context: Context) -> SampleKeys:
     run = context.run
     data = content_hash([file_hash(path) for path in (run.events, run.truth, run.labels)])
     return SampleKeys(data, None if context.config.study.source is None else file_hash(run.simulation))
-
-
-def _is_done(path: Path) -> bool:
-    try:
-        _read(path)
-    except RunDirectoryError:
-        return False
-    return True
-
-
-def _read(path: Path) -> Record:
-    record = read_json(path)
-    if not isinstance(record, dict):
-        raise RunDirectoryError(f"{path}: is not a record of a trial; delete it and run again")
-    return record
 
 
 # ---- in the workers --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.injection import choose_signal
-from drapes_hep.events.skims import read_truth
+from drapes_hep.events.skims import read_skim, read_truth
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.regions import Window, sliding_windows
 from drapes_hep.rng import event_uniforms, stage_seed
@@ -23,9 +23,10 @@ from drapes_hep.stages.feature_tables import unweighted
 from drapes_hep.stages.parents import load_parents
 from drapes_hep.templates.tables import EventTable
 
-__all__ = ["Draw", "StudySample", "check_signal", "draw_data", "load_sample", "study_window"]
+__all__ = ["Draw", "StudySample", "check_signal", "draw_data", "load_masses", "load_sample", "study_window"]
 
 BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
@@ -114,13 +115,45 @@ def draw_data(sample: StudySample, config: Config) -> Draw:
     uniform = event_uniforms(stage_seed(config.seed, "study data"), ids)[:, 0]
     background = ~sample.is_signal
     chosen_background = background & (uniform < config.study.data_share)
-    inject = config.signal.inject
-    chosen_signal = sample.signal_id
-    if inject is not None:
-        check_signal(inject, len(chosen_signal))
-        chosen_signal = choose_signal(chosen_signal, inject, config.signal.seed)
-    injected = sample.is_signal & np.isin(ids, chosen_signal)
+    if config.signal.inject is not None:
+        check_signal(config.signal.inject, len(sample.signal_id))
+    injected = sample.is_signal & np.isin(ids, _injected(sample.signal_id, config))
     return Draw(chosen_background | injected, background & ~chosen_background, sample.is_signal & ~injected)
+
+
+def _injected(signal_id: IntArray, config: Config) -> IntArray:
+    """Return the identities of the signal events that are hidden among the data."""
+    inject = config.signal.inject
+    return signal_id if inject is None else choose_signal(signal_id, inject, config.signal.seed)
+
+
+def load_masses(run: RunDirectory, config: Config) -> FloatArray:
+    """Read the masses of the configuration's data: of all selected events, but for signal that is not injected.
+
+    Parameters
+    ----------
+    run : RunDirectory
+        With the selected events; if ``signal.inject`` is a number, also with all labels.
+    config : Config
+
+    Returns
+    -------
+    array, shape (n,)
+        GeV.
+
+    Raises
+    ------
+    DrapesError
+        If a file is missing or damaged, the events are weighted, or there is less signal than is to be injected.
+    """
+    events = read_skim(run.events, ("event_id", "weight", "mjj"))
+    unweighted(events["weight"], "the selected events")
+    mjj, ids = np.asarray(events["mjj"], dtype=np.float64), np.asarray(events["event_id"])
+    if config.signal.inject is None:
+        return mjj
+    every = read_truth(run.labels)
+    signal_id = every.event_id[every.label == 1]
+    return mjj[~np.isin(ids, signal_id) | np.isin(ids, _injected(signal_id, config))]
 
 
 def check_signal(requested: int, available: int) -> None:

@@ -6,23 +6,20 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from drapes_hep.config import Config
-from drapes_hep.cwola.trees import fallback_line
-from drapes_hep.errors import ConfigError, RunDirectoryError, UsersCode, describe_error, reason_of
+from drapes_hep.errors import ConfigError, RunDirectoryError, UsersCode, reason_of
 from drapes_hep.files import atomic_path, read_json, write_bytes, write_json
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.provenance import makers
-from drapes_hep.plots.studies import study_panels
 from drapes_hep.plots.style import Stamp
 from drapes_hep.plugins import load_source, processor_folders
-from drapes_hep.studies.design import Row, Study, left_out, title_of
-from drapes_hep.studies.runner import check_labels, make_sample, run_trials
-from drapes_hep.studies.trials import REFERENCES
+from drapes_hep.studies.design import AnyStudy
 
-__all__ = ["find_studies", "load_study", "run_study"]
+__all__ = ["csv_text", "find_studies", "load_study", "run_study"]
 
 
 def find_studies(config_folder: Path | None = None) -> dict[str, Path]:
@@ -46,7 +43,7 @@ def find_studies(config_folder: Path | None = None) -> dict[str, Path]:
     return dict(sorted(paths.items()))
 
 
-def load_study(name: str, studies: dict[str, Path]) -> Study:
+def load_study(name: str, studies: dict[str, Path]) -> AnyStudy:
     """Load a study.
 
     Raises
@@ -61,19 +58,19 @@ def load_study(name: str, studies: dict[str, Path]) -> Study:
         raise ConfigError(f"no study '{name}'; {hint}")
     with UsersCode(lambda error: ConfigError(f"study '{name}': {path} does not run ({reason_of(error)})")):
         module = load_source(f"_drapes_study_{path.stem}", path)
-    study = getattr(module, "STUDY", None)
-    if not isinstance(study, Study):
+    study: object = getattr(module, "STUDY", None)
+    if not isinstance(study, AnyStudy):
         raise ConfigError(f"study '{name}': STUDY of {path} is not a Study")
     return study
 
 
-def run_study(name: str, study: Study, context: Context) -> list[Path]:
+def run_study(name: str, study: AnyStudy, context: Context) -> list[Path]:
     """Run what is missing of a study, and write its table and figure.
 
     Parameters
     ----------
     name : str
-    study : Study
+    study : AnyStudy
     context : Context
         Its run directory holds the sample, models and records of all studies of this configuration, and a folder for
         each study.
@@ -84,43 +81,20 @@ def run_study(name: str, study: Study, context: Context) -> list[Path]:
         The table, the figure twice, and the record of what made them.
     """
     config, reporter = context.config, context.reporter
-    check_labels(config)
-    with _study_errors(name):
-        entries = study.entries(config)
-    if not entries:
-        raise ConfigError(
-            f"study '{name}': the configuration leaves nothing to measure: see study.templates (a scan along sigma'"
-            " needs partial ones), study.data_share (references need events besides the data) and the lists of the scan"
-        )
-    if missing := left_out(config) if any(entry.trial.subject in REFERENCES for entry in entries) else {}:
-        names = ", ".join(f"{title_of(name, config)} (at most {largest:g})" for name, largest in missing.items())
-        reporter.say(f"study.data_share {config.study.data_share:g} leaves no room for these references: {names}")
-    if line := fallback_line():
-        reporter.say(line)
-    make_sample(context)
-    with reporter.bar(f"study {name}", 1) as bar:
-        records = run_trials([entry.trial for entry in entries], context, progress=lambda done, total: bar(done, total))
+    measured = study.run(name, context)
     folder = context.run.path / name
     written = [folder / f"{name}.csv", folder / f"{name}.png", folder / f"{name}.pdf", folder / f"{name}.json"]
     if _has_other_config(written[3], config):
         reporter.say(
             f"{written[0]}: replaced, as the configuration has changed; to keep both, use --set name=NAME or -o"
         )
-    with _study_errors(name):
-        rows = [row for entry, record in zip(entries, records, strict=True) for row in study.lines(entry, record)]
-    write_bytes(written[0], _csv(rows).encode())
-    stamp = Stamp.from_config(config.plots, config.mass.sqrt_s)
-    with _study_errors(name):
-        if study.figure is not None:
-            figure = study.figure(entries, records, config, stamp)
-        elif study.panels is not None:
-            figure = study_panels(study.panels(rows, config), stamp)
-        else:
-            raise ConfigError(f"study '{name}': has neither panels nor a figure")
+    write_bytes(written[0], csv_text(measured.rows).encode())
+    figure = measured.draw(Stamp.from_config(config.plots, config.mass.sqrt_s))
     for path in written[1:3]:
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=path.suffix[1:], dpi=110)
-    write_json(written[3], {"study": name, "config": config.model_dump(mode="json"), **makers()})
+    record = {"study": name, "config": config.model_dump(mode="json"), **measured.facts, **makers()}
+    write_json(written[3], record)
     return written
 
 
@@ -133,18 +107,8 @@ def _has_other_config(path: Path, config: Config) -> bool:
     return isinstance(before, dict) and before.get("config") != config.model_dump(mode="json")
 
 
-def _study_errors(name: str) -> UsersCode:
-    """Turn what goes wrong in a study's file into one line that says where."""
-
-    def refuse(error: BaseException) -> ConfigError:
-        return ConfigError(
-            f"study '{name}': {describe_error(error, lambda file: Path(file).parent.name == 'analysis')}"
-        )
-
-    return UsersCode(refuse)
-
-
-def _csv(rows: Sequence[Row]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write a table, a line for each row; a column that a row does not have is empty."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
