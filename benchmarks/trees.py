@@ -49,7 +49,10 @@ def load(run: Path, window: str) -> tuple[dict[str, Sample], int, int]:
 def joined(first: Sample, second: Sample) -> Sample:
     """The events of both."""
     return Sample(
-        *(np.concatenate([getattr(one, name) for one in (first, second)]) for name in ("x", "weight", "fold", "group"))
+        *(
+            np.concatenate([getattr(sample, name) for sample in (first, second)])
+            for name in ("x", "weight", "fold", "group")
+        )
     )
 
 
@@ -75,7 +78,7 @@ def measure(
     )
     seconds = time.process_time() - began
     own = Scores(scores["data"].score[: len(background.x)], scores["data"].tail[: len(background.x)])
-    both = Scores(*(np.concatenate([getattr(one, n) for one in (scores["signal"], own)]) for n in ("score", "tail")))
+    both = Scores(*(np.concatenate([getattr(part, n) for part in (scores["signal"], own)]) for n in ("score", "tail")))
     truth = np.repeat([True, False], [len(signal.x), len(background.x)])
     rank = ranking(both)
     curve = roc(rank, truth)
@@ -100,10 +103,10 @@ def spread(values: list[float]) -> str:
 def table(records: list[Record]) -> None:
     """Print a line for each engine and strength."""
     columns = ("cpu_seconds", "auc", "sic_100", "sic_1000")
-    for strength in dict.fromkeys(one["significance"] for one in records):
+    for strength in dict.fromkeys(record["significance"] for record in records):
         for engine in ENGINES:
-            rows = [one for one in records if (one["engine"], one["significance"]) == (engine, strength)]
-            numbers = {name: [one[name] for one in rows if one[name] is not None] for name in columns}
+            rows = [record for record in records if (record["engine"], record["significance"]) == (engine, strength)]
+            numbers = {name: [record[name] for record in rows if record[name] is not None] for name in columns}
             words = "  ".join(f"{name} {spread(values)}" for name, values in numbers.items() if values)
             if rows:
                 label = "all signal" if strength is None else f"S/sqrt(B) = {strength:g}"
@@ -122,12 +125,12 @@ def main() -> None:
     options = parser.parse_args()
     samples, folds, ensemble = load(options.run, options.window)
     ensemble = options.ensemble or ensemble
-    print({name: len(one.x) for name, one in samples.items()}, f"{folds} folds x {ensemble}")
-    made = {"run": str(options.run), "window": options.window, "ensemble": ensemble, **makers()}
-    out = {"made": made, "records": []}
+    print({name: len(sample.x) for name, sample in samples.items()}, f"{folds} folds x {ensemble}")
+    origin = {"run": str(options.run), "window": options.window, "ensemble": ensemble, **makers()}
+    out = {"origin": origin, "records": []}
     if options.json is not None and options.json.exists():
         out["records"] = json.loads(options.json.read_text())["records"]
-    done = {(one["engine"], one["significance"], one["seed"]) for one in out["records"]}
+    done = {(record["engine"], record["significance"], record["seed"]) for record in out["records"]}
     for seed in range(1, options.seeds + 1):
         for strength in options.significance:
             for engine in ENGINES:

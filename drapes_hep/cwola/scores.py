@@ -160,7 +160,7 @@ def _shared_table(classifier: Classifier, template: Sample, data: Sample) -> Any
     if not isinstance(classifier, Prepares):
         return None
     events = len(template.x) + len(data.x)
-    x, weight = (np.concatenate([getattr(one, name) for one in (template, data)]) for name in ("x", "weight"))
+    x, weight = (np.concatenate([getattr(sample, name) for sample in (template, data)]) for name in ("x", "weight"))
     table = classifier.prepare_table(x, weight)
     if len(table) != events:
         name = type(classifier).__name__
