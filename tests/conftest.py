@@ -89,8 +89,8 @@ def few_trees():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(Trees.__init__.__kwdefaults__, "iterations", 8)
-        patch.setattr(classify, "_QUALITY_ENSEMBLE", 1)
-        patch.setattr(measures, "_QUALITY_ENSEMBLE", 1)
+        patch.setattr(classify, "QUALITY_ENSEMBLE", 1)
+        patch.setattr(measures, "QUALITY_ENSEMBLE", 1)
         yield
 
 

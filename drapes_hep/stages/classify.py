@@ -23,6 +23,7 @@ from drapes_hep.errors import FitError, RunDirectoryError, unnumbered
 from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
 from drapes_hep.files import write_json
+from drapes_hep.fixed import QUALITY_ENSEMBLE
 from drapes_hep.metrics import Estimate, Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.execution import run_stage
@@ -37,9 +38,6 @@ from drapes_hep.stages.resonant import check_resonant, resonance_line
 from drapes_hep.templates.parts import CLOSURE
 
 __all__ = ["classify", "classify_stage", "quality_stage", "sample_of", "truth_metrics"]
-
-_QUALITY_ENSEMBLE = 3
-"""Trees a fold where two samples are compared: more change the AUC by less than its uncertainty."""
 
 _QUALITY_EVENTS = 20_000
 """Most events a sample in such a comparison: the AUC's uncertainty is then 0.003."""
@@ -239,7 +237,7 @@ def _two_sample_auc(
         size,
         choice=stage_seed(config.seed, "equal size", name, window.name),
         folds=config.cwola.folds,
-        ensemble=_QUALITY_ENSEMBLE,
+        ensemble=QUALITY_ENSEMBLE,
         seed=stage_seed(config.seed, name, window.name),
         workers=context.workers,
     )
