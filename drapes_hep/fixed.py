@@ -15,6 +15,6 @@ MASS_R2 = 0.75
 :mod:`drapes_hep.stages.resonant`."""
 
 QUALITY_ENSEMBLE = 2
-"""Classifiers a fold where a template is compared with true events. On two windows with 13,000 to 20,000 events of each,
+"""Classifiers a fold where a template is compared with true events. On two windows of 13,000 to 20,000 events each,
 where the AUC's uncertainty is 0.003, a third raises it by 0.0007, eight by up to 0.0016, and a single one lowers it by
 0.002 to 0.003. Fewer trees or leaves save no more than a sixth of the seconds, as the boosting stops early."""

@@ -4,8 +4,8 @@ Both grow trees leaf by leaf on 255 bins of equal weight, with 31 leaves, a lear
 leaf and no regularisation, and stop when 10 trees in a row have not lowered the loss of the events that are held out.
 LightGBM counts the events of a leaf by their share of the second derivatives, not one by one, so that weights count.
 
-LightGBM's library needs the system's ``libgomp.so.1``. Where it cannot be loaded, scikit-learn's trees take its place:
-five times slower, otherwise the same.
+LightGBM's library needs the system's ``libgomp.so.1``. Where it cannot be loaded, scikit-learn's trees take its place,
+and take half as long again.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def fallback_line() -> str:
     if not problem:
         return ""
     return (
-        f"LightGBM cannot be loaded ({problem}): scikit-learn's trees run in its place, about five times slower;"
+        f"LightGBM cannot be loaded ({problem}): scikit-learn's trees run in its place and take half as long again;"
         " install the package lightgbm, and libgomp1 if libgomp.so.1 is missing"
     )
 
