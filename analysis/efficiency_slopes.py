@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from drapes_hep.bumphunt.expectation import hunt_window
 from drapes_hep.bumphunt.selection import SelectedCounts
+from drapes_hep.bumphunt.working_points import hunt_window
 from drapes_hep.files import read_json
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.regions import Window

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from drapes_hep.bumphunt.expectation import WorkingPoint, hunt_window
 from drapes_hep.bumphunt.selection import count_selected
+from drapes_hep.bumphunt.working_points import WorkingPoint, hunt_window
 from drapes_hep.config import Config, load_config
 from drapes_hep.cwola.classifiers import load_classifier
 from drapes_hep.cwola.folds import assign_folds

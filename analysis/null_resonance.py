@@ -35,7 +35,7 @@ from drapes_hep.bumphunt import (
     local_significance,
     signal_templates,
 )
-from drapes_hep.bumphunt.efficiency import (
+from drapes_hep.bumphunt.expectation import (
     InclusiveSpectra,
     inclusive_expectations,
     mass_coordinate,

@@ -31,11 +31,11 @@ import uproot
 from scipy import stats
 
 from drapes_hep.bumphunt.background import FLAGGED, SpuriousSignal, check_background, spurious_signals, with_spurious
-from drapes_hep.bumphunt.expectation import hunt_window
 from drapes_hep.bumphunt.resonance import ResonancePoint, largest, scan_resonances
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.signal_shapes import gaussian
 from drapes_hep.bumphunt.significance import local_significance
+from drapes_hep.bumphunt.working_points import hunt_window
 from drapes_hep.errors import DrapesError, FitError, InputError
 from drapes_hep.files import atomic_path, write_bytes
 from drapes_hep.plots import Band, Panel, Stamp, study_panels

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from drapes_hep.bumphunt.background import BackgroundCheck, SpuriousSignal
-from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint
 from drapes_hep.bumphunt.resonance import ASYMPTOTIC, FROM_TOYS, ResonancePoint, ResonanceScan
 from drapes_hep.bumphunt.sensitivity import Sensitivity
 from drapes_hep.bumphunt.toys import GlobalSignificance
+from drapes_hep.bumphunt.working_points import WindowHunt, WorkingPoint
 
 __all__ = [
     "SCHEMA_VERSION",

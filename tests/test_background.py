@@ -23,7 +23,7 @@ from drapes_hep.bumphunt.background import (
     spurious_signals,
     with_spurious,
 )
-from drapes_hep.bumphunt.efficiency import window_bins
+from drapes_hep.bumphunt.expectation import window_bins
 from drapes_hep.errors import FitError
 from drapes_hep.regions import Window, uncovered
 from drapes_hep.report.mass_shape import mass_shape_lines, mass_shape_points, mass_shape_rows

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from references import fit_spectrum_newton
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from drapes_hep import bumphunt as bh
 from drapes_hep.bumphunt import efficiency as passing
@@ -16,6 +16,7 @@ from drapes_hep.regions import Window
 from drapes_hep.spectrum.bins import spectrum_edges
 from drapes_hep.spectrum.drawing import draw
 from drapes_hep.spectrum.fit import bin_model, fit_spectrum
+from drapes_hep.spectrum.poisson import deviance_p_value
 
 WINDOWS = tuple(Window(lo, lo + 400, 2700, 6000) for lo in (3100, 3300, 3500, 4300))
 EDGES = spectrum_edges((2700, 6000), 20, WINDOWS)
@@ -317,6 +318,117 @@ def test_toys_repeat_the_analysis_of_the_data(model):
         hunt = bh.hunt_window(bh.SelectedCounts(EDGES, POINTS, disjoint, np.zeros(len(EDGES) - 1, bool)), window)
         for point, value in zip(hunt.working_points, log_p[w], strict=True):
             assert np.log(point.p_local) == pytest.approx(value, abs=2e-3)
+
+
+def minimised(counts, design, log_mu, fitted, precision):
+    """scipy's minimum of the penalised deviance: parameters, objective, inverse information."""
+    n, x, offset = counts[fitted], design[fitted], log_mu[fitted]
+
+    def objective(theta):
+        mu = np.exp(np.minimum(offset + x @ theta, 50))
+        return special.kl_div(n, mu).sum() + 0.5 * theta**2 @ precision, x.T @ (mu - n) + precision * theta
+
+    def information(theta):
+        return (x.T * np.exp(np.minimum(offset + x @ theta, 50))) @ x + np.diag(precision)
+
+    start = np.zeros(x.shape[1])
+    if precision[1:].any():
+        start[0] = np.log(n.sum() / np.exp(offset).sum())
+    found = optimize.minimize(
+        objective, start, jac=True, hess=information, method="trust-exact", options={"gtol": 1e-9, "maxiter": 500}
+    )
+    return found.x, found.fun, np.linalg.inv(information(found.x))
+
+
+def one_by_one(model, w, inclusive, selected):
+    """ln p_local of one toy in one window, written down from the formulas with scipy's minimiser."""
+    window, share = model.windows[w], model.shares[w]
+    inside = (EDGES[:-1] >= window.lo - 1e-6) & (EDGES[1:] <= window.hi + 1e-6)
+    out, log_mu = ~inside, np.log(model.inclusive)
+    basis = model.gradient @ np.linalg.inv(
+        np.linalg.qr(np.sqrt(model.inclusive[out])[:, None] * model.gradient[out])[1]
+    )
+    theta, half, c = minimised(inclusive, basis, log_mu, out, np.zeros(basis.shape[1]))
+    assert deviance_p_value(2 * half, model.inclusive[out], len(theta)) > 1e-3
+    mu = np.exp(log_mu + basis @ theta)
+    value, g = mu[inside].sum(), mu[inside] @ basis[inside]
+    found = [local(inclusive[inside].sum(), value, np.hypot(np.sqrt(g @ c @ g), model.spurious[w]))]
+    u = (EDGES[1:] + EDGES[:-1] - 8700) / 3300
+    for counts in selected[::-1].cumsum(axis=0)[::-1]:
+        if counts[out].sum() < model.min_events:
+            found.append(np.nan)
+            continue
+        fits = []
+        for terms in (3, 4):
+            z = u[:, None] ** np.arange(terms)
+            precision = np.array([0.0] + [1.5**-2] * (terms - 1))
+            fits.append((z, precision, *minimised(counts, z, log_mu + basis @ theta + np.log(share), out, precision)))
+        z, precision, a, _, covariance = fits[int(2 * (fits[0][3] - fits[1][3]) > 3.841458820694124)]
+        passed = share * mu * np.exp(z @ a)
+        if deviance_p_value(2 * special.kl_div(counts, passed)[out].sum(), passed[out], len(a)) < 1e-3:
+            found.append(np.nan)
+            continue
+        within = passed[inside].sum()
+        z_in, g_in = passed[inside] @ z[inside] / within, passed[inside] @ basis[inside] / within
+        q = z_in @ covariance @ (z[out].T * passed[out]) @ basis[out]
+        relative = np.sqrt(z_in @ covariance @ z_in + g_in @ c @ g_in - q @ c @ q)
+        expected = within / share
+        error = np.hypot(expected * relative, model.spurious[w] * expected / value)
+        found.append(local(counts[inside].sum(), expected, error) if expected > 1e-3 else np.nan)
+    return found
+
+
+def local(n, mu, s):
+    return 0.0 if n == 0 else stats.nbinom.logsf(n - 1, 1 + (mu / s) ** 2, mu / (mu + s**2))
+
+
+@pytest.mark.parametrize("spurious", [0.0, 90.0])
+def test_toys_are_analysed_as_the_formulas_say(shared, spurious):
+    """Toys: fits, degrees, goodness, errors, shares and spurious signals, against scipy's minimiser one by one."""
+    model = replace(shared[1], spurious=(spurious,) * len(WINDOWS))
+    ((inclusive, selected),) = bh.draw_toys(model, 6, np.random.default_rng(8))
+    log_p = bh.toy_local_p(model, inclusive, selected)
+    for i in range(6):
+        for w in range(len(WINDOWS)):
+            expected = one_by_one(model, w, inclusive[i], selected[w, :, i])
+            np.testing.assert_allclose(log_p[w, :, i], expected, atol=1e-5)
+    assert np.isfinite(log_p[:, 1:]).sum() > 60
+
+
+def test_degenerate_toys(shared):
+    """Toys: cuts that nothing passes, events on one side only, a whole toy without events."""
+    _, model = shared
+    ((inclusive, selected),) = bh.draw_toys(model, 4, np.random.default_rng(9))
+    usual = bh.toy_local_p(model, inclusive, selected)
+    selected[:, :, 0] = 0
+    selected[:, :, 1, 40:] = 0
+    inclusive[2], selected[:, :, 2] = 0, 0
+    log_p = bh.toy_local_p(model, inclusive, selected)
+    assert np.isnan(log_p[:, 1:, 0]).all()
+    assert np.isnan(log_p[:, :, 2]).all()
+    np.testing.assert_allclose(log_p[:, :, 3], usual[:, :, 3], rtol=1e-9)
+    for w in range(len(WINDOWS)):
+        np.testing.assert_allclose(log_p[w, :, 1], one_by_one(model, w, inclusive[1], selected[w, :, 1]), atol=1e-4)
+
+
+def test_toys_do_not_depend_on_the_threads(background):
+    """Toys: the same numbers in the same order, whoever analyses them."""
+    one, three = (search(*background, 60, chunk=8, threads=threads)[2] for threads in (1, 3))
+    np.testing.assert_array_equal(one.toy_log_p, three.toy_log_p)
+
+
+def test_an_error_in_a_thread_ends_all(background, monkeypatch):
+    hunts, model, _ = search(*background, 1)
+    calls = []
+
+    def broken(*_):
+        calls.append(1)
+        raise FitError("broken")
+
+    monkeypatch.setattr("drapes_hep.bumphunt.toys.toy_local_p", broken)
+    with pytest.raises(FitError, match="broken"):
+        bh.global_significance(hunts, model, 1000, np.random.default_rng(1), chunk=1, threads=2)
+    assert len(calls) < 1000
 
 
 def test_global_p_value_is_uniform_under_background():

@@ -13,9 +13,9 @@ import uproot
 from hist import axis as ax
 
 from drapes_hep import plots
-from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint, eigen_variations
 from drapes_hep.bumphunt.resonance import ResonancePoint, ResonanceScan
 from drapes_hep.bumphunt.selection import SelectedCounts
+from drapes_hep.bumphunt.working_points import WindowHunt, WorkingPoint, eigen_variations
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.regions import Window
 from drapes_hep.stages.histograms import by_category, export_key, write_histograms

@@ -614,7 +614,7 @@ def test_the_scan_with_a_resonance_included_is_a_column_and_in_the_table(small, 
         record["conditional"] = {"included": included, "points": points}
 
     words = section(changed_page(small, change), "resonance")
-    assert "No fit of another mass has the resonance of 3512 GeV (z = 12.50) in its model" in words
+    assert "Fits of other masses do not have the resonance of 3512 GeV (z = 12.50) in their model" in words
     assert "z local with 3512 GeV included" in words
     assert "3300–3700 0.01 3500 300 ± 60 5.25 0.43 1.0 × 10 −4 −0.85 at 3500 GeV" in words
     with (small / "report" / "tables" / "resonance.csv").open() as stream:

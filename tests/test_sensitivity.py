@@ -14,7 +14,7 @@ from scipy import stats
 
 from analysis import blind_sensitivity as study
 from drapes_hep import bumphunt as bh
-from drapes_hep.bumphunt.efficiency import (
+from drapes_hep.bumphunt.expectation import (
     InclusiveSpectra,
     inclusive_expectations,
     mass_coordinate,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from drapes_hep import bumphunt as bh
-from drapes_hep.bumphunt.efficiency import quotable
+from drapes_hep.bumphunt.expectation import quotable
 from drapes_hep.errors import FitError
 
 

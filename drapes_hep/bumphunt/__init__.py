@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from drapes_hep.bumphunt.background import BackgroundCheck, SpuriousSignal, check_background, spurious_signals
-from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint, eigen_variations, hunt_window
 from drapes_hep.bumphunt.extrapolation import Extrapolation, extrapolate
 from drapes_hep.bumphunt.pass_fail import Background, PassFailCounts, PassFailFits, fit_pass_fail
 from drapes_hep.bumphunt.resonance import ResonancePoint, ResonanceScan, scan_masses, scan_resonances
@@ -34,6 +33,7 @@ from drapes_hep.bumphunt.toys import (
     global_significance,
     toy_local_p,
 )
+from drapes_hep.bumphunt.working_points import WindowHunt, WorkingPoint, eigen_variations, hunt_window
 
 __all__ = [
     "Background",

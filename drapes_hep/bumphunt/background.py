@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from drapes_hep.bumphunt.efficiency import InclusiveSpectra, WindowBins, inclusive_expectations, window_bins
+from drapes_hep.bumphunt.expectation import InclusiveSpectra, WindowBins, inclusive_expectations, window_bins
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.errors import FitError
 from drapes_hep.regions import Window

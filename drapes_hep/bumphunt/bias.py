@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.bumphunt.efficiency import InclusiveSpectra, inclusive_expectations, window_bins
+from drapes_hep.bumphunt.expectation import InclusiveSpectra, inclusive_expectations, window_bins
 from drapes_hep.errors import FitError
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.fit import GOOD_FIT_P_VALUE, bin_model, fit_spectrum

@@ -15,7 +15,7 @@ in both.
 
 :math:`\ln \mu` is linear in the parameters up to the average over a bin, so it is expanded to first order around one
 fit. The expansion is exact but for the change of that average, which is of second order in the width of a bin. The
-prior of a_1, a_2, a_3 and the test of their number are those of the count (:mod:`drapes_hep.bumphunt.efficiency`); the
+prior of a_1, a_2, a_3 and the test of their number are those of the count (:mod:`drapes_hep.bumphunt.expectation`); the
 degree is chosen with the signal free, so that no signal can choose it.
 
 A negative signal may take more than a bin's background holds. There the mean is continued by an exponential
@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from drapes_hep.bumphunt.efficiency import DEGREE_LEVEL, DEGREES
+from drapes_hep.bumphunt.expectation import DEGREE_LEVEL, DEGREES
 from drapes_hep.bumphunt.pass_fail_likelihood import TOLERANCE, Counts, Minimum, Model, means, minimise
 from drapes_hep.errors import FitError
 from drapes_hep.spectrum.poisson import deviance_p_value

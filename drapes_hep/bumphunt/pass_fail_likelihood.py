@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.bumphunt.efficiency import EFFICIENCY_PRIOR
+from drapes_hep.bumphunt.expectation import EFFICIENCY_PRIOR
 
 __all__ = ["Counts", "Minimum", "Model", "means", "minimise"]
 

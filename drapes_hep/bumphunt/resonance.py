@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from drapes_hep.bumphunt.efficiency import LEAST_EXPECTED, mass_coordinate
+from drapes_hep.bumphunt.expectation import LEAST_EXPECTED, mass_coordinate
 from drapes_hep.bumphunt.few_events import FEW_EVENTS, LEAST_Z, tail_probability
 from drapes_hep.bumphunt.pass_fail import Background, PassFailCounts, PassFailFits, fit_pass_fail
 from drapes_hep.bumphunt.selection import SelectedCounts

@@ -38,7 +38,7 @@ import numpy.typing as npt
 from scipy import special
 
 from drapes_hep.bumphunt.background import spurious_signals
-from drapes_hep.bumphunt.efficiency import (
+from drapes_hep.bumphunt.expectation import (
     LEAST_EXPECTED,
     InclusiveSpectra,
     inclusive_expectations,
@@ -46,9 +46,9 @@ from drapes_hep.bumphunt.efficiency import (
     selected_expectations,
     window_bins,
 )
-from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.significance import local_significance
+from drapes_hep.bumphunt.working_points import WindowHunt, WorkingPoint
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.fit import SpectrumFit, bin_model, fit_spectrum
 from drapes_hep.spectrum.poisson import fit_poisson

@@ -31,12 +31,13 @@ from scipy import special
 
 from drapes_hep.errors import FitError
 
-__all__ = ["LocalSignificance", "local_significance"]
+__all__ = ["LocalSignificance", "local_log_p", "local_significance"]
 
 _MOST = 2.0**53
 """Beyond it a double cannot tell one count from the next."""
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 _FAR = 1e-3
 """Tails below this come from the continued fraction, which takes some 100 terms here for a million events, and more
@@ -91,13 +92,58 @@ def local_significance(
         If a quoted count is not a whole number from 0 to 2^53, a quoted expectation is not positive and finite, or its
         error is negative or not finite.
     """
-    arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (observed, expected, error)), quoted)
-    shape = arrays[0].shape
-    use = np.asarray(arrays[3], dtype=np.bool_).ravel()
-    n, mu, s = (np.where(use, a.ravel(), standard) for a, standard in zip(arrays[:3], (0.0, 1.0, 0.0), strict=True))
+    use, n, mu, s = _quoted(observed, expected, error, quoted)
+    log_p, lower = _log_tail(n, mu, s)
+    tiny = np.finfo(np.float64).tiny
+    # from the smaller tail, which is the accurate one
+    z = np.where(
+        lower < 0.5,
+        special.ndtri_exp(np.log(np.clip(lower, tiny, 1.0))),
+        -special.ndtri_exp(np.minimum(log_p, -1e-300)),
+    )
+    out = LocalSignificance(*(np.full(use.shape, np.nan) for _ in range(3)))
+    out.log_p[use], out.p[use] = log_p, np.maximum(np.exp(log_p), tiny)
+    out.z[use] = np.where(n < 1, np.nan, z)
+    return out
+
+
+def local_log_p(
+    observed: npt.ArrayLike, expected: npt.ArrayLike, error: npt.ArrayLike, quoted: npt.ArrayLike = True
+) -> FloatArray:
+    """Compute ``local_significance(...).log_p`` alone, in half the time.
+
+    Parameters
+    ----------
+    observed, expected, error, quoted : array_like
+        As :func:`local_significance` has them, which raises the same errors.
+
+    Returns
+    -------
+    array
+    """
+    use, n, mu, s = _quoted(observed, expected, error, quoted)
+    out = np.full(use.shape, np.nan)
+    out[use] = _log_tail(n, mu, s)[0]
+    return out
+
+
+def _quoted(
+    observed: npt.ArrayLike, expected: npt.ArrayLike, error: npt.ArrayLike, quoted: npt.ArrayLike
+) -> tuple[BoolArray, FloatArray, FloatArray, FloatArray]:
+    """Return where something is quoted, and the arguments there, which are checked."""
+    *numbers, quote = np.broadcast_arrays(
+        *(np.asarray(a, dtype=np.float64) for a in (observed, expected, error)), quoted
+    )
+    use = np.asarray(quote, dtype=np.bool_)
+    n, mu, s = (a[use] for a in numbers)
     _check("count", n, (n >= 0) & (n <= _MOST) & (np.rint(n) == n), "is not a whole number from 0 to 2^53")
     _check("expectation", mu, np.isfinite(mu) & (mu > 0), "is not positive and finite")
     _check("error of an expectation", s, np.isfinite(s) & (s >= 0), "is negative or not finite")
+    return use, n, mu, s
+
+
+def _log_tail(n: FloatArray, mu: FloatArray, s: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Compute ln P(N >= n), and P(N < n) where that is the smaller of the two; elsewhere 1."""
     k = np.maximum(n, 1.0)
     with np.errstate(over="ignore"):
         relative = s / mu
@@ -105,18 +151,28 @@ def local_significance(
         poisson = relative * np.maximum(k, mu) < _POISSON
     t = np.minimum(relative, 1e150) ** 2
     alpha = 1.0 + 1.0 / np.where(poisson, 1.0, t)
-    # by the smaller of x and 1 - x: the difference from 1 would lose its digits
+    # by x and 1 - x as they are: differences from 1 would lose their digits
     x, rest = v / (1.0 + v), 1.0 / (1.0 + v)
-    upper = np.where(
-        v < 1.0, special.betainc(k, alpha, np.minimum(x, 0.5)), special.betaincc(alpha, k, np.minimum(rest, 0.5))
-    )
-    lower = np.where(
-        v < 1.0, special.betaincc(k, alpha, np.minimum(x, 0.5)), special.betainc(alpha, k, np.minimum(rest, 0.5))
-    )
-    upper, lower = (
-        np.where(poisson, special.gammainc(k, mu), upper),
-        np.where(poisson, special.gammaincc(k, mu), lower),
-    )
+    # betaincc takes ten times as long as betainc with the arguments exchanged, which is as good where neither is small
+    medium = ~poisson & (v > 0.1) & (v < 10.0)
+    below, above = ~poisson & (v <= 0.1), ~poisson & (v >= 10.0)
+    upper, lower = np.empty_like(mu), np.ones_like(mu)
+    for some, tail, arguments, other, exchanged in (
+        (poisson, special.gammainc, (k, mu), special.gammaincc, (k, mu)),
+        (below, special.betainc, (k, alpha, x), special.betaincc, (k, alpha, x)),
+        (medium, special.betainc, (k, alpha, x), special.betainc, (alpha, k, rest)),
+        (above, special.betaincc, (alpha, k, rest), special.betainc, (alpha, k, rest)),
+    ):
+        if some.any():
+            # of a deficit the lower tail is the smaller one, most often, and all that is needed
+            deficit = some & (n < mu)
+            lower[deficit] = other(*(a[deficit] for a in exchanged))
+            upper[deficit] = 1.0 - lower[deficit]
+            larger = some & ~(deficit & (lower < 0.5))
+            upper[larger] = tail(*(a[larger] for a in arguments))
+            lower[larger & deficit] = 1.0
+            less = larger & (upper > 0.5)
+            lower[less] = other(*(a[less] for a in exchanged))
     tiny = np.finfo(np.float64).tiny
     # from the smaller tail, which is the accurate one
     log_p = np.where(upper > 0.5, np.log1p(-np.minimum(lower, 0.5)), np.log(np.maximum(upper, tiny)))
@@ -125,22 +181,10 @@ def local_significance(
         log_p[far] = _log_probability(n[far], mu[far], t[far], v[far]) + _log_tail_ratio(
             n[far], mu[far], t[far], v[far]
         )
-    z = np.where(
-        upper > 0.5,
-        special.ndtri_exp(np.log(np.clip(lower, tiny, 1.0))),
-        -special.ndtri_exp(np.minimum(log_p, -1e-300)),
-    )
-    empty = n < 1
-    log_p = np.where(empty, 0.0, log_p)
-    p = np.maximum(np.exp(log_p), tiny)
-    return LocalSignificance(
-        np.where(use, log_p, np.nan).reshape(shape),
-        np.where(use, p, np.nan).reshape(shape),
-        np.where(use & ~empty, z, np.nan).reshape(shape),
-    )
+    return np.where(n < 1, 0.0, log_p), lower
 
 
-def _check(what: str, values: FloatArray, good: npt.NDArray[np.bool_], problem: str) -> None:
+def _check(what: str, values: FloatArray, good: BoolArray, problem: str) -> None:
     if not bool(good.all()):
         raise FitError(f"no significance: the {what} {values[~good][0]:g} {problem}")
 

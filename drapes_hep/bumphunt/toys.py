@@ -31,29 +31,37 @@ extrapolated from the distribution of the toys' smallest p_local (:mod:`drapes_h
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from drapes_hep.bumphunt.background import SpuriousSignal, with_spurious
-from drapes_hep.bumphunt.efficiency import (
+from drapes_hep.bumphunt.expectation import (
+    EfficiencyGuess,
     InclusiveSpectra,
+    WindowBins,
+    efficiency_guess,
     inclusive_expectations,
     quotable,
     selected_expectations,
     window_bins,
 )
-from drapes_hep.bumphunt.expectation import WindowHunt
 from drapes_hep.bumphunt.extrapolation import Extrapolation, extrapolate
+from drapes_hep.bumphunt.quantiles import PoissonQuantiles, poisson_quantiles
 from drapes_hep.bumphunt.selection import SelectedCounts
-from drapes_hep.bumphunt.significance import local_significance
+from drapes_hep.bumphunt.significance import local_log_p, local_significance
+from drapes_hep.bumphunt.working_points import WindowHunt
 from drapes_hep.errors import FitError, counted
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.fit import GOOD_FIT_P_VALUE, SpectrumFit, bin_model, fit_spectrum
-from drapes_hep.spectrum.poisson import deviance_p_value, fit_poisson
+from drapes_hep.spectrum.poisson import Expansion, deviance_p_value, expand_poisson, fit_poisson
 from drapes_hep.spectrum.shapes import SpectrumShape
 
 __all__ = [
@@ -69,8 +77,8 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-CHUNK = 500
-"""Toys held at once: with 165 bins and 22 counts a bin, 15 MB an array."""
+CHUNK = 256
+"""Toys held at once: with 165 bins and 25 counts a bin, 8 MB an array."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,20 @@ class ToyModel:
     min_events: int
     shares: tuple[float, ...]
     spurious: tuple[float, ...]
+
+    def prepare(self) -> None:
+        """Compute what all toys share, before threads do."""
+        _ = self.quantiles, self.plans
+
+    @cached_property
+    def quantiles(self) -> PoissonQuantiles:
+        """Of all means: the inclusive ones, then those of each window's working points."""
+        return poisson_quantiles(np.concatenate([self.inclusive[None], self.selected.reshape(-1, len(self.inclusive))]))
+
+    @cached_property
+    def plans(self) -> tuple[_WindowPlan, ...]:
+        """What the analysis of each window has in common for all toys."""
+        return tuple(_plan(self, w) for w in range(len(self.windows)))
 
 
 @dataclass(frozen=True)
@@ -269,23 +291,6 @@ def _background_fit(
     return fit
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A Poisson distribution function from its first to its last count that can matter."""
-
-    first: int
-    cdf: FloatArray
-
-
-def _tables(means: FloatArray) -> list[_Table]:
-    tables = []
-    for mu in means:
-        low = max(0.0, np.floor(mu - 9.0 * np.sqrt(mu) - 2.0))
-        k = np.arange(low, np.ceil(mu + 10.0 * np.sqrt(mu) + 12.0))
-        tables.append(_Table(int(low), np.asarray(special.pdtr(k, mu))))
-    return tables
-
-
 def draw_toys(
     model: ToyModel, toys: int, rng: np.random.Generator, chunk: int = CHUNK
 ) -> Iterator[tuple[FloatArray, FloatArray]]:
@@ -305,19 +310,57 @@ def draw_toys(
     selected : array, shape (windows, working points - 1, n, bins)
         Disjoint score bins.
     """
-    means = np.concatenate([model.inclusive[None], model.selected.reshape(-1, len(model.inclusive))])
-    sets, bins = means.shape
-    tables = _tables(means.ravel())
+    for z in _normals(model, toys, rng, chunk):
+        yield _counts(model, z)
+
+
+def _normals(model: ToyModel, toys: int, rng: np.random.Generator, chunk: int) -> Iterator[FloatArray]:
+    """Draw independent normals, shape (n, bins, sets): toy by toy in the generator's stream, whatever the chunk."""
+    bins = len(model.inclusive)
     for start in range(0, toys, chunk):
-        n = min(chunk, toys - start)
-        # toy by toy in the generator's stream, so that the chunk's size does not matter
-        z = rng.standard_normal((n, bins * sets)).reshape(n * bins, sets)
-        u = special.ndtr((z @ model.factor.T).reshape(n, bins, sets).transpose(2, 1, 0).reshape(sets * bins, n))
-        drawn = np.empty((sets * bins, n))
-        for i, table in enumerate(tables):  # over bins, not toys
-            drawn[i] = table.first + np.searchsorted(table.cdf, u[i])
-        out = np.ascontiguousarray(drawn.reshape(sets, bins, n).transpose(0, 2, 1))
-        yield out[0], out[1:].reshape(*model.selected.shape[:2], n, bins)
+        yield rng.standard_normal((min(chunk, toys - start), bins, len(model.factor)))
+
+
+def _counts(model: ToyModel, z: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Turn independent normals into the counts of toys."""
+    n, bins, sets = z.shape
+    correlated = (model.factor @ z.reshape(n * bins, sets).T).reshape(sets, n, bins)
+    counts = model.quantiles.counts(correlated)
+    return counts[0], counts[1:].reshape(*model.selected.shape[:2], n, bins)
+
+
+@dataclass(frozen=True)
+class _WindowPlan:
+    """What the analysis of a window has in common for all toys.
+
+    Attributes
+    ----------
+    bins : WindowBins
+    gradient : array, shape (bins, k)
+        The model's, in the basis in which the expected information is the identity.
+    fit : Expansion
+        Of the inclusive fit.
+    guess : EfficiencyGuess or None
+        Of the tight working points; None without any.
+    """
+
+    bins: WindowBins
+    gradient: FloatArray
+    fit: Expansion
+    guess: EfficiencyGuess | None
+
+
+def _plan(model: ToyModel, w: int) -> _WindowPlan:
+    bins = window_bins(model.edges, model.windows[w])
+    outside, mu = bins.outside, model.inclusive
+    # Newton starts at the minimum of the expectation, well conditioned
+    _, r = np.linalg.qr(np.sqrt(mu[outside])[:, None] * model.gradient[outside])
+    gradient = model.gradient @ np.linalg.inv(r)
+    k = gradient.shape[1]
+    expansion = expand_poisson(gradient[outside], mu[None, outside], np.zeros((1, k)), np.eye(k)[None])
+    nested = model.selected[w, ::-1].cumsum(axis=0)[::-1]
+    guess = efficiency_guess(nested, mu, bins, share=model.shares[w]) if len(nested) else None
+    return _WindowPlan(bins, gradient, expansion, guess)
 
 
 def toy_local_p(
@@ -338,35 +381,70 @@ def toy_local_p(
     array, shape (windows, working points, n)
         ln p_local; NaN where the search would quote nothing.
     """
-    n = len(inclusive)
-    nested = selected[:, ::-1].cumsum(axis=1)[:, ::-1]
-    log_p = np.full((len(model.windows), len(model.efficiencies), n), np.nan)
-    log_mu = np.log(np.maximum(model.inclusive, 1e-300))
-    for w, window in enumerate(model.windows):
-        bins = window_bins(model.edges, window)
-        inside, outside = bins.inside, bins.outside
-        # the basis in which the expected information is the identity: Newton starts at its minimum, well conditioned
-        _, r = np.linalg.qr(np.sqrt(model.inclusive[outside])[:, None] * model.gradient[outside])
-        gradient = model.gradient @ np.linalg.inv(r)
-        fit = fit_poisson(inclusive, gradient, log_mu, fitted=outside)
-        p_fit = deviance_p_value(fit.deviance, model.inclusive[outside], gradient.shape[1])
-        good = fit.converged & (p_fit >= GOOD_FIT_P_VALUE) & (inclusive[:, outside].sum(axis=1) >= model.min_events)
-        spectra = InclusiveSpectra(fit.expected, gradient, fit.covariance)
-        value, error = inclusive_expectations(spectra, bins)
-        # a factor, and one that is never negative: at a cut the spurious signal has the efficiency of the background
-        missed = np.ones(n) if variation is None else np.exp(variation * model.spurious[w] / np.maximum(value, 1e-300))
-        total = with_spurious(error, value, value, model.spurious[w])
-        quoted = good & quotable(value, error)
-        log_p[w, 0] = local_significance(inclusive[:, inside].sum(axis=1), missed * value, total, quoted).log_p
-        for b in range(nested.shape[1]):
-            part = selected_expectations(
-                nested[w, b], spectra, bins, min_events=model.min_events, share=model.shares[w]
-            )
-            observed = nested[w, b][:, inside].sum(axis=1)
-            quoted = good & quotable(part.expected, part.error)
-            total = with_spurious(part.error, part.expected, value, model.spurious[w])
-            log_p[w, b + 1] = local_significance(observed, missed * part.expected, total, quoted).log_p
-    return log_p
+    off = np.zeros(len(inclusive)) if variation is None else variation
+    parts = [_of_window(model, w, inclusive, selected[w], off) for w in range(len(model.windows))]
+    return local_log_p(*(np.stack(part) for part in zip(*parts, strict=True)))
+
+
+def _of_window(
+    model: ToyModel, w: int, counts: FloatArray, disjoint: FloatArray, variation: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, BoolArray]:
+    """Return counts, expectations, errors and whether they are quoted in one window, shape (working points, n)."""
+    plan, spurious = model.plans[w], model.spurious[w]
+    bins, gradient, outside = plan.bins, plan.gradient, plan.bins.outside
+    start = plan.fit.start(((counts - model.inclusive) @ (gradient * outside[:, None]))[None])[0]
+    fit = fit_poisson(counts, gradient, np.log(np.maximum(model.inclusive, 1e-300)), fitted=outside, start=start)
+    p_fit = deviance_p_value(fit.deviance, model.inclusive[outside], gradient.shape[1])
+    good = fit.converged & (p_fit >= GOOD_FIT_P_VALUE) & (counts @ outside.astype(np.float64) >= model.min_events)
+    spectra = InclusiveSpectra(fit.expected, gradient, fit.covariance)
+    inclusive, inclusive_error = inclusive_expectations(spectra, bins)
+    nested = np.concatenate([counts[None], disjoint])
+    for b in range(len(disjoint) - 1, 0, -1):
+        nested[b] += nested[b + 1]
+    expected, error = np.empty((2, *nested.shape[:2]))
+    expected[0], error[0] = inclusive, inclusive_error
+    if plan.guess is not None:
+        # all working points at once, one after another
+        passed, starts = nested[1:], plan.guess.start(nested[1:], fit.expected)
+        part = selected_expectations(
+            passed.reshape(-1, passed.shape[2]), spectra, bins, min_events=model.min_events, share=model.shares[w],
+            start=starts.reshape(-1, starts.shape[2]),
+        )  # fmt: skip
+        expected[1:], error[1:] = part.expected.reshape(passed.shape[:2]), part.error.reshape(passed.shape[:2])
+    # a factor, and one that is never negative: at a cut the spurious signal has the efficiency of the background
+    missed = np.exp(variation * spurious / np.maximum(inclusive, 1e-300))
+    total = with_spurious(error, expected, inclusive, spurious)
+    observed = nested @ bins.inside.astype(np.float64)
+    return observed, missed * expected, total, good & quotable(expected, error)
+
+
+def _analysed(
+    model: ToyModel, variation: FloatArray, rng: np.random.Generator, chunk: int, threads: int
+) -> Iterator[tuple[slice, FloatArray]]:
+    """Draw and analyse a toy for each variation, in chunks side by side; yields which toys, and their ln p_local."""
+    toys = len(variation)
+    waiting = enumerate(_normals(model, toys, rng, chunk))
+    lock = threading.Lock()
+
+    def analyse(_: int) -> tuple[slice, FloatArray]:
+        with lock:  # the generator's numbers in the order of the toys, whoever analyses them
+            i, z = next(waiting)
+        rows = slice(i * chunk, min(toys, (i + 1) * chunk))
+        return rows, toy_local_p(model, *_counts(model, z), variation[rows])
+
+    chunks = range(-(-toys // chunk))
+    model.prepare()
+    # a thread inside a product of small matrices waits longer than it works
+    with threadpool_limits(limits=1, user_api="blas"):
+        if threads <= 1:
+            yield from map(analyse, chunks)
+            return
+        pool = ThreadPoolExecutor(min(threads, len(chunks)))
+        try:
+            for future in as_completed([pool.submit(analyse, i) for i in chunks]):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def global_significance(
@@ -377,6 +455,7 @@ def global_significance(
     *,
     level: float = 0.95,
     chunk: int = CHUNK,
+    threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> GlobalSignificance | None:
     """Return how often background alone gives a smallest p_local like the data's.
@@ -393,7 +472,9 @@ def global_significance(
     level : float
         Confidence level of the interval of p_global.
     chunk : int
-        Toys held at once; does not change the result.
+        Toys that a thread holds at once; does not change the result.
+    threads : int
+        Chunks analysed side by side; does not change the result.
     progress : callable, optional
         Called with (toys done, toys).
 
@@ -406,15 +487,12 @@ def global_significance(
     if best is None or toys < 1:
         return None
     window, efficiency, observed = best
-    smallest = np.empty(toys)
     # a stream of its own: the counts are the same with and without
     variation = rng.spawn(1)[0].standard_normal(toys) if any(model.spurious) else np.zeros(toys)
-    done = 0
-    for inclusive, selected in draw_toys(model, toys, rng, chunk):
-        n = len(inclusive)
-        log_p = toy_local_p(model, inclusive, selected, variation[done : done + n])
-        smallest[done : done + n] = np.where(np.isnan(log_p), 0.0, log_p).min(axis=(0, 1))
-        done += n
+    smallest, done = np.empty(toys), 0
+    for rows, log_p in _analysed(model, variation, rng, chunk, threads):
+        smallest[rows] = np.where(np.isnan(log_p), 0.0, log_p).min(axis=(0, 1))
+        done += rows.stop - rows.start
         if progress is not None:
             progress(done, toys)
     # equal p-values (counts are discrete) are as extreme; the tolerance is that between MIGRAD and Newton

@@ -114,9 +114,9 @@ def resonance_note(run: RunFiles) -> Markup:
     if included is None:
         return note
     return note + Markup(
-        " No fit of another mass has the resonance of {} GeV (z = {}) in its model, so that most do not describe the"
-        " spectrum and are not quoted. The last column and the dashed lines are from fits that include it, with and"
-        " without the signal."
+        " Fits of other masses do not have the resonance of {} GeV (z = {}) in their model: they show deficits beside"
+        " it, or do not describe the spectrum and are not quoted. The last column and the dashed lines are from fits"
+        " that include it, with and without the signal."
     ).format(f"{float(included['mass']):.0f}", significance_text(included))
 
 

@@ -22,19 +22,27 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 from drapes_hep.errors import FitError, counted
+from drapes_hep.spectrum.newton import Nodes, Results, fit_rows, make_design
 
-__all__ = ["PoissonFit", "deviance_moments", "deviance_p_value", "fit_poisson", "poisson_deviance"]
+__all__ = [
+    "Expansion",
+    "PoissonFit",
+    "deviance_moments",
+    "deviance_p_value",
+    "expand_poisson",
+    "fit_poisson",
+    "poisson_deviance",
+]
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
 
-_BLOCK = 1 << 18
-"""Bins held at once (rows times bins): some eight arrays of 2 MiB, which stay near the processor."""
-_MAX_LOG = 100.0
-"""Bound on ln mu, so that a wild step gives a huge but finite objective and is halved."""
+_FAR = 10.0
+"""Change of ln mu for which an expansion is no start."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,10 @@ class PoissonFit:
         Fitted means in *all* bins, those left out of the fit included.
     deviance : array, shape (n,)
         Over the fitted bins, without the penalty.
+    moments : array, shape (n, 2)
+        Sums over the fitted bins of :func:`deviance_moments`.
+    parameters : array of int, shape (n,)
+        How many were fitted; the coefficients of the others, and their covariance, are 0.
     converged : array of bool, shape (n,)
     """
 
@@ -57,7 +69,14 @@ class PoissonFit:
     covariance: FloatArray
     expected: FloatArray
     deviance: FloatArray
+    moments: FloatArray
+    parameters: IntArray
     converged: BoolArray
+
+    @property
+    def p_value(self) -> FloatArray:
+        """Goodness of fit: :func:`deviance_p_value` of the fitted bins, shape (n,)."""
+        return _p_value(self.deviance, self.moments[:, 0], self.moments[:, 1], self.parameters)
 
 
 def poisson_deviance(counts: npt.ArrayLike, expected: npt.ArrayLike) -> FloatArray:
@@ -67,7 +86,8 @@ def poisson_deviance(counts: npt.ArrayLike, expected: npt.ArrayLike) -> FloatArr
 
 
 @cache
-def _moment_table() -> tuple[FloatArray, FloatArray, FloatArray]:
+def _nodes() -> Nodes:
+    """Compute the moments of a bin's deviance for means of 1e-5 to 1000, twenty a decade."""
     log_mu = np.linspace(-5.0, 3.0, 161)
     mean, variance = np.empty_like(log_mu), np.empty_like(log_mu)
     for i, mu in enumerate(10.0**log_mu):
@@ -76,7 +96,8 @@ def _moment_table() -> tuple[FloatArray, FloatArray, FloatArray]:
         share = poisson_deviance(n, mu)
         mean[i] = weight @ share
         variance[i] = weight @ (share - mean[i]) ** 2
-    return log_mu, mean, variance
+    changes = [np.diff(moment, append=moment[-1]) for moment in (mean, variance)]
+    return Nodes(-5.0 * np.log(10.0), 20.0 / np.log(10.0), np.stack([mean, variance, *changes], axis=1))
 
 
 def deviance_moments(expected: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -91,9 +112,10 @@ def deviance_moments(expected: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     -------
     tuple of two arrays, shaped as ``expected``
     """
-    log_mu, mean, variance = _moment_table()
-    x = np.log10(np.maximum(np.asarray(expected, dtype=np.float64), 1e-5))
-    return np.interp(x, log_mu, mean), np.interp(x, log_mu, variance)
+    nodes = _nodes()
+    x = np.log(np.maximum(np.asarray(expected, dtype=np.float64), 1e-300))
+    at = nodes.first + np.arange(len(nodes.moments)) / nodes.per_unit
+    return np.interp(x, at, nodes.moments[:, 0]), np.interp(x, at, nodes.moments[:, 1])
 
 
 def deviance_p_value(deviance: npt.ArrayLike, expected: npt.ArrayLike, parameters: npt.ArrayLike) -> FloatArray:
@@ -111,11 +133,74 @@ def deviance_p_value(deviance: npt.ArrayLike, expected: npt.ArrayLike, parameter
     -------
     array, shape (n,)
     """
-    each_mean, each_variance = deviance_moments(expected)
+    mean, variance = (moment.sum(axis=-1) for moment in deviance_moments(expected))
+    return _p_value(deviance, mean, variance, parameters)
+
+
+def _p_value(deviance: npt.ArrayLike, mean: FloatArray, variance: FloatArray, parameters: npt.ArrayLike) -> FloatArray:
     k = np.asarray(parameters, dtype=np.float64)
-    mean = np.maximum(each_mean.sum(axis=-1) - k, 1e-3)
-    variance = np.maximum(each_variance.sum(axis=-1) - 2.0 * k, 1e-3)
-    return np.asarray(stats.chi2.sf(np.asarray(deviance) * 2.0 * mean / variance, 2.0 * mean**2 / variance))
+    mean, variance = np.maximum(mean - k, 1e-3), np.maximum(variance - 2.0 * k, 1e-3)
+    return np.asarray(special.chdtrc(2.0 * mean**2 / variance, np.asarray(deviance) * 2.0 * mean / variance))
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Fits of c expectations, and how fits of spectra near them differ to second order: a start for these.
+
+    Attributes
+    ----------
+    coefficients : array, shape (c, k)
+    covariance : array, shape (c, k, k)
+    third : array, shape (c, k, k, k)
+        Third derivatives of L.
+    largest : float
+        Norm of the design in any bin.
+    """
+
+    coefficients: FloatArray
+    covariance: FloatArray
+    third: FloatArray
+    largest: float
+
+    def start(self, score: FloatArray) -> FloatArray:
+        """Return where the fits of spectra are, about.
+
+        Parameters
+        ----------
+        score : array, shape (c, n, k)
+            Derivatives of -L at the coefficients.
+
+        Returns
+        -------
+        array, shape (c, n, k)
+        """
+        c, n, k = score.shape
+        step = score @ self.covariance
+        pairs = (step[..., None] * step[..., None, :]).reshape(c, n, k * k)
+        moved = step - 0.5 * (pairs @ self.third.reshape(c, k * k, k) @ self.covariance)
+        # far away an expansion is no help
+        near = np.einsum("cnk,cnk->cn", moved, moved) * self.largest**2 < _FAR**2
+        return np.asarray(self.coefficients[:, None] + moved * near[..., None])
+
+
+def expand_poisson(
+    design: FloatArray, expected: FloatArray, coefficients: FloatArray, covariance: FloatArray
+) -> Expansion:
+    """Expand L about the fits of c expectations.
+
+    Parameters
+    ----------
+    design : array, shape (bins, k)
+    expected : array, shape (c, bins)
+        Fitted means.
+    coefficients, covariance : arrays, shapes (c, k) and (c, k, k)
+
+    Returns
+    -------
+    Expansion
+    """
+    third = np.einsum("cb,bi,bj,bk->cijk", expected, design, design, design)
+    return Expansion(coefficients, covariance, third, float(np.linalg.norm(design, axis=1).max()))
 
 
 def fit_poisson(
@@ -126,8 +211,8 @@ def fit_poisson(
     fitted: npt.ArrayLike | None = None,
     start: npt.ArrayLike | None = None,
     precision: npt.ArrayLike | None = None,
-    max_iterations: int = 60,
-    tolerance: float = 1e-9,
+    least: int | None = None,
+    gain: float = 0.0,
 ) -> PoissonFit:
     """Fit many spectra by Newton's method with step halving.
 
@@ -136,18 +221,18 @@ def fit_poisson(
     counts : array_like, shape (bins,) or (n, bins)
         May be anything, NaN included, where ``fitted`` is false.
     design : array_like, shape (bins, k)
-    offset : array_like, broadcastable to (n, bins)
-        Fixed part of ln mu.
+    offset : array_like, broadcastable to (m, bins), of which n is a multiple
+        Fixed part of ln mu, of the first m spectra, of the next m, and so on.
     fitted : array_like of bool, shape (bins,), optional
         Bins that enter the likelihood; all by default.
-    start : array_like, broadcastable to (n, k), optional
+    start : array_like, broadcastable to (n, least), optional
         First guess; zero by default.
     precision : array_like, shape (k,), optional
         Penalty lambda: inverse variances of a normal prior around zero.
-    max_iterations : int
-        Newton steps.
-    tolerance : float
-        On the Newton decrement, in units of ln L: the estimate is then within sqrt(tolerance) standard deviations.
+    least : int, optional
+        Columns of the design that are fitted to every spectrum; each further one only to spectra whose penalised
+        deviance it lowers by more than ``gain``. All by default.
+    gain : float
 
     Returns
     -------
@@ -158,91 +243,29 @@ def fit_poisson(
     FitError
         If a fitted bin's count is negative or not finite, or fewer bins than parameters are fitted.
     """
-    x = np.asarray(design, dtype=np.float64)
-    bins, k = x.shape
-    n = np.atleast_2d(np.asarray(counts, dtype=np.float64))
+    x, n = np.asarray(design, dtype=np.float64), np.atleast_2d(np.asarray(counts, dtype=np.float64))
+    (rows, bins), k = n.shape, x.shape[1]
     use = np.ones(bins, dtype=np.bool_) if fitted is None else np.asarray(fitted, dtype=np.bool_)
     if int(use.sum()) < k:
         raise FitError(f"a fit of {counted(k, 'parameter')} has only {counted(int(use.sum()), 'bin')}")
-    if not bool(np.all(np.isfinite(n[:, use]) & (n[:, use] >= 0))):
-        raise FitError("a fitted bin has a count that is negative or not finite")
-    rows = len(n)
-    shift = np.broadcast_to(np.asarray(offset, dtype=np.float64), (rows, bins))
-    first = np.broadcast_to(np.asarray(0.0 if start is None else start, dtype=np.float64), (rows, k))
     penalty = np.zeros(k) if precision is None else np.asarray(precision, dtype=np.float64)
-
-    out = PoissonFit(
-        np.empty((rows, k)), np.empty((rows, k, k)), np.empty((rows, bins)), np.empty(rows), np.empty(rows, np.bool_)
-    )
-    size = max(1, _BLOCK // bins)
-    for low in range(0, rows, size):
-        part = slice(low, low + size)
-        theta, converged = _newton(
-            n[part][:, use], x[use], shift[part][:, use], first[part], penalty, max_iterations, tolerance
-        )
-        mu = np.exp(np.minimum(shift[part] + theta @ x.T, _MAX_LOG))
-        out.coefficients[part] = theta
-        out.covariance[part] = np.linalg.inv(_information(mu[:, use], x[use], penalty))
-        out.expected[part] = mu
-        out.deviance[part] = poisson_deviance(n[part][:, use], mu[:, use]).sum(axis=1)
-        out.converged[part] = converged
-    return out
+    few = k if least is None else least
+    shift = np.atleast_2d(np.asarray(offset, dtype=np.float64))
+    shift = np.ascontiguousarray(np.broadcast_to(shift, (len(shift), bins)))
+    theta = np.zeros((rows, k))
+    theta[:, :few] = 0.0 if start is None else start
+    out = Results(
+        theta, np.zeros((rows, k, k)), np.empty((rows, bins)), np.empty(rows), np.empty((rows, 2)),
+        np.empty(rows, dtype=np.int64), np.empty(rows, dtype=np.bool_),
+    )  # fmt: skip
+    common = make_design(x, use, penalty)
+    # the deviance is twice the objective
+    if not fit_rows(common, few, np.ascontiguousarray(n), shift, _powers(), _nodes(), 0.5 * gain, out):
+        raise FitError("a fitted bin has a count that is negative or not finite")
+    return PoissonFit(*out)
 
 
-def _information(mu: FloatArray, x: FloatArray, penalty: FloatArray) -> FloatArray:
-    k = x.shape[1]
-    # one matrix product over the bins serves every spectrum
-    pairs = (x[:, :, None] * x[:, None, :]).reshape(len(x), k * k)
-    information = (mu @ pairs).reshape(-1, k, k) + np.diag(penalty)
-    # a spectrum that has run to mu = 0 keeps an invertible matrix; 1e-13 of the scale is below rounding otherwise
-    trace = np.einsum("nkk->n", information)
-    return np.asarray(information + (1e-13 * trace + 1e-300)[:, None, None] * np.eye(k))
-
-
-def _objective(
-    n: FloatArray, theta: FloatArray, x: FloatArray, shift: FloatArray, penalty: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    eta = np.minimum(shift + theta @ x.T, _MAX_LOG)
-    mu = np.exp(eta)
-    value = (mu - n * eta).sum(axis=1) + 0.5 * (theta**2 @ penalty)
-    return value, mu
-
-
-def _newton(
-    n: FloatArray,
-    x: FloatArray,
-    shift: FloatArray,
-    start: FloatArray,
-    penalty: FloatArray,
-    max_iterations: int,
-    tolerance: float,
-) -> tuple[FloatArray, BoolArray]:
-    theta = np.array(start, dtype=np.float64)
-    converged = np.zeros(len(theta), dtype=np.bool_)
-    active = np.arange(len(theta))
-    value, mu = _objective(n, theta, x, shift, penalty)
-    na, sa = n, shift
-    for _ in range(max_iterations):
-        current = theta[active]
-        score = (na - mu) @ x - penalty * current
-        step = np.linalg.solve(_information(mu, x, penalty), score[:, :, None])[:, :, 0]
-        decrement = np.einsum("nk,nk->n", score, step)
-        trial = current + step
-        new_value, new_mu = _objective(na, trial, x, sa, penalty)
-        slack = 1e-10 * (1.0 + np.abs(value)) * (decrement < 1.0)  # rounding of a sum over many events
-        bad = ~(new_value <= value + slack)
-        length = 1.0
-        while bad.any() and length > 1e-6:
-            length *= 0.5
-            trial[bad] = current[bad] + length * step[bad]
-            new_value[bad], new_mu[bad] = _objective(na[bad], trial[bad], x, sa[bad], penalty)
-            bad &= ~(new_value <= value + slack)
-        theta[active] = np.where(bad[:, None], current, trial)
-        # the step just taken squares what was left, so the decrement before it bounds the distance after it
-        done = (decrement < tolerance) | bad
-        converged[active] = (decrement < tolerance) & ~bad
-        keep = ~done
-        if not keep.any():
-            break
-        active, value, mu, na, sa = active[keep], new_value[keep], new_mu[keep], na[keep], sa[keep]
-    return theta, converged
+@cache
+def _powers() -> FloatArray:
+    n = np.arange(1 << 14, dtype=np.float64)
+    return np.asarray(special.xlogy(n, n))

@@ -21,9 +21,9 @@ import numpy.typing as npt
 import uhi.io.json
 import uproot
 
-from drapes_hep.bumphunt.expectation import WindowHunt, WorkingPoint, eigen_variations
 from drapes_hep.bumphunt.resonance import ResonanceScan, largest
 from drapes_hep.bumphunt.selection import SelectedCounts
+from drapes_hep.bumphunt.working_points import WindowHunt, WorkingPoint, eigen_variations
 from drapes_hep.events.blinding import measures_mjj
 from drapes_hep.events.features import Feature, check_features
 from drapes_hep.events.skims import Skim

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.bumphunt.background import SpuriousSignal, check_background, spurious_signals
-from drapes_hep.bumphunt.expectation import WindowHunt, hunt_window
 from drapes_hep.bumphunt.resonance import ResonanceScan, largest, scan_resonances
 from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, set_overlaps
 from drapes_hep.bumphunt.sensitivity import Sensitivity, expected_spurious_signals, window_sensitivity
 from drapes_hep.bumphunt.signal_shapes import find_signal, signal_source
 from drapes_hep.bumphunt.toys import GlobalSignificance, background_model, global_significance
+from drapes_hep.bumphunt.working_points import WindowHunt, hunt_window
 from drapes_hep.config import keys_of
 from drapes_hep.errors import DrapesError, FitError, counted
 from drapes_hep.events.skims import read_skim
@@ -182,7 +182,9 @@ def _global(
         return str(error)
     rng = np.random.default_rng(stage_seed(config.seed, "toys"))
     with context.reporter.bar("pseudo-experiments", config.hunt.toys) as bar:
-        significance = global_significance(hunts, model, config.hunt.toys, rng, progress=lambda done, _: bar(done))
+        significance = global_significance(
+            hunts, model, config.hunt.toys, rng, threads=context.workers, progress=lambda done, _: bar(done)
+        )
     if significance is None:
         return "no working point has a p-value"
     context.reporter.say(f"global significance: {_global_text(significance)}")
