@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ from drapes_hep.bumphunt import (
     window_sensitivity,
 )
 from drapes_hep.config import Config
-from drapes_hep.errors import RunDirectoryError
+from drapes_hep.errors import DrapesError, RunDirectoryError
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json, write_bytes
 from drapes_hep.pipeline.run_directory import RunDirectory
@@ -308,14 +309,21 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path)
     arguments = parser.parse_args()
     out = arguments.out or arguments.run / "blind-sensitivity"
-    search, counts = read_search(arguments.run)
-    if arguments.no_spurious:
-        search = replace(search, spurious=False)
-    out.mkdir(parents=True, exist_ok=True)
-    write_rows(out / "blind-sensitivity.csv", compare(search, counts))
-    if arguments.toys:
-        rows = toy_rows(search, counts, arguments.toys, np.random.default_rng(SEED))
-        write_rows(out / "blind-sensitivity-toys.csv", rows)
+    try:
+        search, counts = read_search(arguments.run)
+        if arguments.no_spurious:
+            search = replace(search, spurious=False)
+        tables = {"blind-sensitivity.csv": compare(search, counts)}
+        if arguments.toys:
+            rng = np.random.default_rng(SEED)
+            tables["blind-sensitivity-toys.csv"] = toy_rows(search, counts, arguments.toys, rng)
+        out.mkdir(parents=True, exist_ok=True)
+        for name, rows in tables.items():
+            write_rows(out / name, rows)
+            print(out / name)  # noqa: T201
+    except DrapesError as error:
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
 
 
 if __name__ == "__main__":

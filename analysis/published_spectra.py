@@ -367,17 +367,21 @@ def _say(text: str) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--histogram", default="Mjj")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="ROOT files with a histogram of counts")
+    parser.add_argument("--histogram", default="Mjj", help="its name (default: %(default)s)")
     parser.add_argument("--low", type=float, required=True, help="lowest edge of the fitted bins, GeV")
     standard = Settings()
     parser.add_argument("--sqrt-s", type=float, default=standard.sqrt_s, help="centre-of-mass energy, GeV")
     parser.add_argument("--resolution", type=float, default=standard.resolution, help="sigma/m of the Gaussian signal")
     parser.add_argument("--widths", type=int, nargs=2, default=standard.widths, help="fewest and most bins")
-    parser.add_argument("-o", "--out", type=Path, default=Path("published"))
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("published"), help="folder to write (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     if not 1 <= arguments.widths[0] <= arguments.widths[1]:
         parser.error("--widths: two numbers of bins, rising, at least 1")
+    if not 0.001 <= arguments.resolution <= 0.5:
+        parser.error(f"--resolution {arguments.resolution:g}: must be from 0.001 to 0.5")
     if not has_bump_hunter():
         _say("pyBumpHunter is not installed, its columns are left out; pip install pyBumpHunter adds them")
     try:

@@ -282,12 +282,14 @@ def _draw_inspection(inspection: Inspection, target: Path) -> None:
 
 def _check_files(config: Config, name: Path) -> list[str]:
     """Open all files, read and process the first chunk of each, and return a line per file and remark."""
+    from drapes_hep.bumphunt.signal_shapes import find_signal
     from drapes_hep.regions import sliding_windows
     from drapes_hep.stages.simulation import check_sources, reading_of_sources
     from drapes_hep.stages.skim import check_labels, examine_files, reading_of, try_files
     from drapes_hep.templates.registry import method_of
 
     method_of(config).check_windows(sliding_windows(config))
+    find_signal(config.hunt.signal)
     data = examine_files(config)
     named = {problem.path for problem in data.problems if isinstance(problem, InputError)}
     tried = try_files(config, [info for info in data.infos if info.path not in named], reading_of(config))

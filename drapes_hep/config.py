@@ -608,7 +608,7 @@ class SignalShapeConfig(_Section):
             if len(set(self.sample.values())) < len(self.sample):
                 raise ValueError("sample: two files have the same mass; merge them, or leave one out")
         elif (self.mass is not None) != (self.shape == "sample"):
-            raise ValueError("mass is required by shape sample, and is only for it")
+            raise ValueError("mass, of the resonance in the sample, is required by shape sample, and is only for it")
         return self
 
 

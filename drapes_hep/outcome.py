@@ -411,7 +411,7 @@ class ResonanceFit:
     z_asymptotic : float or None
         Signed square root of the likelihood ratio.
     toys, exceeding : int or None
-        Pseudo-experiments behind z, and those at least as extreme as the data; with none, z is a bound.
+        Pseudo-experiments behind z, and those at least as extreme as the data.
     background : float or None
         Fitted background that passes within two resolutions of the mass.
     degree : int or None

@@ -326,12 +326,12 @@ def _sensitivity_schema() -> dict[str, Any]:
             null=True,
         ),
         signal_z3=_field(
-            "Signal events in the window that pass, with which half of all experiments have z_local of at least 3;"
-            " null where reason says why.",
+            "Number of signal events in the window, after the cut, for which the median z_local is 3, if the signal is"
+            " entirely inside; null where reason says why.",
             estimate,
             null=True,
         ),
-        signal_z5=_field("The same for z_local of at least 5.", estimate, null=True),
+        signal_z5=_field("The same for a median of 5.", estimate, null=True),
         break_even_efficiency=_field(
             "signal_z3 divided by that of the inclusive point: a signal of which a larger fraction passes needs fewer"
             " events in the window with this cut than without; null for the inclusive point.",
@@ -481,7 +481,8 @@ def _window_schema() -> dict[str, Any]:
         ),
         spurious_signal_unblinded=_field(
             "Events: the root mean square that spurious_signal.events will have once unblinded, included in"
-            " sensitivity.expected_error; null if not blind, if not assessed or if hunt.spurious_signal is false.",
+            " sensitivity.expected_error; null if not blind or if hunt.spurious_signal is false, and if not assessed:"
+            " sensitivity is then without it.",
             {"type": "number", "minimum": 0},
             null=True,
         ),
@@ -550,7 +551,7 @@ def _resonance_point_schema() -> dict[str, Any]:
             null=True,
         ),
         p_local=_field(
-            "Its p-value, of an excess: above 0.5 where z is negative; a bound if exceeding is 0.",
+            "Its p-value, of an excess: above 0.5 where z is negative.",
             _PROBABILITY,
             null=True,
         ),
@@ -566,9 +567,11 @@ def _resonance_point_schema() -> dict[str, Any]:
             _COUNT,
             null=True,
         ),
-        exceeding=_field("Those at least as extreme as the data, each counted as 1.", _COUNT, null=True),
+        exceeding=_field(
+            "Those at least as extreme as the data, or without a converged fit, each counted as 1.", _COUNT, null=True
+        ),
         background=_field(
-            "Fitted background that passes within two resolutions of the mass.",
+            "Fitted background that passes within two resolutions of the mass, an included resonance among it.",
             {"type": "number", "minimum": 0},
             null=True,
         ),

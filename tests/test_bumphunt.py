@@ -10,7 +10,7 @@ from references import fit_spectrum_newton
 from scipy import optimize, special, stats
 
 from drapes_hep import bumphunt as bh
-from drapes_hep.bumphunt import efficiency as passing
+from drapes_hep.bumphunt import expectation as passing
 from drapes_hep.errors import FitError
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.bins import spectrum_edges
@@ -409,6 +409,23 @@ def test_degenerate_toys(shared):
     np.testing.assert_allclose(log_p[:, :, 3], usual[:, :, 3], rtol=1e-9)
     for w in range(len(WINDOWS)):
         np.testing.assert_allclose(log_p[w, :, 1], one_by_one(model, w, inclusive[1], selected[w, :, 1]), atol=1e-4)
+
+
+def test_a_toy_that_expects_next_to_nothing_has_a_p_value(background):
+    """A spurious signal of many times the expectation: the toys are analysed, whatever they miss."""
+    _, model, _ = search(*background, 1)
+    model = replace(model, inclusive=model.inclusive * 1e-7, spurious=(1.0,) * len(model.windows), min_events=0)
+    ((inclusive, selected),) = bh.draw_toys(model, 50, np.random.default_rng(3))
+    for variation in (-40.0, 40.0):
+        log_p = bh.toy_local_p(model, inclusive, selected, np.full(50, variation))
+        assert not np.isposinf(log_p).any()
+
+
+def test_a_cut_that_nothing_passes_has_next_to_no_expectation():
+    counts = np.stack([np.full(len(EDGES) - 1, 400.0), np.zeros(len(EDGES) - 1)])
+    selected = bh.SelectedCounts(EDGES, (1.0, 0.001), counts, np.zeros(len(EDGES) - 1, dtype=bool))
+    point = bh.hunt_window(selected, WINDOWS[0], min_events=0).working_points[1]
+    assert point.expected is None or point.expected < 0.1
 
 
 def test_toys_do_not_depend_on_the_threads(background):

@@ -340,6 +340,14 @@ def test_validate_reads_other_simulations(project, complaint, falling):
     assert "other.root: column 'mj1' holds NaN or infinity in 1 row, first in row 5" in line
 
 
+@pytest.mark.parametrize("blind", ["true", "false"])
+@pytest.mark.parametrize("words", [("validate", "--files"), ("run",)])
+def test_a_sample_of_the_signal_is_opened_before_anything_is_done(project, complaint, words, blind):
+    shape = "hunt.signal={shape: sample, sample: nowhere.parquet, mass: 3500}"
+    line = complaint(words[0], "tiny.yaml", *words[1:], "--set", shape, "--set", f"blind={blind}")
+    assert "nowhere.parquet" in line
+
+
 def test_validate_runs_the_processor(project, complaint):
     Path("mine.py").write_text(
         "import numpy as np\nfrom processors.dijets import Dijets\n"

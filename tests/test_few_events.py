@@ -65,14 +65,40 @@ def test_false_alarms_of_a_count_are_as_frequent_as_z_says(b, z):
     assert stats.poisson.sf(first - 2, b) > 0.85 * stats.norm.sf(z)
 
 
-def test_a_limit_on_p_is_what_no_pseudo_experiment_exceeds(monkeypatch):
+def test_a_fit_that_does_not_converge_counts_as_extreme(monkeypatch):
     background, counts = counting(3.0, 9)
     fits = bh.fit_pass_fail(background, counts)
     monkeypatch.setattr(few_events, "_z", lambda *arguments: np.full(len(arguments[2]), np.nan))
     tail = tail_probability(background, counts, fits, np.random.default_rng(1), (50, 99))
+    assert tail.toys == tail.exceeding
+    assert tail.p > 0.5
+
+
+def test_the_data_count_as_one_of_their_kind(monkeypatch):
+    background, counts = counting(3.0, 9)
+    fits = bh.fit_pass_fail(background, counts)
+    monkeypatch.setattr(few_events, "_z", lambda *arguments: np.where(arguments[2][:, PLACE] == 9, np.inf, 0.0))
+    tail = tail_probability(background, counts, fits, np.random.default_rng(1), (50, 99))
     ratio = (9 / 3) ** 9 * np.exp(-6)
+    assert tail.exceeding > 0
+    assert tail.p == pytest.approx((tail.exceeding + 1) * 2 / (1 + ratio) / (tail.toys + 1))
+
+
+def test_without_an_extreme_one_p_is_that_of_the_largest_weight(monkeypatch):
+    background, counts = counting(3.0, 9)
+    fits = bh.fit_pass_fail(background, counts)
+    monkeypatch.setattr(few_events, "_z", lambda *arguments: np.zeros(len(arguments[2])))
+    tail = tail_probability(background, counts, fits, np.random.default_rng(1), (50, 99))
     assert (tail.toys, tail.exceeding) == (99, 0)
-    assert tail.p == pytest.approx(2 / (1 + ratio) / 100)
+    assert tail.p == pytest.approx(2 / 100)
+
+
+def test_a_deficit_has_no_positive_z():
+    background, counts = counting(0.55, 0)
+    fits = bh.fit_pass_fail(background, counts)
+    tail = tail_probability(background, counts, fits, np.random.default_rng(1), (100, 400))
+    assert fits.z[0] < -1
+    assert (tail.z, tail.p) == (0.0, 0.5)
 
 
 def test_a_large_p_needs_the_first_pseudo_experiments_only():

@@ -421,8 +421,11 @@ MINIMAL = {"name": "x", "data": {"path": "a.root"}}
         ({"shape": "crystal_ball", "tails": [1, 1, 1, 2]}, "n must be above 1"),
         ({"shape": "crystal_ball", "tails": [1, 2, 1]}, "hunt.signal.tails"),
         ({"shape": "sample"}, "sample is required by shape sample"),
-        ({"shape": "sample", "sample": "a.parquet"}, "mass is required by shape sample"),
-        ({"mass": 3500}, "mass is required by shape sample, and is only for it"),
+        (
+            {"shape": "sample", "sample": "a.parquet"},
+            "mass, of the resonance in the sample, is required by shape sample",
+        ),
+        ({"mass": 3500}, "mass, of the resonance in the sample, is required by shape sample, and is only for it"),
         ({"sample": {"a.parquet": 3000}}, "sample is required by shape sample, and is only for it"),
         ({"shape": "sample", "sample": {"a.parquet": 3000}, "mass": 3000}, "mass is for a single sample"),
         ({"shape": "sample", "sample": {"a.parquet": 3000, "b.parquet": 3000}}, "two files have the same mass"),

@@ -103,6 +103,13 @@ def test_a_bad_count_is_refused_where_it_is_fitted_only(bad):
         fit_poisson(counts, DESIGN, fitted=FITTED)
 
 
+@pytest.mark.parametrize("where", ["offset", "start"])
+def test_an_offset_or_a_start_that_is_no_number_is_refused(where):
+    values = {"offset": np.full(len(U), np.nan), "start": np.full((1, 4), np.nan)}
+    with pytest.raises(FitError, match="offset or start is not finite"):
+        fit_poisson(np.ones((1, len(U))), DESIGN, fitted=FITTED, **{where: values[where]})
+
+
 def test_offsets_are_those_of_the_first_spectra_again():
     rng = np.random.default_rng(1)
     offset = 1 + rng.normal(size=(2, len(U)))

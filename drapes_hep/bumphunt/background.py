@@ -435,5 +435,5 @@ def with_spurious(
     """
     if spurious == 0:
         return np.asarray(error, dtype=np.float64)
-    efficiency = np.asarray(expected, dtype=np.float64) / np.asarray(inclusive, dtype=np.float64)
+    efficiency = np.asarray(expected, dtype=np.float64) / np.maximum(np.asarray(inclusive, dtype=np.float64), 1e-300)
     return np.asarray(np.hypot(error, spurious * efficiency), dtype=np.float64)

@@ -278,7 +278,9 @@ def _fit_efficiency(
     if start is None:
         start = np.zeros((len(n), k))
         passed = n[:, outside].sum(axis=1).reshape(-1, len(spectra.mu))
-        start[:, 0] = np.log(passed / (share * spectra.mu[:, outside].sum(axis=1))).ravel()
+        # an efficiency of nothing has a fit too
+        total = np.maximum(share * spectra.mu[:, outside].sum(axis=1), 1e-300)
+        start[:, 0] = np.log(np.maximum(passed, 1e-3) / total).ravel()
     # the penalty belongs to the objective that the degrees are compared by
     return fit_poisson(n, z, offset, fitted=outside, start=start, precision=_PRECISION, least=k, gain=DEGREE_LEVEL)
 

@@ -10,14 +10,14 @@ some :math:`10^7` would be needed at five standard deviations. A pseudo-experime
 .. math:: w = \frac{2}{1 + L_1 / L_0}, \qquad \ln \frac{L_1}{L_0} = \sum_i \left(n_i \ln \frac{m^1_i}{m^0_i}
     - m^1_i + m^0_i\right),
 
-its probability under :math:`m^0` over that under the mixture. No weight exceeds 2, so that extreme
-pseudo-experiments of a kind that :math:`m^1` does not have are not missed beyond 1 in the number of those drawn. With
-z and weight of the data without index,
+its probability under :math:`m^0` over that under the mixture. No weight exceeds 2. A pseudo-experiment whose fit does
+not converge counts as extreme. With z and weight of the data without index,
 
 .. math:: p = \frac{w + \sum_j w_j [z_j \ge z]}{N + 1}
 
-is a p-value: P(p <= a) <= a under :math:`m^0` for any N (Harrison, Biometrika 99 (2012) 57). With :math:`m^1 = m^0` it
-is :math:`(k + 1) / (N + 1)`. That of a deficit has the other tail, :math:`z_j \le z`.
+is a p-value, P(p <= a) <= a under :math:`m^0` for any N, if both means are given (Harrison, Biometrika 99 (2012) 57).
+They are fitted to the data, so that this holds approximately: docs/validation.md has what is measured. With
+:math:`m^1 = m^0` p is :math:`(k + 1) / (N + 1)`. That of a deficit has the other tail, :math:`z_j \le z`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ The error of z is then 0.1 and 0.05, whatever z.
 """
 ENOUGH = 0.05
 """p above which the first pseudo-experiments are enough; p <= a < ENOUGH is then still no more frequent than a."""
+_LARGEST_WEIGHT = 2.0
 TOLERANCE = 1e-4
 """Of the fits of pseudo-experiments."""
 _TIE = 1e-3
@@ -61,10 +62,10 @@ class TailProbability:
     p : float
         Of the module's head; of a deficit, 1 less that.
     z : float
-        p in one-sided standard deviations; negative for a deficit.
+        p in one-sided standard deviations; not positive for a deficit.
     toys, exceeding : int
-        Pseudo-experiments, and those at least as extreme as the data, each counted as 1. With none of them z is a
-        bound: the data are at least as far from 0.
+        Pseudo-experiments, and those at least as extreme as the data, each counted as 1; those without a fit are. With
+        none of them p is that of one of the largest weight.
     """
 
     p: float
@@ -158,8 +159,17 @@ def _z(background: Background, counts: PassFailCounts, drawn: FloatArray) -> Flo
 
 def _p_value(means: _Means, drawn: FloatArray, z: FloatArray, fits: PassFailFits) -> TailProbability:
     sign = 1.0 if fits.z[0] >= 0 else -1.0
-    extreme = sign * z >= sign * fits.z[0] - _TIE
+    # a fit that does not converge may hide an extreme experiment
+    extreme = np.isnan(z) | (sign * z >= sign * fits.z[0] - _TIE)
     own = float(means.weight(means.observed[None])[0])
-    p = min((own + float(means.weight(drawn)[extreme].sum())) / (len(drawn) + 1), 1.0)
-    away = float(stats.norm.isf(p))
-    return TailProbability(p if sign > 0 else 1.0 - p, sign * away, len(drawn), int(extreme.sum()))
+    total = len(drawn) + 1
+    p = (own + float(means.weight(drawn)[extreme].sum())) / total
+    if not extreme.any():
+        # half of them are like the data: where none is as extreme, the weights say nothing
+        p = max(p, _LARGEST_WEIGHT / total)
+    p = min(p, len(drawn) / total)
+    if sign > 0:
+        return TailProbability(p, float(stats.norm.isf(p)), len(drawn), int(extreme.sum()))
+    # a deficit is never evidence of an excess
+    z_deficit = min(-float(stats.norm.isf(p)), 0.0)
+    return TailProbability(float(stats.norm.sf(z_deficit)), z_deficit, len(drawn), int(extreme.sum()))

@@ -17,7 +17,8 @@ with V the covariance of the blinded expectation. The root mean square of the al
 expected, and is added to the error in quadrature, at a cut times its efficiency.
 
 *Signal needed.* :math:`n_Z` is the smallest count with :math:`z_{local} \ge Z` for the expectation :math:`\mu \pm s`.
-Half of all experiments reach it with :math:`S_Z` signal events among those that are counted,
+Half of all experiments reach it with :math:`S_Z` signal events among those that are counted, if the signal is entirely
+inside the window: what is outside raises the expectation.
 
 .. math:: P(N \ge n_Z \mid \mu + S_Z) = 1/2.
 

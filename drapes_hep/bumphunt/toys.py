@@ -77,6 +77,9 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
+_MOST_MISSED = 20.0
+"""Bound on the logarithm of the factor by which an expectation misses the background."""
+
 CHUNK = 256
 """Toys held at once: with 165 bins and 25 counts a bin, 8 MB an array."""
 
@@ -411,8 +414,9 @@ def _of_window(
             start=starts.reshape(-1, starts.shape[2]),
         )  # fmt: skip
         expected[1:], error[1:] = part.expected.reshape(passed.shape[:2]), part.error.reshape(passed.shape[:2])
-    # a factor, and one that is never negative: at a cut the spurious signal has the efficiency of the background
-    missed = np.exp(variation * spurious / np.maximum(inclusive, 1e-300))
+    # a factor, and one that is never negative: at a cut the spurious signal has the efficiency of the background. A toy
+    # that expects next to nothing may have any factor; bounded, the expectation stays a number
+    missed = np.exp(np.clip(variation * spurious / np.maximum(inclusive, 1e-300), -_MOST_MISSED, _MOST_MISSED))
     total = with_spurious(error, expected, inclusive, spurious)
     observed = nested @ bins.inside.astype(np.float64)
     return observed, missed * expected, total, good & quotable(expected, error)

@@ -67,9 +67,8 @@ def significance_text(fit: Fit) -> Markup:
     """Write z, and how it was obtained if not from its asymptotic distribution."""
     if fit.get("toys") is None:
         return Markup(signed(float(fit["z"])))
-    sign = "≥ " if fit.get("exceeding") == 0 else ""
     asymptotic = signed(float(fit["z_asymptotic"]))
-    return Markup("{}{} (pseudo-experiments; asymptotic {})").format(sign, signed(float(fit["z"])), asymptotic)
+    return Markup("{} (pseudo-experiments; asymptotic {})").format(signed(float(fit["z"])), asymptotic)
 
 
 def best_resonance(run: RunFiles, inclusive: bool = False) -> Fit | None:

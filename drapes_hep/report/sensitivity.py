@@ -12,8 +12,9 @@ __all__ = ["SENSITIVITY_NOTE", "sensitivity_rows"]
 Row = dict[str, Any]
 
 SENSITIVITY_NOTE = (
-    "The signal events in the window that pass the cut, with which half of all experiments have a local significance of"
-    " 3σ and 5σ after unblinding, computed from the events outside all windows. The error once unblinded is that of the"
+    "Signal events in the window, after the cut, for which the median local significance after unblinding is 3σ and 5σ,"
+    " computed from the events outside all windows. They are those of a signal entirely inside the window; one that"
+    " extends into the sidebands raises the expectation and needs more. The error once unblinded is that of the"
     " expected background when only this window is left out of the fit. The errors come from the error of the expected"
     " background above. A cut is better than none for a signal of which a larger fraction passes than the break-even"
     " efficiency."

@@ -180,7 +180,7 @@ class Expansion:
         moved = step - 0.5 * (pairs @ self.third.reshape(c, k * k, k) @ self.covariance)
         # far away an expansion is no help
         near = np.einsum("cnk,cnk->cn", moved, moved) * self.largest**2 < _FAR**2
-        return np.asarray(self.coefficients[:, None] + moved * near[..., None])
+        return np.asarray(self.coefficients[:, None] + np.where(near[..., None], moved, 0.0))
 
 
 def expand_poisson(
@@ -258,6 +258,8 @@ def fit_poisson(
         theta, np.zeros((rows, k, k)), np.empty((rows, bins)), np.empty(rows), np.empty((rows, 2)),
         np.empty(rows, dtype=np.int64), np.empty(rows, dtype=np.bool_),
     )  # fmt: skip
+    if not (np.isfinite(shift).all() and np.isfinite(theta).all() and np.isfinite(x).all()):
+        raise FitError("a Poisson fit whose design, offset or start is not finite")
     common = make_design(x, use, penalty)
     # the deviance is twice the objective
     if not fit_rows(common, few, np.ascontiguousarray(n), shift, _powers(), _nodes(), 0.5 * gain, out):

@@ -56,6 +56,11 @@ def run_verb(verb: str, context: Context, windows: Sequence[Window]) -> None:
             context.reporter.say(line)
     for stage in _long_stages(verb, context, windows):
         check_overwrite(context.run, stage)
+    if verb in {"hunt", "run"}:
+        from drapes_hep.bumphunt.signal_shapes import find_signal
+
+        # a sample that cannot be read is better refused before the first stage, and before unblinding
+        find_signal(context.config.hunt.signal)
     if verb in {"skim", "run"}:
         _skim(context)
     for window in windows:
