@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+from drapes_hep.config import HuntConfig
 from drapes_hep.cwola import trees
 from drapes_hep.cwola.bins import BINS, BinnedEvents, bin_edges, bin_numbers
 from drapes_hep.cwola.classifiers import group_holdout, load_classifier, training_parts
@@ -374,7 +375,8 @@ def test_a_search_says_once_what_runs_in_its_place(verb, without_lightgbm, monke
     monkeypatch.setattr(sequence, "_run_window", lambda *_: None)
     monkeypatch.setattr(sequence, "_skim", lambda *_: None)
     monkeypatch.setattr("drapes_hep.stages.hunt.hunt", lambda *_: None)
-    sequence.run_verb(verb, SimpleNamespace(reporter=SimpleNamespace(say=said.append)), [1, 2])
+    context = SimpleNamespace(reporter=SimpleNamespace(say=said.append), config=SimpleNamespace(hunt=HuntConfig()))
+    sequence.run_verb(verb, context, [1, 2])
     assert said == [fallback_line()]
 
 
