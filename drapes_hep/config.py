@@ -75,7 +75,7 @@ METHODS = (*DRAPES, "file")
 SHAPES = ("dijet3", "dijet4", "dijet5", "ua2")
 """Mass shapes of the package."""
 
-CLASSIFIERS = ("trees", "mlp", *ON_CONSTITUENTS)
+CLASSIFIERS = ("trees", "sklearn_trees", "mlp", *ON_CONSTITUENTS)
 """Classifiers of the package."""
 
 
@@ -543,8 +543,9 @@ class CwolaConfig(_Section):
 
     classifier: Annotated[str, _named("classifier", CLASSIFIERS), Decides("classify")] = Field(
         "trees",
-        description="'trees', 'mlp', on constituents 'constituents' or 'full_phase_space', 'file.py:Class',"
-        " 'package.module:Class', or a name registered by an installed package.",
+        description="'trees' (LightGBM's; scikit-learn's where that cannot be loaded), 'sklearn_trees', 'mlp', on"
+        " constituents 'constituents' or 'full_phase_space', 'file.py:Class', 'package.module:Class', or a name"
+        " registered by an installed package.",
     )
     options: Annotated[dict[str, int | float | bool | str], Decides("classify")] = Field(
         {},

@@ -83,14 +83,14 @@ def real_files_stay_open():
 @pytest.fixture(scope="module")
 def few_trees():
     """Small ensembles, for modules that test no classifier's strength."""
-    from drapes_hep.cwola.classifiers import Trees
+    from drapes_hep.cwola.trees import Trees
     from drapes_hep.stages import classify
     from drapes_hep.studies import measures
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(Trees.__init__.__kwdefaults__, "iterations", 8)
-        patch.setattr(classify, "_QUALITY_ENSEMBLE", 1)
-        patch.setattr(measures, "_QUALITY_ENSEMBLE", 1)
+        patch.setattr(classify, "QUALITY_ENSEMBLE", 1)
+        patch.setattr(measures, "QUALITY_ENSEMBLE", 1)
         yield
 
 

@@ -89,7 +89,10 @@ def test_the_inclusive_point_is_always_there(tmp_path):
         ({"signal": {"inject": 5}}, "signal.inject needs labelled events"),
         ({"seed": "one"}, "'seed'"),
         ({"template": {"sigma_min": 100}}, "must be below sigma_max"),
-        ({"cwola": {"classifier": "forest"}}, "'cwola.classifier': no classifier 'forest'; available: trees, mlp, "),
+        (
+            {"cwola": {"classifier": "forest"}},
+            "'cwola.classifier': no classifier 'forest'; available: trees, sklearn_trees, mlp, ",
+        ),
         (
             {"mass": {"fit": "dijets"}},
             "'mass.fit': no mass shape 'dijets'; did you mean 'dijet5' or 'dijet4'? Available: ",

@@ -7,22 +7,14 @@ from functools import partial
 
 import numpy as np
 import pytest
-from sklearn.ensemble import HistGradientBoostingClassifier
 
-from drapes_hep.cwola.classifiers import (
-    Classifier,
-    Trees,
-    _bin_edges,
-    balanced_weights,
-    load_classifier,
-    training_parts,
-)
+from drapes_hep.cwola.classifiers import Classifier, balanced_weights, load_classifier
 from drapes_hep.cwola.folds import NO_PARENT, assign_folds
 from drapes_hep.cwola.perceptron import Mlp
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores, tail_probability
+from drapes_hep.cwola.trees import SklearnTrees, Trees
 from drapes_hep.errors import ConfigError, FitError, LeakError
 from drapes_hep.metrics import auc
-from drapes_hep.rng import stage_seed
 
 
 def sample(n, seed, shift=0.0, first_id=0, folds=5):
@@ -79,7 +71,7 @@ def test_a_copy_of_a_scored_event_in_the_training_is_refused():
 def test_scores_do_not_depend_on_the_number_of_workers():
     data, template = sample(600, 1, 0.3, folds=3), sample(900, 2, first_id=10_000, folds=3)
     one, three = (
-        out_of_fold_scores(Trees, data, template, {}, folds=3, ensemble=1, seed=1, workers=n)["data"] for n in (1, 3)
+        out_of_fold_scores(Trees, data, template, {}, folds=3, ensemble=2, seed=1, workers=n)["data"] for n in (1, 3)
     )
     assert np.array_equal(one.score, three.score)
 
@@ -140,7 +132,7 @@ def test_a_perfect_template_cannot_be_told_apart():
     assert abs(found.value - 0.5) < 4 * found.error
 
 
-@pytest.mark.parametrize("make", [Trees, Mlp])
+@pytest.mark.parametrize("make", [Trees, SklearnTrees, Mlp])
 def test_classifiers_find_a_difference_and_repeat(make):
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(0, 1, (1500, 3)), rng.normal(1, 1, (1500, 3))])
@@ -156,41 +148,9 @@ def test_classifiers_find_a_difference_and_repeat(make):
     assert auc(found[0], y == 1).value > 0.87
 
 
-def test_trees_are_those_of_scikit_learn():
-    """In columns of few values, whose edges lie between them in every release."""
-    rng = np.random.default_rng(1)
-    x, y = rng.integers(0, 60, (800, 3)) / 7, np.repeat([0, 1], 400)
-    x[y == 1, 0] += 1
-    x[::50, 1] = np.nan
-    weight, group, seed = rng.uniform(0.5, 2, 800), np.arange(800), 4
-    ours = Trees(seed, iterations=20)
-    ours.fit(x, y, weight, group)
-    held, balanced = training_parts(y, weight, group, 0.25, stage_seed(seed, "holdout"))
-    theirs = HistGradientBoostingClassifier(
-        max_iter=20, learning_rate=0.05, max_leaf_nodes=31, early_stopping=True, n_iter_no_change=10, random_state=seed
-    ).fit(
-        x[~held],
-        y[~held],
-        sample_weight=balanced[~held],
-        X_val=x[held],
-        y_val=y[held],
-        sample_weight_val=balanced[held],
-    )
-    np.testing.assert_array_equal(ours.score(x), theirs.decision_function(x))
-
-
-def test_the_bins_of_trees_are_of_equal_weight():
-    rng = np.random.default_rng(2)
-    values, weight = rng.normal(size=5000), rng.uniform(0, 3, 5000)
-    values[:100], weight[100:300] = np.nan, 0
-    edges = _bin_edges(values, weight)
-    assert len(edges) == 254
-    kept, weight = values[100:], weight[100:]
-    for i, edge in enumerate(edges, 1):
-        assert weight[kept < edge].sum() <= i / 255 * weight.sum() <= weight[kept <= edge].sum()
-
-
-@pytest.mark.parametrize("make", [Trees, partial(Mlp, epochs=8, rate=1e-2)], ids=["trees", "mlp"])
+@pytest.mark.parametrize(
+    "make", [Trees, SklearnTrees, partial(Mlp, epochs=8, rate=1e-2)], ids=["trees", "sklearn_trees", "mlp"]
+)
 def test_classifiers_learn_the_ratio_of_weights_not_of_events(make):
     """Classifiers: weights count, in what is learnt and in what stops it; without them this ratio is turned about."""
     x = np.repeat([-1.0, 1.0, -1.0, 1.0], [3000, 1000, 1000, 3000])[:, None]
@@ -202,7 +162,7 @@ def test_classifiers_learn_the_ratio_of_weights_not_of_events(make):
     assert model.score(np.array([[-1.0], [1.0]])) == pytest.approx([np.log(1000 / 300), np.log(300 / 1000)], abs=0.25)
 
 
-@pytest.mark.parametrize("make", [Trees, Mlp])
+@pytest.mark.parametrize("make", [Trees, SklearnTrees, Mlp])
 def test_copies_of_a_parent_cannot_keep_a_training_going(make):
     """Classifiers: early stopping never judges by a copy of an event that was trained on."""
     rng = np.random.default_rng(3)
@@ -272,6 +232,7 @@ def test_a_classifier_that_cannot_be_used_is_refused(name, words):
         ("trees", {"iterations": 2.5}, "iterations of trees is like 200, not 2.5"),
         ("trees", {"iterations": True}, "iterations of trees is like 200, not True"),
         ("trees", {"iterations": "many"}, "iterations of trees is like 200, not 'many'"),
+        ("sklearn_trees", {"leaves": 1}, "trees refuses them: .*leaves at least 2"),
         ("trees", {"leaves": 1}, "trees refuses them: .*leaves at least 2"),
         ("trees", {"depth": 3}, "trees has no option 'depth'; it has iterations, rate, leaves"),
         ("trees", {"seed": 3}, "trees has no option 'seed'"),

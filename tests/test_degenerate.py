@@ -8,9 +8,10 @@ import pytest
 
 from drapes_hep.bumphunt import SelectedCounts, hunt_window
 from drapes_hep.config import Config
-from drapes_hep.cwola.classifiers import Trees, balanced_weights
+from drapes_hep.cwola.classifiers import balanced_weights
 from drapes_hep.cwola.perceptron import Mlp
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
+from drapes_hep.cwola.trees import SklearnTrees, Trees
 from drapes_hep.errors import DrapesError, FitError
 from drapes_hep.events.skims import write_skim, write_truth
 from drapes_hep.files import read_json, write_json
@@ -183,7 +184,7 @@ def classes(y, weight=1.0, x=None) -> tuple[np.ndarray, ...]:
     return x, np.asarray(y), np.broadcast_to(np.asarray(weight, dtype=float), n), np.arange(n)
 
 
-@pytest.mark.parametrize("kind", [Trees, Mlp])
+@pytest.mark.parametrize("kind", [Trees, SklearnTrees, Mlp])
 @pytest.mark.parametrize(
     ("sample", "said"),
     [
@@ -200,7 +201,7 @@ def test_a_class_that_is_missing_is_named(kind, sample, said):
         kind(1).fit(*sample)
 
 
-@pytest.mark.parametrize("kind", [Trees, Mlp])
+@pytest.mark.parametrize("kind", [Trees, SklearnTrees, Mlp])
 def test_constant_features_tell_nothing_apart(kind):
     sample = classes([0, 1] * 100, x=np.full((200, 2), 3.0))
     classifier = kind(1)

@@ -15,6 +15,7 @@ import uproot
 import yaml
 from test_howto import example
 from test_stages import SEARCH, cut_sample
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from drapes_hep.config import load_config
 from drapes_hep.cwola.folds import assign_folds
@@ -26,6 +27,7 @@ from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window
+from drapes_hep.stages import resonant
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.generate import generate
 from drapes_hep.stages.hunt import _template_sizes
@@ -371,6 +373,20 @@ def many(project, tmp_path_factory):
     skim(context)
     events = load_parents(context.run.events, context.config)
     return context.config, events.take(WINDOW.in_sidebands(events.mjj))
+
+
+def test_the_check_of_features_takes_one_thread(many, monkeypatch):
+    """More threads wait for each other: several times the seconds."""
+    threads, fit = set(), resonant.HistGradientBoostingRegressor.fit
+
+    def spied(trees, *events):
+        threads.update(one["num_threads"] for one in threadpool_info() if one["user_api"] == "openmp")
+        return fit(trees, *events)
+
+    monkeypatch.setattr(resonant.HistGradientBoostingRegressor, "fit", spied)
+    with threadpool_limits(limits=2, user_api="openmp"):
+        resonant.mass_determination(many[1].x[:, :2], many[1].mjj)
+    assert threads == {1}
 
 
 @pytest.mark.parametrize("number", [20, 2000])

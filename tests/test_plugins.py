@@ -171,7 +171,7 @@ def test_one_set_of_messages(tmp_path, kind, name, words):
 
 def test_the_packages_own_name_wins(installed, tmp_path):
     installed("rival", ["classifier.trees = rival:Slope"], CLASSIFIER)
-    assert found("classifier", "trees", tmp_path).__module__ == "drapes_hep.cwola.classifiers"
+    assert found("classifier", "trees", tmp_path).__module__ == "drapes_hep.cwola.trees"
 
 
 def test_a_name_that_two_packages_offer_is_refused(installed, tmp_path):
@@ -199,8 +199,8 @@ def test_a_broken_entry_point_is_one_line(installed, tmp_path, target, words):
 def test_an_unknown_name_is_compared_with_those_of_installed_packages(installed, tmp_path):
     said = refusal(found, "classifier", "mime", tmp_path)
     assert said.endswith(
-        "'cwola.classifier': no classifier 'mime'; did you mean 'mine'? Available: trees, mlp, constituents,"
-        " full_phase_space, mine; or name your own as 'file.py:Class' or 'package.module:Class'"
+        "'cwola.classifier': no classifier 'mime'; did you mean 'mine'? Available: trees, sklearn_trees, mlp,"
+        " constituents, full_phase_space, mine; or name your own as 'file.py:Class' or 'package.module:Class'"
     )
 
 

@@ -345,6 +345,29 @@ def test_a_changed_key_reruns_what_depends_on_it(copy, project, change, expected
     assert search(project, copy, change, overwrite=asks) == expected
 
 
+def test_scores_of_one_library_are_not_resumed_with_another(copy, project, monkeypatch):
+    """Where LightGBM cannot be loaded, scikit-learn's trees would score the windows that are left."""
+    monkeypatch.setattr("drapes_hep.cwola.trees.lightgbm_problem", lambda: "no library")
+    said = "run with classifier's engine LightGBM, the configuration has scikit-learn; name"
+    with pytest.raises(RunDirectoryError, match=f"contains classify.{WINDOWS[0]} {said}"):
+        search(project, copy)
+    again = {f"{stage}.{name}" for stage in ("classify", "quality") for name in WINDOWS}
+    assert search(project, copy, overwrite=True) == again | {"hunt"}
+
+
+def test_the_library_of_trees_is_no_matter_to_another_classifier(done, project, monkeypatch):
+    def engines(*changes):
+        window = context_of(project, done).windows[0]
+        describe = classify_module.classify_stage, classify_module.quality_stage
+        stages = [stage(context_of(project, done, *changes), window) for stage in describe]
+        return [stage.other[name] for stage, name in zip(stages, ("classifier's engine", "trees' engine"), strict=True)]
+
+    assert engines("cwola.classifier=mlp") == [None, "LightGBM"]
+    assert engines("cwola.classifier=sklearn_trees") == ["scikit-learn", "LightGBM"]
+    monkeypatch.setattr("drapes_hep.cwola.trees.lightgbm_problem", lambda: "no library")
+    assert engines("cwola.classifier=mlp") == [None, "scikit-learn"]
+
+
 @pytest.mark.parametrize(
     ("file", "stage"),
     [

@@ -208,6 +208,14 @@ def test_what_decides_a_trial_changes_its_key(project, change):
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize("kind", ["search", "quality"])
+def test_trials_with_trees_of_another_library_are_other_trials(context, kind, monkeypatch):
+    one = trial(context.config, kind=kind)
+    before = trial_key(one, KEYS)
+    monkeypatch.setattr("drapes_hep.cwola.trees.lightgbm_problem", lambda: "no library")
+    assert trial_key(one, KEYS) != before
+
+
 def test_another_simulation_changes_only_what_starts_from_it(context):
     config = injected(context.config, 100)
     for method, change in (("from_simulation", True), ("from_window", False)):
@@ -566,6 +574,16 @@ def test_a_killed_study_goes_on_with_what_is_done(project, drapes, monkeypatch):
         rows = list(csv.DictReader(stream))
     # at this share there is too little true background for over-idealised
     assert [row["template"] for row in rows] == ["Drapes 0", "Supervised", "CWoLa hunting"]
+
+
+def test_a_study_says_once_which_trees_take_the_place_of_lightgbms(project, capsys, monkeypatch):
+    monkeypatch.setattr("drapes_hep.cwola.trees.lightgbm_problem", lambda: "no library")
+    monkeypatch.setattr("drapes_hep.studies.design.make_sample", lambda _: 1 / 0)
+    loud = dataclasses.replace(context_of(project), reporter=Reporter())
+    with pytest.raises(ZeroDivisionError):
+        run_study("quality", load_study("quality", find_studies()), loud)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "LightGBM" in line]
+    assert line.startswith("LightGBM cannot be loaded (no library): scikit-learn's trees run in its place")
 
 
 def test_a_table_that_another_configuration_made_is_not_replaced_silently(project, capsys):

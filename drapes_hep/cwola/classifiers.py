@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from drapes_hep.caller import either
 from drapes_hep.errors import ConfigError, FitError, UsersCode, counted, describe_error, reason_of
 from drapes_hep.plugins import Kind, class_with, is_users, load_class
-from drapes_hep.rng import event_uniforms, stage_seed
+from drapes_hep.rng import event_uniforms
 
 __all__ = [
     "Classifier",
-    "Trees",
+    "Prepares",
     "balanced_weights",
     "find_classifier",
     "group_holdout",
@@ -46,6 +44,21 @@ class Classifier(Protocol):
 
     def score(self, x: FloatArray) -> FloatArray:
         """Score features (n, d): larger is more data-like; shape (n,)."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """What a classifier may offer in addition: work on the events' features that all trainings share."""
+
+    def prepare_table(self, x: FloatArray, weight: FloatArray) -> Any:
+        """Return a table of the events, made once for all folds and members.
+
+        It is given the features (n, d) and weights (n,) of all events of both classes, those that a fold scores
+        included, but no classes: what it learns from them must not tell data from template.
+
+        ``len(table)`` is n, and :meth:`Classifier.fit` gets ``table[rows]``, for an array of increasing rows, in place
+        of their features. :meth:`Classifier.score` always gets features.
+        """
 
 
 def balanced_weights(y: IntArray, weight: FloatArray) -> FloatArray:
@@ -116,90 +129,6 @@ def training_parts(
                     " folds, a wider window or a larger template"
                 )
     return held_out, balanced
-
-
-_BINS = 255
-"""Bins of a column; all that scikit-learn has room for."""
-
-
-def _bin_edges(values: FloatArray, weight: FloatArray) -> FloatArray:
-    """Return the inner edges of bins of equal weight, shape (at most 254,); between the values where these are few."""
-    keep = (weight > 0) & ~np.isnan(values)
-    order = np.argsort(values[keep], kind="stable")
-    values, below = values[keep][order], np.cumsum(weight[keep][order])
-    distinct = np.unique(values)
-    if len(distinct) <= _BINS:
-        return np.asarray((distinct[1:] + distinct[:-1]) / 2)
-    targets = np.linspace(0, 100, _BINS + 1)[1:-1] / 100 * below[-1]
-    place = np.minimum(np.searchsorted(below, targets), len(values) - 1)
-    # an edge that falls between two events is their middle
-    after = np.minimum(place + 1, len(values) - 1)
-    between = below[place] - targets <= np.finfo(np.float64).eps
-    return np.unique(np.where(between, (values[place] + values[after]) / 2, values[place]))
-
-
-class Trees:
-    """Histogram gradient boosting, the default (stronger than networks on few features: arXiv:2309.13111).
-
-    Parameters
-    ----------
-    seed : int
-        Of the held-out part that stops the boosting.
-    iterations : int
-        Most trees.
-    rate : float
-        Learning rate.
-    leaves : int
-        Leaves a tree.
-
-    Raises
-    ------
-    ValueError
-        An option out of range.
-    """
-
-    reads: ClassVar[str] = "features"
-
-    def __init__(self, seed: int, *, iterations: int = 200, rate: float = 0.05, leaves: int = 31) -> None:
-        if min(iterations, leaves - 1) < 1 or not 0 < rate < math.inf:
-            raise ValueError("iterations must be at least 1, leaves at least 2, rate above 0 and finite")
-        self._seed = seed
-        self._edges: list[FloatArray] = []
-        self._model = HistGradientBoostingClassifier(
-            max_iter=iterations,
-            learning_rate=rate,
-            max_bins=_BINS,
-            max_leaf_nodes=leaves,
-            early_stopping=True,
-            n_iter_no_change=10,
-            random_state=seed % 2**32,
-        )
-
-    def fit(self, x: FloatArray, y: IntArray, weight: FloatArray, group: IntArray) -> None:
-        """Train; see :class:`Classifier`."""
-        # the members of an ensemble differ by what they hold out
-        held_out, w = training_parts(y, weight, group, 0.25, stage_seed(self._seed, "holdout"))
-        # scikit-learn 1.8 and later sort a column of weighted events once for each of its 254 edges: longer than the
-        # trees take. Numbers of bins are so few that it does not look for edges
-        self._edges = [_bin_edges(column, w[~held_out]) for column in x[~held_out].T]
-        x = self._binned(x)
-        self._model.fit(
-            x[~held_out],
-            y[~held_out],
-            sample_weight=w[~held_out],
-            X_val=x[held_out],
-            y_val=y[held_out],
-            sample_weight_val=w[held_out],
-        )
-
-    def _binned(self, x: FloatArray) -> FloatArray:
-        """Return the number of the bin that each value falls in, shape (n, d); NaN stays."""
-        number = [np.searchsorted(edges, column) for edges, column in zip(self._edges, x.T, strict=True)]
-        return np.where(np.isnan(x), np.nan, np.stack(number, axis=1))
-
-    def score(self, x: FloatArray) -> FloatArray:
-        """Log-odds of data against template, shape (n,)."""
-        return np.asarray(self._model.decision_function(self._binned(x)), dtype=np.float64)
 
 
 def reads_of(classifier: Any) -> Literal["features", "constituents"]:
@@ -331,11 +260,40 @@ class _Guarded:
         return ConfigError(f"cwola.classifier {self._name}: {describe_error(error, is_users)}")
 
 
+class _GuardedWithTable(_Guarded):
+    """A user's classifier that prepares its events."""
+
+    def prepare_table(self, x: FloatArray, weight: FloatArray) -> Any:
+        """Prepare as the user's class does."""
+        with UsersCode(self._failed):
+            table = _GuardedTable(self._inner.prepare_table(x, weight), self._failed)  # type: ignore[attr-defined]
+        if len(table) != len(x):
+            raise ConfigError(
+                f"cwola.classifier {self._name}: prepare_table(x, weight) returned {counted(len(table), 'row')} for"
+                f" {counted(len(x), 'event')}"
+            )
+        return table
+
+
+class _GuardedTable:
+    """A table that a user's classifier has made."""
+
+    def __init__(self, table: Any, failed: Callable[[BaseException], ConfigError]) -> None:
+        self._table, self._failed, self._events = table, failed, len(table)
+
+    def __len__(self) -> int:
+        return self._events
+
+    def __getitem__(self, rows: IntArray) -> Any:
+        with UsersCode(self._failed):
+            return self._table[rows]
+
+
 def _guarded(
     name: str, classifier: Callable[..., Classifier], make: Callable[[int], Classifier]
 ) -> Callable[[int], Classifier]:
     if not _KIND.is_own(name):
-        make = functools.partial(_Guarded, name, make)
+        make = functools.partial(_GuardedWithTable if hasattr(classifier, "prepare_table") else _Guarded, name, make)
     elif make is classifier:
         return make
     make.reads = reads_of(classifier)  # type: ignore[attr-defined]
@@ -353,7 +311,12 @@ _KIND = Kind(
     "cwola.classifier",
     "a classifier",
     class_with("fit", "score"),
-    {"trees": f"{__name__}:Trees", "mlp": "drapes_hep.cwola.perceptron:Mlp", **_ON_CONSTITUENTS},
+    {
+        "trees": "drapes_hep.cwola.trees:Trees",
+        "sklearn_trees": "drapes_hep.cwola.trees:SklearnTrees",
+        "mlp": "drapes_hep.cwola.perceptron:Mlp",
+        **_ON_CONSTITUENTS,
+    },
 )
 
 
@@ -363,8 +326,8 @@ def find_classifier(name: str, folder: Path | None = None) -> type[Any]:
     Parameters
     ----------
     name : str
-        ``trees``, ``mlp``, ``constituents``, ``full_phase_space``, an installed package's name, ``file.py:Class`` or
-        ``package.module:Class``.
+        ``trees``, ``sklearn_trees``, ``mlp``, ``constituents``, ``full_phase_space``, an installed package's name,
+        ``file.py:Class`` or ``package.module:Class``.
     folder : Path, optional
         Where the configuration lies.
 

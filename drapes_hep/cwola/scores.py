@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from drapes_hep.cwola.classifiers import Classifier
+from drapes_hep.cwola.classifiers import Classifier, Prepares
 from drapes_hep.cwola.folds import check_folds
 from drapes_hep.errors import FitError, LeakError, counted
 from drapes_hep.metrics import Estimate, auc
@@ -129,6 +130,7 @@ def _fold_scores(
     targets: Mapping[str, Sample],
     ensemble: int,
     seed: int,
+    table: Any | None,
     advance: Callable[[], None],
 ) -> dict[str, FloatArray]:
     template, data = classes
@@ -137,7 +139,10 @@ def _fold_scores(
     scored = [sample.group[sample.fold == fold] for sample in targets.values()]
     if np.isin(np.concatenate(scored), group).any():
         raise LeakError(f"fold {fold}: an event would be scored by a model that saw it or a copy of it")
-    x = np.concatenate([template.x[keep_t], data.x[keep_d]])
+    if table is None:
+        x = np.concatenate([template.x[keep_t], data.x[keep_d]])
+    else:
+        x = table[np.flatnonzero(np.concatenate([keep_t, keep_d]))]
     y = np.concatenate([np.zeros(keep_t.sum(), np.int64), np.ones(keep_d.sum(), np.int64)])
     weight = np.concatenate([template.weight[keep_t], data.weight[keep_d]])
     total = {name: np.zeros(int((sample.fold == fold).sum())) for name, sample in targets.items()}
@@ -148,6 +153,21 @@ def _fold_scores(
             total[name] += _checked(model, model.score(sample.x[sample.fold == fold]), len(total[name]))
         advance()
     return {name: value / ensemble for name, value in total.items()}
+
+
+def _shared_table(classifier: Classifier, template: Sample, data: Sample) -> Any | None:
+    """Return what a classifier makes of all events of both classes, without classes, for all its trainings."""
+    if not isinstance(classifier, Prepares):
+        return None
+    events = len(template.x) + len(data.x)
+    x, weight = (np.concatenate([getattr(sample, name) for sample in (template, data)]) for name in ("x", "weight"))
+    table = classifier.prepare_table(x, weight)
+    if len(table) != events:
+        name = type(classifier).__name__
+        raise FitError(
+            f"the classifier {name} prepared a table of {counted(len(table), 'row')} for {counted(events, 'event')}"
+        )
+    return table
 
 
 def _checked(model: Classifier, score: FloatArray, events: int) -> FloatArray:
@@ -215,10 +235,13 @@ def out_of_fold_scores(
     score = {name: np.full(len(sample.x), np.nan) for name, sample in targets.items()}
     tail = {name: np.full(len(sample.x), np.nan) for name, sample in targets.items()}
 
+    # classifiers that share a table each make the same of it: any seed will do
+    table = _shared_table(make(stage_seed(seed, "classifier", 0, 0)), template, data)
+
     def score_fold(fold: int) -> dict[str, FloatArray]:
         # one thread per fold: gradient boosting on some 10^5 events scales badly over the threads of one fit
         with threadpool_limits(limits=1, user_api="openmp"):
-            return _fold_scores(make, fold, (template, data), targets, ensemble, seed, advance)
+            return _fold_scores(make, fold, (template, data), targets, ensemble, seed, table, advance)
 
     with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
         results = list(pool.map(score_fold, range(folds)))

@@ -40,7 +40,10 @@ def _git_state() -> dict[str, Any] | None:
 
 
 def _versions() -> dict[str, str]:
-    names = ("drapes-hep", "awkward", "coffea", "hist", "iminuit", "mplhep", "numpy", "scikit-learn", "torch", "uproot")
+    names = (
+        *("drapes-hep", "awkward", "coffea", "hist", "iminuit", "lightgbm", "mplhep", "numpy", "scikit-learn", "torch"),
+        "uproot",
+    )
     versions = {"python": platform.python_version()}
     for name in names:
         try:

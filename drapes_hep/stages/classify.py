@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import keys_of
-from drapes_hep.cwola.classifiers import Trees, find_classifier, load_classifier, reads_of
+from drapes_hep.cwola.classifiers import find_classifier, load_classifier, reads_of
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
+from drapes_hep.cwola.trees import Trees, engine_of
 from drapes_hep.errors import FitError, RunDirectoryError, unnumbered
 from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
 from drapes_hep.files import write_json
+from drapes_hep.fixed import QUALITY_ENSEMBLE
 from drapes_hep.metrics import Estimate, Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.execution import run_stage
@@ -36,9 +38,6 @@ from drapes_hep.stages.resonant import check_resonant, resonance_line
 from drapes_hep.templates.parts import CLOSURE
 
 __all__ = ["classify", "classify_stage", "quality_stage", "sample_of", "truth_metrics"]
-
-_QUALITY_ENSEMBLE = 3
-"""Trees a fold where two samples are compared: more change the AUC by less than its uncertainty."""
 
 _QUALITY_EVENTS = 20_000
 """Most events a sample in such a comparison: the AUC's uncertainty is then 0.003."""
@@ -83,15 +82,20 @@ def classify_stage(context: Context, window: Window) -> Stage:
     """Describe the stage: what decides a window's scores."""
     config, folder = context.config, context.run.window(window)
     reads = [context.run.events, folder / "template.parquet", folder / "split.parquet"]
-    # editing a classifier of one's own makes old scores stale
-    sources = list(source_hashes(find_classifier(config.cwola.classifier, config.folder)))
+    classifier = find_classifier(config.cwola.classifier, config.folder)
     return Stage(
         f"classify.{window.name}",
         config.model_dump(mode="json"),
         keys_of("classify"),
         lambda: reads,
         ("stages.classify",),
-        other={"classifier's source": sources, "classifier's features": config.classifier_features},
+        other={
+            # editing a classifier of one's own makes old scores stale
+            "classifier's source": list(source_hashes(classifier)),
+            "classifier's features": config.classifier_features,
+            # windows that are scored on another machine must not get another library's trees
+            "classifier's engine": engine_of(classifier),
+        },
         recorded=("cwola.features",),
         after=(generate_stage(context, window),),
     )
@@ -112,7 +116,11 @@ def quality_stage(context: Context, window: Window) -> Stage:
         keys_of("quality"),
         lambda: reads,
         ("stages.classify",),
-        other={"pseudo-window": pseudo, "hidden windows": [list(edges) for edges in context.hidden]},
+        other={
+            "pseudo-window": pseudo,
+            "hidden windows": [list(edges) for edges in context.hidden],
+            "trees' engine": Trees.engine(),
+        },
         after=(classify_stage(context, window),),
     )
 
@@ -229,7 +237,7 @@ def _two_sample_auc(
         size,
         choice=stage_seed(config.seed, "equal size", name, window.name),
         folds=config.cwola.folds,
-        ensemble=_QUALITY_ENSEMBLE,
+        ensemble=QUALITY_ENSEMBLE,
         seed=stage_seed(config.seed, name, window.name),
         workers=context.workers,
     )

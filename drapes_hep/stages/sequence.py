@@ -48,6 +48,12 @@ def run_verb(verb: str, context: Context, windows: Sequence[Window]) -> None:
     """
     from drapes_hep.pipeline.execution import check_overwrite
 
+    if verb in {"classify", "run"}:
+        from drapes_hep.cwola.trees import fallback_line
+
+        # first: scores of the other library are refused below
+        if line := fallback_line():
+            context.reporter.say(line)
     for stage in _long_stages(verb, context, windows):
         check_overwrite(context.run, stage)
     if verb in {"hunt", "run"}:

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from drapes_hep.config import Config, CwolaConfig, assign, changed_config
+from drapes_hep.cwola.trees import fallback_line
 from drapes_hep.errors import ConfigError, UsersCode, describe_error
 from drapes_hep.metrics import spread
 from drapes_hep.pipeline.context import Context
@@ -180,6 +181,8 @@ class Study:
         if missing := left_out(config) if any(entry.trial.subject in REFERENCES for entry in entries) else {}:
             names = ", ".join(f"{title_of(name, config)} (at most {largest:g})" for name, largest in missing.items())
             reporter.say(f"study.data_share {config.study.data_share:g} leaves no room for these references: {names}")
+        if line := fallback_line():
+            reporter.say(line)
         make_sample(context)
         with reporter.bar(f"study {name}", 1) as bar:
             trials = [entry.trial for entry in entries]

@@ -14,11 +14,13 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.cwola.classifiers import Trees, find_classifier, load_classifier, reads_of
+from drapes_hep.cwola.classifiers import find_classifier, load_classifier, reads_of
 from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
+from drapes_hep.cwola.trees import Trees
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.features import check_features
+from drapes_hep.fixed import QUALITY_ENSEMBLE
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.rng import stage_seed
 from drapes_hep.spectrum.bins import spectrum_edges
@@ -38,8 +40,6 @@ Record = dict[str, Any]
 
 _MOST_SIGNAL = 20_000
 """Signal events that are scored, or that the supervised reference is given: the efficiency's error is below 1%."""
-
-_QUALITY_ENSEMBLE = 2
 
 REJECTIONS = np.geomspace(1.0, 1e4, 81)
 """Background rejections at which curves are kept."""
@@ -214,14 +214,12 @@ def _quality(context: TrialContext, trial: Trial) -> Record:
             "auc_summaries",
             Trees,
             lambda events: _as_sample(context, events, summaries(events.jets)),
-            _QUALITY_ENSEMBLE,
+            QUALITY_ENSEMBLE,
         )
-    area("auc", Trees, lambda events: _sample(context, events, config.features), _QUALITY_ENSEMBLE)
+    area("auc", Trees, lambda events: _sample(context, events, config.features), QUALITY_ENSEMBLE)
     if config.classifier_features == config.features:
         return out | {"auc_classifier": out["auc"], "auc_classifier_error": out["auc_error"]}
-    area(
-        "auc_classifier", Trees, lambda events: _sample(context, events, config.classifier_features), _QUALITY_ENSEMBLE
-    )
+    area("auc_classifier", Trees, lambda events: _sample(context, events, config.classifier_features), QUALITY_ENSEMBLE)
     return out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drapes_hep.config import keys_of
 from drapes_hep.cwola.classifiers import find_classifier
+from drapes_hep.cwola.trees import Trees, engine_of
 from drapes_hep.files import content_hash
 from drapes_hep.keys import part_of
 from drapes_hep.pipeline.code_keys import code_hash
@@ -22,12 +23,14 @@ def trial_key(trial: Trial, keys: SampleKeys) -> str:
     """Name a trial by all that decides its numbers."""
     config = trial.config
     tree = config.model_dump(mode="json")
+    classifier = find_classifier(config.cwola.classifier, config.folder)
     own = [
         *(trial.kind, trial.subject, trial.gensr, trial.unseen, trial.in_sidebands, trial.trainings),
         part_of(tree, keys_of("classify")),
         config.classifier_features,
         # editing a classifier of one's own makes old records stale
-        list(source_hashes(find_classifier(config.cwola.classifier, config.folder))),
+        list(source_hashes(classifier)),
+        *(engine_of(classifier), Trees.engine()),
     ]
     if trial.kind == "sculpting":
         own.append(part_of(tree, keys_of("study.sculpting")))

@@ -1,0 +1,260 @@
+"""Boosted trees between data and template: LightGBM's, or scikit-learn's with the same settings.
+
+Both grow trees leaf by leaf on 255 bins of equal weight, with 31 leaves, a learning rate of 0.05, at least 20 events a
+leaf and no regularisation, and stop when 10 trees in a row have not lowered the loss of the events that are held out.
+LightGBM counts the events of a leaf by their share of the second derivatives, not one by one, so that weights count.
+
+LightGBM's library needs the system's ``libgomp.so.1``. Where it cannot be loaded, scikit-learn's trees take its place,
+and take half as long again.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from drapes_hep.cwola.bins import BINS, BinnedEvents, Float32Array, bin_edges, bin_numbers
+from drapes_hep.cwola.classifiers import training_parts
+from drapes_hep.errors import reason_of
+from drapes_hep.rng import stage_seed
+
+__all__ = ["SklearnTrees", "Trees", "engine_of", "fallback_line", "lightgbm_problem"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+_PATIENCE = 10
+"""Trees in a row that do not lower the loss end the boosting."""
+
+_LEAST_GAIN = 1e-7
+"""By how much a loss must be lower to count; scikit-learn's default."""
+
+_BINNING = {
+    # one bin for each number, none merged: the edges are ours
+    "max_bin": BINS + 1,
+    "min_data_in_bin": 1,
+    "feature_pre_filter": False,
+    "enable_bundle": False,
+    "num_threads": 1,
+    "verbosity": -1,
+}
+"""LightGBM's parameters of a data set."""
+
+_BOOSTING = {
+    "objective": "binary",
+    "metric": "binary_logloss",
+    "min_data_in_leaf": 20,
+    "min_sum_hessian_in_leaf": 1e-3,
+    "lambda_l2": 0.0,
+    # folds run side by side; within one, sums in one order give the same bits everywhere
+    "num_threads": 1,
+    "deterministic": True,
+    "force_col_wise": True,
+    "verbosity": -1,
+}
+"""LightGBM's parameters of a training; nothing in it is random, so it needs no seed."""
+
+
+@functools.cache
+def lightgbm_problem() -> str:
+    """Return why LightGBM cannot be loaded, in a few words; nothing where it can."""
+    try:
+        import lightgbm  # noqa: F401
+    except (ImportError, OSError) as error:
+        # OSError: the library, or libgomp.so.1 that it needs
+        return reason_of(error)
+    return ""
+
+
+def fallback_line() -> str:
+    """Return one line that says what runs in LightGBM's place, and why; nothing where it can be loaded."""
+    problem = lightgbm_problem()
+    if not problem:
+        return ""
+    return (
+        f"LightGBM cannot be loaded ({problem}): scikit-learn's trees run in its place and take half as long again;"
+        " install the package lightgbm, and libgomp1 if libgomp.so.1 is missing"
+    )
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What both libraries are told."""
+
+    iterations: int
+    rate: float
+    leaves: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Events of a training: which train, and which stop it."""
+
+    events: BinnedEvents
+    y: IntArray
+    weight: FloatArray
+    held_out: BoolArray
+
+
+Scorer = Callable[[Float32Array], Any]
+"""From numbers of bins (n, d) to log-odds (n,)."""
+
+
+class Trees:
+    """Histogram gradient boosting, the default (stronger than networks on few features: arXiv:2309.13111).
+
+    A missing value (NaN) goes to the side of a split where it lowers the loss. In a column without missing values among
+    the events that define the bins, LightGBM treats it as the lowest value.
+
+    Parameters
+    ----------
+    seed : int
+        Of the held-out part that stops the boosting.
+    iterations : int
+        Most trees.
+    rate : float
+        Learning rate.
+    leaves : int
+        Leaves a tree.
+
+    Raises
+    ------
+    ValueError
+        An option out of range.
+    """
+
+    reads: ClassVar[str] = "features"
+
+    def __init__(self, seed: int, *, iterations: int = 200, rate: float = 0.05, leaves: int = 31) -> None:
+        if min(iterations, leaves - 1) < 1 or not 0 < rate < math.inf:
+            raise ValueError("iterations must be at least 1, leaves at least 2, rate above 0 and finite")
+        self._settings = _Settings(iterations, rate, leaves, seed)
+        self._edges: tuple[FloatArray, ...] = ()
+        self._scorer: Scorer | None = None
+
+    @classmethod
+    def engine(cls) -> str:
+        """Return the library that grows the trees."""
+        return "scikit-learn" if lightgbm_problem() else "LightGBM"
+
+    def prepare_table(self, x: FloatArray, weight: FloatArray) -> BinnedEvents:
+        """Divide features into bins once, for all trainings; see :class:`~drapes_hep.cwola.classifiers.Prepares`."""
+        edges = tuple(bin_edges(column, weight) for column in x.T)
+        numbers = bin_numbers(x, edges)
+        shared = _data_set(numbers) if self.engine() == "LightGBM" else numbers
+        return BinnedEvents(edges, shared, np.arange(len(x)))
+
+    def fit(self, x: FloatArray | BinnedEvents, y: IntArray, weight: FloatArray, group: IntArray) -> None:
+        """Train; see :class:`~drapes_hep.cwola.classifiers.Classifier`."""
+        events = x if isinstance(x, BinnedEvents) else self.prepare_table(x, weight)
+        # the members of an ensemble differ by what they hold out
+        held_out, w = training_parts(y, weight, group, 0.25, stage_seed(self._settings.seed, "holdout"))
+        grow = _grow_lightgbm if self.engine() == "LightGBM" else _grow_sklearn
+        self._edges = events.edges
+        self._scorer = grow(_Training(events, y, w, held_out), self._settings)
+
+    def score(self, x: FloatArray) -> FloatArray:
+        """Log-odds of data against template, shape (n,)."""
+        if self._scorer is None:
+            raise RuntimeError("score needs a trained classifier: call fit first")
+        if not len(x):
+            return np.empty(0)
+        return np.asarray(self._scorer(bin_numbers(x, self._edges)), dtype=np.float64)
+
+
+class SklearnTrees(Trees):
+    """The same trees, grown by scikit-learn."""
+
+    @classmethod
+    def engine(cls) -> str:
+        """Return the library that grows the trees."""
+        return "scikit-learn"
+
+
+def engine_of(classifier: type[Any]) -> str | None:
+    """Return the library that grows a classifier's trees: it may differ between machines; None for no trees of ours."""
+    return classifier.engine() if issubclass(classifier, Trees) else None
+
+
+# ---- LightGBM --------------------------------------------------------------------------------------------------------
+
+
+def _data_set(numbers: Float32Array) -> Any:
+    """Return numbers of bins as LightGBM's data set, of which trainings take rows."""
+    import lightgbm
+
+    # every event counts where bins are looked for; by default a random choice of 200,000
+    settings = {**_BINNING, "bin_construct_sample_cnt": max(len(numbers), 1)}
+    return lightgbm.Dataset(numbers, label=np.zeros(len(numbers)), params=settings).construct()
+
+
+def _grow_lightgbm(training: _Training, settings: _Settings) -> Scorer:
+    import lightgbm
+
+    y, weight, held_out = training.y, training.weight, training.held_out
+    boosting = {**_BOOSTING, "learning_rate": settings.rate, "num_leaves": settings.leaves}
+    booster = lightgbm.Booster(boosting, _subset(training, ~held_out))
+    booster.add_valid(_subset(training, held_out), "held out")
+    share = np.average(y[~held_out], weights=weight[~held_out])
+    # of no tree at all
+    losses = [-float(np.average(np.where(y == 1, np.log(share), np.log1p(-share))[held_out], weights=weight[held_out]))]
+    while len(losses) <= settings.iterations and not _stalled(losses):
+        if booster.update():
+            break  # no leaf can be split
+        losses.append(booster.eval_valid()[0][2])
+    # the trees that did not help are kept, as scikit-learn's are
+    return functools.partial(booster.predict, raw_score=True, num_threads=1, verbosity=-1)
+
+
+def _subset(training: _Training, part: BoolArray) -> Any:
+    """Return events of a training as LightGBM's data set, with classes and weights; the bins are shared."""
+    rows = training.events.rows[part]
+    # it takes sorted rows alone
+    order = np.argsort(rows, kind="stable")
+    data_set = training.events.shared.subset(rows[order].tolist()).construct()
+    return data_set.set_label(training.y[part][order]).set_weight(training.weight[part][order])
+
+
+def _stalled(losses: Sequence[float]) -> bool:
+    """Whether none of the last trees has lowered the loss."""
+    before, after = losses[:-_PATIENCE], losses[-_PATIENCE:]
+    return bool(before) and min(after) >= before[-1] - _LEAST_GAIN
+
+
+# ---- scikit-learn ----------------------------------------------------------------------------------------------------
+
+
+def _grow_sklearn(training: _Training, settings: _Settings) -> Scorer:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    y, w, held_out = training.y, training.weight, training.held_out
+    # scikit-learn 1.8 and later sort a column of weighted events once for each of its 254 edges: longer than the trees
+    # take. Numbers of bins are so few that it does not look for edges
+    x = training.events.shared[training.events.rows]
+    model = HistGradientBoostingClassifier(
+        max_iter=settings.iterations,
+        learning_rate=settings.rate,
+        max_bins=BINS,
+        max_leaf_nodes=settings.leaves,
+        early_stopping=True,
+        n_iter_no_change=_PATIENCE,
+        tol=_LEAST_GAIN,
+        random_state=settings.seed % 2**32,
+    )
+    model.fit(
+        x[~held_out],
+        y[~held_out],
+        sample_weight=w[~held_out],
+        X_val=x[held_out],
+        y_val=y[held_out],
+        sample_weight_val=w[held_out],
+    )
+    return model.decision_function  # type: ignore[no-any-return]
