@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from drapes_hep.diffusion import training
 from drapes_hep.diffusion.checkpoints import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import Denoiser, EDMDenoiser, FlowDenoiser
-from drapes_hep.diffusion.losses import denoising_loss, stratified
+from drapes_hep.diffusion.losses import denoising_loss, noised, stratified
 from drapes_hep.diffusion.samplers import EVALUATIONS, SAMPLERS, sample
 from drapes_hep.diffusion.schedules import (
     EDMSchedule,
@@ -322,7 +322,8 @@ def test_the_loss_of_the_velocity_is_flow_matching_s():
     t = torch.linspace(0.05, 0.95, 40)
     noisy = (1 - t)[:, None] * x + t[:, None] * noise
     expected = (net(noisy, t, c) - (x - noise)).square().mean(1)
-    torch.testing.assert_close(denoising_loss(FlowDenoiser(net), x, t, noise, c), expected, rtol=1e-4, atol=1e-4)
+    flow = FlowDenoiser(net)
+    torch.testing.assert_close(denoising_loss(flow, noised(flow, x, t, noise), c), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_marginal_of_the_mixture():
@@ -400,7 +401,10 @@ def test_loss_is_edm_weighted_squared_error():
     plain = denoiser(x + t[:, None] * noise, t, c) - x
     weight = (t**2 + 1) / t**2
     torch.testing.assert_close(
-        denoising_loss(denoiser, x, t, noise, c), weight * plain.square().mean(1), rtol=1e-3, atol=1e-5
+        denoising_loss(denoiser, noised(denoiser, x, t, noise), c),
+        weight * plain.square().mean(1),
+        rtol=1e-3,
+        atol=1e-5,
     )
 
 
