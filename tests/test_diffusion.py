@@ -31,7 +31,9 @@ from drapes_hep.diffusion.training import TrainingSettings, train, validation_lo
 from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.networks.mlp import ResidualMLP
 from drapes_hep.training import checkpoint, loop
-from drapes_hep.training.loop import _flatten, ema_weight, learning_rate
+from drapes_hep.training import weights as weights_of_loop
+from drapes_hep.training.loop import learning_rate
+from drapes_hep.training.weights import ema_weight, flatten
 
 
 def rng(seed=0):
@@ -506,7 +508,7 @@ def test_learning_rate():
 def test_flat_parameters_are_the_module():
     net = small()
     before, names = weights(net), list(net.state_dict())
-    flat = _flatten(net)
+    flat = flatten(net)
     assert torch.equal(flat.detach(), before)
     x, c = toy(8, 1)
     net(x, torch.ones(8), c).sum().backward()
@@ -580,7 +582,7 @@ HOMES = {
     "denoising_loss": training,
     "_validate": training,
     "learning_rate": loop,
-    "ema_weight": loop,
+    "ema_weight": weights_of_loop,
     "write_bytes": checkpoint,
 }
 

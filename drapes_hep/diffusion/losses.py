@@ -70,7 +70,7 @@ def denoising_loss(
     Parameters
     ----------
     denoiser : PreconditionedDenoiser
-        The denoiser in training.
+        The denoiser in training; of a stack, data and condition have the leading dimension that its parameters have.
     data : Noised
     condition, offsets
         As for :meth:`~drapes_hep.diffusion.denoisers.Denoiser.forward`.
@@ -80,7 +80,7 @@ def denoising_loss(
     Tensor, shape (n,)
         Mean over the features of the squared, preconditioned error.
     """
-    return (denoiser.network(data.input, data.level, condition, offsets) - data.target).square().mean(dim=1)
+    return (denoiser.network(data.input, data.level, condition, offsets) - data.target).square().mean(dim=-1)
 
 
 def stratified(rows: int, strata: int, generator: torch.Generator) -> Tensor:

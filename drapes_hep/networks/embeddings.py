@@ -46,8 +46,8 @@ class CosineEmbedding(nn.Module):
         self.register_buffer("frequency", scale * torch.arange(1, size + 1, dtype=torch.float32), persistent=False)
 
     def forward(self, noise: Tensor) -> Tensor:
-        """Embed ``noise`` of shape (n,) as (n, size)."""
-        return torch.cos((noise - self.low)[:, None] * self.frequency)
+        """Embed ``noise`` of shape (..., n) as (..., n, size)."""
+        return torch.cos((noise - self.low)[..., None] * self.frequency)
 
 
 class SineCosineEmbedding(nn.Module):

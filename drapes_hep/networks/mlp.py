@@ -15,6 +15,9 @@ block. The noise level is embedded by cosines,
 
 While sampling, all rows share one noise level: ``noise`` of one element is embedded once and becomes a bias, and
 :math:`e(s)` costs nothing per row.
+
+Several networks may be a stack: parameters, inputs and outputs then have a leading dimension, and a layer of all of
+them is one product.
 """
 
 from __future__ import annotations
@@ -38,6 +41,32 @@ def _uniform(rows: int, columns: int, generator: torch.Generator, gain: float = 
     # variance gain^2 / fan_in: uniform on +- gain sqrt(3 / fan_in)
     bound = gain * math.sqrt(3.0 / max(columns, 1))
     return nn.Parameter(torch.empty(rows, columns).uniform_(-bound, bound, generator=generator))
+
+
+_THIN = 16
+"""Sides of a matrix below which a CPU's library computes one product otherwise than many."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x W^T + b, of one network or of each of a stack.
+
+    Parameters
+    ----------
+    x : Tensor, shape (n, i) or (networks, n, i)
+    weight : Tensor, shape (o, i) or (networks, o, i)
+    bias : Tensor, shape (o,) or (networks, o), optional
+
+    Returns
+    -------
+    Tensor, shape (n, o) or (networks, n, o)
+        Of a stack, on a CPU with one thread, bit for bit what each network alone has, gradients as well.
+    """
+    if weight.ndim == 2:
+        return F.linear(x, weight, bias)
+    if x.device.type == "cpu" and min(x.shape[1], *weight.shape[1:]) < _THIN:
+        biases = [None] * len(x) if bias is None else bias.unbind()
+        return torch.stack([F.linear(*parts) for parts in zip(x.unbind(), weight.unbind(), biases, strict=True)])
+    return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
 
 
 class ResidualMLP(nn.Module):
@@ -68,6 +97,9 @@ class ResidualMLP(nn.Module):
     ValueError
         If a size is not positive or an option is unknown.
     """
+
+    stacks = True
+    """Whether several may be a stack: parameters and arguments with a leading dimension."""
 
     def __init__(
         self,
@@ -151,9 +183,9 @@ class ResidualMLP(nn.Module):
         Parameters
         ----------
         x : Tensor, shape (n, d)
-            Preconditioned input.
+            Preconditioned input; of a stack (networks, n, d), as noise, condition and result.
         noise : Tensor, shape (n,) or (1,)
-            Noise level of each row, or of all of them.
+            Noise level of each row, or of all of them; of a stack that of each row.
         condition : Tensor, shape (n, c), optional
             Condition; None where ``condition_features`` is 0.
 
@@ -163,15 +195,15 @@ class ResidualMLP(nn.Module):
         """
         d, k = self.features, len(self.embedding.frequency)
         embedded = self.embedding(noise)
-        shared = len(noise) == 1 and len(x) != 1
+        shared = x.ndim == 2 and len(noise) == 1 and len(x) != 1
         if shared:
             # columns of the noise become a bias; only x and the condition are multiplied per row
             z = x if condition is None else torch.cat([x, condition], dim=1)
             w = torch.cat([self.first[:, :d], self.first[:, d + k :]], dim=1)
             h = F.linear(z, w, torch.mv(self.first[:, d : d + k], embedded[0]) + self.first_bias)
         else:
-            context = embedded if condition is None else torch.cat([embedded, condition], dim=1)
-            h = F.linear(torch.cat([x, context], dim=1), self.first, self.first_bias)
+            context = embedded if condition is None else torch.cat([embedded, condition], dim=-1)
+            h = linear(torch.cat([x, context], dim=-1), self.first, self.first_bias)
         h = self._act(h)
         extra: tuple[Tensor, ...] = ()
         if self.inject == "blocks" and self.depth > 1:
@@ -181,12 +213,12 @@ class ResidualMLP(nn.Module):
                     bias = torch.addmm(bias, condition, self.context[:, k:].t())
                 extra = bias.expand(len(x), -1).chunk(self.depth - 1, dim=1)
             else:
-                extra = F.linear(context, self.context).chunk(self.depth - 1, dim=1)
+                extra = linear(context, self.context).chunk(self.depth - 1, dim=-1)
         for layer, (weight, bias) in enumerate(zip(self.hidden, self.hidden_bias, strict=True)):
-            u = F.linear(h, weight, bias)
+            u = linear(h, weight, bias)
             if extra:
                 u = u + extra[layer] if torch.is_grad_enabled() else u.add_(extra[layer])
             u = self._act(u)
             # h itself is no longer wanted without a gradient
             h = h + u if torch.is_grad_enabled() else h.add_(u)
-        return F.linear(h, self.last, self.last_bias)
+        return linear(h, self.last, self.last_bias)

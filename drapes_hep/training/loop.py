@@ -17,99 +17,35 @@ an average.
 All parameters may be views of one buffer: the optimiser and the average are then a few kernels and a checkpoint a few
 tensors. Random numbers are drawn on the CPU, so a checkpoint is resumed on any device.
 
+Several trainings of one architecture may be a stack (:mod:`drapes_hep.training.weights`): their steps are taken
+together, while order, rates, validation, early stopping and checkpoint are each one's own. One that ends leaves it.
+
 A checkpoint holds the state after a step: the random numbers of its pass follow from the generator at the pass's start,
 so those of the steps that were done are drawn again and passed over. Ctrl-C writes one between two steps.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
 from drapes_hep.errors import FitError
 from drapes_hep.interrupts import uninterrupted
 from drapes_hep.training.checkpoint import Checkpoint
 from drapes_hep.training.curves import Epoch, TrainingCurve
+from drapes_hep.training.settings import LoopSettings
+from drapes_hep.training.weights import Stack, Weights
 
-__all__ = ["LoopSettings", "Task", "ema_weight", "learning_rate", "train_network"]
+__all__ = ["LoopSettings", "NetworkTraining", "StackTask", "Task", "learning_rate", "train_network", "train_stack"]
 
 Network = TypeVar("Network", bound=nn.Module)
 _Taken = TypeVar("_Taken", bound=nn.Module, contravariant=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopSettings:
-    """How a network is trained.
-
-    Parameters
-    ----------
-    epochs : int
-        Passes over the training rows at most.
-    batch : int
-        Rows per step.
-    rate : float
-        Largest learning rate of Adam.
-    warmup : float
-        Fraction of all steps over which the rate rises linearly, 0 <= warmup < 1.
-    starts_high : bool
-        Whether the first step has the largest rate and the cosine begins after it; without warm-up.
-    steps : int, optional
-        Steps at most, whatever the number of rows.
-    validations : int
-        Least number of validations where ``steps`` ends the training before ``epochs`` does.
-    drop_last : bool
-        Whether the rows of a pass that fill no batch are left out of it.
-    ema : float, optional
-        Decay per step of the averaged weights, 0 <= ema < 1; None averages nothing.
-    patience : int, optional
-        Passes without a smaller validation loss before it stops; None never stops.
-    weight_decay : float
-        AdamW's, of matrices; 0 is Adam.
-    clip : float, optional
-        Largest norm of the gradient.
-    one_buffer : bool
-        Whether the parameters are moved into one buffer; a training with a checkpoint needs it, and has no
-        ``weight_decay``.
-    checkpoint_seconds : float
-        Least time between two checkpoints; one is always written at the end, and when Ctrl-C or SIGTERM ends it.
-
-    Raises
-    ------
-    ValueError
-        If a value is out of range, or two exclude each other.
-    """
-
-    epochs: int
-    batch: int
-    rate: float
-    warmup: float = 0.0
-    starts_high: bool = False
-    steps: int | None = None
-    validations: int = 1
-    drop_last: bool = False
-    ema: float | None = None
-    patience: int | None = None
-    weight_decay: float = 0.0
-    clip: float | None = None
-    one_buffer: bool = False
-    checkpoint_seconds: float = 30.0
-
-    def __post_init__(self) -> None:
-        counts = (self.epochs, self.batch, self.validations, self.patience, self.steps)
-        if min(count for count in counts if count is not None) < 1:
-            raise ValueError("epochs, batch, patience, steps and validations must be at least 1")
-        if not (0 <= self.warmup < 1 and 0 <= (self.ema or 0.0) < 1 and self.rate > 0):
-            raise ValueError("training needs 0 <= warmup < 1, 0 <= ema < 1 and rate > 0")
-        if (self.starts_high and self.warmup) or (self.one_buffer and self.weight_decay):
-            raise ValueError("starts_high excludes a warm-up, one_buffer a weight decay")
 
 
 class Task(Protocol[_Taken]):
@@ -132,6 +68,14 @@ class Task(Protocol[_Taken]):
         ...
 
 
+class StackTask(Task[_Taken], Protocol[_Taken]):
+    """The task of a training that may be one of a stack."""
+
+    def losses(self, network: _Taken, batches: Sequence[Any]) -> Tensor:
+        """Compute the losses of batches, one a member, shape (members,); parameters have a leading dimension."""
+        ...
+
+
 def learning_rate(step: int, steps: int, rate: float, warmup: float) -> float:
     """Return the rate of step ``step`` (from 0) of ``steps``: linear warm-up, then a cosine to 0 (module head)."""
     rising = math.ceil(warmup * steps)
@@ -139,22 +83,9 @@ def learning_rate(step: int, steps: int, rate: float, warmup: float) -> float:
     return rate * ramp * 0.5 * (1.0 + math.cos(math.pi * max(step + 1 - rising, 0) / max(steps - rising, 1)))
 
 
-def ema_weight(step: int, decay: float) -> float:
-    """Return the weight of the newest parameters in the average after ``step`` steps (from 1)."""
-    return (1.0 - decay) / (1.0 - decay**step)
-
-
-def train_network(
-    network: Network,
-    task: Task[Network],
-    settings: LoopSettings,
-    generator: torch.Generator,
-    *,
-    title: str = "training",
-    checkpoint: Checkpoint | None = None,
-    progress: Callable[[Epoch], None] | None = None,
-) -> TrainingCurve:
-    """Train a network in place, from the weights that it has.
+@dataclass(frozen=True, eq=False)
+class NetworkTraining(Generic[Network]):
+    """One training.
 
     Parameters
     ----------
@@ -171,6 +102,33 @@ def train_network(
         that was not interrupted.
     progress : callable, optional
         Called with each :class:`~drapes_hep.training.curves.Epoch`, also with those that a checkpoint holds.
+    """
+
+    network: Network
+    task: Task[Network]
+    settings: LoopSettings
+    generator: torch.Generator
+    title: str = "training"
+    checkpoint: Checkpoint | None = None
+    progress: Callable[[Epoch], None] | None = None
+
+
+def train_network(
+    network: Network,
+    task: Task[Network],
+    settings: LoopSettings,
+    generator: torch.Generator,
+    *,
+    title: str = "training",
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[Epoch], None] | None = None,
+) -> TrainingCurve:
+    """Train a network in place, from the weights that it has: a stack of one.
+
+    Parameters
+    ----------
+    network, task, settings, generator, title, checkpoint, progress
+        As for :class:`NetworkTraining`.
 
     Returns
     -------
@@ -183,130 +141,89 @@ def train_network(
     RunDirectoryError
         If the checkpoint cannot be read or written, or belongs to another training.
     """
-    return _Loop(network, task, settings, generator, title, checkpoint, progress).run()
+    return train_stack([NetworkTraining(network, task, settings, generator, title, checkpoint, progress)])[0]
 
 
-def _flatten(module: nn.Module) -> nn.Parameter:
-    """Move all parameters, and their gradients, into one buffer each; the module works on as before."""
-    parameters = list(module.parameters())
-    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-    gradient = torch.zeros_like(flat)
-    start = 0
-    for p in parameters:
-        stop = start + p.numel()
-        p.data = flat[start:stop].view_as(p)
-        # autograd adds into a gradient that exists: no copy, no list of tensors for the optimiser
-        p.grad = gradient[start:stop].view_as(p)
-        start = stop
-    whole = nn.Parameter(flat)
-    whole.grad = gradient
-    return whole
+def train_stack(trainings: Sequence[NetworkTraining[Any]]) -> list[TrainingCurve]:
+    """Train several networks of one architecture in place, each step of all of them together.
+
+    Each has its own rows, rates, validations, early stopping and checkpoint, and its result does not depend on the
+    others: bit for bit on a CPU with one thread, to rounding elsewhere. A checkpoint may be resumed alone or in any
+    stack. The time of a training is that of the stack until it ends.
+
+    Parameters
+    ----------
+    trainings : sequence of NetworkTraining
+        For more than one: with ``one_buffer``, batches of the same shapes, and a :class:`StackTask`.
+
+    Returns
+    -------
+    list of TrainingCurve
+        In their order.
+
+    Raises
+    ------
+    FitError
+        If a loss is not finite; the others leave their checkpoints.
+    RunDirectoryError
+        If a checkpoint cannot be read or written, or belongs to another training.
+    ValueError
+        If trainings cannot be stacked.
+    """
+    loops = [_Loop(training) for training in trainings]
+    if len(loops) > 1 and not all(
+        loop.size == loops[0].size and loop.settings.one_buffer and loop.settings.drop_last for loop in loops
+    ):
+        raise ValueError("a stack needs one_buffer, drop_last and one size of batches")
+    for loop in loops:
+        loop.restore()
+    try:
+        _take_steps(loops)
+    except (KeyboardInterrupt, FitError):
+        with uninterrupted():
+            for loop in loops:
+                if not loop.ended:
+                    loop.save()
+        raise
+    return [loop.curve() for loop in loops]
 
 
-def _unflatten(module: nn.Module, values: Tensor) -> None:
-    """Return the module parameters of its own with these values."""
-    start = 0
-    for p in module.parameters():
-        stop = start + p.numel()
-        p.data = values[start:stop].view_as(p).clone()
-        p.grad = None
-        start = stop
+def _take_steps(loops: Sequence[_Loop]) -> None:
+    """Take the steps of trainings, together where there are several, until the last has ended."""
+    going = [(loop, loop.steps()) for loop in loops]
+    stack: Stack | None = None
+    while going:
+        batches = [next(steps, None) for _, steps in going]
+        going = [member for member, batch in zip(going, batches, strict=True) if batch is not None]
+        if not going:
+            return
+        if stack is None or len(stack.members) != len(going):
+            stack = Stack([loop.weights for loop, _ in going])
+        losses = _gradients(going[0][0].task, stack, [batch for batch in batches if batch is not None])
+        with uninterrupted():
+            for (loop, _), loss in zip(going, losses, strict=True):
+                loop.take(loss)
 
 
-_ADAM: dict[str, Any] = {
-    "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False, "fused": True
-}  # fmt: skip
-"""The optimiser's defaults."""
-
-
-class _Weights:
-    """A network's parameters as the optimiser takes them, their average, the best so far, and the optimiser."""
-
-    def __init__(self, network: nn.Module, settings: LoopSettings) -> None:
-        self.network, self._settings = network, settings
-        averaged = None if settings.ema is None else copy.deepcopy(network)
-        self.parameters = self._of(network)
-        # what is validated, and its parameters: the network's own where nothing is averaged
-        self.judged = network if averaged is None else averaged
-        self.average = self.parameters if averaged is None else self._of(averaged)
-        self.best = [values.detach().clone() for values in self.average]
-        self.moments: dict[str, Tensor] = {}
-        self.optimiser: torch.optim.Optimizer | None = None
-        if settings.one_buffer:
-            (flat,) = self.parameters
-            self.moments = {name: torch.zeros_like(flat.detach()) for name in ("exp_avg", "exp_avg_sq")}
-            self.moments["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
-        elif settings.weight_decay:
-            decayed = [
-                {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-                {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
-            ]
-            self.optimiser = torch.optim.AdamW(decayed, lr=settings.rate)
-        else:
-            self.optimiser = torch.optim.Adam(self.parameters, lr=settings.rate)
-
-    def _of(self, network: nn.Module) -> list[nn.Parameter]:
-        return [_flatten(network)] if self._settings.one_buffer else list(network.parameters())
-
-    def step(self, number: int, rate: float) -> None:
-        """Take step ``number`` (from 1) along the gradient that is there, and clear it."""
-        if self.optimiser is None:
-            self._step_buffer(rate)
-        else:
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
-            self.optimiser.step()
-            self.optimiser.zero_grad()
-        if self._settings.ema is not None:
-            weight = ema_weight(number, self._settings.ema)
-            for average, newest in zip(self.average, self.parameters, strict=True):
-                average.detach().lerp_(newest.detach(), weight)
-
-    @torch.no_grad()
-    def _step_buffer(self, rate: float) -> None:
-        """Take Adam's step for one buffer; its class takes five times as long to get there."""
-        (flat,) = self.parameters
-        assert flat.grad is not None
-        first, second, step = ([self.moments[name]] for name in ("exp_avg", "exp_avg_sq", "step"))
-        adam([flat.detach()], [flat.grad], first, second, [], step, lr=rate, **_ADAM)
-        flat.grad.zero_()
-
-    def keep(self) -> None:
-        """Take what was validated as the best."""
-        for best, value in zip(self.best, self.average, strict=True):
-            best.copy_(value.detach())
-
-    def use_best(self) -> None:
-        """Return the network its best weights."""
-        if self._settings.one_buffer:
-            _unflatten(self.network, self.best[0])
-        else:
-            for p, best in zip(self.parameters, self.best, strict=True):
-                p.data.copy_(best)
-        self.network.eval()
-
-    def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint holds of them, without copies; of parameters in one buffer."""
-        (parameters,), (average,), (best,) = self.parameters, self.average, self.best
-        return {"parameters": parameters.detach(), "average": average.detach(), "best": best, **self.moments}
+def _gradients(task: Task[Any], stack: Stack, batches: Sequence[Any]) -> Sequence[Tensor]:
+    """Compute the loss of each member's batch, and leave its gradient in the member's parameters."""
+    if len(batches) == 1:
+        loss = task.loss(stack.network, batches[0])
+        torch.autograd.backward(loss)
+        return [loss.detach()]
+    losses = cast(StackTask[Any], task).losses(stack.network, batches)
+    stack.backward(losses)
+    return list(losses.detach())
 
 
 class _Loop:
     """The state of a training, and its steps."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        task: Task[Any],
-        settings: LoopSettings,
-        generator: torch.Generator,
-        title: str,
-        checkpoint: Checkpoint | None,
-        progress: Callable[[Epoch], None] | None,
-    ) -> None:
+    def __init__(self, training: NetworkTraining[Any]) -> None:
         self.began = time.perf_counter()
-        self.network, self.task, self.settings, self.title = network.train(), task, settings, title
-        self.generator, self.checkpoint, self.progress = generator, checkpoint, progress
+        settings, task = training.settings, training.task
+        self.network, self.task, self.settings, self.title = training.network.train(), task, settings, training.title
+        self.generator, self.checkpoint, self.progress = training.generator, training.checkpoint, training.progress
         rows = len(task)
         self.rows, self.size = rows, min(settings.batch, rows)
         self.steps_per_pass = rows // self.size if settings.drop_last else -(-rows // self.size)
@@ -315,33 +232,34 @@ class _Loop:
         # a validation per pass; more often where the steps end before the passes do, maybe within the first
         often = self.total if self.total != settings.steps else -(-self.total // settings.validations)
         self.between = min(self.steps_per_pass, often)
-        if checkpoint is not None and not (settings.one_buffer and self.between == self.steps_per_pass):
+        if self.checkpoint is not None and not (settings.one_buffer and self.between == self.steps_per_pass):
             raise ValueError("a training with a checkpoint needs one buffer, and a validation per pass")
-        self.weights = _Weights(network, settings)
+        self.weights = Weights(training.network, settings)
         self.history: list[Epoch] = []
         self.seconds, self.saved = 0.0, self.began
         # of the pass under way: the generator at its start, and the steps that are done; the sum of an epoch's losses
-        self.passes, self.start, self.done = 0, generator.get_state(), 0
-        self.summed = torch.zeros((), device=next(network.parameters()).device)
+        self.passes, self.start, self.done = 0, self.generator.get_state(), 0
+        self.summed = torch.zeros((), device=next(training.network.parameters()).device)
+        # the step and the place in its pass of the batch that was yielded last
+        self.place, self.ended = (0, 0), False
 
-    def run(self) -> TrainingCurve:
-        """Train from the start or from the checkpoint to the end."""
-        self._restore()
+    def steps(self) -> Iterator[Any]:
+        """Yield the batch of each step that is left; whoever resumes this has taken the step."""
         self.saved = time.perf_counter()
-        try:
-            while self._goes_on():
-                self._pass()
-            self._save()
-        except KeyboardInterrupt:
-            with uninterrupted():
-                self._save()
-            raise
+        while self._goes_on():
+            yield from self._pass()
+        self.save()
+        self.ended = True
+        self.seconds += time.perf_counter() - self.began
         self.weights.use_best()
+
+    def curve(self) -> TrainingCurve:
+        """Return how the training went, once it has ended."""
         return TrainingCurve(
             history=tuple(self.history),
             best_epoch=self._best().epoch,
             stopped_early=len(self.history) * self.between < self.total,
-            seconds=self.seconds + time.perf_counter() - self.began,
+            seconds=self.seconds,
         )
 
     def _best(self) -> Epoch:
@@ -360,15 +278,16 @@ class _Loop:
         settings = self.settings
         return learning_rate(step - settings.starts_high, self.total, settings.rate, settings.warmup)
 
-    def _pass(self) -> None:
-        """Train on the rest of a pass, and validate where it is due."""
+    def _pass(self) -> Iterator[Any]:
+        """Yield the batches of the rest of a pass, and validate where it is due."""
         self.generator.set_state(self.start)
         order = torch.randperm(self.rows, generator=self.generator)[: self.steps_per_pass * self.size]
         first, passed = self.passes * self.steps_per_pass, self.done
         for i, batch in enumerate(self.task.batches(order, self.size, self.generator)):
             step = first + i
             if batch is not None and i >= passed:
-                self._step(step, i, batch)
+                self.place = step, i
+                yield batch
             if (step + 1) % self.between == 0 or step + 1 == self.total:
                 self._validate(step, ends_pass=i + 1 == self.steps_per_pass)
                 if not self._goes_on():
@@ -379,16 +298,12 @@ class _Loop:
     def _next_pass(self) -> None:
         self.passes, self.start, self.done = self.passes + 1, self.generator.get_state(), 0
 
-    def _step(self, step: int, place: int, batch: Any) -> None:
-        loss = self.task.loss(self.network, batch)
-        torch.autograd.backward(loss)
-        if self.settings.clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
-        rate = self._rate(step)
-        with uninterrupted():
-            self.weights.step(step + 1, rate)
-            self.summed += loss.detach()
-            self.done = place + 1
+    def take(self, loss: Tensor) -> None:
+        """Take the step of the last batch, whose gradient is there."""
+        step, place = self.place
+        self.weights.step(step + 1, self._rate(step))
+        self.summed += loss
+        self.done = place + 1
 
     def _validate(self, step: int, *, ends_pass: bool) -> None:
         """Judge the weights after a step: the epoch's line, the best weights, a checkpoint now and then."""
@@ -398,6 +313,7 @@ class _Loop:
         self.network.train()
         line = Epoch(epoch, float(self.summed) / since, value, self._rate(step))
         if not math.isfinite(line.train_loss) or not math.isfinite(line.validation_loss):
+            self.ended = True
             raise FitError(f"{self.title} diverged in epoch {epoch}: lower its rate (now {self.settings.rate:g})")
         with uninterrupted():
             if not self.history or line.validation_loss < self._best().validation_loss:
@@ -409,17 +325,19 @@ class _Loop:
         if self.progress is not None:
             self.progress(line)
         if time.perf_counter() - self.saved > self.settings.checkpoint_seconds:
-            self._save()
+            self.save()
             self.saved = time.perf_counter()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write the checkpoint."""
         if self.checkpoint is not None:
             tensors = self.weights.state()
             tensors |= {"generator": self.start, "done": torch.tensor(self.done), "summed": self.summed}
             tensors["history"] = torch.tensor(self.history, dtype=torch.float64)
             self.checkpoint.write(tensors, self.seconds + time.perf_counter() - self.began)
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Go on from the checkpoint, if there is one."""
         saved = None if self.checkpoint is None else self.checkpoint.read()
         if saved is None:
             return
