@@ -27,7 +27,7 @@ from rich.progress import (
 
 from drapes_hep.errors import printable
 
-__all__ = ["Cost", "Reporter", "measured"]
+__all__ = ["Cost", "Progressed", "Reporter", "measured"]
 
 _DELAY = 2.0
 """Seconds after which a bar is drawn: what is quicker needs none."""

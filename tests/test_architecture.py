@@ -181,7 +181,6 @@ OVER = {
     "drapes_hep/templates/constituents/model.py:ConstituentModel.generate": OPTIONS,
     "drapes_hep/templates/constituents/jet_model.py:JetModel.generate": OPTIONS,
     "drapes_hep/templates/feature_model.py:BackgroundModel.generate": OPTIONS,
-    "drapes_hep/templates/feature_model.py:fit_model": OPTIONS,
 }
 """Functions over 60 lines, 20 branches or 8 arguments, each with the reason."""
 

@@ -209,7 +209,7 @@ def test_an_interrupted_run_says_how_to_go_on(project, complaint, monkeypatch):
         ("skim", "skim.run_selection", "during skim; finished stages are kept, this one starts over"),
         (
             "train",
-            "train.fit_window_model",
+            "train.fit_window_models",
             "during train.3300-3700; a training in progress",
         ),
         ("classify", "classify.out_of_fold_scores", "during classify.3300-3700; finished stages are kept, this one"),

@@ -450,14 +450,14 @@ def test_a_killed_training_goes_on_and_ends_alike(project, done, tmp_path, monke
     killed_when(command, lambda: list(folder.glob("model.*.checkpoint")))
     assert not (run / "stages" / f"train.{WINDOWS[0]}.json").exists()
     kept: list[int] = []
-    fit = drapes.fit_model
+    fit = drapes.fit_models
 
-    def spied(*args, checkpoint, **kwargs):
-        kept.append(checkpoint.exists())
-        return fit(*args, checkpoint=checkpoint, **kwargs)
+    def spied(trainings, **kwargs):
+        kept.extend(training.checkpoint.exists() for training in trainings)
+        return fit(trainings, **kwargs)
 
     said: list[str] = []
-    monkeypatch.setattr(drapes, "fit_model", spied)
+    monkeypatch.setattr(drapes, "fit_models", spied)
     monkeypatch.setattr(Reporter, "say", lambda _, line: said.append(line))
     ran = search(project, run)
     assert kept == [True, False, False]

@@ -35,7 +35,7 @@ from drapes_hep.stages.skim import skim
 from drapes_hep.stages.train import train
 from drapes_hep.templates.drapes import describe_sampler, levels, make_template
 from drapes_hep.templates.drapes_family import RECIPES
-from drapes_hep.templates.feature_model import BackgroundModel, fit_model
+from drapes_hep.templates.feature_model import BackgroundModel, FeatureTraining, fit_models
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
 from drapes_hep.templates.plan import copies_of, starts
@@ -248,18 +248,8 @@ def learnt(x, mjj, part, weight=None, scaling="quantile", training=SHORT):
     """A model of features and the weights of its network."""
     weight = np.ones(len(x)) if weight is None else weight
     domain = [(-np.inf, np.inf)] * x.shape[1]
-    model, _ = fit_model(
-        x,
-        mjj,
-        weight,
-        part,
-        features=("a", "b"),
-        domain=domain,
-        hidden=(),
-        training=training,
-        scaling=scaling,
-        seed=3,
-    )
+    window = FeatureTraining(x=x, mjj=mjj, weight=weight, part=part, hidden=(), seed=3)
+    ((model, _),) = fit_models([window], features=("a", "b"), domain=domain, training=training, scaling=scaling)
     return model, torch.cat([p.detach().ravel() for p in model.denoiser.parameters()])
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "check_overwrite",
     "mixed_modules",
     "run_stage",
+    "run_stages",
 ]
 
 _COSTS = ("finished", "seconds", "peak_memory_mib")
@@ -313,6 +314,67 @@ def run_stage(
     RunDirectoryError
         If an earlier stage is not done, or was done with another configuration.
     """
+    return bool(run_stages(run, [stage], lambda _: [work()], reporter))
+
+
+def run_stages(
+    run: RunDirectory,
+    stages: Sequence[Stage],
+    work: Callable[[Sequence[int]], Sequence[Sequence[Path] | Written]],
+    reporter: Reporter,
+) -> list[int]:
+    """Run stages whose work is done together, those that are not done.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    stages : sequence of Stage
+        None of them reads what another writes.
+    work : callable
+        From the places of the stages that have to run, at least one, to the files that each of them wrote.
+    reporter : Reporter
+
+    Returns
+    -------
+    list of int
+        Places of those that had to run. The time of each is an equal share, its memory that of all.
+
+    Raises
+    ------
+    RunDirectoryError
+        As for :func:`run_stage`.
+    """
+    due: dict[int, dict[str, Any]] = {}
+    for i, stage in enumerate(stages):
+        record = _record_if_due(run, stage, reporter)
+        if record is not None:
+            due[i] = record
+    if not due:
+        return []
+    for i, record in due.items():
+        begin_manifest(run, stages[i].config)
+        # before the old stamp goes, so that one of the two is always there
+        write_json(run.begun(stages[i].name), record)
+        run.stamp(stages[i].name).unlink(missing_ok=True)
+    enter(stages[next(iter(due))].name)
+    with measured() as cost:
+        try:
+            results = work(list(due))
+        except DrapesError:
+            # its configuration may be what is wrong, and is to be corrected: no reason to ask for leave
+            for i in due:
+                run.begun(stages[i].name).unlink(missing_ok=True)
+            raise
+    enter("")
+    share = Cost(cost.seconds / len(due), cost.peak_memory)
+    for (i, record), result in zip(due.items(), results, strict=True):
+        _finish(run, stages[i], record, result if isinstance(result, Written) else Written(result), share)
+        reporter.say(f"{stages[i].name}: {share.seconds:.1f} s, {share.peak_memory / 2**20:.0f} MiB")
+    return list(due)
+
+
+def _record_if_due(run: RunDirectory, stage: Stage, reporter: Reporter) -> dict[str, Any] | None:
+    """Return what a stage's stamp will hold if it has to run; None if it is done."""
     _check_earlier(run, stage)
     reads = list(stage.reads())
     for path in reads:
@@ -337,30 +399,19 @@ def run_stage(
             write_json(run.stamp(stage.name), moved)
         _stand_for(run, stage)
         reporter.say(f"{stage.name}: already done")
-        return False
+        return None
     check_overwrite(run, stage, inputs=True)
     if stamp is not None:
         reporter.say(f"{stage.name}: runs again, {_why_again(run, stage, stamp, hashes)}")
-    begin_manifest(run, stage.config)
-    # before the old stamp goes, so that one of the two is always there
-    write_json(run.begun(stage.name), record)
-    run.stamp(stage.name).unlink(missing_ok=True)
-    enter(stage.name)
-    with measured() as cost:
-        try:
-            result = work()
-        except DrapesError:
-            # its configuration may be what is wrong, and is to be corrected: no reason to ask for leave
-            run.begun(stage.name).unlink(missing_ok=True)
-            raise
-    enter("")
-    written = result if isinstance(result, Written) else Written(result)
+    return record
+
+
+def _finish(run: RunDirectory, stage: Stage, record: Mapping[str, Any], written: Written, cost: Cost) -> None:
+    """Write the stamp of a stage that has run."""
     sizes = {str(path.relative_to(run.path)): path.stat().st_size for path in written.files}
     write_json(run.stamp(stage.name), {**record, "opened": dict(written.opened), "files": sizes, **_cost_record(cost)})
     run.begun(stage.name).unlink(missing_ok=True)
     _stand_for(run, stage)
-    reporter.say(f"{stage.name}: {cost.seconds:.1f} s, {cost.peak_memory / 2**20:.0f} MiB")
-    return True
 
 
 def _why_again(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any], hashes: Mapping[str, str]) -> str:

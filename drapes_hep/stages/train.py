@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +19,9 @@ from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.keys import part_of
 from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.pipeline.context import Context
-from drapes_hep.pipeline.execution import run_stage
+from drapes_hep.pipeline.execution import run_stages
 from drapes_hep.pipeline.stage import Stage
+from drapes_hep.progress import Progressed, Reporter
 from drapes_hep.regions import Window
 from drapes_hep.rng import stage_seed
 from drapes_hep.stages.derived import pseudo_window
@@ -25,20 +29,20 @@ from drapes_hep.stages.feature_tables import unweighted
 from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.resonant import check_resonant
 from drapes_hep.stages.skim import skim_stage
-from drapes_hep.templates.methods import FitTask
+from drapes_hep.templates.methods import FitTask, Training
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
 from drapes_hep.templates.registry import method_of, method_settings
 from drapes_hep.templates.tables import EventTable
 from drapes_hep.templates.window_models import (
     checkpoints,
-    fit_window_model,
+    fit_window_models,
     save_window_model,
     training_record,
     unfinished,
 )
-from drapes_hep.training.curves import Epoch
+from drapes_hep.training.curves import Epoch, TrainingCurve
 
-__all__ = ["train", "train_stage"]
+__all__ = ["train", "train_stage", "train_windows"]
 
 _SILENCE = 60.0
 """Seconds that a training may take without a word."""
@@ -65,44 +69,82 @@ def train_stage(context: Context, window: Window) -> Stage:
 
 
 def train(context: Context, window: Window) -> None:
-    """Train the model of a window on its sidebands, unless it is done.
+    """Train the model of a window on its sidebands, unless it is done; raises as :func:`train_windows` does."""
+    train_windows(context, [window])
+
+
+def train_windows(context: Context, windows: Sequence[Window]) -> None:
+    """Train the models of windows on their sidebands, those that are not done, as many at once as suits the method.
+
+    No model depends on which others are trained with it.
 
     Raises
     ------
     DrapesError
-        If the skim is missing, or the window or its sidebands hold too few events.
+        If the skim is missing, or a window or its sidebands hold too few events.
     """
-    run_stage(context.run, train_stage(context, window), lambda: _train(context, window), context.reporter)
+    if not windows:
+        return
+    size = method_of(context.config).together(context.device, len(windows))
+    for first in range(0, len(windows), size):
+        _train_some(context, windows[first : first + size])
 
 
-def _train(context: Context, window: Window) -> list[Path]:
-    config, folder = context.config, context.run.window(window)
-    events = load_parents(context.run.events, config)
+def _train_some(context: Context, windows: Sequence[Window]) -> None:
+    stages = [train_stage(context, window) for window in windows]
+    run_stages(context.run, stages, lambda due: _train(context, [windows[i] for i in due]), context.reporter)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One model that is to be fitted: of a window, or of its closure test."""
+
+    window: Window
+    folder: Path
+    record: str
+    events: EventTable
+    part: IntArray
+    hidden: tuple[tuple[float, float], ...]
+
+
+def _train(context: Context, windows: Sequence[Window]) -> list[list[Path]]:
+    """Train the models of windows; returns the files of each."""
+    events = load_parents(context.run.events, context.config)
     # a skim may be weighted: it can serve others. Better refused before a training than after it
     unweighted(events.weight, "the selected events")
-    chosen = window.in_sidebands(events.mjj)
+    fits = [fit for window in windows for fit in _fits(context, window, events)]
+    written = _fit(context, fits)
+    files: list[list[Path]] = []
+    for window in windows:
+        split = context.run.window(window) / "split.parquet"
+        mine = [i for i, fit in enumerate(fits) if fit.window == window]
+        sidebands, part = fits[mine[0]].events, fits[mine[0]].part
+        write_skim(split, {"event_id": sidebands.event_id, "part": part.astype(np.int8)})
+        files.append([*(path for i in mine for path in written[i]), split])
+    # not before all models are there: one would be trained again if another's training is cut off
+    for fit in fits:
+        for old in checkpoints(_stem(context, fit)):
+            old.unlink()
+    return files
+
+
+def _fits(context: Context, window: Window, events: EventTable) -> list[_Fit]:
+    """Return what is to be fitted for a window: its model, and the closure test's where it has one."""
+    config, folder = context.config, context.run.window(window)
     _check_sample(context, window, events.mjj, events.event_id)
-    sidebands = events.take(chosen)
+    sidebands = events.take(window.in_sidebands(events.mjj))
     # before a training, for the classifier comes hours after it
     columns = [config.features.index(name) for name in config.classifier_features]
     check_resonant(config.classifier_features, sidebands.x[:, columns], sidebands.mjj)
     part = split_sidebands(sidebands.event_id, config.seed, config.training)
-    hidden = [(window.lo, window.hi)]
-    written = _fit(context, window, folder / "model", "training.json", sidebands, part, hidden)
-    stems = [_stem(context, folder / "model", hidden)]
-    write_skim(folder / "split.parquet", {"event_id": sidebands.event_id, "part": part.astype(np.int8)})
-    written.append(folder / "split.parquet")
+    hidden = ((window.lo, window.hi),)
+    fits = [_Fit(window, folder / "model", "training.json", sidebands, part, hidden)]
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
         outside = (sidebands.mjj < pseudo[0]) | (sidebands.mjj >= pseudo[1])
         fewer = (sidebands.take(outside), part[outside])
-        all_hidden = [*hidden, pseudo]
-        written += _fit(context, window, folder / "pseudo_model", "pseudo_training.json", *fewer, all_hidden)
-        stems.append(_stem(context, folder / "pseudo_model", all_hidden))
-    # not before the second model is there as well: the first would be trained again if that training is cut off
-    for old in (path for stem in stems for path in checkpoints(stem)):
-        old.unlink()
-    return written
+        fits.append(_Fit(window, folder / "pseudo_model", "pseudo_training.json", *fewer, (*hidden, pseudo)))
+    return fits
 
 
 def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: IntArray) -> None:
@@ -123,70 +165,89 @@ def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: I
         raise FitError(unnumbered(str(error)) if config.blind else str(error)) from error
 
 
-def _stem(context: Context, folder: Path, hidden: list[tuple[float, float]]) -> Path:
+def _stem(context: Context, fit: _Fit) -> Path:
     """Return the stem of a training's checkpoints."""
     config = context.config
     part = part_of(config.model_dump(mode="json"), keys_of("train"))
     # named by all that the training depends on: a killed run resumes, a changed one starts afresh
+    hidden = [list(interval) for interval in fit.hidden]
     key = content_hash([part, method_settings(config), hidden, file_hash(context.run.events), code_hash(*_TRAINING)])
-    return folder.parent / f"{folder.name}.{key[:12]}"
+    return fit.folder.parent / f"{fit.folder.name}.{key[:12]}"
 
 
-def _fit(
-    context: Context,
-    window: Window,
-    folder: Path,
-    record: str,
-    events: EventTable,
-    part: IntArray,
-    hidden: list[tuple[float, float]],
-) -> list[Path]:
+def _fit(context: Context, fits: Sequence[_Fit]) -> list[list[Path]]:
+    """Fit models and write them; returns the files of each."""
     config, method = context.config, method_of(context.config)
     trainings = method.trainings()
-    stem = _stem(context, folder, hidden)
-    if training := unfinished(stem):
-        what = folder.name.replace("_", " ")
-        context.reporter.say(
-            f"window {window.name}: the interrupted training of the {what} resumes from the checkpoint of {training}"
-        )
-    with context.reporter.bar(
-        f"train {window.name}", max((training.epochs for training in trainings.values()), default=1)
-    ) as bar:
-        spoken = time.monotonic()
+    for fit in fits:
+        if training := unfinished(_stem(context, fit)):
+            what = fit.folder.name.replace("_", " ")
+            context.reporter.say(
+                f"window {fit.window.name}: the interrupted training of the {what} resumes from the checkpoint of"
+                f" {training}"
+            )
+    names = ", ".join(dict.fromkeys(fit.window.name for fit in fits))
+    progress = _Progress(context.reporter, fits, trainings)
+    with context.reporter.bar(f"train {names}", progress.total) as bar:
+        tasks = [
+            FitTask(
+                fit.events,
+                fit.part,
+                fit.hidden,
+                stage_seed(config.seed, fit.folder.name, fit.window.name),
+                device=context.device,
+                checkpoint=_stem(context, fit),
+                progress=progress.watch(i, bar),
+            )
+            for i, fit in enumerate(fits)
+        ]
+        results = fit_window_models(method, tasks)
+    return [_write(context, fit, *result) for fit, result in zip(fits, results, strict=True)]
+
+
+class _Progress:
+    """The epochs of several models' trainings on one bar, and a line now and then where none is drawn."""
+
+    def __init__(self, reporter: Reporter, fits: Sequence[_Fit], trainings: Mapping[str, Training]) -> None:
+        self._reporter, self._fits, self._trainings = reporter, fits, trainings
+        self.total = max(len(fits) * sum(training.epochs for training in trainings.values()), 1)
+        self._epochs: dict[tuple[int, str], int] = {}
+        self._spoken = time.monotonic()
+
+    def watch(self, place: int, bar: Progressed) -> Callable[[str, Epoch], None]:
+        """Return what the trainings of a model report to."""
 
         def advance(name: str, epoch: Epoch) -> None:
-            nonlocal spoken
-            total = trainings[name].epochs if name in trainings else epoch.epoch
-            bar(epoch.epoch, total)
-            # where no bar is drawn, a line now and then says that a long training lives
-            if not context.reporter.draws and time.monotonic() - spoken > _SILENCE:
-                spoken = time.monotonic()
-                context.reporter.say(
-                    f"window {window.name}: {name}, epoch {epoch.epoch} of {total}, losses"
+            self._epochs[place, name] = epoch.epoch
+            done = sum(self._epochs.values())
+            bar(done, max(self.total, done))
+            if not self._reporter.draws and time.monotonic() - self._spoken > _SILENCE:
+                self._spoken = time.monotonic()
+                epochs = self._trainings[name].epochs if name in self._trainings else epoch.epoch
+                self._reporter.say(
+                    f"window {self._fits[place].window.name}: {name}, epoch {epoch.epoch} of {epochs}, losses"
                     f" {epoch.train_loss:.4f} and {epoch.validation_loss:.4f} (validation)"
                 )
 
-        task = FitTask(
-            events,
-            part,
-            tuple(hidden),
-            stage_seed(config.seed, folder.name, window.name),
-            device=context.device,
-            checkpoint=stem,
-            progress=advance,
-        )
-        model, results = fit_window_model(method, task)
-    counts = {name: int((part == value).sum()) for name, value in _PARTS.items()}
+        return advance
+
+
+def _write(context: Context, fit: _Fit, model: Any, results: Mapping[str, TrainingCurve]) -> list[Path]:
+    """Write a model and how its trainings went; returns the files."""
+    config, method, window = context.config, method_of(context.config), fit.window
+    trainings = method.trainings()
+    counts = {name: int((fit.part == value).sum()) for name, value in _PARTS.items()}
     extra = {
         "window": [window.lo, window.hi],
         "seed": config.seed,
         "events_sha256": file_hash(context.run.events),
         "events": counts,
     }
-    written = save_window_model(method, folder, model, hidden, extra)
+    written = save_window_model(method, fit.folder, model, fit.hidden, extra)
     curves = {name: training_record(result, trainings.get(name)) for name, result in results.items()}
-    write_json(folder.parent / record, {"trainings": curves, "events": counts})
-    return [*written, folder.parent / record]
+    record = fit.folder.parent / fit.record
+    write_json(record, {"trainings": curves, "events": counts})
+    return [*written, record]
 
 
 _PARTS = {"train": TRAIN, "validation": VALIDATION, "closure": CLOSURE}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError, DrapesError, UsersCode, describe_error, reason_of
+from drapes_hep.errors import ConfigError, DrapesError, UsersCode, counted, describe_error, reason_of
 from drapes_hep.fixed import LARGEST
 from drapes_hep.plugins import is_users
 from drapes_hep.regions import Window
@@ -111,14 +111,36 @@ class CheckedMethod(BackgroundMethod):
         """Fit as the user's class does."""
         with UsersCode(self._method_error):
             result = self._inner.fit(task)
+        return self._fitted("fit", result)
+
+    def fit_many(self, tasks: Sequence[FitTask]) -> list[tuple[Any, Mapping[str, TrainingCurve]]]:
+        """Fit as the user's class does, or one after the other."""
+        own = getattr(type(self._inner), "fit_many", BackgroundMethod.fit_many)
+        if own is BackgroundMethod.fit_many:
+            return super().fit_many(tasks)
+        with UsersCode(self._method_error):
+            results = self._inner.fit_many(tasks)
+        if not isinstance(results, Sequence) or len(results) != len(tasks):
+            raise self._wrong("fit_many", f"{type(results).__name__}, not a list of {counted(len(tasks), 'result')}")
+        return [self._fitted("fit_many", result) for result in results]
+
+    def together(self, device: str, models: int) -> int:
+        """Return what the user's class says."""
+        number = self._call_optional("together", device, models)
+        if not _is_whole(number) or number < 1:
+            raise self._wrong("together", f"{number!r}, not a whole number above 0")
+        return int(number)
+
+    def _fitted(self, method: str, result: Any) -> tuple[Any, Mapping[str, TrainingCurve]]:
+        """Return a model with its curves."""
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
-            raise self._wrong("fit", f"{type(result).__name__}, not (model, {{name: TrainingCurve}})")
+            raise self._wrong(method, f"{type(result).__name__}, not (model, {{name: TrainingCurve}})")
         model, curves = result
         for key, curve in curves.items():
             if not isinstance(curve, TrainingCurve) or not curve.history:
-                raise self._wrong("fit", f"no TrainingCurve with a history as {key!r}; {{}} means no training")
+                raise self._wrong(method, f"no TrainingCurve with a history as {key!r}; {{}} means no training")
             if problem := _curve_problem(key, curve):
-                raise self._wrong("fit", problem)
+                raise self._wrong(method, problem)
         return model, curves
 
     def save(self, folder: Path, model: Any) -> Sequence[Path]:

@@ -17,12 +17,14 @@ from torch import Tensor
 from drapes_hep.config import Config, TemplateConfig
 from drapes_hep.diffusion.samplers import evaluations
 from drapes_hep.diffusion.schedules import Schedule, angle_steps, strength_steps
+from drapes_hep.diffusion.training import stack_size
 from drapes_hep.errors import ConfigError, counted
 from drapes_hep.events.features import domains
 from drapes_hep.templates.drapes_family import RECIPES, Recipe
 from drapes_hep.templates.feature_model import (
     BackgroundModel,
-    fit_model,
+    FeatureTraining,
+    fit_models,
     load_background_model,
     save_background_model,
 )
@@ -125,6 +127,21 @@ def make_template(
     return plan.template(x)
 
 
+def _training(task: FitTask) -> FeatureTraining:
+    """Return what a model of features is trained on."""
+    events, stem, progress = task.events, task.checkpoint, task.progress
+    return FeatureTraining(
+        x=events.x,
+        mjj=events.mjj,
+        weight=events.weight,
+        part=task.part,
+        hidden=task.hidden,
+        seed=task.seed,
+        checkpoint=None if stem is None else stem.with_name(f"{stem.name}.checkpoint"),
+        progress=None if progress is None else lambda epoch: progress("features", epoch),
+    )
+
+
 class Drapes(BackgroundMethod):
     """Drapes 0, SR, SB and MC, of features (arXiv:2312.10130).
 
@@ -142,25 +159,24 @@ class Drapes(BackgroundMethod):
 
     def fit(self, task: FitTask) -> tuple[BackgroundModel, Mapping[str, TrainingCurve]]:
         """Train the model of features."""
-        config, progress, events = self.config, task.progress, task.events
-        model, result = fit_model(
-            events.x,
-            events.mjj,
-            events.weight,
-            task.part,
+        return self.fit_many([task])[0]
+
+    def fit_many(self, tasks: Sequence[FitTask]) -> list[tuple[BackgroundModel, Mapping[str, TrainingCurve]]]:
+        """Train the models of features of several windows in stacks."""
+        config = self.config
+        results = fit_models(
+            [_training(task) for task in tasks],
             features=config.features,
             domain=domains(config.features, **config.definitions),
-            hidden=task.hidden,
             training=config.training,
             scaling=config.template.scaling,
-            seed=task.seed,
-            device=task.device,
-            checkpoint=None
-            if task.checkpoint is None
-            else task.checkpoint.with_name(f"{task.checkpoint.name}.checkpoint"),
-            progress=None if progress is None else lambda epoch: progress("features", epoch),
+            device=tasks[0].device,
         )
-        return model, {"features": result}
+        return [(model, {"features": result}) for model, result in results]
+
+    def together(self, device: str, models: int) -> int:
+        """Return how many models fit one stack."""
+        return stack_size(device, models)
 
     def trainings(self) -> Mapping[str, Training]:
         """Return the one training."""

@@ -14,7 +14,7 @@ from drapes_hep.config import TrainingConfig
 from drapes_hep.diffusion.checkpoints import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS, PreconditionedDenoiser
 from drapes_hep.diffusion.samplers import Sampler, sample
-from drapes_hep.diffusion.training import TrainingResult, TrainingSettings, train
+from drapes_hep.diffusion.training import DenoiserTraining, TrainingResult, TrainingSettings, train_together
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
 from drapes_hep.networks.mlp import ResidualMLP
@@ -24,7 +24,8 @@ from drapes_hep.training.curves import Epoch
 
 __all__ = [
     "BackgroundModel",
-    "fit_model",
+    "FeatureTraining",
+    "fit_models",
     "load_background_model",
     "save_background_model",
     "scaled_parts",
@@ -154,25 +155,11 @@ def scaled_parts(
     return scale, tensors(fitted), tensors(part == VALIDATION)
 
 
-def fit_model(
-    x: FloatArray,
-    mjj: FloatArray,
-    weight: FloatArray,
-    part: IntArray,
-    *,
-    features: Sequence[str],
-    domain: npt.ArrayLike,
-    hidden: Sequence[tuple[float, float]],
-    training: TrainingConfig,
-    scaling: str,
-    seed: int,
-    device: str = "cpu",
-    checkpoint: Path | None = None,
-    progress: Callable[[Epoch], None] | None = None,
-) -> tuple[BackgroundModel, TrainingResult]:
-    """Train the model of one window on its sidebands.
+@dataclass(frozen=True, kw_only=True)
+class FeatureTraining:
+    """What the model of one window is trained on.
 
-    Parameters
+    Attributes
     ----------
     x : array, shape (n, d)
         Features of sideband events.
@@ -180,30 +167,53 @@ def fit_model(
         Masses in GeV, and weights.
     part : array of int, shape (n,)
         From :func:`drapes_hep.templates.parts.split_sidebands`.
-    features : sequence of str
-        Their names.
-    domain : array_like, shape (d, 2)
-        Their natural bounds.
     hidden : sequence of (float, float)
         Mass intervals of which no event is among these, for the card: the window, and a closure test's pseudo-window.
-    training : TrainingConfig
-    scaling : {"quantile", "standard"}
     seed : int
         Of weights, order and noise; every window starts afresh.
-    device : str
     checkpoint : Path, optional
         As for :func:`drapes_hep.diffusion.training.train`.
     progress : callable, optional
+        Called with each epoch.
+    """
+
+    x: FloatArray
+    mjj: FloatArray
+    weight: FloatArray
+    part: IntArray
+    hidden: Sequence[tuple[float, float]]
+    seed: int
+    checkpoint: Path | None = None
+    progress: Callable[[Epoch], None] | None = None
+
+
+def fit_models(
+    windows: Sequence[FeatureTraining],
+    *,
+    features: Sequence[str],
+    domain: npt.ArrayLike,
+    training: TrainingConfig,
+    scaling: str,
+    device: str = "cpu",
+) -> list[tuple[BackgroundModel, TrainingResult]]:
+    """Train the models of windows on their sidebands, in stacks.
+
+    Parameters
+    ----------
+    windows : sequence of FeatureTraining
+    features : sequence of str
+        Names of the features.
+    domain : array_like, shape (d, 2)
+        Their natural bounds.
+    training : TrainingConfig
+    scaling : {"quantile", "standard"}
+    device : str
 
     Returns
     -------
-    model : BackgroundModel
-    result : TrainingResult
+    list of (BackgroundModel, TrainingResult)
+        In their order; none depends on the others (:func:`drapes_hep.diffusion.training.train_together`).
     """
-    scale, fitted, validation_parts = scaled_parts(
-        x, mjj, weight, part, features=features, domain=domain, scaling=scaling
-    )
-    backbone = ResidualMLP(x.shape[1], 1, width=training.width, depth=training.depth, seed=stage_seed(seed, "weights"))
     settings = TrainingSettings(
         epochs=training.epochs,
         batch=training.batch,
@@ -212,18 +222,35 @@ def fit_model(
         ema=training.ema,
         patience=training.patience,
     )
-    result = train(
-        DENOISERS[training.path](backbone),
-        *fitted,
-        *validation_parts,
-        settings,
-        seed=stage_seed(seed, "train"),
-        device=device,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
-    model = BackgroundModel(result.denoiser, scale, tuple(features), tuple((float(a), float(b)) for a, b in hidden))
-    return model, result
+    scales, trainings = [], []
+    for window in windows:
+        scale, fitted, validation_parts = scaled_parts(
+            window.x, window.mjj, window.weight, window.part, features=features, domain=domain, scaling=scaling
+        )
+        seed = stage_seed(window.seed, "weights")
+        backbone = ResidualMLP(window.x.shape[1], 1, width=training.width, depth=training.depth, seed=seed)
+        scales.append(scale)
+        trainings.append(
+            DenoiserTraining(
+                DENOISERS[training.path](backbone),
+                *fitted,
+                *validation_parts,
+                settings,
+                seed=stage_seed(window.seed, "train"),
+                checkpoint=window.checkpoint,
+                progress=window.progress,
+            )
+        )
+    results = train_together(trainings, device=device)
+    return [
+        (
+            BackgroundModel(
+                result.denoiser, scale, tuple(features), tuple((float(a), float(b)) for a, b in window.hidden)
+            ),
+            result,
+        )
+        for window, scale, result in zip(windows, scales, results, strict=True)
+    ]
 
 
 def save_background_model(folder: Path, model: BackgroundModel) -> list[Path]:

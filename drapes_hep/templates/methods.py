@@ -194,6 +194,25 @@ class BackgroundMethod(Protocol):
 
     # ---- what may stay as it is --------------------------------------------------------------------------------------
 
+    def fit_many(self, tasks: Sequence[FitTask]) -> list[tuple[Any, Mapping[str, TrainingCurve]]]:
+        """Fit the models of several tasks: one after the other, unless a method does better.
+
+        Parameters
+        ----------
+        tasks : sequence of FitTask
+            At least one, all on one device.
+
+        Returns
+        -------
+        list
+            What :meth:`fit` returns for each; it must not depend on the others.
+        """
+        return [self.fit(task) for task in tasks]
+
+    def together(self, device: str, models: int) -> int:  # noqa: ARG002 - the method's own
+        """Return how many of so many models are best fitted at once by :meth:`fit_many`."""
+        return 1
+
     def check(self) -> None:
         """Raise ConfigError if the configuration does not fit; called before anything is run."""
         return

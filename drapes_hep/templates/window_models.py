@@ -29,6 +29,7 @@ __all__ = [
     "check_parts",
     "checkpoints",
     "fit_window_model",
+    "fit_window_models",
     "has_model",
     "load_window_model",
     "model_files",
@@ -74,7 +75,25 @@ def check_parts(part: IntArray, weight: FloatArray) -> None:
 
 
 def fit_window_model(method: BackgroundMethod, task: FitTask) -> tuple[Any, Mapping[str, TrainingCurve]]:
-    """Fit a method's model.
+    """Fit a method's model; raises as :func:`fit_window_models` does."""
+    return fit_window_models(method, [task])[0]
+
+
+def fit_window_models(
+    method: BackgroundMethod, tasks: Sequence[FitTask]
+) -> list[tuple[Any, Mapping[str, TrainingCurve]]]:
+    """Fit a method's models, as many at once as suits the method and the device.
+
+    Parameters
+    ----------
+    method : BackgroundMethod
+    tasks : sequence of FitTask
+        On one device.
+
+    Returns
+    -------
+    list
+        Of each task the model, and the curves of its trainings.
 
     Raises
     ------
@@ -83,11 +102,21 @@ def fit_window_model(method: BackgroundMethod, task: FitTask) -> tuple[Any, Mapp
     FitError
         If a part of the sidebands has no events.
     """
-    check_hidden(task.events.mjj, task.hidden)
-    check_parts(task.part, task.events.weight)
+    for task in tasks:
+        check_hidden(task.events.mjj, task.hidden)
+        check_parts(task.part, task.events.weight)
+    results: list[tuple[Any, Mapping[str, TrainingCurve]]] = []
+    size = method.together(tasks[0].device, len(tasks)) if len(tasks) > 1 else 1
+    for first in range(0, len(tasks), size):
+        some = [_without_closure(task) for task in tasks[first : first + size]]
+        results += [method.fit(some[0])] if len(some) == 1 else method.fit_many(some)
+    return results
+
+
+def _without_closure(task: FitTask) -> FitTask:
     # what is not given cannot be learnt: closure events measure how often a cut passes
     used = task.part != CLOSURE
-    return method.fit(replace(task, events=task.events.take(used), part=task.part[used]))
+    return replace(task, events=task.events.take(used), part=task.part[used])
 
 
 def save_window_model(
