@@ -716,6 +716,9 @@ def test_a_wrong_result_of_a_method_is_one_line(project, tmp_path, events, old, 
         ("trainings(self): return {'a': Training(epochs='many')}", "trainings() returned epochs of 'many' as 'a'"),
         ("trainings(self): return {'a': Training(5, title=1)}", "trainings() returned a name, title, caption or unit"),
         ("check_windows(self, windows): raise ValueError('none')", "ValueError: none"),
+        ("together(self, device, models): return 0", "together() returned 0, not a whole number above 0"),
+        ("fit_many(self, tasks): return [1]", "fit_many() returned list, not a list of 2 results"),
+        ("fit_many(self, tasks): return [1, 2]", "fit_many() returned int, not (model, {name: TrainingCurve})"),
     ],
 )
 def test_a_wrong_result_of_an_optional_method_is_one_line(project, tmp_path, member, words):
@@ -726,7 +729,8 @@ def test_a_wrong_result_of_an_optional_method_is_one_line(project, tmp_path, mem
         source.replace("import json", "from drapes_hep.templates.methods import Training")
     )
     arguments = {
-        "settings": (), "summary": (), "trainings": (), "reach": ((3300.0, 3700.0),), "check_windows": ([WINDOW],)
+        "settings": (), "summary": (), "trainings": (), "reach": ((3300.0, 3700.0),), "check_windows": ([WINDOW],),
+        "together": ("cpu", 2), "fit_many": ([None, None],)
     }  # fmt: skip
     name = member.partition("(")[0]
     with pytest.raises(ConfigError, match=re.escape(words)) as caught:

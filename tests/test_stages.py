@@ -53,7 +53,7 @@ from drapes_hep.stages.feature_tables import feature_matrix
 from drapes_hep.stages.generate import _generate, generate
 from drapes_hep.stages.hunt import hunt, hunt_stage
 from drapes_hep.stages.skim import skim
-from drapes_hep.stages.train import train
+from drapes_hep.stages.train import train, train_windows
 from drapes_hep.templates import drapes
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.feature_model import load_background_model
@@ -466,6 +466,31 @@ def test_a_killed_training_goes_on_and_ends_alike(project, done, tmp_path, monke
     assert ran == STAGES - {"skim"}
     assert (run / "results.json").read_bytes() == (done / "results.json").read_bytes()
     assert list(run.rglob("*.checkpoint")) == []
+
+
+def test_windows_that_are_trained_together_have_the_models_of_each(project, done, copy):
+    """Both windows and the closure test's second model as one stack: byte for byte what one window after another is."""
+    for stamp in (copy / "stages").glob("train.*"):
+        stamp.unlink()
+    for folder in copy.glob("windows/*/*model"):
+        shutil.rmtree(folder)
+    context = context_of(project, copy)
+    train_windows(context, context.windows)
+    models = [path.relative_to(done) for path in done.glob("windows/*/*model/*")]
+    assert len(models) == 9
+    assert all((copy / path).read_bytes() == (done / path).read_bytes() for path in models)
+    splits = [path.relative_to(done) for path in done.glob("windows/*/split.parquet")]
+    assert len(splits) == 2
+    assert all((copy / path).read_bytes() == (done / path).read_bytes() for path in splits)
+    assert list(copy.rglob("*.checkpoint")) == []
+
+
+def test_of_windows_trained_together_those_that_are_done_stay(project, copy):
+    (copy / "stages" / f"train.{WINDOWS[1]}.json").unlink()
+    before, context = stamps(copy), context_of(project, copy)
+    train_windows(context, context.windows)
+    after = stamps(copy)
+    assert {name for name in after if before.get(name) != after[name]} == {f"train.{WINDOWS[1]}"}
 
 
 def test_a_skim_scans_each_file_once_and_loads_its_processor_once(project, tmp_path, monkeypatch):
