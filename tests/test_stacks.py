@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
+from drapes_hep.diffusion import training
 from drapes_hep.diffusion.denoisers import EDMDenoiser
 from drapes_hep.diffusion.training import DenoiserTraining, TrainingSettings, train_together
 from drapes_hep.errors import FitError
+from drapes_hep.networks import AttentiveDeepSets, SetTransformer
 from drapes_hep.networks.mlp import ResidualMLP, linear
+from drapes_hep.packed import Sets
+from drapes_hep.training.weights import Stack, Weights
 
 SETTINGS = TrainingSettings(epochs=6, batch=100, rate=6e-3, ema=0.95, checkpoint_seconds=0.0)
 ROWS = (730, 415, 512)
@@ -145,3 +150,30 @@ def test_layers_of_a_stack_are_those_of_each(rows, inputs, outputs):
     together = results(slice(None))
     for i in range(3):
         assert all(torch.equal(whole[i], one) for whole, one in zip(together, results(i), strict=True))
+
+
+# ---- nothing waits for a device --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["rows", "stack", "deepsets", "transformer"])
+def test_no_step_waits_for_the_device(kind):
+    """On the meta device, where no value can be read: batches, loss and gradient of a pass."""
+    meta, sizes = torch.device("meta"), torch.tensor([3, 0, 5, 1, 4, 2] * 4)
+    x, mass, weight = torch.zeros(24, 2), torch.zeros(24, 1), torch.ones(24)
+    network = ResidualMLP(2, 1, width=16, depth=2)
+    if kind in ("deepsets", "transformer"):
+        network = {"deepsets": AttentiveDeepSets, "transformer": SetTransformer}[kind](2, 1, width=16, depth=1)
+        x = Sets(torch.zeros(int(sizes.sum()), 2), torch.nn.functional.pad(sizes.cumsum(0), (1, 0)))
+    events = training._Events.of(x, mass, weight, "cpu")
+    moved = training._Events(*(part.to(meta) for part in events[:3]), events.offsets)
+    denoiser = EDMDenoiser(network).to(meta)
+    task = training._Task(denoiser, moved, None, "float32")
+    generator = torch.Generator().manual_seed(1)
+    batches = list(task.batches(torch.randperm(24, generator=generator), 8, generator))
+    assert len(batches) == 3
+    if kind == "stack":
+        stack = Stack([Weights(denoiser, SETTINGS.loop()), Weights(copy.deepcopy(denoiser), SETTINGS.loop())])
+        stack.backward(task.losses(stack.network, batches[:2]))
+    else:
+        task.loss(denoiser, batches[0]).backward()
+    assert all(p.grad is not None for p in denoiser.parameters() if p.numel())

@@ -72,7 +72,8 @@ class Denoiser(nn.Module):
         condition : Tensor, shape (n, c), optional
             Condition of each row (each set).
         offsets : Tensor of int64, shape (sets + 1,), optional
-            Set ``i`` is the rows ``offsets[i]:offsets[i + 1]``.
+            Set ``i`` is the rows ``offsets[i]:offsets[i + 1]``. On the CPU, wherever ``x`` is: a GPU that holds them
+            has to be waited for.
 
         Returns
         -------
@@ -84,7 +85,9 @@ class Denoiser(nn.Module):
 def expand_sets(value: Tensor, offsets: Tensor | None) -> Tensor:
     """Repeat a value per set, shape (sets,), to its members, as a column; rows without sets and shared values pass."""
     if offsets is not None and len(value) != 1:
-        value = torch.repeat_interleave(value, offsets.diff())
+        # a GPU need not be waited for where the offsets are on the host
+        total = int(offsets[-1]) if offsets.device.type == "cpu" else None
+        value = torch.repeat_interleave(value, offsets.diff().to(value.device), output_size=total)
     return value[:, None]
 
 

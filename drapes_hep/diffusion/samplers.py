@@ -260,7 +260,7 @@ def sample(
         rows, sets = slice(first, last), None
         if offsets is not None:
             rows = slice(int(offsets[first]), int(offsets[last]))
-            sets = (offsets[first : last + 1] - offsets[first]).to(place)
+            sets = offsets[first : last + 1] - offsets[first]
         block_condition = None if condition is None else condition[first:last].to(place)
 
         def predict(x: Tensor, p: Point) -> Tensor:

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from drapes_hep.diffusion.denoisers import PreconditionedDenoiser
 from drapes_hep.diffusion.losses import Noised, denoising_loss, noised, stratified
 from drapes_hep.kernels import Precision, kernel_threads, products
-from drapes_hep.packed import Sets, bounded, take
+from drapes_hep.packed import Sets, bounded, runs
 from drapes_hep.training.checkpoint import Checkpoint, fingerprint
 from drapes_hep.training.curves import Epoch, TrainingCurve
 from drapes_hep.training.loop import LoopSettings, NetworkTraining, train_stack
@@ -139,7 +140,7 @@ def _fixed_draws(
     u = stratified(n * draws, n * draws, generator).view(draws, n)
     u = u[:, torch.randperm(n, generator=generator)].reshape(-1)
     device = events.x.device
-    repeated = events.take(torch.arange(n, device=device).repeat(draws))
+    repeated = events.take(torch.arange(n).repeat(draws))
     noise = torch.randn(repeated.x.shape, generator=generator).to(device)
     t = denoiser.schedule.training_times(u.double()).float().to(device)
     return _Validation(repeated, noised(denoiser, repeated.x, t, noise, repeated.offsets))
@@ -151,7 +152,7 @@ def _validate(denoiser: PreconditionedDenoiser, v: _Validation, precision: Preci
     total = torch.zeros((), dtype=torch.float64, device=device)
     weights = torch.zeros((), dtype=torch.float64, device=device)
     # how many members the sets of a part have is not known beforehand: their starts say
-    starts = torch.arange(len(v.events) + 1) if v.events.offsets is None else v.events.offsets.cpu()
+    starts = torch.arange(len(v.events) + 1) if v.events.offsets is None else v.events.offsets
     for first, last in itertools.pairwise(bounded(starts, _EVALUATION_ROWS.get(device.type, _MANY_ROWS))):
         part = v.events.part(first, last)
         rows = slice(int(starts[first]), int(starts[last]))
@@ -386,7 +387,7 @@ def _decisive(denoiser: PreconditionedDenoiser, settings: TrainingSettings, seed
 
 
 class _Events(NamedTuple):
-    """Checked events on the device; weights have mean 1."""
+    """Checked events on the device; weights have mean 1. Offsets stay on the CPU: no step waits for the device."""
 
     x: Tensor
     condition: Tensor | None
@@ -410,7 +411,7 @@ class _Events(NamedTuple):
             raise ValueError("the weights must add up to more than 0")
         conditions = None if condition is None else condition.to(device, torch.float32)
         scaled = (weight / weight.mean()).to(device, torch.float32)
-        offsets = x.offsets.to(device) if isinstance(x, Sets) else None
+        offsets = x.offsets.cpu() if isinstance(x, Sets) else None
         return cls(values.to(device, torch.float32), conditions, scaled, offsets)
 
     def __len__(self) -> int:
@@ -419,21 +420,31 @@ class _Events(NamedTuple):
     @property
     def row_weight(self) -> Tensor:
         """Weight of each row: of each member, that of its set."""
-        return self.weight if self.offsets is None else torch.repeat_interleave(self.weight, self.offsets.diff())
+        if self.offsets is None:
+            return self.weight
+        lengths = self.offsets.diff().to(self.weight.device)
+        return torch.repeat_interleave(self.weight, lengths, output_size=len(self.x))
 
     def take(self, chosen: Tensor) -> _Events:
-        condition = None if self.condition is None else self.condition[chosen]
+        """Return some events; sets are chosen by an index on the CPU."""
+        device = self.x.device
+        index = chosen.to(device)
+        condition = None if self.condition is None else self.condition[index]
         if self.offsets is None:
-            return _Events(self.x[chosen], condition, self.weight[chosen])
-        sets = take(Sets(self.x, self.offsets), chosen)
-        return _Events(sets.values, condition, self.weight[chosen], sets.offsets)
+            return _Events(self.x[index], condition, self.weight[index])
+        first, lengths = self.offsets[chosen], self.offsets.diff()[chosen]
+        offsets = F.pad(lengths.cumsum(0), (1, 0))
+        rows, _ = runs(first.to(device), lengths.to(device), int(offsets[-1]))
+        return _Events(self.x[rows], condition, self.weight[index], offsets)
 
     def part(self, first: int, last: int) -> _Events:
-        """Return events in a row; of rows, nothing is copied."""
-        if self.offsets is not None:
-            return self.take(torch.arange(first, last, device=self.x.device))
+        """Return events in a row; nothing is copied."""
         condition = None if self.condition is None else self.condition[first:last]
-        return _Events(self.x[first:last], condition, self.weight[first:last])
+        if self.offsets is None:
+            return _Events(self.x[first:last], condition, self.weight[first:last])
+        offsets = self.offsets[first : last + 1]
+        rows = slice(int(offsets[0]), int(offsets[-1]))
+        return _Events(self.x[rows], condition, self.weight[first:last], offsets - offsets[0])
 
 
 class _Batch(NamedTuple):
@@ -470,9 +481,9 @@ class _Task:
     def batches(self, order: Tensor, size: int, generator: torch.Generator) -> Iterator[_Batch | None]:
         """Yield the batches of a pass; None for sets that have no members."""
         events, device = self.events, self.events.x.device
-        order = order.to(device)
-        t = self.denoiser.schedule.training_times(stratified(len(order), size, generator)).to(device)
         sets = events.offsets is not None
+        order = order if sets else order.to(device)
+        t = self.denoiser.schedule.training_times(stratified(len(order), size, generator)).to(device)
         # of rows for the whole pass: one draw instead of thousands of small ones
         noise = torch.randn(0 if sets else len(order), events.x.shape[1], generator=generator).to(device)
         block = size if sets else max(_BLOCK // size, 1) * size

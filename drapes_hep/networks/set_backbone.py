@@ -74,14 +74,25 @@ class SetLayout:
     ----------
     offsets : Tensor of int64, shape (sets + 1,)
         Set ``i`` is the rows ``offsets[i]:offsets[i + 1]``; it may be empty. Must not be changed afterwards.
+    host : Tensor
+        The same on the CPU: what depends on their values is decided there, so that no GPU is waited for.
     """
 
     offsets: Tensor
+    host: Tensor
 
     @classmethod
-    def of(cls, offsets: Tensor) -> SetLayout:
-        """Return the layout of ``offsets``; the last one is kept, since a sampler asks for the same again and again."""
-        layout: SetLayout = _layout(offsets)
+    def of(cls, offsets: Tensor, device: torch.device | None = None) -> SetLayout:
+        """Return the layout of ``offsets``; the last one is kept, since a sampler asks for the same again and again.
+
+        Parameters
+        ----------
+        offsets : Tensor of int64, shape (sets + 1,)
+            On the CPU: those on a GPU are waited for.
+        device : device, optional
+            Where the layout is used; by default that of ``offsets``.
+        """
+        layout: SetLayout = _layout(offsets, offsets.device if device is None else device)
         return layout
 
     @property
@@ -92,7 +103,7 @@ class SetLayout:
     @cached_property
     def total(self) -> int:
         """Number of members of all sets."""
-        return int(self.offsets[-1])
+        return int(self.host[-1])
 
     # what is made while sampling may be used while training: no inference tensors
 
@@ -112,30 +123,30 @@ class SetLayout:
     @cached_property
     def longest(self) -> int:
         """Members of the longest set, 0 without sets."""
-        return int(self.lengths.max()) if self.sets else 0
+        return int(self.host.diff().max()) if self.sets else 0
 
     @cached_property
     def filled(self) -> Tensor:
         """The sets that have members, shape (m,)."""
         with torch.inference_mode(False):
-            return self.lengths.nonzero()[:, 0]
+            return self.host.diff().nonzero()[:, 0].to(self.offsets.device)
 
     @cached_property
     def boundaries(self) -> Tensor:
         """Offsets without the empty sets, int32 of shape (m + 1,): what kernels for packed sequences take."""
         with torch.inference_mode(False):
-            ends = self.offsets[1:].index_select(0, self.filled)
-            return F.pad(ends, (1, 0)).to(torch.int32)
+            ends = self.host[1:][self.host.diff() > 0]
+            return F.pad(ends, (1, 0)).to(self.offsets.device, torch.int32)
 
     @cached_property
     def buckets(self) -> Buckets:
         """Dense blocks of sets of similar length; made once, for all layers."""
         with torch.inference_mode(False):
             device = self.offsets.device
-            lengths, order = torch.sort(self.lengths.cpu(), stable=True)
+            lengths, order = torch.sort(self.host.diff(), stable=True)
             empty = int((lengths == 0).sum())
             lengths, order = lengths[empty:], order[empty:]
-            begins = self.offsets.cpu().index_select(0, order)
+            begins = self.host.index_select(0, order)
             blocks: list[Block] = []
             rows: list[Tensor] = []
             masks: list[Tensor] = []
@@ -180,13 +191,15 @@ _LAST = threading.local()
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _layout(offsets: Tensor) -> SetLayout:
+def _layout(offsets: Tensor, device: torch.device) -> SetLayout:
     last: SetLayout | None = getattr(_LAST, "layout", None)
-    if last is not None and last.offsets.device == offsets.device and torch.equal(last.offsets, offsets):
-        return last
     with torch.inference_mode(False):
+        host = offsets.cpu()
+        if last is not None and last.offsets.device == device and torch.equal(last.host, host):
+            return last
         # a copy: the caller may write to his own
-        layout = SetLayout(offsets.clone())
+        host = host.clone()
+        layout = SetLayout(host.to(device), host)
     # index and buckets now, outside of what is compiled
     _ = layout.total, layout.lengths, layout.index
     _LAST.layout = layout
@@ -218,7 +231,7 @@ def layout_of(x: Tensor, noise: Tensor, condition: Tensor | None, offsets: Tenso
     ValueError
         If they do not fit.
     """
-    layout = SetLayout.of(offsets)
+    layout = SetLayout.of(offsets, x.device)
     if layout.total != len(x):
         raise ValueError(f"offsets end at {layout.total}, but there are {len(x)} members")
     if len(noise) not in (1, layout.sets):
@@ -290,7 +303,7 @@ class SetBackbone(nn.Module):
         condition : Tensor, shape (sets, c), optional
             Condition of each set; None where ``condition_features`` is 0.
         offsets : Tensor of int64, shape (sets + 1,)
-            Set ``i`` is the rows ``offsets[i]:offsets[i + 1]``.
+            Set ``i`` is the rows ``offsets[i]:offsets[i + 1]``; best on the CPU, wherever ``x`` is.
 
         Returns
         -------
