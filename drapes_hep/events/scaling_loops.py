@@ -65,13 +65,17 @@ def _interval(value: float, knots: FloatArray) -> int:
 @compiled
 def _straight(value: float, xp: FloatArray, fp: FloatArray) -> float:
     """Interpolate; beyond the ends the mean slope of the outer ten knots goes on."""
-    last = len(xp) - 1
+    first, last = 0, len(xp) - 1
     if value < xp[0]:
-        return fp[0] + (value - xp[0]) * (fp[9] - fp[0]) / (xp[9] - xp[0])
-    if value > xp[last]:
-        return fp[last] + (value - xp[last]) * (fp[last] - fp[last - 9]) / (xp[last] - xp[last - 9])
-    i = _interval(value, xp)
-    return fp[i] + (value - xp[i]) * (fp[i + 1] - fp[i]) / (xp[i + 1] - xp[i])
+        last = 9
+    elif value > xp[last]:
+        first = last - 9
+    else:
+        first = _interval(value, xp)
+        last = first + 1
+    start = last if value > xp[last] else first
+    result: float = fp[start] + (value - xp[start]) * (fp[last] - fp[first]) / (xp[last] - xp[first])
+    return result
 
 
 @compiled
@@ -84,9 +88,9 @@ def _legendre(mass: float, centre: float, width: float) -> Basis:
 
 @compiled
 def _curve(basis: Basis, curves: FloatArray, k: int) -> float:
-    return (
-        curves[k, 0] + basis[0] * curves[k, 1] + basis[1] * curves[k, 2] + basis[2] * curves[k, 3] + basis[3] * curves[k, 4]
-    )
+    b1, b2, b3, b4 = basis
+    value: float = curves[k, 0] + b1 * curves[k, 1] + b2 * curves[k, 2] + b3 * curves[k, 3] + b4 * curves[k, 4]
+    return value
 
 
 @compiled
@@ -109,7 +113,8 @@ def _unit(y: float, basis: Basis, curves: FloatArray, units: FloatArray) -> floa
             k -= 1
             step = math.exp(_curve(basis, curves, k + 1))
             low -= step
-    return units[k] + (y - low) / step * (units[k + 1] - units[k])
+    unit: float = units[k] + (y - low) / step * (units[k + 1] - units[k])
+    return unit
 
 
 @compiled
@@ -125,7 +130,8 @@ def _quantile(unit: float, basis: Basis, curves: FloatArray, units: FloatArray) 
         low -= math.exp(_curve(basis, curves, i + 1))
     if k < middle:
         low -= step
-    return low + (unit - units[k]) / (units[k + 1] - units[k]) * step
+    y: float = low + (unit - units[k]) / (units[k + 1] - units[k]) * step
+    return y
 
 
 @compiled

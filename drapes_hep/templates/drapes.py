@@ -1,6 +1,6 @@
 r"""Drapes on features: templates by the reverse diffusion of a model of the event's features.
 
-Memory: a copy of the template's features for each stage of the solver.
+Memory: the template's features, and what :meth:`BackgroundModel.generate` says for a block of events.
 """
 
 from __future__ import annotations
@@ -98,14 +98,14 @@ def make_template(
     Template
         In the plan's order.
     """
-    start = None if parents is None else model.scaling.forward(parents.x[plan.row], parents.mjj[plan.row])
+    start = None if parents is None else lambda part: (parents.x[plan.row[part]], parents.mjj[plan.row[part]])
     x = model.generate(
         plan.mjj,
         plan.root,
         task.seed,
         levels(config, model.denoiser.schedule),
         copy=plan.copy,
-        start=start,
+        parents=start,
         solver=config.solver,
         device=task.device,
         workers=task.workers,

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from drapes_hep.compiled import compiled
 
-__all__ = ["JetSums", "conserve", "jet_sums"]
+__all__ = ["CLOSE_ENOUGH", "LOG_EXPONENTS", "JetSums", "conserve", "jet_sums"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -30,9 +30,11 @@ IntArray = npt.NDArray[np.int64]
 _ROUNDS = 30
 """At most, of the search for the exponent's logarithm; six to nine are usual, and a bisection takes all."""
 _CLOSE = 1e-10
-"""Of the jet's mass: a mass as near as this is the right one."""
-_FIRST, _LAST = math.log(0.2), math.log(5.0)
-"""Bounds of the exponent: a set that needs another is none of this jet, and its distances stay as they are."""
+"""Of the jet's mass: the search ends this near to it."""
+CLOSE_ENOUGH = 1e-3
+"""Of the jet's mass and 1 GeV: a search that ends farther away has not reached it."""
+LOG_EXPONENTS = math.log(0.2), math.log(5.0)
+"""Bounds of the exponent's logarithm: a set that needs another is none of this jet; its distances stay as they are."""
 
 
 class JetSums(NamedTuple):
@@ -106,9 +108,10 @@ def conserve(
         As they came in, for constituents that add up to the jets. Jets that no exponent between a fifth and five gives
         the mass have only their axis and transverse momentum corrected.
     """
-    arrays = (np.ascontiguousarray(part, dtype=np.float64) for part in (fraction, delta, jets))
+    # one type of arrays, so that the loops are compiled once
+    shares, distances, asked = (np.ascontiguousarray(part, dtype=np.float64) for part in (fraction, delta, jets))
     out = np.empty((len(fraction), 3))
-    _conserve(*arrays, np.ascontiguousarray(offsets, dtype=np.int64), radius, out)
+    _conserve(shares, distances, asked, np.ascontiguousarray(offsets, dtype=np.int64), radius, out)
     return out[:, 0], out[:, 1:]
 
 
@@ -152,23 +155,22 @@ def _at(own: FloatArray, log_exponent: float) -> tuple[float, float, float, floa
 
 
 @compiled
-def _excess(own: FloatArray, log_exponent: float, pt: float) -> tuple[float, float]:
-    """Compute a jet's mass, and the factor that makes its transverse momentum ``pt``."""
-    transverse, _, _, mass = _at(own, log_exponent)
-    factor = pt / transverse if transverse > 0.0 else 1.0
-    return mass * factor, factor
+def _excess(own: FloatArray, log_exponent: float, pt: float, mass: float) -> float:
+    """Compute by how much a jet of transverse momentum ``pt`` is too heavy."""
+    transverse, _, _, heavy = _at(own, log_exponent)
+    return heavy * (pt / transverse if transverse > 0.0 else 1.0) - mass
 
 
 @compiled
 def _exponent(own: FloatArray, pt: float, mass: float) -> float:
-    """Find the exponent's logarithm: secants where both ends are known, else bisection."""
+    """Find the exponent's logarithm: secants where both ends are bracketed, else bisection."""
     # a larger exponent brings constituents nearer to the axis: the mass falls
-    low, high, too_heavy, too_light, side = _FIRST, _LAST, 0.0, 0.0, 0
+    (low, high), too_heavy, too_light, side = LOG_EXPONENTS, 0.0, 0.0, 0
     middle = 0.0
     for _ in range(_ROUNDS):
-        known = too_heavy > 0.0 > too_light
-        middle = low + (high - low) * (too_heavy / (too_heavy - too_light) if known else 0.5)
-        excess = _excess(own, middle, pt)[0] - mass
+        bracketed = too_heavy > 0.0 > too_light
+        middle = low + (high - low) * (too_heavy / (too_heavy - too_light) if bracketed else 0.5)
+        excess = _excess(own, middle, pt, mass)
         if abs(excess) <= _CLOSE * mass:
             break
         # an end that stays counts half (Illinois), or it would stay for good
@@ -180,7 +182,7 @@ def _exponent(own: FloatArray, pt: float, mass: float) -> float:
             high, too_light = middle, excess
             too_heavy *= 0.5 if side == -1 else 1.0
             side = -1
-    return middle if abs(_excess(own, middle, pt)[0] - mass) <= 1e-3 * (mass + 1.0) else 0.0
+    return middle if abs(_excess(own, middle, pt, mass)) <= CLOSE_ENOUGH * (mass + 1.0) else 0.0
 
 
 @compiled
@@ -188,10 +190,7 @@ def _conserve(
     fraction: FloatArray, delta: FloatArray, jets: FloatArray, offsets: IntArray, radius: float, out: FloatArray
 ) -> None:
     """Write shares and distances of all jets, one after the other."""
-    longest = 0
-    for jet in range(len(jets)):
-        longest = max(longest, offsets[jet + 1] - offsets[jet])
-    room = np.empty((longest, 4))
+    room = np.empty((np.max(np.append(np.diff(offsets), 0)), 4))
     for jet in range(len(jets)):
         first, last = offsets[jet], offsets[jet + 1]
         pt, eta, mass = jets[jet, 0], jets[jet, 1], jets[jet, 3]
@@ -199,10 +198,10 @@ def _conserve(
         _prepare(fraction[first:last], delta[first:last], radius, own)
         log_exponent = _exponent(own, pt, mass)
         power = math.expm1(log_exponent)
-        _, rapidity, azimuth, _ = _at(own, log_exponent)
-        heavy, factor = _excess(own, log_exponent, pt)
+        transverse, rapidity, azimuth, heavy = _at(own, log_exponent)
+        factor = pt / transverse if transverse > 0.0 else 1.0
         # massless constituents: a boost shifts every pseudorapidity by as much as the jet's rapidity
-        shift = math.asinh(pt * math.sinh(eta) / math.sqrt(pt**2 + heavy**2)) - rapidity - eta
+        shift = math.asinh(pt * math.sinh(eta) / math.hypot(pt, heavy * factor)) - rapidity - eta
         for i in range(last - first):
             stretch = math.exp(power * own[i, 3])
             out[first + i, 0] = own[i, 0] * factor / pt
