@@ -90,7 +90,7 @@ class BackgroundModel:
         """Generate features: the flow from the first time to the last, under given masses.
 
         Events are made in blocks, which bounds the memory: beyond the result, a block of 262,144 events takes some
-        200 bytes an event for five features, whatever their number. Noise and scalings are computed where the network
+        60 MB for five features, whatever their number. Noise and scalings are computed where the network
         is: in compiled loops on a CPU, in torch on a GPU.
 
         Parameters
