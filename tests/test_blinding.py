@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import io
 import itertools
 import json
 import re
@@ -34,6 +35,7 @@ from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
 from drapes_hep.report import write_report
+from drapes_hep.report.pictures import Rendered
 from drapes_hep.rng import event_uniforms
 from drapes_hep.stages import classify as classify_module
 from drapes_hep.stages import hunt as hunt_module
@@ -138,20 +140,19 @@ def drawn(run: Path, render) -> dict[str, bytes]:
     write_json(run / "manifest.json", manifest | {"created": ""})
     with pytest.MonkeyPatch.context() as patch:
         # small pictures: what is drawn is the same
-        patch.setattr("drapes_hep.report.page.render_figures", render)
+        patch.setattr("drapes_hep.report.page.render_figure", render)
         write_report(run)
     return {str(path.relative_to(run)): path.read_bytes() for path in (run / "report").rglob("*") if path.is_file()}
 
 
-def coarse(folder, figures, *_):
-    folder.mkdir(parents=True, exist_ok=True)
-    for slug, figure in figures.items():
-        figure.savefig(folder / f"{slug}.png", dpi=25, metadata={"Software": None})
-    return dict.fromkeys(figures, "")
+def coarse(figure):
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=25, metadata={"Software": None})
+    return Rendered(png.getvalue(), b"")
 
 
-def undrawn(folder, figures, *_):
-    return dict.fromkeys(figures, "")
+def undrawn(_):
+    return Rendered(b"", b"")
 
 
 ONE = "windows.last=3315"

@@ -77,7 +77,7 @@ def report(
 
 
 def _write(run: RunDirectory, words: Mapping[str, Any] | None, reporter: Reporter | None) -> Path:
-    with (reporter or Reporter(quiet=True)).bar("figures", 1) as bar:
+    with (reporter or Reporter(quiet=True)).bar("report: windows", 1) as bar:
         return write_report(run.path, words, progress=bar)
 
 
