@@ -90,7 +90,7 @@ def _context(
 
 def _check_generators(config: Config) -> None:
     """Load what the generators of a study name."""
-    from drapes_hep.studies.design import generators
+    from drapes_hep.studies.configurations import generators
 
     for name, generator in generators(config).items():
         try:
@@ -205,7 +205,7 @@ def inspect(
     """Summarise a file: layout, events, jets, constituents, columns, labels, m_JJ, and problems."""
     from drapes_hep.data.inspection import inspect_file
     from drapes_hep.events.chunks import Reading
-    from drapes_hep.events.readers import expand
+    from drapes_hep.events.paths import expand
 
     paths = expand(files)
     if figure is not None and (len(paths) > 1 or figure.suffix not in {".png", ".pdf", ".svg"}):
@@ -346,7 +346,7 @@ def validate(
     checked = _configured(config, assignments, False)
     from drapes_hep.events.features import check_classifier_features
     from drapes_hep.regions import sliding_windows
-    from drapes_hep.studies.design import check_study
+    from drapes_hep.studies.configurations import check_study
 
     check_classifier_features(checked.features, checked.classifier_features, **checked.definitions)
     place = check_plugins(checked)

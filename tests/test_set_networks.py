@@ -10,10 +10,13 @@ import awkward as ak
 import pytest
 import torch
 
-from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer, attention
+from drapes_hep.networks import attention
 from drapes_hep.networks.attention import packed_attention, pool_attention, token_attention
+from drapes_hep.networks.deepsets import AttentiveDeepSets
 from drapes_hep.networks.embeddings import CosineEmbedding, FourierEmbedding, SineCosineEmbedding, make_embedding
+from drapes_hep.networks.epic import EPiC
 from drapes_hep.networks.set_backbone import SetLayout
+from drapes_hep.networks.transformer import SetTransformer
 
 LENGTHS = [7, 0, 1, 90, 33, 128, 1, 55, 34, 60, 0, 58, 12, 120]
 MOST = max(LENGTHS)
