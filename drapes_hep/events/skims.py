@@ -128,7 +128,7 @@ def skim_metadata(path: str | Path) -> dict[str, Any]:
 
 def _rows(file: pq.ParquetFile, columns: list[str], rows: npt.NDArray[np.int64]) -> pa.Table:
     """Read some rows of each row group."""
-    begin, parts = 0, [file.schema_arrow.empty_table().select(columns)]
+    begin, parts = 0, [pa.Table.from_batches([], file.schema_arrow).select(columns)]
     for group in range(file.metadata.num_row_groups):
         end = begin + file.metadata.row_group(group).num_rows
         in_group = rows[np.searchsorted(rows, begin) : np.searchsorted(rows, end)] - begin
