@@ -61,7 +61,11 @@ def test_a_report_needs_no_processor():
 def test_a_search_of_features_loads_no_network_of_sets():
     modules = loaded("import drapes_hep.templates.feature_model")
     assert "drapes_hep.networks.mlp" in modules
-    assert not modules & {"drapes_hep.networks.set_backbone", "drapes_hep.networks.attention", "torch._dynamo"}
+    assert not modules & {"drapes_hep.networks.set_backbone", "drapes_hep.networks.attention"}
+
+
+def test_a_network_that_is_not_compiled_loads_no_compiler():
+    assert "torch._dynamo" not in loaded("import drapes_hep.networks.attention")
 
 
 def test_tables_are_read_and_written_without_pandas(tmp_path):
