@@ -16,6 +16,9 @@ FIGURES = {"matplotlib", "mplhep"}
 EVENTS = {"awkward", "coffea", "numba", "uproot", "h5py", "pyarrow", "numpy", "scipy"}
 """What a command that touches no event does without."""
 
+SETTINGS = {"pydantic", "yaml"}
+"""What reads a configuration."""
+
 COMMAND = """
 import sys
 from drapes_hep.cli import app
@@ -37,8 +40,8 @@ def loaded(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]], ids=" ".join)
-def test_help_loads_no_library_of_numbers(arguments):
-    assert not loaded(COMMAND.format(arguments=arguments)) & (MODELS | FIGURES | EVENTS)
+def test_help_loads_neither_numbers_nor_the_configuration(arguments):
+    assert not loaded(COMMAND.format(arguments=arguments)) & (MODELS | FIGURES | EVENTS | SETTINGS)
 
 
 def test_a_configuration_is_checked_without_models_and_figures():

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
 
 if TYPE_CHECKING:
+    from drapes_hep.config import Config
     from drapes_hep.pipeline.context import Context
     from drapes_hep.pipeline.stage import Stage
     from drapes_hep.regions import Window
