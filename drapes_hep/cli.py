@@ -24,7 +24,7 @@ from drapes_hep.stages.sequence import VERBS, check_plugins, run_verb
 from drapes_hep.version import __version__
 
 if TYPE_CHECKING:
-    # these load pydantic, torch and more: at run time only by the verbs that need them
+    # these load models of the configuration, torch and more: at run time only by the verbs that need them
     from drapes_hep.config import Config
     from drapes_hep.data.inspection import Inspection
     from drapes_hep.pipeline.context import Context

@@ -16,7 +16,7 @@ FIGURES = {"matplotlib", "mplhep"}
 EVENTS = {"awkward", "coffea", "numba", "uproot", "h5py", "pyarrow", "numpy", "scipy"}
 """What a command that touches no event does without."""
 
-SETTINGS = {"pydantic", "yaml"}
+SETTINGS = {"drapes_hep.config", "yaml"}
 """What reads a configuration."""
 
 COMMAND = """
