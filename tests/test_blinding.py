@@ -26,7 +26,8 @@ from drapes_hep.config import load_config
 from drapes_hep.cwola.scores import Scores
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts
-from drapes_hep.events.blinding import Blinding, empty_hidden_bins, hidden_bins, measures_mjj
+from drapes_hep.events.blinded_processor import Blinding
+from drapes_hep.events.blinding import empty_hidden_bins, hidden_bins, measures_mjj
 from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.events.ranges import in_ranges
 from drapes_hep.files import read_json, write_json

@@ -23,7 +23,10 @@ from drapes_hep.events.chunks import Reading
 from drapes_hep.events.features import compute_features, invariant_mass
 from drapes_hep.events.scaling import fit_scaling
 from drapes_hep.files import read_json
-from drapes_hep.networks import AttentiveDeepSets, EPiC, ResidualMLP, SetTransformer
+from drapes_hep.networks.deepsets import AttentiveDeepSets
+from drapes_hep.networks.epic import EPiC
+from drapes_hep.networks.mlp import ResidualMLP
+from drapes_hep.networks.transformer import SetTransformer
 from drapes_hep.packed import Sets, take
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.drawing import draw

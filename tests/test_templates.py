@@ -34,9 +34,9 @@ from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import skim
 from drapes_hep.stages.train import train
 from drapes_hep.templates import feature_model
-from drapes_hep.templates.drapes import describe_sampler, levels, make_template
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.feature_model import BackgroundModel, fit_model
+from drapes_hep.templates.feature_templates import describe_sampler, levels, make_template
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
 from drapes_hep.templates.plan import copies_of, starts
