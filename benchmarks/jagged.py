@@ -34,9 +34,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer, deepsets, transformer
+from drapes_hep.networks import deepsets, transformer
 from drapes_hep.networks import set_backbone as sets
+from drapes_hep.networks.deepsets import AttentiveDeepSets
+from drapes_hep.networks.epic import EPiC
 from drapes_hep.networks.set_backbone import SetLayout
+from drapes_hep.networks.transformer import SetTransformer
 
 MOST = 128
 CONDITIONS = 5

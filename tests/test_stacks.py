@@ -12,8 +12,9 @@ from drapes_hep.diffusion import training
 from drapes_hep.diffusion.denoisers import EDMDenoiser
 from drapes_hep.diffusion.training import DenoiserTraining, TrainingSettings, train_together
 from drapes_hep.errors import FitError
-from drapes_hep.networks import AttentiveDeepSets, SetTransformer
+from drapes_hep.networks.deepsets import AttentiveDeepSets
 from drapes_hep.networks.mlp import ResidualMLP, linear
+from drapes_hep.networks.transformer import SetTransformer
 from drapes_hep.packed import Sets
 from drapes_hep.training.weights import Stack, Weights
 
