@@ -124,7 +124,7 @@ def dense_token(q: Tensor, k: Tensor, v: Tensor, layout: Padded, heads: int) -> 
 
 def pad_everything(offsets: Tensor) -> None:
     """Let the backbones of this process work on padded rows."""
-    layout = Padded(offsets)
+    layout = Padded(offsets, offsets.cpu())
     sets.layout_of = lambda *_: layout  # type: ignore[assignment]
     for module in (transformer, deepsets):
         module.packed_attention = dense_packed  # type: ignore[assignment]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
+import sys
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 import torch
+from conftest import ROOT
 
 from drapes_hep.diffusion import training
 from drapes_hep.diffusion.denoisers import EDMDenoiser
@@ -151,6 +155,24 @@ def test_layers_of_a_stack_are_those_of_each(rows, inputs, outputs):
     together = results(slice(None))
     for i in range(3):
         assert all(torch.equal(whole[i], one) for whole, one in zip(together, results(i), strict=True))
+
+
+# ---- on a GPU, rehearsed on the CPU --------------------------------------------------------------------------------
+
+
+def test_the_benchmark_of_a_gpu_can_be_rehearsed(tmp_path, monkeypatch):
+    spec = spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
+    module = sys.modules["gpu"] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    parts = ["features", "constituents", "agreement", "checkpoint"]
+    out = tmp_path / "gpu.json"
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--device", "cpu", "--json", str(out), "--parts", *parts])
+    module.main()
+    table = json.loads(out.read_text())
+    assert set(parts) < set(table)
+    # on one device it is the same training, whoever interrupts it
+    assert table["agreement"]["losses"] == table["checkpoint"]["losses"] == 0
+    assert abs(table["agreement"]["auc"] - 0.5) < 5 * table["agreement"]["auc_error"]
 
 
 # ---- nothing waits for a device --------------------------------------------------------------------------------------
