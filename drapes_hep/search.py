@@ -24,7 +24,7 @@ from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.products import ByWindow, Scored, Selected, Template, Trained
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window
-from drapes_hep.stages.sequence import check_plugins, run_verb
+from drapes_hep.stages.sequence import run_verb
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -266,7 +266,6 @@ class Search:
         DrapesError
             As the stages do.
         """
-        check_plugins(self.config, table=self._context.table is not None)
         self._run("run", window)
         return self.results()
 

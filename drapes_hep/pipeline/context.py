@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
     from drapes_hep.events.table import Table
 
 __all__ = ["Context", "choose_device"]
+
+
+_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Devices of the drivers of NVIDIA, of AMD, and of Windows' subsystem for Linux."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,23 @@ class Context:
     def device(self) -> str:
         """Where networks run, "cpu" or "cuda": asked for by the stages that have one, for torch takes long to load."""
         return choose_device(self.wanted_device)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether networks run on a GPU: on a machine that has none, this is known without torch."""
+        if self.wanted_device == "auto" and sys.platform == "linux" and not any(map(os.path.exists, _GPU_FILES)):
+            return False
+        return self.wanted_device != "cpu" and self.device == "cuda"
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether windows can run at the same time: several, whose models leave the other cores free."""
+        return len(self.windows) > 1 and self.config.constituents is None
+
+    def without_events(self) -> Context:
+        """Return the context for another process, which reads the selected events of a table from their file."""
+        table = None if self.table is None else dataclasses.replace(self.table, columns={})
+        return dataclasses.replace(self, table=table)
 
     @property
     def hidden(self) -> tuple[tuple[float, float], ...]:
