@@ -50,7 +50,7 @@ Assignments = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. signal.inject=0; repeatable."),
 ]
 Executor = Annotated[str, typer.Option(metavar="NAME", help="coffea executor: iterative or futures.")]
-Workers = Annotated[int | None, typer.Option(metavar="N", help="Number of processes or threads (default: all cores).")]
+Workers = Annotated[int | None, typer.Option(metavar="N", help="Number of cores to use (default: all).")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
 WindowName = Annotated[str | None, typer.Option("--window", metavar="LO-HI", help="Restrict to one window, GeV.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars and no messages.")]

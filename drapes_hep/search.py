@@ -56,7 +56,8 @@ class Search:
     executor : {"iterative", "futures"}
         Of coffea, for the selection.
     workers : int, optional
-        Processes or threads; all cores by default.
+        Cores to use, all by default: windows run side by side in processes of their own, whose results do not depend
+        on this number. A script needs no ``if __name__ == "__main__"`` for it.
     quiet : bool
         No progress bars and no messages.
     overwrite : bool

@@ -43,7 +43,7 @@ class Context:
     executor : str
         Of coffea: "iterative" or "futures".
     workers : int
-        Processes or threads.
+        Cores to use: processes, or threads within one.
     reporter : Reporter
     table : Table or None
         The events, where they are a table in memory and ``data.path`` names no file.
