@@ -13,7 +13,13 @@ from drapes_hep.plots import Panel
 from drapes_hep.studies.design import Entry, Row, Study, auc_panel, injected, numbers, of_template, repetitions, select
 from drapes_hep.studies.trials import Trial
 
-SOLVERS = {"euler": "Euler (DDIM)", "heun": "Heun", "midpoint": "Midpoint", "dpm2m": "DPM-Solver++(2M)"}
+SOLVERS = {
+    "euler": "Euler (DDIM)",
+    "heun": "Heun",
+    "midpoint": "Midpoint",
+    "dpm2m": "DPM-Solver++(2M)",
+    "angle": "Angle",
+}
 PATHS = {"edm": "EDM", "flow": "Flow matching"}
 
 

@@ -61,6 +61,8 @@ __all__ = [
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+Solver = Literal["angle", "euler", "heun", "midpoint", "dpm2m"]
 ON_CONSTITUENTS = ("constituents", "full_phase_space")
 """Classifiers of the package that read constituents."""
 NETWORKS = ("transformer", "epic", "deepsets")
@@ -333,11 +335,11 @@ class TemplateConfig(_Section):
     )
     strength: Annotated[Positive | None, Decides("generate")] = Field(
         None,
-        description="Noise sigma' of a partial method (sigma / alpha for flow matching); the nearest noise level of"
-        " the sampler is used.",
+        description="Noise sigma' of a partial method (sigma / alpha for flow matching); for another solver than"
+        " `angle`, the nearest noise level of the sampler is used.",
     )
     steps_left: Annotated[int | None, Decides("generate")] = Field(
-        None, ge=1, description="Number of remaining sampler steps, instead of strength."
+        None, ge=1, description="Number of remaining sampler steps, instead of strength; not for the solver `angle`."
     )
     source: Annotated[str | tuple[str | tuple[str, ...], ...] | None, Decides()] = Field(
         None,
@@ -346,9 +348,13 @@ class TemplateConfig(_Section):
     oversample: Annotated[Positive, Decides("generate")] = Field(
         5.0, description="Template events per event in the window."
     )
-    steps: Annotated[int, Decides("generate")] = Field(50, ge=2, description="Number of sampler steps.")
-    solver: Annotated[Literal["euler", "heun", "midpoint", "dpm2m"], Decides("generate")] = Field(
-        "heun", description="Solver of the probability-flow equation: Euler (DDIM), Heun, midpoint, DPM-Solver++(2M)."
+    steps: Annotated[int, Decides("generate")] = Field(
+        6, ge=2, description="Number of sampler steps; 50 by default for another solver than `angle`."
+    )
+    solver: Annotated[Solver, Decides("generate")] = Field(
+        "angle",
+        description="Solver of the probability-flow equation: the midpoint method in the angle between data and noise;"
+        " Euler (DDIM), Heun, midpoint, DPM-Solver++(2M) in its time. Where `steps_left` is given, `heun` by default.",
     )
     sigma_max: Annotated[Positive, Decides("generate")] = Field(80.0, description="Maximum noise of the EDM path.")
     sigma_min: Annotated[Positive, Decides("generate")] = Field(0.002, description="Minimum noise of the EDM path.")
@@ -358,8 +364,19 @@ class TemplateConfig(_Section):
 
     _source_named = field_validator("source")(_names_files)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_solver(cls, section: Any) -> Any:
+        """Choose solver and number of steps by each other, where one is not given."""
+        if not isinstance(section, dict):
+            return section
+        solver = section.get("solver", "angle" if section.get("steps_left") is None else "heun")
+        return {"steps": 6 if solver == "angle" else 50, **section, "solver": solver}
+
     @model_validator(mode="after")
     def _ordered(self) -> TemplateConfig:
+        if self.solver == "angle" and self.steps_left is not None:
+            raise ValueError("steps_left counts the steps of another solver; the solver angle needs strength")
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min {self.sigma_min:g} must be below sigma_max {self.sigma_max:g}")
         chosen = (self.strength is not None) + (self.steps_left is not None)
@@ -497,9 +514,7 @@ class ConstituentsConfig(_Section):
         50, ge=1, description="Epochs without improvement after which training stops."
     )
     steps: Annotated[int, Decides("generate")] = Field(30, ge=2, description="Number of sampler steps.")
-    solver: Annotated[Literal["euler", "heun", "midpoint", "dpm2m"], Decides("generate")] = Field(
-        "heun", description="Solver, see template.solver."
-    )
+    solver: Annotated[Solver, Decides("generate")] = Field("heun", description="Solver, see template.solver.")
     members: Annotated[int, Decides("generate")] = Field(
         8192, ge=1, description="Constituents generated at once per worker; limits the memory of the generation."
     )
@@ -826,6 +841,8 @@ class Config(_Section):
         if noise is not None and not template.sigma_min <= noise <= template.sigma_max:
             low, high = template.sigma_min, template.sigma_max
             raise ValueError(f"constituents.kinematics_strength {noise:g} is not within {low:g} to {high:g}")
+        if template.steps_left is not None and self.constituents.solver == "angle":
+            raise ValueError("template.steps_left counts the steps of another solver than constituents.solver angle")
         if (template.steps_left or 0) > self.constituents.steps:
             raise ValueError("template.steps_left exceeds constituents.steps")
         if self.constituents.kinematics_network == "deepsets" and self.training.width % JET_HEADS:

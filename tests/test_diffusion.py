@@ -17,9 +17,16 @@ from safetensors.torch import load_file, save_file
 from drapes_hep.diffusion import training
 from drapes_hep.diffusion.checkpoints import CARD, WEIGHTS, load_model, save_model
 from drapes_hep.diffusion.denoisers import Denoiser, EDMDenoiser, FlowDenoiser
-from drapes_hep.diffusion.losses import denoising_loss, stratified
+from drapes_hep.diffusion.losses import denoising_loss, noised, stratified
 from drapes_hep.diffusion.samplers import EVALUATIONS, SAMPLERS, sample
-from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, even_steps, karras_steps, strength_steps
+from drapes_hep.diffusion.schedules import (
+    EDMSchedule,
+    FlowSchedule,
+    angle_steps,
+    even_steps,
+    karras_steps,
+    strength_steps,
+)
 from drapes_hep.diffusion.training import TrainingSettings, train, validation_loss
 from drapes_hep.errors import FitError, RunDirectoryError
 from drapes_hep.networks.mlp import ResidualMLP
@@ -208,6 +215,55 @@ def test_order_of_the_midpoint_method():
     assert coarse / fine == pytest.approx(4, rel=0.15)
 
 
+def test_order_of_the_angle_solver():
+    def end(n):
+        return sample(mixture(), 80 * normals(50, 1), angle_steps(EDMSchedule(), n, 80.0), solver="angle")
+
+    exact = end(4000)
+    coarse, fine = (float((end(n) - exact).square().mean()) ** 0.5 for n in (80, 160))
+    assert coarse / fine == pytest.approx(4, rel=0.15)
+
+
+def test_angle_solver_is_exact_in_one_step_for_standard_normal_data():
+    start = normals(50, 2)
+    found = sample(
+        GaussianDenoiser(torch.zeros(2), torch.eye(2)), start, angle_steps(EDMSchedule(), 1, 80.0), solver="angle"
+    )
+    torch.testing.assert_close(found, start / math.hypot(1, 80))
+
+
+def test_angle_solver_is_the_same_on_every_path():
+    # the state at the first angle is the same but for its scale
+    ends = []
+    for schedule in (EDMSchedule(), FlowSchedule()):
+        times = angle_steps(schedule, 6, 2.0)
+        alpha, _ = schedule(times[0])
+        oracle = GaussianDenoiser(MEAN, COVARIANCE, schedule)
+        ends.append(sample(oracle, alpha * normals(20, 2), times, solver="angle"))
+    torch.testing.assert_close(*ends)
+
+
+@pytest.mark.parametrize("schedule", [EDMSchedule(), FlowSchedule()])
+def test_angle_steps_start_at_their_strength(schedule):
+    alpha, sigma = schedule(angle_steps(schedule, 5, 0.611)[0])
+    assert float(sigma / alpha) == pytest.approx(0.611)
+
+
+def test_angle_steps_of_the_straight_path_start_at_pure_noise():
+    assert float(angle_steps(FlowSchedule(), 5, math.inf)[0]) == 1.0
+
+
+@pytest.mark.parametrize("arguments", [(0, 1.0), (3, 0.0), (3, math.nan)])
+def test_angle_steps_refuses(arguments):
+    with pytest.raises(ValueError, match="angle_steps"):
+        angle_steps(EDMSchedule(), *arguments)
+
+
+def test_angle_solver_refuses_steps_without_a_middle():
+    with pytest.raises(ValueError, match="middle of each step"):
+        sample(GaussianDenoiser(MEAN, COVARIANCE), normals(3, 2), karras_steps(3), solver="angle")
+
+
 @pytest.mark.parametrize("solver", ["heun", "euler", "dpm2m"])
 def test_sampler_on_a_path_with_changing_alpha(solver):
     oracle = GaussianDenoiser(MEAN, COVARIANCE, CosineSchedule())
@@ -234,7 +290,8 @@ def test_evaluations_a_step_are_those_stated(solver):
             calls.append(float(t))
             return super().forward(x, t, condition, offsets)
 
-    sample(Counted(MEAN, COVARIANCE), 80 * normals(3, 2), karras_steps(20), solver=solver)
+    times = angle_steps(EDMSchedule(), 20, 80.0) if solver == "angle" else karras_steps(20)
+    sample(Counted(MEAN, COVARIANCE), 80 * normals(3, 2), times, solver=solver)
     assert len(calls) == EVALUATIONS[solver] * 20 - (solver == "heun")
 
 
@@ -265,7 +322,8 @@ def test_the_loss_of_the_velocity_is_flow_matching_s():
     t = torch.linspace(0.05, 0.95, 40)
     noisy = (1 - t)[:, None] * x + t[:, None] * noise
     expected = (net(noisy, t, c) - (x - noise)).square().mean(1)
-    torch.testing.assert_close(denoising_loss(FlowDenoiser(net), x, t, noise, c), expected, rtol=1e-4, atol=1e-4)
+    flow = FlowDenoiser(net)
+    torch.testing.assert_close(denoising_loss(flow, noised(flow, x, t, noise), c), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_marginal_of_the_mixture():
@@ -343,7 +401,10 @@ def test_loss_is_edm_weighted_squared_error():
     plain = denoiser(x + t[:, None] * noise, t, c) - x
     weight = (t**2 + 1) / t**2
     torch.testing.assert_close(
-        denoising_loss(denoiser, x, t, noise, c), weight * plain.square().mean(1), rtol=1e-3, atol=1e-5
+        denoising_loss(denoiser, noised(denoiser, x, t, noise), c),
+        weight * plain.square().mean(1),
+        rtol=1e-3,
+        atol=1e-5,
     )
 
 

@@ -33,7 +33,7 @@ from drapes_hep.stages.generate import generate
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import skim
 from drapes_hep.stages.train import train
-from drapes_hep.templates.drapes import levels, make_template
+from drapes_hep.templates.drapes import describe_sampler, levels, make_template
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.feature_model import BackgroundModel, fit_model
 from drapes_hep.templates.methods import SampleTask
@@ -50,7 +50,8 @@ PARTIAL = [name for name, recipe in RECIPES.items() if recipe.partial]
 def settings(method: str, **more: object) -> TemplateConfig:
     given = {"strength": 2.24} if RECIPES[method].partial and "steps_left" not in more else {}
     source = {"source": "simulation.root"} if method == "from_simulation" else {}
-    return TemplateConfig(method=method, **(given | source | more))
+    # its last step ends at the mean that a denoiser gives, whatever that is
+    return TemplateConfig(method=method, **({"solver": "heun"} | given | source | more))
 
 
 def gaussian_model(d: int = 2) -> BackgroundModel:
@@ -96,6 +97,24 @@ def test_steps_left_and_the_strength_that_they_have_are_one_choice(schedule):
     assert torch.equal(by_steps, by_strength)
 
 
+@pytest.mark.parametrize("schedule", [EDMSchedule(), FlowSchedule()])
+def test_the_angle_solver_starts_at_the_strength_itself(schedule):
+    times = levels(settings("from_window", solver="angle", steps=5, strength=0.7), schedule)
+    assert describe_sampler(times, schedule, "angle") == {
+        "strength": pytest.approx(0.7), "steps": 5, "evaluations": 10
+    }  # fmt: skip
+
+
+def test_the_angle_solver_starts_at_full_noise():
+    assert float(levels(settings("from_noise", solver="angle", sigma_max=50.0), EDMSchedule())[0]) == pytest.approx(50)
+
+
+def test_solver_and_steps_default_to_each_other():
+    defaults = [settings("from_window", **given) for given in ({"solver": "angle"}, {"solver": "heun"})]
+    chosen = TemplateConfig(method="from_window", steps_left=17)
+    assert [(c.solver, c.steps) for c in (*defaults, chosen)] == [("angle", 6), ("heun", 50), ("heun", 50)]
+
+
 def test_full_noise_takes_every_step():
     assert torch.equal(levels(settings("from_noise", steps=9), EDMSchedule()), karras_steps(9))
 
@@ -105,6 +124,7 @@ def test_full_noise_takes_every_step():
     [
         ({"method": "from_window"}, "needs either strength or steps_left"),
         ({"method": "from_window", "strength": 1.0, "steps_left": 3}, "needs either"),
+        ({"method": "from_window", "solver": "angle", "steps_left": 3}, "the solver angle needs strength"),
         ({"strength": 1.0}, "from_noise starts at sigma_max"),
         ({"method": "from_window", "strength": 100.0}, "not within"),
         ({"method": "from_window", "steps": 10, "steps_left": 11}, "exceeds the 10 steps"),

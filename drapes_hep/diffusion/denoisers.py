@@ -130,18 +130,19 @@ class PreconditionedDenoiser(Denoiser):
         """Return (c_skip, c_out, c_in, c_noise) at times ``t`` of shape (n,) or (1,)."""
         raise NotImplementedError
 
-    def raw(self, x: Tensor, c: Preconditioning, condition: Tensor | None, offsets: Tensor | None) -> Tensor:
-        """Return F(c_in x; c_noise, c) in the network's own precision, shape (n, d)."""
+    def network(self, x: Tensor, noise: Tensor, condition: Tensor | None, offsets: Tensor | None) -> Tensor:
+        """Return F of scaled input (n, d) at noise levels c_noise in the network's own precision, shape (n, d)."""
         dtype = self.sigma_data.dtype
         cast_condition = None if condition is None else condition.to(dtype)
         sets = {} if offsets is None else {"offsets": offsets}
-        result: Tensor = self.backbone((c.input * x).to(dtype), c.noise.to(dtype), cast_condition, **sets)
+        result: Tensor = self.backbone(x.to(dtype), noise.to(dtype), cast_condition, **sets)
         return result
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None, offsets: Tensor | None = None) -> Tensor:
         """Return the mean of the clean data; see :meth:`Denoiser.forward`."""
         c = self.preconditioning(t.to(x.dtype), offsets)
-        return torch.addcmul(c.skip * x, c.out, self.raw(x, c, condition, offsets).to(x.dtype))
+        raw = self.network(c.input * x, c.noise, condition, offsets)
+        return torch.addcmul(c.skip * x, c.out, raw.to(x.dtype))
 
 
 class EDMDenoiser(PreconditionedDenoiser):

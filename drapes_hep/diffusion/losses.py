@@ -8,34 +8,70 @@ factor of it is large at any noise level. With the factors of flow matching the 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from drapes_hep.diffusion.denoisers import PreconditionedDenoiser, expand_sets
 
-__all__ = ["denoising_loss", "stratified"]
+__all__ = ["Noised", "denoising_loss", "noised", "stratified"]
 
 
-def denoising_loss(
-    denoiser: PreconditionedDenoiser,
-    x: Tensor,
-    t: Tensor,
-    noise: Tensor,
-    condition: Tensor | None = None,
-    offsets: Tensor | None = None,
-) -> Tensor:
-    """Return the loss of every row for given times and noise.
+class Noised(NamedTuple):
+    """What the network is shown of noisy data, and what it is to return; no weights of it take part.
+
+    Attributes
+    ----------
+    input : Tensor, shape (n, d)
+        c_in times the noisy data.
+    level : Tensor, shape (n,)
+        c_noise of each row (each set).
+    target : Tensor, shape (n, d)
+    """
+
+    input: Tensor
+    level: Tensor
+    target: Tensor
+
+
+def noised(
+    denoiser: PreconditionedDenoiser, x: Tensor, t: Tensor, noise: Tensor, offsets: Tensor | None = None
+) -> Noised:
+    """Add noise to data, and return input and target of the network.
 
     Parameters
     ----------
     denoiser : PreconditionedDenoiser
-        The denoiser in training.
     x : Tensor, shape (n, d)
         Clean data.
     t : Tensor, shape (n,)
         Time of each row (each set).
     noise : Tensor, shape (n, d)
         Standard normal numbers.
+    offsets : Tensor, optional
+        As for :meth:`~drapes_hep.diffusion.denoisers.Denoiser.forward`.
+
+    Returns
+    -------
+    Noised
+    """
+    alpha, sigma = (expand_sets(part, offsets) for part in denoiser.schedule(t))
+    noisy = alpha * x + sigma * noise
+    c = denoiser.preconditioning(t, offsets)
+    return Noised(c.input * noisy, c.noise, (x - c.skip * noisy) / c.out)
+
+
+def denoising_loss(
+    denoiser: PreconditionedDenoiser, data: Noised, condition: Tensor | None = None, offsets: Tensor | None = None
+) -> Tensor:
+    """Return the loss of every row.
+
+    Parameters
+    ----------
+    denoiser : PreconditionedDenoiser
+        The denoiser in training.
+    data : Noised
     condition, offsets
         As for :meth:`~drapes_hep.diffusion.denoisers.Denoiser.forward`.
 
@@ -44,11 +80,7 @@ def denoising_loss(
     Tensor, shape (n,)
         Mean over the features of the squared, preconditioned error.
     """
-    alpha, sigma = (expand_sets(part, offsets) for part in denoiser.schedule(t))
-    noisy = alpha * x + sigma * noise
-    c = denoiser.preconditioning(t, offsets)
-    target = (x - c.skip * noisy) / c.out
-    return (denoiser.raw(noisy, c, condition, offsets) - target).square().mean(dim=1)
+    return (denoiser.network(data.input, data.level, condition, offsets) - data.target).square().mean(dim=1)
 
 
 def stratified(rows: int, strata: int, generator: torch.Generator) -> Tensor:

@@ -16,13 +16,14 @@ only those strengths exist: N = 200 has 2.246 (98 steps) and 0.611 (72 steps).
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["EDMSchedule", "FlowSchedule", "Schedule", "even_steps", "karras_steps", "strength_steps"]
+__all__ = ["EDMSchedule", "FlowSchedule", "Schedule", "angle_steps", "even_steps", "karras_steps", "strength_steps"]
 
 
 class Schedule(Protocol):
@@ -36,6 +37,9 @@ class Schedule(Protocol):
 
     def sampling_times(self, steps: int, sigma_min: float, sigma_max: float) -> Tensor:
         """Return the falling times (steps + 1,) of a sampler; a path that has its own ends ignores the noise levels."""
+
+    def times_at(self, angle: Tensor) -> Tensor:
+        """Return the times at which arctan(sigma / alpha) has these values, in [0, pi/2)."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -67,6 +71,10 @@ class EDMSchedule:
         """Return :func:`karras_steps`."""
         return karras_steps(steps, sigma_min, sigma_max)
 
+    def times_at(self, angle: Tensor) -> Tensor:
+        """Return tan(angle)."""
+        return torch.tan(angle)
+
     @property
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
@@ -89,10 +97,52 @@ class FlowSchedule:
         """Return :func:`even_steps`."""
         return even_steps(steps)
 
+    def times_at(self, angle: Tensor) -> Tensor:
+        """Return sin / (sin + cos)."""
+        return torch.sin(angle) / (torch.sin(angle) + torch.cos(angle))
+
     @property
     def config(self) -> dict[str, Any]:
         """No arguments."""
         return {}
+
+
+_ANGLE_POWER = 1.5
+"""Steps of the angle shrink towards the data; chosen on templates of simulated features (docs/results.md)."""
+
+
+def angle_steps(schedule: Schedule, n: int, strength: float) -> Tensor:
+    r"""Return the times of ``n`` steps of the solver ``angle``, with the middle of each.
+
+    .. math:: \theta_i = \arctan(\sigma') \left(1 - \tfrac{i}{n}\right)^{3/2}, \quad i = 0..n
+
+    Parameters
+    ----------
+    schedule : Schedule
+    n : int
+        Number of steps, at least 1.
+    strength : float
+        sigma / alpha at the first time, above 0; infinity for pure noise where the path has it.
+
+    Returns
+    -------
+    Tensor of float64, shape (2 n + 1,)
+        Falling, the last 0.
+
+    Raises
+    ------
+    ValueError
+        If there is no step, or no noise.
+    """
+    if n < 1 or not strength > 0.0:
+        raise ValueError(f"angle_steps needs n >= 1 and strength > 0, not {n} and {strength}")
+    ends = math.atan(strength) * (1.0 - torch.arange(n + 1, dtype=torch.float64) / n) ** _ANGLE_POWER
+    middles = (ends[1:] + ends[:-1]) / 2
+    angles = torch.cat([torch.stack([ends[:-1], middles], dim=1).flatten(), ends[-1:]])
+    times = schedule.times_at(angles)
+    # rounding must not move the ends
+    times[-1] = 0.0
+    return times
 
 
 def even_steps(n: int) -> Tensor:

@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from drapes_hep.diffusion.denoisers import PreconditionedDenoiser
-from drapes_hep.diffusion.losses import denoising_loss, stratified
-from drapes_hep.diffusion.schedules import Schedule
+from drapes_hep.diffusion.losses import Noised, denoising_loss, noised, stratified
 from drapes_hep.kernels import Precision, kernel_threads, products
 from drapes_hep.packed import Sets, bounded, take
 from drapes_hep.training.checkpoint import Checkpoint, fingerprint
@@ -32,7 +31,13 @@ from drapes_hep.training.loop import LoopSettings, train_network
 
 __all__ = ["TrainingResult", "TrainingSettings", "train", "validation_loss"]
 
-_EVALUATION_ROWS = 4096
+_EVALUATION_ROWS = {"cpu": 1 << 12}
+"""Rows of a validation batch: on a CPU what stays in cache, elsewhere what fills the device."""
+
+_MANY_ROWS = 1 << 18
+
+_BLOCK = 1 << 16
+"""Rows that noise is added to at once: kernels on a step's rows take longer to call than to run."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class TrainingSettings:
     warmup: float = 0.02
     ema: float = 0.999
     patience: int | None = 50
-    validation_draws: int = 4
+    validation_draws: int = 2
     checkpoint_seconds: float = 30.0
     precision: Precision = "float32"
 
@@ -113,8 +118,7 @@ class _Validation(NamedTuple):
     """Validation events, repeated, with the noise that they keep."""
 
     events: _Events
-    t: Tensor
-    noise: Tensor
+    data: Noised
 
 
 def _fixed_draws(
@@ -126,8 +130,9 @@ def _fixed_draws(
     u = u[:, torch.randperm(n, generator=generator)].reshape(-1)
     device = events.x.device
     repeated = events.take(torch.arange(n, device=device).repeat(draws))
-    noise = torch.randn(repeated.x.shape, generator=generator)
-    return _Validation(repeated, denoiser.schedule.training_times(u.double()).float().to(device), noise.to(device))
+    noise = torch.randn(repeated.x.shape, generator=generator).to(device)
+    t = denoiser.schedule.training_times(u.double()).float().to(device)
+    return _Validation(repeated, noised(denoiser, repeated.x, t, noise, repeated.offsets))
 
 
 @torch.no_grad()
@@ -137,11 +142,12 @@ def _validate(denoiser: PreconditionedDenoiser, v: _Validation, precision: Preci
     weights = torch.zeros((), dtype=torch.float64, device=device)
     # how many members the sets of a part have is not known beforehand: their starts say
     starts = torch.arange(len(v.events) + 1) if v.events.offsets is None else v.events.offsets.cpu()
-    for first, last in itertools.pairwise(bounded(starts, _EVALUATION_ROWS)):
-        part = v.events.take(torch.arange(first, last, device=device))
-        noise = v.noise[int(starts[first]) : int(starts[last])]
+    for first, last in itertools.pairwise(bounded(starts, _EVALUATION_ROWS.get(device.type, _MANY_ROWS))):
+        part = v.events.part(first, last)
+        rows = slice(int(starts[first]), int(starts[last]))
+        data = Noised(v.data.input[rows], v.data.level[first:last], v.data.target[rows])
         with products(precision, device):
-            loss = denoising_loss(denoiser, part.x, v.t[first:last], noise, part.condition, part.offsets)
+            loss = denoising_loss(denoiser, data, part.condition, part.offsets)
         total += torch.dot(loss.double(), part.row_weight.double())
         weights += part.row_weight.double().sum()
     return float(total / weights)
@@ -252,7 +258,7 @@ def train(
         file = Checkpoint(Path(checkpoint), fingerprint(_decisive(denoiser, settings, seed), tensors))
     # order, noise levels and noise of the two samples come from two streams: neither moves the other
     fixed = _fixed_draws(denoiser, held_out, settings.validation_draws, torch.Generator().manual_seed(seed + 1))
-    task = _Task(denoiser.schedule, events, fixed, settings.precision)
+    task = _Task(denoiser.to(place), events, fixed, settings.precision)
     generator = torch.Generator().manual_seed(seed)
     limit = threads if place.type == "cpu" else None
     with contextlib.nullcontext() if limit is None else kernel_threads(limit):
@@ -310,20 +316,26 @@ class _Events(NamedTuple):
         sets = take(Sets(self.x, self.offsets), chosen)
         return _Events(sets.values, condition, self.weight[chosen], sets.offsets)
 
+    def part(self, first: int, last: int) -> _Events:
+        """Return events in a row; of rows, nothing is copied."""
+        if self.offsets is not None:
+            return self.take(torch.arange(first, last, device=self.x.device))
+        condition = None if self.condition is None else self.condition[first:last]
+        return _Events(self.x[first:last], condition, self.weight[first:last])
+
 
 class _Batch(NamedTuple):
-    """Events of a step, with their noise levels and noise."""
+    """Events of a step, with noise."""
 
     events: _Events
-    t: Tensor
-    noise: Tensor
+    data: Noised
 
 
 @dataclass(frozen=True)
 class _Task:
     """A denoiser's training events and validation, as the loop takes them."""
 
-    schedule: Schedule
+    denoiser: PreconditionedDenoiser
     events: _Events
     fixed: _Validation
     precision: Precision
@@ -335,24 +347,31 @@ class _Task:
         """Yield the batches of a pass; None for sets that have no members."""
         events, device = self.events, self.events.x.device
         order = order.to(device)
-        t = self.schedule.training_times(stratified(len(order), size, generator)).to(device)
+        t = self.denoiser.schedule.training_times(stratified(len(order), size, generator)).to(device)
         sets = events.offsets is not None
         # of rows for the whole pass: one draw instead of thousands of small ones
         noise = torch.randn(0 if sets else len(order), events.x.shape[1], generator=generator).to(device)
-        for first in range(0, len(order), size):
-            rows = slice(first, first + size)
+        block = size if sets else max(_BLOCK // size, 1) * size
+        for begin in range(0, len(order), block):
+            rows = slice(begin, begin + block)
             part = events.take(order[rows])
             if len(part.x) == 0:
                 yield None
                 continue
             drawn = torch.randn(part.x.shape, generator=generator).to(device) if sets else noise[rows]
-            yield _Batch(part, t[rows], drawn)
+            data = noised(self.denoiser, part.x, t[rows], drawn, part.offsets)
+            if sets:
+                yield _Batch(part, data)
+                continue
+            for first in range(0, len(part), size):
+                step = slice(first, first + size)
+                yield _Batch(part.part(first, first + size), Noised(*(values[step] for values in data)))
 
     def loss(self, network: PreconditionedDenoiser, batch: _Batch) -> Tensor:
         """Compute the weighted mean loss of a batch."""
-        events, t, noise = batch
-        with products(self.precision, noise.device):
-            losses = denoising_loss(network, events.x, t, noise, events.condition, events.offsets)
+        events, data = batch
+        with products(self.precision, data.input.device):
+            losses = denoising_loss(network, data, events.condition, events.offsets)
         return torch.dot(losses, events.row_weight) / len(losses)
 
     def validation_loss(self, network: PreconditionedDenoiser) -> float:

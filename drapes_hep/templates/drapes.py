@@ -5,6 +5,7 @@ Memory: a copy of the template's features for each stage of the solver.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from drapes_hep.config import Config, TemplateConfig
 from drapes_hep.diffusion.samplers import evaluations
-from drapes_hep.diffusion.schedules import Schedule, strength_steps
+from drapes_hep.diffusion.schedules import Schedule, angle_steps, strength_steps
 from drapes_hep.errors import ConfigError, counted
 from drapes_hep.events.features import domains
 from drapes_hep.templates.drapes_family import RECIPES, Recipe
@@ -47,7 +48,8 @@ def levels(config: TemplateConfig, schedule: Schedule) -> Tensor:
     -------
     Tensor of float64, shape (n' + 1,)
         All N + 1 from noise, the last n' + 1 for a partial recipe; the first is where the noise has the strength that
-        exists: the one nearest to ``template.strength`` in ln(sigma / alpha), or that of ``template.steps_left``.
+        exists: the one nearest to ``template.strength`` in ln(sigma / alpha), or that of ``template.steps_left``. For
+        the solver ``angle`` 2 N + 1, the middle of each step among them, from ``template.strength`` itself.
 
     Raises
     ------
@@ -55,7 +57,11 @@ def levels(config: TemplateConfig, schedule: Schedule) -> Tensor:
         A strength outside the levels, or more steps left than there are.
     """
     every = schedule.sampling_times(config.steps, config.sigma_min, config.sigma_max)
-    if not RECIPES[config.method].partial:
+    partial = RECIPES[config.method].partial
+    if config.solver == "angle":
+        strength = float(config.strength or 0.0) if partial else _ratio(schedule, every[0])
+        return angle_steps(schedule, config.steps, strength)
+    if not partial:
         return every
     steps = config.steps_left
     if steps is None:
@@ -71,11 +77,16 @@ def levels(config: TemplateConfig, schedule: Schedule) -> Tensor:
 
 def describe_sampler(times: Tensor, schedule: Schedule, solver: str) -> dict[str, Any]:
     """Return strength, steps and network evaluations of a sampler."""
-    alpha, sigma = (float(part) for part in schedule(times[0]))
-    steps = len(times) - 1
+    steps = (len(times) - 1) // (2 if solver == "angle" else 1)
     # pure noise of flow matching has no sigma / alpha
-    strength = sigma / alpha if alpha > 0 else None
+    strength = ratio if math.isfinite(ratio := _ratio(schedule, times[0])) else None
     return {"strength": strength, "steps": steps, "evaluations": evaluations(solver, steps)}
+
+
+def _ratio(schedule: Schedule, time: Tensor) -> float:
+    """Return sigma / alpha at a time."""
+    alpha, sigma = (float(part) for part in schedule(time))
+    return sigma / alpha if alpha > 0 else math.inf
 
 
 def make_template(

@@ -13,7 +13,7 @@ from torch import nn
 from drapes_hep.config import ConstituentsConfig
 from drapes_hep.diffusion.checkpoints import load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS
-from drapes_hep.diffusion.losses import denoising_loss
+from drapes_hep.diffusion.losses import denoising_loss, noised
 from drapes_hep.errors import ConfigError, RunDirectoryError, UsersCode, reason_of
 from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer
 from drapes_hep.plugins import Kind, load_class
@@ -125,7 +125,8 @@ def _try(config: ConstituentsConfig) -> None:
         if shape != tuple(x.shape):  # a column would be repeated
             raise ConfigError(f"constituents.network {name}: returns {shape} for members of {tuple(x.shape)}")
         denoiser = DENOISERS[config.path](backbone)
-        denoising_loss(denoiser, x, torch.full((3,), 0.5), noise, condition, offsets).sum().backward()  # type: ignore[no-untyped-call]
+        data = noised(denoiser, x, torch.full((3,), 0.5), noise, offsets)
+        denoising_loss(denoiser, data, condition, offsets).sum().backward()  # type: ignore[no-untyped-call]
         what = "cannot be saved and loaded again: "
         with tempfile.TemporaryDirectory() as folder:
             save_model(folder, denoiser)

@@ -97,7 +97,7 @@ def constituent_levels(template: TemplateConfig, config: ConstituentsConfig, sch
     template : TemplateConfig
         Method, and ``strength`` or ``steps_left``.
     config : ConstituentsConfig
-        Its ``steps``.
+        Its ``steps`` and ``solver``.
     schedule : Schedule
         The constituents' path.
 
@@ -106,7 +106,7 @@ def constituent_levels(template: TemplateConfig, config: ConstituentsConfig, sch
     ConfigError
         A strength outside the levels, or more steps left than there are.
     """
-    return levels(template.model_copy(update={"steps": config.steps}), schedule)
+    return levels(template.model_copy(update={"steps": config.steps, "solver": config.solver}), schedule)
 
 
 class DrapesConstituents(BackgroundMethod):
