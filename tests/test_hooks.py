@@ -816,5 +816,4 @@ def test_a_function_of_ones_own_is_none(tmp_path, name):
 
 def test_weights_of_no_events_are_no_weights(events):
     """All events of a file may be signal that is not injected."""
-    hooks = Hooks(type("Mine", (), {"weights": lambda self, events: events.weight})(), events[:0])
-    assert len(hooks.weights("weights")) == 0
+    assert len(hooks(events[:0], weights=lambda events: events.weight).weights("weights")) == 0
