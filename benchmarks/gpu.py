@@ -88,7 +88,7 @@ def feature_training(i: int, rows: int, epochs: int, batch: int, **more: Any) ->
 
 def rows_of(results: list[TrainingResult], trainings: list[DenoiserTraining]) -> int:
     """Return the rows that were trained on, all passes together."""
-    size = [len(one.x) // one.settings.batch * one.settings.batch for one in trainings]
+    size = [len(task.x) // task.settings.batch * task.settings.batch for task in trainings]
     return sum(len(result.history) * rows for result, rows in zip(results, size, strict=True))
 
 
@@ -201,7 +201,7 @@ def agreement(device: torch.device, tiny: bool) -> Record:
     # of two equal samples of n / 2 events each: Hanley and McNeil at AUC = 1/2
     error = float(np.sqrt((events + 1) / (12 * (events / 2) ** 2)))
     pairs = zip(*results, strict=True)
-    return {"losses": max(difference(one, other) for one, other in pairs), "auc": auc, "auc_error": error}
+    return {"losses": max(difference(*pair) for pair in pairs), "auc": auc, "auc_error": error}
 
 
 class Interrupted(Exception):
