@@ -447,7 +447,7 @@ def killed_when(command: list[str], ready, seconds: float = 60) -> None:
 def test_a_killed_training_goes_on_and_ends_alike(project, done, tmp_path, monkeypatch):
     run = tmp_path / "killed"
     folder = run / "windows" / WINDOWS[0]
-    command = [sys.executable, "-c", _HANGS, "run", str(project / "tiny.yaml"), "-o", str(run), "--workers", "2"]
+    command = [sys.executable, "-c", _HANGS, "run", str(project / "tiny.yaml"), "-o", str(run), "--workers", "1"]
     killed_when(command, lambda: list(folder.glob("model.*.checkpoint")))
     assert not (run / "stages" / f"train.{WINDOWS[0]}.json").exists()
     kept: list[int] = []
