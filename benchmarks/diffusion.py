@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from limits import activations, network_products, products, sgemm_rate, square, synchronised
+from products import activations, network_products, products, sgemm_rate, square, synchronised
 from record import Benchmark, Sizes, Work, by_events, peak, timed
 
 from drapes_hep.diffusion.denoisers import EDMDenoiser
@@ -116,7 +116,6 @@ def least_of(limit: str, net: ResidualMLP, rows: int, *, training: bool) -> tupl
     return "products and activations", lambda: (multiply(), activate()), 1.0
 
 
-@torch.no_grad()
 def evaluation(limit: str) -> Work:
     """Evaluate a denoiser on a batch of the sampler, all rows at one noise level."""
     net = ResidualMLP(FEATURES, 1)

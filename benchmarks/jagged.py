@@ -31,7 +31,7 @@ import h5py
 import numpy as np
 import torch
 import torch.nn.functional as F
-from limits import square, synchronised
+from products import square, synchronised
 from record import Benchmark, Work, fresh_peak, peak, timed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode

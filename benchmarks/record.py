@@ -46,7 +46,8 @@ class Record:
     seconds : float
         CPU seconds, all threads; wall time where the parameter ``clock`` says so.
     events : int
-        Events that were worked on, in a training once a pass; of pseudo-experiments, fits and pages, their number; of a search, its windows.
+        Events that were worked on, in a training once a pass; of pseudo-experiments, fits, pages and windows of a
+        search, their number.
     limit : str
         What the limit is.
     limit_seconds : float

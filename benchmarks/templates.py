@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from columns import scaling_of, table
 from diffusion import ROWS
-from limits import network_products, products, sgemm_rate
+from products import network_products, products, sgemm_rate
 from record import Benchmark, Work, by_events, timed
 
 from drapes_hep.config import TemplateConfig
