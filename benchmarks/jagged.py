@@ -36,9 +36,12 @@ from record import Benchmark, Work, fresh_peak, peak, timed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer, deepsets, transformer
+from drapes_hep.networks import deepsets, transformer
 from drapes_hep.networks import set_backbone as sets
+from drapes_hep.networks.deepsets import AttentiveDeepSets
+from drapes_hep.networks.epic import EPiC
 from drapes_hep.networks.set_backbone import SetLayout
+from drapes_hep.networks.transformer import SetTransformer
 
 MOST = 128
 CONDITIONS = 5

@@ -28,9 +28,9 @@ from drapes_hep.config import TemplateConfig
 from drapes_hep.diffusion.denoisers import EDMDenoiser
 from drapes_hep.kernels import kernel_threads
 from drapes_hep.networks.mlp import ResidualMLP
-from drapes_hep.templates.drapes import describe_sampler, levels, make_template
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.feature_model import BackgroundModel
+from drapes_hep.templates.feature_templates import describe_sampler, levels, make_template
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.plan import starts
 from drapes_hep.templates.tables import EventTable, Plan

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from drapes_hep.caller import from_shell
-from drapes_hep.config import Config, assigned_config, load_config
 from drapes_hep.errors import ConfigError, DrapesError, InputError, RunDirectoryError, counted, printable
 from drapes_hep.guard import complain, enter, stage
 from drapes_hep.interrupts import received
@@ -25,7 +24,8 @@ from drapes_hep.stages.sequence import VERBS, check_plugins, run_verb
 from drapes_hep.version import __version__
 
 if TYPE_CHECKING:
-    # these load torch and more: at run time only by the verbs that need them
+    # these load models of the configuration, torch and more: at run time only by the verbs that need them
+    from drapes_hep.config import Config
     from drapes_hep.data.inspection import Inspection
     from drapes_hep.pipeline.context import Context
     from drapes_hep.progress import Reporter
@@ -61,6 +61,7 @@ Unblind = Annotated[bool, typer.Option("--unblind", help="Count and draw the sel
 
 
 def _configured(path: Path, assignments: list[str] | None, unblind: bool) -> Config:
+    from drapes_hep.config import load_config
     from drapes_hep.plugins import starter_folder
 
     if not path.exists() and not path.is_absolute() and (starter_folder() / path).exists():
@@ -90,7 +91,7 @@ def _context(
 
 def _check_generators(config: Config) -> None:
     """Load what the generators of a study name."""
-    from drapes_hep.studies.design import generators
+    from drapes_hep.studies.configurations import generators
 
     for name, generator in generators(config).items():
         try:
@@ -171,6 +172,8 @@ def draw(
             f" drapes run {config or 'CONFIG'} -o {output}"
         )
     if config is None and (assignments or unblind):
+        from drapes_hep.config import assigned_config
+
         tree = own_configuration(run)
         changes = [*(assignments or []), *(["blind=false"] if unblind else [])]
         requested_tree = assigned_config(tree, changes, run.manifest).model_dump(mode="json")
@@ -205,7 +208,7 @@ def inspect(
     """Summarise a file: layout, events, jets, constituents, columns, labels, m_JJ, and problems."""
     from drapes_hep.data.inspection import inspect_file
     from drapes_hep.events.chunks import Reading
-    from drapes_hep.events.readers import expand
+    from drapes_hep.events.paths import expand
 
     paths = expand(files)
     if figure is not None and (len(paths) > 1 or figure.suffix not in {".png", ".pdf", ".svg"}):
@@ -346,7 +349,7 @@ def validate(
     checked = _configured(config, assignments, False)
     from drapes_hep.events.features import check_classifier_features
     from drapes_hep.regions import sliding_windows
-    from drapes_hep.studies.design import check_study
+    from drapes_hep.studies.configurations import check_study
 
     check_classifier_features(checked.features, checked.classifier_features, **checked.definitions)
     place = check_plugins(checked)

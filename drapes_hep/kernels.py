@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-__all__ = ["Precision", "kernel_threads", "one_thread", "products"]
+__all__ = ["Precision", "in_torch", "kernel_threads", "one_thread", "products"]
 
 
 Precision = Literal["float32", "bf16"]
@@ -21,6 +21,11 @@ def products(precision: Precision, device: torch.device) -> contextlib.AbstractC
     if precision == "float32" or device.type != "cuda":
         return contextlib.nullcontext()
     return torch.autocast("cuda", dtype=torch.bfloat16)
+
+
+def in_torch(place: torch.device) -> bool:
+    """Whether all that surrounds a network is computed by torch too: where its device is not the CPU."""
+    return place.type != "cpu"
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from drapes_hep.errors import FitError, counted
 
@@ -187,6 +187,6 @@ def spread(values: Sequence[float] | npt.NDArray[Any]) -> tuple[float, float, fl
     tuple of float
         (median, lower, upper).
     """
-    tail = float(norm.sf(1.0))
+    tail = float(ndtr(-1.0))
     low, middle, high = np.quantile(np.asarray(values, dtype=np.float64), [tail, 0.5, 1 - tail])
     return float(middle), float(low), float(high)

@@ -11,8 +11,10 @@ from torch import nn
 
 from drapes_hep.config import ConstituentsConfig, load_config
 from drapes_hep.errors import ConfigError
-from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer
+from drapes_hep.networks.deepsets import AttentiveDeepSets
+from drapes_hep.networks.epic import EPiC
 from drapes_hep.networks.set_backbone import SetBackbone
+from drapes_hep.networks.transformer import SetTransformer
 from drapes_hep.templates.constituents.backbones import check_backbone, find_backbone, make_backbone
 from drapes_hep.templates.registry import method_settings
 

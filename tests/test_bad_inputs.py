@@ -14,8 +14,9 @@ from conftest import make_columns
 
 from drapes_hep.errors import InputError
 from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
+from drapes_hep.events.paths import expand
 from drapes_hep.events.processing import run
-from drapes_hep.events.readers import expand, scan
+from drapes_hep.events.readers import scan
 from drapes_hep.events.skims import read_skim, read_truth, write_skim, write_truth
 
 

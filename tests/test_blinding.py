@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import io
 import itertools
 import json
 import re
@@ -25,7 +26,8 @@ from drapes_hep.config import load_config
 from drapes_hep.cwola.scores import Scores
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.accumulate import ColumnParts
-from drapes_hep.events.blinding import Blinding, empty_hidden_bins, hidden_bins, measures_mjj
+from drapes_hep.events.blinded_processor import Blinding
+from drapes_hep.events.blinding import empty_hidden_bins, hidden_bins, measures_mjj
 from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.events.ranges import in_ranges
 from drapes_hep.files import read_json, write_json
@@ -34,6 +36,7 @@ from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
 from drapes_hep.report import write_report
+from drapes_hep.report.pictures import Rendered
 from drapes_hep.rng import event_uniforms
 from drapes_hep.stages import classify as classify_module
 from drapes_hep.stages import hunt as hunt_module
@@ -138,20 +141,19 @@ def drawn(run: Path, render) -> dict[str, bytes]:
     write_json(run / "manifest.json", manifest | {"created": ""})
     with pytest.MonkeyPatch.context() as patch:
         # small pictures: what is drawn is the same
-        patch.setattr("drapes_hep.report.page.render_figures", render)
+        patch.setattr("drapes_hep.report.page.render_figure", render)
         write_report(run)
     return {str(path.relative_to(run)): path.read_bytes() for path in (run / "report").rglob("*") if path.is_file()}
 
 
-def coarse(folder, figures, *_):
-    folder.mkdir(parents=True, exist_ok=True)
-    for slug, figure in figures.items():
-        figure.savefig(folder / f"{slug}.png", dpi=25, metadata={"Software": None})
-    return dict.fromkeys(figures, "")
+def coarse(figure):
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=25, metadata={"Software": None})
+    return Rendered(png.getvalue(), b"")
 
 
-def undrawn(folder, figures, *_):
-    return dict.fromkeys(figures, "")
+def undrawn(_):
+    return Rendered(b"", b"")
 
 
 ONE = "windows.last=3315"

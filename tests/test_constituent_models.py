@@ -23,12 +23,16 @@ from drapes_hep.events.chunks import Reading
 from drapes_hep.events.features import compute_features, invariant_mass
 from drapes_hep.events.scaling import fit_scaling
 from drapes_hep.files import read_json
-from drapes_hep.networks import AttentiveDeepSets, EPiC, ResidualMLP, SetTransformer
+from drapes_hep.networks.deepsets import AttentiveDeepSets
+from drapes_hep.networks.epic import EPiC
+from drapes_hep.networks.mlp import ResidualMLP
+from drapes_hep.networks.transformer import SetTransformer
 from drapes_hep.packed import Sets, take
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.drawing import draw
 from drapes_hep.spectrum.fit import expected as expected_events
 from drapes_hep.spectrum.fit import fit_spectrum
+from drapes_hep.templates.constituents import model as model_module
 from drapes_hep.templates.constituents.conserve import jet_sums
 from drapes_hep.templates.constituents.fit import fit_constituents
 from drapes_hep.templates.constituents.jet_model import JetModel
@@ -620,6 +624,20 @@ def test_the_noise_decides_how_far_constituents_go(model, packed):
         found = generate(model, pairs, np.arange(60), start=sets, strength=strength).values.numpy()
         moved.append(np.median(np.abs(np.log(found[:, 0] / rows[:, 0]) - sets.values.numpy()[:, 0])))
     assert moved[0] < moved[1] < moved[2]
+
+
+@pytest.mark.parametrize("conserves", [True, False])
+@pytest.mark.parametrize("partial", [True, False])
+def test_a_device_makes_the_constituents_of_the_cpu(monkeypatch, model, packed, conserves, partial):
+    pairs, sets = packed[0][:20], take(packed[1], torch.arange(40))
+    more = {"start": sets, "strength": 1.0} if partial else {}
+    some = replace(model, conserves=conserves)
+    on_cpu = generate(some, pairs, np.arange(20), **more)
+    monkeypatch.setattr(model_module, "in_torch", lambda _: True)
+    monkeypatch.delattr(model_module, "event_normals")
+    found = generate(some, pairs, np.arange(20), **more)
+    assert torch.equal(found.offsets, on_cpu.offsets)
+    torch.testing.assert_close(found.values, on_cpu.values, rtol=1e-4, atol=1e-4)
 
 
 # ---- refilling -------------------------------------------------------------------------------------------------------

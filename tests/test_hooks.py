@@ -16,8 +16,9 @@ from drapes_hep.errors import ConfigError
 from drapes_hep.events.features import invariant_mass
 from drapes_hep.events.formats.writers import write_feature_hdf5
 from drapes_hep.events.hooks import Hooks, no_cut
+from drapes_hep.events.nano_events import build_events
 from drapes_hep.events.processing import run
-from drapes_hep.events.schema import JET_FIELDS, build_events
+from drapes_hep.events.schema import JET_FIELDS
 from drapes_hep.plugins import load_processor
 
 COUNTS = [2, 3, 2, 4]

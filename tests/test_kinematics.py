@@ -7,6 +7,7 @@ from dataclasses import asdict
 import awkward as ak
 import numpy as np
 import pytest
+import torch
 import vector
 from scipy.stats import halfnorm, kstest, norm
 
@@ -28,6 +29,7 @@ from drapes_hep.templates.constituents.kinematics import (
     jets_from,
     pair_mass,
 )
+from drapes_hep.templates.constituents.tensors import conserve_tensors
 
 CHARTS = ("solved", "free")
 
@@ -513,3 +515,23 @@ def test_nothing_has_no_subjettiness(empty):
     nothing = np.zeros(0)
     taus = subjettiness(nothing, nothing, nothing, np.zeros(empty + 1, dtype=np.int64), Reading())
     np.testing.assert_array_equal(taus, np.zeros((empty, 3)))
+
+
+def test_a_device_conserves_as_the_cpu_does():
+    fraction, delta, offsets, jets = content()
+    # a jet that no exponent makes so heavy, and a jet without constituents
+    jets = np.concatenate([jets, jets[:1]])
+    jets[3, 3] = 50 * jets[3, 3]
+    offsets = np.append(offsets, offsets[-1])
+    arrays = (torch.as_tensor(array) for array in (fraction, delta, offsets, jets))
+    for own, expected in zip(conserve_tensors(*arrays, 1.0), conserve(fraction, delta, offsets, jets), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-7, atol=1e-7)
+
+
+def test_a_jet_is_conserved_alone():
+    fraction, delta, offsets, jets = content()
+    whole = conserve(fraction, delta, offsets, jets)
+    part = slice(offsets[4], offsets[9])
+    some = conserve(fraction[part], delta[part], offsets[4:10] - offsets[4], jets[4:9])
+    for own, expected in zip(some, whole, strict=True):
+        assert np.array_equal(own, expected[part])

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import uproot
 import yaml
+from sklearn.ensemble import HistGradientBoostingRegressor
 from test_howto import example
 from test_stages import SEARCH, cut_sample
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -377,13 +378,13 @@ def many(project, tmp_path_factory):
 
 def test_the_check_of_features_takes_one_thread(many, monkeypatch):
     """More threads wait for each other: several times the seconds."""
-    threads, fit = set(), resonant.HistGradientBoostingRegressor.fit
+    threads, fit = set(), HistGradientBoostingRegressor.fit
 
     def spied(trees, *events):
         threads.update(one["num_threads"] for one in threadpool_info() if one["user_api"] == "openmp")
         return fit(trees, *events)
 
-    monkeypatch.setattr(resonant.HistGradientBoostingRegressor, "fit", spied)
+    monkeypatch.setattr(HistGradientBoostingRegressor, "fit", spied)
     with threadpool_limits(limits=2, user_api="openmp"):
         resonant.mass_determination(many[1].x[:, :2], many[1].mjj)
     assert threads == {1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import hist
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
+from matplotlib.mathtext import MathTextParser
 from matplotlib.patches import FancyBboxPatch, Rectangle, StepPatch
 from matplotlib.text import Text
 from scipy.stats import norm, poisson
@@ -18,6 +20,7 @@ from scipy.stats import norm, poisson
 from drapes_hep import plots
 from drapes_hep.config import PlotConfig
 from drapes_hep.metrics import roc
+from drapes_hep.plots import style
 
 STAMP = plots.Stamp("LHC Olympics", "R&D dataset", 139.0, 13_000.0)
 WINDOW = (3300.0, 3700.0)
@@ -230,6 +233,42 @@ def test_same_bytes_whatever_the_session(figures):
     first = pdf(plots.toy_distribution(TAILS, 0.01, STAMP))
     with mpl.rc_context({"font.size": 3, "xtick.direction": "out", "mathtext.fontset": "cm", "lines.linewidth": 9}):
         assert pdf(plots.toy_distribution(TAILS, 0.01, STAMP)) == first
+
+
+@pytest.mark.parametrize("name", ["spectrum", "closure", "scan", "control"])
+def test_minor_ticks_are_where_matplotlib_draws_them(monkeypatch, name):
+    def pixels():
+        figure = FIGURES[name]()
+        figure.canvas.draw()
+        return np.asarray(figure.canvas.buffer_rgba()).astype(int)
+
+    fast = pixels()
+    monkeypatch.setattr(style, "_minor_ticks_as_lines", lambda _: contextlib.nullcontext())
+    # rounding of colours where marks touch the frame
+    assert np.abs(fast - pixels()).max() <= 1
+
+
+def test_drawing_leaves_a_figure_as_it_was():
+    figure = FIGURES["closure"]()
+    axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+    before = [axis.get_minor_locator() for axis in axes], [len(ax.get_children()) for ax in figure.axes]
+    figure.canvas.draw()
+    after = [axis.get_minor_locator() for axis in axes], [len(ax.get_children()) for ax in figure.axes]
+    assert after == before
+
+
+@pytest.mark.parametrize("format", ["png", "pdf"])
+def test_a_formula_is_parsed_once_for_all_figures(monkeypatch, format):
+    parsed, parse = [], MathTextParser.parse
+    monkeypatch.setattr(style, "_FORMULAS", {})
+    monkeypatch.setattr(
+        MathTextParser, "parse", lambda self, s, *a, **k: (parsed.append(s), parse(self, s, *a, **k))[1]
+    )
+    FIGURES["toys"]().savefig(io.BytesIO(), format=format)
+    first = len(parsed)
+    FIGURES["toys"]().savefig(io.BytesIO(), format=format)
+    assert first > 0
+    assert len(parsed) == first
 
 
 def test_nothing_blinded_is_drawn(figures):

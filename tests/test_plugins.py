@@ -60,7 +60,7 @@ class Exponential:
     def basis(self, z): return np.stack([np.ones_like(z), z], axis=-1)
 """
 NETWORK = """
-from drapes_hep.networks import EPiC
+from drapes_hep.networks.epic import EPiC
 
 class Mine(EPiC):
     pass

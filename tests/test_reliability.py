@@ -108,7 +108,7 @@ def test_no_module_reads_pickles():
         # the check that an output can travel, of what was pickled a line before
         ("drapes_hep/events/outputs.py", "pickle.loads", ""),
         # the same, for a fresh copy of a processor in each pass over a blinded chunk
-        ("drapes_hep/events/blinding.py", "pickle.loads", ""),
+        ("drapes_hep/events/blinded_processor.py", "pickle.loads", ""),
         ("drapes_hep/events/chunk_store.py", "np.load", "allow_pickle=False"),
         ("drapes_hep/simulation/write_sample.py", "np.load", "allow_pickle=False"),
     }
@@ -200,7 +200,8 @@ def test_a_pickle_in_the_place_of_weights_is_not_loaded(tmp_path, mark, name, re
 
 def test_a_card_imports_no_module(tmp_path, mark, monkeypatch):
     (tmp_path / "somebody.py").write_text(
-        f"from pathlib import Path\nfrom drapes_hep.networks import ResidualMLP as Net\nPath({str(mark)!r}).touch()\n"
+        "from pathlib import Path\nfrom drapes_hep.networks.mlp import ResidualMLP as Net\n"
+        f"Path({str(mark)!r}).touch()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     save_model(tmp_path, small())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gc
 import html
 import json
 import re
 import shutil
+import weakref
 from dataclasses import replace
 
 import hist
@@ -22,6 +24,7 @@ from drapes_hep.errors import RunDirectoryError
 from drapes_hep.events.features import FEATURES
 from drapes_hep.events.skims import write_skim
 from drapes_hep.report import sections, write_report
+from drapes_hep.report.pictures import Rendered
 from drapes_hep.report.points_to_check import checks
 from drapes_hep.report.run_files import load_run
 
@@ -459,7 +462,7 @@ def page(run, coarse):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Figures are made but not rendered: what is tested is the reading."""
-    monkeypatch.setattr("drapes_hep.report.page.render_figures", lambda *words: dict.fromkeys(words[1], ""))
+    monkeypatch.setattr("drapes_hep.report.page.render_figure", lambda _: Rendered(b"", b""))
 
 
 @pytest.fixture(scope="module")
@@ -839,6 +842,42 @@ def test_every_figure_is_there_as_png_and_pdf(run, page):
         for kind in ("spectrum", "spectrum_selected", "spectra", "score", "training_features", "closure"):
             assert f"{kind}_{window}" in stems
     assert not list((run / "report").rglob("*.part"))
+
+
+def test_figures_are_not_kept(small, monkeypatch):
+    figures = []
+
+    def render(figure):
+        figures.append(weakref.ref(figure))
+        return Rendered(b"", b"")
+
+    def write(_, rendered):
+        gc.collect()
+        alive.extend(figure for figure in figures if figure() is not None)
+        return dict.fromkeys(rendered, "")
+
+    alive = []
+    monkeypatch.setattr("drapes_hep.report.page.render_figure", render)
+    monkeypatch.setattr("drapes_hep.report.page.write_figures", write)
+    write_report(small)
+    assert len(figures) > 10
+    assert alive == []
+
+
+def test_a_run_that_cannot_be_read_leaves_the_earlier_report(small, no_pictures, monkeypatch):
+    write_report(small)
+    before = _bytes(small)
+    monkeypatch.setattr("drapes_hep.report.page.render_figure", lambda _: Rendered(b"new", b"new"))
+    (small / "windows" / "3300-3700" / "scores.parquet").unlink()
+    with pytest.raises(RunDirectoryError, match="missing"):
+        write_report(small)
+    assert _bytes(small) == before
+
+
+def test_progress_counts_the_windows(run, no_pictures, tmp_path):
+    steps = []
+    write_report(shutil.copytree(run, tmp_path / "run"), progress=lambda done, of: steps.append((done, of)))
+    assert steps == [(1, 2), (2, 2)]
 
 
 def test_tables_hold_full_precision_and_empty_nulls(run, page):

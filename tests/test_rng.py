@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
+from drapes_hep import rng
 from drapes_hep.rng import event_normals, event_uniforms, philox4x32, stage_seed
+from drapes_hep.rng_tensors import normal_tensor, philox_tensor
 
-
-@pytest.mark.parametrize(
+known_answers = pytest.mark.parametrize(
     ("counter", "key", "expected"),
     [
         ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
@@ -21,9 +23,39 @@ from drapes_hep.rng import event_normals, event_uniforms, philox4x32, stage_seed
         ),
     ],
 )
+
+
+@known_answers
 def test_philox_gives_the_published_known_answers(counter, key, expected):
     words = philox4x32(np.array(counter, dtype=np.uint64)[:, None], key)
     assert tuple(int(word) for word in words[:, 0]) == expected
+
+
+@known_answers
+def test_philox_of_a_device_gives_the_published_known_answers(counter, key, expected):
+    words = philox_tensor(tuple(torch.tensor([word]) for word in counter), key)
+    assert tuple(int(word) for word in words) == expected
+
+
+@pytest.mark.parametrize("size", [0, 1, 4, 5])
+def test_a_device_draws_the_numbers_of_the_cpu(size):
+    ids, copies, seed = np.arange(-200, 800) * 79190000003, np.arange(1000) % 7, (1 << 62) + 123456789123
+    on_device = normal_tensor(seed, torch.as_tensor(ids), torch.as_tensor(copies), size)
+    np.testing.assert_allclose(on_device, event_normals(seed, ids, copies, size), rtol=1e-12, atol=1e-14)
+
+
+def test_normals_do_not_depend_on_the_blocks_they_are_drawn_in(monkeypatch):
+    ids = np.arange(1000) * 7919
+    whole = event_normals(3, ids, ids % 5, size=5)
+    monkeypatch.setattr(rng, "_BLOCK", 7)
+    assert np.array_equal(event_normals(3, ids, ids % 5, size=5), whole)
+
+
+def test_normals_are_box_and_mullers_of_the_uniform_numbers():
+    u = event_uniforms(3, np.arange(100), size=4)
+    radius, angle = np.sqrt(-2 * np.log(u[:, ::2])), 2 * np.pi * u[:, 1::2]
+    expected = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2).reshape(100, 4)
+    assert np.array_equal(event_normals(3, np.arange(100), size=3), expected[:, :3])
 
 
 def test_an_event_draws_the_same_in_any_batch_and_order():

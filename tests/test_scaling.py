@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from drapes_hep.errors import FitError
 from drapes_hep.events import scaling as scaling_module
 from drapes_hep.events.scaling import fit_scaling, scaling_from_dict
+from drapes_hep.events.scaling_tensors import condition_tensor, inverse_tensor, scale_tensor
 
 DOMAIN = [(0, np.inf), (0, np.inf)]
 
@@ -155,3 +158,108 @@ def test_equal_masses_and_a_value_of_nearly_all_are_refused_by_name():
     x[:, 1] = np.arange(1000) % 500 == 3
     with pytest.raises(FitError, match="feature 'tau' has the same value in nearly all"):
         fit_scaling("quantile", x, mjj, np.ones(1000), DOMAIN, ("m", "tau"))
+
+
+# ---- one map, computed in loops and on a device ----------------------------------------------------------------------
+
+
+def beyond(x, xp, fp):
+    """Interpolate; the mean slope of the outer ten knots goes on."""
+    y = np.interp(x, xp, fp)
+    y = np.where(x < xp[0], fp[0] + (x - xp[0]) * (fp[9] - fp[0]) / (xp[9] - xp[0]), y)
+    return np.where(x > xp[-1], fp[-1] + (x - xp[-1]) * (fp[-1] - fp[-10]) / (xp[-1] - xp[-10]), y)
+
+
+def knots(scaling, mjj, j):
+    """Quantiles of one mass and feature after the first map, as the module's documentation states them."""
+    curves = scaling.curves[j]
+    t = (np.log(mjj) - scaling.log_mass[0]) / scaling.log_mass[1] / 3.0
+    median, *logarithms = np.polynomial.legendre.legval(t, curves)
+    steps = np.exp(logarithms)
+    # from the median outwards: far from the fitted masses a distance may be so large that others vanish in sums with it
+    return np.concatenate([median - np.cumsum(steps[14::-1])[::-1], [median], median + np.cumsum(steps[15:])])
+
+
+def extended(value, xp, fp):
+    """Interpolate; the outer intervals go on."""
+    k = np.clip(np.searchsorted(xp, value, side="right") - 1, 0, len(xp) - 2)
+    return fp[k] + (value - xp[k]) / (xp[k + 1] - xp[k]) * (fp[k + 1] - fp[k])
+
+
+@pytest.fixture(scope="module", params=[30_000, 3000], ids=["order 4", "order 1"])
+def quantile(request):
+    x, mjj = events(request.param)
+    scaling = fit_scaling("quantile", x, mjj, np.ones(len(x)), DOMAIN)
+    assert scaling.curves.shape[1] == (5 if request.param == 30_000 else 2)
+    return scaling
+
+
+def spread_events():
+    """Events inside the quantiles and far beyond them, at masses inside and outside the fitted ones."""
+    x, mjj = events(200, seed=4)
+    x[:20] *= 3
+    x[20:40] -= 50
+    mjj[::7] *= 1.5
+    return x, mjj
+
+
+def test_features_are_scaled_by_the_documented_maps(quantile):
+    x, mjj = spread_events()
+    expected = np.empty_like(x)
+    for i, j in np.ndindex(x.shape):
+        unit = extended(beyond(x[i, j], *quantile.even[j]), knots(quantile, mjj[i], j), scaling_module._UNIT)
+        expected[i, j] = beyond(unit, quantile.levels[j], scaling_module._FINE)
+    np.testing.assert_allclose(quantile.forward(x, mjj), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_features_are_mapped_back_by_the_documented_maps(quantile):
+    mjj = spread_events()[1]
+    z = np.random.default_rng(5).normal(0, 2.5, (len(mjj), 2))
+    expected = np.empty_like(z)
+    for i, j in np.ndindex(z.shape):
+        unit = beyond(z[i, j], scaling_module._FINE, quantile.levels[j])
+        y = extended(unit, scaling_module._UNIT, knots(quantile, mjj[i], j))
+        expected[i, j] = max(beyond(y, *quantile.even[j, ::-1]), 0.0)
+    np.testing.assert_allclose(quantile.inverse(z, mjj), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["standard", "quantile"])
+def test_a_device_scales_as_the_cpu_does(kind, quantile):
+    x, mjj = events(3000)
+    scaling = quantile if kind == "quantile" else fit_scaling(kind, x, mjj, np.ones(3000), DOMAIN)
+    x, mjj = spread_events()
+    z = scaling.forward(x, mjj)
+    masses = torch.as_tensor(mjj)
+    np.testing.assert_allclose(condition_tensor(scaling, masses), scaling.condition(mjj), rtol=1e-12)
+    np.testing.assert_allclose(scale_tensor(scaling, torch.as_tensor(x), masses), z, rtol=1e-10, atol=1e-10)
+    back = inverse_tensor(scaling, torch.as_tensor(1.5 * z), masses)
+    np.testing.assert_allclose(back, scaling.inverse(1.5 * z, mjj), rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_what_is_undefined_stays_so(direction, quantile):
+    values, mjj = np.full((3, 2), 1.0), np.full(3, 3000.0)
+    values[1, 0] = np.nan
+    mapped = getattr(quantile, direction)(values, mjj)
+    assert np.array_equal(np.isnan(mapped), np.isnan(values))
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_an_event_is_scaled_alone(direction, quantile):
+    values, mjj = spread_events()
+    whole = getattr(quantile, direction)(values, mjj)
+    parts = [getattr(quantile, direction)(values[i : i + 7], mjj[i : i + 7]) for i in range(0, len(mjj), 7)]
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+@pytest.mark.parametrize("kind", ["standard", "quantile"])
+def test_scaling_takes_the_memory_of_its_result(kind, direction):
+    x, mjj = events(50_000)
+    scaling = fit_scaling(kind, x, mjj, np.ones(len(x)), DOMAIN)
+    getattr(scaling, direction)(x[:10], mjj[:10])
+    tracemalloc.start()
+    getattr(scaling, direction)(x, mjj)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.2 * x.nbytes

@@ -10,10 +10,13 @@ import awkward as ak
 import pytest
 import torch
 
-from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer, attention
+from drapes_hep.networks import attention
 from drapes_hep.networks.attention import packed_attention, pool_attention, token_attention
+from drapes_hep.networks.deepsets import AttentiveDeepSets
 from drapes_hep.networks.embeddings import CosineEmbedding, FourierEmbedding, SineCosineEmbedding, make_embedding
-from drapes_hep.networks.set_backbone import SetLayout
+from drapes_hep.networks.epic import EPiC
+from drapes_hep.networks.set_backbone import SetLayout, uncompiled
+from drapes_hep.networks.transformer import SetTransformer
 
 LENGTHS = [7, 0, 1, 90, 33, 128, 1, 55, 34, 60, 0, 58, 12, 120]
 MOST = max(LENGTHS)
@@ -476,3 +479,19 @@ def test_half_precision_on_a_gpu_is_single_precision_on_a_cpu(kind):
         with torch.autocast("cuda", dtype=torch.bfloat16):
             found = net.cuda()(*(one.cuda() for one in (x, s, c)), offsets=offsets.cuda())
     assert float((found.float().cpu() - expected).std()) < 0.05 * float(expected.std())
+
+
+# ------------------------------------------------------------------------------------------------------------ compiled
+
+
+def test_what_is_not_to_be_compiled_runs_as_it_is_in_a_compiled_caller():
+    compiling = []
+
+    @uncompiled
+    def noted(x):
+        compiling.append(torch.compiler.is_compiling())
+        return 2 * x
+
+    caller = torch.compile(lambda x: noted(x) + 1, dynamic=True, backend="eager")
+    assert [caller(torch.full((n,), 1.0)).tolist() for n in (2, 3)] == [[3.0] * 2, [3.0] * 3]
+    assert compiling == [False, False]

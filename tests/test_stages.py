@@ -34,7 +34,8 @@ from drapes_hep.events.features import FEATURES, compute_features, invariant_mas
 from drapes_hep.events.formats.root import RootReader
 from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.events.injection import choose_signal
-from drapes_hep.events.readers import expand_trees, read, scan
+from drapes_hep.events.paths import expand_trees
+from drapes_hep.events.readers import read, scan
 from drapes_hep.events.skims import read_skim, read_truth, write_skim, write_truth
 from drapes_hep.files import file_hash, read_json, write_json
 from drapes_hep.pipeline.context import Context
@@ -54,7 +55,7 @@ from drapes_hep.stages.generate import _generate, generate
 from drapes_hep.stages.hunt import hunt, hunt_stage
 from drapes_hep.stages.skim import skim
 from drapes_hep.stages.train import train
-from drapes_hep.templates import drapes
+from drapes_hep.templates import feature_model
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.feature_model import load_background_model
 from drapes_hep.templates.methods import SampleTask
@@ -450,14 +451,14 @@ def test_a_killed_training_goes_on_and_ends_alike(project, done, tmp_path, monke
     killed_when(command, lambda: list(folder.glob("model.*.checkpoint")))
     assert not (run / "stages" / f"train.{WINDOWS[0]}.json").exists()
     kept: list[int] = []
-    fit = drapes.fit_model
+    fit = feature_model.fit_model
 
     def spied(*args, checkpoint, **kwargs):
         kept.append(checkpoint.exists())
         return fit(*args, checkpoint=checkpoint, **kwargs)
 
     said: list[str] = []
-    monkeypatch.setattr(drapes, "fit_model", spied)
+    monkeypatch.setattr(feature_model, "fit_model", spied)
     monkeypatch.setattr(Reporter, "say", lambda _, line: said.append(line))
     ran = search(project, run)
     assert kept == [True, False, False]

@@ -33,9 +33,10 @@ from drapes_hep.stages.generate import generate
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import skim
 from drapes_hep.stages.train import train
-from drapes_hep.templates.drapes import describe_sampler, levels, make_template
+from drapes_hep.templates import feature_model
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.feature_model import BackgroundModel, fit_model
+from drapes_hep.templates.feature_templates import describe_sampler, levels, make_template
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
 from drapes_hep.templates.plan import copies_of, starts
@@ -567,3 +568,39 @@ def test_the_source_is_relative_to_the_configuration(folder):
 def test_a_strength_without_its_step_is_the_nearest(folder):
     with pytest.raises(ConfigError, match="not within"):
         load_config(folder / "tiny.yaml", ["template.method=from_window", "template.strength=1e-9"])
+
+
+# ---- blocks and devices ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quantile_model():
+    x, mjj = drifting()
+    scaling = fit_scaling("quantile", x, mjj, np.ones(len(x)), [(-np.inf, np.inf)] * 2)
+    oracle = GaussianDenoiser(torch.zeros(2), torch.eye(2, dtype=torch.float64))
+    return BackgroundModel(oracle, scaling, ("a", "b"), ((3300.0, 3700.0),))
+
+
+@pytest.mark.parametrize("method", ["from_noise", "from_sidebands"])
+def test_a_template_does_not_depend_on_its_blocks(monkeypatch, quantile_model, method):
+    size = 60 if method == "from_noise" else 2.5
+    _, whole = made(method, parents(), size, quantile_model)
+    monkeypatch.setattr(feature_model, "_BLOCK", 17)
+    assert np.array_equal(made(method, parents(), size, quantile_model)[1].x, whole.x)
+
+
+def test_progress_counts_the_blocks(monkeypatch, quantile_model):
+    monkeypatch.setattr(feature_model, "_BLOCK", 20)
+    seen: list[tuple[int, int]] = []
+    more = {"progress": lambda done, total: seen.append((done, total))}
+    quantile_model.generate(np.full(60, 3500.0), np.arange(60), 1, karras_steps(3), **more)
+    assert seen == [(done, 9) for done in range(1, 10)]
+
+
+@pytest.mark.parametrize("method", ["from_noise", "from_sidebands"])
+def test_a_device_makes_the_template_of_the_cpu(monkeypatch, quantile_model, method):
+    size = 60 if method == "from_noise" else 2.5
+    _, on_cpu = made(method, parents(), size, quantile_model)
+    monkeypatch.setattr(feature_model, "in_torch", lambda _: True)
+    monkeypatch.delattr(feature_model, "event_normals")
+    np.testing.assert_allclose(made(method, parents(), size, quantile_model)[1].x, on_cpu.x, rtol=1e-6, atol=1e-6)

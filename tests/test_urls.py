@@ -25,8 +25,9 @@ from drapes_hep.events.chunks import file_key, split
 from drapes_hep.events.formats import hdf5_files
 from drapes_hep.events.formats.hdf5_files import open_hdf5
 from drapes_hep.events.formats.writers import write_feature_root, write_raw_hdf5
+from drapes_hep.events.paths import expand
 from drapes_hep.events.processing import run
-from drapes_hep.events.readers import expand, read, scan
+from drapes_hep.events.readers import read, scan
 from drapes_hep.events.skims import write_skim
 from drapes_hep.files import read_json
 from drapes_hep.pipeline.context import Context

@@ -32,7 +32,7 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from drapes_hep.bumphunt.expectation import InclusiveSpectra, WindowBins, inclusive_expectations, window_bins
 from drapes_hep.bumphunt.selection import SelectedCounts
@@ -268,7 +268,7 @@ def f_test_chain(
         if fit is None or wider is None or wider.ndof < 1 or wider.chi2 <= 0:
             return (*tests, FTest(name, more, None, None)), None
         f = max(fit.chi2 - wider.chi2, 0.0) / (wider.chi2 / wider.ndof)
-        p = float(stats.f.sf(f, 1, wider.ndof))
+        p = float(special.fdtrc(1, wider.ndof, f))
         tests.append(FTest(name, more, f, p))
         if p > F_LEVEL:
             return tuple(tests), name

@@ -25,13 +25,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 __all__ = ["Extrapolation", "extrapolate"]
 
 FloatArray = npt.NDArray[np.float64]
 
-_TAIL = float(stats.norm.sf(1.0))
+_TAIL = float(special.ndtr(-1.0))
 """Probability on either side of the central 68 % interval."""
 
 
@@ -88,7 +88,7 @@ def extrapolate(toy_log_p: npt.ArrayLike, log_p: float) -> Extrapolation | None:
         return None
     n = len(some)
     trials = n / total
-    low, high = (float(stats.chi2.ppf(q, 2 * n)) / (2.0 * total) for q in (_TAIL, 1.0 - _TAIL))
+    low, high = (float(special.gammaincinv(n, q)) / total for q in (_TAIL, 1.0 - _TAIL))
     fraction = n / len(every)
     # p = 1 is never exceeded, whatever the fraction
     centre, below, above = (

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 from drapes_hep.bumphunt.pass_fail import Background, PassFailCounts, PassFailFits, fit_pass_fail
 
@@ -169,7 +169,7 @@ def _p_value(means: _Means, drawn: FloatArray, z: FloatArray, fits: PassFailFits
         p = max(p, _LARGEST_WEIGHT / total)
     p = min(p, len(drawn) / total)
     if sign > 0:
-        return TailProbability(p, float(stats.norm.isf(p)), len(drawn), int(extreme.sum()))
+        return TailProbability(p, 0.0 - float(special.ndtri(p)), len(drawn), int(extreme.sum()))
     # a deficit is never evidence of an excess
-    z_deficit = min(-float(stats.norm.isf(p)), 0.0)
-    return TailProbability(float(stats.norm.sf(z_deficit)), z_deficit, len(drawn), int(extreme.sum()))
+    z_deficit = min(float(special.ndtri(p)), 0.0)
+    return TailProbability(float(special.ndtr(-z_deficit)), z_deficit, len(drawn), int(extreme.sum()))

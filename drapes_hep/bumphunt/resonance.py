@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from drapes_hep.bumphunt.expectation import LEAST_EXPECTED, mass_coordinate
 from drapes_hep.bumphunt.few_events import FEW_EVENTS, LEAST_Z, tail_probability
@@ -383,7 +383,7 @@ def _quoted(point: ResonancePoint, fits: PassFailFits, row: int, edges: FloatArr
     return ResonancePoint(
         point.mass, point.resolution, point.window, point.background_efficiency, signal=float(fits.signal[row]),
         error=float(fits.error[row]), signal_failing=float(fits.signal_failing[row]) if with_cut else None,
-        z=float(fits.z[row]), p_local=float(stats.norm.sf(fits.z[row])), method=ASYMPTOTIC,
+        z=float(fits.z[row]), p_local=float(special.ndtr(-fits.z[row])), method=ASYMPTOTIC,
         z_asymptotic=float(fits.z[row]), background=under, degree=int(fits.degree[row]) if with_cut else None,
         p_signal=_finite(fits.p_signal[row]), p_background=_finite(fits.p_background[row]),
         spectrum=fits.background[row], peak=fits.peak[row],

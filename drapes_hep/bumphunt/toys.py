@@ -40,7 +40,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 from threadpoolctl import threadpool_limits
 
 from drapes_hep.bumphunt.background import SpuriousSignal, with_spurious
@@ -502,10 +502,10 @@ def global_significance(
     k = int((smallest <= observed + 1e-9 * abs(observed)).sum())
     p = (k + 1) / (toys + 1)
     tail = 0.5 * (1.0 - level)
-    low = float(stats.beta.ppf(tail, k, toys - k + 1)) if k > 0 else 0.0
-    high = float(stats.beta.ppf(1.0 - tail, k + 1, toys - k)) if k < toys else 1.0
+    low = float(special.betaincinv(k, toys - k + 1, tail)) if k > 0 else 0.0
+    high = float(special.betaincinv(k + 1, toys - k, 1.0 - tail)) if k < toys else 1.0
     return GlobalSignificance(
-        p_global=p, p_global_interval=(low, high), z_global=float(stats.norm.isf(p)), bound=k == 0, toys=toys,
+        p_global=p, p_global_interval=(low, high), z_global=0.0 - float(special.ndtri(p)), bound=k == 0, toys=toys,
         exceeding=k, level=level, p_smallest=float(max(np.exp(observed), np.finfo(np.float64).tiny)),
         best_window=window, best_efficiency=efficiency, toy_log_p=smallest,
         extrapolated=extrapolate(smallest, observed),

@@ -161,7 +161,10 @@ _LIKE = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 
 
 def load_classifier(
-    name: str, options: Mapping[str, Any] | None = None, device: str = "cpu", folder: Path | None = None
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    device: Callable[[], str] | None = None,
+    folder: Path | None = None,
 ) -> Callable[[int], Classifier]:
     """Find a classifier by its name in the configuration, and set its options.
 
@@ -171,8 +174,9 @@ def load_classifier(
         As :func:`find_classifier` takes it.
     options : mapping, optional
         ``cwola.options``: further arguments of the class.
-    device : str
-        Given to a class that has an argument of this name.
+    device : callable, optional
+        Returns the device of a class that has an argument of this name ("cpu" without). Other classes do not ask:
+        whether there is a GPU is a question to torch, which takes seconds to load.
     folder : Path, optional
         Where the configuration lies.
 
@@ -189,8 +193,8 @@ def load_classifier(
     classifier: Callable[..., Classifier] = find_classifier(name, folder)
     parameters = inspect.signature(classifier).parameters
     settings = _settings(name, parameters, options or {})
-    if "device" in parameters and device != "cpu":
-        settings.setdefault("device", device)
+    if "device" in parameters and device is not None and (place := device()) != "cpu":
+        settings.setdefault("device", place)
     if not settings:
         return _guarded(name, classifier, classifier)
     with UsersCode(lambda error: ConfigError(f"cwola.options: {name} refuses them: {reason_of(error)}")):

@@ -10,10 +10,13 @@ and take half as long again.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -65,10 +68,16 @@ _BOOSTING = {
 @functools.cache
 def lightgbm_problem() -> str:
     """Return why LightGBM cannot be loaded, in a few words; nothing where it can."""
+    spec = find_spec("lightgbm")
+    wheels_own = Path(spec.origin).parent / "lib" / "lib_lightgbm.so" if spec is not None and spec.origin else None
     try:
-        import lightgbm  # noqa: F401
+        if wheels_own is not None and wheels_own.is_file():
+            # what may be missing is libgomp.so.1, which the library needs; the package around it loads pandas and
+            # scikit-learn, which takes two seconds, and who only asks what will run does not need them
+            ctypes.CDLL(str(wheels_own))
+        else:
+            import lightgbm  # noqa: F401
     except (ImportError, OSError) as error:
-        # OSError: the library, or libgomp.so.1 that it needs
         return reason_of(error)
     return ""
 

@@ -146,7 +146,7 @@ def cluster_events(particles: AwkwardArray, reading: Reading) -> dict[str, Any]:
     Returns
     -------
     dict of str to awkward.Array
-        For :func:`drapes_hep.events.schema.build_events`: n lists ``jets_*`` of jets by falling pt (eta is the
+        For :func:`drapes_hep.events.nano_events.build_events`: n lists ``jets_*`` of jets by falling pt (eta is the
         pseudorapidity, phi in (-pi, pi]), and ``constituents_*`` if they were asked for, with the particles' own
         values by falling pt.
 

@@ -147,7 +147,7 @@ def name_event(events: Events, row: int) -> str:
     Parameters
     ----------
     events : NanoEvents
-        In :class:`~drapes_hep.events.schema.DijetSchema`.
+        In :class:`~drapes_hep.events.nano_events.DijetSchema`.
     row : int
         Its place in ``events``.
 

@@ -489,7 +489,7 @@ def run(
         Dataset to ``path``, ``[path, ...]``, ``{path: tree}``, or ``{"files": any of these, "metadata": {...}}``.
         ROOT, HDF5 and Parquet may be mixed.
     processor : coffea.processor.ProcessorABC or callable
-        Gets events in :class:`~drapes_hep.events.schema.DijetSchema`, returns what coffea can accumulate.
+        Gets events in :class:`~drapes_hep.events.nano_events.DijetSchema`, returns what coffea can accumulate.
     executor : {"iterative", "futures"} or coffea executor
         An executor of one's own keeps its number of retries and its workers.
     workers : int

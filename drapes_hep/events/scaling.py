@@ -31,6 +31,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from drapes_hep.errors import FitError, counted
+from drapes_hep.events.scaling_loops import Maps, interpolate, map_back, map_forward, to_units
 
 __all__ = ["Scaling", "fit_scaling", "scaling_from_dict"]
 
@@ -88,35 +89,32 @@ class Scaling:
         mean, scale = self.log_mass
         return np.asarray((np.log(np.asarray(mjj, dtype=np.float64)) - mean) / scale)[:, None]
 
-    def _knots(self, mjj: npt.ArrayLike, feature: int) -> FloatArray:
-        curves = self.curves[feature]
-        values = _mass_basis(self.condition(mjj)[:, 0], len(curves) - 1) @ curves
-        steps = np.exp(values[:, 1:])
-        knots = np.concatenate([np.zeros((len(steps), 1)), np.cumsum(steps, axis=1)], axis=1)
-        return np.asarray(knots - knots[:, _MEDIAN, None] + values[:, :1])
+    @property
+    def maps(self) -> Maps:
+        """What the loops of :mod:`drapes_hep.events.scaling_loops` need, of ``quantile``."""
+        curves = np.zeros((len(self.curves), len(_UNIT), _MASS_DEGREE + 1))
+        curves[:, :, : self.curves.shape[1]] = self.curves.transpose(0, 2, 1)
+        return Maps(*self.log_mass, self.domain, self.even, curves, self.levels, _UNIT, _FINE)
 
     def forward(self, x: FloatArray, mjj: npt.ArrayLike) -> FloatArray:
-        """Scale features."""
+        """Scale features; the result, 8 bytes a number, is all that it takes."""
         if self.kind == "standard":
-            return (x - self.mean) / self.scale
-        out = np.empty_like(x, dtype=np.float64)
-        for j in range(x.shape[1]):
-            y = _interpolate(x[:, j], *self.even[j])
-            coarse = _interpolate_rows(y, self._knots(mjj, j), _UNIT)
-            out[:, j] = _interpolate(coarse, self.levels[j], _FINE)
+            z = x - self.mean
+            z /= self.scale
+            return z
+        out = np.empty(x.shape)
+        map_forward(*_prepared(x, mjj), self.maps, out)
         return out
 
     def inverse(self, z: FloatArray, mjj: npt.ArrayLike) -> FloatArray:
-        """Map scaled features back, inside their domain."""
+        """Map scaled features back, inside their domain; the result, 8 bytes a number, is all that it takes."""
         if self.kind == "standard":
-            out = z * self.scale + self.mean
-        else:
-            out = np.empty_like(z, dtype=np.float64)
-            for j in range(z.shape[1]):
-                coarse = _interpolate(z[:, j], _FINE, self.levels[j])
-                y = _interpolate_rows(coarse, _UNIT, self._knots(mjj, j))
-                out[:, j] = _interpolate(y, *self.even[j, ::-1])
-        return np.clip(out, self.domain[:, 0], self.domain[:, 1])
+            x = z * self.scale
+            x += self.mean
+            return np.clip(x, self.domain[:, 0], self.domain[:, 1], out=x)
+        out = np.empty(z.shape)
+        map_back(*_prepared(z, mjj), self.maps, out)
+        return out
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a model checkpoint stores; floats survive exactly."""
@@ -201,11 +199,12 @@ def fit_scaling(
     if kind == "standard":
         return empty
     even = np.stack([_fit_even(x[:, j], weight) for j in range(d)])
-    y = np.stack([_interpolate(x[:, j], *even[j]) for j in range(d)], axis=1)
+    y = np.stack([_interpolated(x[:, j], *even[j]) for j in range(d)], axis=1)
     coarse = replace(empty, even=even, curves=_fit_curves(y, empty.condition(mjj)[:, 0], weight, labels))
     levels = np.empty((d, len(_FINE)))
     for j in range(d):
-        unit = _interpolate_rows(y[:, j], coarse._knots(mjj, j), _UNIT)
+        unit = np.empty(len(x))
+        to_units(*_prepared(y[:, j], mjj), coarse.maps, j, unit)
         levels[j] = _rising(_weighted_quantiles(unit, weight, norm.cdf(_FINE)), 1e-9)
     return replace(coarse, levels=levels)
 
@@ -272,21 +271,13 @@ def _weighted_quantiles(values: FloatArray, weight: FloatArray, levels: FloatArr
     return np.asarray(np.interp(levels, cumulative / weight.sum(), values[order]), dtype=np.float64)
 
 
-def _interpolate(value: FloatArray, xp: FloatArray, fp: FloatArray) -> FloatArray:
-    # piecewise linear; beyond the ends the mean slope of the outer ten knots goes on
-    out = np.interp(value, xp, fp)
-    below, above = value < xp[0], value > xp[-1]
-    out[below] = fp[0] + (value[below] - xp[0]) * (fp[9] - fp[0]) / (xp[9] - xp[0])
-    out[above] = fp[-1] + (value[above] - xp[-1]) * (fp[-1] - fp[-10]) / (xp[-1] - xp[-10])
-    return np.asarray(out, dtype=np.float64)
+def _interpolated(values: FloatArray, xp: FloatArray, fp: FloatArray) -> FloatArray:
+    out = np.empty(len(values))
+    interpolate(np.ascontiguousarray(values, dtype=np.float64), xp, fp, out)
+    return out
 
 
-def _interpolate_rows(value: FloatArray, xp: FloatArray, fp: FloatArray) -> FloatArray:
-    """Interpolate linearly, also beyond the ends; either the abscissae or the ordinates have one row per event."""
-    xp, fp = np.broadcast_arrays(xp, fp) if xp.ndim == fp.ndim else np.broadcast_arrays(np.atleast_2d(xp), fp)
-    if len(xp) != len(value):
-        xp, fp = np.broadcast_to(xp, (len(value), xp.shape[1])), np.broadcast_to(fp, (len(value), fp.shape[1]))
-    lower = np.clip((xp <= value[:, None]).sum(axis=1) - 1, 0, xp.shape[1] - 2)
-    row = np.arange(len(value))
-    x0, x1, f0, f1 = xp[row, lower], xp[row, lower + 1], fp[row, lower], fp[row, lower + 1]
-    return np.asarray(f0 + (value - x0) / (x1 - x0) * (f1 - f0), dtype=np.float64)
+def _prepared(x: FloatArray, mjj: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    # one type of arrays, so that the loops are compiled once
+    masses = np.broadcast_to(np.asarray(mjj, dtype=np.float64), len(x))
+    return np.ascontiguousarray(x, dtype=np.float64), np.ascontiguousarray(masses)

@@ -17,27 +17,17 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping
 from typing import Any
 
 import awkward as ak
 import numpy as np
 import numpy.typing as npt
-from coffea.nanoevents import NanoEventsFactory
-from coffea.nanoevents.mapping import SimplePreloadedColumnSource
-from coffea.nanoevents.methods import base, vector
-from coffea.nanoevents.schemas.base import BaseSchema, zip_forms
-
-from drapes_hep.events.types import Events
 
 __all__ = [
     "CONSTITUENT_FIELDS",
     "IDENTITY_FIELDS",
     "JET_FIELDS",
     "NO_PARENT",
-    "DijetSchema",
-    "build_events",
     "nested",
     "offsets_of",
     "places_of",
@@ -55,36 +45,6 @@ NO_PARENT = -1
 
 IDENTITY_FIELDS = ("run", "luminosityBlock", "event")
 """By which an experiment numbers its events."""
-
-_PREFIX, _INNER = "jets_", "constituents_"
-
-
-class DijetSchema(BaseSchema):  # type: ignore[misc]
-    """Zip the ragged columns ``jets_*`` into ``jets``, doubly ragged ``constituents_*`` into ``jets.constituents``.
-
-    Every other column is left as it is.
-    """
-
-    __dask_capable__ = False
-
-    def __init__(self, base_form: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-        super().__init__(base_form, *args, **kwargs)
-        forms = dict(zip(self._form["fields"], self._form["contents"], strict=True))
-        jets = {name.removeprefix(_PREFIX): forms.pop(name) for name in list(forms) if name.startswith(_PREFIX)}
-        inner = {name.removeprefix(_INNER): forms.pop(name) for name in list(forms) if name.startswith(_INNER)}
-        if jets and inner:
-            outer = dict(next(iter(inner.values())))
-            lists = {name: form["content"] for name, form in inner.items()}
-            outer["content"] = zip_forms(lists, "constituents", "PtEtaPhiMLorentzVector")
-            jets["constituents"] = outer
-        if jets:
-            forms["jets"] = zip_forms(jets, "jets", "PtEtaPhiMLorentzVector")
-        self._form["fields"], self._form["contents"] = list(forms), list(forms.values())
-
-    @classmethod
-    def behavior(cls) -> dict[Any, Any]:
-        """Return the behaviours of coffea's base events and of its vectors."""
-        return {**base.behavior, **vector.behavior}
 
 
 def offsets_of(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -156,29 +116,3 @@ def nested(content: np.ndarray[Any, Any], inner: np.ndarray[Any, Any], outer: np
     """
     jets = ragged(content, inner)
     return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(outer), jets.layout))
-
-
-def build_events(columns: Mapping[str, Any], metadata: Mapping[str, Any]) -> Events:
-    """Make NanoEvents from columns in memory: files, generated events and templates all end here.
-
-    Parameters
-    ----------
-    columns : mapping of str to array
-        ``event_id``, ``weight`` (n,), ragged ``jets_*`` of one set of offsets, optionally ``label``, ``parent_id``, the
-        three of :data:`IDENTITY_FIELDS`,
-        and doubly ragged ``constituents_*`` whose outer offsets are the jets'.
-    metadata : mapping
-        Becomes ``events.metadata``; plain JSON values.
-
-    Returns
-    -------
-    NanoEvents
-        n events in :class:`DijetSchema`.
-    """
-    source = SimplePreloadedColumnSource(
-        {name: ak.Array(values) for name, values in columns.items()},
-        uuid=str(uuid.uuid4()),
-        num_rows=len(columns["event_id"]),
-        object_path="events",
-    )
-    return NanoEventsFactory.from_preloaded(source, schemaclass=DijetSchema, metadata=dict(metadata)).events()

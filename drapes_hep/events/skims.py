@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drapes_hep.errors import InputError, counted
-from drapes_hep.events.formats.arrow import column_of, is_plain, metadata_of, open_parquet, write_parquet
+from drapes_hep.events.formats.arrow import column_of, is_plain, metadata_of, open_parquet, to_arrow, write_parquet
 from drapes_hep.events.formats.columns import Columns, missing_columns
 from drapes_hep.events.types import Column
 
@@ -128,12 +128,12 @@ def skim_metadata(path: str | Path) -> dict[str, Any]:
 
 def _rows(file: pq.ParquetFile, columns: list[str], rows: npt.NDArray[np.int64]) -> pa.Table:
     """Read some rows of each row group."""
-    begin, parts = 0, [file.schema_arrow.empty_table().select(columns)]
+    begin, parts = 0, [pa.Table.from_batches([], file.schema_arrow).select(columns)]
     for group in range(file.metadata.num_row_groups):
         end = begin + file.metadata.row_group(group).num_rows
         in_group = rows[np.searchsorted(rows, begin) : np.searchsorted(rows, end)] - begin
         if len(in_group):
-            parts.append(file.read_row_group(group, columns=columns).take(in_group))
+            parts.append(file.read_row_group(group, columns=columns).take(to_arrow(in_group)))
         begin = end
     return pa.concat_tables(parts)
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 __all__ = ["AwkwardArray", "Column", "Events"]
 
 Events: TypeAlias = Any
-"""NanoEvents in :class:`drapes_hep.events.schema.DijetSchema`."""
+"""NanoEvents in :class:`drapes_hep.events.nano_events.DijetSchema`."""
 
 AwkwardArray: TypeAlias = Any
 """An awkward array, such as jets."""

@@ -1,10 +1,4 @@
-"""Backbones: what turns (x, noise, condition) into numbers. Independent of schedules and physics."""
+"""Backbones: what turns (x, noise, condition) into numbers. Independent of schedules and physics.
 
-from __future__ import annotations
-
-from drapes_hep.networks.deepsets import AttentiveDeepSets
-from drapes_hep.networks.epic import EPiC
-from drapes_hep.networks.mlp import ResidualMLP
-from drapes_hep.networks.transformer import SetTransformer
-
-__all__ = ["AttentiveDeepSets", "EPiC", "ResidualMLP", "SetTransformer"]
+Each is imported from its own module, so that a search of features does not load the networks of sets.
+"""

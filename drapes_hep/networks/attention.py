@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drapes_hep.networks.set_backbone import Buckets, SetLayout
+from drapes_hep.networks.set_backbone import Buckets, SetLayout, uncompiled
 
 __all__ = ["packed_attention", "pool_attention", "token_attention"]
 
@@ -53,7 +53,7 @@ def _packed_kernel(q: Tensor, heads: int) -> Callable[..., Any] | None:
     return _kernel() if _capable(q.device) else None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def _buckets(layout: SetLayout) -> Buckets:
     return layout.buckets
 

@@ -26,7 +26,7 @@ from drapes_hep.plots.style import (
     stamp_figure,
     styled,
 )
-from drapes_hep.templates.comparison import QUANTITIES
+from drapes_hep.templates.quantities import QUANTITIES
 
 __all__ = ["JetShape", "jet_grid", "jet_shapes"]
 

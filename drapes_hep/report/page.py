@@ -26,7 +26,7 @@ from drapes_hep.report.figures import (
 )
 from drapes_hep.report.format import null
 from drapes_hep.report.mass_shape import mass_shape_lines, mass_shape_rows
-from drapes_hep.report.pictures import Album, render_figures
+from drapes_hep.report.pictures import Album, Rendered, render_figure, write_figures
 from drapes_hep.report.points_to_check import checks
 from drapes_hep.report.resonance import included_resonance, resonance_figures, resonance_note, resonance_rows
 from drapes_hep.report.run_files import RunFiles, load_run, reading
@@ -68,7 +68,7 @@ def write_report(
     words : mapping, optional
         ``plots`` of a configuration, instead of the run's own.
     progress : callable, optional
-        Called with (figures rendered, figures).
+        Called with (windows drawn, windows).
 
     Returns
     -------
@@ -82,9 +82,14 @@ def write_report(
     """
     loaded = load_run(Path(run), words)
     folder = loaded.directory.path / "report"
-    album = Album()
-    content = _content(loaded, album)
-    content["images"] = render_figures(folder / "figures", album.figures, progress)
+    figures: dict[str, Rendered] = {}
+
+    def render(slug: str, figure: Figure) -> None:
+        figures[slug] = render_figure(figure)
+
+    content = _content(loaded, Album(render), progress)
+    # written when all of them could be drawn: a run that cannot be read leaves an earlier report alone
+    content["images"] = write_figures(folder / "figures", figures)
     with reading(loaded.directory.results):
         write_tables(loaded, folder / "tables")
     environment = jinja2.Environment(
@@ -120,12 +125,12 @@ def report_figures(run: Path, words: Mapping[str, Any] | None = None) -> dict[st
     RunDirectoryError
         As :func:`write_report`.
     """
-    album = Album()
-    _content(load_run(Path(run), words), album)
-    return album.figures
+    figures: dict[str, Figure] = {}
+    _content(load_run(Path(run), words), Album(figures.__setitem__))
+    return figures
 
 
-def _content(run: RunFiles, album: Album) -> dict[str, Any]:
+def _content(run: RunFiles, album: Album, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Make all figures and gather what the page shows."""
     with reading(run.directory.results):
         cards, lines = headline(run)
@@ -163,7 +168,7 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
             "accounting": accounting_cards(run),
         }
     content["control_figures"] = control_figures(run, album)
-    content["windows"], passed, curves = _windows(run, album)
+    content["windows"], passed, curves = _windows(run, album, progress)
     content["quality_figures"] = quality_figures(run, points, passed, album)
     content["metric_figures"] = metric_figures(run, curves, album)
     content["split_figures"] = split_figures(run, album)
@@ -188,7 +193,9 @@ def _content(run: RunFiles, album: Album) -> dict[str, Any]:
         }
 
 
-def _windows(run: RunFiles, album: Album) -> tuple[list[dict[str, Any]], list[plots.Passing], dict[str, Roc]]:
+def _windows(
+    run: RunFiles, album: Album, progress: Callable[[int, int], None] | None
+) -> tuple[list[dict[str, Any]], list[plots.Passing], dict[str, Roc]]:
     """Go through the windows' event files: what the page shows of each, who passes the cuts, and ROC curves."""
     windows: list[dict[str, Any]] = []
     passed: list[plots.Passing] = []
@@ -212,4 +219,6 @@ def _windows(run: RunFiles, album: Album) -> tuple[list[dict[str, Any]], list[pl
                 "open": files is first,
             }
         )
+        if progress is not None:
+            progress(len(windows), len(run.windows))
     return windows, passed, curves

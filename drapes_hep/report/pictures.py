@@ -7,13 +7,14 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from drapes_hep.files import atomic_path
 
-__all__ = ["Album", "Picture", "render_figures"]
+__all__ = ["Album", "Picture", "Rendered", "render_figure", "write_figures"]
 
 DPI = 110
 
@@ -48,17 +49,25 @@ class Picture:
         return f"{self.title}. {words}"
 
 
-class Album:
-    """Collects the figures of a page, which are rendered together at the end.
+class Rendered(NamedTuple):
+    """Contents of a figure's two files."""
 
-    Attributes
+    png: bytes
+    pdf: bytes
+
+
+class Album:
+    """Takes the figures of a page as they are made.
+
+    Parameters
     ----------
-    figures : dict of str to Figure
-        By slug, in the order of the page.
+    show : callable
+        Called with name and figure. The album does not keep the figure: those of a page together need several hundred
+        MB.
     """
 
-    def __init__(self) -> None:
-        self.figures: dict[str, Figure] = {}
+    def __init__(self, show: Callable[[str, Figure], None]) -> None:
+        self._show = show
 
     def add(
         self, slug: str, figure: Figure, title: str, caption: str, sources: Iterable[str], *, wide: bool = False
@@ -75,46 +84,39 @@ class Album:
         -------
         Picture
         """
-        self.figures[slug] = figure
+        self._show(slug, figure)
         return Picture(slug, title, caption, tuple(sources), wide)
 
 
-def render_figures(
-    folder: Path, figures: Mapping[str, Figure], progress: Callable[[int, int], None] | None = None
-) -> dict[str, str]:
-    """Write figures as PNG and PDF, and remove those of an earlier report: next to a new report they would mislead.
+def render_figure(figure: Figure) -> Rendered:
+    """Return a figure as PNG and PDF."""
+    png, pdf = io.BytesIO(), io.BytesIO()
+    # no date and no version: the same files give the same bytes
+    # half the time of zlib's usual level, for 3% more bytes
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
+    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return Rendered(png.getvalue(), pdf.getvalue())
+
+
+def write_figures(folder: Path, figures: Mapping[str, Rendered]) -> dict[str, str]:
+    """Write the files of figures, and remove those of an earlier report: next to a new report they would mislead.
 
     Parameters
     ----------
     folder : Path
-    figures : mapping of str to Figure
+    figures : mapping of str to Rendered
         By the names of their files.
-    progress : callable, optional
-        Called with (figures rendered, figures).
 
     Returns
     -------
     dict of str to str
         The PNG files, base64, by the same names.
     """
-    images: dict[str, str] = {}
-    for slug, figure in figures.items():
-        images[slug] = _render(folder / slug, figure)
-        if progress is not None:
-            progress(len(images), len(figures))
+    for slug, rendered in figures.items():
+        for suffix, content in rendered._asdict().items():
+            with atomic_path(folder / f"{slug}.{suffix}") as temporary:
+                temporary.write_bytes(content)
     for path in folder.iterdir():
-        if path.suffix in {".png", ".pdf"} and not path.name.startswith(".") and path.stem not in images:
+        if path.suffix in {".png", ".pdf"} and not path.name.startswith(".") and path.stem not in figures:
             path.unlink()
-    return images
-
-
-def _render(stem: Path, figure: Figure) -> str:
-    """Write a figure as PNG and PDF; returns the PNG, base64."""
-    png, pdf = io.BytesIO(), io.BytesIO()
-    # no date and no version: the same files give the same bytes
-    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    for suffix, content in (("png", png), ("pdf", pdf)):
-        with atomic_path(stem.with_name(f"{stem.name}.{suffix}")) as temporary:
-            temporary.write_bytes(content.getvalue())
-    return base64.b64encode(png.getvalue()).decode("ascii")
+    return {slug: base64.b64encode(rendered.png).decode("ascii") for slug, rendered in figures.items()}

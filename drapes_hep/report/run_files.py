@@ -86,7 +86,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> Columns:
     missing = [c for c in columns if c not in table.column_names]
     if missing:
         raise RunDirectoryError(f"{path}: has no column {', '.join(missing)}; delete it and run again")
-    return {c: table.column(c).to_numpy() for c in columns}
+    return {c: to_numpy(table.column(c)) for c in columns}
 
 
 def optional_array(values: Sequence[float | None] | None) -> npt.NDArray[np.float64] | None:

@@ -171,7 +171,7 @@ def _classify(context: Context, window: Window) -> list[Path]:
 
         try:
             scores = out_of_fold_scores(
-                load_classifier(cwola.classifier, cwola.options, context.device, config.folder),
+                load_classifier(cwola.classifier, cwola.options, lambda: context.device, config.folder),
                 data,
                 reference,
                 {"sidebands": sidebands},

@@ -8,7 +8,7 @@ from typing import Any
 
 from drapes_hep.caller import another_output, either
 from drapes_hep.errors import DrapesError, RunDirectoryError
-from drapes_hep.events.readers import expand_trees
+from drapes_hep.events.paths import expand_trees
 from drapes_hep.files import file_hash, read_json
 from drapes_hep.keys import first_difference, value_text
 from drapes_hep.pipeline.execution import check_current
@@ -77,7 +77,7 @@ def report(
 
 
 def _write(run: RunDirectory, words: Mapping[str, Any] | None, reporter: Reporter | None) -> Path:
-    with (reporter or Reporter(quiet=True)).bar("figures", 1) as bar:
+    with (reporter or Reporter(quiet=True)).bar("report: windows", 1) as bar:
         return write_report(run.path, words, progress=bar)
 
 

@@ -20,8 +20,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import spearmanr
-from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from drapes_hep.errors import LeakError
@@ -60,6 +58,9 @@ def mass_determination(x: FloatArray, mjj: FloatArray) -> float | None:
     """
     if len(mjj) < _LEAST:
         return None
+    # two seconds to load, for this check alone: a stage that only describes a training needs none of it
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
     step = -(-len(mjj) // _EVENTS)
     chosen, target = x[::step], np.log(mjj[::step])
     trees = HistGradientBoostingRegressor(
@@ -94,6 +95,8 @@ def check_resonant(features: Sequence[str], x: FloatArray, mjj: FloatArray) -> f
     LeakError
         With the feature, or all of them.
     """
+    from scipy.stats import spearmanr
+
     # two or three events follow anything by chance
     for name, values in zip(features, x.T, strict=True) if len(mjj) >= _RANKED else ():
         if len(np.unique(values)) > 1 and abs(r := float(spearmanr(values, mjj).statistic)) > FOLLOWS:

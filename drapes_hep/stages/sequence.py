@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError
 
 if TYPE_CHECKING:
+    from drapes_hep.config import Config
     from drapes_hep.pipeline.context import Context
     from drapes_hep.pipeline.stage import Stage
     from drapes_hep.regions import Window
@@ -146,7 +146,6 @@ def check_plugins(config: Config, *, table: bool = False) -> str:
     ConfigError
         If a class cannot be loaded, or does not fit the others.
     """
-    from drapes_hep import plots
     from drapes_hep.cwola.classifiers import load_classifier, reads_of
     from drapes_hep.spectrum.shapes import find_shape
     from drapes_hep.templates.registry import method_of
@@ -154,6 +153,9 @@ def check_plugins(config: Config, *, table: bool = False) -> str:
     method = method_of(config)
     find_shape(config.mass)
     for name, definition in config.define.items():
+        # matplotlib, for labels that are not the package's own
+        from drapes_hep import plots
+
         if not plots.can_be_typeset(f"{definition.label or name} [{definition.unit}]"):
             raise ConfigError(f"define.{name}: its label or unit is not valid matplotlib mathtext")
     on_jets = "jets" in method.columns

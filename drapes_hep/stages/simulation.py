@@ -9,8 +9,8 @@ import numpy as np
 from drapes_hep.config import Config, keys_of
 from drapes_hep.errors import ConfigError, InputError
 from drapes_hep.events.chunks import FileInfo, Reading
+from drapes_hep.events.paths import expand, expand_trees
 from drapes_hep.events.processing import scan_fileset
-from drapes_hep.events.readers import expand, expand_trees
 from drapes_hep.events.skims import write_skim
 from drapes_hep.events.table import PLACE
 from drapes_hep.pipeline.context import Context

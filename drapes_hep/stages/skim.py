@@ -17,15 +17,16 @@ import numpy.typing as npt
 
 from drapes_hep.config import Config, keys_of
 from drapes_hep.errors import ConfigError, DrapesError, InputError, UsersCode, counted, reason_of
-from drapes_hep.events.blinding import Blinding
+from drapes_hep.events.blinded_processor import Blinding
 from drapes_hep.events.chunks import FileInfo, Reading
 from drapes_hep.events.declared import declared_files, undeclared, warning_of
 from drapes_hep.events.failures import FailedFilesError, Failure
 from drapes_hep.events.features import check_features, function_sources, kept_columns
 from drapes_hep.events.injection import SignalInjection, collect_ids, collect_truth
 from drapes_hep.events.outputs import CheckedProcessor, RequiredOutput, accumulators
+from drapes_hep.events.paths import expand_trees
 from drapes_hep.events.processing import FirstChunk, RunReport, run, scan_fileset, try_first_chunks
-from drapes_hep.events.readers import expand_trees, no_events, scan, shared_identities, simulation_order
+from drapes_hep.events.readers import no_events, scan, shared_identities, simulation_order
 from drapes_hep.events.skims import Truth, read_truth
 from drapes_hep.files import file_hash, read_json
 from drapes_hep.pipeline.context import Context

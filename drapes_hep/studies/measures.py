@@ -56,7 +56,7 @@ def _sample(context: TrialContext, events: EventTable | Template, features: tupl
 
 def _classifier(context: TrialContext) -> Any:
     cwola = context.config.cwola
-    return load_classifier(cwola.classifier, cwola.options, context.device, cwola.folder)
+    return load_classifier(cwola.classifier, cwola.options, lambda: context.device, cwola.folder)
 
 
 def _with_jets(context: TrialContext, events: EventTable | Template) -> Sample:
@@ -208,7 +208,7 @@ def _quality(context: TrialContext, trial: Trial) -> Record:
     if template.jets is not None:
         own = _classifier(context)
         # the search's own, if it reads constituents
-        own = own if reads_of(own) == "constituents" else load_classifier("constituents", device=context.device)
+        own = own if reads_of(own) == "constituents" else load_classifier("constituents", device=lambda: context.device)
         area("auc_constituents", own, lambda events: _with_jets(context, events), 1)
         area(
             "auc_summaries",

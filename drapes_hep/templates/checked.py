@@ -19,9 +19,9 @@ from drapes_hep.errors import ConfigError, DrapesError, UsersCode, describe_erro
 from drapes_hep.fixed import LARGEST
 from drapes_hep.plugins import is_users
 from drapes_hep.regions import Window
-from drapes_hep.templates.comparison import QUANTITIES
 from drapes_hep.templates.drapes_family import Source
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
+from drapes_hep.templates.quantities import QUANTITIES
 from drapes_hep.templates.tables import EventTable, Plan, Template
 from drapes_hep.training.curves import Epoch, TrainingCurve
 

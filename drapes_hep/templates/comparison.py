@@ -14,13 +14,13 @@ from typing import Any
 import awkward as ak
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import wasserstein_distance
 
 from drapes_hep.errors import FitError
 from drapes_hep.events.features import invariant_mass, wrapped
 from drapes_hep.events.types import AwkwardArray
+from drapes_hep.templates.quantities import QUANTITIES
 
-__all__ = ["QUANTITIES", "compare_jets", "summaries"]
+__all__ = ["compare_jets", "summaries"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -30,22 +30,6 @@ _MOST = 400_000
 """Constituents of a sample that a distance takes at most; sorting is all that it costs."""
 _BINS = 40
 _LEAST = 20
-
-QUANTITIES: dict[str, str] = {
-    "pt": r"Jet $p_T$ [GeV]",
-    "eta": r"Jet $\eta$",
-    "mass": r"Jet mass [GeV]",
-    "n": r"Constituents per jet",
-    "tau21": r"$\tau_{21}$",
-    "tau32": r"$\tau_{32}$",
-    "mjj": r"$m_{JJ}$ [GeV]",
-    "delta_phi_jj": r"$\pi - |\Delta\phi_{JJ}|$ [rad]",
-    "pt_fraction": r"$p_{T,i}\,/\,p_{T,J}$",
-    "log_pt_fraction": r"$\log_{10}(p_{T,i}\,/\,p_{T,J})$",
-    "delta_eta": r"$\eta_i - \eta_J$",
-    "delta_phi": r"$\phi_i - \phi_J$ [rad]",
-}
-"""What is compared: of jets, of pairs, of constituents; with axis labels."""
 
 
 def _flat(array: AwkwardArray) -> FloatArray:
@@ -94,6 +78,9 @@ def _shape(name: str, true: FloatArray, generated: FloatArray) -> dict[str, Any]
 
 
 def _distance(a: FloatArray, b: FloatArray, rng: np.random.Generator) -> float:
+    # a second to load, for jets alone
+    from scipy.stats import wasserstein_distance
+
     a, b = (x if len(x) <= _MOST else x[rng.choice(len(x), _MOST, replace=False)] for x in (a, b))
     return float(wasserstein_distance(a, b)) if len(a) and len(b) else float("nan")
 
@@ -115,7 +102,8 @@ def compare_jets(
     Returns
     -------
     dict
-        For each of :data:`QUANTITIES` but ``preserved`` and those that are undefined or all the same in true jets:
+        For each of :data:`~drapes_hep.templates.quantities.QUANTITIES` but ``preserved`` and those that are undefined
+        or all the same in true jets:
         ``w1``, between generated and true jets, both of half as many events as are true; ``w1_true``, between two
         halves of the true ones; each the mean over ten random choices, with ``w1_spread`` and ``w1_true_spread``,
         the standard deviations of a choice; their ``ratio``, and ``ratio_spread``, what one choice makes of it: the

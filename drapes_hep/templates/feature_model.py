@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,11 @@ from drapes_hep.diffusion.samplers import Sampler, sample
 from drapes_hep.diffusion.training import TrainingResult, TrainingSettings, train
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.events.scaling import Scaling, fit_scaling, scaling_from_dict
+from drapes_hep.events.scaling_tensors import condition_tensor, inverse_tensor, scale_tensor
+from drapes_hep.kernels import in_torch
 from drapes_hep.networks.mlp import ResidualMLP
 from drapes_hep.rng import event_normals, stage_seed
+from drapes_hep.rng_tensors import normal_tensor
 from drapes_hep.templates.parts import TRAIN, VALIDATION
 from drapes_hep.training.curves import Epoch
 
@@ -32,6 +36,22 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+
+Parents = Callable[[slice], tuple[FloatArray, FloatArray]]
+"""From a slice of template events to features and masses of their parents."""
+
+_BLOCK = 1 << 18
+"""Events that are made at once: a batch of a GPU's, 128 of a CPU's."""
+
+
+class _Events(NamedTuple):
+    """A block of template events: masses, identities, copies, and features and masses of their parents."""
+
+    mjj: FloatArray
+    event_id: IntArray
+    copy: IntArray
+    parents: tuple[FloatArray, FloatArray] | None
 
 
 @dataclass(frozen=True)
@@ -61,13 +81,17 @@ class BackgroundModel:
         levels: torch.Tensor,
         *,
         copy: npt.ArrayLike = 0,
-        start: FloatArray | None = None,
+        parents: Parents | None = None,
         solver: str | Sampler = "heun",
         device: str = "cpu",
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> FloatArray:
         """Generate features: the flow from the first time to the last, under given masses.
+
+        Events are made in blocks, which bounds the memory: beyond the result, a block of 262,144 events takes some
+        60 MB for five features, whatever their number. Noise and scalings are computed where the network
+        is: in compiled loops on a CPU, in torch on a GPU.
 
         Parameters
         ----------
@@ -80,8 +104,9 @@ class BackgroundModel:
             Falling times of the model's path, from :func:`drapes_hep.diffusion.schedules.karras_steps` or its end.
         copy : array_like of int, broadcastable to (n,)
             Which copy of the event.
-        start : array, shape (n, d), optional
-            Scaled features that the noise is added to (partial diffusion); from noise alone without.
+        parents : callable, optional
+            From a slice of the events to what noise is added to (partial diffusion): features (k, d) and their own
+            masses (k,) in GeV. From noise alone without.
         solver, device, workers, progress
             As for :func:`drapes_hep.diffusion.samplers.sample`.
 
@@ -90,20 +115,75 @@ class BackgroundModel:
         array, shape (n, d)
             Inside the features' domain.
         """
-        noise = event_normals(stage_seed(seed, "noise"), event_id, copy, size=len(self.features))
+        copies = np.broadcast_to(np.asarray(copy), (len(mjj),))
+        out = np.empty((len(mjj), len(self.features)))
+        blocks = range(0, len(mjj), _BLOCK)
+        for i, first in enumerate(blocks):
+            part = slice(first, first + _BLOCK)
+            events = _Events(mjj[part], event_id[part], copies[part], None if parents is None else parents(part))
+
+            def advance(done: int, total: int, before: int = i) -> None:
+                if progress is not None:
+                    progress(before * total + done, len(blocks) * total)
+
+            out[part] = self._block(events, seed, levels, solver=solver, device=device, workers=workers, tick=advance)
+        return out
+
+    def _block(
+        self,
+        events: _Events,
+        seed: int,
+        levels: torch.Tensor,
+        *,
+        solver: str | Sampler,
+        device: str,
+        workers: int,
+        tick: Callable[[int, int], None],
+    ) -> FloatArray:
+        place = torch.device(device)
+        masses = torch.tensor(events.mjj, dtype=torch.float64, device=place) if in_torch(place) else None
         alpha, sigma = (float(part) for part in self.denoiser.schedule(levels[0]))
-        state = sigma * noise if start is None else alpha * start + sigma * noise
+        state, condition = (
+            self._start(events, seed, alpha, sigma)
+            if masses is None
+            else self._start_tensors(events, masses, seed, alpha, sigma)
+        )
         z = sample(
             self.denoiser,
-            torch.as_tensor(state),
+            state,
             levels,
-            torch.as_tensor(self.scaling.condition(mjj), dtype=torch.float32),
+            condition,
             solver=solver,
             device=device,
             workers=workers,
-            progress=progress,
+            progress=tick,
         )
-        return self.scaling.inverse(z.numpy(), mjj)
+        if masses is None:
+            return self.scaling.inverse(z.numpy(), events.mjj)
+        return np.asarray(inverse_tensor(self.scaling, z.to(place), masses).cpu().numpy())
+
+    def _start(self, events: _Events, seed: int, alpha: float, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the starting states, and the condition in float32."""
+        state = event_normals(stage_seed(seed, "noise"), events.event_id, events.copy, size=len(self.features))
+        state *= sigma
+        if events.parents is not None:
+            state += alpha * self.scaling.forward(*events.parents)
+        return torch.as_tensor(state), torch.as_tensor(self.scaling.condition(events.mjj), dtype=torch.float32)
+
+    def _start_tensors(
+        self, events: _Events, masses: torch.Tensor, seed: int, alpha: float, sigma: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute :meth:`_start` where the masses are."""
+        # copies: an array may be one that must not be written to
+        ids, copies = (
+            torch.tensor(array, dtype=torch.int64, device=masses.device) for array in (events.event_id, events.copy)
+        )
+        state = normal_tensor(stage_seed(seed, "noise"), ids, copies, len(self.features))
+        state *= sigma
+        if events.parents is not None:
+            x, own = (torch.tensor(array, dtype=torch.float64, device=masses.device) for array in events.parents)
+            state += alpha * scale_tensor(self.scaling, x, own)
+        return state, condition_tensor(self.scaling, masses).float()
 
 
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

@@ -10,20 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config
 from drapes_hep.events.features import domains
-from drapes_hep.events.scaling import Scaling
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_normals, stage_seed
 from drapes_hep.templates.drapes_family import Source
-from drapes_hep.templates.feature_model import Tensors, scaled_parts
 from drapes_hep.templates.tables import EventTable, Plan, Template
 from drapes_hep.training.curves import Epoch, TrainingCurve
+
+if TYPE_CHECKING:
+    from drapes_hep.events.scaling import Scaling
+    from drapes_hep.templates.feature_model import Tensors
 
 __all__ = ["BackgroundMethod", "FitTask", "SampleTask", "Training"]
 
@@ -72,6 +74,9 @@ class FitTask:
         train, validation : tuple of Tensor
             float32: scaled features (k, d), scaled masses (k, 1), weights (k,).
         """
+        # torch takes seconds to load, and a method that is only named and checked needs none
+        from drapes_hep.templates.feature_model import scaled_parts
+
         return scaled_parts(
             self.events.x,
             self.events.mjj,
@@ -218,7 +223,7 @@ class BackgroundMethod(Protocol):
         return {}
 
     def kept(self, model: Any) -> tuple[str, ...]:  # noqa: ARG002 - the method's own
-        """Name what events take over from their parents, of :data:`drapes_hep.templates.comparison.QUANTITIES`."""
+        """Name what events take over from their parents, of :data:`drapes_hep.templates.quantities.QUANTITIES`."""
         return ()
 
     def remarks(self, model: Any) -> tuple[str, ...]:  # noqa: ARG002 - the method's own

@@ -145,7 +145,7 @@ class Converted:
     Parameters
     ----------
     columns : mapping
-        For :func:`drapes_hep.events.schema.build_events`.
+        For :func:`drapes_hep.events.nano_events.build_events`.
     clipped_masses : int
         Jets and constituents whose mass was a rounding error below zero and is now zero.
     """

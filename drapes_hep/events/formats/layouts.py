@@ -1,7 +1,7 @@
 """How the columns of a file spell an event.
 
 A layout knows column names, not files: the same one serves HDF5 and ROOT. What a layout makes are the flat columns of
-:func:`drapes_hep.events.schema.build_events`.
+:func:`drapes_hep.events.nano_events.build_events`.
 """
 
 from __future__ import annotations

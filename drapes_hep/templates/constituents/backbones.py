@@ -15,7 +15,6 @@ from drapes_hep.diffusion.checkpoints import load_model, save_model
 from drapes_hep.diffusion.denoisers import DENOISERS
 from drapes_hep.diffusion.losses import denoising_loss, noised
 from drapes_hep.errors import ConfigError, RunDirectoryError, UsersCode, reason_of
-from drapes_hep.networks import AttentiveDeepSets, EPiC, SetTransformer
 from drapes_hep.plugins import Kind, load_class
 
 __all__ = ["check_backbone", "find_backbone", "make_backbone"]
@@ -29,13 +28,16 @@ def _network_problem(candidate: Any) -> str | None:
     return None if fits else "is not a subclass of torch.nn.Module"
 
 
-_OWN = {"transformer": SetTransformer, "epic": EPiC, "deepsets": AttentiveDeepSets}
 _KIND = Kind(
     "network",
     "constituents.network",
     "a network",
     _network_problem,
-    {name: f"{network.__module__}:{network.__qualname__}" for name, network in _OWN.items()},
+    {
+        "transformer": "drapes_hep.networks.transformer:SetTransformer",
+        "epic": "drapes_hep.networks.epic:EPiC",
+        "deepsets": "drapes_hep.networks.deepsets:AttentiveDeepSets",
+    },
 )
 
 

@@ -14,20 +14,27 @@ factor the transverse momentum. Neither of the last three changes what the jet l
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["JetSums", "conserve", "jet_sums"]
+from drapes_hep.compiled import compiled
+
+__all__ = ["CLOSE_ENOUGH", "LOG_EXPONENTS", "JetSums", "conserve", "jet_sums"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 _ROUNDS = 30
-"""Of a bisection in the exponent's logarithm."""
-_EXPONENTS = (0.2, 5.0)
-"""Bounds of the exponent: a set that needs another is none of this jet, and its distances stay as they are."""
+"""At most, of the search for the exponent's logarithm; six to nine are usual, and a bisection takes all."""
+_CLOSE = 1e-10
+"""Of the jet's mass: the search ends this near to it."""
+CLOSE_ENOUGH = 1e-3
+"""Of the jet's mass and 1 GeV: a search that ends farther away has not reached it."""
+LOG_EXPONENTS = math.log(0.2), math.log(5.0)
+"""Bounds of the exponent's logarithm: a set that needs another is none of this jet; its distances stay as they are."""
 
 
 class JetSums(NamedTuple):
@@ -101,36 +108,102 @@ def conserve(
         As they came in, for constituents that add up to the jets. Jets that no exponent between a fifth and five gives
         the mass have only their axis and transverse momentum corrected.
     """
-    index = np.repeat(np.arange(len(jets)), np.diff(offsets))
-    pt, eta, _, mass = jets.T
-    fraction = fraction / _segments(fraction[:, None], offsets)[index, 0]
-    start = delta - _segments(fraction[:, None] * delta, offsets)[index]
-    length = np.hypot(start[:, 0], start[:, 1]) / radius
-    inside = (length > 0) & (length < 1)
-    log_length = np.log(length, out=np.zeros_like(length), where=inside)
+    # one type of arrays, so that the loops are compiled once
+    shares, distances, asked = (np.ascontiguousarray(part, dtype=np.float64) for part in (fraction, delta, jets))
+    out = np.empty((len(fraction), 3))
+    _conserve(shares, distances, asked, np.ascontiguousarray(offsets, dtype=np.int64), radius, out)
+    return out[:, 0], out[:, 1:]
 
-    def at(log_exponent: FloatArray) -> tuple[FloatArray, FloatArray, JetSums]:
-        # the factor on a distance is (r / R)^(a - 1)
-        moved = start * np.exp(np.expm1(log_exponent)[index] * log_length)[:, None]
-        # about an axis at eta = phi = 0 and a transverse momentum of 1
-        sums = jet_sums(fraction, moved[:, 0], moved[:, 1], offsets)
-        # a jet without constituents has nothing to be multiplied
-        return moved, np.divide(pt, sums.pt, out=np.ones_like(pt), where=sums.pt > 0), sums
 
+@compiled
+def _prepare(fraction: FloatArray, delta: FloatArray, radius: float, own: FloatArray) -> None:
+    """Write what is needed of a jet's constituents: shares, distances from their axis, and ln(r / R).
+
+    The logarithm is 0 for what no exponent moves: on the axis, and outside the radius.
+    """
+    total, eta, phi = 0.0, 0.0, 0.0
+    for i in range(len(fraction)):
+        total += fraction[i]
+    for i in range(len(fraction)):
+        own[i, 0] = fraction[i] / total
+        eta += own[i, 0] * delta[i, 0]
+        phi += own[i, 0] * delta[i, 1]
+    for i in range(len(fraction)):
+        own[i, 1], own[i, 2] = delta[i, 0] - eta, delta[i, 1] - phi
+        length = math.sqrt(own[i, 1] ** 2 + own[i, 2] ** 2) / radius
+        own[i, 3] = math.log(length) if 0.0 < length < 1.0 else 0.0
+
+
+@compiled
+def _at(own: FloatArray, log_exponent: float) -> tuple[float, float, float, float]:
+    """Add a jet's constituents up: (transverse momentum, rapidity, azimuth, mass), about its axis, of shares."""
+    # the factor on a distance is (r / R)^(a - 1)
+    power = math.expm1(log_exponent)
+    px, py, plus, minus = 0.0, 0.0, 0.0, 0.0
+    for i in range(len(own)):
+        factor = math.exp(power * own[i, 3])
+        stretch, angle = math.exp(own[i, 1] * factor), own[i, 2] * factor
+        px += own[i, 0] * math.cos(angle)
+        py += own[i, 0] * math.sin(angle)
+        # E + pz and E - pz: no cancellation for jets along the beam
+        plus += own[i, 0] * stretch
+        minus += own[i, 0] / stretch
+    square = px**2 + py**2
+    mass = math.sqrt(max(plus * minus - square, 0.0))
+    rapidity = math.asinh(0.5 * (plus - minus) / math.sqrt(square + mass**2))
+    return math.sqrt(square), rapidity, math.atan2(py, px), mass
+
+
+@compiled
+def _excess(own: FloatArray, log_exponent: float, pt: float, mass: float) -> float:
+    """Compute by how much a jet of transverse momentum ``pt`` is too heavy."""
+    transverse, _, _, heavy = _at(own, log_exponent)
+    return heavy * (pt / transverse if transverse > 0.0 else 1.0) - mass
+
+
+@compiled
+def _exponent(own: FloatArray, pt: float, mass: float) -> float:
+    """Find the exponent's logarithm: secants where both ends are bracketed, else bisection."""
     # a larger exponent brings constituents nearer to the axis: the mass falls
-    low, high = (np.full(len(jets), np.log(end)) for end in _EXPONENTS)
+    (low, high), too_heavy, too_light, side = LOG_EXPONENTS, 0.0, 0.0, 0
+    middle = 0.0
     for _ in range(_ROUNDS):
-        middle = 0.5 * (low + high)
-        _, factor, sums = at(middle)
-        heavy = sums.mass * factor > mass
-        low, high = np.where(heavy, middle, low), np.where(heavy, high, middle)
-    exponent = 0.5 * (low + high)
-    _, factor, sums = at(exponent)
-    missed = np.abs(sums.mass * factor - mass) > 1e-3 * (mass + 1.0)
-    exponent[missed] = 0.0
-    moved, factor, sums = at(exponent)
-    own = sums.mass * factor
-    target = np.arcsinh(pt * np.sinh(eta) / np.hypot(pt, own))
-    # massless constituents: a boost shifts every pseudorapidity by as much as the jet's rapidity
-    shift = np.stack([target - sums.rapidity - eta, -sums.phi], axis=1)
-    return fraction * factor[index] / pt[index], moved + shift[index]
+        bracketed = too_heavy > 0.0 > too_light
+        middle = low + (high - low) * (too_heavy / (too_heavy - too_light) if bracketed else 0.5)
+        excess = _excess(own, middle, pt, mass)
+        if abs(excess) <= _CLOSE * mass:
+            break
+        # an end that stays counts half (Illinois), or it would stay for good
+        if excess > 0.0:
+            low, too_heavy = middle, excess
+            too_light *= 0.5 if side == 1 else 1.0
+            side = 1
+        else:
+            high, too_light = middle, excess
+            too_heavy *= 0.5 if side == -1 else 1.0
+            side = -1
+    return middle if abs(_excess(own, middle, pt, mass)) <= CLOSE_ENOUGH * (mass + 1.0) else 0.0
+
+
+@compiled
+def _conserve(
+    fraction: FloatArray, delta: FloatArray, jets: FloatArray, offsets: IntArray, radius: float, out: FloatArray
+) -> None:
+    """Write shares and distances of all jets, one after the other."""
+    room = np.empty((np.max(np.append(np.diff(offsets), 0)), 4))
+    for jet in range(len(jets)):
+        first, last = offsets[jet], offsets[jet + 1]
+        pt, eta, mass = jets[jet, 0], jets[jet, 1], jets[jet, 3]
+        own = room[: last - first]
+        _prepare(fraction[first:last], delta[first:last], radius, own)
+        log_exponent = _exponent(own, pt, mass)
+        power = math.expm1(log_exponent)
+        transverse, rapidity, azimuth, heavy = _at(own, log_exponent)
+        factor = pt / transverse if transverse > 0.0 else 1.0
+        # massless constituents: a boost shifts every pseudorapidity by as much as the jet's rapidity
+        shift = math.asinh(pt * math.sinh(eta) / math.hypot(pt, heavy * factor)) - rapidity - eta
+        for i in range(last - first):
+            stretch = math.exp(power * own[i, 3])
+            out[first + i, 0] = own[i, 0] * factor / pt
+            out[first + i, 1] = own[i, 1] * stretch + shift
+            out[first + i, 2] = own[i, 2] * stretch - azimuth

@@ -17,7 +17,8 @@ from drapes_hep.diffusion.training import TrainingResult, TrainingSettings, trai
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.scaling import fit_scaling
 from drapes_hep.fixed import JET_HEADS
-from drapes_hep.networks import AttentiveDeepSets, ResidualMLP
+from drapes_hep.networks.deepsets import AttentiveDeepSets
+from drapes_hep.networks.mlp import ResidualMLP
 from drapes_hep.packed import Sets, take
 from drapes_hep.rng import event_uniforms, stage_seed
 from drapes_hep.templates.constituents.backbones import make_backbone

@@ -33,8 +33,8 @@ from drapes_hep.templates.constituents.kinematics import QUANTITIES, N
 from drapes_hep.templates.constituents.model import ConstituentModel
 from drapes_hep.templates.constituents.packing import pack_jets, refill
 from drapes_hep.templates.constituents.saved import load_constituent_model, save_constituent_model
-from drapes_hep.templates.drapes import describe_sampler, levels
 from drapes_hep.templates.drapes_family import RECIPES
+from drapes_hep.templates.feature_templates import describe_sampler, levels
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
 from drapes_hep.templates.tables import EventTable, Plan, Template
 from drapes_hep.training.curves import TrainingCurve

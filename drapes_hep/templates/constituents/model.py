@@ -27,7 +27,7 @@ from drapes_hep.diffusion.denoisers import PreconditionedDenoiser
 from drapes_hep.diffusion.samplers import sample
 from drapes_hep.events.features import wrapped
 from drapes_hep.events.schema import offsets_of, places_of
-from drapes_hep.kernels import Precision
+from drapes_hep.kernels import Precision, in_torch
 from drapes_hep.packed import Sets, take
 from drapes_hep.rng import event_normals
 from drapes_hep.templates.constituents.conserve import conserve
@@ -38,6 +38,12 @@ from drapes_hep.templates.constituents.kinematics import (
 )
 from drapes_hep.templates.constituents.packing import member_numbers
 from drapes_hep.templates.constituents.scaling import ConstituentScaling
+from drapes_hep.templates.constituents.tensors import (
+    absolute_tensors,
+    inverse_tensors,
+    member_normal_tensors,
+    scale_tensors,
+)
 
 __all__ = ["ConstituentModel"]
 
@@ -123,16 +129,12 @@ class ConstituentModel:
         # sets of like length side by side: what attention pads is then little
         order = np.argsort(lengths, kind="stable")
         offsets = offsets_of(lengths[order])
-        of_jet, place = np.repeat(order, lengths[order]), places_of(lengths[order])
-        noise = member_numbers(event_normals, seed, "constituents", key, of_jet, place, 3)
-        alpha, sigma = (float(part) for part in self.denoiser.schedule(times[0]))
-        state = sigma * noise
-        if start is not None:
-            state += alpha * self.scaling.forward(take(start, torch.as_tensor(order)).values.numpy())
+        target = torch.device(device)
+        state = self._start(lengths, order, key, seed, times, start, target)
         condition = self.scaling.conditions_of(rows, np.repeat(mjj, 2))
         z = sample(
             self.denoiser,
-            torch.as_tensor(state),
+            state,
             times,
             condition[torch.as_tensor(order)],
             offsets=torch.as_tensor(offsets),
@@ -143,11 +145,37 @@ class ConstituentModel:
             workers=workers,
             progress=progress,
         )
-        constituents = Sets(torch.as_tensor(self.scaling.inverse(z.numpy())), torch.as_tensor(offsets))
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        constituents = take(constituents, torch.as_tensor(back))
-        return self._absolute(constituents, rows)
+        back = torch.as_tensor(np.argsort(order))
+        if not in_torch(target):
+            constituents = Sets(torch.as_tensor(self.scaling.inverse(z.numpy())), torch.as_tensor(offsets))
+            return self._absolute(take(constituents, back), rows)
+        constituents = Sets(inverse_tensors(self.scaling, z.to(target)), torch.as_tensor(offsets).to(target))
+        radius = self.radius if self.conserves else None
+        absolute = absolute_tensors(take(constituents, back), torch.tensor(rows, device=target), radius)
+        return Sets(absolute.values.cpu(), absolute.offsets.cpu())
+
+    def _start(
+        self,
+        lengths: IntArray,
+        order: IntArray,
+        key: IntArray,
+        seed: int,
+        times: Tensor,
+        start: Sets | None,
+        target: torch.device,
+    ) -> Tensor:
+        """Return the starting states of sets in this order, on the CPU or where the network is."""
+        of_jet, place = np.repeat(order, lengths[order]), places_of(lengths[order])
+        alpha, sigma = (float(part) for part in self.denoiser.schedule(times[0]))
+        before = None if start is None else take(start, torch.as_tensor(order)).values
+        if not in_torch(target):
+            state = sigma * member_numbers(event_normals, seed, "constituents", key, of_jet, place, 3)
+            if before is not None:
+                state += alpha * self.scaling.forward(before.numpy())
+            return torch.as_tensor(state)
+        numbers = (torch.tensor(array, device=target) for array in (key, of_jet, place))
+        noise = sigma * member_normal_tensors(seed, "constituents", *numbers)
+        return noise if before is None else noise + alpha * scale_tensors(self.scaling, before.to(target))
 
     def _absolute(self, constituents: Sets, rows: FloatArray) -> Sets:
         values, offsets = constituents.values.numpy(), constituents.offsets.numpy()

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from drapes_hep.errors import FitError
 
-__all__ = ["ConstituentScaling", "fit_constituent_scaling"]
+__all__ = ["LEVELS", "RADII", "ConstituentScaling", "fit_constituent_scaling"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-_LEVELS = np.linspace(-4.0, 4.0, 241)
-_RADII = np.linspace(0.0, 4.5, 181)
+LEVELS = np.linspace(-4.0, 4.0, 241)
+RADII = np.linspace(0.0, 4.5, 181)
 _FITTED = 2_000_000
 """Constituents that a scaling is fitted on at most: their quantiles are then known to 1e-3 of a standard deviation."""
 
@@ -62,11 +62,11 @@ class ConstituentScaling:
     def forward(self, values: FloatArray) -> FloatArray:
         """Scale constituents (total, 3)."""
         length = np.hypot(values[:, 1], values[:, 2])
-        scaled = np.interp(length, self.radius, _RADII)
+        scaled = np.interp(length, self.radius, RADII)
         with np.errstate(divide="ignore", invalid="ignore"):
             stretch = np.where(length > 0, scaled / length, 0.0)
         return np.stack(
-            [np.interp(values[:, 0], self.log_fraction, _LEVELS), values[:, 1] * stretch, values[:, 2] * stretch],
+            [np.interp(values[:, 0], self.log_fraction, LEVELS), values[:, 1] * stretch, values[:, 2] * stretch],
             axis=1,
         )
 
@@ -74,8 +74,8 @@ class ConstituentScaling:
         """Map back; what lies beyond the training's extremes is put there."""
         length = np.hypot(z[:, 1], z[:, 2])
         with np.errstate(divide="ignore", invalid="ignore"):
-            stretch = np.where(length > 0, np.interp(length, _RADII, self.radius) / length, 0.0)
-        return np.stack([np.interp(z[:, 0], _LEVELS, self.log_fraction), z[:, 1] * stretch, z[:, 2] * stretch], axis=1)
+            stretch = np.where(length > 0, np.interp(length, RADII, self.radius) / length, 0.0)
+        return np.stack([np.interp(z[:, 0], LEVELS, self.log_fraction), z[:, 1] * stretch, z[:, 2] * stretch], axis=1)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a model card stores; floats survive exactly."""
@@ -88,7 +88,7 @@ class ConstituentScaling:
         arrays = {
             name: np.asarray(record[name], dtype=np.float64) for name in ("log_fraction", "radius", "mean", "scale")
         }
-        if arrays["log_fraction"].shape != _LEVELS.shape or arrays["radius"].shape != _RADII.shape:
+        if arrays["log_fraction"].shape != LEVELS.shape or arrays["radius"].shape != RADII.shape:
             raise ValueError("the scaling of constituents has other knots than this version's")
         return cls(condition=tuple(record["condition"]), **arrays)
 
@@ -134,9 +134,9 @@ def fit_constituent_scaling(
     spread = condition.std(axis=0)
     if len(some) < 1000 or not (np.ptp(some[:, 0]) > 0 and np.ptp(length) > 0):
         raise FitError(f"constituents: {len(values)} of them in the training jets are too few to be scaled")
-    fractions = _knots(some[:, 0], norm.cdf(_LEVELS), float(some[:, 0].min()))
+    fractions = _knots(some[:, 0], norm.cdf(LEVELS), float(some[:, 0].min()))
     # the length of a two-dimensional normal vector: P(r) = 1 - exp(-r^2 / 2)
-    radii = _knots(length, 1.0 - np.exp(-0.5 * _RADII**2), 0.0)
+    radii = _knots(length, 1.0 - np.exp(-0.5 * RADII**2), 0.0)
     return ConstituentScaling(
         fractions, radii, tuple(names), condition.mean(axis=0), np.where(spread > 1e-9, spread, 1.0)
     )
