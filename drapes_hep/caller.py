@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["another_output", "command", "either", "from_shell", "option"]
+__all__ = ["another_output", "command", "either", "from_shell", "in_shell", "option"]
 
 _shell = [False]
 
@@ -21,6 +21,11 @@ def from_shell() -> Iterator[None]:
         yield
     finally:
         _shell[0] = before
+
+
+def in_shell() -> bool:
+    """Whether messages are worded for the command line."""
+    return _shell[0]
 
 
 def either(*, shell: str, python: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from drapes_hep.caller import from_shell
-from drapes_hep.errors import ConfigError, DrapesError, InputError, RunDirectoryError, counted, printable
+from drapes_hep.errors import ConfigError, DrapesError, InputError, RunDirectoryError, counted, exit_line, printable
 from drapes_hep.guard import complain, enter, stage
 from drapes_hep.interrupts import received
 from drapes_hep.stages.sequence import VERBS, check_plugins, run_verb
@@ -50,7 +50,7 @@ Assignments = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. signal.inject=0; repeatable."),
 ]
 Executor = Annotated[str, typer.Option(metavar="NAME", help="coffea executor: iterative or futures.")]
-Workers = Annotated[int | None, typer.Option(metavar="N", help="Number of processes or threads (default: all cores).")]
+Workers = Annotated[int | None, typer.Option(metavar="N", help="Number of cores to use (default: all).")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
 WindowName = Annotated[str | None, typer.Option("--window", metavar="LO-HI", help="Restrict to one window, GeV.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars and no messages.")]
@@ -122,8 +122,6 @@ def _stage(verb: str) -> Callable[..., None]:
 
         every = sliding_windows(checked)
         windows = every if window is None else (parse_window(window, every),)
-        if verb == "run":
-            check_plugins(checked)
         reporter = Reporter(quiet=quiet)
         context = _context(
             checked, output, device=device, executor=executor, workers=workers, reporter=reporter, overwrite=overwrite
@@ -547,7 +545,7 @@ def main() -> None:
         if isinstance(done.__context__, BrokenPipeError):
             # typer leaves at any broken pipe, as if it could only be its own
             _complain(f"{_during()}a pipe to another process broke ({done.__context__})", 2)
-        _complain(f"{_during()}ended by sys.exit({done.code!r}) in {_caller(done)}: code in a search must not exit", 2)
+        _complain(f"{_during()}{exit_line(done)}", 2)
     except KeyboardInterrupt:
         status = _INTERRUPTED
     except Exception as error:
@@ -570,10 +568,12 @@ def _interrupted() -> str:
     how = "interrupted" if received() == signal.SIGINT else f"ended by {signal.Signals(received()).name}"
     name = stage()
     remains = ""
-    if name.startswith("train."):
+    if name.startswith("train.") and " and " not in name:
         remains = "; a training in progress is saved in a checkpoint"
     elif name.startswith("study"):
         remains = "; finished models and trials are kept, a training in progress is saved in a checkpoint"
+    elif "train." in name:  # several windows side by side
+        remains = "; finished stages are kept, a training in progress is saved in a checkpoint"
     elif name:
         remains = "; finished stages are kept, this one starts over"
     return f"{how}{f' during {name}' if name else ''}{remains}; run the same command again to resume"
@@ -581,12 +581,6 @@ def _interrupted() -> str:
 
 def _during() -> str:
     return f"{stage()}: " if stage() else ""
-
-
-def _caller(error: SystemExit) -> str:
-    """Name the line that called for the end."""
-    places = [frame for frame in traceback.extract_tb(error.__traceback__) if "_sitebuiltins" not in frame.filename]
-    return f"{places[-1].filename}, line {places[-1].lineno}" if places else "an unknown place"
 
 
 def _of_output(error: BaseException | None) -> bool:

@@ -24,6 +24,7 @@ __all__ = [
     "UsersCode",
     "counted",
     "describe_error",
+    "exit_line",
     "printable",
     "reason_of",
     "unnumbered",
@@ -189,6 +190,13 @@ def _status_of(error: BaseException | None) -> int:
     """Return the exit status that Python would leave with."""
     code = error.code if isinstance(error, SystemExit) else int(error is not None)
     return (code if isinstance(code, int) else int(code is not None)) & 0xFF
+
+
+def exit_line(error: SystemExit) -> str:
+    """Return in one line that code in a search has called for its end, and where."""
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if "_sitebuiltins" not in frame.filename]
+    caller = f"{places[-1].filename}, line {places[-1].lineno}" if places else "an unknown place"
+    return f"ended by sys.exit({error.code!r}) in {caller}: code in a search must not exit"
 
 
 def unnumbered(text: str) -> str:

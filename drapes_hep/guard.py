@@ -22,7 +22,7 @@ from typing import NoReturn
 from drapes_hep.errors import printable
 from drapes_hep.interrupts import catch_signals, received
 
-__all__ = ["complain", "enter", "guarded", "stage"]
+__all__ = ["complain", "enter", "guarded", "on_enter", "stage"]
 
 _PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
 _SIZE = 256
@@ -33,13 +33,21 @@ class _Shared:
 
     memory: mmap.mmap | None = None
     stage = ""
+    listener: Callable[[str], None] | None = None
 
 
 def enter(name: str) -> None:
     """Return which stage runs now; an empty name if none does."""
     _Shared.stage = name
+    if _Shared.listener is not None:
+        _Shared.listener(name)
     if _Shared.memory is not None:
         _Shared.memory[2:] = name.encode()[: _SIZE - 2].ljust(_SIZE - 2, b"\0")
+
+
+def on_enter(listener: Callable[[str], None]) -> None:
+    """Let a function hear of each stage that is entered, as in a worker, whose parent has the watched process."""
+    _Shared.listener = listener
 
 
 def stage() -> str:

@@ -1,20 +1,39 @@
-"""Work in processes of their own: results as they come, no orphans, one line when memory runs out."""
+"""Work in processes of their own: results as they come, no orphans, one line when a process dies.
+
+A process is forked from a server, which has imported what the work needs: the imports are done once, and their memory
+is shared. Where there is no such server (Windows), a process is a fresh interpreter. In neither does the caller's main
+module run again, so a script needs no ``if __name__ == "__main__"``, and a notebook can start processes too.
+
+Each process has a pipe of its own to this one, and nothing else: a process that is killed leaves no lock behind for
+which others would wait.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from drapes_hep.errors import DrapesError
+import psutil
 
-__all__ = ["available_cores", "in_processes"]
+from drapes_hep.caller import from_shell, in_shell
+from drapes_hep.errors import DrapesError, exit_line, reason_of
+from drapes_hep.guard import enter, on_enter, stage
+
+__all__ = ["available_cores", "available_memory", "in_processes", "tell"]
 
 R = TypeVar("R")
 
@@ -24,19 +43,51 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_processes(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], workers: int) -> Iterator[R]:
-    """Call a function for each of many arguments, in fresh processes.
+_GROUP = Path("/sys/fs/cgroup")
+"""The control group of a container, or of a batch job, as a process inside sees it."""
+
+
+def available_memory(group: Path = _GROUP) -> int:
+    """Return the memory in bytes that new processes can have: the machine's, or what a container's limit leaves."""
+    available = int(psutil.virtual_memory().available)
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        # "max" is no limit, and neither is a file that is not there
+        with suppress(OSError, ValueError):
+            left = int((group / limit).read_text()) - int((group / used).read_text())
+            available = min(available, max(left, 0))
+    return available
+
+
+def in_processes(
+    function: Callable[..., R],
+    arguments: Sequence[tuple[Any, ...]],
+    workers: int,
+    *,
+    hear: Callable[[int, Any], None] = lambda _call, _message: None,
+    apart: bool = False,
+    preload: str = "",
+) -> Iterator[R]:
+    """Call a function for each of many arguments, in processes of their own.
 
     If this process is interrupted, running functions get KeyboardInterrupt, so a training can write a checkpoint.
 
     Parameters
     ----------
     function : callable
-        Of a module that can be imported; what it needs and gives is pickled.
+        Of a module that can be imported; what it needs and gives is pickled, and should be small.
     arguments : sequence of tuple
-        The arguments of each call.
+        The arguments of each call, which begin in this order.
     workers : int
         Processes; with one, or for one call, all is done in this process.
+    hear : callable, optional
+        Called here with the number of a call and what it passes to :func:`tell`.
+    apart : bool
+        Whether even a single call, or a single worker, has a process of its own.
+    preload : str
+        The module that the processes share; that of the function by default.
 
     Yields
     ------
@@ -46,54 +97,338 @@ def in_processes(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]
     Raises
     ------
     DrapesError
-        If a process dies.
+        If a process dies; or as a call raises it, the first of them if several do: calls that come after it are
+        stopped, those before it are finished.
     """
-    if workers <= 1 or len(arguments) <= 1:
+    if not apart and (workers <= 1 or len(arguments) <= 1):
         for call in arguments:
             yield function(*call)
         return
-    # a fresh interpreter: forking a process that has threads (a progress bar, torch) may hang
-    context = multiprocessing.get_context("spawn")
-    strangers = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(workers, len(arguments)), mp_context=context, initializer=_begin_worker)
+    pool = _Pool(function, arguments, hear, preload or function.__module__)
     try:
-        waiting = [pool.submit(_stoppable, function, *call) for call in arguments]
-        for future in as_completed(waiting):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise DrapesError(
-            "a worker process died, most likely out of memory: use fewer workers; finished work is kept, run"
-            " the same command again to resume"
-        ) from error
-    except BaseException:
-        # whatever happened, nobody wants to wait for the work under way
-        for process in set(multiprocessing.active_children()) - strangers:
-            process.terminate()
-        raise
+        yield from pool.results(min(max(workers, 1), len(arguments)))
     finally:
-        pool.shutdown(cancel_futures=True)
+        # whatever happened, nobody wants to wait for the work under way
+        pool.stop()
 
 
-def _stoppable(function: Callable[..., R], *arguments: Any) -> R:
-    """Call a function that may tidy up, as after Ctrl-C, where the parent has no more use for its result."""
-    signal.signal(signal.SIGTERM, _stop)
+# ---- in the parent ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Message:
+    """What a worker sends: something that its call tells, the stage that it enters, or how the call ended."""
+
+    kind: str
+    content: Any
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An exception of a call, with words for a parent that cannot load its class."""
+
+    pickled: bytes
+    line: str
+    trace: str
+    users: bool
+
+    def error(self) -> BaseException:
+        """Return the exception, with the worker's traceback as its cause if it is a defect."""
+        try:
+            error: BaseException = pickle.loads(self.pickled)
+        except Exception:  # a class of a user's file, or with other arguments than its message
+            error = DrapesError(self.line) if self.users else RuntimeError(self.line)
+        if not self.users:
+            error.__cause__ = _RemoteTraceback(self.trace)
+        return error
+
+
+class _RemoteTraceback(Exception):
+    """Shows where in a worker an exception was raised."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A process, this end of its pipe, the number of its call, and the stage that it is in."""
+
+    process: BaseProcess
+    pipe: Connection
+    call: int | None = None
+    stage: str = ""
+
+
+class _Pool:
+    """The processes of one :func:`in_processes`."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[tuple[Any, ...]],
+        hear: Callable[[int, Any], None],
+        preload: str,
+    ) -> None:
+        self._function, self._arguments, self._hear, self._preload = function, arguments, hear, preload
+        self._workers: list[_Worker] = []
+        self._next = 0
+        self._failures: dict[int, BaseException] = {}
+
+    def results(self, workers: int) -> Iterator[Any]:
+        """Yield what the calls give, as they end."""
+        for _ in range(workers):
+            self._workers.append(_start(self._function, self._preload))
+            self._give(self._workers[-1])
+        while busy := [worker for worker in self._workers if worker.call is not None]:
+            # a process that has died may have left a child of its own with its pipe: the process is asked as well
+            ready = wait([item for worker in busy for item in (worker.pipe, worker.process.sentinel)])
+            for worker in busy:
+                # one that was stopped meanwhile has no more to say
+                if worker in self._workers and (worker.pipe in ready or worker.process.sentinel in ready):
+                    yield from self._receive(worker)
+        if self._failures:
+            raise self._failures[min(self._failures)]
+
+    def _receive(self, worker: _Worker) -> Iterator[Any]:
+        """Take one message of a worker, or find that it has died."""
+        assert worker.call is not None
+        try:
+            if not worker.pipe.poll():
+                raise EOFError  # it has ended, and has sent nothing more
+            message: _Message = worker.pipe.recv()
+        except (OSError, EOFError):
+            raise DrapesError(_death(worker)) from None
+        if message.kind == "told":
+            self._hear(worker.call, message.content)
+        elif message.kind == "entered":
+            worker.stage = message.content
+            stages = [other.stage for other in self._workers if other.stage]
+            enter(_listed(stages) if stages else "")
+        elif message.kind == "result":
+            self._give(worker)
+            yield message.content
+        else:
+            self._fail(worker, message.content)
+
+    def _give(self, worker: _Worker) -> None:
+        """Send a worker the next call; none where an earlier one has failed."""
+        worker.call = None
+        if self._next < len(self._arguments) and not self._failures:
+            worker.call, self._next = self._next, self._next + 1
+            with suppress(OSError):  # it has died, which is seen where it is waited for
+                worker.pipe.send(self._arguments[worker.call])
+
+    def _fail(self, worker: _Worker, failure: _Failure) -> None:
+        """Stop the calls after one that has failed; a defect stops all."""
+        assert worker.call is not None
+        error = failure.error()
+        if not failure.users:
+            raise error
+        self._failures[worker.call] = error
+        failed, worker.call = worker.call, None
+        later = [other for other in self._workers if other.call is not None and other.call > failed]
+        _stop(later)
+        self._workers = [other for other in self._workers if other not in later]
+
+    def stop(self) -> None:
+        """End all workers, and wait until they have."""
+        _stop(self._workers)
+
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    """Interrupt workers, and wait until they have left; asked once more to leave, kill them."""
     try:
-        return function(*arguments)
+        for worker in workers:
+            # what it sends from now on reaches nobody, and it must not wait for a reader
+            worker.pipe.close()
+            if worker.call is not None:
+                worker.process.terminate()
+        for worker in workers:
+            worker.process.join()
+    except BaseException:
+        for worker in workers:
+            worker.process.kill()
+        raise
+
+
+def _death(worker: _Worker) -> str:
+    """Describe how a worker died."""
+    worker.process.join(_PATIENCE)
+    if worker.process.exitcode is None:  # it lives, and has closed its pipe
+        worker.process.kill()
+        worker.process.join()
+    status = worker.process.exitcode or 0
+    during = f" during {worker.stage}" if worker.stage else ""
+    if status < 0:
+        reasons = {9: " (out of memory? use fewer workers)", 11: " (a crash in compiled code)"}
+        how = f"was killed by signal {-status}{reasons.get(-status, '')}{during}"
+    else:
+        how = f"exited{during} without a result: its code called os._exit or similar (status {status})"
+    return f"a worker process {how}; finished work is kept: run the same command again to resume"
+
+
+_PATIENCE = 5.0
+"""Seconds within which a process that has closed its pipe ends."""
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Write names of stages as a list."""
+    *first, last = names if len(names) <= _LISTED else (*names[: _LISTED - 1], f"{len(names) - _LISTED + 1} more")
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+_LISTED = 4
+"""Most words in a list of stages."""
+
+
+def _start(function: Callable[..., Any], preload: str) -> _Worker:
+    """Start a process that waits for calls of a function."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    pipe, other_end = context.Pipe()
+    # an attribute of the type of context, which the three methods of starting do not share
+    process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+        target=_serve, args=(other_end, function, dict(os.environ), in_shell())
+    )
+    with _STARTING, _without_main():
+        if method == "forkserver":
+            _start_server(preload)
+        process.start()
+    other_end.close()
+    return _Worker(process, pipe)
+
+
+def _start_server(module: str) -> None:
+    """Start the server from which processes are forked, with what a module imports, unless it runs."""
+    from multiprocessing import forkserver
+
+    forkserver.set_forkserver_preload([module])
+    with _server_environment(), _ignored_interrupt():
+        forkserver.ensure_running()
+
+
+_STARTING = threading.Lock()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module, which a new process would run again: a script without a guard would start itself anew."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+@contextmanager
+def _server_environment() -> Iterator[None]:
+    """Let the server look for modules where this process does, and not in the working directory.
+
+    Until Python 3.13 a server is not told of ``sys.path``.
+    """
+    more = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONSAFEPATH": "1"}
+    if in_shell():
+        more["PYTHONWARNINGS"] = "ignore"
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _ignored_interrupt() -> Iterator[None]:
+    """Ignore Ctrl-C, as a process that is started inside will: until its imports are done, it would complain of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# ---- in the workers --------------------------------------------------------------------------------------------------
+
+
+class _Parent:
+    """The worker's end of the pipe, which several threads may use."""
+
+    pipe: Connection | None = None
+    lock = threading.Lock()
+
+
+def tell(message: Any) -> None:
+    """Send something small to the parent's ``hear``; nothing where there is no parent, or it has no more use for it."""
+    _send(_Message("told", message))
+
+
+def _send(message: _Message) -> None:
+    if _Parent.pipe is not None:
+        with _Parent.lock, suppress(OSError):
+            _Parent.pipe.send(message)
+
+
+def _serve(pipe: Connection, function: Callable[..., Any], environment: Mapping[str, str], shell: bool) -> None:
+    """Call a function for what comes through the pipe, until it is closed."""
+    os.environ.clear()
+    os.environ.update(environment)
+    _begin_worker()
+    _Parent.pipe = pipe
+    on_enter(lambda name: _send(_Message("entered", name)))
+    try:
+        with from_shell() if shell else nullcontext():
+            while True:
+                _send(_ended(function, pipe.recv()))
+    except (EOFError, OSError):
+        return
     except KeyboardInterrupt:
         os._exit(128 + signal.SIGTERM)
+
+
+def _ended(function: Callable[..., Any], call: tuple[Any, ...]) -> _Message:
+    """Call a function that may tidy up, as after Ctrl-C, where the parent has no more use for its result."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _Message("result", function(*call))
+    except SystemExit as done:
+        during = f"{stage()}: " if stage() else ""
+        return _Message("failure", _failure(DrapesError(f"{during}{exit_line(done)}")))
+    except Exception as error:
+        return _Message("failure", _failure(error))
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _stop(number: int, _: FrameType | None) -> None:
-    # asked once more by the pool, it is on its way already
+def _failure(error: Exception) -> _Failure:
+    users = isinstance(error, DrapesError)
+    trace = "".join(traceback.format_exception(error))
+    try:
+        pickled = pickle.dumps(error)
+    except Exception:  # whatever a user's exception holds
+        pickled = b""
+    return _Failure(pickled, str(error) if users else reason_of(error), trace, users)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    # asked once more, it is on its way already
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it: a killed parent cannot stop its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C and its like to the parent, and end with it: a killed parent cannot stop its workers."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

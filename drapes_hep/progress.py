@@ -1,14 +1,18 @@
-"""Progress bars and the cost of a stage: wall time and peak memory."""
+"""Progress bars and the cost of a stage: wall time and peak memory.
+
+A worker process draws and prints nothing: its :class:`Relay` passes lines and the states of its bars on, and one
+:class:`Board` shows those of all workers.
+"""
 
 from __future__ import annotations
 
-import os
+import itertools
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -19,15 +23,17 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
 
 from drapes_hep.errors import printable
 
-__all__ = ["Cost", "Reporter", "measured"]
+__all__ = ["Bar", "Board", "Cost", "Line", "Relay", "Reporter", "board", "measured"]
 
 _DELAY = 2.0
 """Seconds after which a bar is drawn: what is quicker needs none."""
@@ -72,14 +78,7 @@ class Reporter:
         if not self.draws:
             yield lambda _done, _total=None: None
             return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            *((DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        progress = _bars(unit)
         task = progress.add_task(description, total=total)
         begin, lock = time.monotonic(), threading.Lock()
         drawn = False
@@ -99,6 +98,153 @@ class Reporter:
                 progress.stop()
 
 
+def _bars(unit: str = "") -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *((DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that a worker says."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The state of a worker's bar.
+
+    Attributes
+    ----------
+    number : int
+        Of the bar, in its worker.
+    description : str
+    done, total : int
+    open : bool
+        Whether its block is still at work.
+    """
+
+    number: int
+    description: str
+    done: int
+    total: int
+    open: bool = True
+
+
+_OFTEN = 0.2
+"""Seconds between two states of a bar that a worker passes on: nobody reads faster."""
+
+
+@dataclass(frozen=True)
+class Relay(Reporter):
+    """Reports in a worker: what would be drawn or printed is passed on.
+
+    Attributes
+    ----------
+    drawn : bool
+        Whether the parent draws bars.
+    post : callable
+        Takes a :class:`Line` or a :class:`Bar`.
+    """
+
+    drawn: bool = False
+    post: Callable[[Line | Bar], None] = lambda _: None
+
+    @property
+    def draws(self) -> bool:
+        """Whether the parent draws bars."""
+        return self.drawn and not self.quiet
+
+    def say(self, message: str) -> None:
+        """Pass one line on."""
+        if not self.quiet:
+            self.post(Line(message))
+
+    @contextmanager
+    def bar(self, description: str, total: int, unit: str = "") -> Iterator[Progressed]:  # noqa: ARG002
+        """Pass the states of a bar on; steps are counted whatever their unit."""
+        if not self.draws:
+            yield lambda _done, _total=None: None
+            return
+        state, when, lock = Bar(next(_NUMBERS), description, 0, total), time.monotonic(), threading.Lock()
+        self.post(state)
+
+        def update(done: int, of: int | None = None) -> None:
+            nonlocal state, when
+            with lock:
+                state = replace(state, done=done, total=state.total if of is None else of)
+                if time.monotonic() - when > _OFTEN:
+                    when = time.monotonic()
+                    self.post(state)
+
+        try:
+            yield update
+        finally:
+            self.post(replace(state, open=False))
+
+
+_NUMBERS = itertools.count()
+
+
+class Board:
+    """Shows the lines and bars of several workers, a row for each bar that is open.
+
+    Parameters
+    ----------
+    reporter : Reporter
+        Of this process.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._progress = _bars() if reporter.draws else None
+        self._begin, self._drawn = time.monotonic(), False
+        self._tasks: dict[tuple[int, int], TaskID] = {}
+
+    def hear(self, worker: int, message: Line | Bar) -> None:
+        """Show what a worker passed on: a line at once, above the bars."""
+        if isinstance(message, Bar):
+            if self._progress is not None:
+                self._show(self._progress, (worker, message.number), message)
+        elif self._progress is not None and self._drawn:
+            self._progress.console.print(Text(printable(message.text)), soft_wrap=True)
+        else:
+            self._reporter.say(message.text)
+
+    def _show(self, progress: Progress, key: tuple[int, int], bar: Bar) -> None:
+        if not bar.open:
+            if key in self._tasks:
+                progress.remove_task(self._tasks.pop(key))
+            return
+        if key not in self._tasks:
+            self._tasks[key] = progress.add_task(bar.description, total=bar.total)
+        if not self._drawn and time.monotonic() - self._begin > _DELAY:
+            progress.start()
+            self._drawn = True
+        progress.update(self._tasks[key], completed=bar.done, total=bar.total)
+
+    def close(self) -> None:
+        """Take the bars away."""
+        if self._progress is not None and self._drawn:
+            self._progress.stop()
+
+
+@contextmanager
+def board(reporter: Reporter) -> Iterator[Board]:
+    """Show the lines and bars of several workers inside the block."""
+    shown = Board(reporter)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
 def _in_notebook() -> bool:
     """Whether an IPython kernel runs this that can show rich's bars, which are widgets there."""
     return Console(stderr=True).is_jupyter and find_spec("ipywidgets") is not None
@@ -113,7 +259,8 @@ class Cost:
     seconds : float
         Wall time.
     peak_memory : int
-        Largest resident memory of this process and its children, bytes, sampled five times a second.
+        Largest resident memory of this process and its children, bytes, sampled five times a second. Memory that a
+        worker shares with others, such as that of imported libraries, counts in each.
     """
 
     seconds: float = 0.0
@@ -121,12 +268,22 @@ class Cost:
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
 
 
-def _resident() -> int:
-    process = psutil.Process(os.getpid())
+def _servers() -> set[int]:
+    """Return the children that wait to fork workers, and their helpers: the work here is not theirs."""
+    servers = set()
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any("multiprocessing." in word for word in child.cmdline()):
+                servers.add(child.pid)
+    return servers
+
+
+def _resident(idle: set[int]) -> int:
+    process = psutil.Process()
     total = 0
     for member in (process, *process.children(recursive=True)):
         try:
-            total += member.memory_info().rss
+            total += 0 if member.pid in idle else member.memory_info().rss
         except psutil.Error:  # a worker that ended between being listed and being asked
             continue
     return total
@@ -135,11 +292,11 @@ def _resident() -> int:
 @contextmanager
 def measured() -> Iterator[Cost]:
     """Measure the block; the result is filled when it ends."""
-    cost = Cost()
+    cost, idle = Cost(), _servers()
 
     def watch() -> None:
         while True:
-            cost.peak_memory = max(cost.peak_memory, _resident())
+            cost.peak_memory = max(cost.peak_memory, _resident(idle))
             if cost._stop.wait(0.2):
                 return
 

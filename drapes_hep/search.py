@@ -24,7 +24,7 @@ from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.products import ByWindow, Scored, Selected, Template, Trained
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window
-from drapes_hep.stages.sequence import check_plugins, run_verb
+from drapes_hep.stages.sequence import run_verb
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +56,8 @@ class Search:
     executor : {"iterative", "futures"}
         Of coffea, for the selection.
     workers : int, optional
-        Processes or threads; all cores by default.
+        Cores to use, all by default: windows run side by side in processes of their own, whose results do not depend
+        on this number. A script needs no ``if __name__ == "__main__"`` for it.
     quiet : bool
         No progress bars and no messages.
     overwrite : bool
@@ -266,7 +267,6 @@ class Search:
         DrapesError
             As the stages do.
         """
-        check_plugins(self.config, table=self._context.table is not None)
         self._run("run", window)
         return self.results()
 

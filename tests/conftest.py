@@ -46,6 +46,16 @@ def as_in_a_process_of_its_own():
         record.clear()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def windows_in_this_process():
+    """Let a search have one worker unless a test names a number: patches do not reach other processes."""
+    from drapes_hep.pipeline import context
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context, "available_cores", lambda: 1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Real events that may not be committed: DRAPES_HEP_DATA, or the folder beside the checkout."""

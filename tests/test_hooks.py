@@ -809,3 +809,11 @@ def test_a_misspelled_hook_is_refused(tmp_path, name, meant):
 def test_a_function_of_ones_own_is_none(tmp_path, name):
     (tmp_path / "mine.py").write_text(NAMED.format(root=ROOT, name=name))
     assert load_processor("mine.py:Mine", [tmp_path]).__name__ == "Mine"
+
+
+# ---- a chunk of which nothing is left --------------------------------------------------------------------------------
+
+
+def test_weights_of_no_events_are_no_weights(events):
+    """All events of a file may be signal that is not injected."""
+    assert len(hooks(events[:0], weights=lambda events: events.weight).weights("weights")) == 0

@@ -105,6 +105,8 @@ def test_no_module_reads_pickles():
     assert calls() == {
         # what a process sends to its own workers, never a file
         ("drapes_hep/events/processing.py", "pickle.loads", ""),
+        # an exception of a worker, from the pipe to it
+        ("drapes_hep/parallel.py", "pickle.loads", ""),
         # the check that an output can travel, of what was pickled a line before
         ("drapes_hep/events/outputs.py", "pickle.loads", ""),
         # the same, for a fresh copy of a processor in each pass over a blinded chunk

@@ -374,8 +374,10 @@ def test_a_search_says_once_what_runs_in_its_place(verb, without_lightgbm, monke
     monkeypatch.setattr(sequence, "_long_stages", lambda *_: [])
     monkeypatch.setattr(sequence, "_run_window", lambda *_: None)
     monkeypatch.setattr(sequence, "_skim", lambda *_: None)
+    monkeypatch.setattr(sequence, "check_plugins", lambda *_, **__: "")
     monkeypatch.setattr("drapes_hep.stages.hunt.hunt", lambda *_: None)
-    context = SimpleNamespace(reporter=SimpleNamespace(say=said.append), config=SimpleNamespace(hunt=HuntConfig()))
+    config = SimpleNamespace(hunt=HuntConfig())
+    context = SimpleNamespace(reporter=SimpleNamespace(say=said.append), config=config, workers=1, table=None)
     sequence.run_verb(verb, context, [1, 2])
     assert said == [fallback_line()]
 

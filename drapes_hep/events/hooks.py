@@ -212,6 +212,8 @@ class Hooks:
         place, value = self._call(hook)
         refuse = self._refuse(place)
         weight = _one_per_event(value, len(self._events), _WEIGHTS, refuse)
+        if not len(weight):  # of no type in particular
+            return np.empty(0)
         if weight.dtype.kind == "b":
             refuse("returned booleans", "return numbers: `np.where(result, 1.0, 0.0)`")
         if weight.dtype.kind not in "iuf":
@@ -537,7 +539,7 @@ def _one_per_event(value: Any, count: int, form: _Form, refuse: Refuse) -> npt.N
     if len(array) != count:
         refuse(f"returned {len(array)} values for {count} events",
                f"return {form.what}, also for events that other cuts reject")  # fmt: skip
-    return array if count else array.astype(bool)
+    return array
 
 
 def _is_plain(array: npt.NDArray[Any] | AwkwardArray) -> bool:
@@ -555,6 +557,8 @@ def _only_of(refuse: Refuse, matches: bool) -> Refuse:
 
 def _event_mask(value: Any, count: int, refuse: Refuse) -> BoolArray:
     mask = _one_per_event(value, count, _MASK, refuse)
+    if not count:  # of no type in particular
+        return np.zeros(0, dtype=bool)
     if mask.dtype.kind != "b":
         _refuse_mask(mask, np.ones(count, dtype=bool), np.arange(count), _MASK, refuse)
     return mask

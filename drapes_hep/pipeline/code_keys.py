@@ -35,6 +35,7 @@ CHANGE_NO_NUMBER = {
     "interrupts": "ends the process",
     "pipeline.provenance": "recorded, and compared nowhere",
     "keys": "finds the keys",
+    "parallel": "where the work is done",
     "pipeline.code_keys": "finds the keys",
     "progress": "words and clocks",
     "pipeline.stage": "decides what is run, not what comes out",

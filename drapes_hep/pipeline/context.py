@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["Context", "choose_device"]
 
 
+_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Devices of the drivers of NVIDIA, of AMD, and of Windows' subsystem for Linux."""
+
+
 @dataclass(frozen=True)
 class Context:
     """A search, where it writes, and what it runs on.
@@ -36,7 +43,7 @@ class Context:
     executor : str
         Of coffea: "iterative" or "futures".
     workers : int
-        Processes or threads.
+        Cores to use: processes, or threads within one.
     reporter : Reporter
     table : Table or None
         The events, where they are a table in memory and ``data.path`` names no file.
@@ -83,6 +90,23 @@ class Context:
     def device(self) -> str:
         """Where networks run, "cpu" or "cuda": asked for by the stages that have one, for torch takes long to load."""
         return choose_device(self.wanted_device)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether networks run on a GPU: on a machine that has none, this is known without torch."""
+        if self.wanted_device == "auto" and sys.platform == "linux" and not any(map(os.path.exists, _GPU_FILES)):
+            return False
+        return self.wanted_device != "cpu" and self.device == "cuda"
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether windows can run at the same time: several, whose models leave the other cores free."""
+        return len(self.windows) > 1 and self.config.constituents is None
+
+    def without_events(self) -> Context:
+        """Return the context for another process, which reads the selected events of a table from their file."""
+        table = None if self.table is None else dataclasses.replace(self.table, columns={})
+        return dataclasses.replace(self, table=table)
 
     @property
     def hidden(self) -> tuple[tuple[float, float], ...]:

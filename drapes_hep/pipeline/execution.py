@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from drapes_hep.guard import enter
 from drapes_hep.keys import Difference, differences, first_difference, part_of, put_part, value_text
 from drapes_hep.pipeline.code_keys import code_hash, module_hashes
 from drapes_hep.pipeline.provenance import makers
-from drapes_hep.pipeline.run_directory import RunDirectory, begin_manifest, note
+from drapes_hep.pipeline.run_directory import RunDirectory, begin_manifest, update_manifest
 from drapes_hep.pipeline.stage import STAMP_VERSION, Stage, Written, input_hash, last_record, read_stamp, verb_of
 from drapes_hep.progress import Cost, Reporter, measured
 from drapes_hep.remote import is_url
@@ -388,16 +389,25 @@ def _why_again(run: RunDirectory, stage: Stage, stamp: Mapping[str, Any], hashes
 
 def _stand_for(run: RunDirectory, stage: Stage) -> None:
     """Put a finished stage's part of the configuration, and all stages' costs and makers, into the manifest."""
-    manifest = read_json(run.manifest)
-    config = json.loads(json.dumps(manifest.get("config") or {}))
-    put_part(config, stage.config, (*stage.recorded, *stage.keys))
-    # from the stamps of all stages: jobs that end at the same moment may miss each other's line, the next one mends it
-    stamps = sorted((run.path / "stages").glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.stem))
-    stages = dict(manifest.get("stages") or {})
-    for path in stamps:
-        stamp = read_stamp(run, path.stem)
-        if stamp is not None:
-            stages[path.stem] = {name: stamp.get(name) for name in (*_COSTS, *_MAKERS)}
-    changed = {"name": config.get("name"), "config": config, "stages": stages}
-    if any(manifest.get(name) != value for name, value in changed.items()):
-        note(run, **changed)
+
+    def entries(manifest: Mapping[str, Any]) -> dict[str, Any]:
+        config = json.loads(json.dumps(manifest.get("config") or {}))
+        put_part(config, stage.config, (*stage.recorded, *stage.keys))
+        # from the stamps of all stages: a line that a job on another machine has missed comes back
+        stages = dict(manifest.get("stages") or {})
+        for name in _in_order(run):
+            stamp = read_stamp(run, name)
+            if stamp is not None:
+                stages[name] = {entry: stamp.get(entry) for entry in (*_COSTS, *_MAKERS)}
+        return {"name": config.get("name"), "config": config, "stages": stages}
+
+    update_manifest(run, entries)
+
+
+def _in_order(run: RunDirectory) -> list[str]:
+    """Return the stages that have a stamp, in the order in which these were written."""
+    times: list[tuple[int, str]] = []
+    for path in (run.path / "stages").glob("*.json"):
+        with suppress(FileNotFoundError):  # another process runs this stage again
+            times.append((path.stat().st_mtime_ns, path.stem))
+    return [name for _, name in sorted(times)]

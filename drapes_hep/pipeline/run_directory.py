@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +15,7 @@ from drapes_hep.errors import RunDirectoryError
 from drapes_hep.files import read_json, write_json
 from drapes_hep.regions import Window
 
-__all__ = ["LAYOUT_VERSION", "RunDirectory", "begin_manifest", "note", "open_run"]
+__all__ = ["LAYOUT_VERSION", "RunDirectory", "begin_manifest", "note", "open_run", "update_manifest"]
 
 LAYOUT_VERSION = 1
 """Changes when files of a run directory change their meaning."""
@@ -144,22 +146,62 @@ def open_run(path: str | Path, kind: Literal["search", "study"] = "search", *, o
     return run
 
 
+@contextmanager
+def _locked(run: RunDirectory) -> Iterator[None]:
+    """Keep other processes from changing the manifest inside the block.
+
+    The lock is on the directory, so that no file is left behind. Where there are no such locks (Windows, some network
+    file systems) two jobs that end at the same moment may miss each other's line, and the next stage mends it.
+    """
+    handle = None
+    with suppress(OSError, ImportError):
+        import fcntl
+
+        run.path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(run.path, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
 def begin_manifest(run: RunDirectory, config: Mapping[str, Any]) -> None:
     """Write the manifest of a run that has none."""
-    if not run.manifest.exists():
-        manifest = {
-            "layout_version": LAYOUT_VERSION,
-            "kind": run.kind,
-            "name": config.get("name"),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "config": config,
-            "processor": {},
-            "inputs": {},
-            "stages": {},
-        }
-        write_json(run.manifest, manifest)
+    if run.manifest.exists():
+        return
+    manifest = {
+        "layout_version": LAYOUT_VERSION,
+        "kind": run.kind,
+        "name": config.get("name"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config,
+        "processor": {},
+        "inputs": {},
+        "stages": {},
+    }
+    with _locked(run):
+        if not run.manifest.exists():
+            write_json(run.manifest, manifest)
+
+
+def update_manifest(run: RunDirectory, entries_of: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+    """Change top-level entries of the manifest; several processes may do so at the same time.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    entries_of : callable
+        Takes the manifest as it is and returns the new values of entries. If they are the old ones, nothing is written.
+    """
+    with _locked(run):
+        manifest = read_json(run.manifest)
+        changed = {**manifest, **entries_of(manifest)}
+        if changed != manifest:
+            write_json(run.manifest, changed)
 
 
 def note(run: RunDirectory, **entries: object) -> None:
-    """Update top-level entries of the manifest."""
-    write_json(run.manifest, {**read_json(run.manifest), **entries})
+    """Set top-level entries of the manifest."""
+    update_manifest(run, lambda _: entries)

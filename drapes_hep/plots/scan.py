@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
-from scipy.stats import norm
+from scipy import special
 
 from drapes_hep.errors import counted
 from drapes_hep.plots.style import (
@@ -188,10 +188,10 @@ def _draw_cut(ax: Axes, rows: Sequence[LocalP], i: int, cuts: int, depth: float)
 
 def _draw_levels(ax: Axes, floor: float) -> None:
     """Draw lines at whole standard deviations, at most some eight."""
-    deepest = int(norm.isf(max(floor, 1e-300)))
+    deepest = int(-special.ndtri(max(floor, 1e-300)))
     step = max(1, math.ceil(deepest / 8))
     for z in range(step, deepest + 1, step):
-        level = float(norm.sf(z))
+        level = float(special.ndtr(-z))
         ax.axhline(level, color=GREY, lw=0.8, ls=":", zorder=1)
         ax.annotate(
             rf"{z}$\sigma$", (1.0, level), xycoords=("axes fraction", "data"), xytext=(5, 0),

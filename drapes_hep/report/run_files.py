@@ -19,6 +19,7 @@ from drapes_hep import plots
 from drapes_hep.config import PlotConfig
 from drapes_hep.errors import ConfigError, InputError, RunDirectoryError
 from drapes_hep.events.features import FEATURES, check_features, kept_columns
+from drapes_hep.events.formats.arrow import column_of
 from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import skim_metadata
 from drapes_hep.files import read_json
@@ -86,7 +87,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> Columns:
     missing = [c for c in columns if c not in table.column_names]
     if missing:
         raise RunDirectoryError(f"{path}: has no column {', '.join(missing)}; delete it and run again")
-    return {c: to_numpy(table.column(c)) for c in columns}
+    return {c: column_of(path, c, table.column(c)) for c in columns}
 
 
 def optional_array(values: Sequence[float | None] | None) -> npt.NDArray[np.float64] | None:

@@ -1,15 +1,19 @@
-"""The stages in their order: the verbs, what each runs, and what is checked before the first stage starts.
+"""The stages in their order: the verbs, what each runs, and in which processes.
 
 The command line and :class:`drapes_hep.search.Search` both go through here. Stages are imported where they are used:
-``--help`` waits for nothing, and a selection not for torch.
+``--help`` waits for nothing, a selection not for torch, and where windows run in processes of their own, this process
+never imports it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from drapes_hep.errors import ConfigError
+from drapes_hep.errors import ConfigError, counted
+from drapes_hep.parallel import available_memory, in_processes, tell
+from drapes_hep.progress import Relay, board
 
 if TYPE_CHECKING:
     from drapes_hep.config import Config
@@ -29,9 +33,17 @@ VERBS = {
 }
 """What a user can ask for; ``run`` is all the others, and the report is drawn by who asks."""
 
+_OF_WINDOWS = {"train", "generate", "classify", "run"}
+_STEPS = "drapes_hep.stages.steps"
+"""What worker processes import, once for all of them."""
+
 
 def run_verb(verb: str, context: Context, windows: Sequence[Window]) -> None:
     """Run the stages of a verb, each unless it is done.
+
+    Windows run side by side in ``context.workers`` processes, if there are several of both, the models are of features
+    and the device is the CPU; a search whose models are of constituents, or are trained on a GPU, runs window by window
+    in this process.
 
     Parameters
     ----------
@@ -44,31 +56,25 @@ def run_verb(verb: str, context: Context, windows: Sequence[Window]) -> None:
     Raises
     ------
     DrapesError
-        If a stage would replace that of another configuration, before any of them runs; or as the stages do.
+        If a class of the configuration cannot be loaded or a stage would replace that of another configuration, before
+        any of them runs; or as the stages do.
     """
-    from drapes_hep.pipeline.execution import check_overwrite
-
-    if verb in {"classify", "run"}:
-        from drapes_hep.cwola.trees import fallback_line
-
-        # first: scores of the other library are refused below
-        if line := fallback_line():
-            context.reporter.say(line)
-    for stage in _long_stages(verb, context, windows):
-        check_overwrite(context.run, stage)
-    if verb in {"hunt", "run"}:
-        from drapes_hep.bumphunt.signal_shapes import find_signal
-
-        # a sample that cannot be read is better refused before the first stage, and before unblinding
-        find_signal(context.config.hunt.signal)
+    several = verb in _OF_WINDOWS and min(len(windows), context.workers) > 1
+    apart = several and context.side_by_side and not context.on_gpu and not _of_main(context.config)
+    call = _call_apart if apart else _call
+    call(_check, context, verb, windows)
     if verb in {"skim", "run"}:
         _skim(context)
-    for window in windows:
-        _run_window(verb, context, window)
+    if verb in _OF_WINDOWS:
+        # all windows of a search, at one place: here they could be trained as one stack
+        (_run_side_by_side if apart else _run_in_turn)(verb, context, windows)
     if verb in {"hunt", "run"}:
-        from drapes_hep.stages.hunt import hunt
+        call(_hunt, context, windows)
 
-        hunt(context, windows)
+
+def _of_main(config: Config) -> bool:
+    """Whether a class is one of the running script or notebook, which no other process can import."""
+    return '"__main__:' in config.model_dump_json()
 
 
 def _skim(context: Context) -> None:
@@ -88,24 +94,75 @@ def _skim(context: Context) -> None:
         skim_simulation(context)
 
 
-def _run_window(verb: str, context: Context, window: Window) -> None:
-    """Run the stages of a verb that each window has."""
-    if verb in {"train", "run"}:
-        from drapes_hep.stages.train import train
+def _run_in_turn(verb: str, context: Context, windows: Sequence[Window]) -> None:
+    """Run the windows' stages one after the other in this process, which all cores work for."""
+    for window in windows:
+        _run_window(context, verb, window)
 
-        train(context, window)
-    if verb in {"generate", "run"}:
-        from drapes_hep.stages.generate import generate
 
-        generate(context, window)
+def _run_side_by_side(verb: str, context: Context, windows: Sequence[Window]) -> None:
+    """Run the windows' stages in processes of their own, as many as there are workers and as memory allows."""
+    from drapes_hep.stages.window_memory import window_memory
+
+    wanted, available = min(context.workers, len(windows)), available_memory()
+    processes = max(1, min(wanted, int(available // max(window_memory(context, window) for window in windows))))
+    if processes < wanted:
+        # how much a window takes follows from the number of its events, which a blinded run does not tell
+        context.reporter.say(
+            f"{counted(processes, 'window')} at a time instead of {wanted}: there is no memory for more"
+            f" ({available / 2**30:.1f} GiB available)"
+        )
+    # cores that no window has are for the folds of those that run
+    inner = dataclasses.replace(context, workers=max(1, context.workers // processes))
+    _in_workers(_run_window, inner, [(verb, window) for window in windows], processes)
+
+
+def _call(function: Callable[..., None], context: Context, *arguments: Any) -> None:
+    function(context, *arguments)
+
+
+def _call_apart(function: Callable[..., None], context: Context, *arguments: Any) -> None:
+    _in_workers(function, context, [arguments], 1)
+
+
+def _in_workers(
+    function: Callable[..., None], context: Context, arguments: Sequence[tuple[Any, ...]], processes: int
+) -> None:
+    """Call a function in processes of their own, with a context whose lines and bars come here."""
+    relay = Relay(context.reporter.quiet, context.reporter.draws, tell)
+    travels = dataclasses.replace(context.without_events(), wanted_device="cpu", reporter=relay)
+    calls = [(travels, *others) for others in arguments]
+    with board(context.reporter) as shown:
+        for _ in in_processes(function, calls, processes, hear=shown.hear, apart=True, preload=_STEPS):
+            pass
+
+
+# ---- in this process or in a worker ----------------------------------------------------------------------------------
+
+
+def _check(context: Context, verb: str, windows: Sequence[Window]) -> None:
+    """Check what is better refused before the first stage than hours into the last."""
+    from drapes_hep.pipeline.execution import check_overwrite
+
+    if verb == "run":
+        check_plugins(context.config, table=context.table is not None)
     if verb in {"classify", "run"}:
-        from drapes_hep.stages.classify import classify
+        from drapes_hep.cwola.trees import fallback_line
 
-        classify(context, window)
+        # first: scores of the other library are refused below
+        if line := fallback_line():
+            context.reporter.say(line)
+    for stage in _long_stages(verb, context, windows):
+        check_overwrite(context.run, stage)
+    if verb in {"hunt", "run"}:
+        from drapes_hep.bumphunt.signal_shapes import find_signal
+
+        # a sample that cannot be read is better refused before unblinding as well
+        find_signal(context.config.hunt.signal)
 
 
 def _long_stages(verb: str, context: Context, windows: Sequence[Window]) -> list[Stage]:
-    """Describe the stages of a verb that take long: better refused before the first than hours into the last."""
+    """Describe the stages of a verb that take long."""
     stages = []
     if verb in {"skim", "run"}:
         from drapes_hep.stages.derived import needs_simulation
@@ -116,7 +173,7 @@ def _long_stages(verb: str, context: Context, windows: Sequence[Window]) -> list
             from drapes_hep.stages.simulation import simulation_stage
 
             stages.append(simulation_stage(context))
-    if verb in {"train", "generate", "classify", "run"}:
+    if verb in _OF_WINDOWS:
         from drapes_hep.stages.classify import classify_stage
         from drapes_hep.stages.generate import generate_stage
         from drapes_hep.stages.train import train_stage
@@ -125,6 +182,21 @@ def _long_stages(verb: str, context: Context, windows: Sequence[Window]) -> list
         described = [describe for name, describe in by_verb.items() if verb in {name, "run"}]
         stages += [describe(context, window) for window in windows for describe in described]
     return stages
+
+
+def _run_window(context: Context, verb: str, window: Window) -> None:
+    from drapes_hep.stages.steps import run_window
+
+    run_window(verb, context, window)
+
+
+def _hunt(context: Context, windows: Sequence[Window]) -> None:
+    from drapes_hep.stages.hunt import hunt
+
+    hunt(context, windows)
+
+
+# ---- classes of the configuration ------------------------------------------------------------------------------------
 
 
 def check_plugins(config: Config, *, table: bool = False) -> str:
