@@ -29,15 +29,18 @@ from drapes_hep.events.types import Events
 from drapes_hep.plugins import load_processor, starter_folder
 
 DIJETS = "processors/dijets.py:Dijets"
-BUNDLED = 170_900
-"""Events of the bundled sample."""
+
+
+def bundled_columns() -> dict[str, np.ndarray]:
+    """Return the bundled events; without identities, which must not repeat."""
+    with uproot.open(starter_folder() / "configs" / "data" / "quickstart.root") as file:
+        columns = file["events"].arrays(library="np")
+    return {name: values for name, values in columns.items() if name != "event_id"}
 
 
 def repeated_columns(events: int) -> dict[str, np.ndarray]:
-    """Return the bundled events, repeated until there are so many; without identities, which must not repeat."""
-    with uproot.open(starter_folder() / "configs" / "data" / "quickstart.root") as file:
-        columns = file["events"].arrays(library="np")
-    return {name: np.resize(values, events) for name, values in columns.items() if name != "event_id"}
+    """Return the bundled events, repeated until there are so many."""
+    return {name: np.resize(values, events) for name, values in bundled_columns().items()}
 
 
 def write_repeated(path: Path, events: int) -> None:
@@ -126,7 +129,7 @@ def main() -> None:
         path = arguments.data
         if path is None:
             path = Path(temporary) / "events.root"
-            write_repeated(path, arguments.repeat * BUNDLED)
+            write_repeated(path, arguments.repeat * len(next(iter(bundled_columns().values()))))
         start = measure(path, count, reading, "futures", arguments.workers, 10**9)["wall_s"]
         start -= measure(path, count, reading, "iterative", 1, 10**9)["wall_s"]
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
