@@ -15,33 +15,51 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from executors import write_repeated
+from executors import DIJETS, repeated_columns, sample_file
+from record import Benchmark, Work, timed
 
-from drapes_hep.events.chunks import split
 from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
 from drapes_hep.events.processing import run
-from drapes_hep.events.readers import read_columns, scan
+from drapes_hep.events.readers import scan
 from drapes_hep.plugins import load_processor, starter_folder
 
 
 def write(folder: Path, events: int) -> list[Path]:
     """Write the bundled events as ROOT and HDF5."""
-    whole = folder / "whole.root"
-    write_repeated(whole, 1)
-    (chunk,) = split(scan(whole), chunksize=10**9)
-    columns = {name: values[:events] for name, values in read_columns(chunk).items()}
+    columns = repeated_columns(events)
     paths = [folder / "events.root", folder / "events.h5"]
     write_feature_root(paths[0], columns)
     write_feature_hdf5(paths[1], columns)
     return paths
 
 
+def chunks(events: int, chunksize: int) -> Work:
+    """Select events in many chunks, against one."""
+    path, processor = sample_file(events, "chunks"), load_processor(DIJETS)
+    return Work(
+        lambda: run({"a": path}, processor(), chunksize=chunksize),
+        events,
+        "one chunk",
+        lambda: run({"a": path}, processor(), chunksize=events),
+    )
+
+
+BENCHMARKS = (
+    Benchmark(
+        "skim in chunks",
+        chunks,
+        lambda sizes: [{"events": sizes.events[0], "chunksize": max(sizes.events[0] // 100, 1)}],
+        quick=False,
+    ),
+)
+
+
 def measure(path: Path, processor: Any, chunksize: int) -> tuple[float, float]:
     """Return wall time in seconds and the memory that stays with the result, in MiB."""
     process = psutil.Process()
-    before, began = process.memory_info().rss, time.perf_counter()
-    output, _ = run({"a": path}, processor, chunksize=chunksize)
-    wall, after = time.perf_counter() - began, process.memory_info().rss
+    before = process.memory_info().rss
+    wall, output = timed(lambda: run({"a": path}, processor, chunksize=chunksize), time.perf_counter)
+    after = process.memory_info().rss
     del output
     return wall, (after - before) / 2**20
 
@@ -67,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--events", type=int, default=2000)
     parser.add_argument("--chunksize", type=int, default=1)
-    parser.add_argument("--processor", default="processors/dijets.py:Dijets")
+    parser.add_argument("--processor", default=DIJETS)
     parser.add_argument("--json", type=Path, help="write the numbers here")
     arguments = parser.parse_args()
     processor = load_processor(arguments.processor, [starter_folder()])

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from products import activations, network_products, products, sgemm_rate, square, synchronised
+from record import Benchmark, Sizes, Work, by_events, peak, timed
 
 from drapes_hep.diffusion.denoisers import EDMDenoiser
 from drapes_hep.diffusion.samplers import sample
@@ -25,23 +25,6 @@ from drapes_hep.diffusion.schedules import karras_steps
 from drapes_hep.diffusion.training import TrainingSettings, train
 from drapes_hep.kernels import kernel_threads
 from drapes_hep.networks.mlp import ResidualMLP
-
-
-def seconds(action: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call, the device's queue included."""
-    began = time.perf_counter()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def sgemm(device: torch.device, size: int, repeats: int = 3) -> float:
-    """FLOP/s of float32 matrix products (TF32 as torch has it set), best of a few."""
-    a, b = torch.randn(2, size, size, device=device)
-    out = torch.empty_like(a)
-    torch.mm(a, b, out=out)
-    return 2 * size**3 / min(seconds(lambda: torch.mm(a, b, out=out), device) for _ in range(repeats))
 
 
 def measure(threads: int, device: torch.device, events: int, steps: int, rounds: int, batch: int) -> dict[str, float]:
@@ -62,8 +45,11 @@ def measure(threads: int, device: torch.device, events: int, steps: int, rounds:
 
     for _ in range(rounds):
         with kernel_threads(threads):
-            before = sgemm(device, size)
-            wall = seconds(lambda: sample(denoiser, 80.0 * x, sigmas, c, device=device), device)
+            before = sgemm_rate(device, size)
+            wall, _ = timed(
+                lambda: synchronised(lambda: sample(denoiser, 80.0 * x, sigmas, c, device=device), device),
+                time.perf_counter,
+            )
             rate = evaluations / wall
             note(
                 sgemm_gflops=before / 1e9,
@@ -73,7 +59,7 @@ def measure(threads: int, device: torch.device, events: int, steps: int, rounds:
             )
         # training runs its kernels on one thread on the CPU, so it is held against one thread of sgemm
         with kernel_threads(1):
-            before = sgemm(device, size)
+            before = sgemm_rate(device, size)
         result = train(denoiser, x, c, None, x[:2], c[:2], None, settings, seed=1, device=device)
         rate = (events // batch * batch) / result.seconds
         note(
@@ -87,12 +73,92 @@ def measure(threads: int, device: torch.device, events: int, steps: int, rounds:
             / 1e9,
         )
     table = {key: statistics.median(values) for key, values in collected.items()}
-    # ru_maxrss is in KiB on Linux, in bytes on macOS
-    unit = 1 if sys.platform == "darwin" else 1024
-    return table | {
-        "threads": threads,
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20,
-    }
+    return table | {"threads": threads, "peak_rss_mib": peak() / 2**20}
+
+
+FEATURES, BATCH, ROWS = 5, 1024, 2048
+"""Features; rows of a step of the training, and of a batch of the sampler (the defaults)."""
+
+
+def rows_of(events: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw scaled features (n, 5) and masses (n, 1)."""
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(events, FEATURES, generator=g), torch.randn(events, 1, generator=g)
+
+
+def training(events: int) -> Work:
+    """Train for as many passes as make 100,000 events, one at least; validation on a fifth, twice, after each."""
+    net = ResidualMLP(FEATURES, 1)
+    batch = min(BATCH, events)
+    settings = TrainingSettings(epochs=max(100_000 // events, 1), batch=batch, patience=None)
+    x, c = rows_of(events)
+    held_out = max(events // 5, 2)
+    steps = settings.epochs * (events // batch)
+    return Work(
+        lambda: train(EDMDenoiser(net), x, c, None, x[:held_out], c[:held_out], None, settings, seed=1),
+        settings.epochs * events,
+        "sgemm of the steps' shapes",
+        products(network_products(net, batch, training=True)),
+        steps,
+    )
+
+
+def least_of(limit: str, net: ResidualMLP, rows: int, *, training: bool) -> tuple[str, Callable[[], object], float]:
+    """Return a limit of a batch: its name, what does it, and how often that fits into the batch."""
+    multiply = products(network_products(net, rows, training=training))
+    activate = activations(net, rows, training=training)
+    if limit == "sgemm":
+        return square(rows * net.flops(shared_noise=not training) * (3 if training else 1))
+    if limit == "products":
+        return "sgemm of the network's shapes", multiply, 1.0
+    if limit == "activations":
+        return "activations", activate, 1.0
+    return "products and activations", lambda: (multiply(), activate()), 1.0
+
+
+def evaluation(limit: str) -> Work:
+    """Evaluate a denoiser on a batch of the sampler, all rows at one noise level."""
+    net = ResidualMLP(FEATURES, 1)
+    denoiser = EDMDenoiser(net)
+    x, c = rows_of(ROWS)
+    x, t = x.double(), torch.ones(1, dtype=torch.float64)
+    name, least, times = least_of(limit, net, ROWS, training=False)
+
+    def inferred(action: Callable[[], object]) -> Callable[[], object]:
+        def run() -> object:
+            with torch.inference_mode():
+                return action()
+
+        return run
+
+    return Work(inferred(lambda: denoiser(x, t, c, None)), ROWS, name, inferred(least), times)
+
+
+def step(limit: str, steps: int = 60) -> Work:
+    """Train for some steps, noise, loss, optimiser and averages included, without validation to speak of."""
+    net = ResidualMLP(FEATURES, 1)
+    x, c = rows_of(steps * BATCH)
+    settings = TrainingSettings(epochs=1, batch=BATCH, validation_draws=1)
+    name, least, times = least_of(limit, net, BATCH, training=True)
+    return Work(
+        lambda: train(EDMDenoiser(net), x, c, None, x[:2], c[:2], None, settings, seed=1),
+        steps * BATCH,
+        name,
+        least,
+        times * steps,
+    )
+
+
+def every_limit(_: Sizes) -> list[dict[str, str]]:
+    """Return the limits of a roofline: the ratio to each is the part of the whole that it takes."""
+    return [{"limit": name} for name in ("sgemm", "products", "activations", "products and activations")]
+
+
+BENCHMARKS = (
+    Benchmark("train", training, by_events),
+    Benchmark("denoiser evaluation", evaluation, every_limit),
+    Benchmark("training step", step, every_limit),
+)
 
 
 def main() -> None:

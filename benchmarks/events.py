@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -30,13 +29,14 @@ import fastjet
 import h5py
 import hdf5plugin
 import numpy as np
+from record import Benchmark, Sizes, Work, peak, timed
 
 from drapes_hep.events.chunks import Reading, split
 from drapes_hep.events.clustering import AXES, MIN_JET_PT, cluster_events
 from drapes_hep.events.formats.hdf5 import Hdf5Reader
 from drapes_hep.events.processing import run
 from drapes_hep.events.readers import convert, scan
-from drapes_hep.events.schema import offsets_of
+from drapes_hep.events.schema import offsets_of, ragged
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from processors.dijets import Dijets
@@ -57,13 +57,6 @@ def repeated(source: Path, target: Path, events: int) -> None:
                 **hdf5plugin.Blosc(cname="blosclz", clevel=5),
             )
             copied.attrs.update(attributes)
-
-
-def seconds(action: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds of one call, and what it gave."""
-    began = time.process_time()
-    out = action()
-    return time.process_time() - began, out
 
 
 def lists(offsets: np.ndarray, momenta: np.ndarray) -> ak.Array:
@@ -100,6 +93,58 @@ def subjettiness(jets: ak.Array, reading: Reading) -> None:
     )
 
 
+def two_jets(events: int) -> ak.Array:
+    """Draw events of two jets of 60 particles and 80 soft ones, as clustering takes them."""
+    rng = np.random.default_rng(1)
+    sizes = (60, 60, 80)
+    phi = rng.uniform(-np.pi, np.pi, (events, 1))
+    eta = rng.normal(0.0, 0.8, (events, 2))
+    jets = [
+        (rng.exponential(25.0, (events, 60)), eta[:, [i]], phi + i * np.pi, rng.normal(0.0, 0.2, (2, events, 60)))
+        for i in range(2)
+    ]
+    soft = (
+        rng.exponential(1.0, (events, 80)),
+        rng.uniform(-2.5, 2.5, (events, 80)),
+        rng.uniform(-3.1, 3.1, (events, 80)),
+    )
+    columns = {
+        "pt": np.concatenate([*(jet[0] for jet in jets), soft[0]], axis=1),
+        "eta": np.concatenate([*(jet[1] + jet[3][0] for jet in jets), soft[1]], axis=1),
+        "phi": np.concatenate([*(jet[2] + jet[3][1] for jet in jets), soft[2]], axis=1),
+    }
+    columns["phi"] = np.arctan2(np.sin(columns["phi"]), np.cos(columns["phi"]))
+    columns["mass"] = np.zeros_like(columns["pt"])
+    offsets = np.arange(events + 1) * sum(sizes)
+    return ak.zip({name: ragged(values.ravel(), offsets) for name, values in columns.items()})
+
+
+def jets_of(particles: ak.Array) -> ak.Array:
+    """Four-momenta of the constituents of every jet, as fastjet takes them."""
+    clustered = cluster_events(particles, Reading(axes="kt", constituents=True))
+    return momenta_of(ak.zip({name: ak.flatten(clustered[f"constituents_{name}"]) for name in ("pt", "eta", "phi")}))
+
+
+def clustering(events: int) -> Work:
+    """Cluster particles into jets with substructure, against fastjet with its input ready."""
+    particles, reading = two_jets(events), Reading()
+    momenta, jets = momenta_of(particles), jets_of(particles)
+    return Work(
+        lambda: cluster_events(particles, reading),
+        events,
+        "fastjet alone",
+        lambda: (anti_kt(momenta, reading.radius), subjettiness(jets, reading)),
+    )
+
+
+def tenth(sizes: Sizes) -> list[dict[str, int]]:
+    """Return a tenth of the numbers of events: a thousand take a second."""
+    return [{"events": max(events // 10, 10)} for events in sizes.events]
+
+
+BENCHMARKS = (Benchmark("cluster", clustering, tenth),)
+
+
 def measure(path: Path, rounds: int, chunksize: int, axes: str) -> dict[str, float]:
     """Rates and the split by step."""
     reading = Reading(axes=axes)
@@ -110,7 +155,7 @@ def measure(path: Path, rounds: int, chunksize: int, axes: str) -> dict[str, flo
         table: dict[str, float] = {}
 
         def note(name: str, action: Callable[[], Any], table: dict[str, float] = table) -> Any:
-            spent, out = seconds(action)
+            spent, out = timed(action)
             table[name] = table.get(name, 0.0) + spent
             return out
 
@@ -125,8 +170,7 @@ def measure(path: Path, rounds: int, chunksize: int, axes: str) -> dict[str, flo
             note("select, features, histograms", lambda converted=converted: processor.process(converted))
             # fastjet's input is prepared outside of its time
             particles = momenta_of(columns["particles"])
-            clustered = cluster_events(columns["particles"], Reading(axes="kt", constituents=True))
-            jets = momenta_of(ak.zip({n: ak.flatten(clustered[f"constituents_{n}"]) for n in ("pt", "eta", "phi")}))
+            jets = jets_of(columns["particles"])
             note("fastjet: anti-kT", lambda p=particles: anti_kt(p, reading.radius))
             note("fastjet: N-subjettiness", lambda j=jets: subjettiness(j, reading))
         if number:  # the first round also imports and fills caches
@@ -135,8 +179,6 @@ def measure(path: Path, rounds: int, chunksize: int, axes: str) -> dict[str, flo
     times = {name: statistics.median(values) for name, values in collected.items()}
     alone = times["fastjet: anti-kT"] + times["fastjet: N-subjettiness"]
     spread = sorted(events / duration for duration in collected["whole"])
-    # ru_maxrss is in KiB on Linux, in bytes on macOS
-    unit = 1 if sys.platform == "darwin" else 1024
     return {
         **{f"ms an event, {name}": 1e3 * spent / events for name, spent in times.items()},
         "ms an event, check and build": 1e3 * (times["check, cluster, build"] - alone) / events,
@@ -152,7 +194,7 @@ def measure(path: Path, rounds: int, chunksize: int, axes: str) -> dict[str, flo
         "events": events,
         "rounds": rounds,
         "processes that wait for a core": os.getloadavg()[0],
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20,
+        "peak_rss_mib": peak() / 2**20,
     }
 
 

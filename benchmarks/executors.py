@@ -9,6 +9,7 @@ until it is large.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import statistics
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import uproot
+from record import Benchmark, Work, by_events, timed
 
 from drapes_hep.events.chunks import Reading
 from drapes_hep.events.formats.writers import write_feature_root
@@ -26,12 +28,24 @@ from drapes_hep.events.processing import run
 from drapes_hep.events.types import Events
 from drapes_hep.plugins import load_processor, starter_folder
 
+DIJETS = "processors/dijets.py:Dijets"
 
-def write_repeated(path: Path, times: int) -> None:
-    """Write the bundled events several times; without identities, which must not repeat."""
+
+def bundled_columns() -> dict[str, np.ndarray]:
+    """Return the bundled events; without identities, which must not repeat."""
     with uproot.open(starter_folder() / "configs" / "data" / "quickstart.root") as file:
         columns = file["events"].arrays(library="np")
-    write_feature_root(path, {k: np.tile(v, times) for k, v in columns.items() if k != "event_id"})
+    return {name: values for name, values in columns.items() if name != "event_id"}
+
+
+def repeated_columns(events: int) -> dict[str, np.ndarray]:
+    """Return the bundled events, repeated until there are so many."""
+    return {name: np.resize(values, events) for name, values in bundled_columns().items()}
+
+
+def write_repeated(path: Path, events: int) -> None:
+    """Write them as ROOT."""
+    write_feature_root(path, repeated_columns(events))
 
 
 def count(events: Events) -> dict[str, int]:
@@ -43,10 +57,58 @@ def measure(
     path: Path, processor: Any, reading: Reading, executor: str, workers: int, chunksize: int
 ) -> dict[str, float]:
     """One run."""
-    began, cpu = time.perf_counter(), time.process_time()
-    _, report = run({"a": path}, processor, executor=executor, workers=workers, chunksize=chunksize, reading=reading)
-    wall, spent = time.perf_counter() - began, time.process_time() - cpu
-    return {"wall_s": wall, "parent_cpu_s": spent, "events": report.processed}
+    began = time.perf_counter()
+    spent, (_, report) = timed(
+        lambda: run({"a": path}, processor, executor=executor, workers=workers, chunksize=chunksize, reading=reading),
+        time.process_time,
+    )
+    return {"wall_s": time.perf_counter() - began, "parent_cpu_s": spent, "events": report.processed}
+
+
+def sample_file(events: int, folder: str) -> Path:
+    """Write the bundled events, repeated, in a folder of their own, which the process removes when it ends."""
+    place = tempfile.TemporaryDirectory(prefix=f"drapes-{folder}-")
+    atexit.register(place.cleanup)
+    path = Path(place.name) / "events.root"
+    write_repeated(path, events)
+    return path
+
+
+def skim(events: int, chunksize: int = 50_000) -> Work:
+    """Select events with the processor of two jets, chunk by chunk."""
+    path, processor = sample_file(events, "skim"), load_processor(DIJETS)
+
+    def read_alone() -> None:
+        with uproot.open(path) as file:
+            for _ in file["events"].iterate(library="np", step_size=chunksize):
+                pass
+
+    return Work(
+        lambda: run({"a": path}, processor(), chunksize=chunksize), events, "uproot alone reads the columns", read_alone
+    )
+
+
+def with_executor(events: int, workers: int) -> Work:
+    """Select events in worker processes, against this process alone, wall time: the ratio is the gain."""
+    path, processor = sample_file(events, "executors"), load_processor(DIJETS)
+    return Work(
+        lambda: run({"a": path}, processor(), executor="futures", workers=workers, chunksize=50_000),
+        events,
+        "one process",
+        lambda: run({"a": path}, processor(), chunksize=50_000),
+        clock=time.perf_counter,
+    )
+
+
+BENCHMARKS = (
+    Benchmark("skim", skim, by_events),
+    Benchmark(
+        "skim in two processes",
+        with_executor,
+        lambda sizes: [{"events": n, "workers": 2} for n in sizes.events],
+        quick=False,
+    ),
+)
 
 
 def main() -> None:
@@ -54,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, help="events; by default the bundled ones, repeated")
     parser.add_argument("--repeat", type=int, default=20, help="how often the bundled events are repeated")
-    parser.add_argument("--processor", default="processors/dijets.py:Dijets")
+    parser.add_argument("--processor", default=DIJETS)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--chunksize", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3, help="the median of these is given")
@@ -67,7 +129,7 @@ def main() -> None:
         path = arguments.data
         if path is None:
             path = Path(temporary) / "events.root"
-            write_repeated(path, arguments.repeat)
+            write_repeated(path, arguments.repeat * len(next(iter(bundled_columns().values()))))
         start = measure(path, count, reading, "futures", arguments.workers, 10**9)["wall_s"]
         start -= measure(path, count, reading, "iterative", 1, 10**9)["wall_s"]
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}

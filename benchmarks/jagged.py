@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,7 +31,10 @@ import h5py
 import numpy as np
 import torch
 import torch.nn.functional as F
+from products import square, synchronised
+from record import Benchmark, Work, fresh_peak, peak, timed
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from drapes_hep.networks import deepsets, transformer
 from drapes_hep.networks import set_backbone as sets
@@ -134,23 +136,32 @@ def pad_everything(offsets: Tensor) -> None:
 # ----------------------------------------------------------------------------------------------------------- measuring
 
 
-def peak() -> float:
-    """Largest resident memory of this process, MiB."""
-    # ru_maxrss is in KiB on Linux, in bytes on macOS
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20
+def median_ms(call: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median milliseconds of a call, wall time, after two to warm up."""
+    times = [timed(lambda: synchronised(call, device), time.perf_counter)[0] for _ in range(repeats + 2)]
+    return 1e3 * statistics.median(times[2:])
 
 
-def timed(call: Callable[[], object], cuda: bool, repeats: int) -> float:
-    """Median milliseconds of a call, after two to warm up."""
-    times = []
-    for i in range(repeats + 2):
-        began = time.perf_counter()
-        call()
-        if cuda:
-            torch.cuda.synchronize()
-        if i > 1:
-            times.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(times)
+def training_step(network: str, jets: int = 128) -> Work:
+    """Train a network of sets for one step, forward and backward, packed, against the products that it does."""
+    net = NETWORKS[network]()
+    offsets = F.pad(torch.from_numpy(lengths_of(None, jets)).cumsum(0), (1, 0))
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(int(offsets[-1]), 3, generator=g)
+    noise, condition = torch.randn(jets, generator=g) / 2, torch.randn(jets, CONDITIONS, generator=g)
+
+    def step() -> None:
+        net.zero_grad()
+        net(x, noise, condition, offsets=offsets).square().sum().backward()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return Work(step, jets, *square(counter.get_total_flops()))
+
+
+BENCHMARKS = (
+    Benchmark("step on sets", training_step, lambda _: [{"network": name} for name in NETWORKS], quick=False),
+)
 
 
 def measure(job: dict[str, Any]) -> dict[str, float]:
@@ -189,13 +200,13 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
             forward()
 
     result: dict[str, float] = {}
-    # inference first: a process's peak never falls
+    # inference first: where the peak cannot start again, it never falls
     for name, call in (("inference", infer), ("training", step)):
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() / 2**20 if cuda else peak()
-        result[f"{name}_ms"] = timed(call, cuda, job["repeats"])
-        result[f"{name}_mib"] = (torch.cuda.max_memory_allocated() / 2**20 if cuda else peak()) - before
+        before = torch.cuda.memory_allocated() if cuda else fresh_peak()
+        result[f"{name}_ms"] = median_ms(call, device, job["repeats"])
+        result[f"{name}_mib"] = ((torch.cuda.max_memory_allocated() if cuda else peak()) - before) / 2**20
     with torch.inference_mode():
         result["output"] = float((forward().double().square() * weight).sum())
     return result

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 
 import numpy as np
+from record import cpu, peak
 
 from drapes_hep.parallel import available_cores
 from drapes_hep.search import Search
@@ -48,12 +48,6 @@ def resampled(path: str, events: int, seed: int) -> dict[str, np.ndarray]:
     return columns
 
 
-def cpu() -> float:
-    """Return the processor seconds of this process and of those that it has waited for."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
 def main() -> None:
     """Print a table, and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -69,7 +63,7 @@ def main() -> None:
         began, used = time.perf_counter(), cpu()
         getattr(search, stage)()
         records.append({"stage": stage, "seconds": time.perf_counter() - began, "cpu": cpu() - used})
-        records[-1]["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        records[-1]["peak_mib"] = peak() / 2**20
         print(
             "{stage:9} {seconds:7.1f} s {cpu:7.1f} CPU s, peak {peak_mib:.0f} MiB so far".format(**records[-1]),
             flush=True,

@@ -19,7 +19,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,8 @@ import awkward as ak
 import h5py
 import numpy as np
 import torch
+from limits import copy
+from record import Benchmark, Work, by_events, fresh_peak, peak
 
 from drapes_hep.events.ragged import KINEMATICS, low_level, pack, pack_nested
 from drapes_hep.events.schema import nested, offsets_of, ragged
@@ -128,10 +129,17 @@ WAYS: dict[str, Callable[[ak.Array], Tensors]] = {
 }
 
 
-def peak() -> float:
-    """Largest resident memory of this process, MiB."""
-    # ru_maxrss is in KiB on Linux, in bytes on macOS
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20
+def to_torch(events: int) -> Work:
+    """Bring the constituents of drawn jets from a skim's columns to torch, against a copy of the tensors."""
+    with tempfile.TemporaryDirectory() as temporary:
+        skim = Path(temporary) / "skim.parquet"
+        write_sample(skim, *synthetic(events))
+        jets = read_skim(skim, ("jets",))["jets"]
+    nbytes = sum(tensor.nbytes for tensor in packed(jets).values())
+    return Work(lambda: packed(jets), events, "copy of the tensors", copy(nbytes))
+
+
+BENCHMARKS = (Benchmark("constituents to torch", to_torch, by_events),)
 
 
 def measure(way: str, skim: Path) -> dict[str, float]:
@@ -139,7 +147,7 @@ def measure(way: str, skim: Path) -> dict[str, float]:
     began = time.perf_counter()
     jets = read_skim(skim, ("jets",))["jets"]
     read = time.perf_counter()
-    before = peak()
+    before = fresh_peak()
     tensors = WAYS[way](jets)
     done = time.perf_counter()
     n_constituents = int(tensors["mask"].sum()) if "mask" in tensors else len(tensors["values"])
@@ -147,7 +155,7 @@ def measure(way: str, skim: Path) -> dict[str, float]:
         "reading_s": read - began,
         "to_torch_s": done - read,
         "tensors_mib": sum(tensor.nbytes for tensor in tensors.values()) / 2**20,
-        "peak_growth_mib": peak() - before,
+        "peak_growth_mib": (peak() - before) / 2**20,
         "constituents": n_constituents,
         "sum_of_fractions": float(tensors["values"][..., 0].double().sum()),
     }

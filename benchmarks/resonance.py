@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from columns import CUTS, RANGE
+from record import Benchmark, Sizes, Work
 
 from drapes_hep.bumphunt import SelectedCounts, count_selected, gaussian, scan_masses, scan_resonances
 from drapes_hep.bumphunt.pass_fail import Background, PassFailCounts, fit_pass_fail
@@ -22,11 +24,11 @@ from drapes_hep.spectrum.drawing import draw
 from drapes_hep.spectrum.fit import Density, bin_model
 from drapes_hep.spectrum.shapes import SHAPES
 
-RANGE, CUTS, SHARE = (2700.0, 6000.0), (1.0, 0.1, 0.01, 0.001), 0.4
+SHARE = 0.4
 TRUTH = Density(SHAPES["dijet4"], 13_000.0, (0.0, 10.0, -5.0, 0.2))
 
 
-def make(events: int, count: int) -> tuple[list[Window], list[SelectedCounts]]:
+def make(events: int, count: int, cuts: int = len(CUTS)) -> tuple[list[Window], list[SelectedCounts]]:
     """Draw background events, and count them with random scores in windows 400 GeV wide."""
     rng = np.random.default_rng(1)
     mjj = draw(TRUTH, *RANGE, rng.uniform(size=events))
@@ -35,7 +37,7 @@ def make(events: int, count: int) -> tuple[list[Window], list[SelectedCounts]]:
     counts = []
     for window in windows:
         used = window.in_signal_region(mjj) | (rng.uniform(size=events) < SHARE)
-        counts.append(count_selected(mjj, rng.uniform(size=events), edges, CUTS, (), used, SHARE))
+        counts.append(count_selected(mjj, rng.uniform(size=events), edges, CUTS[:cuts], (), used, SHARE))
     return windows, counts
 
 
@@ -57,6 +59,36 @@ def every_fit(windows: list[Window], counts: list[SelectedCounts], signal: Signa
     return len(templates) + len(rows)
 
 
+def signal_of(masses: int) -> SignalShape:
+    """Return a resonance as wide that so many masses cover the range, half a resolution between them."""
+    return gaussian(2.0 * float(np.log(RANGE[1] / RANGE[0])) / masses)
+
+
+def resonance_scan(windows: int, cuts: int, events: int = 100_000, masses: int = 70) -> Work:
+    """Fit the resonance at every mass of every window, with every cut."""
+    hunted, counts = make(events, windows, cuts)
+    signal = signal_of(masses)
+    fits = len(scan_resonances(hunted, counts, signal).points)
+    mu = np.random.default_rng(1).uniform(1.0, 2.0, (fits, len(counts[0].edges) - 1))
+    return Work(
+        lambda: scan_resonances(hunted, counts, signal),
+        fits,
+        "the likelihood of each fit, once",
+        lambda: (mu * np.log(mu) - mu).sum(axis=1),
+    )
+
+
+def by_windows_and_cuts(sizes: Sizes) -> list[dict[str, int]]:
+    """Return every number of windows with all cuts, then every number of cuts with the most windows of a few."""
+    most, few = sizes.cuts[-1], min(4, sizes.windows[-1])
+    return [{"windows": n, "cuts": most} for n in sizes.windows] + [
+        {"windows": few, "cuts": cuts} for cuts in sizes.cuts[:-1]
+    ]
+
+
+BENCHMARKS = (Benchmark("resonance scan", resonance_scan, by_windows_and_cuts),)
+
+
 def main() -> None:
     """Measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -67,8 +99,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers here")
     arguments = parser.parse_args()
     windows, counts = make(arguments.events, arguments.windows)
-    # half a resolution between masses: as many as asked for over the range
-    signal = gaussian(2.0 * float(np.log(RANGE[1] / RANGE[0])) / arguments.masses)
+    signal = signal_of(arguments.masses)
     began = time.perf_counter()
     if arguments.every:
         fits, masses = every_fit(windows, counts, signal, arguments.masses), arguments.masses

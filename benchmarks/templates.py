@@ -13,21 +13,24 @@ import functools
 import json
 import os
 import statistics
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusion import seconds, sgemm
+from columns import scaling_of, table
+from diffusion import ROWS
+from products import network_products, products, sgemm_rate
+from record import Benchmark, Work, by_events, timed
 
 from drapes_hep.config import TemplateConfig
 from drapes_hep.diffusion.denoisers import EDMDenoiser
-from drapes_hep.diffusion.samplers import evaluations
-from drapes_hep.events.scaling import fit_scaling
 from drapes_hep.kernels import kernel_threads
 from drapes_hep.networks.mlp import ResidualMLP
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.feature_model import BackgroundModel
-from drapes_hep.templates.feature_templates import levels, make_template
+from drapes_hep.templates.feature_templates import describe_sampler, levels, make_template
 from drapes_hep.templates.methods import SampleTask
 from drapes_hep.templates.plan import starts
 from drapes_hep.templates.tables import EventTable, Plan
@@ -35,20 +38,10 @@ from drapes_hep.templates.tables import EventTable, Plan
 FEATURES = ("m_j1", "delta_m", "tau21_j1", "tau21_j2", "delta_r")
 
 
-def events(n: int, seed: int) -> EventTable:
-    """Make smooth features that drift with mass."""
-    rng = np.random.default_rng(seed)
-    mjj = 2700 + 3300 * rng.beta(1, 6, n)
-    x = rng.gamma(4, 1.0, (n, len(FEATURES))) * (mjj / 3500)[:, None]
-    return EventTable(x, mjj, np.ones(n), np.arange(n, dtype=np.int64))
-
-
 def model() -> BackgroundModel:
     """Make a model of the default size."""
-    sidebands = events(60_000, 1)
-    weight = np.ones(len(sidebands))
-    scaling = fit_scaling("quantile", sidebands.x, sidebands.mjj, weight, [(0.0, np.inf)] * len(FEATURES))
-    return BackgroundModel(EDMDenoiser(ResidualMLP(len(FEATURES), 1)), scaling, FEATURES, ((3300.0, 3700.0),))
+    net = ResidualMLP(len(FEATURES), 1)
+    return BackgroundModel(EDMDenoiser(net), scaling_of(), FEATURES, ((3300.0, 3700.0),))
 
 
 def plan_of(method: str, parents: EventTable | None, n: int) -> Plan:
@@ -57,11 +50,37 @@ def plan_of(method: str, parents: EventTable | None, n: int) -> Plan:
     return starts(RECIPES[method], parents, n if parents is None else 1.0, 1, draw)
 
 
+def sampler_of(background: BackgroundModel, config: TemplateConfig) -> dict[str, Any]:
+    """Return the steps and network evaluations of a template."""
+    schedule = background.denoiser.schedule
+    return describe_sampler(levels(config, schedule), schedule, config.solver)
+
+
+def generate(events: int) -> Work:
+    """Make a template from noise with the default sampler: noise, network, scaling."""
+    background, config = model(), TemplateConfig()
+    plan = plan_of(config.method, None, events)
+    task = SampleTask(1, lambda mjj: np.full(len(mjj), True), workers=1)
+    rows = min(ROWS, events)
+    return Work(
+        lambda: make_template(background, config, plan, None, task),
+        events,
+        "sgemm of the network's shapes",
+        products(network_products(background.denoiser.backbone, rows, training=False)),
+        sampler_of(background, config)["evaluations"] * events / rows,
+    )
+
+
+BENCHMARKS = (Benchmark("generate", generate, by_events),)
+
+
 def measure(n: int, steps: int, workers: int, rounds: int) -> list[dict[str, float | str]]:
     """Time each template and solver; sgemm is measured beside each, as other work on the machine comes and goes."""
-    background, inside = model(), events(n, 2)
+    background = model()
+    x, mjj = table(n, 2)
+    inside = EventTable(x, mjj, np.ones(n), np.arange(n, dtype=np.int64))
     flops = background.denoiser.backbone.flops(shared_noise=True)
-    table: list[dict[str, float | str]] = []
+    rows: list[dict[str, float | str]] = []
     for method, solver in [*((name, "heun") for name in RECIPES), ("from_noise", "dpm2m"), ("from_noise", "euler")]:
         config = TemplateConfig(
             method=method,
@@ -72,19 +91,19 @@ def measure(n: int, steps: int, workers: int, rounds: int) -> list[dict[str, flo
         )
         parents = None if RECIPES[method].source == "noise" else inside
         plan = plan_of(method, parents, n)
-        n_steps = len(levels(config, background.denoiser.schedule)) - 1
-        cost = evaluations(solver, n_steps)
+        sampler = sampler_of(background, config)
+        n_steps, cost = sampler["steps"], sampler["evaluations"]
         task = SampleTask(1, lambda mjj: np.full(len(mjj), True), workers=workers)
         make = functools.partial(make_template, background, config, plan, parents, task)
         walls, shares = [], []
         for _ in range(rounds):
             with kernel_threads(workers):
-                rate = sgemm(torch.device("cpu"), 2048)
-            wall = seconds(make, torch.device("cpu"))
+                rate = sgemm_rate(torch.device("cpu"))
+            wall, _ = timed(make, time.perf_counter)
             walls.append(wall)
             shares.append(n * cost * flops / rate / wall)
         wall = statistics.median(walls)
-        table.append(
+        rows.append(
             {
                 "template": RECIPES[method].title,
                 "solver": solver,
@@ -95,7 +114,7 @@ def measure(n: int, steps: int, workers: int, rounds: int) -> list[dict[str, flo
                 "share_of_limit": statistics.median(shares),
             }
         )
-    return table
+    return rows
 
 
 def main() -> None:
@@ -107,15 +126,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3, help="the median of these is given")
     arguments = parser.parse_args()
-    table = measure(arguments.events, arguments.steps, arguments.workers, arguments.rounds)
+    rows = measure(arguments.events, arguments.steps, arguments.workers, arguments.rounds)
     print(f"{'template':20}{'solver':8}{'steps':>6}{'evaluations':>13}{'seconds':>9}{'events/s':>10}{'of limit':>10}")
-    for row in table:
+    for row in rows:
         print(
             f"{row['template']:20}{row['solver']:8}{row['steps']:6}{row['evaluations']:13}{row['seconds']:9.2f}"
             f"{row['events_per_s']:10,.0f}{row['share_of_limit']:10.2f}"
         )
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

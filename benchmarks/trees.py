@@ -13,15 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from pathlib import Path
 
 import numpy as np
+from limits import tree_fit
+from record import Benchmark, Sizes, Work, by_events, timed
 
 from drapes_hep.config import make_config
-from drapes_hep.cwola.scores import Sample, Scores, out_of_fold_scores, ranking
+from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.cwola.trees import SklearnTrees, Trees
 from drapes_hep.events.skims import read_skim, read_truth
+from drapes_hep.fixed import QUALITY_ENSEMBLE
 from drapes_hep.metrics import auc, roc, sic_at_rejection
 from drapes_hep.pipeline.provenance import makers
 from drapes_hep.stages.classify import sample_of
@@ -66,17 +68,17 @@ def measure(
         raise SystemExit(f"{events} signal events are asked for, the window has {len(signal.x)}: lower --significance")
     chosen = np.sort(np.random.default_rng(seed).permutation(len(signal.x))[:events])
     data = joined(background, signal.take(chosen))
-    began = time.process_time()
-    scores = out_of_fold_scores(
-        ENGINES[engine],
-        data,
-        samples["template"],
-        {"sidebands": samples["sidebands"], "signal": signal},
-        folds=folds,
-        ensemble=ensemble,
-        seed=seed,
+    seconds, scores = timed(
+        lambda: out_of_fold_scores(
+            ENGINES[engine],
+            data,
+            samples["template"],
+            {"sidebands": samples["sidebands"], "signal": signal},
+            folds=folds,
+            ensemble=ensemble,
+            seed=seed,
+        )
     )
-    seconds = time.process_time() - began
     own = Scores(scores["data"].score[: len(background.x)], scores["data"].tail[: len(background.x)])
     both = Scores(*(np.concatenate([getattr(part, n) for part in (scores["signal"], own)]) for n in ("score", "tail")))
     truth = np.repeat([True, False], [len(signal.x), len(background.x)])
@@ -92,6 +94,58 @@ def measure(
         "auc": auc(rank, truth).value,
         **{name: None if point is None else point.sic for name, point in points.items()},
     }
+
+
+FOLDS, ENSEMBLE = 5, 3
+
+
+def drawn(events: int, seed: int, shift: float) -> Sample:
+    """Draw events with five features, of which a fifth are shifted."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(events, 5)) + shift * (np.arange(events) % 5 == 0)[:, None]
+    # identities of two samples differ
+    return Sample(x, np.ones(events), rng.integers(0, FOLDS, events), np.arange(events) + seed * 10**9)
+
+
+def fit_of_fold(first: Sample, second: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Return what one classifier is trained on: all folds but one."""
+    parts = [sample.x[sample.fold != 0] for sample in (first, second)]
+    order = np.random.default_rng(1).permutation(sum(map(len, parts)))
+    return np.concatenate(parts)[order], np.repeat([1.0, 0.0], [len(part) for part in parts])[order]
+
+
+def classify(events: int) -> Work:
+    """Classify data against three times as many template events, out of fold, and score twice as many of sidebands."""
+    data, template = drawn(events // 4, 1, 1.0), drawn(events - events // 4, 2, 0.0)
+    others = {"sidebands": drawn(2 * (events // 4), 3, 0.0)}
+    return Work(
+        lambda: out_of_fold_scores(Trees, data, template, others, folds=FOLDS, ensemble=ENSEMBLE, seed=1),
+        events,
+        "plain fits of LightGBM",
+        tree_fit(*fit_of_fold(data, template)),
+        FOLDS * ENSEMBLE,
+    )
+
+
+def quality(events: int) -> Work:
+    """Compute the AUC between two samples of nearly the same events."""
+    first, second = drawn(events // 2, 1, 0.1), drawn(events // 2, 2, 0.0)
+    options = {"choice": 1, "folds": FOLDS, "ensemble": QUALITY_ENSEMBLE, "seed": 1}
+    return Work(
+        lambda: equal_size_auc(Trees, first, second, events // 2, **options),
+        events,
+        "plain fits of LightGBM",
+        tree_fit(*fit_of_fold(first, second)),
+        FOLDS * QUALITY_ENSEMBLE,
+    )
+
+
+def up_to_its_most(sizes: Sizes) -> list[dict[str, int]]:
+    """Return numbers of events up to what a search compares: 20,000 of each sample."""
+    return [{"events": min(events, 40_000)} for events in sizes.events[:2]]
+
+
+BENCHMARKS = (Benchmark("classify", classify, by_events), Benchmark("quality", quality, up_to_its_most))
 
 
 def spread(values: list[float]) -> str:

@@ -346,7 +346,8 @@ def test_of_windows_that_fail_the_first_is_told_as_without_workers(copy, capsys)
 
 
 SLOW = """
-import time
+import os, time
+from pathlib import Path
 from drapes_hep.training import loop
 rate = loop.learning_rate
 def slower(*step):
@@ -372,13 +373,16 @@ def wait_until(ready, process: subprocess.Popen[str]) -> None:
 
 def test_ctrl_c_leaves_a_checkpoint_of_every_window(copy):
     """The key reaches the command, its server and its workers alike."""
-    (copy / "mine.py").write_text(PLUGIN + SLOW)
+    # every process imports this module when it starts
+    (copy / "sitecustomize.py").write_text(SLOW)
     for path in (copy / "two" / "stages").glob("train.*"):
         path.unlink()
     words = [sys.executable, "-m", "drapes_hep", "run", "tiny.yaml", "-o", "two", "--workers", "2", "--quiet"]
     words += ["--overwrite", "--set", "training.batch=64"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(words, cwd=copy, env=environment(), start_new_session=True, **pipes)
+    slow = environment()
+    slow["PYTHONPATH"] = os.pathsep.join([str(copy), slow.get("PYTHONPATH", "")])
+    process = subprocess.Popen(words, cwd=copy, env=slow, start_new_session=True, **pipes)
     wait_until(lambda: len(list(copy.glob("began.*"))) == 2, process)
     time.sleep(1.0)  # some steps of each
     others = psutil.Process(process.pid).children(recursive=True)

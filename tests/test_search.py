@@ -49,7 +49,7 @@ def project(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def search(project, few_trees) -> Search:
     """A search whose hunt is done, stage by stage."""
-    return Search(project / "tiny.yaml", project / "run", device="cpu", workers=2, quiet=True)
+    return Search(project / "tiny.yaml", project / "run", device="cpu", workers=1, quiet=True)
 
 
 @pytest.fixture(scope="module")

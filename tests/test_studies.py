@@ -411,7 +411,7 @@ def test_the_spectrum_of_a_cut_holds_all_that_passes(context, sample):
 def test_quality_says_what_the_template_costs(context, sample):
     one = Trial("quality", of_template(injected(context.config, 0), "from_noise", oversample=1), "from_noise")
     record = MEASURES["quality"](bench_of(context, sample, one.config), one)
-    assert record["evaluations"] == 11
+    assert record["evaluations"] == 12
     assert record["strength"] == 80.0
 
 
