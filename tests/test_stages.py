@@ -53,6 +53,7 @@ from drapes_hep.stages.classify import classify
 from drapes_hep.stages.feature_tables import feature_matrix
 from drapes_hep.stages.generate import _generate, generate
 from drapes_hep.stages.hunt import hunt, hunt_stage
+from drapes_hep.stages.sequence import run_verb
 from drapes_hep.stages.skim import skim
 from drapes_hep.stages.train import train, train_windows
 from drapes_hep.templates import feature_model
@@ -484,6 +485,15 @@ def test_windows_that_are_trained_together_have_the_models_of_each(project, done
     assert len(splits) == 2
     assert all((copy / path).read_bytes() == (done / path).read_bytes() for path in splits)
     assert list(copy.rglob("*.checkpoint")) == []
+
+
+def test_windows_are_trained_together_on_a_gpu(project, copy, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Context, "on_gpu", True)
+    monkeypatch.setattr("drapes_hep.stages.train.train_windows", lambda _, windows: asked.append(len(windows)))
+    context = context_of(project, copy)
+    run_verb("train", context, context.windows)
+    assert asked[0] == 2
 
 
 def test_of_windows_trained_together_those_that_are_done_stay(project, copy):

@@ -66,7 +66,6 @@ def run_verb(verb: str, context: Context, windows: Sequence[Window]) -> None:
     if verb in {"skim", "run"}:
         _skim(context)
     if verb in _OF_WINDOWS:
-        # all windows of a search, at one place: here they could be trained as one stack
         (_run_side_by_side if apart else _run_in_turn)(verb, context, windows)
     if verb in {"hunt", "run"}:
         call(_hunt, context, windows)
@@ -95,7 +94,14 @@ def _skim(context: Context) -> None:
 
 
 def _run_in_turn(verb: str, context: Context, windows: Sequence[Window]) -> None:
-    """Run the windows' stages one after the other in this process, which all cores work for."""
+    """Run the windows' stages one after the other in this process, which all cores work for.
+
+    On a GPU the models of all windows are trained as one stack: one alone does not fill it.
+    """
+    if context.on_gpu and verb in {"train", "run"}:
+        from drapes_hep.stages.train import train_windows
+
+        train_windows(context, windows)
     for window in windows:
         _run_window(context, verb, window)
 
