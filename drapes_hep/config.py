@@ -348,13 +348,13 @@ class TemplateConfig(_Section):
     oversample: Annotated[Positive, Decides("generate")] = Field(
         5.0, description="Template events per event in the window."
     )
-    steps: Annotated[int, Decides("generate")] = Field(
-        6, ge=2, description="Number of sampler steps; 50 by default for another solver than `angle`."
+    steps: Annotated[int | None, Decides("generate")] = Field(
+        None, ge=2, description="Number of sampler steps; null is 6 for the solver `angle`, 50 for the others."
     )
-    solver: Annotated[Solver, Decides("generate")] = Field(
-        "angle",
+    solver: Annotated[Solver | None, Decides("generate")] = Field(
+        None,
         description="Solver of the probability-flow equation: the midpoint method in the angle between data and noise;"
-        " Euler (DDIM), Heun, midpoint, DPM-Solver++(2M) in its time. Where `steps_left` is given, `heun` by default.",
+        " Euler (DDIM), Heun, midpoint, DPM-Solver++(2M) in its time. null is `heun` with `steps_left`, else `angle`.",
     )
     sigma_max: Annotated[Positive, Decides("generate")] = Field(80.0, description="Maximum noise of the EDM path.")
     sigma_min: Annotated[Positive, Decides("generate")] = Field(0.002, description="Minimum noise of the EDM path.")
@@ -364,14 +364,11 @@ class TemplateConfig(_Section):
 
     _source_named = field_validator("source")(_names_files)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_solver(cls, section: Any) -> Any:
-        """Choose solver and number of steps by each other, where one is not given."""
-        if not isinstance(section, dict):
-            return section
-        solver = section.get("solver", "angle" if section.get("steps_left") is None else "heun")
-        return {"steps": 6 if solver == "angle" else 50, **section, "solver": solver}
+    @property
+    def sampler(self) -> tuple[Solver, int]:
+        """Solver and number of steps, whose defaults follow from each other."""
+        solver = self.solver or ("angle" if self.steps_left is None else "heun")
+        return solver, self.steps or (6 if solver == "angle" else 50)
 
     @model_validator(mode="after")
     def _ordered(self) -> TemplateConfig:
@@ -391,8 +388,9 @@ class TemplateConfig(_Section):
             raise ValueError(f"path is only for method file; the method is {self.method}")
         if self.strength is not None and not self.sigma_min <= self.strength <= self.sigma_max:
             raise ValueError(f"strength {self.strength:g} is not within {self.sigma_min:g} to {self.sigma_max:g}")
-        if self.steps_left is not None and self.steps_left > self.steps:
-            raise ValueError(f"steps_left {self.steps_left} exceeds the {counted(self.steps, 'step')}")
+        steps = self.sampler[1]
+        if self.steps_left is not None and self.steps_left > steps:
+            raise ValueError(f"steps_left {self.steps_left} exceeds the {counted(steps, 'step')}")
         # the class of a user's method declares whether it starts from a simulation
         if self.method in METHODS and (self.source is not None) != (self.method == "from_simulation"):
             raise ValueError("source is required by method from_simulation, and is only for it")

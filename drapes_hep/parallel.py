@@ -100,7 +100,9 @@ def in_processes(
         If a process dies; or as a call raises it, the first of them if several do: calls that come after it are
         stopped, those before it are finished.
     """
-    if not apart and (workers <= 1 or len(arguments) <= 1):
+    # a worker of a user's own pool may have no processes
+    alone = multiprocessing.current_process().daemon
+    if alone or (not apart and (workers <= 1 or len(arguments) <= 1)):
         for call in arguments:
             yield function(*call)
         return
@@ -304,7 +306,7 @@ def _start_server(module: str) -> None:
     from multiprocessing import forkserver
 
     forkserver.set_forkserver_preload([module])
-    with _server_environment(), _ignored_interrupt():
+    with _server_environment(), _ignored_signals():
         forkserver.ensure_running()
 
 
@@ -344,16 +346,21 @@ def _server_environment() -> Iterator[None]:
 
 
 @contextmanager
-def _ignored_interrupt() -> Iterator[None]:
-    """Ignore Ctrl-C, as a process that is started inside will: until its imports are done, it would complain of it."""
+def _ignored_signals() -> Iterator[None]:
+    """Ignore what ends a command, as a process that is started inside will.
+
+    A signal to the whole group must not end the server: its end is that of workers which write a checkpoint.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 # ---- in the workers --------------------------------------------------------------------------------------------------
@@ -429,6 +436,8 @@ def _begin_worker() -> None:
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # the server ignores it, and what is forked from it does
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -371,8 +371,9 @@ def wait_until(ready, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def test_ctrl_c_leaves_a_checkpoint_of_every_window(copy):
-    """The key reaches the command, its server and its workers alike."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_leaves_a_checkpoint_of_every_window(copy, number):
+    """The signal reaches the command, its server and its workers alike."""
     # every process imports this module when it starts
     (copy / "sitecustomize.py").write_text(SLOW)
     for path in (copy / "two" / "stages").glob("train.*"):
@@ -386,9 +387,9 @@ def test_ctrl_c_leaves_a_checkpoint_of_every_window(copy):
     wait_until(lambda: len(list(copy.glob("began.*"))) == 2, process)
     time.sleep(1.0)  # some steps of each
     others = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert re.fullmatch(
         r"drapes: interrupted during train\.\S+ and train\.\S+; finished stages are kept, a training in progress is"
         r" saved in a checkpoint; run the same command again to resume\n",

@@ -15,7 +15,7 @@ from test_cli import falling_columns
 from test_constituent_models import Still, Told
 from test_stages import SEARCH, context_of, cut_sample
 
-from drapes_hep.config import Config, TemplateConfig, TrainingConfig, load_config
+from drapes_hep.config import Config, TemplateConfig, TrainingConfig, load_config, make_config
 from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.diffusion.denoisers import FlowDenoiser
 from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, karras_steps
@@ -33,6 +33,7 @@ from drapes_hep.stages.generate import generate
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import skim
 from drapes_hep.stages.train import train
+from drapes_hep.studies.configurations import changed
 from drapes_hep.templates import feature_model
 from drapes_hep.templates.drapes_family import RECIPES
 from drapes_hep.templates.feature_model import BackgroundModel, FeatureTraining, fit_models
@@ -113,7 +114,13 @@ def test_the_angle_solver_starts_at_full_noise():
 def test_solver_and_steps_default_to_each_other():
     defaults = [settings("from_window", **given) for given in ({"solver": "angle"}, {"solver": "heun"})]
     chosen = TemplateConfig(method="from_window", steps_left=17)
-    assert [(c.solver, c.steps) for c in (*defaults, chosen)] == [("angle", 6), ("heun", 50), ("heun", 50)]
+    assert [c.sampler for c in (*defaults, chosen)] == [("angle", 6), ("heun", 50), ("heun", 50)]
+
+
+def test_a_changed_solver_has_its_own_number_of_steps():
+    """Defaults are not written into a configuration that is changed later."""
+    config = make_config({"name": "a", "data": {"path": "a.root"}})
+    assert changed(config, "template.solver=heun").template.sampler == ("heun", 50)
 
 
 def test_full_noise_takes_every_step():

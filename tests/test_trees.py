@@ -377,7 +377,9 @@ def test_a_search_says_once_what_runs_in_its_place(verb, without_lightgbm, monke
     monkeypatch.setattr(sequence, "check_plugins", lambda *_, **__: "")
     monkeypatch.setattr("drapes_hep.stages.hunt.hunt", lambda *_: None)
     config = SimpleNamespace(hunt=HuntConfig())
-    context = SimpleNamespace(reporter=SimpleNamespace(say=said.append), config=config, workers=1, table=None)
+    context = SimpleNamespace(
+        reporter=SimpleNamespace(say=said.append), config=config, workers=1, table=None, on_gpu=False
+    )
     sequence.run_verb(verb, context, [1, 2])
     assert said == [fallback_line()]
 

@@ -8,6 +8,7 @@ never imports it.
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,8 @@ def run_verb(verb: str, context: Context, windows: Sequence[Window]) -> None:
     """
     several = verb in _OF_WINDOWS and min(len(windows), context.workers) > 1
     apart = several and context.side_by_side and not context.on_gpu and not _of_main(context.config)
+    # a worker of a user's own pool may have no processes
+    apart = apart and not multiprocessing.current_process().daemon
     call = _call_apart if apart else _call
     call(_check, context, verb, windows)
     if verb in {"skim", "run"}:
@@ -197,9 +200,13 @@ def _run_window(context: Context, verb: str, window: Window) -> None:
 
 
 def _hunt(context: Context, windows: Sequence[Window]) -> None:
+    from threadpoolctl import threadpool_limits
+
     from drapes_hep.stages.hunt import hunt
 
-    hunt(context, windows)
+    # sums depend on the number of threads of the libraries
+    with threadpool_limits(1):
+        hunt(context, windows)
 
 
 # ---- classes of the configuration ------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ class Drapes(BackgroundMethod):
         from drapes_hep.templates.feature_templates import describe_sampler, levels
 
         config, schedule = self.config.template, model.denoiser.schedule
-        return describe_sampler(levels(config, schedule), schedule, config.solver)
+        return describe_sampler(levels(config, schedule), schedule, config.sampler[0])
 
     def scaled(self, model: BackgroundModel, x: FloatArray, mjj: FloatArray) -> FloatArray:
         """Return features, shape (n, d), in the coordinates that noise is added in."""

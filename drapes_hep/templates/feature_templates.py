@@ -43,11 +43,12 @@ def levels(config: TemplateConfig, schedule: Schedule) -> Tensor:
     ConfigError
         A strength outside the levels, or more steps left than there are.
     """
-    every = schedule.sampling_times(config.steps, config.sigma_min, config.sigma_max)
+    solver, most = config.sampler
+    every = schedule.sampling_times(most, config.sigma_min, config.sigma_max)
     partial = RECIPES[config.method].partial
-    if config.solver == "angle":
+    if solver == "angle":
         strength = float(config.strength or 0.0) if partial else _ratio(schedule, every[0])
-        return angle_steps(schedule, config.steps, strength)
+        return angle_steps(schedule, most, strength)
     if not partial:
         return every
     steps = config.steps_left
@@ -57,8 +58,8 @@ def levels(config: TemplateConfig, schedule: Schedule) -> Tensor:
             steps = strength_steps(sigma / alpha, float(config.strength or 0.0))
         except ValueError as error:
             raise ConfigError(f"template.strength: {error}") from None
-    if steps > config.steps:
-        raise ConfigError(f"template.steps_left: {steps} of {counted(config.steps, 'step')}")
+    if steps > most:
+        raise ConfigError(f"template.steps_left: {steps} of {counted(most, 'step')}")
     return every[-(steps + 1) :]
 
 
@@ -104,7 +105,7 @@ def make_template(
         levels(config, model.denoiser.schedule),
         copy=plan.copy,
         parents=start,
-        solver=config.solver,
+        solver=config.sampler[0],
         device=task.device,
         workers=task.workers,
         progress=task.progress,

@@ -307,7 +307,7 @@ class DrapesConstituents(BackgroundMethod):
             levels(template, model.jets.denoiser.schedule),
             start=start,
             start_mjj=None if parents is None else parents.mjj[plan.row],
-            solver=template.solver,
+            solver=template.sampler[0],
             device=task.device,
             workers=task.workers,
         )
