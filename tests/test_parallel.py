@@ -391,8 +391,8 @@ def test_an_interrupt_leaves_a_checkpoint_of_every_window(copy, number):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert re.fullmatch(
-        r"drapes: (interrupted|ended by SIG\w+) during train\.\S+ and train\.\S+; finished stages are kept, a training in"
-        r" progress is saved in a checkpoint; run the same command again to resume\n",
+        r"drapes: (interrupted|ended by SIG\w+) during train\.\S+ and train\.\S+; finished stages are kept, a training"
+        r" in progress is saved in a checkpoint; run the same command again to resume\n",
         err,
     )
     assert len(list(copy.glob("two/windows/*/model.*.checkpoint"))) == 2
