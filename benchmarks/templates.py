@@ -53,7 +53,7 @@ def plan_of(method: str, parents: EventTable | None, n: int) -> Plan:
 def sampler_of(background: BackgroundModel, config: TemplateConfig) -> dict[str, Any]:
     """Return the steps and network evaluations of a template."""
     schedule = background.denoiser.schedule
-    return describe_sampler(levels(config, schedule), schedule, config.solver)
+    return describe_sampler(levels(config, schedule), schedule, config.sampler[0])
 
 
 def generate(events: int) -> Work:
