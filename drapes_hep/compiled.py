@@ -10,10 +10,16 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["compiled", "exponentials"]
+__all__ = ["compiled", "exponentials", "inlined"]
 
 FloatArray = npt.NDArray[np.float64]
 F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+}
 
 
 def compiled(function: F) -> F:
@@ -31,11 +37,27 @@ def compiled(function: F) -> F:
     -------
     callable
     """
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
     try:
-        return cast(F, numba.njit(cache=True, **options)(function))
+        return cast(F, numba.njit(cache=True, **_OPTIONS)(function))
     except RuntimeError:  # there is no place to keep it
-        return cast(F, numba.njit(**options)(function))
+        return cast(F, numba.njit(**_OPTIONS)(function))
+
+
+def inlined(function: F) -> F:
+    """Compile a function as part of each compiled function that calls it.
+
+    Compiled on its own as well, it would exist twice, with its sums in another order; which of the two a caller uses
+    depends on what was compiled before, so that the first run of an installation would differ in the last digits.
+
+    Parameters
+    ----------
+    function : callable
+
+    Returns
+    -------
+    callable
+    """
+    return cast(F, numba.njit(inline="always", **_OPTIONS)(function))
 
 
 _POWERS = 2.0 ** np.arange(-1022, 1024)
@@ -44,7 +66,7 @@ _LOG2 = (0.693147180369123816490, 1.90821492927058770002e-10)
 _C2, _C3, _C4, _C5, _C6, _C7, _C8, _C9, _C10, _C11, _C12 = (1.0 / math.factorial(i) for i in range(2, 13))
 
 
-@compiled
+@inlined
 def exponentials(x: FloatArray, largest: float, out: FloatArray) -> None:
     """Write exp(min(x, largest)) to ``out``, to 1e-15 for |x| below 20 and 3e-14 elsewhere; at least exp(-700).
 

@@ -279,19 +279,12 @@ def copy(project, done, tmp_path, monkeypatch) -> Path:
 def contents(run: Path) -> dict[str, str]:
     """Hashes of the files, but for those with clocks."""
     files = [path for folder in ("windows", "skim") for path in (run / folder).rglob("*") if path.is_file()]
+    files += [run / name for name in ("results.json", "hunt.json", "hists.json")]
     return {
         str(path.relative_to(run)): file_hash(path)
         for path in files
         if path.exists() and "training.json" not in path.name
     }
-
-
-def numbers(value: object) -> list[object]:
-    """All values of a JSON tree, in order."""
-    if isinstance(value, dict | list):
-        inner = value.values() if isinstance(value, dict) else value
-        return [leaf for part in inner for leaf in numbers(part)]
-    return [value]
 
 
 def without_clocks(value: object) -> object:
@@ -313,12 +306,6 @@ def test_one_worker_and_two_give_the_same_files(project, done, monkeypatch):
         for place in (f"windows/{name}/training.json", f"stages/classify.{name}.json", f"stages/train.{name}.json"):
             first, second = (without_clocks(read_json(run / place)) for run in (project / "one", done))
             assert first == second, place
-    for place in ("results.json", "hunt.json", "hists.json"):
-        # the fits of all windows end within rounding of each other
-        first, second = (numbers(without_clocks(read_json(run / place))) for run in (project / "one", done))
-        assert len(first) == len(second)
-        for value, other in zip(first, second, strict=True):
-            assert value == (pytest.approx(other, rel=1e-6, abs=1e-9) if isinstance(other, float) else other), place
     first, second = (read_json(run / "manifest.json") for run in (project / "one", done))
     assert first["stages"].keys() == second["stages"].keys()
     assert first["config"] == second["config"]

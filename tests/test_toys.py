@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy import optimize, special, stats
 
 from drapes_hep.bumphunt.quantiles import poisson_quantiles
@@ -154,6 +159,26 @@ def test_exponentials():
     expected = np.exp(np.minimum(x, 80.0))
     np.testing.assert_allclose(out, expected, rtol=5e-14, atol=0)
     np.testing.assert_allclose(out[5001:], expected[5001:], rtol=2e-15, atol=0)
+
+
+FIRST_AND_LATER = """
+import hashlib, numpy as np
+from drapes_hep.spectrum.poisson import fit_poisson
+rng = np.random.default_rng(1)
+u = np.linspace(-1, 1, 60)
+mu = 300 * np.exp(-3 * u)
+fit = fit_poisson(rng.poisson(mu, (50, 60)).astype(float), u[:, None] ** np.arange(4), np.log(mu))
+print(hashlib.sha256(fit.coefficients.tobytes() + fit.deviance.tobytes()).hexdigest())
+"""
+
+
+def test_the_first_run_of_an_installation_has_the_numbers_of_later_ones(tmp_path):
+    """The first compiles, the second reads what the first has compiled."""
+    places = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", FIRST_AND_LATER]
+    first, later = (subprocess.run(words, env=places, capture_output=True, text=True, check=True) for _ in range(2))
+    assert first.stdout == later.stdout
+    assert len(list(tmp_path.rglob("*.nbc"))) == 1
 
 
 def test_the_tail_is_that_of_the_negative_binomial():

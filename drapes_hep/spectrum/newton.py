@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.compiled import compiled, exponentials
+from drapes_hep.compiled import compiled, exponentials, inlined
 
 __all__ = ["Design", "Nodes", "Results", "fit_rows", "make_design"]
 
@@ -152,7 +152,7 @@ def _design(k: int, design: bytes, fitted: bytes, precision: bytes) -> Design:
     )
 
 
-@compiled
+@inlined
 def _add(base: FloatArray, x: FloatArray, theta: FloatArray, eta: FloatArray) -> None:
     """Compute ln mu."""
     for i in range(len(eta)):
@@ -163,7 +163,7 @@ def _add(base: FloatArray, x: FloatArray, theta: FloatArray, eta: FloatArray) ->
             eta[i] += coefficient * x[a, i]
 
 
-@compiled
+@inlined
 def _objective(
     pairs: FloatArray, theta: FloatArray, statistic: FloatArray, precision: FloatArray, mu: FloatArray, sums: FloatArray
 ) -> float:
@@ -179,7 +179,7 @@ def _objective(
     return value
 
 
-@compiled
+@inlined
 def _invert(places: UIntArray, precision: FloatArray, sums: FloatArray, inverse: FloatArray) -> None:
     """Invert the penalised information, by Gauss-Jordan elimination: a positive definite matrix needs no pivots."""
     k, trace = len(precision), 0.0
@@ -204,7 +204,7 @@ def _invert(places: UIntArray, precision: FloatArray, sums: FloatArray, inverse:
                     inverse[a, b] -= factor * inverse[j, b]
 
 
-@compiled
+@inlined
 def _step(score: FloatArray, inverse: FloatArray, step: FloatArray) -> float:
     """Compute Newton's step, and its decrement."""
     decrement = 0.0
@@ -217,7 +217,7 @@ def _step(score: FloatArray, inverse: FloatArray, step: FloatArray) -> float:
     return decrement
 
 
-@compiled
+@inlined
 def _drop(decrement: float, k: int, inverse: FloatArray, reach: float) -> float:
     """Bound by how much L may still fall, or return infinity: see :func:`fit_rows`."""
     trace = 0.0
@@ -228,7 +228,7 @@ def _drop(decrement: float, k: int, inverse: FloatArray, reach: float) -> float:
     return 0.5 * decrement / psi if psi >= 0.5 else np.inf
 
 
-@compiled
+@inlined
 def _move(
     zero: FloatArray, x: FloatArray, step: FloatArray, eta: FloatArray, mu: FloatArray, delta: FloatArray
 ) -> None:
@@ -239,7 +239,7 @@ def _move(
         mu[i] *= 1.0 + delta[i] * (1.0 + delta[i] * (0.5 + delta[i] * (1.0 / 6.0)))
 
 
-@compiled
+@inlined
 def _minimise(
     design: Design,
     k: int,
@@ -298,7 +298,7 @@ def _minimise(
     return False
 
 
-@compiled
+@inlined
 def _constant(n: FloatArray, base: FloatArray, powers: FloatArray) -> float:
     """Compute half of what the deviance has besides the sum of mu and the products of X^T n."""
     total = 0.0
@@ -311,7 +311,7 @@ def _constant(n: FloatArray, base: FloatArray, powers: FloatArray) -> float:
     return total
 
 
-@compiled
+@inlined
 def _moments(eta: FloatArray, nodes: Nodes) -> tuple[float, float]:
     """Sum the moments of the bins' deviances."""
     mean, variance, last = 0.0, 0.0, len(nodes.moments) - 1.0
@@ -324,7 +324,7 @@ def _moments(eta: FloatArray, nodes: Nodes) -> tuple[float, float]:
     return mean, variance
 
 
-@compiled
+@inlined
 def _write(
     design: Design, k: int, constant: float, theta: FloatArray, statistic: FloatArray, curves: FloatArray, out: Results,
     r: int,
@@ -401,15 +401,18 @@ def fit_rows(
             statistic[a], best[a] = total, out.theta[r, a]
         _add(base, design.x, best[:least], eta)
         exponentials(eta, MAX_LOG, mu)
-        converged, terms = _minimise(design, least, -np.inf, best, statistic, inverse, curves), least
-        for more in range(least + 1, k + 1):
+        converged, terms = False, least
+        for more in range(least, k + 1):
             for i in range(bins):
                 before[0, i], before[1, i] = eta[i], mu[i]
             for a in range(k):
                 theta[a] = best[a] if a < terms else 0.0
             # without a fit so far, any will do
-            if _minimise(design, more, gain if converged else -np.inf, theta, statistic, inverse, curves):
-                converged, terms = True, more
+            lower = _minimise(design, more, gain if converged else -np.inf, theta, statistic, inverse, curves)
+            converged |= lower
+            # what the first fit has come to is kept
+            if lower or more == least:
+                terms = more
                 for a in range(k):
                     best[a] = theta[a]
             else:

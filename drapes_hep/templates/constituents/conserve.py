@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.compiled import compiled
+from drapes_hep.compiled import compiled, inlined
 
 __all__ = ["CLOSE_ENOUGH", "LOG_EXPONENTS", "JetSums", "conserve", "jet_sums"]
 
@@ -115,7 +115,7 @@ def conserve(
     return out[:, 0], out[:, 1:]
 
 
-@compiled
+@inlined
 def _prepare(fraction: FloatArray, delta: FloatArray, radius: float, own: FloatArray) -> None:
     """Write what is needed of a jet's constituents: shares, distances from their axis, and ln(r / R).
 
@@ -134,7 +134,7 @@ def _prepare(fraction: FloatArray, delta: FloatArray, radius: float, own: FloatA
         own[i, 3] = math.log(length) if 0.0 < length < 1.0 else 0.0
 
 
-@compiled
+@inlined
 def _at(own: FloatArray, log_exponent: float) -> tuple[float, float, float, float]:
     """Add a jet's constituents up: (transverse momentum, rapidity, azimuth, mass), about its axis, of shares."""
     # the factor on a distance is (r / R)^(a - 1)
@@ -154,14 +154,14 @@ def _at(own: FloatArray, log_exponent: float) -> tuple[float, float, float, floa
     return math.sqrt(square), rapidity, math.atan2(py, px), mass
 
 
-@compiled
+@inlined
 def _excess(own: FloatArray, log_exponent: float, pt: float, mass: float) -> float:
     """Compute by how much a jet of transverse momentum ``pt`` is too heavy."""
     transverse, _, _, heavy = _at(own, log_exponent)
     return heavy * (pt / transverse if transverse > 0.0 else 1.0) - mass
 
 
-@compiled
+@inlined
 def _exponent(own: FloatArray, pt: float, mass: float) -> float:
     """Find the exponent's logarithm: secants where both ends are bracketed, else bisection."""
     # a larger exponent brings constituents nearer to the axis: the mass falls
