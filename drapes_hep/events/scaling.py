@@ -31,7 +31,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from drapes_hep.errors import FitError, counted
-from drapes_hep.events.scaling_loops import Maps, interpolate, map_back, map_forward, to_units
+from drapes_hep.events.scaling_loops import REACH, Maps, interpolate, map_back, map_forward, to_units
 
 __all__ = ["Scaling", "fit_scaling", "scaling_from_dict"]
 
@@ -223,8 +223,7 @@ def _fit_even(x: FloatArray, weight: FloatArray) -> FloatArray:
 
 
 def _mass_basis(u: FloatArray, degree: int) -> FloatArray:
-    # scaled ln m rarely leaves [-3, 3], where Legendre polynomials are well conditioned
-    return np.asarray(np.polynomial.legendre.legvander(u / 3.0, degree), dtype=np.float64)
+    return np.asarray(np.polynomial.legendre.legvander(u / REACH, degree), dtype=np.float64)
 
 
 def _mass_bins(u: FloatArray) -> list[npt.NDArray[np.bool_]]:

@@ -7,14 +7,14 @@ distances add up from the median outwards, in the order that the two directions 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.compiled import compiled
+from drapes_hep.compiled import compiled, inlined
 
-__all__ = ["REACH", "Maps", "interpolate", "map_back", "map_forward", "to_units"]
+__all__ = ["REACH", "Maps", "interpolate", "legendre", "map_back", "map_forward", "to_units"]
 
 FloatArray = npt.NDArray[np.float64]
 Basis = tuple[float, float, float, float]
@@ -51,7 +51,7 @@ class Maps(NamedTuple):
     fine: FloatArray
 
 
-@compiled
+@inlined
 def _interval(value: float, knots: FloatArray) -> int:
     """Return the interval of rising knots that a value is in; the outer ones go on. NaN is in the first."""
     first, size = 0, len(knots) - 1
@@ -62,7 +62,7 @@ def _interval(value: float, knots: FloatArray) -> int:
     return first
 
 
-@compiled
+@inlined
 def _straight(value: float, xp: FloatArray, fp: FloatArray) -> float:
     """Interpolate; beyond the ends the mean slope of the outer ten knots goes on."""
     first, last = 0, len(xp) - 1
@@ -78,22 +78,29 @@ def _straight(value: float, xp: FloatArray, fp: FloatArray) -> float:
     return result
 
 
-@compiled
-def _legendre(mass: float, centre: float, width: float) -> Basis:
-    """Compute Legendre's polynomials of first to fourth order."""
-    t = (math.log(mass) - centre) / width / REACH
+def legendre(t: Any) -> tuple[Any, Any, Any, Any]:
+    """Compute Legendre's polynomials of first to fourth order, of a number or a tensor."""
     s = t * t
     return t, 1.5 * s - 0.5, (2.5 * s - 1.5) * t, (4.375 * s - 3.75) * s + 0.375
 
 
-@compiled
+_legendre = inlined(legendre)
+
+
+@inlined
+def _basis(mass: float, centre: float, width: float) -> Basis:
+    basis: Basis = _legendre((math.log(mass) - centre) / width / REACH)
+    return basis
+
+
+@inlined
 def _curve(basis: Basis, curves: FloatArray, k: int) -> float:
     b1, b2, b3, b4 = basis
     value: float = curves[k, 0] + b1 * curves[k, 1] + b2 * curves[k, 2] + b3 * curves[k, 3] + b4 * curves[k, 4]
     return value
 
 
-@compiled
+@inlined
 def _unit(y: float, basis: Basis, curves: FloatArray, units: FloatArray) -> float:
     """Map a value by the quantiles of a mass; the outer intervals go on."""
     middle, last = len(units) // 2, len(units) - 2
@@ -117,7 +124,7 @@ def _unit(y: float, basis: Basis, curves: FloatArray, units: FloatArray) -> floa
     return unit
 
 
-@compiled
+@inlined
 def _quantile(unit: float, basis: Basis, curves: FloatArray, units: FloatArray) -> float:
     """Undo :func:`_unit`."""
     middle = len(units) // 2
@@ -149,7 +156,7 @@ def to_units(y: FloatArray, mjj: FloatArray, maps: Maps, feature: int, out: Floa
     """Write the second map alone, of one feature, of what the first has given (n,)."""
     curves = maps.curves[feature]
     for i in range(len(y)):
-        basis = _legendre(mjj[i], maps.centre, maps.width)
+        basis = _basis(mjj[i], maps.centre, maps.width)
         out[i] = _unit(y[i], basis, curves, maps.units)
 
 
@@ -157,7 +164,7 @@ def to_units(y: FloatArray, mjj: FloatArray, maps: Maps, feature: int, out: Floa
 def map_forward(x: FloatArray, mjj: FloatArray, maps: Maps, out: FloatArray) -> None:
     """Write scaled features (n, d)."""
     for i in range(len(x)):
-        basis = _legendre(mjj[i], maps.centre, maps.width)
+        basis = _basis(mjj[i], maps.centre, maps.width)
         for j in range(x.shape[1]):
             y = _straight(x[i, j], maps.even[j, 0], maps.even[j, 1])
             unit = _unit(y, basis, maps.curves[j], maps.units)
@@ -168,7 +175,7 @@ def map_forward(x: FloatArray, mjj: FloatArray, maps: Maps, out: FloatArray) -> 
 def map_back(z: FloatArray, mjj: FloatArray, maps: Maps, out: FloatArray) -> None:
     """Write features (n, d) inside their domain."""
     for i in range(len(z)):
-        basis = _legendre(mjj[i], maps.centre, maps.width)
+        basis = _basis(mjj[i], maps.centre, maps.width)
         for j in range(z.shape[1]):
             unit = _straight(z[i, j], maps.fine, maps.levels[j])
             y = _quantile(unit, basis, maps.curves[j], maps.units)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from drapes_hep.events.scaling import Scaling
-from drapes_hep.events.scaling_loops import REACH
+from drapes_hep.events.scaling_loops import REACH, legendre
 
 __all__ = ["condition_tensor", "interpolate_tensor", "inverse_tensor", "scale_tensor"]
 
@@ -103,8 +103,7 @@ def interpolate_tensor(values: Tensor, xp: Tensor, fp: Tensor) -> Tensor:
 def _basis(scaling: Scaling, mjj: Tensor) -> Tensor:
     """Compute Legendre's polynomials up to the fourth order, shape (n, 5)."""
     t = condition_tensor(scaling, mjj)[:, 0] / REACH
-    s = t * t
-    return torch.stack([torch.ones_like(t), t, 1.5 * s - 0.5, (2.5 * s - 1.5) * t, (4.375 * s - 3.75) * s + 0.375], 1)
+    return torch.stack([torch.ones_like(t), *legendre(t)], dim=1)
 
 
 def _knots(basis: Tensor, curves: Tensor) -> Tensor:
