@@ -64,8 +64,8 @@ def count(events: int, cuts: int) -> Work:
 
 def with_cuts(sizes: Sizes) -> list[dict[str, int]]:
     """Return every number of events with all cuts, then every number of cuts with the first."""
-    most = sizes.cuts[-1]
-    return [{"events": n, "cuts": most} for n in sizes.events] + [
+    all_cuts = sizes.cuts[-1]
+    return [{"events": n, "cuts": all_cuts} for n in sizes.events] + [
         {"events": sizes.events[0], "cuts": cuts} for cuts in sizes.cuts[:-1]
     ]
 

@@ -80,8 +80,8 @@ def resonance_scan(windows: int, cuts: int, events: int = 100_000, masses: int =
 
 def by_windows_and_cuts(sizes: Sizes) -> list[dict[str, int]]:
     """Return every number of windows with all cuts, then every number of cuts with the most windows of a few."""
-    most, few = sizes.cuts[-1], min(4, sizes.windows[-1])
-    return [{"windows": n, "cuts": most} for n in sizes.windows] + [
+    all_cuts, few = sizes.cuts[-1], min(4, sizes.windows[-1])
+    return [{"windows": n, "cuts": all_cuts} for n in sizes.windows] + [
         {"windows": few, "cuts": cuts} for cuts in sizes.cuts[:-1]
     ]
 

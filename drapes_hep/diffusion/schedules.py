@@ -38,8 +38,8 @@ class Schedule(Protocol):
     def sampling_times(self, steps: int, sigma_min: float, sigma_max: float) -> Tensor:
         """Return the falling times (steps + 1,) of a sampler; a path that has its own ends ignores the noise levels."""
 
-    def times_at(self, angle: Tensor) -> Tensor:
-        """Return the times at which arctan(sigma / alpha) has these values, in [0, pi/2)."""
+    def times_at(self, ratio: Tensor) -> Tensor:
+        """Return the times at which sigma / alpha has these values; infinity only where the path has pure noise."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -71,9 +71,9 @@ class EDMSchedule:
         """Return :func:`karras_steps`."""
         return karras_steps(steps, sigma_min, sigma_max)
 
-    def times_at(self, angle: Tensor) -> Tensor:
-        """Return tan(angle)."""
-        return torch.tan(angle)
+    def times_at(self, ratio: Tensor) -> Tensor:
+        """Return ``ratio``."""
+        return ratio
 
     @property
     def config(self) -> dict[str, Any]:
@@ -97,9 +97,9 @@ class FlowSchedule:
         """Return :func:`even_steps`."""
         return even_steps(steps)
 
-    def times_at(self, angle: Tensor) -> Tensor:
-        """Return sin / (sin + cos)."""
-        return torch.sin(angle) / (torch.sin(angle) + torch.cos(angle))
+    def times_at(self, ratio: Tensor) -> Tensor:
+        """Return ratio / (1 + ratio), 1 at infinity."""
+        return 1.0 / (1.0 + 1.0 / ratio)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -138,11 +138,10 @@ def angle_steps(schedule: Schedule, n: int, strength: float) -> Tensor:
         raise ValueError(f"angle_steps needs n >= 1 and strength > 0, not {n} and {strength}")
     ends = math.atan(strength) * (1.0 - torch.arange(n + 1, dtype=torch.float64) / n) ** _ANGLE_POWER
     middles = (ends[1:] + ends[:-1]) / 2
-    angles = torch.cat([torch.stack([ends[:-1], middles], dim=1).flatten(), ends[-1:]])
-    times = schedule.times_at(angles)
-    # rounding must not move the ends
-    times[-1] = 0.0
-    return times
+    ratios = torch.cat([torch.stack([ends[:-1], middles], dim=1).flatten(), ends[-1:]]).tan()
+    # rounding must not move the end that the caller asked for
+    ratios[0] = strength
+    return schedule.times_at(ratios)
 
 
 def even_steps(n: int) -> Tensor:

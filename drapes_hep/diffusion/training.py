@@ -311,15 +311,15 @@ def train_together(
     """
     place = torch.device(device)
     limit = threads if place.type == "cpu" else None
-    most = together or stack_size(place, len(trainings))
+    size = together or stack_size(place, len(trainings))
     results: dict[int, TrainingResult] = {}
     alike: dict[Hashable, list[int]] = {}
     for i, training in enumerate(trainings):
         alike.setdefault(training.shapes() or i, []).append(i)
     with contextlib.nullcontext() if limit is None else kernel_threads(limit):
         for group in alike.values():
-            for first in range(0, len(group), most):
-                part = group[first : first + most]
+            for first in range(0, len(group), size):
+                part = group[first : first + size]
                 curves = train_stack([trainings[i].prepare(place) for i in part])
                 for i, curve in zip(part, curves, strict=True):
                     results[i] = TrainingResult(denoiser=trainings[i].denoiser, **vars(curve))

@@ -43,12 +43,12 @@ def levels(config: TemplateConfig, schedule: Schedule) -> Tensor:
     ConfigError
         A strength outside the levels, or more steps left than there are.
     """
-    solver, most = config.sampler
-    every = schedule.sampling_times(most, config.sigma_min, config.sigma_max)
+    solver, number = config.sampler
+    every = schedule.sampling_times(number, config.sigma_min, config.sigma_max)
     partial = RECIPES[config.method].partial
     if solver == "angle":
         strength = float(config.strength or 0.0) if partial else _ratio(schedule, every[0])
-        return angle_steps(schedule, most, strength)
+        return angle_steps(schedule, number, strength)
     if not partial:
         return every
     steps = config.steps_left
@@ -58,8 +58,8 @@ def levels(config: TemplateConfig, schedule: Schedule) -> Tensor:
             steps = strength_steps(sigma / alpha, float(config.strength or 0.0))
         except ValueError as error:
             raise ConfigError(f"template.strength: {error}") from None
-    if steps > most:
-        raise ConfigError(f"template.steps_left: {steps} of {counted(most, 'step')}")
+    if steps > number:
+        raise ConfigError(f"template.steps_left: {steps} of {counted(number, 'step')}")
     return every[-(steps + 1) :]
 
 
