@@ -147,7 +147,7 @@ def search(folder, columns, changes) -> dict:
     write_json(run.skim_info, {"accounting": {"requested": events, "processed": events, "lost": 0}})
     write_json(run.skim_hists, {})
     context = Context.of(Config.model_validate(tree), run, device="cpu", workers=1)
-    train._train(context, [WINDOW])
+    train._train(context, train._fits(context, [WINDOW]))
     generate._generate(context, WINDOW)
     classify._classify(context, WINDOW)
     classify._quality(context, WINDOW)

@@ -48,6 +48,7 @@ _SILENCE = 60.0
 """Seconds that a training may take without a word."""
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 _TRAINING = ("stages.train",)
@@ -91,8 +92,17 @@ def train_windows(context: Context, windows: Sequence[Window]) -> None:
 
 
 def _train_some(context: Context, windows: Sequence[Window]) -> None:
-    stages = [train_stage(context, window) for window in windows]
-    run_stages(context.run, stages, lambda due: _train(context, [windows[i] for i in due]), context.reporter)
+    stages, fits = [train_stage(context, window) for window in windows], list[_Fit]()
+
+    def work(due: Sequence[int]) -> list[list[Path]]:
+        fits.extend(_fits(context, [windows[i] for i in due]))
+        return _train(context, fits)
+
+    run_stages(context.run, stages, work, context.reporter)
+    # not before all are stamped: what ends meanwhile would train some again from their start
+    for fit in fits:
+        for old in checkpoints(fit.stem):
+            old.unlink()
 
 
 @dataclass(frozen=True)
@@ -105,31 +115,34 @@ class _Fit:
     events: EventTable
     part: IntArray
     hidden: tuple[tuple[float, float], ...]
+    stem: Path
+    """Of the trainings' checkpoints."""
 
 
-def _train(context: Context, windows: Sequence[Window]) -> list[list[Path]]:
-    """Train the models of windows; returns the files of each."""
+def _train(context: Context, fits: Sequence[_Fit]) -> list[list[Path]]:
+    """Train models; returns the files of each window."""
+    written = _fit(context, fits)
+    files: dict[str, list[Path]] = {}
+    for fit, paths in zip(fits, written, strict=True):
+        name = fit.window.name
+        if name not in files:
+            # a window's own model comes first; the closure test's has fewer sidebands
+            split = context.run.window(fit.window) / "split.parquet"
+            write_skim(split, {"event_id": fit.events.event_id, "part": fit.part.astype(np.int8)})
+            files[name] = [split]
+        files[name] += paths
+    return list(files.values())
+
+
+def _fits(context: Context, windows: Sequence[Window]) -> list[_Fit]:
+    """Return what is to be fitted for windows: the model of each, and the closure test's where it has one."""
     events = load_parents(context.run.events, context.config)
     # a skim may be weighted: it can serve others. Better refused before a training than after it
     unweighted(events.weight, "the selected events")
-    fits = [fit for window in windows for fit in _fits(context, window, events)]
-    written = _fit(context, fits)
-    files: list[list[Path]] = []
-    for window in windows:
-        split = context.run.window(window) / "split.parquet"
-        mine = [i for i, fit in enumerate(fits) if fit.window == window]
-        sidebands, part = fits[mine[0]].events, fits[mine[0]].part
-        write_skim(split, {"event_id": sidebands.event_id, "part": part.astype(np.int8)})
-        files.append([*(path for i in mine for path in written[i]), split])
-    # not before all models are there: one would be trained again if another's training is cut off
-    for fit in fits:
-        for old in checkpoints(_stem(context, fit)):
-            old.unlink()
-    return files
+    return [fit for window in windows for fit in _fits_of(context, window, events)]
 
 
-def _fits(context: Context, window: Window, events: EventTable) -> list[_Fit]:
-    """Return what is to be fitted for a window: its model, and the closure test's where it has one."""
+def _fits_of(context: Context, window: Window, events: EventTable) -> list[_Fit]:
     config, folder = context.config, context.run.window(window)
     _check_sample(context, window, events.mjj, events.event_id)
     sidebands = events.take(window.in_sidebands(events.mjj))
@@ -137,13 +150,17 @@ def _fits(context: Context, window: Window, events: EventTable) -> list[_Fit]:
     columns = [config.features.index(name) for name in config.classifier_features]
     check_resonant(config.classifier_features, sidebands.x[:, columns], sidebands.mjj)
     part = split_sidebands(sidebands.event_id, config.seed, config.training)
+
+    def fit(name: str, record: str, rows: BoolArray, hidden: tuple[tuple[float, float], ...]) -> _Fit:
+        stem = _stem(context, folder / name, hidden)
+        return _Fit(window, folder / name, record, sidebands.take(rows), part[rows], hidden, stem)
+
     hidden = ((window.lo, window.hi),)
-    fits = [_Fit(window, folder / "model", "training.json", sidebands, part, hidden)]
+    fits = [fit("model", "training.json", np.full(len(sidebands), True), hidden)]
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
         outside = (sidebands.mjj < pseudo[0]) | (sidebands.mjj >= pseudo[1])
-        fewer = (sidebands.take(outside), part[outside])
-        fits.append(_Fit(window, folder / "pseudo_model", "pseudo_training.json", *fewer, (*hidden, pseudo)))
+        fits.append(fit("pseudo_model", "pseudo_training.json", outside, (*hidden, pseudo)))
     return fits
 
 
@@ -165,14 +182,14 @@ def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: I
         raise FitError(unnumbered(str(error)) if config.blind else str(error)) from error
 
 
-def _stem(context: Context, fit: _Fit) -> Path:
+def _stem(context: Context, folder: Path, hidden: tuple[tuple[float, float], ...]) -> Path:
     """Return the stem of a training's checkpoints."""
     config = context.config
     part = part_of(config.model_dump(mode="json"), keys_of("train"))
     # named by all that the training depends on: a killed run resumes, a changed one starts afresh
-    hidden = [list(interval) for interval in fit.hidden]
-    key = content_hash([part, method_settings(config), hidden, file_hash(context.run.events), code_hash(*_TRAINING)])
-    return fit.folder.parent / f"{fit.folder.name}.{key[:12]}"
+    unseen = [list(interval) for interval in hidden]
+    key = content_hash([part, method_settings(config), unseen, file_hash(context.run.events), code_hash(*_TRAINING)])
+    return folder.parent / f"{folder.name}.{key[:12]}"
 
 
 def _fit(context: Context, fits: Sequence[_Fit]) -> list[list[Path]]:
@@ -180,7 +197,7 @@ def _fit(context: Context, fits: Sequence[_Fit]) -> list[list[Path]]:
     config, method = context.config, method_of(context.config)
     trainings = method.trainings()
     for fit in fits:
-        if training := unfinished(_stem(context, fit)):
+        if training := unfinished(fit.stem):
             what = fit.folder.name.replace("_", " ")
             context.reporter.say(
                 f"window {fit.window.name}: the interrupted training of the {what} resumes from the checkpoint of"
@@ -196,7 +213,7 @@ def _fit(context: Context, fits: Sequence[_Fit]) -> list[list[Path]]:
                 fit.hidden,
                 stage_seed(config.seed, fit.folder.name, fit.window.name),
                 device=context.device,
-                checkpoint=_stem(context, fit),
+                checkpoint=fit.stem,
                 progress=progress.watch(i, bar),
             )
             for i, fit in enumerate(fits)
