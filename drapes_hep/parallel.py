@@ -10,6 +10,7 @@ which others would wait.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import pickle
@@ -33,7 +34,7 @@ from drapes_hep.caller import from_shell, in_shell
 from drapes_hep.errors import DrapesError, exit_line, reason_of
 from drapes_hep.guard import enter, on_enter, stage
 
-__all__ = ["available_cores", "available_memory", "in_processes", "tell"]
+__all__ = ["available_cores", "available_memory", "in_processes", "may_start_processes", "tell"]
 
 R = TypeVar("R")
 
@@ -43,22 +44,51 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_GROUP = Path("/sys/fs/cgroup")
-"""The control group of a container, or of a batch job, as a process inside sees it."""
+_GROUPS = Path("/sys/fs/cgroup")
+"""The control groups of containers and batch jobs."""
+_MEMBERSHIP = Path("/proc/self/cgroup")
+"""Those of this process, as ``number:controllers:path``."""
 
 
-def available_memory(group: Path = _GROUP) -> int:
+def available_memory(groups: Path = _GROUPS, membership: Path = _MEMBERSHIP) -> int:
     """Return the memory in bytes that new processes can have: the machine's, or what a container's limit leaves."""
     available = int(psutil.virtual_memory().available)
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        # "max" is no limit, and neither is a file that is not there
-        with suppress(OSError, ValueError):
-            left = int((group / limit).read_text()) - int((group / used).read_text())
-            available = min(available, max(left, 0))
+    for group in _groups(groups, membership):
+        for limit, used, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            # "max" is no limit, and neither is a file that is not there
+            with suppress(OSError, ValueError):
+                left = int((group / limit).read_text()) - int((group / used).read_text())
+                # files that were read are counted, and make room where it is needed
+                left += _entry(group / "memory.stat", cache)
+                available = min(available, max(left, 0))
     return available
+
+
+def _groups(groups: Path, membership: Path) -> set[Path]:
+    """Return the folders of the control groups that this process is in, and of those around them."""
+    places = {groups, groups / "memory"}
+    with suppress(OSError):
+        for line in membership.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "memory"):
+                inner = Path(path.lstrip("/"))
+                places |= {groups / controllers / part for part in (inner, *inner.parents)}
+    return places
+
+
+def _entry(path: Path, name: str) -> int:
+    """Return a number of a file of names and numbers, 0 without it."""
+    with suppress(OSError, ValueError):
+        return int(dict(line.split(maxsplit=1) for line in path.read_text().splitlines()).get(name, 0))
+    return 0
+
+
+def may_start_processes() -> bool:
+    """Whether this process may have children: a worker of a user's own ``multiprocessing.Pool`` may not."""
+    return not multiprocessing.current_process().daemon
 
 
 def in_processes(
@@ -100,11 +130,8 @@ def in_processes(
         If a process dies; or as a call raises it, the first of them if several do: calls that come after it are
         stopped, those before it are finished.
     """
-    # a worker of a user's own pool may have no processes
-    alone = multiprocessing.current_process().daemon
-    if alone or (not apart and (workers <= 1 or len(arguments) <= 1)):
-        for call in arguments:
-            yield function(*call)
+    if not may_start_processes() or (not apart and (workers <= 1 or len(arguments) <= 1)):
+        yield from _in_turn(function, arguments, hear)
         return
     pool = _Pool(function, arguments, hear, preload or function.__module__)
     try:
@@ -112,6 +139,19 @@ def in_processes(
     finally:
         # whatever happened, nobody wants to wait for the work under way
         pool.stop()
+
+
+def _in_turn(
+    function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], hear: Callable[[int, Any], None]
+) -> Iterator[R]:
+    """Call a function for each of many arguments in this process."""
+    before = _Parent.ear
+    try:
+        for i, call in enumerate(arguments):
+            _Parent.ear = functools.partial(hear, i)
+            yield function(*call)
+    finally:
+        _Parent.ear = before
 
 
 # ---- in the parent ---------------------------------------------------------------------------------------------------
@@ -228,7 +268,7 @@ class _Pool:
         if not failure.users:
             raise error
         self._failures[worker.call] = error
-        failed, worker.call = worker.call, None
+        failed, worker.call, worker.stage = worker.call, None, ""
         later = [other for other in self._workers if other.call is not None and other.call > failed]
         _stop(later)
         self._workers = [other for other in self._workers if other not in later]
@@ -265,10 +305,15 @@ def _death(worker: _Worker) -> str:
     if status < 0:
         reasons = {9: " (out of memory? use fewer workers)", 11: " (a crash in compiled code)"}
         how = f"was killed by signal {-status}{reasons.get(-status, '')}{during}"
+    elif status == _ENDED:
+        how = f"was ended by SIGTERM{during}"
     else:
         how = f"exited{during} without a result: its code called os._exit or similar (status {status})"
     return f"a worker process {how}; finished work is kept: run the same command again to resume"
 
+
+_ENDED = 128 + signal.SIGTERM
+"""Status of a worker that was asked to leave."""
 
 _PATIENCE = 5.0
 """Seconds within which a process that has closed its pipe ends."""
@@ -367,15 +412,19 @@ def _ignored_signals() -> Iterator[None]:
 
 
 class _Parent:
-    """The worker's end of the pipe, which several threads may use."""
+    """The worker's end of the pipe, which several threads may use; for a call in this process, what hears it."""
 
     pipe: Connection | None = None
     lock = threading.Lock()
+    ear: Callable[[Any], None] | None = None
 
 
 def tell(message: Any) -> None:
-    """Send something small to the parent's ``hear``; nothing where there is no parent, or it has no more use for it."""
-    _send(_Message("told", message))
+    """Send something small to the caller's ``hear``; nothing where there is none, or it has no more use for it."""
+    if _Parent.ear is not None:
+        _Parent.ear(message)
+    else:
+        _send(_Message("told", message))
 
 
 def _send(message: _Message) -> None:
@@ -394,11 +443,15 @@ def _serve(pipe: Connection, function: Callable[..., Any], environment: Mapping[
     try:
         with from_shell() if shell else nullcontext():
             while True:
-                _send(_ended(function, pipe.recv()))
+                ended = _ended(function, pipe.recv())
+                try:
+                    _send(ended)
+                except Exception as error:  # a result that cannot be pickled: nothing of it has been sent
+                    _send(_Message("failure", _failure(error)))
     except (EOFError, OSError):
         return
     except KeyboardInterrupt:
-        os._exit(128 + signal.SIGTERM)
+        os._exit(_ENDED)
 
 
 def _ended(function: Callable[..., Any], call: tuple[Any, ...]) -> _Message:

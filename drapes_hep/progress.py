@@ -213,7 +213,8 @@ class Board:
             if self._progress is not None:
                 self._show(self._progress, (worker, message.number), message)
         elif self._progress is not None and self._drawn:
-            self._progress.console.print(Text(printable(message.text)), soft_wrap=True)
+            with suppress(OSError, ValueError):  # nobody able to read a line is no reason to end the work
+                self._progress.console.print(Text(printable(message.text)), soft_wrap=True)
         else:
             self._reporter.say(message.text)
 

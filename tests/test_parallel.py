@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import multiprocessing
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from conftest import ROOT
 from rich.console import Console
 from test_cli import drapes
 from test_stages import SEARCH, WINDOWS, cut_sample
-from worker_calls import add_entries, answer, fail, leave, speak
+from worker_calls import add_entries, answer, answers, fail, leave, speak, unpicklable
 
 from drapes_hep import Search, parallel, progress
 from drapes_hep.config import load_config
@@ -81,6 +82,7 @@ def test_the_first_call_that_fails_is_told_and_those_after_it_are_stopped(tmp_pa
         ("os._exit", r"a worker process exited during classify.A without a result: its code called os._exit or simil"),
         ("exit", r"classify.A: ended by sys.exit\(3\) in .*worker_calls.py, line \d+: code in a search must not exit"),
         ("user's", "^one line$"),
+        ("ended", "a worker process was ended by SIGTERM during classify.A; fin"),
     ],
 )
 def test_a_worker_that_ends_is_one_line(how, words):
@@ -94,12 +96,31 @@ def test_a_defect_keeps_its_traceback_whatever_its_class():
     assert 'raise Odd("this", "that")' in str(caught.value.__cause__)
 
 
+def test_a_result_that_cannot_be_sent_is_an_error_of_its_call():
+    with pytest.raises((TypeError, AttributeError, RuntimeError), match="pickle"):
+        list(in_processes(unpicklable, [(0,), (1,)], 2))
+
+
 def test_what_calls_tell_arrives_with_their_number_and_their_stage_is_this_process_s():
     heard, stages = [], []
     list(in_processes(speak, [(0,), (1,)], 2, hear=lambda *words: (heard.append(words), stages.append(stage()))))
     assert sorted(heard) == [(call, word) for call in (0, 1) for word in range(3)]
     assert {"stage 0", "stage 1"} & {name for names in stages for name in names.split(" and ")}
     assert stage() == ""
+
+
+def test_calls_in_turn_tell_this_process_too():
+    heard = []
+    list(in_processes(speak, [(0,), (1,)], 1, hear=lambda *words: heard.append(words)))
+    assert heard == [(call, word) for call in (0, 1) for word in range(3)]
+
+
+def test_a_worker_of_a_users_own_pool_does_its_calls_itself():
+    """Its processes may have no children."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        first, second = pool.apply(answers, (7,))
+    assert first == second
+    assert first[1] != os.getpid()
 
 
 @pytest.mark.parametrize(
@@ -114,13 +135,34 @@ def test_a_container_s_limit_bounds_the_memory(tmp_path, limits, expected):
     for name, text in limits.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert available_memory(tmp_path) == expected
+    assert available_memory(tmp_path, tmp_path / "none") == expected
+
+
+@pytest.mark.parametrize(
+    ("membership", "folder", "files"),
+    [
+        ("0::/jobs/a", "jobs", ("memory.max", "memory.current")),
+        ("7:memory:/jobs/a", "memory/jobs/a", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+    ],
+)
+def test_a_batch_job_s_limit_is_that_of_its_group_or_of_one_around_it(tmp_path, membership, folder, files):
+    (tmp_path / folder).mkdir(parents=True)
+    for name, text in zip(files, ("3000", "1000"), strict=True):
+        (tmp_path / folder / name).write_text(text)
+    (tmp_path / "membership").write_text(f"3:cpu:/elsewhere\n{membership}\n")
+    assert available_memory(tmp_path, tmp_path / "membership") == 2000
+
+
+def test_files_that_were_read_take_no_memory_of_a_container(tmp_path):
+    for name, text in (("max", "3000"), ("current", "2900"), ("stat", "anon 400\ninactive_file 1500\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert available_memory(tmp_path, tmp_path / "none") == 1600
 
 
 def test_without_a_limit_memory_is_the_machine_s(tmp_path, monkeypatch):
     monkeypatch.setattr(parallel.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 12345}))
     (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory(tmp_path) == 12345
+    assert available_memory(tmp_path, tmp_path / "none") == 12345
 
 
 # ---- lines and bars --------------------------------------------------------------------------------------------------
@@ -212,6 +254,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 PLUGIN = """
+import multiprocessing
 import os
 from pathlib import Path
 from drapes_hep.cwola.trees import Trees
@@ -435,7 +478,7 @@ def processes(monkeypatch) -> list[int]:
     """Numbers of the processes that windows were given, where none is started."""
     asked: list[int] = []
     monkeypatch.setattr(sequence, "_check", lambda *_: None)
-    monkeypatch.setattr(sequence, "_run_window", lambda *_: asked.append(0))
+    monkeypatch.setattr(sequence, "_run_window", lambda *_, **__: asked.append(0))
     monkeypatch.setattr(sequence, "_in_workers", lambda *words: asked.append(words[-1]))
     return asked
 

@@ -493,7 +493,7 @@ def test_windows_are_trained_together_on_a_gpu(project, copy, monkeypatch):
     monkeypatch.setattr("drapes_hep.stages.train.train_windows", lambda _, windows: asked.append(len(windows)))
     context = context_of(project, copy)
     run_verb("train", context, context.windows)
-    assert asked[0] == 2
+    assert asked == [2]
 
 
 def test_of_windows_trained_together_those_that_are_done_stay(project, copy):

@@ -372,7 +372,7 @@ def test_the_reason_is_one_line(without_lightgbm):
 def test_a_search_says_once_what_runs_in_its_place(verb, without_lightgbm, monkeypatch):
     said = []
     monkeypatch.setattr(sequence, "_long_stages", lambda *_: [])
-    monkeypatch.setattr(sequence, "_run_window", lambda *_: None)
+    monkeypatch.setattr(sequence, "_run_window", lambda *_, **__: None)
     monkeypatch.setattr(sequence, "_skim", lambda *_: None)
     monkeypatch.setattr(sequence, "check_plugins", lambda *_, **__: "")
     monkeypatch.setattr("drapes_hep.stages.hunt.hunt", lambda *_: None)

@@ -10,13 +10,18 @@ from pathlib import Path
 
 from drapes_hep.errors import DrapesError, FitError, InputError
 from drapes_hep.guard import enter
-from drapes_hep.parallel import tell
+from drapes_hep.parallel import in_processes, tell
 from drapes_hep.pipeline.run_directory import open_run, update_manifest
 
 
 def answer(number: int) -> tuple[int, int]:
     """Return the number, and which process was asked."""
     return number, os.getpid()
+
+
+def answers(number: int) -> list[tuple[int, int]]:
+    """Return the number and who was asked, twice, from processes of its own."""
+    return list(in_processes(answer, [(number,), (number,)], 2))
 
 
 def pause(folder: Path, number: int) -> None:
@@ -51,9 +56,17 @@ def fail(folder: Path, number: int) -> int:
     return number
 
 
+def unpicklable(number: int) -> object:
+    """Return what no other process can be given."""
+    return lambda: number
+
+
 def leave(how: str) -> None:
     """Leave in one of many ways."""
     enter("classify.A")
+    if how == "ended":
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
     if how == "defect":
         raise Odd("this", "that")
     if how == "exit":

@@ -1,7 +1,7 @@
 """Features divided into bins once, for all trees that are trained on the same events.
 
-The edges rest on the values and weights of all events that are passed, never on their classes: they are the same
-whichever of the events are data. Events that a fold scores may therefore take part in them without a leak.
+The edges rest on the values and weights of all events that are passed, as they are before classes are balanced, never
+on their classes. Events that a fold scores may therefore take part in them without a leak.
 """
 
 from __future__ import annotations

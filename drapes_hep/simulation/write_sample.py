@@ -7,10 +7,9 @@ whole; what the file holds is said in ``FILE.json`` and in its own metadata.
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +29,7 @@ from drapes_hep.events.schema import CONSTITUENT_FIELDS, JET_FIELDS
 from drapes_hep.events.skims import read_skim, write_skim, write_truth
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.files import atomic_path, content_hash, file_hash, read_json, write_json
-from drapes_hep.parallel import in_processes
+from drapes_hep.parallel import in_processes, tell
 from drapes_hep.progress import Reporter
 from drapes_hep.simulation.blocks import MOST_OBJECTS, Account, make_block
 from drapes_hep.simulation.detector import DETECTORS, Objects
@@ -262,32 +261,27 @@ def _make_blocks(order: Order, folder: Path, workers: int, reporter: Reporter) -
     if done:
         reporter.say(f"already simulated: {done} of {counted(order.events, 'event')}")
     with reporter.bar("simulate", order.events) as update:
+        inside = dict.fromkeys(range(len(todo)), 0)
+
+        def hear(call: int, events: int) -> None:
+            inside[call] = events
+            update(done + sum(inside.values()))
+
         update(done)
-        if workers == 1 or len(todo) <= 1:
-            for index in todo:
-                _make(order, folder, index, functools.partial(_add, update, done))
-                done += order.block_events(index)
-            return
-        for index in in_processes(_make, [(order, folder, index) for index in todo], workers):
-            done += order.block_events(index)
-            update(done)
+        for _ in in_processes(_make, [(order, folder, index) for index in todo], workers, hear=hear):
+            pass
 
 
-def _add(update: Callable[[int], None], before: int, inside: int) -> None:
-    update(before + inside)
-
-
-def _make(order: Order, folder: Path, index: int, progress: Callable[[int], None] = lambda _: None) -> int:
-    """Make one block and keep it."""
-    block = make_block(order.process, order.seed, index, order.block_events(index), progress)
+def _make(order: Order, folder: Path, index: int) -> None:
+    """Make one block and keep it; what is made meanwhile is told."""
+    block = make_block(order.process, order.seed, index, order.block_events(index), tell)
     path, account = _block_file(order, folder, index), json.dumps(asdict(block.account))
     if order.format == "skim":
         write_skim(path, _jets(block.objects), {"account": account})
-        return index
+        return
     columns = {name: getattr(block.objects, name).astype(np.float32) for name in ("pt", "eta", "phi")}
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, allow_pickle=False, offsets=block.objects.offsets, account=np.array(account), **columns)
-    return index
 
 
 def _jets(objects: Objects) -> dict[str, AwkwardArray]:

@@ -8,12 +8,11 @@ never imports it.
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from drapes_hep.errors import ConfigError, counted
-from drapes_hep.parallel import available_memory, in_processes, tell
+from drapes_hep.parallel import available_memory, in_processes, may_start_processes, tell
 from drapes_hep.progress import Relay, board
 
 if TYPE_CHECKING:
@@ -61,9 +60,7 @@ def run_verb(verb: str, context: Context, windows: Sequence[Window]) -> None:
         any of them runs; or as the stages do.
     """
     several = verb in _OF_WINDOWS and min(len(windows), context.workers) > 1
-    apart = several and context.side_by_side and not context.on_gpu and not _of_main(context.config)
-    # a worker of a user's own pool may have no processes
-    apart = apart and not multiprocessing.current_process().daemon
+    apart = several and _can_run_apart(context)
     call = _call_apart if apart else _call
     call(_check, context, verb, windows)
     if verb in {"skim", "run"}:
@@ -72,6 +69,10 @@ def run_verb(verb: str, context: Context, windows: Sequence[Window]) -> None:
         (_run_side_by_side if apart else _run_in_turn)(verb, context, windows)
     if verb in {"hunt", "run"}:
         call(_hunt, context, windows)
+
+
+def _can_run_apart(context: Context) -> bool:
+    return context.side_by_side and not context.on_gpu and not _of_main(context.config) and may_start_processes()
 
 
 def _of_main(config: Config) -> bool:
@@ -101,12 +102,13 @@ def _run_in_turn(verb: str, context: Context, windows: Sequence[Window]) -> None
 
     On a GPU the models of all windows are trained as one stack: one alone does not fill it.
     """
-    if context.on_gpu and verb in {"train", "run"}:
+    trained = context.on_gpu and verb in {"train", "run"}
+    if trained:
         from drapes_hep.stages.train import train_windows
 
         train_windows(context, windows)
     for window in windows:
-        _run_window(context, verb, window)
+        _run_window(context, verb, window, trained=trained)
 
 
 def _run_side_by_side(verb: str, context: Context, windows: Sequence[Window]) -> None:
@@ -193,10 +195,10 @@ def _long_stages(verb: str, context: Context, windows: Sequence[Window]) -> list
     return stages
 
 
-def _run_window(context: Context, verb: str, window: Window) -> None:
+def _run_window(context: Context, verb: str, window: Window, *, trained: bool = False) -> None:
     from drapes_hep.stages.steps import run_window
 
-    run_window(verb, context, window)
+    run_window(verb, context, window, trained=trained)
 
 
 def _hunt(context: Context, windows: Sequence[Window]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from threadpoolctl import threadpool_limits
 
 from drapes_hep.bumphunt import signal_shapes  # noqa: F401  checks need it
+from drapes_hep.cwola.classifiers import find_classifier
 from drapes_hep.kernels import kernel_threads
 from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.pipeline.context import Context
@@ -22,6 +23,7 @@ from drapes_hep.stages import hunt  # noqa: F401  so that it is forked with the 
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.generate import generate
 from drapes_hep.stages.train import train
+from drapes_hep.templates.registry import method_of
 
 __all__ = ["run_window"]
 
@@ -30,7 +32,7 @@ for _stage in ("train", "generate", "classify", "skim_table"):
     code_hash(f"stages.{_stage}")
 
 
-def run_window(verb: str, context: Context, window: Window) -> None:
+def run_window(verb: str, context: Context, window: Window, *, trained: bool = False) -> None:
     """Run the stages of a verb that each window has.
 
     Parameters
@@ -38,14 +40,20 @@ def run_window(verb: str, context: Context, window: Window) -> None:
     verb : {"train", "generate", "classify", "run"}
     context : Context
     window : Window
+    trained : bool
+        Whether its model has been trained already, together with those of other windows.
 
     Raises
     ------
     DrapesError
         As the stages do.
     """
+    # libraries are limited to one thread if they are loaded: those of a user's classes, too
+    config = context.config
+    method_of(config)
+    find_classifier(config.cwola.classifier, config.folder)
     with _one_thread(context):
-        if verb in {"train", "run"}:
+        if verb in {"train", "run"} and not trained:
             train(context, window)
         if verb in {"generate", "run"}:
             generate(context, window)

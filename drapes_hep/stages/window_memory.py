@@ -15,6 +15,7 @@ from drapes_hep.errors import DrapesError
 from drapes_hep.events.skims import read_skim
 from drapes_hep.pipeline.context import Context
 from drapes_hep.regions import Window
+from drapes_hep.stages.derived import needs_simulation
 
 __all__ = ["window_memory"]
 
@@ -40,9 +41,12 @@ def window_memory(context: Context, window: Window) -> int:
     """
     try:
         mjj = np.asarray(read_skim(context.run.events, ("mjj",))["mjj"])
+        events = len(mjj)
+        if needs_simulation(context):
+            events += len(read_skim(context.run.simulation, ("mjj",)))
     except DrapesError:  # the stages say what is wrong with the skim, or that there is none
         return _FIXED
     template = context.config.template.oversample * int(window.in_signal_region(mjj).sum())
     # mass, weight and identity, too
     row = 8 * (len(context.config.features) + 3)
-    return _FIXED + int(row * (_COPIES * len(mjj) + _TEMPLATE_COPIES * template))
+    return _FIXED + int(row * (_COPIES * events + _TEMPLATE_COPIES * template))

@@ -29,13 +29,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from drapes_hep.errors import FitError
+from drapes_hep.errors import DrapesError, FitError
 from drapes_hep.interrupts import uninterrupted
 from drapes_hep.training.checkpoint import Checkpoint
 from drapes_hep.training.curves import Epoch, TrainingCurve
@@ -179,11 +180,13 @@ def train_stack(trainings: Sequence[NetworkTraining[Any]]) -> list[TrainingCurve
         loop.restore()
     try:
         _take_steps(loops)
-    except (KeyboardInterrupt, FitError):
+    except BaseException:
+        # whatever ends one training, the others can go on from here
         with uninterrupted():
             for loop in loops:
                 if not loop.ended:
-                    loop.save()
+                    with suppress(DrapesError):
+                        loop.save()
         raise
     return [loop.curve() for loop in loops]
 
