@@ -10,16 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from templates import FEATURES, events
+from columns import FEATURES, scaling_of, table
+from record import timed
 
 from drapes_hep.compiled import exponentials
-from drapes_hep.events.scaling import Scaling, fit_scaling
+from drapes_hep.events.scaling import Scaling
 from drapes_hep.rng import event_normals
 from drapes_hep.templates.constituents.conserve import conserve
 
@@ -53,12 +53,7 @@ def in_passes(scaling: Scaling, x: np.ndarray, mjj: np.ndarray, *, back: bool) -
 def seconds(call: Callable[[], object], rounds: int) -> float:
     """Measure CPU time; the first call, which may compile, does not count."""
     call()
-    times = []
-    for _ in range(rounds):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
+    return statistics.median(timed(call)[0] for _ in range(rounds))
 
 
 def peak(call: Callable[[], object]) -> int:
@@ -80,10 +75,7 @@ def jets(n: int) -> tuple[np.ndarray, ...]:
 
 def measure(n: int, rounds: int) -> list[dict[str, float | str]]:
     """Measure every part."""
-    sidebands, inside = events(60_000, 1), events(n, 2)
-    weight = np.ones(len(sidebands))
-    scaling = fit_scaling("quantile", sidebands.x, sidebands.mjj, weight, [(0.0, np.inf)] * len(FEATURES))
-    x, mjj, ids = inside.x, inside.mjj, inside.event_id
+    scaling, (x, mjj), ids = scaling_of(), table(n, 2), np.arange(n)
     z = scaling.forward(x, mjj)
     # distances between the median and the event's own place, one at least; the last map moves it little
     interval = np.clip(np.searchsorted(scaling.maps.units, z, side="right") - 1, 0, 29)
@@ -93,12 +85,12 @@ def measure(n: int, rounds: int) -> list[dict[str, float | str]]:
     exponential = seconds(lambda: [exponentials(some, 0.0, room) for _ in range(50)], rounds) / (50 * len(some))
     copy = seconds(lambda: [np.copyto(copied, x) for _ in range(20)], rounds) / (20 * n)
     parts: list[tuple[str, int, Callable[[], object], Callable[[], object] | None, float]] = [
-        ("noise", n, lambda: event_normals(1, ids, size=len(FEATURES)), None, 0.0),
+        ("noise", n, lambda: event_normals(1, ids, size=FEATURES), None, 0.0),
         ("scaling", n, lambda: scaling.forward(x, mjj), lambda: in_passes(scaling, x, mjj, back=False), terms),
         ("scaling back", n, lambda: scaling.inverse(z, mjj), lambda: in_passes(scaling, z, mjj, back=True), terms),
         ("jets of 40", len(of_jets[3]), lambda: conserve(*of_jets), None, 0.0),
     ]
-    table: list[dict[str, float | str]] = []
+    rows: list[dict[str, float | str]] = []
     for name, number, call, passes, exponentials_each in parts:
         wall = seconds(call, rounds) / number
         row: dict[str, float | str] = {"part": name, "per_s": 1.0 / wall, "bytes": peak(call) / number}
@@ -107,8 +99,8 @@ def measure(n: int, rounds: int) -> list[dict[str, float | str]]:
             row["bytes_in_passes"] = peak(passes) / number
             row["share_of_exponentials"] = exponentials_each * exponential / wall
             row["share_of_copy"] = copy / wall
-        table.append(row)
-    return table
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
@@ -118,17 +110,17 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=3, help="the median of these is given")
     arguments = parser.parse_args()
-    table = measure(arguments.events, arguments.rounds)
+    rows = measure(arguments.events, arguments.rounds)
     columns = ("per_s", "ratio", "bytes", "bytes_in_passes", "share_of_exponentials", "share_of_copy")
     titles = ("per second", "of passes", "bytes each", "in passes", "exponentials", "copy")
     print(f"{'part':14}" + "".join(f"{title:>14}" for title in titles))
-    for row in table:
+    for row in rows:
         values = [row.get(name, "") for name in columns]
         formats = (",.0f", ".1f", ",.0f", ",.0f", ".2f", ".3f")
         cells = ["" if value == "" else format(value, form) for value, form in zip(values, formats, strict=True)]
         print(f"{row['part']:14}" + "".join(f"{cell:>14}" for cell in cells))
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

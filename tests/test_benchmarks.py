@@ -27,6 +27,11 @@ def bench():
             del sys.modules[name]
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
+def test_a_benchmark_has_what_it_imports(bench, name):
+    import_module(name)
+
+
 def test_run_writes_records_with_all_fields(bench, tmp_path, capsys):
     path = tmp_path / "now.json"
     words = ["--quick", "--only", "noise", "--events", "200", "--rounds", "1", "-o", str(path)]
