@@ -24,9 +24,9 @@ CONFIG = {
     "name": "paper_window",
     "features": list(FEATURES),
     "mass": {"range": [2700, 6000], "sqrt_s": 13000, "fit": "dijet4"},
-    "windows": {"width": 400, "step": 400, "first": 3300, "last": 3300},
+    "windows": {"width": 400, "step": 400, "first": 3600, "last": 3600},
     "template": {"method": "from_noise", "oversample": 5},
-    "training": {"epochs": 15, "ema": 0.995, "pseudo_window": "none"},
+    "training": {"epochs": 10, "ema": 0.995, "pseudo_window": "none"},
     "cwola": {"classifier": "trees", "ensemble": 10, "folds": 5},
     "blind": False,
 }

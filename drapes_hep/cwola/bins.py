@@ -64,8 +64,13 @@ def bin_edges(values: FloatArray, weight: FloatArray) -> FloatArray:
         Between the values where these are few.
     """
     keep = (weight > 0) & ~np.isnan(values)
-    order = np.argsort(values[keep], kind="stable")
-    values, below = values[keep][order], np.cumsum(weight[keep][order])
+    values, weight = values[keep], weight[keep]
+    if (weight == weight[:1]).all():
+        # ten times faster than an order of the events
+        values, below = np.sort(values), weight[:1] * np.arange(1, len(values) + 1)
+    else:
+        order = np.argsort(values, kind="stable")
+        values, below = values[order], np.cumsum(weight[order])
     distinct = values[np.concatenate([values[:1] == values[:1], np.diff(values) > 0])]
     if len(distinct) <= BINS:
         return np.asarray((distinct[1:] + distinct[:-1]) / 2)

@@ -51,8 +51,9 @@ _BINNING = {
 """LightGBM's parameters of a data set."""
 
 _BOOSTING = {
-    "objective": "binary",
-    "metric": "binary_logloss",
+    # the gradients and the loss are ours, see _CrossEntropy
+    "objective": "none",
+    "metric": "None",
     "min_data_in_leaf": 20,
     "min_sum_hessian_in_leaf": 1e-3,
     "lambda_l2": 0.0,
@@ -200,36 +201,94 @@ def _data_set(numbers: Float32Array) -> Any:
     """Return numbers of bins as LightGBM's data set, of which trainings take rows."""
     import lightgbm
 
-    # every event counts where bins are looked for; by default a random choice of 200,000
+    # every event counts where bins are looked for; by default a random choice of 200,000. It reads column by column
     settings = {**_BINNING, "bin_construct_sample_cnt": max(len(numbers), 1)}
-    return lightgbm.Dataset(numbers, label=np.zeros(len(numbers)), params=settings).construct()
+    columns = np.asfortranarray(numbers)
+    return lightgbm.Dataset(columns, label=np.zeros(len(numbers)), params=settings).construct()
+
+
+class _CrossEntropy:
+    """Weighted cross-entropy of events, as a function of their trees' sum, in single precision as LightGBM's gradients.
+
+    LightGBM's own takes an exponential and a logarithm per event that are not vectorised: a quarter of a training.
+    """
+
+    def __init__(self, y: IntArray, weight: FloatArray, start: float) -> None:
+        self._sign = np.where(y == 1, -1, 1).astype(np.float32)
+        self._weight = weight.astype(np.float32)
+        self._sum = float(self._weight.sum(dtype=np.float64))
+        self._start = np.float32(start)
+
+    def _exponential(self, trees: FloatArray) -> Float32Array:
+        """Return exp(-z) for the log-odds z of each event's own class."""
+        odds = trees.astype(np.float32)
+        odds += self._start
+        odds *= self._sign
+        # the loss of an event of no odds is 80, its gradient its weight
+        return np.exp(np.minimum(odds, np.float32(80), out=odds), out=odds)
+
+    def gradients(self, trees: FloatArray, _: Any = None) -> tuple[Float32Array, Float32Array]:
+        """Return first and second derivatives of the summed loss, each of shape (n,)."""
+        odds = self._exponential(trees)
+        wrong = odds / (1 + odds)
+        first = self._weight * wrong
+        return first * self._sign, first * (1 - wrong)
+
+    def mean(self, trees: FloatArray, _: Any = None) -> tuple[str, float, bool]:
+        """Return the mean loss, as LightGBM asks for it: name, value, whether larger is better."""
+        odds = self._exponential(trees)
+        odds += 1
+        losses = np.log(odds, out=odds)
+        return "cross-entropy", float(np.dot(losses.astype(np.float64), self._weight)) / self._sum, False
 
 
 def _grow_lightgbm(training: _Training, settings: _Settings) -> Scorer:
     import lightgbm
 
     y, weight, held_out = training.y, training.weight, training.held_out
-    boosting = {**_BOOSTING, "learning_rate": settings.rate, "num_leaves": settings.leaves}
-    booster = lightgbm.Booster(boosting, _subset(training, ~held_out))
-    booster.add_valid(_subset(training, held_out), "held out")
     share = np.average(y[~held_out], weights=weight[~held_out])
+    start = math.log(share / (1 - share))
+    boosting = {**_BOOSTING, "learning_rate": settings.rate, "num_leaves": settings.leaves}
+    fitted, train_loss = _subset(training, ~held_out, start)
+    booster = lightgbm.Booster(boosting, fitted)
+    stopping, held_out_loss = _subset(training, held_out, start)
+    booster.add_valid(stopping, "held out")
     # of no tree at all
-    losses = [-float(np.average(np.where(y == 1, np.log(share), np.log1p(-share))[held_out], weights=weight[held_out]))]
+    losses = [held_out_loss.mean(np.zeros(stopping.num_data()))[1]]
     while len(losses) <= settings.iterations and not _stalled(losses):
-        if booster.update():
+        if booster.update(fobj=train_loss.gradients):
             break  # no leaf can be split
-        losses.append(booster.eval_valid()[0][2])
+        losses.append(booster.eval_valid(feval=held_out_loss.mean)[0][2])
     # the trees that did not help are kept, as scikit-learn's are
-    return functools.partial(booster.predict, raw_score=True, num_threads=1, verbosity=-1)
+    return functools.partial(_log_odds, booster, start)
 
 
-def _subset(training: _Training, part: BoolArray) -> Any:
-    """Return events of a training as LightGBM's data set, with classes and weights; the bins are shared."""
+def _subset(training: _Training, part: BoolArray, start: float) -> tuple[Any, _CrossEntropy]:
+    """Return events of a training as LightGBM's data set, whose bins are shared, and their loss."""
     rows = training.events.rows[part]
     # it takes sorted rows alone
     order = np.argsort(rows, kind="stable")
     data_set = training.events.shared.subset(rows[order].tolist()).construct()
-    return data_set.set_label(training.y[part][order]).set_weight(training.weight[part][order])
+    return data_set, _CrossEntropy(training.y[part][order], training.weight[part][order], start)
+
+
+def _log_odds(booster: Any, start: float, numbers: Float32Array) -> FloatArray:
+    """Return the sum of the trees of each event."""
+    # neighbours take the same turns in a tree, which processors foresee: a third less time
+    order = np.argsort(_along_a_curve(numbers), kind="stable")
+    scores = np.empty(len(numbers))
+    scores[order] = booster.predict(numbers[order], raw_score=True, num_threads=1, verbosity=-1)
+    return scores + start
+
+
+def _along_a_curve(numbers: Float32Array) -> npt.NDArray[np.uint64]:
+    """Return where events lie on a curve through all bins, along which neighbours differ little (Morton's)."""
+    columns = np.nan_to_num(numbers[:, :8]).astype(np.uint64).T
+    place = np.zeros(len(numbers), dtype=np.uint64)
+    for bit in range(BINS.bit_length()):
+        for column, values in enumerate(columns):
+            place |= (values >> np.uint64(bit) & np.uint64(1)) << np.uint64(bit * len(columns) + column)
+    return place
 
 
 def _stalled(losses: Sequence[float]) -> bool:

@@ -88,9 +88,9 @@ def write_histograms(
                 add(name, histogram)
     for name, histogram in _resonance_histograms(counts, scan):
         add(name, histogram)
-    records = {key: json.loads(json.dumps(histogram, default=uhi.io.json.default)) for key, histogram in hists.items()}
+    text = json.dumps(hists, default=uhi.io.json.default)
     # the same histograms make the same file, but for the dates that uproot writes into it
-    identity = uuid.uuid5(uuid.NAMESPACE_OID, content_hash([records]))
+    identity = uuid.uuid5(uuid.NAMESPACE_OID, content_hash([text]))
     alone = []
     path = directory.path / "hists.root"
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +108,7 @@ def write_histograms(
             f"hunt: ROOT cannot store these histograms, they are only in hists.json: {', '.join(alone)}"
         )
     with atomic_path(directory.path / "hists.json") as temporary:
-        temporary.write_text(json.dumps(records), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return [path, directory.path / "hists.json"]
 
 

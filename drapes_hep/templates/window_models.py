@@ -280,7 +280,7 @@ def sample_template(
 
 
 def _refuse_copies(
-    method: BackgroundMethod, generated: npt.NDArray[np.void], data: npt.NDArray[np.void], what: str
+    method: BackgroundMethod, generated: npt.NDArray[np.uint64], data: npt.NDArray[np.uint64], what: str
 ) -> None:
     """Raise LeakError if template events are data; without their number, which may be that of a hidden window."""
     same = np.isin(generated, data)
@@ -327,11 +327,21 @@ def _refuse_repeats(method: BackgroundMethod, generated: Template, data: EventTa
         )
 
 
-def _rows(*columns: FloatArray) -> npt.NDArray[np.void]:
-    """Return columns as one value per event, at the precision that tables are kept in."""
+def _rows(*columns: FloatArray) -> npt.NDArray[np.uint64]:
+    """Return one number per event for its columns, at the precision that tables are kept in.
+
+    Events with the same columns have the same number. Among a million different events, two share one with a
+    probability of 3e-8; those that differ in one column alone never do. Numbers are faster to compare than rows.
+    """
     # with 0 added, -0 is 0
     table = np.ascontiguousarray(np.column_stack(columns) + 0.0, dtype=np.float32)
-    return table.view(np.dtype((np.void, table.dtype.itemsize * table.shape[1])))[:, 0]
+    numbers = np.zeros(len(table), dtype=np.uint64)
+    for column in table.view(np.uint32).T:
+        numbers ^= column
+        # each line can be undone, so different numbers stay different
+        numbers *= np.uint64(0x9E3779B97F4A7C15)
+        numbers ^= numbers >> np.uint64(29)
+    return numbers
 
 
 def checkpoints(stem: Path) -> list[Path]:
