@@ -16,7 +16,7 @@ import ast
 import functools
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,7 @@ CHANGE_NO_NUMBER = {
 _NAME = re.compile(r"(drapes_hep(?:\.\w+)+)(?::\w+)?")
 _WORDS_ALONE = {"kind", "type_comment", "ctx"}
 """Fields of syntax trees that no result follows from."""
+_IMPORTING = (ast.Import, ast.ImportFrom, ast.Constant)
 
 
 def hashes_of(code: Sequence[str | Path], root: Path = PACKAGE) -> dict[str, str]:
@@ -111,15 +112,15 @@ class _Module:
 
 @functools.lru_cache(1024)
 def _module(path: Path, root: Path, _: int) -> _Module:
-    tree = _pruned(path)
-    digest = hashlib.sha256("".join(_written(tree)).encode()).hexdigest()[:12]
+    text, importing = _read(path)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     package = ("drapes_hep", *path.relative_to(root).parent.parts)
-    return _Module(digest, tuple(sorted(set(_imports(tree, package, root)))))
+    return _Module(digest, tuple(sorted(set(_imports(importing, package, root)))))
 
 
 def _users(path: Path, root: Path) -> list[str]:
     """Return the modules of the package that a user's file imports."""
-    return sorted(set(_imports(_pruned(path), (), root)))
+    return sorted(set(_imports(_read(path)[1], (), root)))
 
 
 def _file(name: str, root: Path) -> Path | None:
@@ -131,18 +132,28 @@ def _file(name: str, root: Path) -> Path | None:
 # ---- syntax trees ----------------------------------------------------------------------------------------------------
 
 
-def _pruned(path: Path) -> ast.Module:
-    """Parse a file without its docstrings and without what is imported for annotations alone."""
+def _read(path: Path) -> tuple[str, list[ast.AST]]:
+    """Return the text of a file's tree, and its nodes that may import, without what is imported for annotations."""
     tree = ast.parse(path.read_bytes(), str(path))
-    for node in ast.walk(tree):
-        for field in ("body", "orelse", "finalbody"):
-            statements = getattr(node, field, None)
-            if isinstance(statements, list):
-                setattr(node, field, [pruned for statement in statements for pruned in _without_words(statement)])
-    return tree
+    _prune(tree)
+    text: list[str] = []
+    importing: list[ast.AST] = []
+    _write(tree, text.append, importing.append)
+    return "".join(text), importing
 
 
-def _without_words(statement: ast.stmt) -> list[ast.stmt]:
+def _prune(node: ast.AST) -> None:
+    """Remove docstrings, and what is imported for annotations alone."""
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        statements = getattr(node, field, None)
+        if isinstance(statements, list):
+            kept = [pruned for statement in statements for pruned in _without_words(statement)]
+            setattr(node, field, kept)
+            for statement in kept:
+                _prune(statement)
+
+
+def _without_words(statement: ast.AST) -> Sequence[ast.AST]:
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
         return []  # a docstring, of a class or of a constant
     if isinstance(statement, ast.If) and ast.unparse(statement.test).endswith("TYPE_CHECKING"):
@@ -150,28 +161,30 @@ def _without_words(statement: ast.stmt) -> list[ast.stmt]:
     return [statement]
 
 
-def _written(node: object) -> Iterator[str]:
+def _write(node: object, add: Callable[[str], None], importing: Callable[[ast.AST], None]) -> None:
     """Write a syntax tree as text that is the same in every release of Python: empty fields come and go."""
     if isinstance(node, ast.AST):
-        yield f"{type(node).__name__}("
+        if isinstance(node, _IMPORTING):
+            importing(node)
+        add(f"{type(node).__name__}(")
         for name in node._fields:
             value = getattr(node, name, None)
-            if name not in _WORDS_ALONE and value is not None and value != []:
-                yield f"{name}="
-                yield from _written(value)
-        yield ")"
+            if value is not None and name not in _WORDS_ALONE and value != []:
+                add(f"{name}=")
+                _write(value, add, importing)
+        add(")")
     elif isinstance(node, list):
-        yield "["
+        add("[")
         for item in node:
-            yield from _written(item)
-        yield "]"
+            _write(item, add, importing)
+        add("]")
     else:
-        yield f"{node!r},"
+        add(f"{node!r},")
 
 
-def _imports(tree: ast.Module, package: tuple[str, ...], root: Path) -> Iterator[str]:
-    """Yield the modules of the package that a tree imports or names."""
-    for node in ast.walk(tree):
+def _imports(nodes: Sequence[ast.AST], package: tuple[str, ...], root: Path) -> Iterator[str]:
+    """Yield the modules of the package that nodes import or name."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (target for alias in node.names for target in _target(alias.name, None, root))
         elif isinstance(node, ast.ImportFrom):

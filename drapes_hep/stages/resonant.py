@@ -61,14 +61,14 @@ def mass_determination(x: FloatArray, mjj: FloatArray) -> float | None:
     # two seconds to load, for this check alone: a stage that only describes a training needs none of it
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    step = -(-len(mjj) // _EVENTS)
-    chosen, target = x[::step], np.log(mjj[::step])
+    x, mjj = _thinned(x, mjj)
+    target = np.log(mjj)
     trees = HistGradientBoostingRegressor(
         learning_rate=0.2, max_iter=100, max_leaf_nodes=15, early_stopping=False, random_state=0
     )
     # events are so few that threads would wait for each other longer than they work
     with threadpool_limits(limits=1, user_api="openmp"):
-        guess = trees.fit(chosen[::2], target[::2]).predict(chosen[1::2])
+        guess = trees.fit(x[::2], target[::2]).predict(x[1::2])
     rest = target[1::2]
     return float(1.0 - np.sum((rest - guess) ** 2) / np.sum((rest - rest.mean()) ** 2))
 
@@ -97,6 +97,7 @@ def check_resonant(features: Sequence[str], x: FloatArray, mjj: FloatArray) -> f
     """
     from scipy.stats import spearmanr
 
+    x, mjj = _thinned(x, mjj)
     # two or three events follow anything by chance
     for name, values in zip(features, x.T, strict=True) if len(mjj) >= _RANKED else ():
         if len(np.unique(values)) > 1 and abs(r := float(spearmanr(values, mjj).statistic)) > FOLLOWS:
@@ -113,6 +114,12 @@ def check_resonant(features: Sequence[str], x: FloatArray, mjj: FloatArray) -> f
             f" remove {'it' if alone else 'some of them'} from cwola.features"
         )
     return r2
+
+
+def _thinned(x: FloatArray, mjj: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return every n-th event, as many as are looked at."""
+    step = max(-(-len(mjj) // _EVENTS), 1)
+    return x[::step], mjj[::step]
 
 
 def _is_mass(x: FloatArray, mjj: FloatArray) -> bool:

@@ -11,10 +11,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import scipy.stats  # noqa: F401
+import sklearn.ensemble  # noqa: F401
+import torch  # noqa: F401
 from threadpoolctl import threadpool_limits
 
 from drapes_hep.bumphunt import signal_shapes  # noqa: F401  checks need it
 from drapes_hep.cwola.classifiers import find_classifier
+from drapes_hep.cwola.trees import lightgbm_problem
 from drapes_hep.kernels import kernel_threads
 from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.pipeline.context import Context
@@ -23,9 +27,13 @@ from drapes_hep.stages import hunt  # noqa: F401  so that it is forked with the 
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.generate import generate
 from drapes_hep.stages.train import train
+from drapes_hep.templates import feature_model  # noqa: F401
 from drapes_hep.templates.registry import method_of
 
 __all__ = ["run_window"]
+
+if not lightgbm_problem():
+    import lightgbm  # noqa: F401  like the libraries above: seconds and memory that forked processes share
 
 for _stage in ("train", "generate", "classify", "skim_table"):
     # parsing the package takes half a second, which the forked processes need not repeat
