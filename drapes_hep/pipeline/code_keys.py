@@ -145,11 +145,11 @@ def _read(path: Path) -> tuple[str, list[ast.AST]]:
 def _prune(node: ast.AST) -> None:
     """Remove docstrings, and what is imported for annotations alone."""
     for field in ("body", "orelse", "finalbody", "handlers", "cases"):
-        statements = getattr(node, field, None)
-        if isinstance(statements, list):
-            kept = [pruned for statement in statements for pruned in _without_words(statement)]
-            setattr(node, field, kept)
-            for statement in kept:
+        block = getattr(node, field, None)
+        if isinstance(block, list):
+            statements = [statement for whole in block for statement in _without_words(whole)]
+            setattr(node, field, statements)
+            for statement in statements:
                 _prune(statement)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from drapes_hep.pipeline.stage import Stage
     from drapes_hep.regions import Window
 
-__all__ = ["VERBS", "check_plugins", "run_verb"]
+__all__ = ["VERBS", "WORKER_MODULE", "check_plugins", "run_verb"]
 
 VERBS = {
     "run": "Run the whole search: skim, train, generate, classify, hunt, report.",
@@ -34,7 +34,7 @@ VERBS = {
 """What a user can ask for; ``run`` is all the others, and the report is drawn by who asks."""
 
 _OF_WINDOWS = {"train", "generate", "classify", "run"}
-_STEPS = "drapes_hep.stages.steps"
+WORKER_MODULE = "drapes_hep.stages.steps"
 """What worker processes import, once for all of them."""
 
 
@@ -144,7 +144,7 @@ def _in_workers(
     travels = dataclasses.replace(context.without_events(), wanted_device="cpu", reporter=relay)
     calls = [(travels, *others) for others in arguments]
     with board(context.reporter) as shown:
-        for _ in in_processes(function, calls, processes, hear=shown.hear, apart=True, preload=_STEPS):
+        for _ in in_processes(function, calls, processes, hear=shown.hear, apart=True, preload=WORKER_MODULE):
             pass
 
 

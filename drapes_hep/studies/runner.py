@@ -24,6 +24,7 @@ from drapes_hep.pipeline.execution import run_stage
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.pipeline.stage import Stage
 from drapes_hep.progress import Reporter
+from drapes_hep.stages.sequence import WORKER_MODULE
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import all_truth, skim, skim_stage
 from drapes_hep.studies.measures import MEASURES
@@ -182,7 +183,7 @@ def run_trials(
         (_train, [(place, *model) for model in to_train]),
         (_measure, [(place, key, trial) for key, trial in missing.items()]),
     ):
-        for _ in in_processes(function, arguments, context.workers):
+        for _ in in_processes(function, arguments, context.workers, preload=WORKER_MODULE):
             advance()
     return [read_trial(place.record(key)) for key in keys]
 
