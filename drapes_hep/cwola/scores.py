@@ -10,8 +10,11 @@ own template events that score at least as high. The cut of background efficienc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,16 +126,18 @@ def tail_probability(score: FloatArray, reference: FloatArray, weight: FloatArra
     return np.asarray(above[np.searchsorted(reference[order], score, side="left")], dtype=np.float64)
 
 
-def _fold_scores(
-    make: Callable[[int], Classifier],
-    fold: int,
-    classes: tuple[Sample, Sample],
-    targets: Mapping[str, Sample],
-    ensemble: int,
-    seed: int,
-    table: Any | None,
-    advance: Callable[[], None],
-) -> dict[str, FloatArray]:
+@dataclass(frozen=True)
+class _Fold:
+    """What the classifiers of a fold are trained on, and the events that they score."""
+
+    x: Any
+    y: IntArray
+    weight: FloatArray
+    group: IntArray
+    targets: Mapping[str, Any]
+
+
+def _prepare_fold(fold: int, classes: tuple[Sample, Sample], targets: Mapping[str, Sample], table: Any | None) -> _Fold:
     template, data = classes
     keep_t, keep_d = template.fold != fold, data.fold != fold
     group = np.concatenate([template.group[keep_t], data.group[keep_d]])
@@ -145,14 +150,36 @@ def _fold_scores(
         x = table[np.flatnonzero(np.concatenate([keep_t, keep_d]))]
     y = np.concatenate([np.zeros(keep_t.sum(), np.int64), np.ones(keep_d.sum(), np.int64)])
     weight = np.concatenate([template.weight[keep_t], data.weight[keep_d]])
-    total = {name: np.zeros(int((sample.fold == fold).sum())) for name, sample in targets.items()}
-    for member in range(ensemble):
-        model = make(stage_seed(seed, "classifier", fold, member))
-        model.fit(x, y, weight, group)
-        for name, sample in targets.items():
-            total[name] += _checked(model, model.score(sample.x[sample.fold == fold]), len(total[name]))
-        advance()
-    return {name: value / ensemble for name, value in total.items()}
+    return _Fold(x, y, weight, group, {name: sample.x[sample.fold == fold] for name, sample in targets.items()})
+
+
+class _Folds:
+    """The folds whose classifiers are being trained: each is made once, and let go after the last of them."""
+
+    def __init__(self, prepare: Callable[[int], _Fold], ensemble: int) -> None:
+        self._prepare, self._ensemble = prepare, ensemble
+        self._lock = threading.Lock()
+        self._folds: dict[int, _Fold] = {}
+        self._trained: Counter[int] = Counter()
+
+    @contextmanager
+    def of_member(self, fold: int) -> Iterator[_Fold]:
+        """Give a fold to one of its classifiers."""
+        with self._lock:
+            if fold not in self._folds:
+                self._folds[fold] = self._prepare(fold)
+            prepared = self._folds[fold]
+        yield prepared
+        with self._lock:
+            self._trained[fold] += 1
+            if self._trained[fold] == self._ensemble:
+                del self._folds[fold]
+
+
+def _member_scores(model: Classifier, fold: _Fold) -> dict[str, FloatArray]:
+    """Train one classifier of a fold and score the fold's events."""
+    model.fit(fold.x, fold.y, fold.weight, fold.group)
+    return {name: _checked(model, model.score(x), len(x)) for name, x in fold.targets.items()}
 
 
 def _shared_table(classifier: Classifier, template: Sample, data: Sample) -> Any | None:
@@ -213,7 +240,7 @@ def out_of_fold_scores(
     seed : int
         Seeds every classifier.
     workers : int
-        Folds trained at the same time, one thread each. The result does not depend on it.
+        Classifiers trained at the same time, one thread each. The result does not depend on it.
     advance : callable
         Called after each trained classifier, for a progress bar.
 
@@ -238,13 +265,25 @@ def out_of_fold_scores(
     # classifiers that share a table each make the same of it: any seed will do
     table = _shared_table(make(stage_seed(seed, "classifier", 0, 0)), template, data)
 
-    def score_fold(fold: int) -> dict[str, FloatArray]:
-        # one thread per fold: gradient boosting on some 10^5 events scales badly over the threads of one fit
-        with threadpool_limits(limits=1, user_api="openmp"):
-            return _fold_scores(make, fold, (template, data), targets, ensemble, seed, table, advance)
+    classifiers = _Folds(lambda fold: _prepare_fold(fold, (template, data), targets, table), ensemble)
 
+    def score_member(place: tuple[int, int]) -> dict[str, FloatArray]:
+        fold, member = place
+        # one thread each: gradient boosting on some 10^5 events scales badly over the threads of one fit
+        with classifiers.of_member(fold) as prepared, threadpool_limits(limits=1, user_api="openmp"):
+            return _member_scores(make(stage_seed(seed, "classifier", fold, member)), prepared)
+
+    members = [(fold, member) for fold in range(folds) for member in range(ensemble)]
+    sums = [
+        {name: np.zeros(int((sample.fold == fold).sum())) for name, sample in targets.items()} for fold in range(folds)
+    ]
     with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
-        results = list(pool.map(score_fold, range(folds)))
+        # summed in one order, whichever is ready first
+        for (fold, _), scores in zip(members, pool.map(score_member, members), strict=True):
+            for name, values in scores.items():
+                sums[fold][name] += values
+            advance()
+    results = [{name: values / ensemble for name, values in one.items()} for one in sums]
     for fold, result in enumerate(results):
         own = template.weight[template.fold == fold]
         for name, sample in targets.items():

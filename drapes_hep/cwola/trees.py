@@ -239,7 +239,9 @@ class _CrossEntropy:
         odds = self._exponential(trees)
         odds += 1
         losses = np.log(odds, out=odds)
-        return "cross-entropy", float(np.dot(losses.astype(np.float64), self._weight)) / self._sum, False
+        losses *= self._weight
+        # no dot product, whose threads would wait for each other, and add in an order of their own
+        return "cross-entropy", float(losses.sum(dtype=np.float64)) / self._sum, False
 
 
 def _grow_lightgbm(training: _Training, settings: _Settings) -> Scorer:
