@@ -91,6 +91,7 @@ REFUSED = {
     "a fold without template": (DATA, {"template.oversample": 0.002}, "template: 1 event"),
     "no template to learn from": (DATA, {"template.oversample": 0.01}, "part holds no template|do not fill"),
     "no validation": (DATA, {"training.validation": 1e-6}, "0 to validate it"),
+    "a rate too high": (DATA, {"training.rate": 1e30}, "^window 3300-3700: .*diverged in epoch 1"),
     "one mass": ({**DATA, "mjj": np.full(N, 3000.0)}, {}, "upper sideband"),
     "one mass in a sideband": ({**DATA, "mjj": repeated(np.array([2900.0, 3500.0, 4000.0]))}, {}, "2 filled bins"),
     "masses on edges": ({**DATA, "mjj": EDGES[ROW % 6]}, QUANTILE, "filled bins outside the window"),

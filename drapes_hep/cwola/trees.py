@@ -250,6 +250,10 @@ def _grow_lightgbm(training: _Training, settings: _Settings) -> Scorer:
     y, weight, held_out = training.y, training.weight, training.held_out
     share = np.average(y[~held_out], weights=weight[~held_out])
     start = math.log(share / (1 - share))
+    shared = training.events.shared
+    if all(shared.feature_num_bin(column) <= 1 for column in range(shared.num_feature())):
+        # no leaf can be split: LightGBM refuses to begin
+        return lambda numbers: np.full(len(numbers), start)
     boosting = {**_BOOSTING, "learning_rate": settings.rate, "num_leaves": settings.leaves}
     fitted, train_loss = _subset(training, ~held_out, start)
     booster = lightgbm.Booster(boosting, fitted)

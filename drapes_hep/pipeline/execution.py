@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from drapes_hep.caller import another_output, command, option
-from drapes_hep.errors import DrapesError, RunDirectoryError
+from drapes_hep.errors import DrapesError, RunDirectoryError, counted
 from drapes_hep.files import content_hash, read_json, write_json
 from drapes_hep.guard import enter
 from drapes_hep.keys import Difference, differences, first_difference, part_of, put_part, value_text
@@ -357,7 +357,8 @@ def run_stages(
         # before the old stamp goes, so that one of the two is always there
         write_json(run.begun(stages[i].name), record)
         run.stamp(stages[i].name).unlink(missing_ok=True)
-    enter(stages[next(iter(due))].name)
+    first, *others = (stages[i].name for i in due)
+    enter(f"{first} and {counted(len(others), 'other')}" if others else first)
     with measured() as cost:
         try:
             results = work(list(due))

@@ -218,7 +218,10 @@ def _fit(context: Context, fits: Sequence[_Fit]) -> list[list[Path]]:
             )
             for i, fit in enumerate(fits)
         ]
-        results = fit_window_models(method, tasks)
+        try:
+            results = fit_window_models(method, tasks)
+        except FitError as error:
+            raise FitError(f"window {names}: {error}") from error
     return [_write(context, fit, *result) for fit, result in zip(fits, results, strict=True)]
 
 
