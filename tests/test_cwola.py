@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+import awkward as ak
 import numpy as np
 import pytest
 
@@ -208,6 +210,64 @@ def test_no_two_classifiers_have_the_same_seed():
     data, template = sample(400, 1), sample(400, 2, first_id=1000)
     out_of_fold_scores(Recorder, data, template, {}, folds=5, ensemble=3, seed=1)
     assert len(set(seeds)) == 15
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_classifier_may_change_what_it_is_given(workers):
+    """Out-of-fold scores: the others of its fold, some of them at work meanwhile, are given the events as they are."""
+
+    class Centred:
+        def __init__(self, _, careful=False):
+            self.careful = careful
+
+        def fit(self, x, y, weight, _):
+            if self.careful:
+                x, weight = x.copy(), weight.copy()
+            weight *= 0.5 + y
+            weight /= weight.sum()
+            self.mean = weight @ x
+            x -= self.mean
+
+        def score(self, x):
+            if self.careful:
+                x = x.copy()
+            x -= self.mean
+            x *= 3
+            return x.sum(axis=1)
+
+    data, template = sample(400, 1), sample(400, 2, first_id=1000)
+    careless, careful = (
+        out_of_fold_scores(make, data, template, {}, folds=5, ensemble=3, seed=1, workers=workers)["data"].score
+        for make in (Centred, partial(Centred, careful=True))
+    )
+    np.testing.assert_array_equal(careless, careful)
+
+
+def test_networks_on_constituents_are_trained_at_most_one_a_fold(monkeypatch):
+    """Each takes a copy of the events."""
+    threads = []
+
+    def pool(max_workers):
+        threads.append(max_workers)
+        return ThreadPoolExecutor(max_workers)
+
+    monkeypatch.setattr("drapes_hep.cwola.scores.ThreadPoolExecutor", pool)
+    samples = [sample(400, 1), sample(400, 2, first_id=1000)]
+    records = [replace(one, x=ak.Array({"x": one.x[:, 0]})) for one in samples]
+
+    class Reader:
+        def __init__(self, seed):
+            pass
+
+        def fit(self, x, y, weight, group):
+            pass
+
+        def score(self, x):
+            return np.asarray(x["x"] if isinstance(x, ak.Array) else x[:, 0])
+
+    for data, template in (samples, records):
+        out_of_fold_scores(Reader, data, template, {}, folds=5, ensemble=3, seed=1, workers=8)
+    assert threads == [8, 5]
 
 
 def test_class_weights_are_equal_whatever_the_sizes():

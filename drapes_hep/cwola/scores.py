@@ -164,7 +164,7 @@ class _Folds:
 
     @contextmanager
     def of_member(self, fold: int) -> Iterator[_Fold]:
-        """Give a fold to one of its classifiers."""
+        """Return a fold, for one of its classifiers."""
         with self._lock:
             if fold not in self._folds:
                 self._folds[fold] = self._prepare(fold)
@@ -177,9 +177,14 @@ class _Folds:
 
 
 def _member_scores(model: Classifier, fold: _Fold) -> dict[str, FloatArray]:
-    """Train one classifier of a fold and score the fold's events."""
-    model.fit(fold.x, fold.y, fold.weight, fold.group)
-    return {name: _checked(model, model.score(x), len(x)) for name, x in fold.targets.items()}
+    """Train one classifier of a fold and score the fold's events; others of the fold may be at work on the same."""
+    model.fit(_own(fold.x), _own(fold.y), _own(fold.weight), _own(fold.group))
+    return {name: _checked(model, model.score(_own(x)), len(x)) for name, x in fold.targets.items()}
+
+
+def _own(values: Any) -> Any:
+    """Return a copy of what a classifier could change in place."""
+    return values.copy() if isinstance(values, np.ndarray) else values
 
 
 def _shared_table(classifier: Classifier, template: Sample, data: Sample) -> Any | None:
@@ -208,7 +213,7 @@ def _checked(model: Classifier, score: FloatArray, events: int) -> FloatArray:
         raise FitError(
             f"the classifier {name} returned {counted(bad, 'score that is', 'scores that are')} NaN or infinite"
         )
-    return values
+    return values.copy() if isinstance(values, np.ndarray) else values
 
 
 def out_of_fold_scores(
@@ -240,7 +245,8 @@ def out_of_fold_scores(
     seed : int
         Seeds every classifier.
     workers : int
-        Classifiers trained at the same time, one thread each. The result does not depend on it.
+        Classifiers trained at the same time, one thread each; those on constituents, at most one a fold. The result
+        does not depend on it.
     advance : callable
         Called after each trained classifier, for a progress bar.
 
@@ -277,13 +283,15 @@ def out_of_fold_scores(
     sums = [
         {name: np.zeros(int((sample.fold == fold).sum())) for name, sample in targets.items()} for fold in range(folds)
     ]
-    with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
+    # networks on constituents take a copy of the events each
+    threads = workers if isinstance(data.x, np.ndarray) else min(workers, folds)
+    with ThreadPoolExecutor(max_workers=max(threads, 1)) as pool:
         # summed in one order, whichever is ready first
         for (fold, _), scores in zip(members, pool.map(score_member, members), strict=True):
             for name, values in scores.items():
                 sums[fold][name] += values
             advance()
-    results = [{name: values / ensemble for name, values in one.items()} for one in sums]
+    results = [{name: values / ensemble for name, values in fold_sums.items()} for fold_sums in sums]
     for fold, result in enumerate(results):
         own = template.weight[template.fold == fold]
         for name, sample in targets.items():

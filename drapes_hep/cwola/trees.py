@@ -57,7 +57,7 @@ _BOOSTING = {
     "min_data_in_leaf": 20,
     "min_sum_hessian_in_leaf": 1e-3,
     "lambda_l2": 0.0,
-    # folds run side by side; within one, sums in one order give the same bits everywhere
+    # classifiers run side by side; within one, sums in one order give the same bits on any number of cores
     "num_threads": 1,
     "deterministic": True,
     "force_col_wise": True,

@@ -117,9 +117,11 @@ def check_resonant(features: Sequence[str], x: FloatArray, mjj: FloatArray) -> f
 
 
 def _thinned(x: FloatArray, mjj: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return every n-th event, as many as are looked at."""
-    step = max(-(-len(mjj) // _EVENTS), 1)
-    return x[::step], mjj[::step]
+    """Return a random choice of events, as many as are looked at: their order may have information."""
+    if len(mjj) <= _EVENTS:
+        return x, mjj
+    chosen = np.random.default_rng(0).permutation(len(mjj))[:_EVENTS]
+    return x[chosen], mjj[chosen]
 
 
 def _is_mass(x: FloatArray, mjj: FloatArray) -> bool:

@@ -33,7 +33,9 @@ from drapes_hep.templates.registry import method_of
 __all__ = ["run_window"]
 
 if not lightgbm_problem():
-    import lightgbm  # noqa: F401  like the libraries above: seconds and memory that forked processes share
+    # like the libraries above, seconds and memory that forked processes share; who needs it says what is wrong with it
+    with contextlib.suppress(Exception):
+        import lightgbm  # noqa: F401
 
 for _stage in ("train", "generate", "classify", "skim_table"):
     # parsing the package takes half a second, which the forked processes need not repeat
