@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from drapes_hep.stages.sequence import WORKER_MODULE
+
 MODELS = {"torch", "sklearn", "lightgbm", "pandas", "scipy.stats"}
 """What only a training, or the drawing of events by a model, needs."""
 
@@ -55,6 +57,11 @@ def test_a_stage_loads_no_model_before_it_runs():
     """Every stage describes those before it: whoever hunts would otherwise load what trained."""
     stages = ", ".join(f"drapes_hep.stages.{name}" for name in ("skim", "train", "generate", "classify", "hunt"))
     assert not loaded(f"import {stages}") & (MODELS | FIGURES)
+
+
+def test_libraries_are_loaded_before_workers_are_forked():
+    """Each worker would take seconds for it, and hundreds of megabytes of its own."""
+    assert loaded(f"import {WORKER_MODULE}") >= MODELS
 
 
 def test_a_report_needs_no_processor():

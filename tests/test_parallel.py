@@ -22,7 +22,7 @@ from conftest import ROOT
 from rich.console import Console
 from test_cli import drapes
 from test_stages import SEARCH, WINDOWS, cut_sample
-from worker_calls import add_entries, answer, answers, fail, leave, loaded_modules, speak, unpicklable
+from worker_calls import add_entries, answer, answers, fail, leave, speak, unpicklable
 
 from drapes_hep import Search, parallel, progress
 from drapes_hep.config import load_config
@@ -51,12 +51,6 @@ pytestmark = [
 def server() -> None:
     """Start the server of processes with what a search needs, once for all tests of this module."""
     list(in_processes(answer, [(0,)], 1, apart=True, preload=sequence.WORKER_MODULE))
-
-
-def test_libraries_are_loaded_before_workers_are_forked():
-    """Each would take seconds for it, and hundreds of megabytes of its own."""
-    names = ["torch", "scipy.stats", "sklearn.ensemble", "lightgbm", "drapes_hep.templates.feature_model"]
-    assert list(in_processes(loaded_modules, [(names,)], 1, apart=True)) == [names]
 
 
 def test_calls_begin_in_their_order_and_workers_are_used_again():

@@ -19,11 +19,6 @@ def answer(number: int) -> tuple[int, int]:
     return number, os.getpid()
 
 
-def loaded_modules(names: list[str]) -> list[str]:
-    """Return which modules this process has."""
-    return [name for name in names if name in sys.modules]
-
-
 def answers(number: int) -> list[tuple[int, int]]:
     """Return the number and who was asked, twice, from processes of its own."""
     return list(in_processes(answer, [(number,), (number,)], 2))
