@@ -1,7 +1,7 @@
 """The chain of stages of a window, and all that worker processes import before they are forked.
 
 The chain runs on one thread of the libraries' kernels, whether windows run side by side or not: sums depend on the
-number of threads, and results must not depend on how many processes a search has. Folds and batches, which run in
+number of threads, and results must not depend on how many processes a search has. Classifiers and batches, which run in
 threads of our own, give the same on any number of them. Two kinds of search use all cores within a window, and have
 one at a time: one of a single window, and one of models of constituents, whose products are large.
 """
