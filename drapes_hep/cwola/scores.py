@@ -11,10 +11,8 @@ own template events that score at least as high. The cut of background efficienc
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,17 +125,18 @@ def tail_probability(score: FloatArray, reference: FloatArray, weight: FloatArra
 
 
 @dataclass(frozen=True)
-class _Fold:
-    """What the classifiers of a fold are trained on, and the events that they score."""
+class _Training:
+    """What the classifiers of a fold are trained on."""
 
     x: Any
     y: IntArray
     weight: FloatArray
     group: IntArray
-    targets: Mapping[str, Any]
 
 
-def _prepare_fold(fold: int, classes: tuple[Sample, Sample], targets: Mapping[str, Sample], table: Any | None) -> _Fold:
+def _training_of(
+    fold: int, classes: tuple[Sample, Sample], targets: Mapping[str, Sample], table: Any | None
+) -> _Training:
     template, data = classes
     keep_t, keep_d = template.fold != fold, data.fold != fold
     group = np.concatenate([template.group[keep_t], data.group[keep_d]])
@@ -150,36 +149,13 @@ def _prepare_fold(fold: int, classes: tuple[Sample, Sample], targets: Mapping[st
         x = table[np.flatnonzero(np.concatenate([keep_t, keep_d]))]
     y = np.concatenate([np.zeros(keep_t.sum(), np.int64), np.ones(keep_d.sum(), np.int64)])
     weight = np.concatenate([template.weight[keep_t], data.weight[keep_d]])
-    return _Fold(x, y, weight, group, {name: sample.x[sample.fold == fold] for name, sample in targets.items()})
+    return _Training(x, y, weight, group)
 
 
-class _Folds:
-    """The folds whose classifiers are being trained: each is made once, and let go after the last of them."""
-
-    def __init__(self, prepare: Callable[[int], _Fold], ensemble: int) -> None:
-        self._prepare, self._ensemble = prepare, ensemble
-        self._lock = threading.Lock()
-        self._folds: dict[int, _Fold] = {}
-        self._trained: Counter[int] = Counter()
-
-    @contextmanager
-    def of_member(self, fold: int) -> Iterator[_Fold]:
-        """Return a fold, for one of its classifiers."""
-        with self._lock:
-            if fold not in self._folds:
-                self._folds[fold] = self._prepare(fold)
-            prepared = self._folds[fold]
-        yield prepared
-        with self._lock:
-            self._trained[fold] += 1
-            if self._trained[fold] == self._ensemble:
-                del self._folds[fold]
-
-
-def _member_scores(model: Classifier, fold: _Fold) -> dict[str, FloatArray]:
-    """Train one classifier of a fold and score the fold's events; others of the fold may be at work on the same."""
-    model.fit(_own(fold.x), _own(fold.y), _own(fold.weight), _own(fold.group))
-    return {name: _checked(model, model.score(_own(x)), len(x)) for name, x in fold.targets.items()}
+def _scores_of(model: Classifier, sample: Sample, fold: int) -> FloatArray:
+    """Score the events of a fold, which are the classifier's own to change."""
+    x = sample.x[sample.fold == fold]
+    return _checked(model, model.score(x), len(x))
 
 
 def _own(values: Any) -> Any:
@@ -213,7 +189,7 @@ def _checked(model: Classifier, score: FloatArray, events: int) -> FloatArray:
         raise FitError(
             f"the classifier {name} returned {counted(bad, 'score that is', 'scores that are')} NaN or infinite"
         )
-    return values.copy() if isinstance(values, np.ndarray) else values
+    return values
 
 
 def out_of_fold_scores(
@@ -271,13 +247,21 @@ def out_of_fold_scores(
     # classifiers that share a table each make the same of it: any seed will do
     table = _shared_table(make(stage_seed(seed, "classifier", 0, 0)), template, data)
 
-    classifiers = _Folds(lambda fold: _prepare_fold(fold, (template, data), targets, table), ensemble)
+    trainings: dict[int, _Training] = {}
+    lock = threading.Lock()
 
     def score_member(place: tuple[int, int]) -> dict[str, FloatArray]:
         fold, member = place
+        with lock:
+            if fold not in trainings:
+                trainings[fold] = _training_of(fold, (template, data), targets, table)
+            events = trainings[fold]
         # one thread each: gradient boosting on some 10^5 events scales badly over the threads of one fit
-        with classifiers.of_member(fold) as prepared, threadpool_limits(limits=1, user_api="openmp"):
-            return _member_scores(make(stage_seed(seed, "classifier", fold, member)), prepared)
+        with threadpool_limits(limits=1, user_api="openmp"):
+            model = make(stage_seed(seed, "classifier", fold, member))
+            # others of the fold may be at work on the same events
+            model.fit(_own(events.x), _own(events.y), _own(events.weight), _own(events.group))
+            return {name: _scores_of(model, sample, fold) for name, sample in targets.items()}
 
     members = [(fold, member) for fold in range(folds) for member in range(ensemble)]
     sums = [
@@ -287,9 +271,12 @@ def out_of_fold_scores(
     threads = workers if isinstance(data.x, np.ndarray) else min(workers, folds)
     with ThreadPoolExecutor(max_workers=max(threads, 1)) as pool:
         # summed in one order, whichever is ready first
-        for (fold, _), scores in zip(members, pool.map(score_member, members), strict=True):
+        for (fold, member), scores in zip(members, pool.map(score_member, members), strict=True):
             for name, values in scores.items():
                 sums[fold][name] += values
+            if member == ensemble - 1:
+                with lock:
+                    del trainings[fold]
             advance()
     results = [{name: values / ensemble for name, values in fold_sums.items()} for fold_sums in sums]
     for fold, result in enumerate(results):
