@@ -34,7 +34,7 @@ VERBS = {
 """What a user can ask for; ``run`` is all the others, and the report is drawn by who asks."""
 
 _OF_WINDOWS = {"train", "generate", "classify", "run"}
-WORKER_MODULE = "drapes_hep.stages.steps"
+WORKER_MODULE = "drapes_hep.stages.worker_imports"
 """What worker processes import, once for all of them."""
 
 

@@ -1,4 +1,4 @@
-"""The chain of stages of a window, and all that worker processes import before they are forked.
+"""The chain of stages of a window.
 
 The chain runs on one thread of the libraries' kernels, whether windows run side by side or not: sums depend on the
 number of threads, and results must not depend on how many processes a search has. Classifiers and batches, which run in
@@ -11,35 +11,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import scipy.stats  # noqa: F401
-import sklearn.ensemble  # noqa: F401
-import torch  # noqa: F401
 from threadpoolctl import threadpool_limits
 
-from drapes_hep.bumphunt import signal_shapes  # noqa: F401  checks need it
 from drapes_hep.cwola.classifiers import find_classifier
-from drapes_hep.cwola.trees import lightgbm_problem
 from drapes_hep.kernels import kernel_threads
-from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.pipeline.context import Context
 from drapes_hep.regions import Window
-from drapes_hep.stages import hunt  # noqa: F401  so that it is forked with the others
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.generate import generate
 from drapes_hep.stages.train import train
-from drapes_hep.templates import feature_model  # noqa: F401
 from drapes_hep.templates.registry import method_of
 
 __all__ = ["run_window"]
-
-if not lightgbm_problem():
-    # like the libraries above, seconds and memory that forked processes share; who needs it says what is wrong with it
-    with contextlib.suppress(Exception):
-        import lightgbm  # noqa: F401
-
-for _stage in ("train", "generate", "classify", "skim_table"):
-    # parsing the package takes half a second, which the forked processes need not repeat
-    code_hash(f"stages.{_stage}")
 
 
 def run_window(verb: str, context: Context, window: Window, *, trained: bool = False) -> None:
