@@ -11,11 +11,12 @@ sidebands only:
     distribution of all masses together and a, b its outer quantiles: it smooths what stays at one place while the mass
     changes, such as the cusp of :math:`\Delta R_{JJ}` at :math:`\pi`, and leaves what moves with the mass about as
     straight as it was. Then, feature by feature, the median and the logarithms of the distances between neighbouring
-    quantiles of y, at 31 levels, are polynomials of up to fourth order in :math:`\ln m`, fitted to their values in
-    bins of mass. Distances stay positive, so the curves cannot cross: where they did, the map would pile events up in
-    spikes that a classifier finds. Piecewise linear interpolation between the curves takes out the drift with mass,
-    such as that of the sharp upper edge of :math:`\Delta R_{JJ}` that the jets' pT threshold moves with m_JJ. A last,
-    finer map that no longer depends on mass makes the result normal. The network is left with the correlations.
+    quantiles of y, at 31 levels, are polynomials of fourth order in :math:`\ln m`, fitted to their values in bins of
+    mass and as stiff as the sidebands allow (:mod:`drapes_hep.events.quantile_curves`). Distances stay positive, so the
+    curves cannot cross: where they did, the map would pile events up in spikes that a classifier finds. Piecewise
+    linear interpolation between the curves takes out the drift with mass, such as that of the sharp upper edge of
+    :math:`\Delta R_{JJ}` that the jets' pT threshold moves with m_JJ. A last, finer map that no longer depends on mass
+    makes the result normal. The network is left with the correlations.
 
 Shapes: features (n, d), masses (n,) in GeV.
 """
@@ -31,7 +32,8 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from drapes_hep.errors import FitError, counted
-from drapes_hep.events.scaling_loops import REACH, Maps, interpolate, map_back, map_forward, to_units
+from drapes_hep.events.quantile_curves import LEAST_EVENTS, UNITS, fit_curves, weighted_quantiles
+from drapes_hep.events.scaling_loops import Maps, interpolate, map_back, map_forward, to_units
 
 __all__ = ["Scaling", "fit_scaling", "scaling_from_dict"]
 
@@ -41,16 +43,7 @@ _EVEN = np.linspace(0.0, 1.0, 401)
 _STRAIGHT = 0.7
 """Share of the straight line in the first map: less bends the edge that moves, more leaves the cusp that stays."""
 _OUTER = (0.001, 0.999)
-_UNIT = np.linspace(-2.5, 2.5, 31)
-_LEVELS = norm.cdf(_UNIT)
-_MEDIAN = len(_UNIT) // 2
 _FINE = np.linspace(-3.6, 3.6, 200)
-_MASS_BINS = 40
-_MASS_DEGREE = 4
-_EVENTS_A_DEGREE = 2000
-"""A degree of the curves needs this many events: on fewer, a polynomial of fourth order swings between the bins."""
-_LEAST_EVENTS = 100
-"""Events a mass bin below which its outer quantiles are the extremes of a handful of events."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ class Scaling:
         Of ``standard``.
     even : array, shape (d, 2, 401)
         Knots of the first map, of ``quantile``: values of the feature, and what they are mapped to.
-    curves : array, shape (d, degree + 1, 31)
+    curves : array, shape (d, 5, 31)
         Polynomial coefficients in scaled ln m, of ``quantile``: of the median, then of the logarithms of the 30
         distances between neighbouring quantiles.
     levels : array, shape (d, 200)
@@ -92,9 +85,8 @@ class Scaling:
     @property
     def maps(self) -> Maps:
         """What the loops of :mod:`drapes_hep.events.scaling_loops` need, of ``quantile``."""
-        curves = np.zeros((len(self.curves), len(_UNIT), _MASS_DEGREE + 1))
-        curves[:, :, : self.curves.shape[1]] = self.curves.transpose(0, 2, 1)
-        return Maps(*self.log_mass, self.domain, self.even, curves, self.levels, _UNIT, _FINE)
+        curves = np.ascontiguousarray(self.curves.transpose(0, 2, 1))
+        return Maps(*self.log_mass, self.domain, self.even, curves, self.levels, UNITS, _FINE)
 
     def forward(self, x: FloatArray, mjj: npt.ArrayLike) -> FloatArray:
         """Scale features; the result, 8 bytes a number, is all that it takes."""
@@ -148,6 +140,7 @@ def fit_scaling(
     weight: FloatArray,
     domain: npt.ArrayLike,
     names: Sequence[str] | None = None,
+    hidden: Sequence[tuple[float, float]] = (),
 ) -> Scaling:
     """Fit a scaling on sideband events.
 
@@ -164,6 +157,8 @@ def fit_scaling(
         Natural bounds of each feature, infinite where it has none.
     names : sequence of str, optional
         The features' names, for messages.
+    hidden : sequence of (float, float)
+        Mass intervals without events, GeV, that the scaling is to be read in.
 
     Returns
     -------
@@ -175,7 +170,7 @@ def fit_scaling(
         If there are too few events, their masses or a feature do not vary, or a feature has one value in nearly all
         events of some masses ('quantile').
     """
-    least = 2 if kind == "standard" else 3 * _LEAST_EVENTS
+    least = 2 if kind == "standard" else 3 * LEAST_EVENTS
     if len(x) < least:
         raise FitError(f"scaling: {counted(len(x), 'sideband event')} for training; '{kind}' needs at least {least}")
     labels = [f"'{name}'" for name in names] if names else [f"number {j + 1}" for j in range(x.shape[1])]
@@ -200,12 +195,12 @@ def fit_scaling(
         return empty
     even = np.stack([_fit_even(x[:, j], weight) for j in range(d)])
     y = np.stack([_interpolated(x[:, j], *even[j]) for j in range(d)], axis=1)
-    coarse = replace(empty, even=even, curves=_fit_curves(y, empty.condition(mjj)[:, 0], weight, labels))
+    coarse = replace(empty, even=even, curves=fit_curves(y, mjj, weight, log_mass, hidden, labels))
     levels = np.empty((d, len(_FINE)))
     for j in range(d):
         unit = np.empty(len(x))
         to_units(*_prepared(y[:, j], mjj), coarse.maps, j, unit)
-        levels[j] = _rising(_weighted_quantiles(unit, weight, norm.cdf(_FINE)), 1e-9)
+        levels[j] = _rising(weighted_quantiles(unit, weight, norm.cdf(_FINE)), 1e-9)
     return replace(coarse, levels=levels)
 
 
@@ -216,58 +211,10 @@ def _rising(values: FloatArray, slope: float) -> FloatArray:
 
 def _fit_even(x: FloatArray, weight: FloatArray) -> FloatArray:
     """Return the knots of the first map: part straight line, part distribution; both rise."""
-    low, high = _weighted_quantiles(x, weight, np.array(_OUTER))
+    low, high = weighted_quantiles(x, weight, np.array(_OUTER))
     width = high - low if high > low else float(np.ptp(x))
-    knots = _rising(_weighted_quantiles(x, weight, _EVEN), 1e-9 * width)
+    knots = _rising(weighted_quantiles(x, weight, _EVEN), 1e-9 * width)
     return np.stack([knots, _STRAIGHT * (knots - low) / width + (1.0 - _STRAIGHT) * _EVEN])
-
-
-def _mass_basis(u: FloatArray, degree: int) -> FloatArray:
-    return np.asarray(np.polynomial.legendre.legvander(u / REACH, degree), dtype=np.float64)
-
-
-def _mass_bins(u: FloatArray) -> list[npt.NDArray[np.bool_]]:
-    """Divide events into bins of about as many each; fewer and larger ones where many have the same mass."""
-    bins = min(_MASS_BINS, len(u) // _LEAST_EVENTS)
-    edges = np.quantile(u, np.linspace(0, 1, bins + 1))
-    index = np.clip(np.searchsorted(edges, u, side="right") - 1, 0, bins - 1)
-    # equal masses leave bins empty, or nearly: those join the bin below
-    heads: list[int] = []
-    total = _LEAST_EVENTS
-    for i, number in enumerate(np.bincount(index, minlength=bins)):
-        if total >= _LEAST_EVENTS // 2:
-            heads.append(i)
-            total = 0
-        total += int(number)
-    if total < _LEAST_EVENTS // 2 and len(heads) > 1:
-        heads.pop()
-    group = np.searchsorted(heads, index, side="right") - 1
-    return [group == i for i in range(len(heads))]
-
-
-def _fit_curves(x: FloatArray, u: FloatArray, weight: FloatArray, labels: Sequence[str]) -> FloatArray:
-    chosen = _mass_bins(u)
-    degree = min(int(np.clip(len(x) // _EVENTS_A_DEGREE, 1, _MASS_DEGREE)), len(chosen) - 1)
-    basis = _mass_basis(np.array([np.average(u[rows], weights=weight[rows]) for rows in chosen]), degree)
-    curves = np.empty((x.shape[1], degree + 1, len(_LEVELS)))
-    for j in range(x.shape[1]):
-        quantiles = np.stack([_weighted_quantiles(x[rows, j], weight[rows], _LEVELS) for rows in chosen])
-        if not bool((quantiles[:, -1] > quantiles[:, 0]).all()):
-            raise FitError(
-                f"scaling: feature {labels[j]} has the same value in nearly all sideband events of some masses, and no"
-                " quantiles: remove it, or set template.scaling: standard"
-            )
-        # a feature that repeats values has distances of 0, which have no logarithm
-        steps = np.maximum(np.diff(quantiles, axis=1), 1e-4 * (quantiles[:, -1:] - quantiles[:, :1]) + 1e-300)
-        values = np.concatenate([quantiles[:, _MEDIAN, None], np.log(steps)], axis=1)
-        curves[j] = np.linalg.lstsq(basis, values, rcond=None)[0]
-    return curves
-
-
-def _weighted_quantiles(values: FloatArray, weight: FloatArray, levels: FloatArray) -> FloatArray:
-    order = np.argsort(values, kind="stable")
-    cumulative = np.cumsum(weight[order]) - 0.5 * weight[order]
-    return np.asarray(np.interp(levels, cumulative / weight.sum(), values[order]), dtype=np.float64)
 
 
 def _interpolated(values: FloatArray, xp: FloatArray, fp: FloatArray) -> FloatArray:

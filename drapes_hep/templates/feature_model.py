@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -200,6 +200,7 @@ def scaled_parts(
     features: Sequence[str],
     domain: npt.ArrayLike,
     scaling: str,
+    hidden: Sequence[tuple[float, float]],
 ) -> tuple[Scaling, Tensors, Tensors]:
     """Fit a scaling on the training part of the sidebands, and scale what a model is trained and stopped on.
 
@@ -216,6 +217,8 @@ def scaled_parts(
     domain : array_like, shape (d, 2)
         Their natural bounds.
     scaling : {"quantile", "standard"}
+    hidden : sequence of (float, float)
+        Mass intervals of which no event is among these, GeV.
 
     Returns
     -------
@@ -224,7 +227,8 @@ def scaled_parts(
         float32: scaled features (k, d), scaled masses (k, 1), weights (k,).
     """
     fitted = part == TRAIN
-    scale = fit_scaling(scaling, x[fitted], mjj[fitted], weight[fitted], domain, features)  # type: ignore[arg-type]
+    kind: Any = scaling
+    scale = fit_scaling(kind, x[fitted], mjj[fitted], weight[fitted], domain, features, hidden)
 
     def tensors(chosen: npt.NDArray[np.bool_]) -> Tensors:
         z = scale.forward(x[chosen], mjj[chosen])
@@ -305,7 +309,14 @@ def fit_models(
     scales, trainings = [], []
     for window in windows:
         scale, fitted, validation_parts = scaled_parts(
-            window.x, window.mjj, window.weight, window.part, features=features, domain=domain, scaling=scaling
+            window.x,
+            window.mjj,
+            window.weight,
+            window.part,
+            features=features,
+            domain=domain,
+            scaling=scaling,
+            hidden=window.hidden,
         )
         seed = stage_seed(window.seed, "weights")
         backbone = ResidualMLP(window.x.shape[1], 1, width=training.width, depth=training.depth, seed=seed)

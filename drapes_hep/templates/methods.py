@@ -85,6 +85,7 @@ class FitTask:
             features=config.features,
             domain=domains(config.features, **config.definitions),
             scaling=config.template.scaling,
+            hidden=self.hidden,
         )
 
 

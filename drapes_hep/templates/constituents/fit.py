@@ -124,7 +124,7 @@ def _fit_jets(
     limits = limits if flat.shape[1] == len(limits) else np.concatenate([limits, limits])
     rows = np.repeat(fitted, copies)
     masses, weights = np.repeat(mjj, copies), np.repeat(weight, copies)
-    scale = fit_scaling(scaling, flat[rows], masses[rows], weights[rows], limits)
+    scale = fit_scaling(scaling, flat[rows], masses[rows], weights[rows], limits, hidden=task.hidden)
     backbone = _jet_backbone(flat.shape[1], as_set, training, stage_seed(task.seed, "jets' weights"))
     model = JetModel(DENOISERS[training.path](backbone), scale, chart, bounds, as_set)
     z = torch.as_tensor(model.scaled(x, mjj), dtype=torch.float32)
