@@ -29,9 +29,9 @@ from drapes_hep.bumphunt.selection import count_selected
 from drapes_hep.bumphunt.working_points import WorkingPoint, hunt_window
 from drapes_hep.config import Config, load_config
 from drapes_hep.cwola.classifiers import load_classifier
-from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
 from drapes_hep.events.skims import Skim, read_truth
+from drapes_hep.folds import assign_folds
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter

@@ -419,13 +419,21 @@ class TrainingConfig(_Section):
     )
     width: Annotated[int, Decides("train")] = Field(64, ge=1, description="Width of the residual network.")
     depth: Annotated[int, Decides("train")] = Field(4, ge=1, description="Hidden layers of the residual network.")
+    scheme: Annotated[Literal["cross_fit", "hold_out"], Decides("train", "generate", "classify", "quality", "hunt")] = (
+        Field(
+            "cross_fit",
+            description="cross_fit: a model per fold of cwola.folds, which does not see the sideband events of its"
+            " fold; all sideband events are counted after a cut. hold_out: one model; a fraction of the sidebands"
+            " (training.closure) is not shown to it, and only these events are counted. A study has one model.",
+        )
+    )
     validation: Annotated[Fraction, Decides("train")] = Field(
         0.1, description="Fraction of the sidebands held out for early stopping."
     )
     closure: Annotated[Fraction, Decides("train", "hunt")] = Field(
         0.4,
-        description="Fraction of the sidebands never shown to the model: used for the closure test, and to measure the"
-        " efficiency of a cut outside the window.",
+        description="With scheme: hold_out, fraction of the sidebands never shown to the model: used for the closure"
+        " test, and to measure the efficiency of a cut outside the window.",
     )
     pseudo_window: Annotated[Literal["one", "all", "none"], Decides()] = Field(
         "one",
@@ -576,6 +584,12 @@ class CwolaConfig(_Section):
     )
     folds: Annotated[int, Decides("classify", "quality")] = Field(
         5, ge=2, description="Number of folds; an event is scored by models that were not trained on its fold."
+    )
+    calibration: Annotated[int, Decides()] = Field(
+        100,
+        ge=1,
+        description="With training.scheme: cross_fit, template events above the tightest cut in each fold: so many,"
+        " divided by the smallest of hunt.background_efficiencies, are generated to set the cuts.",
     )
 
 

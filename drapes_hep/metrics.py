@@ -16,7 +16,7 @@ from scipy.special import ndtr
 
 from drapes_hep.errors import FitError, counted
 
-__all__ = ["Estimate", "Roc", "SicPoint", "auc", "roc", "sic_at_rejection", "sic_maximum", "spread"]
+__all__ = ["Estimate", "Roc", "SicPoint", "auc", "jackknife_spread", "roc", "sic_at_rejection", "sic_maximum", "spread"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -190,3 +190,19 @@ def spread(values: Sequence[float] | npt.NDArray[Any]) -> tuple[float, float, fl
     tail = float(ndtr(-1.0))
     low, middle, high = np.quantile(np.asarray(values, dtype=np.float64), [tail, 0.5, 1 - tail])
     return float(middle), float(low), float(high)
+
+
+def jackknife_spread(values: Sequence[float] | npt.NDArray[Any]) -> float:
+    r"""Compute the delete-a-group jackknife spread :math:`\sqrt{(K - 1) / K \sum_f (\theta_f - \bar\theta)^2}`.
+
+    Parameters
+    ----------
+    values : sequence of float, shape (K,)
+        Of K models, each of which left out another K-th of the data.
+
+    Returns
+    -------
+    float
+    """
+    theta = np.asarray(values, dtype=np.float64)
+    return float(np.sqrt((len(theta) - 1) / len(theta) * ((theta - theta.mean()) ** 2).sum()))

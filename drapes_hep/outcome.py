@@ -158,7 +158,12 @@ class TemplateQuality:
     lost : mapping of str to int, or None
         Events that were generated and left out, by reason.
     auc_vs_truth : Estimate or None
-        AUC against true background in the window; None without labels or if blind.
+        AUC against true background in the window, with cross-fitting the mean over the models; None without labels or
+        if blind.
+    auc_vs_truth_spread : float or None
+        With cross-fitting, spread of these AUCs over the models (delete-a-group jackknife).
+    auc_vs_truth_mixture : Estimate or None
+        With cross-fitting, the AUC with the events of all models mixed.
     auc_vs_sideband_closure : Estimate or None
         AUC against held-out sideband events.
     auc_vs_pseudo_window : PseudoWindowEstimate or None
@@ -171,6 +176,8 @@ class TemplateQuality:
     steps_left: int | None
     lost: Mapping[str, int] | None
     auc_vs_truth: Estimate | None
+    auc_vs_truth_spread: float | None
+    auc_vs_truth_mixture: Estimate | None
     auc_vs_sideband_closure: Estimate | None
     auc_vs_pseudo_window: PseudoWindowEstimate | None
 

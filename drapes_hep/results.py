@@ -435,7 +435,19 @@ def _template_schema() -> dict[str, Any]:
             null=True,
         ),
         auc_vs_truth=_field(
-            "AUC against true background in the window; null without labels or if blind.", estimate, null=True
+            "AUC against true background in the window, with cross-fitting the mean over the models, each compared by"
+            " itself; null without labels or if blind.",
+            estimate,
+            null=True,
+        ),
+        auc_vs_truth_spread=_field(
+            "With cross-fitting, spread of these AUCs over the models (delete-a-group jackknife); the models share most"
+            " of their data, so it is no independent uncertainty.",
+            _NUMBER,
+            null=True,
+        ),
+        auc_vs_truth_mixture=_field(
+            "With cross-fitting, the same AUC with the events of all models mixed.", estimate, null=True
         ),
         auc_vs_sideband_closure=_field(
             "AUC against held-out sideband events, generated at their masses; if blind, those outside all windows.",

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from drapes_hep.cwola.classifiers import Classifier, balanced_weights, load_classifier
-from drapes_hep.cwola.folds import NO_PARENT, assign_folds
 from drapes_hep.cwola.perceptron import Mlp
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores, tail_probability
 from drapes_hep.cwola.trees import SklearnTrees, Trees
 from drapes_hep.errors import ConfigError, FitError, LeakError
+from drapes_hep.folds import NO_PARENT, assign_folds
 from drapes_hep.metrics import auc
 
 
@@ -68,6 +68,62 @@ def test_a_copy_of_a_scored_event_in_the_training_is_refused():
     copies = Sample(data.x, data.weight, assign_folds(parents, 5, 99), parents)
     with pytest.raises(LeakError, match="a model that saw it"):
         out_of_fold_scores(Memory, data, copies, {}, folds=5, ensemble=1, seed=1)
+
+
+def crossed(n: int, seed: int, first_id: int, folds: int = 5) -> Sample:
+    """Events of models, as many of each; the fold is that of the model, whatever the identities say."""
+    events = sample(n, seed, first_id=first_id, folds=folds)
+    return replace(events, fold=np.arange(n) % folds)
+
+
+def test_with_a_calibration_a_classifier_sees_the_template_of_its_model_alone():
+    seen = {}
+
+    class Spy:
+        def __init__(self, seed):
+            self.seed = seed
+
+        def fit(self, x, y, *_):
+            self.x, self.y = x, y
+
+        def score(self, x):
+            seen[self.seed] = set(self.x[self.y == 0, 0].tolist())
+            return x[:, 0]
+
+    data, template = sample(400, 1), crossed(500, 2, 1000)
+    out_of_fold_scores(Spy, data, template, {}, folds=5, ensemble=1, seed=1, calibration=crossed(1000, 3, 5000))
+    assert sorted(map(sorted, seen.values())) == sorted(sorted(template.x[template.fold == f, 0]) for f in range(5))
+
+
+def test_with_a_calibration_no_event_is_scored_by_a_model_that_saw_it():
+    data, template, calibration = sample(400, 1), crossed(500, 2, 1000), crossed(1000, 3, 5000)
+    others = {"sidebands": sample(300, 4, first_id=9000)}
+    scores = out_of_fold_scores(Memory, data, template, others, folds=5, ensemble=1, seed=1, calibration=calibration)
+    assert len(scores["template"].score) == 1000
+    assert all(one.score.max() == 0 for one in scores.values())
+
+
+def test_tails_are_those_of_the_calibration_sample():
+    data, template, calibration = sample(2000, 1, 0.3), crossed(2500, 2, 10_000), crossed(5000, 3, 20_000)
+    tail = out_of_fold_scores(Trees, data, template, {}, folds=5, ensemble=1, seed=1, calibration=calibration)
+    for fold in range(5):
+        here = tail["template"].tail[calibration.fold == fold]
+        assert (here <= 0.1).mean() == pytest.approx(0.1, abs=2 / len(here))
+
+
+@pytest.mark.parametrize("planted", ["calibration", "sidebands", "data"])
+def test_an_event_that_trained_the_classifier_of_its_fold_is_refused(planted):
+    """One template event of model 0 is a copy of an event that classifier 0 scores."""
+    data, template, calibration = sample(400, 1), crossed(500, 2, 1000), crossed(1000, 3, 5000)
+    sidebands = sample(300, 4, first_id=9000)
+    target = {"calibration": calibration, "sidebands": sidebands, "data": data}[planted]
+    group = template.group.copy()
+    group[np.flatnonzero(template.fold == 0)[0]] = target.group[np.flatnonzero(target.fold == 0)[0]]
+    copied = replace(template, group=group)
+    with pytest.raises(LeakError, match="fold 0: an event would be scored by a model that saw it"):
+        out_of_fold_scores(
+            Memory, data, copied, {"sidebands": sidebands}, folds=5, ensemble=1, seed=1, calibration=calibration
+        )
 
 
 def test_scores_do_not_depend_on_the_number_of_workers():

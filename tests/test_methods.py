@@ -19,11 +19,11 @@ from test_stages import SEARCH, cut_sample
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from drapes_hep.config import load_config
-from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.errors import ConfigError, DrapesError, FitError, InputError, LeakError, RunDirectoryError
 from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
+from drapes_hep.folds import assign_folds
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
@@ -511,10 +511,11 @@ def test_a_method_from_a_file_makes_a_template_of_its_own(project, run, events):
     # parents are sideband events of the training; masses lie in the window
     assert WINDOW.in_sidebands(events.mjj[rows]).all()
     assert WINDOW.in_signal_region(np.asarray(template["mjj"])).all()
-    split = read_skim(run / "windows" / "3300-3700" / "split.parquet")
-    closing = np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE]
-    assert not np.isin(parent, closing).any()
-    mean = np.asarray(read_json(run / "windows" / "3300-3700" / "model" / "mean.json")["mean"])
+    model = np.asarray(template["model"])
+    # no parent is in the fold that its model never saw
+    assert not (assign_folds(parent, 2, SEARCH["seed"]) == model).any()
+    folder = run / "windows" / "3300-3700"
+    mean = np.array([read_json(folder / f"model_{number}" / "mean.json")["mean"] for number in range(2)])[model]
     x = np.stack([np.asarray(template[name]) for name in FEATURES], axis=1)
     np.testing.assert_allclose(x, mean + 2.0 * (events.x[rows] - mean))
 
@@ -864,8 +865,8 @@ def test_cathode_of_the_page_makes_a_template(project, run, tmp_path):
     template = searched(project, run, name, "template.options={epochs: 2, width: 8, transforms: 2}")
     assert template.metadata["title"] == "CATHODE"
     curves = read_json(run / "windows" / "3300-3700" / "training.json")["trainings"]
-    assert len(curves["flow"]["train"]) == 2
-    assert curves["flow"]["title"] == "Training of the flow"
+    assert len(curves["flow_0"]["train"]) == 2
+    assert curves["flow_0"]["title"] == "Training of the flow, without fold 0"
 
 
 def test_cathode_of_the_page_has_at_most_seventy_lines():

@@ -94,6 +94,13 @@ def test_few_events_give_tame_curves(n):
     assert back[:, 1].max() < 3 * x[:, 1].max()
 
 
+@pytest.mark.parametrize("n", [400, 2000])
+def test_events_beyond_the_quantiles_of_few_are_not_thrown_far(n):
+    scaling = fit_scaling("quantile", *events(n), np.ones(n), DOMAIN)
+    fresh, mjj = events(20_000, seed=1)
+    assert np.abs(scaling.forward(fresh, mjj)).max() < 20
+
+
 def test_too_few_events_and_flat_features_are_refused():
     x, mjj = events(100)
     with pytest.raises(FitError, match="100 sideband events for training; 'quantile' needs at least 300"):

@@ -13,13 +13,13 @@ import torch
 
 from drapes_hep.cwola import set_classifiers
 from drapes_hep.cwola.classifiers import Classifier, load_classifier, reads_of
-from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.jet_inputs import pack_events
 from drapes_hep.cwola.perceptron import Mlp
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
 from drapes_hep.cwola.set_classifiers import ConstituentTransformer, DijetTransformer
 from drapes_hep.cwola.trees import Trees
 from drapes_hep.errors import ConfigError, FitError
+from drapes_hep.folds import assign_folds
 from drapes_hep.metrics import auc
 
 BOTH = [ConstituentTransformer, DijetTransformer]

@@ -26,7 +26,6 @@ from test_stamps import change_code
 
 from drapes_hep.bumphunt import count_selected, hunt_window, set_overlaps
 from drapes_hep.config import load_config
-from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import equal_size_auc
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError, RunDirectoryError
 from drapes_hep.events.chunks import split
@@ -38,6 +37,7 @@ from drapes_hep.events.paths import expand_trees
 from drapes_hep.events.readers import read, scan
 from drapes_hep.events.skims import read_skim, read_truth, write_skim, write_truth
 from drapes_hep.files import file_hash, read_json, write_json
+from drapes_hep.folds import assign_folds
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import RunDirectory, open_run
 from drapes_hep.pipeline.stage import read_stamp
@@ -449,7 +449,7 @@ def test_a_killed_training_goes_on_and_ends_alike(project, done, tmp_path, monke
     run = tmp_path / "killed"
     folder = run / "windows" / WINDOWS[0]
     command = [sys.executable, "-c", _HANGS, "run", str(project / "tiny.yaml"), "-o", str(run), "--workers", "1"]
-    killed_when(command, lambda: list(folder.glob("model.*.checkpoint")))
+    killed_when(command, lambda: list(folder.glob("model_0.*.checkpoint")))
     assert not (run / "stages" / f"train.{WINDOWS[0]}.json").exists()
     kept: list[int] = []
     fit = feature_model.fit_models
@@ -462,8 +462,8 @@ def test_a_killed_training_goes_on_and_ends_alike(project, done, tmp_path, monke
     monkeypatch.setattr(feature_model, "fit_models", spied)
     monkeypatch.setattr(Reporter, "say", lambda _, line: said.append(line))
     ran = search(project, run)
-    assert kept == [True, False, False]
-    words = "the interrupted training of the model resumes from the checkpoint of features"
+    assert kept == [True, False, False, False, False]
+    words = "the interrupted training of the model 0 resumes from the checkpoint of features"
     assert said.count(f"window {WINDOWS[0]}: {words}") == 1
     assert ran == STAGES - {"skim"}
     assert (run / "results.json").read_bytes() == (done / "results.json").read_bytes()
@@ -474,12 +474,12 @@ def test_windows_that_are_trained_together_have_the_models_of_each(project, done
     """Both windows and the closure test's second model as one stack: byte for byte what one window after another is."""
     for stamp in (copy / "stages").glob("train.*"):
         stamp.unlink()
-    for folder in copy.glob("windows/*/*model"):
+    for folder in copy.glob("windows/*/*model*"):
         shutil.rmtree(folder)
     context = context_of(project, copy)
     train_windows(context, context.windows)
-    models = [path.relative_to(done) for path in done.glob("windows/*/*model/*")]
-    assert len(models) == 9
+    models = [path.relative_to(done) for path in done.glob("windows/*/*model*/*")]
+    assert len(models) == 15
     assert all((copy / path).read_bytes() == (done / path).read_bytes() for path in models)
     splits = [path.relative_to(done) for path in done.glob("windows/*/split.parquet")]
     assert len(splits) == 2
@@ -846,14 +846,16 @@ def test_another_signal_seed_injects_other_events(project, tmp_path):
 def test_a_card_names_the_hidden_windows(done):
     cards = {path.parent: read_json(path) for path in done.rglob("method.json")}
     assert {str(path.relative_to(done / "windows")): card["hidden"] for path, card in cards.items()} == {
-        "3300-3700/model": [[3300, 3700]],
-        "3600-4000/model": [[3600, 4000]],
+        "3300-3700/model_0": [[3300, 3700]],
+        "3300-3700/model_1": [[3300, 3700]],
+        "3600-4000/model_0": [[3600, 4000]],
+        "3600-4000/model_1": [[3600, 4000]],
         "3600-4000/pseudo_model": [[3600, 4000], [4200, 4600]],
     }
 
 
 def test_a_model_serves_no_window_that_it_saw(project, done):
-    folder, method = done / "windows" / WINDOWS[0] / "model", method_of(context_of(project, done).config)
+    folder, method = done / "windows" / WINDOWS[0] / "model_0", method_of(context_of(project, done).config)
     assert load_window_model(method, folder, Window(3300, 3700, 2700, 6000)).hidden == ((3300, 3700),)
     for window in (Window(3200, 3600, 2700, 6000), Window(3600, 4000, 2700, 6000)):
         with pytest.raises(LeakError, match=f"this model saw the window {window.name}"):
@@ -864,7 +866,7 @@ def test_a_model_serves_no_pseudo_window_that_it_saw(project, done):
     folder, method = done / "windows" / WINDOWS[1], method_of(context_of(project, done).config)
     window = Window(3600, 4000, 2700, 6000)
     load_window_model(method, folder / "pseudo_model", window, pseudo=(4200, 4600))
-    for name, pseudo in (("pseudo_model", (4200, 4700)), ("model", (4200, 4600))):
+    for name, pseudo in (("pseudo_model", (4200, 4700)), ("model_0", (4200, 4600))):
         with pytest.raises(LeakError, match=f"this model saw the pseudo-window 4200-{pseudo[1]}"):
             load_window_model(method, folder / name, window, pseudo=pseudo)
 
@@ -881,15 +883,15 @@ def test_a_template_of_a_pseudo_window_asks_for_a_model_that_did_not_see_it(proj
 
 def test_the_files_of_a_model_belong_to_its_card(project, copy):
     models, method = copy / "windows", method_of(context_of(project, copy).config)
-    weights = "model/model.safetensors"
+    weights = "model_0/model.safetensors"
     shutil.copy(models / WINDOWS[1] / weights, models / WINDOWS[0] / weights)
     with pytest.raises(RunDirectoryError, match=r"model\.safetensors: missing or changed since the model was trained"):
-        load_window_model(method, models / WINDOWS[0] / "model", Window(3300, 3700, 2700, 6000))
+        load_window_model(method, models / WINDOWS[0] / "model_0", Window(3300, 3700, 2700, 6000))
 
 
 @pytest.mark.parametrize("harm", [{"extra": {}}, {"extra": {"hidden": 3}}, {"extra": None}])
 def test_a_card_that_is_not_ours_is_refused(copy, harm):
-    card = copy / "windows" / WINDOWS[0] / "model" / "card.json"
+    card = copy / "windows" / WINDOWS[0] / "model_0" / "card.json"
     write_json(card, {**read_json(card), **harm})
     with pytest.raises(RunDirectoryError, match=r"card.json: is not a model checkpoint"):
         load_background_model(card.parent)
@@ -924,7 +926,12 @@ def check_masses(context: Context, path: Path, hidden: list[str]) -> None:
     counts = np.histogram(table(context.run.events)["mjj"], edges)[0]
     fit = fit_spectrum(counts, edges, None, config.mass.fit, config.mass.sqrt_s, fitted=fitted)
     sample = read_skim(path)
-    uniform = starts(RECIPES["from_noise"], None, len(sample), sample.metadata["seed"], lambda u: u).mjj
+    models, numbers = sample.metadata["models"], np.bincount(model_column(sample))
+    drawn = [
+        starts(RECIPES["from_noise"], None, number, model["seed"], lambda u: u).mjj
+        for model, number in zip(models, numbers, strict=True)
+    ]
+    uniform = np.concatenate(drawn)
     np.testing.assert_allclose(np.asarray(sample["mjj"]), draw(fit, *intervals[0], uniform), rtol=1e-12)
 
 
@@ -942,7 +949,8 @@ def test_a_template_has_its_factor_of_the_events_in_the_window(done, window):
     """Oversampling: template.oversample times as many events as the data."""
     folder = done / "windows" / window
     inside = int((table(folder / "scores.parquet")["region"] == 1).sum())
-    assert len(table(folder / "template.parquet")["mjj"]) == round(1.5 * inside)
+    # half of the data, in the other fold, times two models
+    assert len(table(folder / "template.parquet")["mjj"]) == 2 * round(1.5 * inside / 2)
 
 
 @pytest.fixture(scope="module")
@@ -1005,7 +1013,7 @@ def test_expectations_know_which_share_of_the_sidebands_is_counted(done, project
             mass_edges(context_of(project, done)),
             config.hunt.background_efficiencies,
             counted=counted,
-            share=config.training.closure,
+            share=1.0,
         )
         window = Window(*record["sr"], *config.mass.range)
         points = hunt_window(counts, window, shape=config.mass.fit, sqrt_s=config.mass.sqrt_s).working_points
@@ -1016,7 +1024,7 @@ def test_pseudo_events_are_made_by_the_model_that_saw_neither_window(done, proje
     """Closure: the second model makes the sample of the pseudo-window, not the one that was trained there."""
     folder, method = done / "windows" / WINDOWS[1], method_of(context_of(project, done).config)
     pseudo = read_skim(folder / "pseudo.parquet")
-    mjj, seed = np.asarray(pseudo["mjj"]), pseudo.metadata["seed"]
+    mjj, seed = np.asarray(pseudo["mjj"]), pseudo.metadata["models"][0]["seed"]
     model = load_window_model(method, folder / "pseudo_model", Window(3600, 4000, 2700, 6000))
     plan = starts(RECIPES["from_noise"], None, len(mjj), seed, lambda _: mjj)
     found = method.sample(model, plan, None, SampleTask(seed, lambda some: some > 0))
@@ -1030,7 +1038,9 @@ def test_pseudo_events_lie_in_the_pseudo_window(done):
 
 def test_no_two_samples_share_an_identity(done):
     names = [done / "skim" / "events.parquet"]
-    names += [done / "windows" / w / f"{kind}.parquet" for w in WINDOWS for kind in ("template", "closure")]
+    names += [
+        done / "windows" / w / f"{kind}.parquet" for w in WINDOWS for kind in ("template", "calibration", "closure")
+    ]
     ids = np.concatenate([table(path)["event_id"] for path in names])
     assert len(np.unique(ids)) == len(ids)
 
@@ -1041,12 +1051,90 @@ def test_parts_are_disjoint_and_hold_the_sidebands_alone(done, window):
     events = table(done / "skim" / "events.parquet")
     low, high = (float(edge) for edge in window.split("-"))
     outside = (events["mjj"] < low) | (events["mjj"] >= high)
-    assert set(parts["part"]) == {TRAIN, VALIDATION, CLOSURE}
+    # each event is a closure event of the model of its fold
+    assert set(parts["part"]) == {CLOSURE}
+    assert set(parts["fold"]) == set(parts["validates"]) == {0, 1}
     assert len(np.unique(parts["event_id"])) == len(parts["event_id"])
     assert set(parts["event_id"]) == set(events["event_id"][outside])
     counts = read_json(done / "windows" / window / "training.json")["events"]
-    numbers = {"train": TRAIN, "validation": VALIDATION, "closure": CLOSURE}
-    assert counts == {name: int((parts["part"] == number).sum()) for name, number in numbers.items()}
+    validating = int(parts["validates"].sum())
+    assert counts == {"train": len(parts["part"]) - validating, "validation": validating, "closure": len(parts["part"])}
+
+
+@pytest.mark.parametrize("scheme", ["cross_fit", "hold_out"])
+def test_a_hold_out_has_one_model_and_its_parts(project, tmp_path, scheme):
+    run = tmp_path / "run"
+    context = context_of(project, run, f"training.scheme={scheme}", "training.pseudo_window=none", "training.epochs=1")
+    skim(context)
+    train(context, context.windows[0])
+    split, folder = read_skim(run / "windows" / WINDOWS[0] / "split.parquet"), run / "windows" / WINDOWS[0]
+    one = scheme == "hold_out"
+    assert [path.parent.name for path in sorted(folder.glob("*/method.json"))] == (
+        ["model"] if one else ["model_0", "model_1"]
+    )
+    assert set(np.asarray(split["part"])) == ({TRAIN, VALIDATION, CLOSURE} if one else {CLOSURE})
+    counts = read_json(folder / "training.json")["events"]
+    assert (counts["train"] + counts["validation"] + counts["closure"] == len(split)) == one
+
+
+# ---- cross-fitting: nothing meets its fold ---------------------------------------------------------------------------
+
+
+def model_column(sample) -> np.ndarray:
+    """Return which model made each event: 0 where there is one."""
+    return np.asarray(sample["model"]) if "model" in sample.columns else np.zeros(len(sample), dtype=np.int64)
+
+
+def test_a_model_is_fitted_on_the_sidebands_of_the_other_folds(project, copy, monkeypatch):
+    seen = []
+
+    def spied(trainings, **kwargs):
+        seen.extend(trainings)
+        raise DrapesError("seen")
+
+    monkeypatch.setattr(feature_model, "fit_models", spied)
+    (copy / "stages" / f"train.{WINDOWS[0]}.json").unlink()
+    context = context_of(project, copy)
+    with pytest.raises(DrapesError, match="seen"):
+        train(context, context.windows[0])
+    events = read_skim(copy / "skim" / "events.parquet")
+    fold = assign_folds(np.asarray(events["event_id"]), 2, SEED)
+    inside = context.windows[0].in_signal_region(np.asarray(events["mjj"]))
+    for training, other in zip(seen, (1, 0), strict=True):
+        expected = np.asarray(events["mjj"])[~inside & (fold == other)]
+        np.testing.assert_array_equal(np.sort(training.mjj), np.sort(expected))
+
+
+def test_a_model_that_saw_the_fold_of_its_classifier_is_refused(project, copy):
+    folder = copy / "windows" / WINDOWS[0]
+    shutil.rmtree(folder / "model_0")
+    shutil.copytree(folder / "model_1", folder / "model_0")
+    context = context_of(project, copy)
+    with pytest.raises(LeakError, match="model_0: this model saw the sideband events of fold 0"):
+        _generate(context, context.windows[0])
+
+
+def test_sideband_events_are_closed_by_the_model_of_their_fold(done):
+    folder = done / "windows" / WINDOWS[0]
+    closure, events = read_skim(folder / "closure.parquet"), read_skim(done / "skim" / "events.parquet")
+    mjj, fold = np.asarray(events["mjj"]), assign_folds(np.asarray(events["event_id"]), 2, SEED)
+    outside = (mjj < 3300) | (mjj >= 3700)
+    for number in (0, 1):
+        made = np.asarray(closure["mjj"])[model_column(closure) == number]
+        np.testing.assert_array_equal(np.sort(made), np.sort(mjj[outside & (fold == number)]))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_cuts_are_set_by_further_events_of_each_model(done, window):
+    """As many as leave a hundred above the tightest cut; their tails are those of a flat distribution."""
+    folder = done / "windows" / window
+    calibration, scores = read_skim(folder / "calibration.parquet"), read_skim(folder / "template_scores.parquet")
+    assert np.bincount(model_column(calibration)).tolist() == [10_000, 10_000]
+    np.testing.assert_array_equal(np.asarray(scores["fold"]), model_column(calibration))
+    np.testing.assert_array_equal(np.asarray(scores["event_id"]), np.asarray(calibration["event_id"]))
+    for number in (0, 1):
+        tail = np.asarray(scores["tail"])[np.asarray(scores["fold"]) == number]
+        assert (tail <= 0.01).mean() == pytest.approx(0.01, abs=0.002)
 
 
 def test_an_event_keeps_its_part_in_every_window(done):

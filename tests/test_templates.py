@@ -16,7 +16,6 @@ from test_constituent_models import Still, Told
 from test_stages import SEARCH, context_of, cut_sample
 
 from drapes_hep.config import Config, TemplateConfig, TrainingConfig, load_config, make_config
-from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.diffusion.denoisers import FlowDenoiser
 from drapes_hep.diffusion.schedules import EDMSchedule, FlowSchedule, karras_steps
 from drapes_hep.errors import ConfigError, DrapesError, InputError, LeakError
@@ -26,6 +25,7 @@ from drapes_hep.events.scaling import fit_scaling
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
+from drapes_hep.folds import assign_folds
 from drapes_hep.plugins import load_processor
 from drapes_hep.regions import Window
 from drapes_hep.stages.classify import classify
@@ -448,10 +448,14 @@ def test_every_method_goes_through_generate_and_classify(folder, method):
     if method == "from_window":
         assert np.isin(parent, np.asarray(events["event_id"])[inside]).all()
     if method == "from_sidebands":
-        split = read_skim(context.run.window(window) / "split.parquet")
-        closing = np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE]
         assert np.isin(parent, np.asarray(events["event_id"])[~inside]).all()
-        assert not np.isin(parent, closing).any()
+    # parents of what trains a classifier are in the other folds, of what sets its cuts in its own
+    if RECIPES[method].source != "noise":
+        config = context.config
+        for name, same in (("template", False), ("calibration", True)):
+            table = read_skim(context.run.window(window) / f"{name}.parquet")
+            fold = assign_folds(np.asarray(table["parent_id"]), config.cwola.folds, config.seed)
+            assert set(fold == np.asarray(table["model"])) == {same}
     if method == "from_simulation":
         simulation = read_skim(context.run.simulation)
         weight = dict(zip(np.asarray(simulation["event_id"]), np.asarray(simulation["weight"]), strict=True))

@@ -14,10 +14,10 @@ from drapes_hep.config import HuntConfig
 from drapes_hep.cwola import trees
 from drapes_hep.cwola.bins import BINS, BinnedEvents, bin_edges, bin_numbers
 from drapes_hep.cwola.classifiers import group_holdout, load_classifier, training_parts
-from drapes_hep.cwola.folds import assign_folds
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
 from drapes_hep.cwola.trees import SklearnTrees, Trees, engine_of, fallback_line, lightgbm_problem
 from drapes_hep.errors import ConfigError, FitError
+from drapes_hep.folds import assign_folds
 from drapes_hep.pipeline.provenance import makers
 from drapes_hep.rng import stage_seed
 from drapes_hep.stages import sequence

@@ -6,12 +6,16 @@ scores against those in the window and fake an excess of many sigma, so they car
 
 A raw score means nothing outside its fold. In addition, the *tail* is kept: the weighted fraction of the fold's
 own template events that score at least as high. The cut of background efficiency ``e`` is ``tail <= e`` in every fold.
+
+With cross-fitting, an event of the template belongs to a model, and the classifiers of fold ``f`` are trained against
+the events of model ``f`` alone: every other model has seen the sideband events of the fold. Further events of model
+``f``, in no training, take the place of the fold's own template events.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +25,8 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from drapes_hep.cwola.classifiers import Classifier, Prepares
-from drapes_hep.cwola.folds import check_folds
 from drapes_hep.errors import FitError, LeakError, counted
+from drapes_hep.folds import check_folds
 from drapes_hep.metrics import Estimate, auc
 from drapes_hep.rng import stage_seed
 
@@ -135,10 +139,15 @@ class _Training:
 
 
 def _training_of(
-    fold: int, classes: tuple[Sample, Sample], targets: Mapping[str, Sample], table: Any | None
+    fold: int,
+    classes: tuple[Sample, Sample],
+    targets: Mapping[str, Sample],
+    table: Any | None,
+    *,
+    of_models: bool,
 ) -> _Training:
     template, data = classes
-    keep_t, keep_d = template.fold != fold, data.fold != fold
+    keep_t, keep_d = (template.fold == fold) == of_models, data.fold != fold
     group = np.concatenate([template.group[keep_t], data.group[keep_d]])
     scored = [sample.group[sample.fold == fold] for sample in targets.values()]
     if np.isin(np.concatenate(scored), group).any():
@@ -203,6 +212,7 @@ def out_of_fold_scores(
     seed: int,
     workers: int = 1,
     advance: Callable[[], None] = lambda: None,
+    calibration: Sample | None = None,
 ) -> dict[str, Scores]:
     """Train on data (1) against template (0) fold by fold, and score each event by models that never saw it.
 
@@ -211,7 +221,9 @@ def out_of_fold_scores(
     make : callable
         Gives an untrained classifier for a seed.
     data, template : Sample
-        The two classes, both inside the window.
+        The two classes, both inside the window. With a ``calibration``, the fold of a template event is that of its
+        model, and the classifiers of fold f are trained against the events of fold f alone; without, against those of
+        all other folds.
     others : mapping of str to Sample
         More events to score, such as sidebands; in no training.
     folds : int
@@ -225,11 +237,14 @@ def out_of_fold_scores(
         does not depend on it.
     advance : callable
         Called after each trained classifier, for a progress bar.
+    calibration : Sample, optional
+        Further events of each fold's model, in no training: they define the tails of the fold, as the template's own
+        events do without it.
 
     Returns
     -------
     dict of str to Scores
-        For ``"data"``, ``"template"`` and each of ``others``.
+        For ``"data"``, ``"template"`` (the calibration sample, where there is one) and each of ``others``.
 
     Raises
     ------
@@ -238,12 +253,10 @@ def out_of_fold_scores(
     FitError
         If a fold lacks one of the classes, or a classifier returns something else than a finite score per event.
     """
-    targets = {"data": data, "template": template, **others}
-    for name, sample in (("data", data), ("template", template)):
+    reference = template if calibration is None else calibration
+    targets = {"data": data, "template": reference, **others}
+    for name, sample in (("data", data), ("template", template), ("template", reference)):
         check_folds(name, sample.fold, folds)
-    score = {name: np.full(len(sample.x), np.nan) for name, sample in targets.items()}
-    tail = {name: np.full(len(sample.x), np.nan) for name, sample in targets.items()}
-
     # classifiers that share a table each make the same of it: any seed will do
     table = _shared_table(make(stage_seed(seed, "classifier", 0, 0)), template, data)
 
@@ -254,7 +267,8 @@ def out_of_fold_scores(
         fold, member = place
         with lock:
             if fold not in trainings:
-                trainings[fold] = _training_of(fold, (template, data), targets, table)
+                of_models = calibration is not None
+                trainings[fold] = _training_of(fold, (template, data), targets, table, of_models=of_models)
             events = trainings[fold]
         # one thread each: gradient boosting on some 10^5 events scales badly over the threads of one fit
         with threadpool_limits(limits=1, user_api="openmp"):
@@ -279,13 +293,20 @@ def out_of_fold_scores(
                     del trainings[fold]
             advance()
     results = [{name: values / ensemble for name, values in fold_sums.items()} for fold_sums in sums]
+    return _with_tails(results, targets)
+
+
+def _with_tails(results: Sequence[Mapping[str, FloatArray]], targets: Mapping[str, Sample]) -> dict[str, Scores]:
+    """Put the scores of folds together, with the tails that the template of the same fold defines."""
+    reference = targets["template"]
+    scores = {name: Scores(*np.full((2, len(sample.x)), np.nan)) for name, sample in targets.items()}
     for fold, result in enumerate(results):
-        own = template.weight[template.fold == fold]
+        own = reference.weight[reference.fold == fold]
         for name, sample in targets.items():
             in_fold = sample.fold == fold
-            score[name][in_fold] = result[name]
-            tail[name][in_fold] = tail_probability(result[name], result["template"], own)
-    return {name: Scores(score[name], tail[name]) for name in targets}
+            scores[name].score[in_fold] = result[name]
+            scores[name].tail[in_fold] = tail_probability(result[name], result["template"], own)
+    return scores
 
 
 def cross_auc_scores(

@@ -197,10 +197,10 @@ def _pseudo_windows(centre: FloatArray, u: FloatArray, gaps: Sequence[Interval])
         return []
     windows = []
     for low in np.arange(u.min(), u.max() - width, width / 2):
-        beside = all(low + width <= gap[0] - width / 4 or low >= gap[1] + width / 4 for gap in gaps)
+        apart = all(low + width <= gap[0] - width / 4 or low >= gap[1] + width / 4 for gap in gaps)
         inside = (centre >= low) & (centre < low + width)
         # two bins say how a curve rises
-        if beside and inside.any() and (~inside).sum() >= 2:
+        if apart and inside.any() and (~inside).sum() >= 2:
             windows.append(inside)
     return windows
 

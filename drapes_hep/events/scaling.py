@@ -44,6 +44,8 @@ _STRAIGHT = 0.7
 """Share of the straight line in the first map: less bends the edge that moves, more leaves the cusp that stays."""
 _OUTER = (0.001, 0.999)
 _FINE = np.linspace(-3.6, 3.6, 200)
+_TAIL_EVENTS = 5
+"""Events beyond a quantile of the last map, at least."""
 
 
 @dataclass(frozen=True)
@@ -200,13 +202,25 @@ def fit_scaling(
     for j in range(d):
         unit = np.empty(len(x))
         to_units(*_prepared(y[:, j], mjj), coarse.maps, j, unit)
-        levels[j] = _rising(weighted_quantiles(unit, weight, norm.cdf(_FINE)), 1e-9)
+        levels[j] = _fit_levels(unit, weight)
     return replace(coarse, levels=levels)
 
 
 def _rising(values: FloatArray, slope: float) -> FloatArray:
     # repeated values give equal quantiles; a small slope keeps the map invertible
     return np.asarray(np.maximum.accumulate(values) + np.arange(len(values)) * slope)
+
+
+def _fit_levels(unit: FloatArray, weight: FloatArray) -> FloatArray:
+    """Return the quantiles of the last map; beyond those that a few events support it leaves units as they are."""
+    levels = _rising(weighted_quantiles(unit, weight, norm.cdf(_FINE)), 1e-9)
+    # the outer quantiles of few events are all the largest one: an event beyond it would be mapped to thousands
+    events = weight.sum() ** 2 / (weight**2).sum()
+    inner = np.flatnonzero(norm.sf(np.abs(_FINE)) * events >= _TAIL_EVENTS)
+    first, last = inner[0], inner[-1]
+    levels[:first] = levels[first] + _FINE[:first] - _FINE[first]
+    levels[last + 1 :] = levels[last] + _FINE[last + 1 :] - _FINE[last]
+    return levels
 
 
 def _fit_even(x: FloatArray, weight: FloatArray) -> FloatArray:

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from drapes_hep.config import keys_of
 from drapes_hep.cwola.classifiers import find_classifier, load_classifier, reads_of
-from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.cwola.trees import Trees, engine_of
 from drapes_hep.errors import FitError, RunDirectoryError, unnumbered
@@ -24,7 +23,8 @@ from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
 from drapes_hep.files import write_json
 from drapes_hep.fixed import QUALITY_ENSEMBLE
-from drapes_hep.metrics import Estimate, Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
+from drapes_hep.folds import assign_folds, root_of
+from drapes_hep.metrics import Estimate, Roc, SicPoint, auc, jackknife_spread, roc, sic_at_rejection, sic_maximum
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.execution import run_stage
 from drapes_hep.pipeline.stage import Stage
@@ -35,6 +35,7 @@ from drapes_hep.stages.derived import pseudo_window
 from drapes_hep.stages.feature_tables import feature_matrix
 from drapes_hep.stages.generate import generate_stage
 from drapes_hep.stages.resonant import check_resonant, resonance_line
+from drapes_hep.templates.division import is_cross_fitted
 from drapes_hep.templates.parts import CLOSURE
 
 __all__ = ["classify", "classify_stage", "quality_stage", "sample_of", "truth_metrics"]
@@ -46,7 +47,13 @@ _ROC_POINTS = 1000
 
 
 def sample_of(
-    events: Skim, features: Sequence[str] | None, folds: int, seed: int, chosen: npt.NDArray[Any] | None = None
+    events: Skim,
+    features: Sequence[str] | None,
+    folds: int,
+    seed: int,
+    chosen: npt.NDArray[Any] | None = None,
+    *,
+    by_model: bool = False,
 ) -> Sample:
     """Turn an event table into what a classifier is given.
 
@@ -61,6 +68,8 @@ def sample_of(
         The run's seed.
     chosen : array of bool or int, optional
         Which events; all by default.
+    by_model : bool
+        Whether the fold of an event is the one that its model never saw (column ``model``).
 
     Returns
     -------
@@ -75,13 +84,16 @@ def sample_of(
         x = ak.zip({"jets": events["jets"][keep]}, depth_limit=1)
     else:
         x = feature_matrix(events, features)[keep]
-    return Sample(x, np.asarray(events["weight"])[keep], assign_folds(root, folds, seed), root)
+    fold = np.asarray(events["model"], dtype=np.int64)[keep] if by_model else assign_folds(root, folds, seed)
+    return Sample(x, np.asarray(events["weight"])[keep], fold, root)
 
 
 def classify_stage(context: Context, window: Window) -> Stage:
     """Describe the stage: what decides a window's scores."""
     config, folder = context.config, context.run.window(window)
     reads = [context.run.events, folder / "template.parquet", folder / "split.parquet"]
+    if is_cross_fitted(config):
+        reads.append(folder / "calibration.parquet")
     classifier = find_classifier(config.cwola.classifier, config.folder)
     return Stage(
         f"classify.{window.name}",
@@ -144,11 +156,11 @@ def _classify(context: Context, window: Window) -> list[Path]:
     features = None if reads_jets else config.classifier_features
     columns = ("event_id", "weight", "mjj", *config.features, *(("jets",) if reads_jets else ()))
     events = read_skim(context.run.events, columns)
-    template = read_skim(folder / "template.parquet", (*columns, "parent_id"))
+    background, calibration, scored = _template_samples(context, window, columns, features)
+    reference = background if calibration is None else calibration
     mjj = np.asarray(events["mjj"])
     inside, outside = window.in_signal_region(mjj), window.in_sidebands(mjj)
     data = sample_of(events, features, cwola.folds, config.seed, inside)
-    reference = sample_of(template, features, cwola.folds, config.seed)
     sidebands = sample_of(events, features, cwola.folds, config.seed, outside)
     resonance = None
     if features is not None:
@@ -173,13 +185,14 @@ def _classify(context: Context, window: Window) -> list[Path]:
             scores = out_of_fold_scores(
                 load_classifier(cwola.classifier, cwola.options, lambda: context.device, config.folder),
                 data,
-                reference,
+                background,
                 {"sidebands": sidebands},
                 folds=cwola.folds,
                 ensemble=cwola.ensemble,
                 seed=stage_seed(config.seed, "cwola", window.name),
                 workers=context.workers,
                 advance=advance,
+                calibration=calibration,
             )
         except FitError as error:
             # the number of events that are too few is that of the window
@@ -187,10 +200,22 @@ def _classify(context: Context, window: Window) -> list[Path]:
             raise FitError(f"window {window.name}: {message}") from error
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
     _write_scores(folder, events, (inside, outside), (data, sidebands), scores, split, {"mass_r2": resonance})
-    template_columns = {name: template[name] for name in ("event_id", "parent_id", "mjj", "weight")}
+    template_columns = {name: scored[name] for name in ("event_id", "parent_id", "mjj", "weight")}
     template_columns |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
     write_skim(folder / "template_scores.parquet", template_columns)
     return [folder / "scores.parquet", folder / "template_scores.parquet"]
+
+
+def _template_samples(
+    context: Context, window: Window, columns: Sequence[str], features: Sequence[str] | None
+) -> tuple[Sample, Sample | None, Skim]:
+    """Read what classifiers are trained against, what sets their cuts, and the table of those that do."""
+    config, folder = context.config, context.run.window(window)
+    crossed = is_cross_fitted(config)
+    names = (*columns, "parent_id", *(("model",) if crossed else ()))
+    tables = [read_skim(folder / f"{name}.parquet", names) for name in ("template", *(("calibration",) * crossed))]
+    samples = [sample_of(table, features, config.cwola.folds, config.seed, by_model=crossed) for table in tables]
+    return samples[0], samples[1] if crossed else None, tables[-1]
 
 
 def _write_scores(
@@ -248,15 +273,19 @@ def _quality(context: Context, window: Window) -> list[Path]:
     config, folder = context.config, context.run.window(window)
     columns = ("event_id", "mjj", "weight", *config.features)
     events = read_skim(context.run.events, columns)
-    template = read_skim(folder / "template.parquet", (*columns, "parent_id"))
+    crossed = is_cross_fitted(config)
+    template = read_skim(folder / "template.parquet", (*columns, "parent_id", *(("model",) if crossed else ())))
     # hidden events take part in nothing below, and no number of the template's may say how many they are
     blind = config.blind
 
     def visible(table: Skim) -> npt.NDArray[np.bool_]:
         return ~in_ranges(table["mjj"], context.hidden)
 
+    # the folds of the search are those of the models: a template of one model has no parents in one of them
+    seed = stage_seed(config.seed, "quality")
+
     def sample(table: Skim, chosen: npt.NDArray[Any] | None = None) -> Sample:
-        return sample_of(table, config.features, config.cwola.folds, config.seed, chosen)
+        return sample_of(table, config.features, config.cwola.folds, seed, chosen)
 
     def against(name: str, chosen: npt.NDArray[np.bool_]) -> dict[str, float] | None:
         generated = read_skim(folder / f"{name}.parquet", (*columns, "parent_id"))
@@ -274,6 +303,8 @@ def _quality(context: Context, window: Window) -> list[Path]:
             "steps_left": template.metadata.get("steps_left"),
             "lost": None if blind else template.metadata.get("lost") or None,
             "auc_vs_truth": None,
+            "auc_vs_truth_spread": None,
+            "auc_vs_truth_mixture": None,
             "auc_vs_sideband_closure": against("closure", held_out),
             "auc_vs_pseudo_window": None,
         },
@@ -288,21 +319,28 @@ def _quality(context: Context, window: Window) -> list[Path]:
             None if pseudo_auc is None else {**pseudo_auc, "window": list(pseudo)}
         )
     if config.data.labels and not blind:
-        quality |= _truth_quality(context, window, events, quality["template"], sample(template))
+        model = np.asarray(template["model"]) if crossed else None
+        quality |= _truth_quality(context, window, events, quality["template"], sample(template), model)
     write_json(folder / "quality.json", quality)
     return [folder / "quality.json"]
 
 
 def _truth_quality(
-    context: Context, window: Window, events: Skim, quality: dict[str, Any], template: Sample
+    context: Context,
+    window: Window,
+    events: Skim,
+    quality: dict[str, Any],
+    template: Sample,
+    model: npt.NDArray[np.int8] | None,
 ) -> dict[str, Any]:
     """Measure what labels allow in the window: the template against true background, and the scores' metrics."""
     config, folder = context.config, context.run.window(window)
     inside = window.in_signal_region(events["mjj"])
     label = read_truth(context.run.truth).truth_for(np.asarray(events["event_id"])[inside])
-    background = sample_of(events, config.features, config.cwola.folds, config.seed, np.flatnonzero(inside)[label == 0])
+    seed = stage_seed(config.seed, "quality")
+    background = sample_of(events, config.features, config.cwola.folds, seed, np.flatnonzero(inside)[label == 0])
     out: dict[str, Any] = {
-        "template": {**quality, "auc_vs_truth": _two_sample_auc(context, window, "truth", background, template)},
+        "template": {**quality, **_truth_aucs(context, window, background, template, model)},
         "n_signal_truth": int(label.sum()),
     }
     if 0 < label.sum() < len(label):
@@ -313,6 +351,32 @@ def _truth_quality(
         curve = roc(score, label == 1, weight)
         out |= {"metrics": truth_metrics(curve, auc(score, label == 1, weight)), "roc": _thinned(curve)}
     return out
+
+
+def _truth_aucs(
+    context: Context, window: Window, background: Sample, template: Sample, model: npt.NDArray[np.int8] | None
+) -> dict[str, Any]:
+    """Compare the template with true background: that of each model, which is what a classifier sees, and all of them.
+
+    Models share most of their data, and each is compared with the same background: the error is that of one.
+    """
+    mixture = _two_sample_auc(context, window, "truth", background, template)
+    if model is None:
+        return {"auc_vs_truth": mixture}
+    areas = [
+        _two_sample_auc(context, window, f"truth {fold}", background, template.take(np.flatnonzero(model == fold)))
+        for fold in range(context.config.cwola.folds)
+    ]
+    measured = [area for area in areas if area is not None]
+    if len(measured) < len(areas):
+        return {"auc_vs_truth_mixture": mixture}
+    values = np.array([area["value"] for area in measured])
+    mean = {"value": float(values.mean()), "error": float(np.mean([area["error"] for area in measured]))}
+    return {
+        "auc_vs_truth": mean,
+        "auc_vs_truth_spread": jackknife_spread(values),
+        "auc_vs_truth_mixture": mixture,
+    }
 
 
 def truth_metrics(curve: Roc, area: Estimate) -> dict[str, dict[str, float] | None]:

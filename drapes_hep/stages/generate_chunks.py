@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,19 +17,41 @@ from drapes_hep.config import Config, check_config
 from drapes_hep.errors import ConfigError, RunDirectoryError
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
+from drapes_hep.folds import Fold
 from drapes_hep.pipeline.execution import check_current
 from drapes_hep.pipeline.run_directory import RunDirectory, open_run
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.spectrum.fit import Density
 from drapes_hep.spectrum.shapes import find_shape
+from drapes_hep.templates.division import divide, model_name, models_of, pool_of
 from drapes_hep.templates.methods import BackgroundMethod, SampleTask
-from drapes_hep.templates.parts import split_sidebands
-from drapes_hep.templates.plan import Pool, plan_chunk
+from drapes_hep.templates.plan import plan_chunk
 from drapes_hep.templates.registry import method_of
-from drapes_hep.templates.tables import EventTable, Template
+from drapes_hep.templates.tables import EventTable, Template, joined
 from drapes_hep.templates.window_models import load_window_model, model_files, sample_template
 
-__all__ = ["ChunkTemplate", "load_chunk_template"]
+__all__ = ["ChunkTemplate", "ModelOfChunks", "load_chunk_template"]
+
+
+class ModelOfChunks(NamedTuple):
+    """One of the models that made a template.
+
+    Attributes
+    ----------
+    model
+        The method's own.
+    unseen : Fold or None
+        With cross-fitting, the fold that it never saw.
+    rate : float
+        Mean number of template events per parent.
+    seed : int
+        Of the template.
+    """
+
+    model: Any
+    unseen: Fold | None
+    rate: float
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -42,12 +64,7 @@ class ChunkTemplate:
         Of the run.
     window : Window
     method : BackgroundMethod
-    model
-        The method's own.
-    rate : float
-        Mean number of template events per parent.
-    seed : int
-        Of the template.
+    models : tuple of ModelOfChunks
     density : Density or None
         What masses are drawn from; None where they are the parents' own.
     """
@@ -55,9 +72,7 @@ class ChunkTemplate:
     config: Config
     window: Window
     method: BackgroundMethod
-    model: Any
-    rate: float
-    seed: int
+    models: tuple[ModelOfChunks, ...]
     density: Density | None
 
     def __call__(self, events: EventTable) -> tuple[EventTable, Template]:
@@ -75,14 +90,19 @@ class ChunkTemplate:
         template : Template
         """
         window, config = self.window, self.config
-        part = split_sidebands(events.event_id, config.seed, config.training)
-        pool = Pool(window, events, part, events if self.method.source == "simulation" else None)
-        planned = plan_chunk(self.method, pool, self.rate, self.seed, self.density)
-        assert planned.parents is not None
+        division = divide(events.event_id, config)
+        simulation = events if self.method.source == "simulation" else None
         # the run has compared its template with the data; parents that are data are not template events
         nothing = events.take(np.zeros(len(events), dtype=bool))
-        task = SampleTask(self.seed, window.in_signal_region)
-        return planned.parents, sample_template(self.method, self.model, planned, task, nothing)
+        parents, templates = [], []
+        for model in self.models:
+            pool = pool_of(window, events, division, model.unseen, simulation)
+            planned = plan_chunk(self.method, pool, model.rate, model.seed, self.density)
+            assert planned.parents is not None
+            task = SampleTask(model.seed, window.in_signal_region)
+            parents.append(planned.parents.event_id)
+            templates.append(sample_template(self.method, model.model, planned, task, nothing))
+        return events.take(np.isin(events.event_id, np.concatenate(parents))), joined(templates)
 
 
 def load_chunk_template(run: str | Path, window: str) -> ChunkTemplate:
@@ -110,7 +130,12 @@ def load_chunk_template(run: str | Path, window: str) -> ChunkTemplate:
     parsed = parse_window(window, sliding_windows(_config(directory)))
     folder = directory.window(parsed)
     # read again once anything was made again, in a process that lives longer than that
-    files = (folder / "template.parquet", *model_files(folder / "model"), directory.manifest)
+    models = [model_name(unseen) for unseen in models_of(_config(directory))]
+    files = (
+        folder / "template.parquet",
+        *(path for name in models for path in model_files(folder / name)),
+        directory.manifest,
+    )
     return _load(directory, parsed, tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files))
 
 
@@ -133,10 +158,16 @@ def _load(run: RunDirectory, window: Window, _: tuple[int, ...]) -> ChunkTemplat
     record = read_skim(folder / "template.parquet", ("event_id",)).metadata
     try:
         density = None if method.own_mass else Density(find_shape(config.mass), **record["mass_fit"])
-        rate, seed = float(record["rate"]), int(record["seed"])
+        how = [(float(model["rate"]), int(model["seed"])) for model in record["models"]]
     except (KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError(
             f"{run.window(window)}: its template does not say how it was made; generate it again"
         ) from error
-    model = load_window_model(method, run.window(window) / "model", window)
-    return ChunkTemplate(config, window, method, model, rate, seed, density)
+    folds = models_of(config)
+    if len(folds) != len(how):
+        raise RunDirectoryError(f"{folder}: its template has other models than its configuration; generate it again")
+    models = tuple(
+        ModelOfChunks(load_window_model(method, folder / model_name(unseen), window, unseen=unseen), unseen, *numbers)
+        for unseen, numbers in zip(folds, how, strict=True)
+    )
+    return ChunkTemplate(config, window, method, models, density)

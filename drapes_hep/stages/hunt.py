@@ -33,6 +33,7 @@ from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import quality_stage
 from drapes_hep.stages.feature_tables import read_record, unweighted
 from drapes_hep.stages.histograms import write_histograms
+from drapes_hep.templates.division import counted_share
 from drapes_hep.templates.parts import met_no_training
 
 __all__ = ["hunt", "hunt_stage"]
@@ -111,7 +112,7 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
         points = config.hunt.background_efficiencies
         used = met_no_training(scores["part"])
         tails.append(np.where(used, tail, 1.0))
-        counts.append(count_selected(mjj, tail, edges, points, hidden, used, config.training.closure))
+        counts.append(count_selected(mjj, tail, edges, points, hidden, used, counted_share(config)))
         visible_counts.append(count_selected(mjj, tail, edges, points, hidden))
         if config.hunt.spurious_signal and not spurious:
             # of the inclusive counts, the same for every window's scores

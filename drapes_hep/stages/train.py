@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import keys_of
-from drapes_hep.cwola.folds import assign_folds, check_folds
 from drapes_hep.errors import FitError, unnumbered
 from drapes_hep.events.skims import write_skim
 from drapes_hep.files import content_hash, file_hash, write_json
+from drapes_hep.folds import Fold, assign_folds, check_folds
 from drapes_hep.keys import part_of
 from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.pipeline.context import Context
@@ -29,8 +29,9 @@ from drapes_hep.stages.feature_tables import unweighted
 from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.resonant import check_resonant
 from drapes_hep.stages.skim import skim_stage
+from drapes_hep.templates.division import Division, divide, model_name, models_of
 from drapes_hep.templates.methods import FitTask, Training
-from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION, split_sidebands
+from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.registry import method_of, method_settings
 from drapes_hep.templates.tables import EventTable
 from drapes_hep.templates.window_models import (
@@ -44,6 +45,7 @@ from drapes_hep.training.curves import Epoch, TrainingCurve
 
 __all__ = ["train", "train_stage", "train_windows"]
 
+_PSEUDO = "pseudo_model"
 _SILENCE = 60.0
 """Seconds that a training may take without a word."""
 FloatArray = npt.NDArray[np.float64]
@@ -63,7 +65,11 @@ def train_stage(context: Context, window: Window) -> Stage:
         keys_of("train"),
         lambda: [context.run.events],
         _TRAINING,
-        other={"pseudo-window": pseudo_window(context, window), **method_settings(context.config)},
+        other={
+            "pseudo-window": pseudo_window(context, window),
+            "models": len(models_of(context.config)),
+            **method_settings(context.config),
+        },
         recorded=("training.pseudo_window",),
         after=(skim_stage(context),),
     )
@@ -113,24 +119,37 @@ class _Fit:
     folder: Path
     record: str
     events: EventTable
-    part: IntArray
+    division: Division
     hidden: tuple[tuple[float, float], ...]
+    unseen: Fold | None
     stem: Path
     """Of the trainings' checkpoints."""
+
+    @property
+    def part(self) -> IntArray:
+        """Parts of the events for this model."""
+        return self.division.of_model(self.unseen)
 
 
 def _train(context: Context, fits: Sequence[_Fit]) -> list[list[Path]]:
     """Train models; returns the files of each window."""
-    written = _fit(context, fits)
+    results = _fit(context, fits)
     files: dict[str, list[Path]] = {}
-    for fit, paths in zip(fits, written, strict=True):
-        name = fit.window.name
+    records: dict[Path, dict[str, Any]] = {}
+    for fit, (model, curves) in zip(fits, results, strict=True):
+        name, record = fit.window.name, fit.folder.parent / fit.record
         if name not in files:
-            # a window's own model comes first; the closure test's has fewer sidebands
+            # a window's own models come first; the closure test's has fewer sidebands
             split = context.run.window(fit.window) / "split.parquet"
-            write_skim(split, {"event_id": fit.events.event_id, "part": fit.part.astype(np.int8)})
+            write_skim(split, {"event_id": fit.events.event_id, **fit.division.columns()})
             files[name] = [split]
-        files[name] += paths
+        files[name] += _write_model(context, fit, model)
+        of_window = records.setdefault(record, {"trainings": {}, "events": _counts(fit)})
+        of_window["trainings"] |= _curves(context, fit, curves)
+        if record not in files[name]:
+            files[name].append(record)
+    for path, content in records.items():
+        write_json(path, content)
     return list(files.values())
 
 
@@ -149,18 +168,18 @@ def _fits_of(context: Context, window: Window, events: EventTable) -> list[_Fit]
     # before a training, for the classifier comes hours after it
     columns = [config.features.index(name) for name in config.classifier_features]
     check_resonant(config.classifier_features, sidebands.x[:, columns], sidebands.mjj)
-    part = split_sidebands(sidebands.event_id, config.seed, config.training)
 
-    def fit(name: str, record: str, rows: BoolArray, hidden: tuple[tuple[float, float], ...]) -> _Fit:
-        stem = _stem(context, folder / name, hidden)
-        return _Fit(window, folder / name, record, sidebands.take(rows), part[rows], hidden, stem)
+    def fit(name: str, record: str, events: EventTable, hidden: tuple[tuple[float, float], ...], unseen: Any) -> _Fit:
+        stem = _stem(context, folder / name, hidden, unseen)
+        return _Fit(window, folder / name, record, events, divide(events.event_id, config), hidden, unseen, stem)
 
     hidden = ((window.lo, window.hi),)
-    fits = [fit("model", "training.json", np.full(len(sidebands), True), hidden)]
+    fits = [fit(model_name(unseen), "training.json", sidebands, hidden, unseen) for unseen in models_of(context.config)]
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
-        outside = (sidebands.mjj < pseudo[0]) | (sidebands.mjj >= pseudo[1])
-        fits.append(fit("pseudo_model", "pseudo_training.json", outside, (*hidden, pseudo)))
+        outside = sidebands.take((sidebands.mjj < pseudo[0]) | (sidebands.mjj >= pseudo[1]))
+        # one model: no classifier of the search is trained on its template
+        fits.append(fit(_PSEUDO, "pseudo_training.json", outside, (*hidden, pseudo), None))
     return fits
 
 
@@ -182,18 +201,18 @@ def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: I
         raise FitError(unnumbered(str(error)) if config.blind else str(error)) from error
 
 
-def _stem(context: Context, folder: Path, hidden: tuple[tuple[float, float], ...]) -> Path:
+def _stem(context: Context, folder: Path, hidden: tuple[tuple[float, float], ...], unseen: Fold | None) -> Path:
     """Return the stem of a training's checkpoints."""
     config = context.config
     part = part_of(config.model_dump(mode="json"), keys_of("train"))
     # named by all that the training depends on: a killed run resumes, a changed one starts afresh
-    unseen = [list(interval) for interval in hidden]
-    key = content_hash([part, method_settings(config), unseen, file_hash(context.run.events), code_hash(*_TRAINING)])
+    never_saw = [[list(interval) for interval in hidden], unseen and list(unseen)]
+    key = content_hash([part, method_settings(config), never_saw, file_hash(context.run.events), code_hash(*_TRAINING)])
     return folder.parent / f"{folder.name}.{key[:12]}"
 
 
-def _fit(context: Context, fits: Sequence[_Fit]) -> list[list[Path]]:
-    """Fit models and write them; returns the files of each."""
+def _fit(context: Context, fits: Sequence[_Fit]) -> list[tuple[Any, Mapping[str, TrainingCurve]]]:
+    """Fit models; returns each with the curves of its trainings."""
     config, method = context.config, method_of(context.config)
     trainings = method.trainings()
     for fit in fits:
@@ -215,14 +234,14 @@ def _fit(context: Context, fits: Sequence[_Fit]) -> list[list[Path]]:
                 device=context.device,
                 checkpoint=fit.stem,
                 progress=progress.watch(i, bar),
+                unseen=fit.unseen,
             )
             for i, fit in enumerate(fits)
         ]
         try:
-            results = fit_window_models(method, tasks)
+            return fit_window_models(method, tasks)
         except FitError as error:
             raise FitError(f"window {names}: {error}") from error
-    return [_write(context, fit, *result) for fit, result in zip(fits, results, strict=True)]
 
 
 class _Progress:
@@ -252,22 +271,38 @@ class _Progress:
         return advance
 
 
-def _write(context: Context, fit: _Fit, model: Any, results: Mapping[str, TrainingCurve]) -> list[Path]:
-    """Write a model and how its trainings went; returns the files."""
-    config, method, window = context.config, method_of(context.config), fit.window
-    trainings = method.trainings()
-    counts = {name: int((fit.part == value).sum()) for name, value in _PARTS.items()}
+def _write_model(context: Context, fit: _Fit, model: Any) -> list[Path]:
+    """Write a model; returns the files."""
+    config, window = context.config, fit.window
     extra = {
         "window": [window.lo, window.hi],
         "seed": config.seed,
         "events_sha256": file_hash(context.run.events),
-        "events": counts,
+        "events": {name: int((fit.part == value).sum()) for name, value in _PARTS.items()},
     }
-    written = save_window_model(method, fit.folder, model, fit.hidden, extra)
-    curves = {name: training_record(result, trainings.get(name)) for name, result in results.items()}
-    record = fit.folder.parent / fit.record
-    write_json(record, {"trainings": curves, "events": counts})
-    return [*written, record]
+    return save_window_model(method_of(config), fit.folder, model, fit.hidden, extra, fit.unseen)
+
+
+def _counts(fit: _Fit) -> dict[str, int]:
+    """Return how many sideband events do what; with cross-fitting, each closes one model and is used by the others."""
+    parts, counted = fit.division.part, fit.division.counted
+    return {
+        "train": int((parts == TRAIN).sum()),
+        "validation": int((parts == VALIDATION).sum()),
+        "closure": int((counted == CLOSURE).sum()) if fit.folder.name != _PSEUDO else int((parts == CLOSURE).sum()),
+    }
+
+
+def _curves(context: Context, fit: _Fit, results: Mapping[str, TrainingCurve]) -> dict[str, Any]:
+    """Return the record of each training, by its name and, with cross-fitting, the fold that it never saw."""
+    trainings = method_of(context.config).trainings()
+    records = {}
+    for name, result in results.items():
+        record = training_record(result, trainings.get(name))
+        if fit.unseen is not None:
+            record["title"] += f", without fold {fit.unseen.number}"
+        records[name if fit.unseen is None else f"{name}_{fit.unseen.number}"] = record
+    return records
 
 
 _PARTS = {"train": TRAIN, "validation": VALIDATION, "closure": CLOSURE}

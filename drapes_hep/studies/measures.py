@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.cwola.classifiers import find_classifier, load_classifier, reads_of
-from drapes_hep.cwola.folds import assign_folds, root_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.cwola.trees import Trees
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.features import check_features
 from drapes_hep.fixed import QUALITY_ENSEMBLE
+from drapes_hep.folds import assign_folds, root_of
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
 from drapes_hep.rng import stage_seed
 from drapes_hep.spectrum.bins import spectrum_edges

@@ -50,7 +50,7 @@ def check_declared(name: str, method_class: Any) -> None:
         raise ConfigError(f"{where}: needs the attribute title, its name in legends, such as title = 'CATHODE'")
     if source not in get_args(Source):
         raise ConfigError(f"{where}: source is {source!r}, which is none of {', '.join(get_args(Source))}")
-    for flag in ("own_mass", "partial"):
+    for flag in ("own_mass", "partial", "cross_fits"):
         if not isinstance(getattr(method_class, flag, False), bool):
             raise ConfigError(f"{where}: {flag} is {getattr(method_class, flag)!r}, neither True nor False")
     if getattr(method_class, "own_mass", False) and source not in ("window", "simulation"):
@@ -90,6 +90,7 @@ class CheckedMethod(BackgroundMethod):
         self.title = inner.title
         self.source = getattr(inner, "source", "noise")
         self.own_mass, self.partial = getattr(inner, "own_mass", False), getattr(inner, "partial", False)
+        self.cross_fits = getattr(inner, "cross_fits", True)
         self.columns = getattr(inner, "columns", ())
         reach = getattr(type(inner), "reach", BackgroundMethod.reach)
         # a method without it draws masses in the region alone, and none of its events can migrate

@@ -125,6 +125,7 @@ class TemplateTable(BackgroundMethod):
     """
 
     title = "Template file"
+    cross_fits = False
 
     def __init__(self, config: Config, tree: str = "") -> None:
         self.config, self.tree = config, tree

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from drapes_hep.config import Config
 from drapes_hep.events.features import domains
+from drapes_hep.folds import Fold
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_normals, stage_seed
 from drapes_hep.templates.drapes_family import Source
@@ -54,6 +55,8 @@ class FitTask:
         Stem of the files that an interrupted training may leave: ``STEM.checkpoint`` or ``STEM.NAME.checkpoint``.
     progress : callable, optional
         Called with the training's name and each epoch.
+    unseen : Fold, optional
+        With cross-fitting, the fold of which no event is among these.
     """
 
     events: EventTable
@@ -63,6 +66,7 @@ class FitTask:
     device: str = "cpu"
     checkpoint: Path | None = None
     progress: Callable[[str, Epoch], None] | None = None
+    unseen: Fold | None = None
 
     def scaled(self, config: Config) -> tuple[Scaling, Tensors, Tensors]:
         """Scale the features as ``template.scaling`` says: the scaling, and what is trained and stopped on.
@@ -153,6 +157,8 @@ class BackgroundMethod(Protocol):
         Whether a template event has its parent's m_JJ, or one drawn in the window.
     partial : bool
         Whether it takes ``template.strength`` or ``template.steps_left``: how far its parents are noised.
+    cross_fits : bool
+        Whether each fold gets a model of its own (:mod:`drapes_hep.templates.division`); not where nothing is fitted.
     columns : tuple of str
         Columns of the skim that it needs beside the features: ``("jets",)`` for jets with constituents.
     """
@@ -161,6 +167,7 @@ class BackgroundMethod(Protocol):
     source: Source = "noise"
     own_mass: bool = False
     partial: bool = False
+    cross_fits: bool = True
     columns: tuple[str, ...] = ()
 
     def __init__(self, config: Config) -> None: ...

@@ -1,4 +1,4 @@
-"""Parts of the sidebands: what a model is trained on, what stops its training, and what it never meets."""
+"""Parts of the sidebands: what a model is trained on, what stops its training, and what it never sees."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRAIN, VALIDATION, CLOSURE = 0, 1, 2
 """Parts of the sidebands: disjoint, by event identity."""
 
 
-def split_sidebands(event_id: IntArray, seed: int, config: TrainingConfig) -> IntArray:
+def split_sidebands(event_id: IntArray, seed: int, config: TrainingConfig, closure: float | None = None) -> IntArray:
     """Assign each sideband event to train, validate or close.
 
     Parameters
@@ -27,6 +27,8 @@ def split_sidebands(event_id: IntArray, seed: int, config: TrainingConfig) -> In
         The run's seed.
     config : TrainingConfig
         Its ``validation`` and ``closure`` fractions.
+    closure : float, optional
+        In place of that of ``config``.
 
     Returns
     -------
@@ -34,9 +36,10 @@ def split_sidebands(event_id: IntArray, seed: int, config: TrainingConfig) -> In
         :data:`TRAIN`, :data:`VALIDATION` or :data:`CLOSURE`; a function of the identity alone.
     """
     u = event_uniforms(stage_seed(seed, "split"), event_id)[:, 0]
+    share = config.closure if closure is None else closure
     part = np.full(len(u), TRAIN, dtype=np.int64)
-    part[u < config.validation + config.closure] = VALIDATION
-    part[u < config.closure] = CLOSURE
+    part[u < config.validation + share] = VALIDATION
+    part[u < share] = CLOSURE
     return part
 
 

@@ -12,6 +12,11 @@ sidebands     sideband events of the training, none in [a, b)     sideband event
 simulation    simulated events in [a, b)                          simulated events in the sidebands
 ============  ==================================================  ==================================================
 
+With cross-fitting, model f never sees fold f of the sidebands, which are its closure events. The template that
+classifier f is trained against starts from events of the other folds; the calibration sample, which sets the cuts of
+fold f, starts from events of fold f: data in [a, b), closure events, or simulated events. Parents of either are never
+those of the other, or the classifier would have seen copies of what sets its cuts.
+
 Masses are the parents' own (``own_mass``), or drawn inside the region from a fit of the spectrum that leaves the window
 out, and the pseudo-window where that is the region. The closure sample has the masses of the closure events.
 
@@ -73,12 +78,19 @@ class Pool:
         From :func:`drapes_hep.templates.parts.split_sidebands`; read in the sidebands alone.
     simulation : EventTable, optional
         Of another simulation.
+    unseen, simulation_unseen : array of bool, shape (n,), optional
+        With cross-fitting, the events of the fold that the model never sees, wherever they are.
+    calibrates : bool
+        Whether a template is to set cuts, with cross-fitting; else it is to train a classifier.
     """
 
     window: Window
     events: EventTable
     part: IntArray
     simulation: EventTable | None = None
+    unseen: BoolArray | None = None
+    simulation_unseen: BoolArray | None = None
+    calibrates: bool = False
 
     @functools.cached_property
     def closing(self) -> BoolArray:
@@ -171,10 +183,17 @@ def _parents(origin: Origin, pool: Pool, region: Interval) -> EventTable | None:
         return None
     if origin.source == "simulation":
         simulation = _simulation(origin, pool)
-        return simulation.take(between(simulation.mjj, region))
+        return simulation.take(between(simulation.mjj, region) & _folds(pool, pool.simulation_unseen))
     if origin.source == "window":
-        return pool.events.take(between(pool.events.mjj, region))
-    return pool.events.take(pool.training & ~between(pool.events.mjj, region))
+        return pool.events.take(between(pool.events.mjj, region) & _folds(pool, pool.unseen))
+    return pool.events.take((pool.closing if pool.calibrates else pool.training) & ~between(pool.events.mjj, region))
+
+
+def _folds(pool: Pool, unseen: BoolArray | None) -> BoolArray | np.bool_:
+    """Return which events are in the folds of a template's parents; all without cross-fitting."""
+    if unseen is None:
+        return np.True_
+    return unseen if pool.calibrates else ~unseen
 
 
 def _simulation(origin: Origin, pool: Pool) -> EventTable:

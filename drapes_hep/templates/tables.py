@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from drapes_hep.events.types import AwkwardArray
 
-__all__ = ["EventTable", "Plan", "Planned", "Template"]
+__all__ = ["EventTable", "Plan", "Planned", "Template", "joined"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -103,6 +103,21 @@ class Template:
     weight: FloatArray
     jets: AwkwardArray | None = None
     lost: Mapping[str, int] = field(default_factory=dict)
+
+
+def joined(templates: Sequence[Template]) -> Template:
+    """Return the events of several templates as one."""
+    jets = None
+    if templates[0].jets is not None:
+        import awkward as ak
+
+        jets = ak.concatenate([template.jets for template in templates])
+    lost = {reason: sum(t.lost.get(reason, 0) for t in templates) for template in templates for reason in template.lost}
+    columns = {
+        name: np.concatenate([getattr(template, name) for template in templates])
+        for name in ("event_id", "parent_id", "x", "mjj", "weight")
+    }
+    return Template(**columns, jets=jets, lost=lost)
 
 
 @dataclass(frozen=True)

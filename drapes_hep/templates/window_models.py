@@ -17,6 +17,7 @@ import numpy.typing as npt
 from drapes_hep.errors import ConfigError, FitError, LeakError, RunDirectoryError, counted
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.files import file_hash, read_json, write_json
+from drapes_hep.folds import Fold
 from drapes_hep.regions import Window
 from drapes_hep.templates.methods import BackgroundMethod, FitTask, SampleTask, Training
 from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
@@ -27,6 +28,7 @@ __all__ = [
     "CARD",
     "check_hidden",
     "check_parts",
+    "check_unseen",
     "checkpoints",
     "fit_window_model",
     "fit_window_models",
@@ -74,6 +76,15 @@ def check_parts(part: IntArray, weight: FloatArray) -> None:
         raise FitError("the weights of the sideband events do not add up to more than 0: nothing can be trained")
 
 
+def check_unseen(event_id: IntArray, unseen: Fold | None) -> None:
+    """Refuse events of the fold that a model must not see; raises LeakError."""
+    inside = 0 if unseen is None else int(unseen.holds(event_id).sum())
+    if unseen is not None and inside:
+        raise LeakError(
+            f"{counted(inside, 'event')} of fold {unseen.number} given to the model that must not see any of them"
+        )
+
+
 def fit_window_model(method: BackgroundMethod, task: FitTask) -> tuple[Any, Mapping[str, TrainingCurve]]:
     """Fit a method's model; raises as :func:`fit_window_models` does."""
     return fit_window_models(method, [task])[0]
@@ -98,7 +109,7 @@ def fit_window_models(
     Raises
     ------
     LeakError
-        If an event lies in a hidden interval.
+        If an event lies in a hidden interval, or in the fold that a model must not see.
     FitError
         If a part of the sidebands has no events.
     """
@@ -109,6 +120,8 @@ def fit_window_models(
     size = method.together(tasks[0].device, len(tasks)) if len(tasks) > 1 else 1
     for first in range(0, len(tasks), size):
         some = [_without_closure(task) for task in tasks[first : first + size]]
+        for task in some:
+            check_unseen(task.events.event_id, task.unseen)
         results += [method.fit(some[0])] if len(some) == 1 else method.fit_many(some)
     return results
 
@@ -125,6 +138,7 @@ def save_window_model(
     model: Any,
     hidden: Sequence[tuple[float, float]],
     extra: Mapping[str, Any],
+    unseen: Fold | None = None,
 ) -> list[Path]:
     """Write a model with its card.
 
@@ -138,6 +152,8 @@ def save_window_model(
         Mass intervals that it never saw, GeV; none for GenSR's, which saw all.
     extra : mapping
         What else the card is to say.
+    unseen : Fold, optional
+        The fold that it never saw.
 
     Returns
     -------
@@ -154,7 +170,8 @@ def save_window_model(
     if (folder / CARD).resolve() in [path.resolve() for path in written]:
         raise ConfigError(f"template.method {method.title}: save() wrote {CARD}, the name of the card; take another")
     files = {str(path.relative_to(folder)): file_hash(path) for path in written}
-    card = {"title": method.title, "hidden": [list(interval) for interval in hidden], "files": files, **extra}
+    never_saw = {"hidden": [list(interval) for interval in hidden], "unseen": None if unseen is None else list(unseen)}
+    card = {"title": method.title, **never_saw, "files": files, **extra}
     write_json(folder / CARD, card)
     return [*written, folder / CARD]
 
@@ -181,6 +198,7 @@ def load_window_model(
     device: str = "cpu",
     *,
     pseudo: tuple[float, float] | None = None,
+    unseen: Fold | None = None,
     saw_window: bool = False,
 ) -> Any:
     """Read a window's model back.
@@ -193,6 +211,8 @@ def load_window_model(
     device : str
     pseudo : (float, float), optional
         The pseudo-window whose template it makes, GeV.
+    unseen : Fold, optional
+        The fold whose classifier its template trains, with cross-fitting.
     saw_window : bool
         For the one model that may see its window: GenSR's, which oversamples the data. Its card must say so.
 
@@ -203,13 +223,15 @@ def load_window_model(
     Raises
     ------
     LeakError
-        If the model's card does not say that it was trained without this window, and without the pseudo-window.
+        If the model's card does not say that it was trained without this window, without the pseudo-window, and
+        without the fold.
     RunDirectoryError
         If card and files are damaged or do not belong together.
     """
     card = read_json(folder / CARD)
     try:
         hidden = [(float(low), float(high)) for low, high in card["hidden"]]
+        never_saw = None if card["unseen"] is None else Fold(*card["unseen"])
         files = {folder / str(name): str(digest) for name, digest in card["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunDirectoryError(f"{folder / CARD}: is not a model checkpoint ({error!r}); train again") from error
@@ -221,6 +243,8 @@ def load_window_model(
         raise LeakError(f"{folder}: this model {'saw' if model_saw else 'did not see'} the window {window.name}")
     if pseudo is not None and saw(pseudo):
         raise LeakError(f"{folder}: this model saw the pseudo-window {pseudo[0]:g}-{pseudo[1]:g}")
+    if unseen is not None and never_saw != unseen:
+        raise LeakError(f"{folder}: this model saw the sideband events of fold {unseen.number}")
     for path, digest in files.items():
         if not path.is_file() or file_hash(path) != digest:
             raise RunDirectoryError(f"{path}: missing or changed since the model was trained; train again")
@@ -274,21 +298,38 @@ def sample_template(
     rows = _rows(inside.x)
     # features that are counts or categories repeat by themselves
     if len(np.unique(rows)) == len(rows):
-        _refuse_copies(method, _rows(template.x), rows, "features")
+        _refuse_copies(method, _rows(template.x), rows, "features", template.x)
     _refuse_repeats(method, template, data)
     return template
 
 
 def _refuse_copies(
-    method: BackgroundMethod, generated: npt.NDArray[np.uint64], data: npt.NDArray[np.uint64], what: str
+    method: BackgroundMethod,
+    generated: npt.NDArray[np.uint64],
+    data: npt.NDArray[np.uint64],
+    what: str,
+    x: FloatArray | None = None,
 ) -> None:
-    """Raise LeakError if template events are data; without their number, which may be that of a hidden window."""
+    """Raise LeakError if template events are data; without their number, which may be that of a hidden window.
+
+    With their features ``x``, shape (n, d), as many may be data as chance explains: of one feature, numbers of 24 bits
+    are often the same.
+    """
     same = np.isin(generated, data)
-    if same.any():
+    if not same.any():
+        return
+    by_chance = 0.0 if x is None else len(data) * len(x) * _pair_probability(x)
+    if same.sum() > by_chance + 5 * np.sqrt(by_chance):
         raise LeakError(
             f"template.method {method.title}: template events are events of the data, the first in row"
             f" {int(np.flatnonzero(same)[0])}: their {what} are the same"
         )
+
+
+def _pair_probability(x: FloatArray) -> float:
+    """Estimate how often two events have the same features, shape (n, d), were these independent."""
+    repeats = [np.unique(column, return_counts=True)[1].astype(np.float64) for column in x.astype(np.float32).T]
+    return float(np.prod([(count * (count - 1)).sum() / (len(x) * max(len(x) - 1, 1)) for count in repeats]))
 
 
 _REPEATED = 0.01

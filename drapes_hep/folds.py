@@ -1,4 +1,4 @@
-"""Folds: which models may score an event.
+"""Folds: which models may see an event, and which may score it.
 
 A fold belongs to an event's identity, so it is the same whatever else is in the sample, in which order, and in which
 window. A template event that was made from a data event takes its parent's fold: otherwise a near copy of the event
@@ -7,6 +7,8 @@ would be trained on (at small strength the null AUC is then 0.46 instead of 0.5)
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,7 +16,28 @@ from drapes_hep.errors import FitError, counted
 from drapes_hep.events.schema import NO_PARENT
 from drapes_hep.rng import event_uniforms, stage_seed
 
-__all__ = ["assign_folds", "check_folds", "root_of"]
+__all__ = ["Fold", "assign_folds", "check_folds", "root_of"]
+
+
+class Fold(NamedTuple):
+    """One of the folds.
+
+    Attributes
+    ----------
+    number : int
+        In [0, folds).
+    folds : int
+    seed : int
+        The run's seed.
+    """
+
+    number: int
+    folds: int
+    seed: int
+
+    def holds(self, event_id: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether events, shape (n,), are in it."""
+        return np.asarray(assign_folds(event_id, self.folds, self.seed) == self.number)
 
 
 def root_of(event_id: npt.NDArray[np.int64], parent_id: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
