@@ -33,6 +33,8 @@ class SplitCounts:
         Generated events.
     folds : int or None
         Of the classifier.
+    models : int
+        Background models: with more than one, an event closes the model of its fold and is used by the others.
     """
 
     window: tuple[float, float]
@@ -43,6 +45,7 @@ class SplitCounts:
     in_window: int | None = None
     template: int | None = None
     folds: int | None = None
+    models: int = 1
 
 
 def _count(value: int | None) -> str:
@@ -71,7 +74,7 @@ def data_split(counts: SplitCounts, stamp: Stamp | None = None) -> Figure:
     ax.set_ylim(0, 100)
     _draw_spectrum(ax, counts)
     _draw_boxes(ax, counts)
-    _draw_arrows(ax)
+    _draw_arrows(ax, counts.models > 1)
     if stamp is not None:
         stamp_axes(ax, stamp)
     return fig
@@ -105,10 +108,14 @@ def _draw_spectrum(ax: Axes, counts: SplitCounts) -> None:
 def _draw_boxes(ax: Axes, counts: SplitCounts) -> None:
     pale, warm, plain = "#dbe7fe", "#fbdcdf", SHADE
     folds = "" if counts.folds is None else f"{counts.folds} folds, "
+    crossed = counts.models > 1
+    train, close = (
+        ("background models\nof other folds", "model of\nits fold") if crossed else ("background model", "never fitted")
+    )
     for (x, y, width), text, colour in (
-        ((3, 46, 19), "train\nbackground model" + _count(counts.train), pale),
+        ((3, 46, 19), f"train\n{train}" + _count(counts.train), pale),
         ((24, 46, 15), "validate\nearly stopping" + _count(counts.validation), pale),
-        ((41, 46, 15), "close\nnever fitted" + _count(counts.closure), pale),
+        ((41, 46, 15), f"close\n{close}" + _count(counts.closure), pale),
         ((62, 46, 35), "data in the window\nnever seen by the background model" + _count(counts.in_window), warm),
         ((3, 20, 30), "template: generated\nat masses of the window" + _count(counts.template), plain),
         (
@@ -130,11 +137,12 @@ def _draw_boxes(ax: Axes, counts: SplitCounts) -> None:
         )  # fmt: skip
 
 
-def _draw_arrows(ax: Axes) -> None:
+def _draw_arrows(ax: Axes, crossed: bool) -> None:
     def arrow(start: tuple[float, float], end: tuple[float, float], **extra: Any) -> None:
         ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.2, **extra}, zorder=1)
 
-    ax.text(29.5, 65.5, "sideband events, split once", ha="center", va="center", fontsize=11.5, color=_DARK_BLUE)
+    split = "sideband events, each out of the model of its fold" if crossed else "sideband events, split once"
+    ax.text(29.5, 65.5, split, ha="center", va="center", fontsize=11.5, color=_DARK_BLUE)
     arrow((12.5, 46), (12.5, 37.2))
     arrow((31.5, 46), (31.5, 37.2), ls="--")
     arrow((33, 28.5), (37.3, 28.5))
@@ -146,9 +154,10 @@ def _draw_arrows(ax: Axes) -> None:
     ax.plot([56, 60, 60, 87], [51, 51, 41.6, 41.6], color=_DARK_BLUE, lw=1.2, zorder=1)
     arrow((87, 41.9), (87, 37.2), color=_DARK_BLUE)
     ax.text(77, 42.3, "efficiency of each cut", ha="center", va="bottom", fontsize=11, color=_DARK_BLUE)
+    counted = "all of them, each scored by what never saw it" if crossed else "only the closure events"
     ax.text(
         50, 9,
-        "All sideband events are scored; the fit after a cut uses only the closure events.\n"
+        f"All sideband events are scored; the fit after a cut uses {counted}.\n"
         "Truth labels, if any, are used only for signal injection and metrics.",
         ha="center", va="center", fontsize=11.5,
     )  # fmt: skip

@@ -311,12 +311,17 @@ def passing(run: RunFiles, files: WindowFiles) -> list[plots.Passing]:
 def split_counts(run: RunFiles, files: WindowFiles) -> plots.SplitCounts:
     """Count which events of a window's search do what."""
     parts = (files.training or {}).get("events") or {}
+    folds = (run.config.get("cwola") or {}).get("folds")
+    crossed = (files.folder / "calibration.parquet").exists()
     if run.blind and parts:
         # sidebands of one window hold other windows' data
         split = read_columns(files.folder / "split.parquet", ("event_id", "part"))
         events = run.events
         visible_parts = split["part"][np.isin(split["event_id"], events["event_id"][~run.covered(events["mjj"])])]
         parts = {name: int((visible_parts == i).sum()) for i, name in enumerate(("train", "validation", "closure"))}
+        if crossed:
+            # closure events all, of the model of their fold
+            parts = {"train": None, "validation": None, "closure": parts["closure"]}
     return plots.SplitCounts(
         files.sr,
         (files.window.range_lo, files.window.range_hi),
@@ -325,5 +330,6 @@ def split_counts(run: RunFiles, files: WindowFiles) -> plots.SplitCounts:
         parts.get("closure"),
         files.result.get("n_observed"),
         files.template.get("n"),
-        (run.config.get("cwola") or {}).get("folds"),
+        folds,
+        folds if crossed and folds else 1,
     )

@@ -16,13 +16,14 @@ from drapes_hep.events.skims import read_skim
 from drapes_hep.pipeline.context import Context
 from drapes_hep.regions import Window
 from drapes_hep.stages.derived import needs_simulation
+from drapes_hep.templates.division import calibration_events, models_of
 
 __all__ = ["window_memory"]
 
 _FIXED = 170 * 2**20
 """Bytes of a process whatever its events."""
-_COPIES, _TEMPLATE_COPIES = 8, 14
-"""Copies of the columns of an event, and of a template event."""
+_COPIES, _TEMPLATE_COPIES, _SAMPLED_COPIES = 8, 14, 4
+"""Copies of the columns of an event, of a template event that a model is making, and of one that is made."""
 
 
 def window_memory(context: Context, window: Window) -> int:
@@ -46,7 +47,11 @@ def window_memory(context: Context, window: Window) -> int:
             events += len(read_skim(context.run.simulation, ("mjj",)))
     except DrapesError:  # the stages say what is wrong with the skim, or that there is none
         return _FIXED
-    template = context.config.template.oversample * int(window.in_signal_region(mjj).sum())
+    config = context.config
+    models, calibration = len(models_of(config)), calibration_events(config)
+    share = 1.0 if models == 1 else 1.0 - 1.0 / models
+    template = share * config.template.oversample * int(window.in_signal_region(mjj).sum())
     # mass, weight and identity, too
-    row = 8 * (len(context.config.features) + 3)
-    return _FIXED + int(row * (_COPIES * events + _TEMPLATE_COPIES * template))
+    row = 8 * (len(config.features) + 3)
+    sampled = _SAMPLED_COPIES * models * (template + calibration) + _TEMPLATE_COPIES * max(template, calibration)
+    return _FIXED + int(row * (_COPIES * events + sampled))
