@@ -168,6 +168,8 @@ class TemplateQuality:
         AUC against held-out sideband events.
     auc_vs_pseudo_window : PseudoWindowEstimate or None
         AUC against data in a pseudo-window.
+    models_spread : mapping of str to float, or None
+        With cross-fitting, spread over the models of the mean of each feature, in its standard deviations.
     """
 
     name: str
@@ -180,6 +182,7 @@ class TemplateQuality:
     auc_vs_truth_mixture: Estimate | None
     auc_vs_sideband_closure: Estimate | None
     auc_vs_pseudo_window: PseudoWindowEstimate | None
+    models_spread: Mapping[str, float] | None
 
 
 @dataclass(frozen=True)

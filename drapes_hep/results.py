@@ -459,6 +459,12 @@ def _template_schema() -> dict[str, Any]:
             pseudo,
             null=True,
         ),
+        models_spread=_field(
+            "With cross-fitting, spread over the models (delete-a-group jackknife) of the mean of each feature in the"
+            " window, in standard deviations of the feature.",
+            {"type": "object", "additionalProperties": _NUMBER},
+            null=True,
+        ),
     )
 
 

@@ -1030,3 +1030,13 @@ def test_features_that_give_the_mass_away_are_a_point_to_check(small, value, sho
     recorded(next((small / "windows").iterdir()) / "scores.parquet", mass_r2=value)
     found = [one for one in checks(load_run(small), []) if "give m_JJ away" in one]
     assert ([one.endswith("3300–3700 GeV, R<sup>2</sup> = 0.76.") for one in found]) == [True] * shown
+
+
+@pytest.mark.parametrize(("spread", "shown"), [(0.03, 0), (0.05, 1)])
+def test_models_that_disagree_are_pointed_out(small, spread, shown):
+    path = next((small / "windows").iterdir()) / "quality.json"
+    quality = json.loads(path.read_text())
+    quality["template"]["models_spread"] = {"m_j1": spread, "delta_m": 0.01}
+    path.write_text(json.dumps(quality))
+    found = [one for one in checks(load_run(small), []) if one.startswith("The models of the folds disagree")]
+    assert [one.endswith("3300–3700 GeV, m_j1: 0.050.") for one in found] == [True] * shown

@@ -21,6 +21,11 @@ __all__ = ["checks"]
 
 AUC_TOLERANCE = 0.02
 """Distance of a template's AUC from 0.5 that is pointed out, if it is also three standard errors."""
+SPREAD = 0.04
+"""Spread of a feature's mean over the models of the folds, in its standard deviations, that is pointed out.
+
+A shift of a normal feature by as much gives an AUC of 0.511.
+"""
 POOR_FIT = 0.05
 LOST = 0.02
 """Fraction of the generated events whose loss is pointed out."""
@@ -50,6 +55,11 @@ def checks(run: RunFiles, passed: Sequence[plots.Passing]) -> list[str | Markup]
         (
             f"The template differs (AUC more than {AUC_TOLERANCE:g} and three standard errors from 0.5)",
             (f"{files.title} GeV from {words}" for files, quality in pairs for words in _differences(quality)),
+        ),
+        (
+            f"The models of the folds disagree (mean of a feature in the window: spread above {SPREAD:g} of its"
+            " standard deviation), so the template is not to be trusted there",
+            (words for files, _ in pairs for words in _disagreements(files)),
         ),
         (
             "Generated events rejected from the template, which may bias its shape",
@@ -91,6 +101,12 @@ def _remarks(run: RunFiles) -> Iterator[str]:
             titles.setdefault(str(remark), []).append(files.title)
     for remark, windows in titles.items():
         yield f"{'; '.join(windows)} GeV: {remark}."
+
+
+def _disagreements(files: WindowFiles) -> Iterator[str]:
+    for feature, spread in ((files.quality.get("template") or {}).get("models_spread") or {}).items():
+        if spread > SPREAD:
+            yield f"{files.title} GeV, {feature}: {spread:.3f}"
 
 
 def _losses(files: WindowFiles) -> Iterator[str]:

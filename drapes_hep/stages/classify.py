@@ -117,6 +117,7 @@ def quality_stage(context: Context, window: Window) -> Stage:
     """Describe the stage: what decides the quality of a window's template, and the metrics of its scores."""
     config, folder, pseudo = context.config, context.run.window(window), pseudo_window(context, window)
     names = ["template.parquet", "closure.parquet", "split.parquet", "scores.parquet"]
+    names += ["calibration.parquet"] if is_cross_fitted(config) else []
     reads = [context.run.events, *(folder / name for name in names)]
     if pseudo is not None:
         reads.append(folder / "pseudo.parquet")
@@ -307,6 +308,7 @@ def _quality(context: Context, window: Window) -> list[Path]:
             "auc_vs_truth_mixture": None,
             "auc_vs_sideband_closure": against("closure", held_out),
             "auc_vs_pseudo_window": None,
+            "models_spread": _models_spread(context, window) if crossed else None,
         },
         "metrics": None,
         "roc": None,
@@ -323,6 +325,21 @@ def _quality(context: Context, window: Window) -> list[Path]:
         quality |= _truth_quality(context, window, events, quality["template"], sample(template), model)
     write_json(folder / "quality.json", quality)
     return [folder / "quality.json"]
+
+
+def _models_spread(context: Context, window: Window) -> dict[str, float]:
+    """Measure how much the models of the folds disagree: spread of the means of features, per standard deviation.
+
+    Their calibration samples have as many events each, whatever the data in the window.
+    """
+    features = context.config.features
+    table = read_skim(context.run.window(window) / "calibration.parquet", (*features, "model", "weight"))
+    model, weight = np.asarray(table["model"]), np.asarray(table["weight"])
+    out = {}
+    for name, x in zip(features, feature_matrix(table, features).T, strict=True):
+        means = np.bincount(model, weight * x) / np.bincount(model, weight)
+        out[name] = float(jackknife_spread(means) / np.sqrt(np.cov(x, aweights=weight)))
+    return out
 
 
 def _truth_quality(
