@@ -23,6 +23,8 @@ from drapes_hep.rng import stage_seed
 from drapes_hep.stages import sequence
 
 BOTH = pytest.mark.parametrize("kind", [Trees, SklearnTrees])
+PLAIN = {"patience": 10, "leaf_events": 20, "features": 1.0}
+"""Options without anything random, and leaves of a few events."""
 
 
 def few_values(n=2000, seed=1, values=6):
@@ -50,7 +52,7 @@ def samples(n=900, folds=3, weights=False):
 
 def test_the_trees_of_both_libraries_are_the_same():
     """Where no leaf is small: LightGBM counts its events by their weights. It keeps weights in single precision."""
-    ours, theirs = Trees(4, leaves=8), SklearnTrees(4, leaves=8)
+    ours, theirs = Trees(4, leaves=8, **PLAIN), SklearnTrees(4, leaves=8, **PLAIN)
     ours.fit(*few_values())
     theirs.fit(*few_values())
     x = few_values(seed=2)[0]
@@ -67,7 +69,7 @@ def test_trees_that_never_help_end_after_ten(kind):
     x[:, 0] = np.where(held, 1 - y, y)
     scores = []
     for iterations in (9, 10, 200):
-        model = kind(1, iterations=iterations, leaves=8)
+        model = kind(1, iterations=iterations, leaves=8, **PLAIN)
         model.fit(x, y, weight, group)
         scores.append(model.score(x))
     np.testing.assert_array_equal(scores[2], scores[1])
@@ -77,7 +79,7 @@ def test_trees_that_never_help_end_after_ten(kind):
 def test_trees_of_scikit_learn_are_what_it_grows_itself():
     """In columns of few values, whose edges lie between them in every release."""
     x, y, weight, group = few_values(400, values=60)
-    ours = SklearnTrees(4, iterations=20)
+    ours = SklearnTrees(4, iterations=20, **PLAIN)
     ours.fit(x, y, weight, group)
     held, balanced = training_parts(y, weight, group, 0.25, stage_seed(4, "holdout"))
     theirs = HistGradientBoostingClassifier(
@@ -99,7 +101,7 @@ def test_an_event_of_weight_two_counts_as_two_events(kind):
     # so few that leaves of them are small
     x[np.isnan(x)] = 0
     copies = np.random.default_rng(6).integers(1, 4, len(x))
-    weighted, repeated = kind(3, leaves=8), kind(3, leaves=8)
+    weighted, repeated = kind(3, leaves=8, **PLAIN), kind(3, leaves=8, **PLAIN)
     weighted.fit(x, y, copies.astype(float), group)
     repeated.fit(*(np.repeat(column, copies, axis=0) for column in (x, y, np.ones(len(x)), group)))
     # single precision, over as many trees
@@ -111,7 +113,7 @@ def test_that_a_value_is_missing_is_learnt(kind):
     rng = np.random.default_rng(7)
     x, y = rng.normal(size=(3000, 2)), np.repeat([0, 1], 1500)
     x[(y == 1) & (rng.random(3000) < 0.5), 1] = np.nan
-    model = kind(1)
+    model = kind(1, **PLAIN)
     model.fit(x, y, np.ones(3000), np.arange(3000))
     missing, present = model.score(np.array([[0.0, np.nan], [0.0, 0.0]]))
     # every missing value is of the data; of the others a third are
@@ -124,6 +126,30 @@ def test_no_events_have_no_scores(kind):
     model = kind(1, iterations=2)
     model.fit(*few_values(200))
     assert model.score(np.empty((0, 3))).shape == (0,)
+
+
+@BOTH
+def test_a_split_chooses_among_random_features_that_belong_to_the_seed(kind):
+    """Another seed draws others; the same one the same, also where the held-out events are those of another."""
+    scores = []
+    for seed in (1, 1, 2):
+        model = kind(seed, iterations=3, features=0.4)
+        model.fit(*few_values())
+        scores.append(model.score(few_values(seed=2)[0]))
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])
+
+
+@pytest.mark.parametrize(("events", "least"), [(1000, 20), (20_000, 100), (10**6, 200)])
+def test_a_leaf_has_its_share_of_the_events(events, least):
+    assert Trees(1)._settings.least_events(events) == least
+    assert Trees(1, leaf_events=7)._settings.least_events(events) == 7
+
+
+@pytest.mark.parametrize("option", [{"patience": 0}, {"leaf_events": -1}, {"features": 0.0}, {"features": 1.5}])
+def test_options_out_of_range_are_refused(option):
+    with pytest.raises(ValueError, match="must be at least"):
+        Trees(1, **option)
 
 
 # ---- bins ------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """Boosted trees between data and template: LightGBM's, or scikit-learn's with the same settings.
 
-Both grow trees leaf by leaf on 255 bins of equal weight, with 31 leaves, a learning rate of 0.05, at least 20 events a
-leaf and no regularisation, and stop when 10 trees in a row have not lowered the loss of the events that are held out.
-LightGBM counts the events of a leaf by their share of the second derivatives, not one by one, so that weights count.
+Both grow trees leaf by leaf on 255 bins of equal weight, with 31 leaves and a learning rate of 0.05, and stop when 20
+trees in a row have not lowered the loss of the events that are held out. A leaf has at least 0.5 % of the events, 20 to
+200, and a split chooses among half of the features, at random: both keep a few signal events from being lost among the
+fluctuations of the background, which end the boosting early (docs/results.md). LightGBM counts the events of a leaf by
+their share of the second derivatives, not one by one, so that weights count.
 
 LightGBM's library needs the system's ``libgomp.so.1``. Where it cannot be loaded, scikit-learn's trees take its place,
 and take half as long again.
@@ -27,14 +29,11 @@ from drapes_hep.cwola.classifiers import training_parts
 from drapes_hep.errors import reason_of
 from drapes_hep.rng import stage_seed
 
-__all__ = ["SklearnTrees", "Trees", "engine_of", "fallback_line", "lightgbm_problem"]
+__all__ = ["SklearnTrees", "Trees", "engine_of", "fallback_line", "lightgbm_problem", "quality_trees"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-
-_PATIENCE = 10
-"""Trees in a row that do not lower the loss end the boosting."""
 
 _LEAST_GAIN = 1e-7
 """By how much a loss must be lower to count; scikit-learn's default."""
@@ -54,7 +53,6 @@ _BOOSTING = {
     # the gradients and the loss are ours, see _CrossEntropy
     "objective": "none",
     "metric": "None",
-    "min_data_in_leaf": 20,
     "min_sum_hessian_in_leaf": 1e-3,
     "lambda_l2": 0.0,
     # classifiers run side by side; within one, sums in one order give the same bits on any number of cores
@@ -63,7 +61,10 @@ _BOOSTING = {
     "force_col_wise": True,
     "verbosity": -1,
 }
-"""LightGBM's parameters of a training; nothing in it is random, so it needs no seed."""
+"""LightGBM's parameters of a training."""
+
+_LEAF_SHARE, _LEAF_EVENTS = 0.005, (20, 200)
+"""Events of a leaf: at least this fraction of those that train, within these bounds."""
 
 
 @functools.cache
@@ -101,7 +102,14 @@ class _Settings:
     iterations: int
     rate: float
     leaves: int
+    patience: int
+    leaf_events: int | None
+    features: float
     seed: int
+
+    def least_events(self, events: int) -> int:
+        """Return how many of so many events a leaf has at least."""
+        return self.leaf_events or int(np.clip(_LEAF_SHARE * events, *_LEAF_EVENTS))
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,12 @@ class Trees:
         Learning rate.
     leaves : int
         Leaves a tree.
+    patience : int
+        Trees in a row that do not lower the loss end the boosting.
+    leaf_events : int
+        Events of a leaf, at least; 0 for 0.5 % of those that train, from 20 to 200.
+    features : float
+        Fraction of the features that a split chooses from, at random.
 
     Raises
     ------
@@ -143,10 +157,22 @@ class Trees:
 
     reads: ClassVar[str] = "features"
 
-    def __init__(self, seed: int, *, iterations: int = 200, rate: float = 0.05, leaves: int = 31) -> None:
-        if min(iterations, leaves - 1) < 1 or not 0 < rate < math.inf:
-            raise ValueError("iterations must be at least 1, leaves at least 2, rate above 0 and finite")
-        self._settings = _Settings(iterations, rate, leaves, seed)
+    def __init__(
+        self,
+        seed: int,
+        *,
+        iterations: int = 200,
+        rate: float = 0.05,
+        leaves: int = 31,
+        patience: int = 20,
+        leaf_events: int = 0,
+        features: float = 0.5,
+    ) -> None:
+        if min(iterations, leaves - 1, patience) < 1 or not 0 < rate < math.inf:
+            raise ValueError("iterations and patience must be at least 1, leaves at least 2, rate above 0 and finite")
+        if leaf_events < 0 or not 0 < features <= 1:
+            raise ValueError("leaf_events must be at least 0, features above 0 and at most 1")
+        self._settings = _Settings(iterations, rate, leaves, patience, leaf_events or None, features, seed)
         self._edges: tuple[FloatArray, ...] = ()
         self._scorer: Scorer | None = None
 
@@ -178,6 +204,20 @@ class Trees:
         if not len(x):
             return np.empty(0)
         return np.asarray(self._scorer(bin_numbers(x, self._edges)), dtype=np.float64)
+
+
+def quality_trees(seed: int) -> Trees:
+    """Return the trees that measure the quality of templates, with the settings of all quoted AUCs.
+
+    Parameters
+    ----------
+    seed : int
+
+    Returns
+    -------
+    Trees
+    """
+    return Trees(seed, patience=10, leaf_events=20, features=1.0)
 
 
 class SklearnTrees(Trees):
@@ -254,14 +294,21 @@ def _grow_lightgbm(training: _Training, settings: _Settings) -> Scorer:
     if all(shared.feature_num_bin(column) <= 1 for column in range(shared.num_feature())):
         # no leaf can be split: LightGBM refuses to begin
         return lambda numbers: np.full(len(numbers), start)
-    boosting = {**_BOOSTING, "learning_rate": settings.rate, "num_leaves": settings.leaves}
+    boosting = {
+        **_BOOSTING,
+        "learning_rate": settings.rate,
+        "num_leaves": settings.leaves,
+        "min_data_in_leaf": settings.least_events(int((~held_out).sum())),
+        "feature_fraction_bynode": settings.features,
+        "seed": settings.seed % 2**31,
+    }
     fitted, train_loss = _subset(training, ~held_out, start)
     booster = lightgbm.Booster(boosting, fitted)
     stopping, held_out_loss = _subset(training, held_out, start)
     booster.add_valid(stopping, "held out")
     # of no tree at all
     losses = [held_out_loss.mean(np.zeros(stopping.num_data()))[1]]
-    while len(losses) <= settings.iterations and not _stalled(losses):
+    while len(losses) <= settings.iterations and not _stalled(losses, settings.patience):
         if booster.update(fobj=train_loss.gradients):
             break  # no leaf can be split
         losses.append(booster.eval_valid(feval=held_out_loss.mean)[0][2])
@@ -297,9 +344,9 @@ def _along_a_curve(numbers: Float32Array) -> npt.NDArray[np.uint64]:
     return place
 
 
-def _stalled(losses: Sequence[float]) -> bool:
+def _stalled(losses: Sequence[float], patience: int) -> bool:
     """Whether none of the last trees has lowered the loss."""
-    before, after = losses[:-_PATIENCE], losses[-_PATIENCE:]
+    before, after = losses[:-patience], losses[-patience:]
     return bool(before) and min(after) >= before[-1] - _LEAST_GAIN
 
 
@@ -319,7 +366,9 @@ def _grow_sklearn(training: _Training, settings: _Settings) -> Scorer:
         max_bins=BINS,
         max_leaf_nodes=settings.leaves,
         early_stopping=True,
-        n_iter_no_change=_PATIENCE,
+        min_samples_leaf=settings.least_events(int((~held_out).sum())),
+        max_features=settings.features,
+        n_iter_no_change=settings.patience,
         tol=_LEAST_GAIN,
         random_state=settings.seed % 2**32,
     )

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from drapes_hep.config import keys_of
 from drapes_hep.cwola.classifiers import find_classifier, load_classifier, reads_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
-from drapes_hep.cwola.trees import Trees, engine_of
+from drapes_hep.cwola.trees import Trees, engine_of, quality_trees
 from drapes_hep.errors import FitError, RunDirectoryError, unnumbered
 from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import Skim, read_skim, read_truth, write_skim
@@ -257,7 +257,7 @@ def _two_sample_auc(
     if size < 20 * config.cwola.folds:
         return None
     area = equal_size_auc(
-        Trees,
+        quality_trees,
         first,
         second,
         size,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from drapes_hep.cwola.classifiers import find_classifier, load_classifier, reads_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
-from drapes_hep.cwola.trees import Trees
+from drapes_hep.cwola.trees import quality_trees
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.features import check_features
 from drapes_hep.fixed import QUALITY_ENSEMBLE
@@ -212,14 +212,19 @@ def _quality(context: TrialContext, trial: Trial) -> Record:
         area("auc_constituents", own, lambda events: _with_jets(context, events), 1)
         area(
             "auc_summaries",
-            Trees,
+            quality_trees,
             lambda events: _as_sample(context, events, summaries(events.jets)),
             QUALITY_ENSEMBLE,
         )
-    area("auc", Trees, lambda events: _sample(context, events, config.features), QUALITY_ENSEMBLE)
+    area("auc", quality_trees, lambda events: _sample(context, events, config.features), QUALITY_ENSEMBLE)
     if config.classifier_features == config.features:
         return out | {"auc_classifier": out["auc"], "auc_classifier_error": out["auc_error"]}
-    area("auc_classifier", Trees, lambda events: _sample(context, events, config.classifier_features), QUALITY_ENSEMBLE)
+    area(
+        "auc_classifier",
+        quality_trees,
+        lambda events: _sample(context, events, config.classifier_features),
+        QUALITY_ENSEMBLE,
+    )
     return out
 
 
