@@ -48,7 +48,7 @@ _SIGNAL = 0.01
 """Fraction of the events beside the window that a signal may be."""
 _ABOVE = float(np.mean(LEVELS / (1.0 - LEVELS)))
 """Mean of the squared shift of F, by events above all levels, over p (1 - p), per squared fraction."""
-_TESTED_EVENTS = 20_000
+_TESTED_EVENTS = 5000
 """Most events of a pseudo-window that are mapped."""
 
 
