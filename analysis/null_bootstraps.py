@@ -42,6 +42,7 @@ from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.spectrum.shapes import find_shape
 from drapes_hep.stages.feature_tables import feature_matrix, load_events
 from drapes_hep.stages.skim import skim
+from drapes_hep.templates.division import is_cross_fitted
 from drapes_hep.templates.methods import FitTask, SampleTask
 from drapes_hep.templates.parts import CLOSURE, split_sidebands
 from drapes_hep.templates.plan import Pool, fit_masses, plan_region
@@ -195,6 +196,8 @@ def main() -> None:
     if method_of(config).source != "noise":
         # a bootstrap repeats events, and copies of a parent would be made of the same noise
         raise SystemExit(f"template.method {config.template.method}: only templates from noise can be bootstrapped")
+    if arguments.template == "diffusion" and is_cross_fitted(config):
+        raise SystemExit("training.scheme cross_fit: only the scheme hold_out can be bootstrapped; set it")
     run = open_run(arguments.output / "events")
     context = Context.of(config, run, workers=arguments.workers, reporter=Reporter())
     skim(context)

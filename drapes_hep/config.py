@@ -29,7 +29,7 @@ from drapes_hep.caller import either
 from drapes_hep.config_values import plain_value
 from drapes_hep.entry_points import entry_points_by_name, unknown_name
 from drapes_hep.errors import ConfigError, counted
-from drapes_hep.fixed import JET_HEADS
+from drapes_hep.fixed import JET_HEADS, MOST_CALIBRATION
 from drapes_hep.keys import Decides, decided, section_of
 from drapes_hep.yaml_text import YamlError, decode, parse
 
@@ -346,7 +346,9 @@ class TemplateConfig(_Section):
         description="Files of the other simulation, in the form of data.path; for methods that start from one.",
     )
     oversample: Annotated[Positive, Decides("generate")] = Field(
-        5.0, description="Template events per event in the window."
+        5.0,
+        description="Template events per event in the window that a classifier is trained on; with training.scheme:"
+        " cross_fit so many of each model.",
     )
     steps: Annotated[int | None, Decides("generate")] = Field(
         None, ge=2, description="Number of sampler steps; null is 6 for the solver `angle`, 50 for the others."
@@ -874,6 +876,18 @@ class Config(_Section):
             raise ValueError(
                 "cwola.options: kinematics gives m_JJ to the classifier, and its cuts would sculpt the spectrum: remove"
                 " it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _calibration_that_fits(self) -> Config:
+        smallest = min(self.hunt.background_efficiencies)
+        events = self.cwola.calibration / smallest
+        if self.training.scheme == "cross_fit" and events > MOST_CALIBRATION:
+            raise ValueError(
+                f"cwola.calibration {self.cwola.calibration} over the smallest of hunt.background_efficiencies,"
+                f" {smallest:g}, is {events:.3g} events per model, more than {MOST_CALIBRATION:,}: use a looser cut, a"
+                " smaller calibration, or training.scheme: hold_out"
             )
         return self
 

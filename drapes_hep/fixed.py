@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["JET_HEADS", "LARGEST", "MASS_R2", "QUALITY_ENSEMBLE"]
+__all__ = ["JET_HEADS", "LARGEST", "MASS_R2", "MOST_CALIBRATION", "QUALITY_ENSEMBLE"]
 
 JET_HEADS = 4
 """Attention heads of ``constituents.kinematics_network: deepsets``."""
@@ -13,6 +13,9 @@ LARGEST = 1e30
 MASS_R2 = 0.75
 """Fraction of the variance of ln m_JJ from which on the classifier's features give m_JJ away: see
 :mod:`drapes_hep.stages.resonant`."""
+
+MOST_CALIBRATION = 10_000_000
+"""Most events of a model that set cuts: they are held in memory, some 100 bytes each."""
 
 QUALITY_ENSEMBLE = 2
 """Classifiers a fold where a template is compared with true events. On two windows of 13,000 to 20,000 events each,

@@ -19,6 +19,7 @@ from drapes_hep.html import html_table, number
 from drapes_hep.outcome import ReadOnDemand
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.stages.feature_tables import read_record
+from drapes_hep.templates.window_models import CARD
 
 __all__ = ["ByWindow", "Curve", "CutFlowStep", "Scored", "Selected", "Template", "Trained"]
 
@@ -154,21 +155,23 @@ class Curve:
 
 @dataclass(frozen=True)
 class Trained(ReadOnDemand):
-    """The background model of a window.
+    """The background models of a window.
 
     Attributes
     ----------
     window : str
-    folder : Path
-        Where its weights are.
+    folders : tuple of Path
+        Where the weights are: a folder per fold with cross-fitting, one with a hold-out.
     curves : mapping of str to Curve
-        By the name of the network; empty for a method without training.
+        By the name of the network and, with cross-fitting, the fold that the model never saw, such as ``features_0``;
+        empty for a method without training.
     events : mapping of str to int
-        Sideband events for training, validation and closure.
+        Sideband events for training, validation and closure; with cross-fitting, each closes one model and is used by
+        the others.
     """
 
     window: str
-    folder: Path
+    folders: tuple[Path, ...]
     curves: Mapping[str, Curve]
     events: Mapping[str, int]
 
@@ -178,7 +181,9 @@ class Trained(ReadOnDemand):
         folder = run.path / "windows" / window
         record = read_record(folder / "training.json", "trainings", "events")
         curves = {name: _curve(curve) for name, curve in record["trainings"].items()}
-        return cls(window, folder / "model", curves, dict(record["events"]))
+        # the pseudo-window's model is in pseudo_model
+        models = tuple(path.parent for path in sorted(folder.glob(f"model*/{CARD}")))
+        return cls(window, models, curves, dict(record["events"]))
 
     def _repr_html_(self) -> str:
         header = ("model", "epochs", "best epoch", "validation loss there", "seconds")

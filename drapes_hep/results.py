@@ -460,8 +460,8 @@ def _template_schema() -> dict[str, Any]:
             null=True,
         ),
         models_spread=_field(
-            "With cross-fitting, spread over the models (delete-a-group jackknife) of the mean of each feature in the"
-            " window, in standard deviations of the feature.",
+            "With cross-fitting and a template from noise, spread over the models (delete-a-group jackknife) of the"
+            " mean of each feature in the window, in its standard deviations, less that of the numbers of events.",
             {"type": "object", "additionalProperties": _NUMBER},
             null=True,
         ),

@@ -84,6 +84,9 @@ class Templates(processor.ProcessorABC):  # type: ignore[misc]
         out |= {name: template.x[:, j] for j, name in enumerate(config.features)}
         if template.jets is not None:
             out["jets"] = template.jets
+        if template.model is not None:
+            # the classifiers of a fold may see the events of its model alone
+            out["model"] = template.model
         hists = {}
         for j, name in enumerate(("mjj", *config.features)):
             filled = hist.Hist(

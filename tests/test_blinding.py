@@ -83,7 +83,7 @@ def project(tmp_path_factory):
     return folder, columns
 
 
-def random_scores(make, data, template, others, **_):
+def random_scores(make, data, template, others, calibration=None, **_):
     """Scores that belong to the event, in place of a classifier's."""
 
     def scored(sample):
@@ -92,7 +92,7 @@ def random_scores(make, data, template, others, **_):
 
     return {
         "data": scored(data),
-        "template": scored(template),
+        "template": scored(template if calibration is None else calibration),
         **{name: scored(sample) for name, sample in others.items()},
     }
 

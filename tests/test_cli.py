@@ -980,9 +980,9 @@ def test_a_part_of_the_search_has_a_reason_in_place_of_a_global_p_value(finished
         ("hunt", "skim/hists.json", b'{"mjj": 3}'),
         ("classify", "windows/3300-3700/template.parquet", b"\0" * 200),
         ("classify", "windows/3300-3700/split.parquet", b"nothing"),
-        ("generate", "windows/3300-3700/model/card.json", b"{}"),
-        ("generate", "windows/3300-3700/model/card.json", b"\xff\xfe"),
-        ("generate", "windows/3300-3700/model/model.safetensors", b"weights"),
+        ("generate", "windows/3300-3700/model_0/card.json", b"{}"),
+        ("generate", "windows/3300-3700/model_0/card.json", b"\xff\xfe"),
+        ("generate", "windows/3300-3700/model_0/model.safetensors", b"weights"),
         ("train", "skim/events.parquet", b"PAR1PAR1"),
     ],
 )
@@ -1013,7 +1013,7 @@ def test_a_table_without_its_columns_is_named(finished, complaint):
 
 
 def test_a_card_that_says_it_saw_the_window(finished, complaint):
-    card = finished / "windows" / WINDOWS[0] / "model" / "method.json"
+    card = finished / "windows" / WINDOWS[0] / "model_0" / "method.json"
     record = read_json(card)
     record["hidden"] = [[4000, 4400]]
     write_json(card, record)

@@ -58,6 +58,7 @@ DATA = background()
 INSIDE = WINDOW.in_signal_region(DATA["mjj"])
 LOW, HIGH = DATA["mjj"] < 3300, DATA["mjj"] >= 3700
 ROW = np.arange(N)
+ONE_MODEL = {"training.scheme": "hold_out"}
 QUANTILE = {"template.scaling": "quantile"}
 
 
@@ -84,11 +85,15 @@ REFUSED = {
     "no upper sideband": (some(~HIGH), {}, "upper sideband, 3700-6000 GeV, has no events"),
     "no sideband": (some(INSIDE), {}, "lower sideband"),
     "two sideband events": (some(INSIDE | few(LOW, 1) | few(HIGH, 1)), {}, "each needs some"),
-    "five sideband events": (some(INSIDE | few(LOW, 3) | few(HIGH, 2)), QUANTILE, "needs at least 300"),
+    "five sideband events": (
+        some(INSIDE | few(LOW, 3) | few(HIGH, 2)),
+        {**QUANTILE, **ONE_MODEL},
+        "needs at least 300",
+    ),
     "empty window": (some(~INSIDE), {}, "window 3300-3700: has no events"),
     "one event in the window": (some(~INSIDE | few(INSIDE, 1)), {}, "data: 1 event does not fill 2 folds"),
     "fewer events than folds": (some(~INSIDE | few(INSIDE, 4)), {"cwola.folds": 5}, "4 events do not fill 5 folds"),
-    "a fold without template": (DATA, {"template.oversample": 0.002}, "template: 1 event"),
+    "a fold without template": (DATA, {"template.oversample": 0.002, **ONE_MODEL}, "template: 1 event"),
     "no template to learn from": (DATA, {"template.oversample": 0.01}, "part holds no template|do not fill"),
     "no validation": (DATA, {"training.validation": 1e-6}, "0 to validate it"),
     "a rate too high": (DATA, {"training.rate": 1e30}, "^window 3300-3700: .*diverged in epoch 1"),
@@ -114,7 +119,7 @@ REFUSED = {
 }
 SEARCHED = {
     "50 masses": ({**DATA, "mjj": repeated(np.linspace(2710, 5990, 50))}, {**QUANTILE, "training.closure": 0.1}),
-    "five sideband events": (some(INSIDE | few(LOW, 3) | few(HIGH, 2)), {}),
+    "five sideband events": (some(INSIDE | few(LOW, 3) | few(HIGH, 2)), ONE_MODEL),
     "a feature of two values": ({**DATA, "m_j1": 1.0 * (DATA["m_j1"] > 150)}, QUANTILE),
     "outliers": ({**DATA, "m_j1": np.where(ROW % 100 == 7, 1e12, DATA["m_j1"])}, {}),
     "features that are one": ({**DATA, "tau21_j1": DATA["m_j1"] / 1e4}, {}),

@@ -279,7 +279,7 @@ def test_ctrl_c_in_the_first_epoch_of_a_training_is_resumed_from(tmp_path, monke
         "drapes: interrupted during train.3300-3700; a training in progress is saved in a checkpoint;"
         " run the same command again to resume\n"
     )
-    assert len(list(tmp_path.glob("r/windows/*/model.*.checkpoint"))) == 1
+    assert len(list(tmp_path.glob("r/windows/*/model_0.*.checkpoint"))) == 1
     steps, rate, threads = [], loop.learning_rate, torch.get_num_threads()
     monkeypatch.setattr(loop, "learning_rate", lambda step, *others: steps.append(step) or rate(step, *others))
     torch.set_num_threads(1)  # as in the interrupted process: sums depend on it
@@ -292,5 +292,5 @@ def test_ctrl_c_in_the_first_epoch_of_a_training_is_resumed_from(tmp_path, monke
     finally:
         torch.set_num_threads(threads)
     assert min(steps) == steps[0] < 5
-    weights = [(tmp_path / run / "windows/3300-3700/model/model.safetensors").read_bytes() for run in ("r", "whole")]
+    weights = [(tmp_path / run / "windows/3300-3700/model_0/model.safetensors").read_bytes() for run in ("r", "whole")]
     assert weights[0] == weights[1]

@@ -438,7 +438,7 @@ def test_an_interrupt_leaves_a_checkpoint_of_every_window(copy, number):
         r" in progress is saved in a checkpoint; run the same command again to resume\n",
         err,
     )
-    assert len(list(copy.glob("two/windows/*/model.*.checkpoint"))) == 2
+    assert len(list(copy.glob("two/windows/*/model_0.*.checkpoint"))) == 2
     assert gone(others)
 
 

@@ -28,7 +28,7 @@ from drapes_hep.files import read_json
 from drapes_hep.folds import assign_folds
 from drapes_hep.plugins import load_processor
 from drapes_hep.regions import Window
-from drapes_hep.stages.classify import classify
+from drapes_hep.stages.classify import _models_spread, classify
 from drapes_hep.stages.generate import generate
 from drapes_hep.stages.simulation import skim_simulation
 from drapes_hep.stages.skim import skim
@@ -424,6 +424,13 @@ def partial_context(folder, method, *more):
     if method == "from_simulation":
         changes.append(f"template.source={folder / 'simulation.root'}")
     return context_of(folder, folder / "run", *changes, *more, overwrite=True)
+
+
+def test_no_spread_of_models_is_measured_where_each_has_other_parents(folder):
+    """It would be that of the parents, and in a blinded run tell how many the window holds."""
+    context = partial_context(folder, "from_window")
+    generate(context, context.windows[0])
+    assert _models_spread(context, context.windows[0]) is None
 
 
 @pytest.mark.parametrize("method", PARTIAL)

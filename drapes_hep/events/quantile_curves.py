@@ -195,12 +195,13 @@ def _pseudo_windows(centre: FloatArray, u: FloatArray, gaps: Sequence[Interval])
     width = _width(centre, gaps)
     if width <= 0:
         return []
-    windows = []
+    windows: list[BoolArray] = []
     for low in np.arange(u.min(), u.max() - width, width / 2):
         apart = all(low + width <= gap[0] - width / 4 or low >= gap[1] + width / 4 for gap in gaps)
         inside = (centre >= low) & (centre < low + width)
         # two bins say how a curve rises
-        if apart and inside.any() and (~inside).sum() >= 2:
+        new = not any(np.array_equal(inside, other) for other in windows)
+        if apart and new and inside.any() and (~inside).sum() >= 2:
             windows.append(inside)
     return windows
 
@@ -241,7 +242,7 @@ def _distance(y: FloatArray, mjj: FloatArray, weight: FloatArray, maps: Maps, fe
     units = np.empty(len(y))
     to_units(y, mjj, maps, feature, units)
     # levels are evenly spaced in units
-    place = np.clip(np.ceil((units - UNITS[0]) / (UNITS[1] - UNITS[0])), 0, len(UNITS)).astype(np.int64)
+    place = np.clip(np.ceil((np.nan_to_num(units) - UNITS[0]) / (UNITS[1] - UNITS[0])), 0, len(UNITS)).astype(np.int64)
     below = np.cumsum(np.bincount(place, weight, minlength=len(UNITS) + 1))[:-1] / weight.sum()
     return float(np.mean((below - LEVELS) ** 2 / (LEVELS * (1.0 - LEVELS))))
 
@@ -272,10 +273,10 @@ def _stiffest(distances: FloatArray, events: FloatArray, signal: FloatArray) -> 
     Returns
     -------
     int
-        The first where there is no pseudo-window.
+        The middle one where there is no pseudo-window.
     """
     if not len(events):
-        return 0
+        return len(signal) // 2
     # the distances' noise falls with the events, what they have to say does not
     share = np.sqrt(events) / np.sqrt(events).sum()
     total = distances @ share + signal

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 CLOSURE = 2
-"""``part`` of the sideband events not used by any model."""
+"""``part`` of the sideband events that the model they are compared with never saw."""
 
 
 _JETS = 2000
@@ -257,7 +257,7 @@ def closure_jets(run: RunFiles, files: WindowFiles) -> Mapping[str, Any] | None:
 
 
 def _held_out(files: WindowFiles, event_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the rows of the sideband events not used by any model, in increasing order."""
+    """Return the rows of the sideband events that their model never saw, in increasing order."""
     split = read_columns(files.folder / "split.parquet", ("event_id", "part"))
     closure_ids = split["event_id"][split["part"] == CLOSURE]
     rows = np.flatnonzero(np.isin(event_id, closure_ids))

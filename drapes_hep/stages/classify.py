@@ -6,7 +6,7 @@ with events outside all windows, so that unblinding measures it again and trains
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ from drapes_hep.stages.derived import pseudo_window
 from drapes_hep.stages.feature_tables import feature_matrix
 from drapes_hep.stages.generate import generate_stage
 from drapes_hep.stages.resonant import check_resonant, resonance_line
-from drapes_hep.templates.division import is_cross_fitted
 from drapes_hep.templates.parts import CLOSURE
 
 __all__ = ["classify", "classify_stage", "quality_stage", "sample_of", "truth_metrics"]
@@ -92,14 +91,12 @@ def classify_stage(context: Context, window: Window) -> Stage:
     """Describe the stage: what decides a window's scores."""
     config, folder = context.config, context.run.window(window)
     reads = [context.run.events, folder / "template.parquet", folder / "split.parquet"]
-    if is_cross_fitted(config):
-        reads.append(folder / "calibration.parquet")
     classifier = find_classifier(config.cwola.classifier, config.folder)
     return Stage(
         f"classify.{window.name}",
         config.model_dump(mode="json"),
         keys_of("classify"),
-        lambda: reads,
+        lambda: [*reads, *_calibration_file(folder)],
         ("stages.classify",),
         other={
             # editing a classifier of one's own makes old scores stale
@@ -113,11 +110,16 @@ def classify_stage(context: Context, window: Window) -> Stage:
     )
 
 
+def _calibration_file(folder: Path) -> list[Path]:
+    """Return the file of what sets the cuts, where a window has a model per fold."""
+    path = folder / "calibration.parquet"
+    return [path] if path.is_file() else []
+
+
 def quality_stage(context: Context, window: Window) -> Stage:
     """Describe the stage: what decides the quality of a window's template, and the metrics of its scores."""
     config, folder, pseudo = context.config, context.run.window(window), pseudo_window(context, window)
     names = ["template.parquet", "closure.parquet", "split.parquet", "scores.parquet"]
-    names += ["calibration.parquet"] if is_cross_fitted(config) else []
     reads = [context.run.events, *(folder / name for name in names)]
     if pseudo is not None:
         reads.append(folder / "pseudo.parquet")
@@ -127,7 +129,7 @@ def quality_stage(context: Context, window: Window) -> Stage:
         f"quality.{window.name}",
         config.model_dump(mode="json"),
         keys_of("quality"),
-        lambda: reads,
+        lambda: [*reads, *_calibration_file(folder)],
         ("stages.classify",),
         other={
             "pseudo-window": pseudo,
@@ -200,7 +202,10 @@ def _classify(context: Context, window: Window) -> list[Path]:
             message = unnumbered(str(error)) if config.blind else str(error)
             raise FitError(f"window {window.name}: {message}") from error
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
-    _write_scores(folder, events, (inside, outside), (data, sidebands), scores, split, {"mass_r2": resonance})
+    # every sideband event is counted after a cut, or those of a hold-out
+    share = config.training.closure if calibration is None else 1.0
+    record = {"mass_r2": resonance, "counted_share": share}
+    _write_scores(folder, events, (inside, outside), (data, sidebands), scores, split, record)
     template_columns = {name: scored[name] for name in ("event_id", "parent_id", "mjj", "weight")}
     template_columns |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
     write_skim(folder / "template_scores.parquet", template_columns)
@@ -212,7 +217,7 @@ def _template_samples(
 ) -> tuple[Sample, Sample | None, Skim]:
     """Read what classifiers are trained against, what sets their cuts, and the table of those that do."""
     config, folder = context.config, context.run.window(window)
-    crossed = is_cross_fitted(config)
+    crossed = bool(_calibration_file(folder))
     names = (*columns, "parent_id", *(("model",) if crossed else ()))
     tables = [read_skim(folder / f"{name}.parquet", names) for name in ("template", *(("calibration",) * crossed))]
     samples = [sample_of(table, features, config.cwola.folds, config.seed, by_model=crossed) for table in tables]
@@ -274,7 +279,7 @@ def _quality(context: Context, window: Window) -> list[Path]:
     config, folder = context.config, context.run.window(window)
     columns = ("event_id", "mjj", "weight", *config.features)
     events = read_skim(context.run.events, columns)
-    crossed = is_cross_fitted(config)
+    crossed = bool(_calibration_file(folder))
     template = read_skim(folder / "template.parquet", (*columns, "parent_id", *(("model",) if crossed else ())))
     # hidden events take part in nothing below, and no number of the template's may say how many they are
     blind = config.blind
@@ -288,11 +293,11 @@ def _quality(context: Context, window: Window) -> list[Path]:
     def sample(table: Skim, chosen: npt.NDArray[Any] | None = None) -> Sample:
         return sample_of(table, config.features, config.cwola.folds, seed, chosen)
 
-    def against(name: str, chosen: npt.NDArray[np.bool_]) -> dict[str, float] | None:
-        generated = read_skim(folder / f"{name}.parquet", (*columns, "parent_id"))
-        return _two_sample_auc(
-            context, window, name, sample(events, chosen & visible(events)), sample(generated, visible(generated))
-        )
+    def against(
+        name: str, chosen: npt.NDArray[np.bool_], generated: Skim, of_model: npt.NDArray[np.bool_] | None = None
+    ) -> dict[str, float] | None:
+        rows = visible(generated) if of_model is None else visible(generated) & of_model
+        return _two_sample_auc(context, window, name, sample(events, chosen & visible(events)), sample(generated, rows))
 
     split = read_skim(folder / "split.parquet", ("event_id", "part"))
     held_out = np.isin(events["event_id"], np.asarray(split["event_id"])[np.asarray(split["part"]) == CLOSURE])
@@ -306,7 +311,7 @@ def _quality(context: Context, window: Window) -> list[Path]:
             "auc_vs_truth": None,
             "auc_vs_truth_spread": None,
             "auc_vs_truth_mixture": None,
-            "auc_vs_sideband_closure": against("closure", held_out),
+            "auc_vs_sideband_closure": _closure_auc(context, window, against, held_out),
             "auc_vs_pseudo_window": None,
             "models_spread": _models_spread(context, window) if crossed else None,
         },
@@ -316,7 +321,8 @@ def _quality(context: Context, window: Window) -> list[Path]:
     }
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
-        pseudo_auc = against("pseudo", in_ranges(events["mjj"], [pseudo]))
+        generated = read_skim(folder / "pseudo.parquet", (*columns, "parent_id"))
+        pseudo_auc = against("pseudo", in_ranges(events["mjj"], [pseudo]), generated)
         quality["template"]["auc_vs_pseudo_window"] = (
             None if pseudo_auc is None else {**pseudo_auc, "window": list(pseudo)}
         )
@@ -327,18 +333,54 @@ def _quality(context: Context, window: Window) -> list[Path]:
     return [folder / "quality.json"]
 
 
-def _models_spread(context: Context, window: Window) -> dict[str, float]:
+def _closure_auc(
+    context: Context, window: Window, against: Callable[..., dict[str, float] | None], held_out: npt.NDArray[np.bool_]
+) -> dict[str, float] | None:
+    """Compare the closure sample with the sideband events that its model never saw.
+
+    Each model by itself: of all together, most have trained most of the models.
+    """
+    config, folder = context.config, context.run.window(window)
+    columns, crossed = ("event_id", "parent_id", "mjj", "weight", *config.features), bool(_calibration_file(folder))
+    generated = read_skim(folder / "closure.parquet", (*columns, *(("model",) if crossed else ())))
+    if not crossed:
+        return against("closure", held_out, generated)
+    ids = np.asarray(read_skim(context.run.events, ("event_id",))["event_id"])
+    fold, model = assign_folds(ids, config.cwola.folds, config.seed), np.asarray(generated["model"])
+    areas = [
+        against(f"closure {number}", held_out & (fold == number), generated, model == number)
+        for number in range(config.cwola.folds)
+    ]
+    measured = [area for area in areas if area is not None]
+    if len(measured) < len(areas):
+        return None
+    errors = np.array([area["error"] for area in measured])
+    # of different events
+    mean = float(np.mean([area["value"] for area in measured]))
+    return {"value": mean, "error": float(np.sqrt((errors**2).sum()) / len(errors))}
+
+
+def _models_spread(context: Context, window: Window) -> dict[str, float] | None:
     """Measure how much the models of the folds disagree: spread of the means of features, per standard deviation.
 
-    Their calibration samples have as many events each, whatever the data in the window.
+    What the numbers of generated events alone would give is subtracted. None where the events start from others: each
+    model has other parents, whose fluctuations are not the models'; and where other windows are hidden.
     """
     features = context.config.features
     table = read_skim(context.run.window(window) / "calibration.parquet", (*features, "model", "weight"))
+    # models of this window have seen the events of the other hidden ones
+    others = set(context.hidden) - {(window.lo, window.hi)}
+    if table.metadata["source"] != "noise" or others:
+        return None
     model, weight = np.asarray(table["model"]), np.asarray(table["weight"])
     out = {}
     for name, x in zip(features, feature_matrix(table, features).T, strict=True):
-        means = np.bincount(model, weight * x) / np.bincount(model, weight)
-        out[name] = float(jackknife_spread(means) / np.sqrt(np.cov(x, aweights=weight)))
+        sums = np.bincount(model, weight)
+        means, variance = np.bincount(model, weight * x) / sums, float(np.cov(x, aweights=weight))
+        # of K independent means of variance v: (K - 1)^2 / K v
+        of_sampling = variance * float(np.mean(np.bincount(model, weight**2) / sums**2)) * (len(sums) - 1) ** 2
+        spread = jackknife_spread(means) ** 2 - of_sampling / len(sums)
+        out[name] = float(np.sqrt(max(spread, 0.0) / variance)) if variance > 0 else 0.0
     return out
 
 

@@ -1,20 +1,11 @@
-"""What follows from the configuration of a search for several stages: pseudo-windows, models, another simulation."""
+"""What follows from the configuration of a search for several stages: pseudo-windows, another simulation."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from drapes_hep.pipeline.context import Context
 from drapes_hep.regions import Window
-from drapes_hep.templates.division import calibration_events, models_of
 
-__all__ = ["models_key", "needs_simulation", "pseudo_window"]
-
-
-def models_key(context: Context) -> dict[str, Any]:
-    """Return what decides which models a window has, and what sets the cuts, beside the keys of a stage."""
-    models = models_of(context.config)
-    return {"models": len(models), "calibration events": calibration_events(context.config)}
+__all__ = ["needs_simulation", "pseudo_window"]
 
 
 def needs_simulation(context: Context) -> bool:

@@ -28,16 +28,17 @@ from drapes_hep.rng import stage_seed
 from drapes_hep.spectrum.fit import SpectrumFit
 from drapes_hep.spectrum.shapes import shape_sources
 from drapes_hep.stages.bins import mass_edges
-from drapes_hep.stages.derived import models_key, needs_simulation, pseudo_window
+from drapes_hep.stages.derived import needs_simulation, pseudo_window
 from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.simulation import simulation_stage
 from drapes_hep.stages.train import train_stage
-from drapes_hep.templates.division import Division, calibration_events, divide, model_name, models_of, pool_of
+from drapes_hep.templates.division import Division, calibration_events, divide, model_name, models_of
 from drapes_hep.templates.methods import BackgroundMethod, SampleTask
-from drapes_hep.templates.plan import Pool, between, fit_masses, plan_closure, plan_region
+from drapes_hep.templates.plan import Pool, between, fit_masses, plan_closure, plan_region, pool_of
 from drapes_hep.templates.registry import method_of, method_settings
 from drapes_hep.templates.tables import EventTable, Planned, Template, joined
 from drapes_hep.templates.window_models import (
+    check_calibration,
     load_window_model,
     model_files,
     sample_template,
@@ -72,7 +73,8 @@ def generate_stage(context: Context, window: Window) -> Stage:
         ("stages.generate",),
         other={
             "pseudo-window": pseudo,
-            **models_key(context),
+            "models": len(models_of(context.config)),
+            "calibration events": calibration_events(context.config),
             "mass bins": mass_edges(context).tolist(),
             "mass shape's source": shape_sources(context.config.mass),
             # weights may stay the same where a network is evaluated otherwise
@@ -139,9 +141,14 @@ def _generate(context: Context, window: Window) -> list[Path]:
         record = record or _record(context, window, method, model)
         for name, generated in _of_model(_Maker(context, window, method, model, unseen, events), sources, fit):
             samples[name].append(generated)
+        if samples["calibration"]:
+            check_calibration(method, samples["template"][-1].template, samples["calibration"][-1].template)
     of_region = record | {"mass_fit": None if method.own_mass else _fitted(fit)}
     records = {"template": of_region, "calibration": of_region, "closure": record}
     written = [_write(context, window, name, samples[name], records[name]) for name in samples if samples[name]]
+    if not samples["calibration"]:
+        # of another scheme, in the same directory
+        (folder / "calibration.parquet").unlink(missing_ok=True)
     pseudo = pseudo_window(context, window)
     if pseudo is not None:
         # the masses too come from a fit that saw neither region

@@ -7,7 +7,7 @@ run, event by event, whatever their size and order.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +23,9 @@ from drapes_hep.pipeline.run_directory import RunDirectory, open_run
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.spectrum.fit import Density
 from drapes_hep.spectrum.shapes import find_shape
-from drapes_hep.templates.division import divide, model_name, models_of, pool_of
+from drapes_hep.templates.division import divide, model_name, models_of
 from drapes_hep.templates.methods import BackgroundMethod, SampleTask
-from drapes_hep.templates.plan import plan_chunk
+from drapes_hep.templates.plan import plan_chunk, pool_of
 from drapes_hep.templates.registry import method_of
 from drapes_hep.templates.tables import EventTable, Template, joined
 from drapes_hep.templates.window_models import load_window_model, model_files, sample_template
@@ -102,7 +102,12 @@ class ChunkTemplate:
             task = SampleTask(model.seed, window.in_signal_region)
             parents.append(planned.parents.event_id)
             templates.append(sample_template(self.method, model.model, planned, task, nothing))
-        return events.take(np.isin(events.event_id, np.concatenate(parents))), joined(templates)
+        template = joined(templates)
+        if self.models[0].unseen is not None:
+            numbers = [model.unseen.number for model in self.models if model.unseen is not None]
+            sizes = [len(part.event_id) for part in templates]
+            template = replace(template, model=np.repeat(np.array(numbers, dtype=np.int64), sizes))
+        return events.take(np.isin(events.event_id, np.concatenate(parents))), template
 
 
 def load_chunk_template(run: str | Path, window: str) -> ChunkTemplate:

@@ -20,6 +20,7 @@ from drapes_hep.config import keys_of
 from drapes_hep.errors import DrapesError, FitError, counted
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import write_json
+from drapes_hep.folds import root_of
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.execution import run_stage
 from drapes_hep.pipeline.run_directory import RunDirectory
@@ -33,7 +34,6 @@ from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import quality_stage
 from drapes_hep.stages.feature_tables import read_record, unweighted
 from drapes_hep.stages.histograms import write_histograms
-from drapes_hep.templates.division import counted_share
 from drapes_hep.templates.parts import met_no_training
 
 __all__ = ["hunt", "hunt_stage"]
@@ -112,7 +112,7 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
         points = config.hunt.background_efficiencies
         used = met_no_training(scores["part"])
         tails.append(np.where(used, tail, 1.0))
-        counts.append(count_selected(mjj, tail, edges, points, hidden, used, counted_share(config)))
+        counts.append(count_selected(mjj, tail, edges, points, hidden, used, float(scores.metadata["counted_share"])))
         visible_counts.append(count_selected(mjj, tail, edges, points, hidden))
         if config.hunt.spurious_signal and not spurious:
             # of the inclusive counts, the same for every window's scores
@@ -142,9 +142,16 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
 
 
 def _template_sizes(directory: RunDirectory, window: Window) -> list[int]:
-    """Return the effective number of a window's template events in each fold: how many without weights say as much."""
-    template = read_skim(directory.window(window) / "template_scores.parquet", ("event_id", "fold", "weight"))
-    fold, weight = np.asarray(template["fold"]), np.asarray(template["weight"])
+    """Return the effective number of events that set the cuts of each fold: how many without weights say as much.
+
+    Copies of a parent count as one.
+    """
+    columns = ("event_id", "parent_id", "fold", "weight")
+    template = read_skim(directory.window(window) / "template_scores.parquet", columns)
+    root = root_of(np.asarray(template["event_id"]), np.asarray(template["parent_id"]))
+    _, first, place = np.unique(root, return_index=True, return_inverse=True)
+    # a parent and its copies are in one fold
+    fold, weight = np.asarray(template["fold"])[first], np.bincount(place, np.asarray(template["weight"]))
     summed, squared = np.bincount(fold, weight), np.bincount(fold, weight**2)
     return [int(n) for n in np.floor(summed**2 / np.where(squared > 0, squared, 1.0) + 1e-6)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from drapes_hep.templates.parts import CLOSURE, TRAIN, VALIDATION
 from drapes_hep.templates.registry import method_of, method_settings
 from drapes_hep.templates.tables import EventTable
 from drapes_hep.templates.window_models import (
+    CARD,
     checkpoints,
     fit_window_models,
     save_window_model,
@@ -134,6 +136,7 @@ class _Fit:
 def _train(context: Context, fits: Sequence[_Fit]) -> list[list[Path]]:
     """Train models; returns the files of each window."""
     results = _fit(context, fits)
+    _remove_other_models(context, fits)
     files: dict[str, list[Path]] = {}
     records: dict[Path, dict[str, Any]] = {}
     for fit, (model, curves) in zip(fits, results, strict=True):
@@ -151,6 +154,15 @@ def _train(context: Context, fits: Sequence[_Fit]) -> list[list[Path]]:
     for path, content in records.items():
         write_json(path, content)
     return list(files.values())
+
+
+def _remove_other_models(context: Context, fits: Sequence[_Fit]) -> None:
+    """Remove the models of another scheme, or of more folds, from the folders of windows."""
+    current = {fit.folder for fit in fits}
+    for window in {fit.window for fit in fits}:
+        for card in context.run.window(window).glob(f"model*/{CARD}"):
+            if card.parent not in current:
+                shutil.rmtree(card.parent)
 
 
 def _fits(context: Context, windows: Sequence[Window]) -> list[_Fit]:

@@ -22,11 +22,8 @@ import numpy.typing as npt
 
 from drapes_hep.config import Config
 from drapes_hep.folds import Fold, assign_folds
-from drapes_hep.regions import Window
 from drapes_hep.templates.parts import CLOSURE, VALIDATION, split_sidebands
-from drapes_hep.templates.plan import Pool
 from drapes_hep.templates.registry import find_method
-from drapes_hep.templates.tables import EventTable
 
 __all__ = [
     "Division",
@@ -36,7 +33,6 @@ __all__ = [
     "is_cross_fitted",
     "model_name",
     "models_of",
-    "pool_of",
 ]
 
 IntArray = npt.NDArray[np.int64]
@@ -123,30 +119,3 @@ def divide(event_id: IntArray, config: Config) -> Division:
         return Division(split_sidebands(event_id, config.seed, config.training), None)
     part = split_sidebands(event_id, config.seed, config.training, closure=0.0)
     return Division(part, assign_folds(event_id, config.cwola.folds, config.seed))
-
-
-def pool_of(
-    window: Window, events: EventTable, division: Division, fold: Fold | None, simulation: EventTable | None = None
-) -> Pool:
-    """Return what the templates of one model may start from.
-
-    Parameters
-    ----------
-    window : Window
-    events : EventTable
-        Data.
-    division : Division
-        Of these events.
-    fold : Fold, optional
-        That the model never sees.
-    simulation : EventTable, optional
-
-    Returns
-    -------
-    Pool
-    """
-    part = division.of_model(fold)
-    if fold is None:
-        return Pool(window, events, part, simulation)
-    apart = None if simulation is None else fold.holds(simulation.event_id)
-    return Pool(window, events, part, simulation, fold.holds(events.event_id), apart)

@@ -37,11 +37,13 @@ import numpy.typing as npt
 from drapes_hep.config import MassConfig
 from drapes_hep.errors import DrapesError
 from drapes_hep.events.schema import NO_PARENT, places_of
+from drapes_hep.folds import Fold
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_keys, event_uniforms, stage_seed
 from drapes_hep.spectrum.drawing import draw, draw_kernels
 from drapes_hep.spectrum.fit import Density, SpectrumFit, expected, fit_spectrum
 from drapes_hep.spectrum.shapes import find_shape
+from drapes_hep.templates.division import Division
 from drapes_hep.templates.drapes_family import Origin
 from drapes_hep.templates.parts import CLOSURE
 from drapes_hep.templates.tables import EventTable, Plan, Planned
@@ -56,6 +58,7 @@ __all__ = [
     "plan_chunk",
     "plan_closure",
     "plan_region",
+    "pool_of",
     "starts",
 ]
 
@@ -94,13 +97,40 @@ class Pool:
 
     @functools.cached_property
     def closing(self) -> BoolArray:
-        """Sideband events that measure how often a cut passes: they train no model and parent no template."""
+        """Sideband events that measure how often a cut passes: the model never sees them."""
         return np.asarray(self.window.in_sidebands(self.events.mjj) & (self.part == CLOSURE))
 
     @functools.cached_property
     def training(self) -> BoolArray:
         """Sideband events that a model is trained and validated on."""
         return np.asarray(self.window.in_sidebands(self.events.mjj) & (self.part != CLOSURE))
+
+
+def pool_of(
+    window: Window, events: EventTable, division: Division, fold: Fold | None, simulation: EventTable | None = None
+) -> Pool:
+    """Return what the templates of one model may start from.
+
+    Parameters
+    ----------
+    window : Window
+    events : EventTable
+        Data.
+    division : Division
+        Of these events.
+    fold : Fold, optional
+        That the model never sees.
+    simulation : EventTable, optional
+
+    Returns
+    -------
+    Pool
+    """
+    part = division.of_model(fold)
+    if fold is None:
+        return Pool(window, events, part, simulation)
+    apart = None if simulation is None else fold.holds(simulation.event_id)
+    return Pool(window, events, part, simulation, fold.holds(events.event_id), apart)
 
 
 def between(mjj: FloatArray, region: Interval) -> BoolArray:

@@ -93,7 +93,7 @@ class Template:
     """Template events; arrays of shape (n,) but ``x``, (n, d). ``parent_id`` decides their folds.
 
     ``jets`` are those of a template of constituents; ``lost`` counts the events of the plan that are not among these,
-    by reason.
+    by reason; ``model`` is the fold that the model of an event never saw, where templates of several are joined.
     """
 
     event_id: IntArray
@@ -103,10 +103,11 @@ class Template:
     weight: FloatArray
     jets: AwkwardArray | None = None
     lost: Mapping[str, int] = field(default_factory=dict)
+    model: IntArray | None = None
 
 
 def joined(templates: Sequence[Template]) -> Template:
-    """Return the events of several templates as one."""
+    """Return the events of several templates as one, without their models."""
     jets = None
     if templates[0].jets is not None:
         import awkward as ak

@@ -26,6 +26,7 @@ from drapes_hep.training.curves import TrainingCurve
 
 __all__ = [
     "CARD",
+    "check_calibration",
     "check_hidden",
     "check_parts",
     "check_unseen",
@@ -301,6 +302,21 @@ def sample_template(
         _refuse_copies(method, _rows(template.x), rows, "features", template.x)
     _refuse_repeats(method, template, data)
     return template
+
+
+def check_calibration(method: BackgroundMethod, template: Template, calibration: Template) -> None:
+    """Refuse events that set cuts and are copies of those that train the classifier; raises LeakError."""
+    theirs = _rows(template.x)
+    if len(np.unique(theirs)) < len(theirs):
+        # counts or categories repeat by themselves
+        return
+    by_chance = len(theirs) * len(calibration.x) * _pair_probability(calibration.x)
+    shared = int(np.isin(_rows(calibration.x), theirs).sum())
+    if shared > by_chance + 5 * np.sqrt(by_chance):
+        raise LeakError(
+            f"template.method {method.title}: events that set the cuts are copies of events that train the classifier;"
+            " sample() draws others for another task.seed, or set cross_fits = False"
+        )
 
 
 def _refuse_copies(
