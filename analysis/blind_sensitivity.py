@@ -46,7 +46,6 @@ from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.regions import Window, blinded, sliding_windows
 from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.studies.study import csv_text
-from drapes_hep.templates.division import counted_share
 from drapes_hep.templates.parts import met_no_training
 
 FloatArray = npt.NDArray[np.float64]
@@ -284,7 +283,7 @@ def read_search(run: Path) -> tuple[Search, list[SelectedCounts]]:
         used = met_no_training(scores["part"])
         mjj, tail = np.asarray(scores["mjj"]), np.asarray(scores["tail"])
         points = hunt.background_efficiencies
-        counts.append(count_selected(mjj, tail, edges, points, (), used, counted_share(config)))
+        counts.append(count_selected(mjj, tail, edges, points, (), used, float(scores.metadata["counted_share"])))
     return Search(
         windows, sliding_windows(config), mass.fit, mass.sqrt_s, hunt.min_events, hunt.spurious_signal
     ), counts

@@ -28,7 +28,6 @@ from drapes_hep.templates.registry import find_method
 __all__ = [
     "Division",
     "calibration_events",
-    "counted_share",
     "divide",
     "is_cross_fitted",
     "model_name",
@@ -53,11 +52,6 @@ def models_of(config: Config) -> tuple[Fold | None, ...]:
 def model_name(fold: Fold | None) -> str:
     """Return the name of a model's folder."""
     return "model" if fold is None else f"model_{fold.number}"
-
-
-def counted_share(config: Config) -> float:
-    """Return the probability, by design, of a sideband event to be counted after a cut."""
-    return 1.0 if is_cross_fitted(config) else config.training.closure
 
 
 def calibration_events(config: Config) -> int:
