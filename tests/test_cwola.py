@@ -107,8 +107,8 @@ def test_tails_are_those_of_the_calibration_sample():
     data, template, calibration = sample(2000, 1, 0.3), crossed(2500, 2, 10_000), crossed(5000, 3, 20_000)
     tail = out_of_fold_scores(Trees, data, template, {}, folds=5, ensemble=1, seed=1, calibration=calibration)
     for fold in range(5):
-        here = tail["template"].tail[calibration.fold == fold]
-        assert (here <= 0.1).mean() == pytest.approx(0.1, abs=2 / len(here))
+        tails = tail["template"].tail[calibration.fold == fold]
+        assert (tails <= 0.1).mean() == pytest.approx(0.1, abs=2 / len(tails))
 
 
 @pytest.mark.parametrize("planted", ["calibration", "sidebands", "data"])

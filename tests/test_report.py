@@ -1038,5 +1038,5 @@ def test_models_that_disagree_are_pointed_out(small, spread, shown):
     quality = json.loads(path.read_text())
     quality["template"]["models_spread"] = {"m_j1": spread, "delta_m": 0.01}
     path.write_text(json.dumps(quality))
-    found = [one for one in checks(load_run(small), []) if one.startswith("The models of the folds disagree")]
-    assert [one.endswith("3300–3700 GeV, m_j1: 0.050.") for one in found] == [True] * shown
+    points = [text for text in checks(load_run(small), []) if text.startswith("The models of the folds disagree")]
+    assert [text.endswith("3300–3700 GeV, m_j1: 0.050.") for text in points] == [True] * shown

@@ -149,9 +149,11 @@ def in_window(mjj):
 
 
 def curves_beside_the_window(x, mjj):
-    beside = ~in_window(mjj)
-    log_mass = (np.log(mjj[beside]).mean(), np.log(mjj[beside]).std())
-    return fit_curves(x[beside], mjj[beside], np.ones(beside.sum()), log_mass, [(3300.0, 3700.0)], "ab"[: x.shape[1]])
+    outside = ~in_window(mjj)
+    log_mass = (np.log(mjj[outside]).mean(), np.log(mjj[outside]).std())
+    return fit_curves(
+        x[outside], mjj[outside], np.ones(outside.sum()), log_mass, [(3300.0, 3700.0)], "ab"[: x.shape[1]]
+    )
 
 
 def test_curves_bend_where_the_sidebands_do_and_are_straight_elsewhere():
@@ -165,9 +167,9 @@ def test_a_signal_beside_the_window_moves_the_curves_in_it_little(monkeypatch):
     # one per cent of the events within half a width of its edges, all of them at high values
     x, mjj = drifting(40_000, 8, 0.5)
     rng = np.random.default_rng(5)
-    beside = ((mjj >= 3100) & (mjj < 3900) & ~in_window(mjj)).sum() // 100
-    where = rng.choice(mjj[(mjj >= 3100) & (mjj < 3900) & ~in_window(mjj)], beside)
-    polluted = np.concatenate([x, np.full((beside, 1), 6.0)]), np.concatenate([mjj, where])
+    number = ((mjj >= 3100) & (mjj < 3900) & ~in_window(mjj)).sum() // 100
+    where = rng.choice(mjj[(mjj >= 3100) & (mjj < 3900) & ~in_window(mjj)], number)
+    polluted = np.concatenate([x, np.full((number, 1), 6.0)]), np.concatenate([mjj, where])
     log = np.log(mjj[~in_window(mjj)])
     basis = np.polynomial.legendre.legvander((np.log([3500.0]) - log.mean()) / log.std() / 3, 4)
     moved = []

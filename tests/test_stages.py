@@ -1073,13 +1073,13 @@ def test_a_hold_out_has_one_model_and_its_parts(project, tmp_path, scheme):
     skim(context)
     train(context, context.windows[0])
     split, folder = read_skim(run / "windows" / WINDOWS[0] / "split.parquet"), run / "windows" / WINDOWS[0]
-    one = scheme == "hold_out"
+    single = scheme == "hold_out"
     assert [path.parent.name for path in sorted(folder.glob("*/method.json"))] == (
-        ["model"] if one else ["model_0", "model_1"]
+        ["model"] if single else ["model_0", "model_1"]
     )
-    assert set(np.asarray(split["part"])) == ({TRAIN, VALIDATION, CLOSURE} if one else {CLOSURE})
+    assert set(np.asarray(split["part"])) == ({TRAIN, VALIDATION, CLOSURE} if single else {CLOSURE})
     counts = read_json(folder / "training.json")["events"]
-    assert (counts["train"] + counts["validation"] + counts["closure"] == len(split)) == one
+    assert (counts["train"] + counts["validation"] + counts["closure"] == len(split)) == single
 
 
 # ---- cross-fitting: nothing meets its fold ---------------------------------------------------------------------------
@@ -1125,8 +1125,8 @@ def test_sideband_events_are_closed_by_the_model_of_their_fold(done):
     mjj, fold = np.asarray(events["mjj"]), assign_folds(np.asarray(events["event_id"]), 2, SEED)
     outside = (mjj < 3300) | (mjj >= 3700)
     for number in (0, 1):
-        made = np.asarray(closure["mjj"])[model_column(closure) == number]
-        np.testing.assert_array_equal(np.sort(made), np.sort(mjj[outside & (fold == number)]))
+        generated = np.asarray(closure["mjj"])[model_column(closure) == number]
+        np.testing.assert_array_equal(np.sort(generated), np.sort(mjj[outside & (fold == number)]))
 
 
 @pytest.mark.parametrize("window", WINDOWS)
