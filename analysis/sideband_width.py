@@ -24,7 +24,7 @@ def entries(config: Config) -> list[Entry]:
         total = (window.lo - span[0]) + (span[1] - window.hi)
         for repetition in repetitions(injected(config, max(config.study.examples))):
             study = repetition.study.model_copy(update={"window": (window.lo, window.hi)})
-            mass = repetition.mass.model_copy(update={"range": span})
+            mass = repetition.mass.model_copy(update={"range": span, "fit_range": None})
             narrow = repetition.model_copy(update={"mass": mass, "study": study})
             out += [
                 Entry(

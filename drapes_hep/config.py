@@ -269,7 +269,13 @@ class MassConfig(_Section):
 
     range: Annotated[
         tuple[Positive, Positive], Decides("skim", "simulation", "train", "generate", "classify", "hunt", "study.draw")
-    ] = Field((2700.0, 6000.0), description="Fitted range of m_JJ, GeV.")
+    ] = Field(
+        (2700.0, 6000.0), description="Range of m_JJ of the selected events, which templates are trained on, GeV."
+    )
+    fit_range: Annotated[tuple[Positive, Positive] | None, Decides("generate", "hunt", "study.draw")] = Field(
+        None,
+        description="Fitted range of m_JJ, GeV, inside `range`: where the spectrum falls smoothly; all by default.",
+    )
     sqrt_s: Annotated[Positive, Decides("generate", "hunt")] = Field(
         13_000.0, description="Centre-of-mass energy, GeV."
     )
@@ -297,7 +303,15 @@ class MassConfig(_Section):
             raise ValueError(
                 f"range must be increasing and end below sqrt_s, got {low:g} to {high:g} with {self.sqrt_s:g}"
             )
+        first, last = self.fitted
+        if not low <= first < last <= high:
+            raise ValueError(f"fit_range must be increasing and inside range, got {first:g} to {last:g}")
         return self
+
+    @property
+    def fitted(self) -> tuple[float, float]:
+        """The range that is fitted and searched, GeV."""
+        return self.range if self.fit_range is None else self.fit_range
 
 
 class WindowsConfig(_Section):
@@ -822,22 +836,22 @@ class Config(_Section):
             raise ValueError("signal.inject needs labelled events: set data.labels and, for a sidecar, data.truth")
         if self.data.truth is not None and not self.data.labels:
             raise ValueError("data.truth is set but data.labels is false")
-        low, high = self.mass.range
+        low, high = self.mass.fitted
+        name = "mass.range" if self.mass.fit_range is None else "mass.fit_range"
         if self.windows.first <= low or self.windows.last + self.windows.width >= high:
             raise ValueError(
                 f"windows from {self.windows.first:g} to {self.windows.last + self.windows.width:g} GeV need a sideband"
-                f" on both sides inside mass.range [{low:g}, {high:g}]"
+                f" on both sides inside {name} [{low:g}, {high:g}]"
             )
         if self.study.window is not None and not low < self.study.window[0] < self.study.window[1] < high:
-            raise ValueError(f"study.window must be increasing and inside mass.range [{low:g}, {high:g}]")
+            raise ValueError(f"study.window must be increasing and inside {name} [{low:g}, {high:g}]")
         signal = self.hunt.signal
         constant, falling = signal.width if isinstance(signal.width, tuple) else (signal.width, 0.0)
         narrow, wide = constant + falling / high, constant + falling / low
         # a sample has its own resolution
         if signal.shape != "sample" and not 1e-3 <= narrow <= wide <= 0.5:
             raise ValueError(
-                f"hunt.signal.width: sigma/m is {narrow:.3g} to {wide:.3g} over mass.range; it must be within 0.001 to"
-                " 0.5"
+                f"hunt.signal.width: sigma/m is {narrow:.3g} to {wide:.3g} over {name}; it must be within 0.001 to 0.5"
             )
         return self
 

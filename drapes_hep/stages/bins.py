@@ -14,4 +14,4 @@ __all__ = ["mass_edges"]
 def mass_edges(context: Context) -> npt.NDArray[np.float64]:
     """Return the bins of the search, GeV."""
     config = context.config
-    return spectrum_edges(config.mass.range, config.mass.bin_width, context.windows)
+    return spectrum_edges(config.mass.fitted, config.mass.bin_width, context.windows)

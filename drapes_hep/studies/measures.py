@@ -333,7 +333,7 @@ def _sculpting(context: TrialContext, trial: Trial) -> Record:
     }
     scores = _scored(context, classes, judges)
     # the window's edges are bin edges: no bin mixes the window with its sidebands
-    edges = spectrum_edges(config.mass.range, _SCULPTING_WIDTH, (window,))
+    edges = spectrum_edges(config.mass.fitted, _SCULPTING_WIDTH, (window,))
     masses = {"window": mjj[in_window], "sidebands": mjj[sidebands]}
     cuts = {}
     for cut in config.hunt.background_efficiencies:

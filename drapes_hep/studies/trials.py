@@ -247,7 +247,7 @@ class TrialContext:
     def mass_fit(self) -> SpectrumFit:
         """The fit of the data's masses outside the window."""
         config, events = self.config, self.sample.events.take(self.draw.data)
-        edges = spectrum_edges(config.mass.range, config.mass.bin_width, (self.window,))
+        edges = spectrum_edges(config.mass.fitted, config.mass.bin_width, (self.window,))
         return fit_masses(config.mass, events.mjj, events.weight, edges, self.window)
 
     @functools.cached_property
