@@ -1,16 +1,14 @@
-"""Does the hunt find nothing where nothing is? Pulls over bootstraps of background events, in one window.
+"""Does the hunt find nothing where nothing is? Pulls over bootstraps of background events, with a perfect template.
 
-    python analysis/null_bootstraps.py configs/lhco_rd.yaml --set data.path=FILE -o OUT [--template perfect]
+    python analysis/null_bootstraps.py configs/lhco_rd.yaml --set data.path=FILE -o OUT
 
-Every bootstrap draws each background event a Poisson number of times. The mean of that number is the ratio of the
-fitted to the counted spectrum in the event's mass bin, so that the expected spectrum is the smooth fit: else every
-bootstrap would inherit the fluctuation of the one sample that there is. What a cut selects is not smoothed so, and
-keeps the sample's own fluctuation beside the bootstrap's: with N of M events (``--events``), widths grow by
-sqrt(1 + N / M). Copies of an event share its fold and its part of the sidebands, so none is scored by a model that saw
+Every bootstrap splits the background in two and takes one half's window as template, which tests the statistics alone;
+``analysis/null_searches.py`` tests whole searches. Each background event is drawn a Poisson number of times. The mean
+of that number is the ratio of the fitted to the counted spectrum in the event's mass bin, so that the expected spectrum
+is the smooth fit: else every bootstrap would inherit the fluctuation of the one sample that there is. What a cut
+selects is not smoothed so, and keeps the sample's own fluctuation beside the bootstrap's: with N of M events
+(``--events``), widths grow by sqrt(1 + N / M). Copies of an event share its fold, so none is scored by a model that saw
 another.
-
-``diffusion`` trains and samples the configuration's model again each time; ``perfect`` splits the background in two
-and takes one half's window as template, which tests the statistics alone.
 
 Writes ``pulls.csv`` (a row a bootstrap and working point; resumed, not repeated) and prints the table.
 """
@@ -42,13 +40,6 @@ from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.spectrum.shapes import find_shape
 from drapes_hep.stages.feature_tables import feature_matrix, load_events
 from drapes_hep.stages.skim import skim
-from drapes_hep.templates.division import is_cross_fitted
-from drapes_hep.templates.methods import FitTask, SampleTask
-from drapes_hep.templates.parts import CLOSURE, split_sidebands
-from drapes_hep.templates.plan import Pool, fit_masses, plan_region
-from drapes_hep.templates.registry import method_of
-from drapes_hep.templates.tables import EventTable
-from drapes_hep.templates.window_models import fit_window_model, sample_template
 
 COLUMNS = ("bootstrap", "background_efficiency", "observed", "expected", "expected_error", "pull")
 
@@ -83,14 +74,14 @@ def background(events: Skim, label: np.ndarray, config: Config) -> Events:
 
 
 def bootstrap(
-    events: Events, edges: np.ndarray, config: Config, number: int, halves: bool, size: int | None
-) -> tuple[Events, Events | None]:
-    """Draw one bootstrap, and with ``halves`` an independent second one from the other half of the events."""
+    events: Events, edges: np.ndarray, config: Config, number: int, size: int | None
+) -> tuple[Events, Events]:
+    """Draw a bootstrap of one half of the events, and an independent one of the other half."""
     rng = np.random.default_rng(stage_seed(config.seed, "bootstrap", number))
     counts = np.histogram(events.mjj, edges)[0].astype(float)
     fit = fit_spectrum(counts, edges, None, find_shape(config.mass), config.mass.sqrt_s)
     place = np.clip(np.searchsorted(edges, events.mjj, side="right") - 1, 0, len(counts) - 1)
-    scale = (0.5 if halves else 1.0) * (1.0 if size is None else size / len(events.mjj))
+    scale = 0.5 * (1.0 if size is None else size / len(events.mjj))
 
     def take(half: np.ndarray) -> Events:
         # by the half's own counts: else the random halving would fluctuate on top of the Poisson copies
@@ -98,23 +89,8 @@ def bootstrap(
         copies = rng.poisson(scale * fit.expected[place[half]] / own[place[half]])
         return events.where(np.repeat(half, copies))
 
-    first = rng.random(len(events.mjj)) < 0.5 if halves else np.ones(len(events.mjj), dtype=bool)
-    return take(np.flatnonzero(first)), take(np.flatnonzero(~first)) if halves else None
-
-
-def diffusion_template(data: Events, window: Window, edges: np.ndarray, config: Config, workers: int) -> Events:
-    """Train on the sidebands of a bootstrap and make its template, as the search does."""
-    method, region = method_of(config), (window.lo, window.hi)
-    events = EventTable(data.x, data.mjj, np.ones(len(data.mjj)), data.root)
-    pool = Pool(window, events, split_sidebands(data.root, config.seed, config.training))
-    outside = window.in_sidebands(data.mjj)
-    model, _ = fit_window_model(method, FitTask(events.take(outside), pool.part[outside], (region,), config.seed))
-    fit = fit_masses(config.mass, events.mjj, events.weight, edges, window)
-    size = config.template.oversample * int(window.in_signal_region(data.mjj).sum())
-    planned = plan_region(method, config.mass, pool, region, size, config.seed, fit, method.reach(region))
-    task = SampleTask(config.seed, window.in_signal_region, workers=workers)
-    template = sample_template(method, model, planned, task, events)
-    return Events(template.x, template.mjj, template.event_id)
+    first = rng.random(len(events.mjj)) < 0.5
+    return take(np.flatnonzero(first)), take(np.flatnonzero(~first))
 
 
 def working_points(
@@ -124,7 +100,6 @@ def working_points(
     edges: np.ndarray,
     config: Config,
     workers: int,
-    perfect: bool,
 ) -> tuple[WorkingPoint, ...]:
     """Classify and hunt in one window."""
     inside, outside = window.in_signal_region(data.mjj), window.in_sidebands(data.mjj)
@@ -141,11 +116,7 @@ def working_points(
     tail = np.empty(len(data.mjj))
     tail[inside], tail[outside] = scores["data"].tail, scores["sidebands"].tail
     points = config.hunt.background_efficiencies
-    if perfect:
-        counts = count_selected(data.mjj, tail, edges, points)
-    else:
-        counted = inside | (split_sidebands(data.root, config.seed, config.training) == CLOSURE)
-        counts = count_selected(data.mjj, tail, edges, points, (), counted, config.training.closure)
+    counts = count_selected(data.mjj, tail, edges, points)
     return hunt_window(
         counts, window, shape=find_shape(config.mass), sqrt_s=config.mass.sqrt_s, min_events=config.hunt.min_events
     ).working_points
@@ -186,18 +157,12 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("--set", action="append", default=[], dest="assignments")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--template", choices=("diffusion", "perfect"), default="diffusion")
     parser.add_argument("--window", default="3300-3700")
     parser.add_argument("--bootstraps", type=int, default=20)
     parser.add_argument("--events", type=int, help="Expected events a bootstrap; as many as the sample has by default.")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     config = load_config(arguments.config, [*arguments.assignments, "signal.inject=0"])
-    if method_of(config).source != "noise":
-        # a bootstrap repeats events, and copies of a parent would be made of the same noise
-        raise SystemExit(f"template.method {config.template.method}: only templates from noise can be bootstrapped")
-    if arguments.template == "diffusion" and is_cross_fitted(config):
-        raise SystemExit("training.scheme cross_fit: only the scheme hold_out can be bootstrapped; set it")
     run = open_run(arguments.output / "events")
     context = Context.of(config, run, workers=arguments.workers, reporter=Reporter())
     skim(context)
@@ -205,23 +170,19 @@ def main() -> None:
     label = read_truth(run.truth).truth_for(np.asarray(events["event_id"]))
     sample = background(events, label, config)
     window = parse_window(arguments.window, sliding_windows(config))
-    edges = spectrum_edges(config.mass.range, config.mass.bin_width, [window])
-    path = arguments.output / f"pulls_{arguments.template}.csv"
+    edges = spectrum_edges(config.mass.fitted, config.mass.bin_width, [window])
+    path = arguments.output / "pulls.csv"
     done: set[int] = set()
     if path.exists():
         with path.open(encoding="utf-8") as stream:
             done = {int(row["bootstrap"]) for row in csv.DictReader(stream)}
     else:
         path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    perfect = arguments.template == "perfect"
     for number in sorted(set(range(arguments.bootstraps)) - done):
         seeded = config.model_copy(update={"seed": stage_seed(config.seed, "null", number) % 2**31})
-        data, other = bootstrap(sample, edges, seeded, number, perfect, arguments.events)
-        if other is None:
-            template = diffusion_template(data, window, edges, seeded, arguments.workers)
-        else:
-            template = other.where(window.in_signal_region(other.mjj))
-        points = working_points(data, template, window, edges, seeded, arguments.workers, perfect)
+        data, other = bootstrap(sample, edges, seeded, number, arguments.events)
+        template = other.where(window.in_signal_region(other.mjj))
+        points = working_points(data, template, window, edges, seeded, arguments.workers)
         with path.open("a", encoding="utf-8", newline="") as stream:
             csv.DictWriter(stream, COLUMNS).writerows(list(rows(number, points)))
         context.reporter.say(

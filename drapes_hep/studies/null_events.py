@@ -1,0 +1,140 @@
+"""Events without a signal, generated anew as often as asked: what whole searches are calibrated with.
+
+Resampling a sample of M events N at a time repeats the sample's own fluctuations in every experiment; here they are in
+the generator's truth instead, which is the same for mass fit, template and classifier (a smooth function of the mass).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from drapes_hep.config import Config
+from drapes_hep.errors import ConfigError
+from drapes_hep.events.features import domains
+from drapes_hep.regions import Window
+from drapes_hep.rng import event_uniforms, stage_seed
+from drapes_hep.spectrum.bins import spectrum_edges
+from drapes_hep.spectrum.drawing import draw
+from drapes_hep.spectrum.fit import SpectrumFit, fit_spectrum
+from drapes_hep.spectrum.shapes import find_shape
+from drapes_hep.templates.feature_model import BackgroundModel, FeatureTraining, fit_models
+from drapes_hep.templates.feature_templates import levels
+from drapes_hep.templates.parts import split_sidebands
+
+__all__ = ["NullGenerator", "fit_null_masses", "train_null_model"]
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class NullGenerator:
+    """Background alone: masses from the inclusive fit, features from models of all masses.
+
+    Attributes
+    ----------
+    config : Config
+    fit : SpectrumFit
+        Of the whole range; its number of events is the mean of the nulls' numbers.
+    models : tuple of BackgroundModel
+        Of bootstraps of the events: null i uses model i modulo their number.
+    """
+
+    config: Config
+    fit: SpectrumFit
+    models: tuple[BackgroundModel, ...]
+
+    def events(self, number: int, mean: float | None = None) -> dict[str, FloatArray]:
+        """Generate one null.
+
+        Parameters
+        ----------
+        number : int
+            Which: the same number gives the same events.
+        mean : float, optional
+            Mean number of events; that of the fit by default.
+
+        Returns
+        -------
+        dict of str to array, shape (n,)
+            ``mjj`` in GeV and the features, n Poisson distributed.
+        """
+        seed = stage_seed(self.config.seed, "null", number)
+        low, high = self.config.mass.fitted
+        expected = float(self.fit.expected.sum()) if mean is None else mean
+        n = int(np.random.default_rng(seed).poisson(expected))
+        ids = np.arange(n)
+        mjj = draw(self.fit, low, high, event_uniforms(stage_seed(seed, "mass"), ids)[:, 0])
+        model = self.models[number % len(self.models)]
+        times = levels(self.config.template, model.denoiser.schedule)
+        x = model.generate(mjj, ids, stage_seed(seed, "features"), times, solver=self.config.template.sampler[0])
+        return {"mjj": mjj, **{name: x[:, i] for i, name in enumerate(model.features)}}
+
+
+def fit_null_masses(config: Config, mjj: FloatArray, windows: Sequence[Window]) -> SpectrumFit:
+    """Fit the inclusive spectrum of background events; raises FitError.
+
+    Parameters
+    ----------
+    config : Config
+    mjj : array, shape (n,)
+        Masses in GeV.
+    windows : sequence of Window
+        Whose edges are among those of the bins.
+
+    Returns
+    -------
+    SpectrumFit
+    """
+    edges = spectrum_edges(config.mass.fitted, config.mass.bin_width, windows)
+    counts = np.histogram(mjj, edges)[0].astype(float)
+    return fit_spectrum(counts, edges, None, find_shape(config.mass), config.mass.sqrt_s)
+
+
+def train_null_model(config: Config, x: FloatArray, mjj: FloatArray, number: int) -> BackgroundModel:
+    """Train a model of features on a bootstrap of background events, no window hidden.
+
+    Parameters
+    ----------
+    config : Config
+        Its training and template sections are used.
+    x : array, shape (n, d)
+        Features of background events.
+    mjj : array, shape (n,)
+        Masses in GeV.
+    number : int
+        Which bootstrap: searches differ by what a training fluctuates, too.
+
+    Returns
+    -------
+    BackgroundModel
+
+    Raises
+    ------
+    ConfigError
+        If the configuration has constituents.
+    """
+    if config.constituents is not None:
+        raise ConfigError("null events: only features are generated; leave out the section 'constituents'")
+    seed = stage_seed(config.seed, "null generator", number)
+    drawn = np.random.default_rng(seed).integers(len(mjj), size=len(mjj))
+    training = FeatureTraining(
+        x=x[drawn],
+        mjj=mjj[drawn],
+        weight=np.ones(len(drawn)),
+        # copies of an event are of one part; none is held out for a closure test
+        part=split_sidebands(drawn, seed, config.training, closure=0.0),
+        hidden=(),
+        seed=seed,
+    )
+    [(model, _)] = fit_models(
+        [training],
+        features=config.features,
+        domain=domains(config.features, **config.definitions),
+        training=config.training,
+        scaling=config.template.scaling,
+    )
+    return model
