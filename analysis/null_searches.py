@@ -3,8 +3,8 @@
     python analysis/null_searches.py configs/quickstart.yaml -o OUT [--window 3300-3700] [--nulls 200] [--events 64000]
 
 Every null is generated anew: masses from the inclusive fit of the configuration's background events, features from
-models trained on bootstraps of them with no window hidden (``drapes_hep/studies/null_events.py``). Each is searched
-twice, with cross-fitted templates and with held-out sidebands, in one window, everything trained again.
+models trained on bootstraps of their sidebands (``drapes_hep/studies/null_events.py``). Each is searched twice, with
+cross-fitted templates and with held-out sidebands, in one window, everything trained again.
 
 Writes ``nulls/NUMBER.json``, a row a scheme and cut; a run that was ended goes on where it was. ``--parts 2 --part 0``
 makes every second null, so that two processes share the work. Prints, for each scheme and cut, mean and width of the
@@ -59,7 +59,7 @@ def generator(config: Config, window: Window, folder: Path, bootstraps: int, rep
     for number in range(bootstraps):
         place = folder / "generator" / f"model_{number}"
         if not (place / CARD).exists():
-            save_background_model(place, train_null_model(config, x, mjj, number))
+            save_background_model(place, train_null_model(config, x, mjj, window, number))
             reporter.say(f"generator: model {number + 1} of {bootstraps}")
         models.append(load_background_model(place))
     return NullGenerator(config, fit_null_masses(config, mjj, (window,)), tuple(models))

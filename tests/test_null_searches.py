@@ -41,7 +41,7 @@ def background():
 
 @pytest.fixture(scope="module")
 def generator(config, background):
-    models = tuple(train_null_model(config, *background, number) for number in range(2))
+    models = tuple(train_null_model(config, *background, WINDOW, number) for number in range(2))
     return NullGenerator(config, fit_null_masses(config, background[1], (WINDOW,)), models)
 
 

@@ -81,6 +81,7 @@ STUDIES = (
         "displacement",
         "gensr",
         "injection",
+        "mass-halves",
         "oversampling",
         "quality",
         "roc",
@@ -406,6 +407,26 @@ def test_the_spectrum_of_a_cut_holds_all_that_passes(context, sample):
     for found in record["cuts"].values():
         for region in ("window", "sidebands"):
             assert sum(found["bins"][region]) == found[f"{region}_passing"]
+
+
+def test_features_that_contain_the_mass_tell_its_halves_apart(context, sample):
+    one = trial(injected(context.config, 0), "over_idealised", "mass_halves")
+    mjj = sample.events.mjj
+    blind = np.random.default_rng(1).normal(size=sample.events.x.shape)
+    x = blind.copy()
+    x[:, one.config.features.index("m_j1")] = mjj
+    records = [
+        MEASURES["mass_halves"](
+            bench_of(
+                context, dataclasses.replace(sample, events=dataclasses.replace(sample.events, x=values)), one.config
+            ),
+            one,
+        )
+        for values in (blind, x)
+    ]
+    assert abs(records[0]["auc_classifier"] - 0.5) < 4 * records[0]["auc_classifier_error"]
+    assert records[1]["auc_classifier"] > 0.95
+    assert abs(records[0]["auc_score"] - 0.5) < 4 * records[0]["auc_score_error"]
 
 
 def test_quality_says_what_the_template_costs(context, sample):

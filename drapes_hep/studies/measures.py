@@ -349,11 +349,45 @@ def _sculpting(context: TrialContext, trial: Trial) -> Record:
     }
 
 
+def _mass_halves(context: TrialContext, trial: Trial) -> Record:
+    """Measure what tells the upper half of the window's masses from the lower: features, and the search's scores.
+
+    A classifier that can read the mass from its features shapes the spectrum that it selects. Only background is
+    compared; the AUC of the scores is above 0.5 where they rise with the mass.
+    """
+    config = context.config
+    in_window = context.draw.data & context.inside & ~context.sample.is_signal
+    background, mjj = context.chosen(in_window), context.sample.events.mjj[in_window]
+    upper = mjj >= np.median(mjj)
+    out: Record = {"n_lower": int((~upper).sum()), "n_upper": int(upper.sum()), "middle": float(np.median(mjj))}
+    chosen = [name for name in config.features if name != "delta_r"]
+    sets = {"classifier": config.classifier_features, "without_delta_r": tuple(chosen)}
+    sets |= {"with_delta_r": config.features} if "delta_r" in config.features else {}
+    areas: dict[tuple[str, ...], Any] = {}
+    for name, features in sets.items():
+        if features not in areas:
+            areas[features] = equal_size_auc(
+                quality_trees,
+                _sample(context, background.take(upper), features),
+                _sample(context, background.take(~upper), features),
+                min(out["n_lower"], out["n_upper"]),
+                choice=stage_seed(config.seed, "study", "equal size"),
+                folds=config.cwola.folds,
+                ensemble=QUALITY_ENSEMBLE,
+                seed=stage_seed(config.seed, "study", "mass halves"),
+            )
+        out |= {f"auc_{name}": areas[features].value, f"auc_{name}_error": areas[features].error}
+    scores = _scored(context, _classes(context, trial), {"background": _sample(context, background)})["background"]
+    area = auc(ranking(scores), upper)
+    return out | {"auc_score": area.value, "auc_score_error": area.error}
+
+
 MEASURES: dict[str, Callable[[TrialContext, Trial], Record]] = {
     "search": _search,
     "quality": _quality,
     "displacement": _displacement,
     "sculpting": _sculpting,
     "jets": _jets,
+    "mass_halves": _mass_halves,
 }
 """What can be measured, by the kinds of :class:`~drapes_hep.studies.trials.Trial`."""

@@ -1,7 +1,8 @@
 """Events without a signal, generated anew as often as asked: what whole searches are calibrated with.
 
-Resampling a sample of M events N at a time repeats the sample's own fluctuations in every experiment; here they are in
-the generator's truth instead, which is the same for mass fit, template and classifier (a smooth function of the mass).
+Resampling a sample of M events N at a time repeats the sample's own fluctuations in every experiment. Here features are
+from a model that interpolates them into the window, as templates do: the sample's fluctuations in the window are no
+part of the background that searches are to describe.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class NullGenerator:
-    """Background alone: masses from the inclusive fit, features from models of all masses.
+    """Background alone: masses from the inclusive fit, features from models that never saw the window.
 
     Attributes
     ----------
@@ -94,8 +95,8 @@ def fit_null_masses(config: Config, mjj: FloatArray, windows: Sequence[Window]) 
     return fit_spectrum(counts, edges, None, find_shape(config.mass), config.mass.sqrt_s)
 
 
-def train_null_model(config: Config, x: FloatArray, mjj: FloatArray, number: int) -> BackgroundModel:
-    """Train a model of features on a bootstrap of background events, no window hidden.
+def train_null_model(config: Config, x: FloatArray, mjj: FloatArray, window: Window, number: int) -> BackgroundModel:
+    """Train a model of features on a bootstrap of the sidebands of background events.
 
     Parameters
     ----------
@@ -105,6 +106,8 @@ def train_null_model(config: Config, x: FloatArray, mjj: FloatArray, number: int
         Features of background events.
     mjj : array, shape (n,)
         Masses in GeV.
+    window : Window
+        Whose events the model does not see.
     number : int
         Which bootstrap: searches differ by what a training fluctuates, too.
 
@@ -120,14 +123,15 @@ def train_null_model(config: Config, x: FloatArray, mjj: FloatArray, number: int
     if config.constituents is not None:
         raise ConfigError("null events: only features are generated; leave out the section 'constituents'")
     seed = stage_seed(config.seed, "null generator", number)
-    drawn = np.random.default_rng(seed).integers(len(mjj), size=len(mjj))
+    sidebands = np.flatnonzero(window.in_sidebands(mjj))
+    drawn = np.random.default_rng(seed).choice(sidebands, len(sidebands))
     training = FeatureTraining(
         x=x[drawn],
         mjj=mjj[drawn],
         weight=np.ones(len(drawn)),
         # copies of an event are of one part; none is held out for a closure test
         part=split_sidebands(drawn, seed, config.training, closure=0.0),
-        hidden=(),
+        hidden=((window.lo, window.hi),),
         seed=seed,
     )
     [(model, _)] = fit_models(

@@ -54,7 +54,7 @@ REFERENCES: dict[str, str] = {
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
-Kind = Literal["search", "quality", "displacement", "sculpting", "jets"]
+Kind = Literal["search", "quality", "displacement", "sculpting", "jets", "mass_halves"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Trial:
 
     Attributes
     ----------
-    kind : {"search", "quality", "displacement", "sculpting", "jets"}
+    kind : {"search", "quality", "displacement", "sculpting", "jets", "mass_halves"}
         A function of :mod:`drapes_hep.studies.measures`.
     config : Config
         All that decides it: seeds, injection, template, training, classifier.
