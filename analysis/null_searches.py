@@ -6,11 +6,12 @@ Every null is generated anew: masses from the inclusive fit of the configuration
 models trained on bootstraps of their sidebands (``drapes_hep/studies/null_events.py``). Each is searched twice, with
 cross-fitted templates and with held-out sidebands, in one window, everything trained again.
 
-Writes ``nulls/NUMBER.json``, a row a scheme and cut; a run that was ended goes on where it was. ``--parts 2 --part 0``
-makes every second null, so that two processes share the work. Prints, for each scheme and cut, mean and width of the
-pulls (observed - expected) / sqrt(expected + error^2), the mean error of the expectation, and the product of error and
-kappa, which says what an expectation is worth: kappa is the width of the pulls, or 1 where that is smaller. The ratio
-of the products has an error from bootstraps of the nulls, which the schemes share. ``--summary`` only prints.
+Writes ``nulls_PART.json``, a row a null, scheme and cut; a run that was ended goes on where it was.
+``--parts 2 --part 0`` makes every second null, so that two processes share the work. Prints, for each scheme and cut,
+mean and width of the pulls (observed - expected) / sqrt(expected + error^2), the mean error of the expectation, and the
+product of error and kappa, which says what an expectation is worth: kappa is the width of the pulls, or 1 where that is
+smaller. The ratio of the products has an error from bootstraps of the nulls, which the schemes share. ``--summary``
+only prints.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def search_null(
 
 def read_nulls(folder: Path) -> list[dict[str, Any]]:
     """Read the rows of all nulls, in order of number."""
-    return [row for file in sorted((folder / "nulls").glob("*.json")) for row in read_json(file)]
+    rows = [row for file in sorted(folder.glob("nulls_*.json")) for row in read_json(file)]
+    return sorted(rows, key=lambda row: int(row["null"]))
 
 
 def pulls_of(rows: list[dict[str, Any]]) -> tuple[FloatArray, dict[str, FloatArray], dict[str, FloatArray]]:
@@ -160,16 +162,17 @@ def run(arguments: argparse.Namespace) -> None:
     settings_file = folder / "settings.json"
     if settings_file.exists() and read_json(settings_file) != settings:
         raise ConfigError(f"{folder}: holds nulls of another configuration; choose another folder")
-    (folder / "nulls").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(settings_file, settings)
     source = generator(config, window, folder, arguments.models, reporter)
+    done = {row["null"] for row in read_nulls(folder)}
+    file = folder / f"nulls_{arguments.part}.json"
     for number in range(arguments.part, arguments.nulls, arguments.parts):
-        file = folder / "nulls" / f"{number:05d}.json"
-        if file.exists():
+        if number in done:
             continue
         events = source.events(number, arguments.events)
         rows = [row for scheme in SCHEMES for row in search_null(config, window, number, events, scheme)]
-        write_json(file, rows)
+        write_json(file, [*(read_json(file) if file.exists() else ()), *rows])
         reporter.say(
             f"null {number}: z " + ", ".join("-" if row["z_local"] is None else f"{row['z_local']:.2f}" for row in rows)
         )
