@@ -12,6 +12,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from drapes_hep.config import HuntConfig
 from drapes_hep.cwola import trees
+from drapes_hep.cwola.argos import argos
 from drapes_hep.cwola.bins import BINS, BinnedEvents, bin_edges, bin_numbers
 from drapes_hep.cwola.classifiers import group_holdout, load_classifier, training_parts
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
@@ -144,6 +145,38 @@ def test_a_split_chooses_among_random_features_that_belong_to_the_seed(kind):
 def test_a_leaf_has_its_share_of_the_events(events, least):
     assert Trees(1)._settings.least_events(events) == least
     assert Trees(1, leaf_events=7)._settings.least_events(events) == 7
+
+
+@BOTH
+def test_trees_are_kept_up_to_the_largest_argos(kind):
+    x, y, weight, group = few_values(600, values=50)
+    held = group_holdout(group, 0.25, stage_seed(4, "holdout"))
+    balanced = training_parts(y, weight, group, 0.25, stage_seed(4, "holdout"))[1]
+    judged, scores = [], []
+    for iterations in range(1, 15):
+        # the loss stops none of so few
+        model = kind(4, iterations=iterations, leaves=4, patience=100)
+        model.fit(x, y, weight, group)
+        judged.append(argos(model.score(x[held]), y[held] == 1, balanced[held]))
+        scores.append(model.score(x))
+    chosen = kind(4, iterations=14, leaves=4, select="argos")
+    chosen.fit(x, y, weight, group)
+
+    assert 0 < np.argmax(judged) < 13
+    np.testing.assert_allclose(chosen.score(x), scores[np.argmax(judged)], atol=1e-12)
+
+
+@BOTH
+def test_events_that_cannot_be_told_apart_by_any_tree_have_equal_scores(kind):
+    model = kind(1, select="argos")
+    model.fit(np.zeros((400, 2)), np.repeat([0, 1], 200), np.ones(400), np.arange(400))
+
+    assert np.ptp(model.score(np.zeros((5, 2)))) == 0
+
+
+def test_an_unknown_selection_is_refused():
+    with pytest.raises(ValueError, match="select must be loss or argos, got 'best'"):
+        Trees(1, select="best")
 
 
 @pytest.mark.parametrize("option", [{"patience": 0}, {"leaf_events": -1}, {"features": 0.0}, {"features": 1.5}])

@@ -6,6 +6,9 @@ trees in a row have not lowered the loss of the events that are held out. A leaf
 fluctuations of the background, which end the boosting early (docs/results.md). LightGBM counts the events of a leaf by
 their share of the second derivatives, not one by one, so that weights count.
 
+With ``select="argos"``, the loss stops nothing: of all trees, those are kept with which the held-out events have the
+largest ARGOS (:mod:`drapes_hep.cwola.argos`).
+
 LightGBM's library needs the system's ``libgomp.so.1``. Where it cannot be loaded, scikit-learn's trees take its place,
 and take half as long again.
 """
@@ -19,11 +22,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from drapes_hep.cwola.argos import argos
 from drapes_hep.cwola.bins import BINS, BinnedEvents, Float32Array, bin_edges, bin_numbers
 from drapes_hep.cwola.classifiers import training_parts
 from drapes_hep.errors import reason_of
@@ -34,6 +38,9 @@ __all__ = ["SklearnTrees", "Trees", "engine_of", "fallback_line", "lightgbm_prob
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+
+Select = Literal["loss", "argos"]
+"""What decides how many trees there are."""
 
 _LEAST_GAIN = 1e-7
 """By how much a loss must be lower to count; scikit-learn's default."""
@@ -105,6 +112,7 @@ class _Settings:
     patience: int
     leaf_events: int | None
     features: float
+    select: Select
     seed: int
 
     def least_events(self, events: int) -> int:
@@ -143,11 +151,13 @@ class Trees:
     leaves : int
         Leaves a tree.
     patience : int
-        Trees in a row that do not lower the loss end the boosting.
+        Trees in a row that do not lower the loss end the boosting, where the loss selects.
     leaf_events : int
         Events of a leaf, at least; 0 for 0.5 % of those that train, from 20 to 200.
     features : float
         Fraction of the features that a split chooses from, at random.
+    select : {"loss", "argos"}
+        What of the held-out events decides how many trees are kept.
 
     Raises
     ------
@@ -167,12 +177,15 @@ class Trees:
         patience: int = 20,
         leaf_events: int = 0,
         features: float = 0.5,
+        select: Select = "loss",
     ) -> None:
         if min(iterations, leaves - 1, patience) < 1 or not 0 < rate < math.inf:
             raise ValueError("iterations and patience must be at least 1, leaves at least 2, rate above 0 and finite")
         if leaf_events < 0 or not 0 < features <= 1:
             raise ValueError("leaf_events must be at least 0, features above 0 and at most 1")
-        self._settings = _Settings(iterations, rate, leaves, patience, leaf_events or None, features, seed)
+        if select not in get_args(Select):
+            raise ValueError(f"select must be {' or '.join(get_args(Select))}, got {select!r}")
+        self._settings = _Settings(iterations, rate, leaves, patience, leaf_events or None, features, select, seed)
         self._edges: tuple[FloatArray, ...] = ()
         self._scorer: Scorer | None = None
 
@@ -283,6 +296,10 @@ class _CrossEntropy:
         # no dot product, whose threads would wait for each other, and add in an order of their own
         return "cross-entropy", float(losses.sum(dtype=np.float64)) / self._sum, False
 
+    def argos(self, trees: FloatArray, _: Any = None) -> tuple[str, float, bool]:
+        """Return ARGOS of the events, likewise."""
+        return "ARGOS", argos(trees, self._sign < 0, self._weight), True
+
 
 def _grow_lightgbm(training: _Training, settings: _Settings) -> Scorer:
     import lightgbm
@@ -306,6 +323,11 @@ def _grow_lightgbm(training: _Training, settings: _Settings) -> Scorer:
     booster = lightgbm.Booster(boosting, fitted)
     stopping, held_out_loss = _subset(training, held_out, start)
     booster.add_valid(stopping, "held out")
+    if settings.select == "argos":
+        values: list[float] = []
+        while len(values) < settings.iterations and not booster.update(fobj=train_loss.gradients):
+            values.append(booster.eval_valid(feval=held_out_loss.argos)[0][2])
+        return functools.partial(_log_odds, booster, start, _best(values))
     # of no tree at all
     losses = [held_out_loss.mean(np.zeros(stopping.num_data()))[1]]
     while len(losses) <= settings.iterations and not _stalled(losses, settings.patience):
@@ -313,7 +335,7 @@ def _grow_lightgbm(training: _Training, settings: _Settings) -> Scorer:
             break  # no leaf can be split
         losses.append(booster.eval_valid(feval=held_out_loss.mean)[0][2])
     # the trees that did not help are kept, as scikit-learn's are
-    return functools.partial(_log_odds, booster, start)
+    return functools.partial(_log_odds, booster, start, None)
 
 
 def _subset(training: _Training, part: BoolArray, start: float) -> tuple[Any, _CrossEntropy]:
@@ -325,12 +347,19 @@ def _subset(training: _Training, part: BoolArray, start: float) -> tuple[Any, _C
     return data_set, _CrossEntropy(training.y[part][order], training.weight[part][order], start)
 
 
-def _log_odds(booster: Any, start: float, numbers: Float32Array) -> FloatArray:
-    """Return the sum of the trees of each event."""
+def _best(values: Sequence[float]) -> int:
+    """Return how many trees have the largest of the values, which begin with those of one tree."""
+    return int(np.argmax(values)) + 1 if values else 0
+
+
+def _log_odds(booster: Any, start: float, count: int | None, numbers: Float32Array) -> FloatArray:
+    """Return the sum of the first trees of each event, by default of all."""
+    if count == 0:
+        return np.full(len(numbers), start)
     # neighbours take the same turns in a tree, which processors foresee: a third less time
     order = np.argsort(_along_a_curve(numbers), kind="stable")
     scores = np.empty(len(numbers))
-    scores[order] = booster.predict(numbers[order], raw_score=True, num_threads=1, verbosity=-1)
+    scores[order] = booster.predict(numbers[order], num_iteration=count, raw_score=True, num_threads=1, verbosity=-1)
     return scores + start
 
 
@@ -360,24 +389,28 @@ def _grow_sklearn(training: _Training, settings: _Settings) -> Scorer:
     # scikit-learn 1.8 and later sort a column of weighted events once for each of its 254 edges: longer than the trees
     # take. Numbers of bins are so few that it does not look for edges
     x = training.events.shared[training.events.rows]
+    options = {
+        "learning_rate": settings.rate,
+        "max_bins": BINS,
+        "max_leaf_nodes": settings.leaves,
+        "min_samples_leaf": settings.least_events(int((~held_out).sum())),
+        "max_features": settings.features,
+        "random_state": settings.seed % 2**32,
+    }
+    trained = {"X": x[~held_out], "y": y[~held_out], "sample_weight": w[~held_out]}
+    if settings.select == "argos":
+        every = HistGradientBoostingClassifier(max_iter=settings.iterations, early_stopping=False, **options)
+        stages = every.fit(**trained).staged_decision_function(x[held_out])
+        count = _best([argos(scores.ravel(), y[held_out] == 1, w[held_out]) for scores in stages])
+        # the same trees once more, as far as they are kept
+        model = HistGradientBoostingClassifier(max_iter=count, early_stopping=False, **options)
+        return model.fit(**trained).decision_function  # type: ignore[no-any-return]
     model = HistGradientBoostingClassifier(
         max_iter=settings.iterations,
-        learning_rate=settings.rate,
-        max_bins=BINS,
-        max_leaf_nodes=settings.leaves,
         early_stopping=True,
-        min_samples_leaf=settings.least_events(int((~held_out).sum())),
-        max_features=settings.features,
         n_iter_no_change=settings.patience,
         tol=_LEAST_GAIN,
-        random_state=settings.seed % 2**32,
+        **options,
     )
-    model.fit(
-        x[~held_out],
-        y[~held_out],
-        sample_weight=w[~held_out],
-        X_val=x[held_out],
-        y_val=y[held_out],
-        sample_weight_val=w[held_out],
-    )
+    model.fit(**trained, X_val=x[held_out], y_val=y[held_out], sample_weight_val=w[held_out])
     return model.decision_function  # type: ignore[no-any-return]
