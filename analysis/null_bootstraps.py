@@ -28,6 +28,7 @@ from drapes_hep.bumphunt.working_points import WorkingPoint, hunt_window
 from drapes_hep.config import Config, load_config
 from drapes_hep.cwola.classifiers import load_classifier
 from drapes_hep.cwola.scores import Sample, out_of_fold_scores
+from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import Skim, read_truth
 from drapes_hep.folds import assign_folds
 from drapes_hep.pipeline.context import Context
@@ -64,8 +65,8 @@ class Events:
 
 
 def background(events: Skim, label: np.ndarray, config: Config) -> Events:
-    """The true background of a labelled skim."""
-    chosen = label == 0
+    """The true background of a labelled skim, in the fitted range."""
+    chosen = (label == 0) & in_ranges(np.asarray(events["mjj"]), [config.mass.fitted])
     return Events(
         feature_matrix(events, config.features)[chosen],
         np.asarray(events["mjj"])[chosen],

@@ -4,14 +4,20 @@
 
 Every null is generated anew: masses from the inclusive fit of the configuration's background events, features from
 models trained on bootstraps of their sidebands (``drapes_hep/studies/null_events.py``). Each is searched twice, with
-cross-fitted templates and with held-out sidebands, in one window, everything trained again.
+cross-fitted templates and with held-out sidebands, in one window, everything trained again. Nulls of one of the
+generator's ``--models`` share its truth.
 
 Writes ``nulls_PART.json``, a row a null, scheme and cut; a run that was ended goes on where it was.
-``--parts 2 --part 0`` makes every second null, so that two processes share the work. Prints, for each scheme and cut,
-mean and width of the pulls (observed - expected) / sqrt(expected + error^2), the mean error of the expectation, and the
-product of error and kappa, which says what an expectation is worth: kappa is the width of the pulls, or 1 where that is
-smaller. The ratio of the products has an error from bootstraps of the nulls, which the schemes share. ``--summary``
-only prints.
+``--parts 2 --part 0`` makes every second null: start the others when the generator is trained. Prints, for each scheme
+and cut, over the nulls in which both schemes quote an expectation:
+
+- mean and width of the pulls (observed - expected) / sqrt(expected + error^2), and how often z_local exceeds 2 and 3;
+- the p-value that the mean pulls of all cuts are 0 (Hotelling), and that those of the generator's models are alike;
+- what an expectation is worth: its mean error times kappa, the root mean square of the pulls where that is above 1,
+  and the root mean square of observed - expected. Their ratios between the schemes have errors from bootstraps of the
+  nulls, which the schemes share.
+
+``--summary`` only prints.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,33 +36,62 @@ from scipy import stats
 from drapes_hep.config import Config, load_config
 from drapes_hep.diffusion.checkpoints import CARD
 from drapes_hep.errors import ConfigError, DrapesError
+from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import read_truth
-from drapes_hep.files import read_json, write_json
+from drapes_hep.files import file_hash, read_json, write_json
 from drapes_hep.pipeline.context import Context
-from drapes_hep.pipeline.run_directory import open_run
+from drapes_hep.pipeline.run_directory import RunDirectory, open_run
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.rng import stage_seed
 from drapes_hep.search import Search
-from drapes_hep.stages.feature_tables import feature_matrix, load_events
+from drapes_hep.stages.feature_tables import feature_matrix, load_events, unweighted
 from drapes_hep.stages.skim import skim
 from drapes_hep.studies.null_events import NullGenerator, fit_null_masses, train_null_model
 from drapes_hep.templates.feature_model import load_background_model, save_background_model
 
 FloatArray = npt.NDArray[np.float64]
 SCHEMES = ("cross_fit", "hold_out")
-COLUMNS = ("null", "scheme", "cut", "observed", "expected", "error", "z_local")
+COLUMNS = ("null", "model", "scheme", "cut", "observed", "expected", "error", "z_local")
 
 
-def generator(config: Config, window: Window, folder: Path, bootstraps: int, reporter: Reporter) -> NullGenerator:
-    """Select the configuration's background events; fit the generator to them, or read its models back."""
-    run = open_run(folder / "events")
-    skim(Context.of(config, run, workers=1, reporter=reporter))
+def check(config: Config, arguments: argparse.Namespace) -> None:
+    """Refuse what no null can be made or searched of; raises ConfigError."""
+    if config.constituents is not None or config.template.method == "file":
+        raise ConfigError(
+            "null searches generate features and train templates of them: leave out the section 'constituents', and set"
+            " template.method to something else than 'file'"
+        )
+    if min(arguments.models, arguments.parts, arguments.nulls) < 1 or not 0 <= arguments.part < arguments.parts:
+        raise ConfigError("--models, --parts and --nulls must be at least 1, --part at least 0 and less than --parts")
+    if arguments.events is not None and not arguments.events > 0:
+        raise ConfigError(f"--events must be positive, got {arguments.events:g}")
+
+
+def background(config: Config, run: RunDirectory) -> tuple[FloatArray, FloatArray]:
+    """Return features and masses of the selected background events."""
     events = load_events(run.events, config.features)
+    unweighted(events["weight"], "null searches")
     label = read_truth(run.truth).truth_for(np.asarray(events["event_id"]))
     if not (label == 0).any():
         raise ConfigError("null searches need background events: labels say that there are none")
-    x, mjj = feature_matrix(events, config.features)[label == 0], np.asarray(events["mjj"])[label == 0]
+    return feature_matrix(events, config.features)[label == 0], np.asarray(events["mjj"])[label == 0]
+
+
+def generator(
+    config: Config,
+    window: Window,
+    events: tuple[FloatArray, FloatArray],
+    folder: Path,
+    bootstraps: int,
+    reporter: Reporter,
+) -> NullGenerator:
+    """Fit the generator to background events, or read its models back."""
+    x, mjj = events
+    fitted = in_ranges(mjj, [config.mass.fitted])
+    masses = fit_null_masses(config, mjj[fitted], (window,))
+    if not masses.good:
+        raise ConfigError(f"mass.fit {config.mass.fit} does not describe the background (p = {masses.p_value:.2g})")
     models = []
     for number in range(bootstraps):
         place = folder / "generator" / f"model_{number}"
@@ -63,13 +99,13 @@ def generator(config: Config, window: Window, folder: Path, bootstraps: int, rep
             save_background_model(place, train_null_model(config, x, mjj, window, number))
             reporter.say(f"generator: model {number + 1} of {bootstraps}")
         models.append(load_background_model(place))
-    return NullGenerator(config, fit_null_masses(config, mjj, (window,)), tuple(models))
+    return NullGenerator(config, masses, mjj[~fitted], tuple(models))
 
 
 def search_null(
-    config: Config, window: Window, number: int, events: dict[str, FloatArray], scheme: str
+    config: Config, window: Window, number: int, events: dict[str, FloatArray], scheme: str, model: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Search one null in one scheme; yield a row a cut."""
+    """Search one null of one of the generator's models in one scheme; yield a row a cut."""
     search = Search.of_events(
         events,
         config=config,
@@ -77,14 +113,15 @@ def search_null(
         quiet=True,
         seed=stage_seed(config.seed, "null search", number) % 2**31,
         signal={"inject": None},
-        training={"scheme": scheme},
+        # of several windows the middle one would have it
+        training={"scheme": scheme, "pseudo_window": "none"},
         windows={"width": window.hi - window.lo, "step": window.hi - window.lo, "first": window.lo, "last": window.lo},
         hunt={"toys": 1, "spurious_signal": False},
         blind=False,
     )
     for point in search.run().windows[0].working_points:
         values = (point.observed, point.expected, point.expected_error, point.z_local)
-        yield dict(zip(COLUMNS, (number, scheme, point.background_efficiency, *values), strict=True))
+        yield dict(zip(COLUMNS, (number, model, scheme, point.background_efficiency, *values), strict=True))
 
 
 def read_nulls(folder: Path) -> list[dict[str, Any]]:
@@ -93,19 +130,49 @@ def read_nulls(folder: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: int(row["null"]))
 
 
-def pulls_of(rows: list[dict[str, Any]]) -> tuple[FloatArray, dict[str, FloatArray], dict[str, FloatArray]]:
-    """Return the cuts, and of each scheme pulls and errors, shape (nulls, cuts); NaN where nothing is expected."""
+@dataclass(frozen=True)
+class Nulls:
+    """What nulls of a scheme gave, shape (nulls, cuts); NaN where one of the schemes quotes nothing."""
+
+    observed: FloatArray
+    expected: FloatArray
+    error: FloatArray
+    z: FloatArray
+
+    @property
+    def pulls(self) -> FloatArray:
+        """Over Poisson fluctuation and the error of the expectation."""
+        return np.asarray((self.observed - self.expected) / np.sqrt(self.expected + self.error**2))
+
+    def take(self, rows: npt.NDArray[np.intp]) -> Nulls:
+        """Return some of the nulls."""
+        return Nulls(self.observed[rows], self.expected[rows], self.error[rows], self.z[rows])
+
+    def worth(self) -> FloatArray:
+        """Compute mean error times kappa of each cut."""
+        kappa = np.sqrt(np.nanmean(self.pulls**2, axis=0))
+        return np.asarray(np.nanmean(self.error, axis=0) * np.maximum(kappa, 1.0))
+
+    def deviation(self) -> FloatArray:
+        """Compute the root mean square of observed - expected of each cut."""
+        return np.asarray(np.sqrt(np.nanmean((self.observed - self.expected) ** 2, axis=0)))
+
+
+def nulls_of(rows: list[dict[str, Any]]) -> tuple[FloatArray, npt.NDArray[np.int64], dict[str, Nulls]]:
+    """Return the cuts, the generator's model of each null, and the nulls of each scheme."""
     cuts = np.array(sorted({row["cut"] for row in rows}, reverse=True))
-    nulls = sorted({row["null"] for row in rows})
+    models = {row["null"]: row["model"] for row in rows}
     place = {(row["null"], row["scheme"], row["cut"]): row for row in rows}
-    pulls, errors = {}, {}
-    for scheme in SCHEMES:
-        observed, expected, error = (
-            np.array([[place[n, scheme, cut][name] for cut in cuts] for n in nulls], dtype=float)
-            for name in ("observed", "expected", "error")
-        )
-        pulls[scheme], errors[scheme] = (observed - expected) / np.sqrt(expected + error**2), error
-    return cuts, pulls, errors
+    columns = {
+        scheme: [
+            np.array([[place[n, scheme, cut][name] for cut in cuts] for n in models], dtype=float)
+            for name in ("observed", "expected", "error", "z_local")
+        ]
+        for scheme in SCHEMES
+    }
+    silent = np.any([~np.isfinite(values) for scheme in SCHEMES for values in columns[scheme]], axis=0)
+    nulls = {scheme: Nulls(*(np.where(silent, np.nan, values) for values in columns[scheme])) for scheme in SCHEMES}
+    return cuts, np.array(list(models.values())), nulls
 
 
 def mean_p_value(pulls: FloatArray) -> float:
@@ -119,59 +186,81 @@ def mean_p_value(pulls: FloatArray) -> float:
     return float(stats.f.sf(t2 * (n - k) / (k * (n - 1)), k, n - k))
 
 
-def worth(pulls: FloatArray, errors: FloatArray) -> FloatArray:
-    """Compute error times kappa of each cut."""
-    return np.asarray(np.nanmean(errors, axis=0) * np.maximum(np.nanstd(pulls, axis=0, ddof=1), 1.0))
+def models_p_value(pulls: FloatArray, model: npt.NDArray[np.int64]) -> float:
+    """Compute the p-value that the generator's models have the same mean pull, of the cut where it is smallest.
+
+    Times the number of cuts: they are not independent.
+    """
+    p = []
+    for column in pulls.T:
+        groups = [column[(model == m) & np.isfinite(column)] for m in np.unique(model)]
+        groups = [group for group in groups if len(group) > 1]
+        p.append(float(stats.f_oneway(*groups).pvalue) if len(groups) > 1 else float("nan"))
+    return min(1.0, float(np.nanmin(p)) * len(p)) if np.isfinite(p).any() else float("nan")
 
 
 def summary(folder: Path, bootstraps: int = 1000) -> str:
     """Write the table of both schemes."""
     rows = read_nulls(folder)
-    cuts, pulls, errors = pulls_of(rows)
-    n = len(pulls[SCHEMES[0]])
-    if n < 2 * len(cuts):
+    n = len({row["null"] for row in rows})
+    if n < 10:
         return f"{n} nulls: too few for a summary"
+    cuts, model, nulls = nulls_of(rows)
     rng = np.random.default_rng(1)
     draws = [rng.integers(n, size=n) for _ in range(bootstraps)]
-    lines = [f"{n} nulls"]
-    for scheme in SCHEMES:
-        p, e = pulls[scheme], errors[scheme]
-        lines.append(f"{scheme}: p-value of the mean pulls {mean_p_value(p):.3g}")
+    lines = [f"{n} nulls of {len(np.unique(model))} models"]
+    for scheme, found in nulls.items():
+        pulls = found.pulls
+        lines.append(
+            f"{scheme}: p-value of the mean pulls {mean_p_value(pulls):.3g}, that models agree"
+            f" {models_p_value(pulls, model):.2g}"
+        )
         for i, cut in enumerate(cuts):
-            good = p[np.isfinite(p[:, i]), i]
-            width = good.std(ddof=1)
+            quoted = pulls[np.isfinite(pulls[:, i]), i]
+            width = quoted.std(ddof=1)
+            z = found.z[np.isfinite(pulls[:, i]), i]
             lines.append(
-                f"  {cut:<7g} quoted {len(good):<5d} mean {good.mean():+.3f} +- {width / len(good) ** 0.5:.3f}"
-                f"   width {width:.3f} +- {width / (2 * len(good)) ** 0.5:.3f}   error {np.nanmean(e[:, i]):.2f}"
-                f"   error x kappa {worth(p, e)[i]:.2f}"
+                f"  {cut:<6g} quoted {len(quoted):<4d} mean {quoted.mean():+.3f} +- {width / len(quoted) ** 0.5:.3f}"
+                f"  width {width:.3f} +- {width / (2 * len(quoted)) ** 0.5:.3f}  z > 2, 3: {(z > 2).sum()},"
+                f" {(z > 3).sum()}  error {np.nanmean(found.error[:, i]):.2f}  times kappa {found.worth()[i]:.2f}"
+                f"  rms deviation {found.deviation()[i]:.2f}"
             )
-    ours, other = ((pulls[scheme], errors[scheme]) for scheme in SCHEMES)
-    ratio = worth(*ours) / worth(*other)
-    spread = np.std([worth(ours[0][d], ours[1][d]) / worth(other[0][d], other[1][d]) for d in draws], axis=0)
-    for i, cut in enumerate(cuts):
-        lines.append(f"error x kappa, {SCHEMES[0]} / {SCHEMES[1]} at {cut:g}: {ratio[i]:.3f} +- {spread[i]:.3f}")
+    ours, other = (nulls[scheme] for scheme in SCHEMES)
+    for name, of in (("error times kappa", Nulls.worth), ("rms deviation", Nulls.deviation)):
+        ratio = of(ours) / of(other)
+        spread = np.nanstd([of(ours.take(d)) / of(other.take(d)) for d in draws], axis=0)
+        values = ", ".join(f"{r:.3f} +- {s:.3f} at {cut:g}" for r, s, cut in zip(ratio, spread, cuts, strict=True))
+        lines.append(f"{name}, {SCHEMES[0]} / {SCHEMES[1]}: {values}")
     return "\n".join(lines)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Make the nulls that are not there yet."""
     config = load_config(arguments.config, [*arguments.assignments, "signal.inject=0"])
+    check(config, arguments)
     reporter, folder = Reporter(), arguments.output
     window = parse_window(arguments.window, sliding_windows(config))
-    settings = {"config": config.model_dump(mode="json"), "window": window.name, "events": arguments.events}
+    events_run = open_run(folder / "events")
+    skim(Context.of(config, events_run, workers=1, reporter=reporter))
+    settings = {
+        "config": config.model_dump(mode="json"),
+        "window": window.name,
+        "events": arguments.events,
+        "models": arguments.models,
+        "data": file_hash(events_run.events),
+    }
     settings_file = folder / "settings.json"
     if settings_file.exists() and read_json(settings_file) != settings:
-        raise ConfigError(f"{folder}: holds nulls of another configuration; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+        raise ConfigError(f"{folder}: holds nulls of other events or another configuration; choose another folder")
     write_json(settings_file, settings)
-    source = generator(config, window, folder, arguments.models, reporter)
+    source = generator(config, window, background(config, events_run), folder, arguments.models, reporter)
     done = {row["null"] for row in read_nulls(folder)}
     file = folder / f"nulls_{arguments.part}.json"
     for number in range(arguments.part, arguments.nulls, arguments.parts):
         if number in done:
             continue
-        events = source.events(number, arguments.events)
-        rows = [row for scheme in SCHEMES for row in search_null(config, window, number, events, scheme)]
+        events, model = source.events(number, arguments.events), number % arguments.models
+        rows = [row for scheme in SCHEMES for row in search_null(config, window, number, events, scheme, model)]
         write_json(file, [*(read_json(file) if file.exists() else ()), *rows])
         reporter.say(
             f"null {number}: z " + ", ".join("-" if row["z_local"] is None else f"{row['z_local']:.2f}" for row in rows)
@@ -186,8 +275,10 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--window", default="3300-3700")
     parser.add_argument("--nulls", type=int, default=200)
-    parser.add_argument("--events", type=float, help="Mean number of events; as many as the sample has by default.")
-    parser.add_argument("--models", type=int, default=5, help="Models of the generator.")
+    parser.add_argument(
+        "--events", type=float, help="Mean number of events in the fitted range; as many as the sample has by default."
+    )
+    parser.add_argument("--models", type=int, default=8, help="Models of the generator.")
     parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--part", type=int, default=0)
     parser.add_argument("--summary", action="store_true", help="Print the table of what is there.")

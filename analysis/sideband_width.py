@@ -24,7 +24,8 @@ def entries(config: Config) -> list[Entry]:
         total = (window.lo - span[0]) + (span[1] - window.hi)
         for repetition in repetitions(injected(config, max(config.study.examples))):
             study = repetition.study.model_copy(update={"window": (window.lo, window.hi)})
-            mass = repetition.mass.model_copy(update={"range": span, "fit_range": None})
+            fitted = max(span[0], config.mass.fitted[0]), min(span[1], config.mass.fitted[1])
+            mass = repetition.mass.model_copy(update={"range": span, "fit_range": fitted})
             narrow = repetition.model_copy(update={"mass": mass, "study": study})
             out += [
                 Entry(

@@ -272,7 +272,7 @@ class MassConfig(_Section):
     ] = Field(
         (2700.0, 6000.0), description="Range of m_JJ of the selected events, which templates are trained on, GeV."
     )
-    fit_range: Annotated[tuple[Positive, Positive] | None, Decides("generate", "hunt", "study.draw")] = Field(
+    fit_range: Annotated[tuple[Positive, Positive] | None, Decides("generate", "hunt", "study.sculpting")] = Field(
         None,
         description="Fitted range of m_JJ, GeV, inside `range`: where the spectrum falls smoothly; all by default.",
     )
@@ -620,7 +620,7 @@ class SignalShapeConfig(_Section):
     width: Annotated[Positive | tuple[NonNegative, NonNegative], Decides("hunt")] = Field(
         0.033,
         description="Resolution sigma/m of gaussian and of the core of crystal_ball: a number, or [a, b] for a + b/m"
-        " with b in GeV; from 0.001 to 0.5 over mass.range.",
+        " with b in GeV; from 0.001 to 0.5 over the fitted range.",
     )
     tails: Annotated[tuple[Positive, Positive, Positive, Positive] | None, Decides("hunt")] = Field(
         None, description="Tails of crystal_ball: alpha and n at low mass, alpha and n at high mass; n above 1."

@@ -32,7 +32,7 @@ class Window:
     lo, hi : float
         The signal region, GeV.
     range_lo, range_hi : float
-        The fitted range, GeV; sidebands are this range without the signal region.
+        The range of the selected events, GeV; sidebands are this range without the signal region.
     """
 
     lo: float

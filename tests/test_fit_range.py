@@ -12,7 +12,10 @@ from drapes_hep.errors import ConfigError
 from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json
-from drapes_hep.templates.parts import VALIDATION
+from drapes_hep.report import extract
+from drapes_hep.report.run_files import load_run
+from drapes_hep.stages.derived import pseudo_window
+from drapes_hep.templates.parts import TRAIN
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 
@@ -58,11 +61,39 @@ def test_the_spectrum_is_that_of_the_fitted_range(search, events):
     assert sum(hunt["counts"]) == fitted(events["mjj"]).sum()
 
 
-def test_events_outside_the_fitted_range_train_templates(search, events):
-    split = read_skim(search.path / "windows" / "3300-3700" / "split.parquet", ("event_id", "part"))
-    trained = np.isin(events["event_id"], np.asarray(split["event_id"])[np.asarray(split["part"]) != VALIDATION])
+def test_events_outside_the_fitted_range_train_templates(events):
+    done = Search.of_events(
+        events,
+        config=OPTIONS,
+        mass={"range": WIDE, "fit_range": FITTED},
+        training={"scheme": "hold_out"},
+        device="cpu",
+        workers=1,
+        quiet=True,
+    )
+    done.skim()
+    done.train("3300-3700")
+    split = read_skim(done.path / "windows" / "3300-3700" / "split.parquet", ("event_id", "part"))
+    trained = np.isin(events["event_id"], np.asarray(split["event_id"])[np.asarray(split["part"]) == TRAIN])
 
     assert (trained & ~fitted(events["mjj"])).any()
+
+
+def test_a_pseudo_window_lies_in_the_fitted_range(search, events):
+    low = Search.of_events(events, config=OPTIONS, mass={"range": WIDE, "fit_range": (2700, 4050)}, quiet=True)
+
+    # above the window there are sidebands, but no fit that masses could be drawn from
+    assert pseudo_window(search._context, search._context.windows[1]) == (4200.0, 4600.0)
+    assert pseudo_window(low._context, low._context.windows[1]) == (3000.0, 3400.0)
+
+
+def test_only_fitted_events_say_what_a_cut_passes(search):
+    run = load_run(search.path)
+    [passed] = {q.total for q in extract.passing(run, run.windows[0]) if q.region == "lower sideband"}
+    scores = read_skim(search.path / "windows" / "3300-3700" / "scores.parquet", ("mjj", "region", "part"))
+    mjj = np.asarray(scores["mjj"])
+
+    assert passed == ((mjj >= FITTED[0]) & (mjj < 3300.0)).sum()
 
 
 def test_ranges_in_no_window_are_those_of_the_fit(search):

@@ -429,6 +429,15 @@ def test_features_that_contain_the_mass_tell_its_halves_apart(context, sample):
     assert abs(records[0]["auc_score"] - 0.5) < 4 * records[0]["auc_score_error"]
 
 
+def test_scores_that_rise_with_the_mass_tell_its_halves_apart(context, sample, monkeypatch):
+    one = trial(injected(context.config, 0), "over_idealised", "mass_halves")
+    bench = bench_of(context, sample, one.config)
+    mjj = sample.events.mjj[bench.draw.data & bench.inside & ~sample.is_signal]
+    monkeypatch.setattr(measures, "_scored", lambda *_: {"background": Scores(mjj, -mjj)})
+
+    assert MEASURES["mass_halves"](bench, one)["auc_score"] == pytest.approx(1.0)
+
+
 def test_quality_says_what_the_template_costs(context, sample):
     one = Trial("quality", of_template(injected(context.config, 0), "from_noise", oversample=1), "from_noise")
     record = MEASURES["quality"](bench_of(context, sample, one.config), one)

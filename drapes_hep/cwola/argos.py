@@ -4,9 +4,10 @@ With :math:`\epsilon_{SR}` and :math:`\epsilon_{BT}` the fractions of data and o
 
 .. math:: \mathrm{ARGOS} = \max \left( \epsilon_{SR} / \sqrt{\epsilon_{BT}} - \sqrt{\epsilon_{BT}} \right)
 
-over the thresholds. Data and template that are alike have 0 but for fluctuations, and n data events fluctuate by
-:math:`1 / \sqrt{n}` at any threshold. A signal of fraction f adds f times its significance improvement, so that its
-best threshold and its best classifier are those of ARGOS. So does a template that lacks background: whether ARGOS may
+over the thresholds. Data and template that are alike have 0 but for fluctuations, those of n data events and of m
+template events by :math:`1 / \sqrt{n}` and :math:`1 / \sqrt{m}` at any threshold. A signal of fraction f of which a
+fraction :math:`\epsilon_S` passes adds :math:`f (\epsilon_S / \sqrt{\epsilon_{BT}} - \sqrt{\epsilon_{BT}})`: f times
+its significance improvement at tight thresholds. A template that lacks background raises it, too: whether ARGOS may
 choose is a question to searches without a signal.
 """
 

@@ -286,10 +286,10 @@ def roc(run: RunFiles, files: WindowFiles) -> Roc | None:
 
 
 def passing(run: RunFiles, files: WindowFiles) -> list[plots.Passing]:
-    """Count the data that pass each cut of a window's classifier, in the window and on either side."""
+    """Count the fitted data that pass each cut of a window's classifier, in the window and on either side."""
     s = files.scores
     # sideband events not used for the template: it follows the fluctuations of the others, and so does a cut
-    outside = (s["region"] == 0) & (s["part"] == CLOSURE)
+    outside = files.window.in_sidebands(s["mjj"]) & (s["part"] == CLOSURE)
     regions = {
         "lower sideband": outside & (s["mjj"] < files.window.lo),
         "window": s["region"] == 1,
@@ -312,6 +312,7 @@ def split_counts(run: RunFiles, files: WindowFiles) -> plots.SplitCounts:
     """Count which events of a window's search do what."""
     parts = (files.training or {}).get("events") or {}
     folds = (run.config.get("cwola") or {}).get("folds")
+    low, high = run.config["mass"]["range"]
     crossed = (files.folder / "calibration.parquet").exists()
     if run.blind and parts:
         # sidebands of one window hold other windows' data
@@ -324,7 +325,7 @@ def split_counts(run: RunFiles, files: WindowFiles) -> plots.SplitCounts:
             parts = {"train": None, "validation": None, "closure": parts["closure"]}
     return plots.SplitCounts(
         files.sr,
-        (files.window.range_lo, files.window.range_hi),
+        (float(low), float(high)),
         parts.get("train"),
         parts.get("validation"),
         parts.get("closure"),

@@ -133,7 +133,7 @@ def find_shape(config: MassConfig) -> SpectrumShape:
     if not whole or len(names) < 2 or len(set(names)) != len(names):
         raise ConfigError(f"{where}: parameter_names is {names!r}, not two or more different names")
     shape = SpectrumShape(config.fit, title, tuple(names), _UsersBasis(config.fit, user_shape, len(names)))
-    _check_basis(shape, np.linspace(config.range[0], config.range[1], 257) / config.sqrt_s)
+    _check_basis(shape, np.linspace(*config.fitted, 257) / config.sqrt_s)
     return shape
 
 
@@ -147,10 +147,10 @@ def _check_basis(shape: SpectrumShape, z: FloatArray) -> None:
     size = np.linalg.norm(g, axis=0)
     zero = [name for name, norm in zip(shape.parameter_names, size, strict=True) if norm == 0]
     if zero:
-        raise ConfigError(f"{where}: the basis function of {zero[0]} is zero over mass.range")
+        raise ConfigError(f"{where}: the basis function of {zero[0]} is zero over the fitted range")
     values = np.linalg.svd(g / size, compute_uv=False)
     if values[-1] < 1e-12 * values[0]:
-        raise ConfigError(f"{where}: the basis functions are not independent over mass.range: leave one out")
+        raise ConfigError(f"{where}: the basis functions are not independent over the fitted range: leave one out")
     solved = (g / size) @ np.linalg.lstsq(g / size, np.ones(len(z)))[0]
     if np.abs(solved - 1).max() > 1e-6:
         raise ConfigError(

@@ -16,7 +16,8 @@ def needs_simulation(context: Context) -> bool:
 def pseudo_window(context: Context, window: Window) -> tuple[float, float] | None:
     """Return the pseudo-window of a window: as wide, in the nearest place with sidebands around, or None.
 
-    It is half a width above the window, or below where the range ends.
+    It is half a width above the window, or below where the range ends; inside the fitted range, as its masses are drawn
+    from the fit.
     """
     which = context.config.training.pseudo_window
     if which == "none" or (which == "one" and window != context.windows[len(context.windows) // 2]):
@@ -24,6 +25,7 @@ def pseudo_window(context: Context, window: Window) -> tuple[float, float] | Non
     width = window.hi - window.lo
     above = (window.hi + 0.5 * width, window.hi + 1.5 * width)
     below = (window.lo - 1.5 * width, window.lo - 0.5 * width)
-    if above[1] + 0.5 * width <= window.range_hi:
+    low, high = context.config.mass.fitted
+    if above[1] <= high and above[1] + 0.5 * width <= window.range_hi:
         return above
-    return below if below[0] - 0.5 * width >= window.range_lo else None
+    return below if below[0] >= low and below[0] - 0.5 * width >= window.range_lo else None

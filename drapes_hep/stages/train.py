@@ -198,11 +198,13 @@ def _fits_of(context: Context, window: Window, events: EventTable) -> list[_Fit]
 def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: IntArray) -> None:
     """Refuse, before a training, events that no later stage could make a search of; raises FitError."""
     config = context.config
-    for name, low, high in (("lower", window.range_lo, window.lo), ("upper", window.hi, window.range_hi)):
+    least, largest = config.mass.fitted
+    name = "mass.range" if config.mass.fit_range is None else "mass.fit_range"
+    for side, low, high in (("lower", least, window.lo), ("upper", window.hi, largest)):
         if not ((mjj >= low) & (mjj < high)).any():
             raise FitError(
-                f"window {window.name}: its {name} sideband, {low:g}-{high:g} GeV, has no events, so nothing can be"
-                " interpolated; see mass.range and the selection"
+                f"window {window.name}: its {side} sideband, {low:g}-{high:g} GeV, has no events, so nothing can be"
+                f" interpolated; see {name} and the selection"
             )
     folds, inside = config.cwola.folds, event_id[window.in_signal_region(mjj)]
     if not len(inside):

@@ -19,6 +19,7 @@ from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_
 from drapes_hep.cwola.trees import quality_trees
 from drapes_hep.errors import ConfigError, FitError
 from drapes_hep.events.features import check_features
+from drapes_hep.events.ranges import in_ranges
 from drapes_hep.fixed import QUALITY_ENSEMBLE
 from drapes_hep.folds import assign_folds, root_of
 from drapes_hep.metrics import Roc, SicPoint, auc, roc, sic_at_rejection, sic_maximum
@@ -322,7 +323,7 @@ def _sculpting(context: TrialContext, trial: Trial) -> Record:
     mjj, draw = context.sample.events.mjj, context.draw
     background = draw.data & ~context.sample.is_signal
     # sideband events that trained the template bias a cut's efficiency there; references trained nothing on them
-    sidebands = background & context.outside
+    sidebands = background & context.outside & in_ranges(mjj, [config.mass.fitted])
     if trial.models:
         sidebands &= context.part == CLOSURE
     classes = _classes(context, trial)

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.config import Config
-from drapes_hep.errors import ConfigError
+from drapes_hep.config import Config, TemplateConfig
 from drapes_hep.events.features import domains
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_uniforms, stage_seed
@@ -39,13 +38,17 @@ class NullGenerator:
     ----------
     config : Config
     fit : SpectrumFit
-        Of the whole range; its number of events is the mean of the nulls' numbers.
+        Of the fitted range.
+    beside : array, shape (n,)
+        Masses of the background events of the range that are in no fit, GeV: they train templates too, and nulls draw
+        from them.
     models : tuple of BackgroundModel
-        Of bootstraps of the events: null i uses model i modulo their number.
+        Of bootstraps of the events: null i uses model i modulo their number. Nulls of one model share its truth.
     """
 
     config: Config
     fit: SpectrumFit
+    beside: FloatArray
     models: tuple[BackgroundModel, ...]
 
     def events(self, number: int, mean: float | None = None) -> dict[str, FloatArray]:
@@ -56,7 +59,7 @@ class NullGenerator:
         number : int
             Which: the same number gives the same events.
         mean : float, optional
-            Mean number of events; that of the fit by default.
+            Mean number of events in the fitted range; that of the fit by default.
 
         Returns
         -------
@@ -64,15 +67,23 @@ class NullGenerator:
             ``mjj`` in GeV and the features, n Poisson distributed.
         """
         seed = stage_seed(self.config.seed, "null", number)
-        low, high = self.config.mass.fitted
-        expected = float(self.fit.expected.sum()) if mean is None else mean
-        n = int(np.random.default_rng(seed).poisson(expected))
-        ids = np.arange(n)
-        mjj = draw(self.fit, low, high, event_uniforms(stage_seed(seed, "mass"), ids)[:, 0])
+        rng = np.random.default_rng(seed)
+        expected = float(self.fit.expected.sum())
+        n = int(rng.poisson(expected if mean is None else mean))
+        share = 1.0 if mean is None else mean / expected
+        others = rng.choice(self.beside, rng.poisson(share * len(self.beside))) if len(self.beside) else self.beside
+        uniforms = event_uniforms(stage_seed(seed, "mass"), np.arange(n))[:, 0]
+        mjj = np.concatenate([draw(self.fit, *self.config.mass.fitted, uniforms), others])
         model = self.models[number % len(self.models)]
-        times = levels(self.config.template, model.denoiser.schedule)
-        x = model.generate(mjj, ids, stage_seed(seed, "features"), times, solver=self.config.template.sampler[0])
+        # whatever a search's templates start from, the truth starts from noise
+        times = levels(_from_noise(self.config.template), model.denoiser.schedule)
+        solver = self.config.template.sampler[0]
+        x = model.generate(mjj, np.arange(len(mjj)), stage_seed(seed, "features"), times, solver=solver)
         return {"mjj": mjj, **{name: x[:, i] for i, name in enumerate(model.features)}}
+
+
+def _from_noise(template: TemplateConfig) -> TemplateConfig:
+    return template.model_copy(update={"method": "from_noise", "strength": None, "steps_left": None, "source": None})
 
 
 def fit_null_masses(config: Config, mjj: FloatArray, windows: Sequence[Window]) -> SpectrumFit:
@@ -117,11 +128,9 @@ def train_null_model(config: Config, x: FloatArray, mjj: FloatArray, window: Win
 
     Raises
     ------
-    ConfigError
-        If the configuration has constituents.
+    FitError
+        If there are too few events.
     """
-    if config.constituents is not None:
-        raise ConfigError("null events: only features are generated; leave out the section 'constituents'")
     seed = stage_seed(config.seed, "null generator", number)
     sidebands = np.flatnonzero(window.in_sidebands(mjj))
     drawn = np.random.default_rng(seed).choice(sidebands, len(sidebands))

@@ -204,7 +204,10 @@ class DrapesConstituents(BackgroundMethod):
         """Widen the region by ``constituents.margin`` where free kinematics let events migrate."""
         if self.section.kinematics != "free":
             return region
-        (low, high), margin, (least, largest) = region, self.section.margin, self.config.mass.range
+        mass = self.config.mass
+        # masses are drawn from the fit, or from the data
+        least, largest = mass.fitted if mass.draw == "fit" else mass.range
+        (low, high), margin = region, self.section.margin
         return max(low * (1 - margin), least), min(high * (1 + margin), largest)
 
     def sample(self, model: ConstituentModel, plan: Plan, parents: EventTable | None, task: SampleTask) -> Template:
