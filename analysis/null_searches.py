@@ -209,8 +209,8 @@ def summary(folder: Path, bootstraps: int = 1000) -> str:
     rng = np.random.default_rng(1)
     draws = [rng.integers(n, size=n) for _ in range(bootstraps)]
     lines = [f"{n} nulls of {len(np.unique(model))} models"]
-    for scheme, found in nulls.items():
-        pulls = found.pulls
+    for scheme, own in nulls.items():
+        pulls = own.pulls
         lines.append(
             f"{scheme}: p-value of the mean pulls {mean_p_value(pulls):.3g}, that models agree"
             f" {models_p_value(pulls, model):.2g}"
@@ -218,12 +218,12 @@ def summary(folder: Path, bootstraps: int = 1000) -> str:
         for i, cut in enumerate(cuts):
             quoted = pulls[np.isfinite(pulls[:, i]), i]
             width = quoted.std(ddof=1)
-            z = found.z[np.isfinite(pulls[:, i]), i]
+            z = own.z[np.isfinite(pulls[:, i]), i]
             lines.append(
                 f"  {cut:<6g} quoted {len(quoted):<4d} mean {quoted.mean():+.3f} +- {width / len(quoted) ** 0.5:.3f}"
                 f"  width {width:.3f} +- {width / (2 * len(quoted)) ** 0.5:.3f}  z > 2, 3: {(z > 2).sum()},"
-                f" {(z > 3).sum()}  error {np.nanmean(found.error[:, i]):.2f}  times kappa {found.worth()[i]:.2f}"
-                f"  rms deviation {found.deviation()[i]:.2f}"
+                f" {(z > 3).sum()}  error {np.nanmean(own.error[:, i]):.2f}  times kappa {own.worth()[i]:.2f}"
+                f"  rms deviation {own.deviation()[i]:.2f}"
             )
     ours, other = (nulls[scheme] for scheme in SCHEMES)
     for name, of in (("error times kappa", Nulls.worth), ("rms deviation", Nulls.deviation)):

@@ -78,7 +78,7 @@ def test_masses_follow_the_fit(generator):
 
 def test_events_beside_the_fit_are_drawn_from_the_background(generator):
     low = np.array([2400.0, 2500.0, 2600.0])
-    wide = dataclasses.replace(generator, beside=np.repeat(low, 1000))
+    wide = dataclasses.replace(generator, unfitted=np.repeat(low, 1000))
     share = 500.0 / generator.fit.expected.sum()
     numbers = [np.isin(wide.events(number, 500.0)["mjj"], low).sum() for number in range(20)]
 

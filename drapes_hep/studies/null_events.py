@@ -39,7 +39,7 @@ class NullGenerator:
     config : Config
     fit : SpectrumFit
         Of the fitted range.
-    beside : array, shape (n,)
+    unfitted : array, shape (n,)
         Masses of the background events of the range that are in no fit, GeV: they train templates too, and nulls draw
         from them.
     models : tuple of BackgroundModel
@@ -48,7 +48,7 @@ class NullGenerator:
 
     config: Config
     fit: SpectrumFit
-    beside: FloatArray
+    unfitted: FloatArray
     models: tuple[BackgroundModel, ...]
 
     def events(self, number: int, mean: float | None = None) -> dict[str, FloatArray]:
@@ -71,7 +71,9 @@ class NullGenerator:
         expected = float(self.fit.expected.sum())
         n = int(rng.poisson(expected if mean is None else mean))
         share = 1.0 if mean is None else mean / expected
-        others = rng.choice(self.beside, rng.poisson(share * len(self.beside))) if len(self.beside) else self.beside
+        others = (
+            rng.choice(self.unfitted, rng.poisson(share * len(self.unfitted))) if len(self.unfitted) else self.unfitted
+        )
         uniforms = event_uniforms(stage_seed(seed, "mass"), np.arange(n))[:, 0]
         mjj = np.concatenate([draw(self.fit, *self.config.mass.fitted, uniforms), others])
         model = self.models[number % len(self.models)]
