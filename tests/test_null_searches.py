@@ -109,14 +109,14 @@ def test_models_differ_by_their_bootstrap(generator):
 
 def test_a_null_is_searched_in_both_schemes(config, generator, few_trees):
     events = generator.events(0, 6000.0)
-    found = {
+    by_scheme = {
         scheme: list(null_searches.search_null(config, WINDOW, 0, events, scheme)) for scheme in null_searches.SCHEMES
     }
 
     inside = WINDOW.in_signal_region(events["mjj"]).sum()
-    assert [rows[0]["observed"] for rows in found.values()] == [inside, inside]
+    assert [rows[0]["observed"] for rows in by_scheme.values()] == [inside, inside]
     # all of the sidebands after a cut say more than a part of them
-    assert found["cross_fit"][1]["error"] < found["hold_out"][1]["error"]
+    assert by_scheme["cross_fit"][1]["error"] < by_scheme["hold_out"][1]["error"]
 
 
 def rows_of(pulls, error, scheme):
@@ -141,8 +141,8 @@ def folder(tmp_path):
     rows = []
     for number in range(400):
         wide, narrow = 1.5 * rng.normal(size=2), 0.5 * rng.normal(size=2)
-        found = [*rows_of(wide, 10.0, "cross_fit"), *rows_of(narrow, 20.0, "hold_out")]
-        rows += [{"null": number, "model": number % 4, **row} for row in found]
+        new = [*rows_of(wide, 10.0, "cross_fit"), *rows_of(narrow, 20.0, "hold_out")]
+        rows += [{"null": number, "model": number % 4, **row} for row in new]
     # two processes shared the work
     for part in range(2):
         write_json(tmp_path / f"nulls_{part}.json", [row for row in rows if row["null"] % 2 == part])
