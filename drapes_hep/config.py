@@ -313,6 +313,11 @@ class MassConfig(_Section):
         """The range that is fitted and searched, GeV."""
         return self.range if self.fit_range is None else self.fit_range
 
+    @property
+    def fitted_key(self) -> str:
+        """The key that says so, for messages."""
+        return "mass.range" if self.fit_range is None else "mass.fit_range"
+
 
 class WindowsConfig(_Section):
     """The sliding scan of signal regions."""
@@ -837,7 +842,7 @@ class Config(_Section):
         if self.data.truth is not None and not self.data.labels:
             raise ValueError("data.truth is set but data.labels is false")
         low, high = self.mass.fitted
-        name = "mass.range" if self.mass.fit_range is None else "mass.fit_range"
+        name = self.mass.fitted_key
         if self.windows.first <= low or self.windows.last + self.windows.width >= high:
             raise ValueError(
                 f"windows from {self.windows.first:g} to {self.windows.last + self.windows.width:g} GeV need a sideband"

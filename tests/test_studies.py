@@ -410,17 +410,17 @@ def test_the_spectrum_of_a_cut_holds_all_that_passes(context, sample):
 
 
 def test_features_that_contain_the_mass_tell_its_halves_apart(context, sample):
-    one = trial(injected(context.config, 0), "over_idealised", "mass_halves")
+    halves = trial(injected(context.config, 0), "over_idealised", "mass_halves")
     mjj = sample.events.mjj
     blind = np.random.default_rng(1).normal(size=sample.events.x.shape)
     x = blind.copy()
-    x[:, one.config.features.index("m_j1")] = mjj
+    x[:, halves.config.features.index("m_j1")] = mjj
     records = [
         MEASURES["mass_halves"](
             bench_of(
-                context, dataclasses.replace(sample, events=dataclasses.replace(sample.events, x=values)), one.config
+                context, dataclasses.replace(sample, events=dataclasses.replace(sample.events, x=values)), halves.config
             ),
-            one,
+            halves,
         )
         for values in (blind, x)
     ]
@@ -430,12 +430,12 @@ def test_features_that_contain_the_mass_tell_its_halves_apart(context, sample):
 
 
 def test_scores_that_rise_with_the_mass_tell_its_halves_apart(context, sample, monkeypatch):
-    one = trial(injected(context.config, 0), "over_idealised", "mass_halves")
-    bench = bench_of(context, sample, one.config)
+    halves = trial(injected(context.config, 0), "over_idealised", "mass_halves")
+    bench = bench_of(context, sample, halves.config)
     mjj = sample.events.mjj[bench.draw.data & bench.inside & ~sample.is_signal]
     monkeypatch.setattr(measures, "_scored", lambda *_: {"background": Scores(mjj, -mjj)})
 
-    assert MEASURES["mass_halves"](bench, one)["auc_score"] == pytest.approx(1.0)
+    assert MEASURES["mass_halves"](bench, halves)["auc_score"] == pytest.approx(1.0)
 
 
 def test_quality_says_what_the_template_costs(context, sample):

@@ -199,12 +199,11 @@ def _check_sample(context: Context, window: Window, mjj: FloatArray, event_id: I
     """Refuse, before a training, events that no later stage could make a search of; raises FitError."""
     config = context.config
     least, largest = config.mass.fitted
-    name = "mass.range" if config.mass.fit_range is None else "mass.fit_range"
     for side, low, high in (("lower", least, window.lo), ("upper", window.hi, largest)):
         if not ((mjj >= low) & (mjj < high)).any():
             raise FitError(
                 f"window {window.name}: its {side} sideband, {low:g}-{high:g} GeV, has no events, so nothing can be"
-                f" interpolated; see {name} and the selection"
+                f" interpolated; see {config.mass.fitted_key} and the selection"
             )
     folds, inside = config.cwola.folds, event_id[window.in_signal_region(mjj)]
     if not len(inside):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.config import Config, TemplateConfig
+from drapes_hep.config import Config
 from drapes_hep.events.features import domains
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_uniforms, stage_seed
@@ -21,6 +21,7 @@ from drapes_hep.spectrum.bins import spectrum_edges
 from drapes_hep.spectrum.drawing import draw
 from drapes_hep.spectrum.fit import SpectrumFit, fit_spectrum
 from drapes_hep.spectrum.shapes import find_shape
+from drapes_hep.studies.trials import from_noise
 from drapes_hep.templates.feature_model import BackgroundModel, FeatureTraining, fit_models
 from drapes_hep.templates.feature_templates import levels
 from drapes_hep.templates.parts import split_sidebands
@@ -78,14 +79,10 @@ class NullGenerator:
         mjj = np.concatenate([draw(self.fit, *self.config.mass.fitted, uniforms), others])
         model = self.models[number % len(self.models)]
         # whatever a search's templates start from, the truth starts from noise
-        times = levels(_from_noise(self.config.template), model.denoiser.schedule)
+        times = levels(from_noise(self.config).template, model.denoiser.schedule)
         solver = self.config.template.sampler[0]
         x = model.generate(mjj, np.arange(len(mjj)), stage_seed(seed, "features"), times, solver=solver)
         return {"mjj": mjj, **{name: x[:, i] for i, name in enumerate(model.features)}}
-
-
-def _from_noise(template: TemplateConfig) -> TemplateConfig:
-    return template.model_copy(update={"method": "from_noise", "strength": None, "steps_left": None, "source": None})
 
 
 def fit_null_masses(config: Config, mjj: FloatArray, windows: Sequence[Window]) -> SpectrumFit:

@@ -41,7 +41,7 @@ from drapes_hep.templates.window_models import (
 )
 from drapes_hep.training.curves import Epoch
 
-__all__ = ["REFERENCES", "SampleKeys", "Trial", "TrialContext", "draw_key", "model_folder", "model_key"]
+__all__ = ["REFERENCES", "SampleKeys", "Trial", "TrialContext", "draw_key", "from_noise", "model_folder", "model_key"]
 
 REFERENCES: dict[str, str] = {
     "supervised": "Supervised",
@@ -289,7 +289,7 @@ class TrialContext:
     def oversampled(self) -> EventTable:
         """Make GenSR: events like the window's data, at their masses, from the model that saw them."""
         config, data = self.config, self.data()
-        method = self.method if self.method.source == "noise" else method_of(_from_noise(config))
+        method = self.method if self.method.source == "noise" else method_of(from_noise(config))
         copies = max(1, round(config.template.oversample))
         root, copy = np.repeat(data.event_id, copies), np.tile(np.arange(copies), len(data))
         seed = stage_seed(config.seed, "study", "gensr", self.window.name)
@@ -301,7 +301,7 @@ class TrialContext:
         return EventTable(generated.x, generated.mjj, generated.weight, generated.event_id, generated.jets)
 
 
-def _from_noise(config: Config) -> Config:
+def from_noise(config: Config) -> Config:
     """Return the configuration of the same model's templates from noise."""
     changes = {"method": "from_noise", "strength": None, "steps_left": None, "source": None}
     return config.model_copy(update={"template": config.template.model_copy(update=changes)})
