@@ -179,6 +179,49 @@ def draw(
     reporter.say(f"report: {report(run, requested_tree, reporter)}")
 
 
+@app.command("apply")
+def apply_run(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files of events, URLs or patterns.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Output directory (default: RUN/applied/NAME).")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of 'data' for these files; repeatable."),
+    ] = None,
+    executor: Executor = "iterative",
+    workers: Workers = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pass other events, such as a simulated signal, through a run's selection, classifiers and cuts."""
+    from drapes_hep.config import assigned_config, make_config
+    from drapes_hep.pipeline.context import Context
+    from drapes_hep.pipeline.run_directory import open_run
+    from drapes_hep.progress import Reporter
+    from drapes_hep.stages.apply import applied_config, applied_table, apply_search
+    from drapes_hep.stages.report import own_configuration
+
+    searched = open_run(run)
+    if not searched.manifest.exists():
+        raise RunDirectoryError(f"{run}: contains no run; name the directory of a finished run")
+    reporter = Reporter(quiet=quiet)
+    config = make_config(own_configuration(searched))
+    sample = applied_config(config, {"path": files if len(files) > 1 else files[0]})
+    if assignments:
+        sample = assigned_config(sample.model_dump(mode="json"), assignments, searched.manifest)
+    place = output or run / "applied" / Path(files[0]).name.partition(".")[0]
+    target = open_run(place, "applied", overwrite=overwrite)
+    applied = apply_search(
+        Context.of(config, searched, device=device, workers=workers, reporter=reporter),
+        Context.of(sample, target, executor=executor, workers=workers, reporter=reporter),
+    )
+    typer.echo(applied_table(applied))
+    reporter.say(f"written: {place / 'applied.json'}, {place / 'applied.parquet'}")
+
+
 @app.command()
 def inspect(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files, patterns or URLs.")],

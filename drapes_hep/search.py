@@ -29,6 +29,8 @@ from drapes_hep.stages.sequence import run_verb
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from drapes_hep.stages.apply import Applied
+
 __all__ = ["Search", "run_search"]
 
 K = TypeVar("K", bound=ReadOnDemand)
@@ -269,6 +271,40 @@ class Search:
         """
         self._run("run", window)
         return self.results()
+
+    def apply(self, events: Any, output: str | Path | None = None) -> Applied:
+        """Pass other events, such as a simulated signal, through the selection, the classifiers and the cuts.
+
+        Parameters
+        ----------
+        events : str, Path, list of these, or as :meth:`of_events` takes them
+            Files, or a table; labels are not read.
+        output : str or Path, optional
+            Directory for what passes, event by event; not kept by default.
+
+        Returns
+        -------
+        Applied
+            The fraction that passes each cut, window by window, and its statistical error.
+
+        Raises
+        ------
+        DrapesError
+            If a file is bad, windows were not classified, or the classifiers cannot be written to files.
+        """
+        from drapes_hep.stages.apply import applied_config, apply_search
+
+        context, config = self._context, self.config
+        temporary = _Temporary() if output is None else None
+        place = open_run(str(output if temporary is None else temporary.path), "applied")
+        files = [events] if isinstance(events, str | Path) else events
+        if isinstance(files, list | tuple) and all(isinstance(file, str | Path) for file in files):
+            sample = applied_config(config, {"path": [str(file) for file in files]})
+            table = None
+        else:
+            sample = applied_config(config, {"path": PLACE})
+            table = read_events(events, config.features, **config.definitions)
+        return apply_search(context, dataclasses.replace(context, config=sample, run=place, table=table))
 
     def report(self) -> Path:
         """Write the report of the finished search.

@@ -277,7 +277,7 @@ def test_fitted_events_are_those_that_the_fits_use(done):
 
 def test_nothing_half_written_and_no_pickle_is_left(done):
     kinds = {path.suffix for path in done.rglob("*") if path.is_file()}
-    assert kinds == {".json", ".parquet", ".safetensors", ".root"}
+    assert kinds == {".json", ".parquet", ".safetensors", ".root", ".txt"}
 
 
 def test_histograms_are_the_same_in_root_and_json(done):

@@ -31,7 +31,7 @@ from scipy import special
 
 from drapes_hep.errors import FitError
 
-__all__ = ["LocalSignificance", "local_log_p", "local_significance"]
+__all__ = ["LocalSignificance", "check_counts", "local_log_p", "local_significance"]
 
 _MOST = 2.0**53
 """Beyond it a double cannot tell one count from the next."""
@@ -127,6 +127,30 @@ def local_log_p(
     return out
 
 
+def check_counts(observed: npt.ArrayLike, expected: npt.ArrayLike, error: npt.ArrayLike) -> None:
+    """Refuse what no probability can be computed of.
+
+    Parameters
+    ----------
+    observed, expected, error : array_like
+        As :func:`local_significance` has them.
+
+    Raises
+    ------
+    FitError
+        If a count is not a whole number from 0 to 2^53, an expectation is not positive and finite, or its error is
+        negative or not finite.
+    """
+    n, mu, s = (np.asarray(a, dtype=np.float64) for a in (observed, expected, error))
+    for what, values, good, problem in (
+        ("count", n, (n >= 0) & (n <= _MOST) & (np.rint(n) == n), "is not a whole number from 0 to 2^53"),
+        ("expectation", mu, np.isfinite(mu) & (mu > 0), "is not positive and finite"),
+        ("error of an expectation", s, np.isfinite(s) & (s >= 0), "is negative or not finite"),
+    ):
+        if not bool(good.all()):
+            raise FitError(f"no result: the {what} {values[~good].flat[0]:g} {problem}")
+
+
 def _quoted(
     observed: npt.ArrayLike, expected: npt.ArrayLike, error: npt.ArrayLike, quoted: npt.ArrayLike
 ) -> tuple[BoolArray, FloatArray, FloatArray, FloatArray]:
@@ -136,9 +160,7 @@ def _quoted(
     )
     use = np.asarray(quote, dtype=np.bool_)
     n, mu, s = (a[use] for a in numbers)
-    _check("count", n, (n >= 0) & (n <= _MOST) & (np.rint(n) == n), "is not a whole number from 0 to 2^53")
-    _check("expectation", mu, np.isfinite(mu) & (mu > 0), "is not positive and finite")
-    _check("error of an expectation", s, np.isfinite(s) & (s >= 0), "is negative or not finite")
+    check_counts(n, mu, s)
     return use, n, mu, s
 
 
@@ -182,11 +204,6 @@ def _log_tail(n: FloatArray, mu: FloatArray, s: FloatArray) -> tuple[FloatArray,
             n[far], mu[far], t[far], v[far]
         )
     return np.where(n < 1, 0.0, log_p), lower
-
-
-def _check(what: str, values: FloatArray, good: BoolArray, problem: str) -> None:
-    if not bool(good.all()):
-        raise FitError(f"no significance: the {what} {values[~good][0]:g} {problem}")
 
 
 def _log_probability(n: FloatArray, mu: FloatArray, t: FloatArray, v: FloatArray) -> FloatArray:

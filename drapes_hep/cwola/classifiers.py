@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -19,9 +19,11 @@ from drapes_hep.rng import event_uniforms
 __all__ = [
     "Classifier",
     "Prepares",
+    "Saves",
     "balanced_weights",
     "find_classifier",
     "group_holdout",
+    "is_saved",
     "load_classifier",
     "reads_of",
     "training_parts",
@@ -59,6 +61,20 @@ class Prepares(Protocol):
         ``len(table)`` is n, and :meth:`Classifier.fit` gets ``table[rows]``, for an array of increasing rows, in place
         of their features. :meth:`Classifier.score` always gets features.
         """
+
+
+@runtime_checkable
+class Saves(Protocol):
+    """What a classifier may offer in addition: files from which another of the same options scores again.
+
+    A class that cannot always do so has a class method ``can_save()``, which says whether.
+    """
+
+    def save(self, folder: Path) -> Sequence[Path]:
+        """Write what was trained into an empty folder, never as a pickle; return the files."""
+
+    def load(self, folder: Path) -> None:
+        """Read it back, in place of a training."""
 
 
 def balanced_weights(y: IntArray, weight: FloatArray) -> FloatArray:
@@ -154,6 +170,22 @@ def reads_of(classifier: Any) -> Literal["features", "constituents"]:
         name = getattr(classifier, "__name__", classifier)
         raise ConfigError(f"cwola.classifier {name}: reads {reads!r}, which is neither 'features' nor 'constituents'")
     return cast(Literal["features", "constituents"], reads)
+
+
+def is_saved(classifier: Any) -> bool:
+    """Return whether trained classifiers are written to files (:class:`Saves`).
+
+    Parameters
+    ----------
+    classifier : type
+        As :func:`find_classifier` gives it.
+
+    Returns
+    -------
+    bool
+    """
+    able = all(callable(getattr(classifier, name, None)) for name in ("save", "load"))
+    return able and bool(getattr(classifier, "can_save", lambda: True)())
 
 
 _LIKE = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
@@ -259,6 +291,23 @@ class _Guarded:
             count = int(np.count_nonzero(bad))
             raise ConfigError(f"cwola.classifier {self._name}: score(x) is NaN or infinity for {count} events")
         return score.astype(np.float64)
+
+    def save(self, folder: Path) -> Sequence[Path]:
+        """Write the files that the user's class writes."""
+        with UsersCode(self._failed):
+            files = [Path(path) for path in self._inner.save(folder)]  # type: ignore[attr-defined]
+        inside = folder.resolve()
+        if not files or any(not (path.is_file() and path.resolve().is_relative_to(inside)) for path in files):
+            raise ConfigError(
+                f"cwola.classifier {self._name}: save(folder) returns the files that it wrote in the folder, not"
+                f" {', '.join(map(str, files)) or 'nothing'}"
+            )
+        return files
+
+    def load(self, folder: Path) -> None:
+        """Read back what the user's class has written."""
+        with UsersCode(self._failed):
+            self._inner.load(folder)  # type: ignore[attr-defined]
 
     def _failed(self, error: BaseException) -> ConfigError:
         return ConfigError(f"cwola.classifier {self._name}: {describe_error(error, is_users)}")

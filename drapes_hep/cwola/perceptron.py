@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from drapes_hep.cwola.classifiers import training_parts
+from drapes_hep.cwola.network_files import load_network, read_tensors, save_network
 from drapes_hep.cwola.task import ClassifierTask
 from drapes_hep.networks.perceptron import Perceptron
 from drapes_hep.rng import stage_seed
@@ -70,10 +72,27 @@ class Mlp:
         settings = LoopSettings(
             epochs=self._epochs, batch=self._batch, rate=self._rate, starts_high=True, patience=self._patience
         )
-        self._net = Perceptron(x.shape[1], (32, 32, 32), self._seed)
+        self._net = self._network(x.shape[1])
         task = ClassifierTask(lambda rows: z[rows], target, w, torch.nonzero(~mask)[:, 0], held_out_loss)
         generator = torch.Generator().manual_seed(self._seed)
         train_network(self._net, task, settings, generator, title="the classifier's training")
+
+    def _network(self, features: int) -> Perceptron:
+        return Perceptron(features, (32, 32, 32), self._seed)
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write the network; see :class:`~drapes_hep.cwola.classifiers.Saves`."""
+        if self._net is None:
+            raise RuntimeError("fit the classifier before it is saved")
+        scaling = {"mean": torch.from_numpy(self._mean), "scale": torch.from_numpy(self._scale)}
+        return save_network(folder, self._net, scaling)
+
+    def load(self, folder: Path) -> None:
+        """Read the network back; see :class:`~drapes_hep.cwola.classifiers.Saves`."""
+        tensors = read_tensors(folder)
+        self._mean, self._scale = (tensors[name].numpy() for name in ("mean", "scale"))
+        self._net = self._network(len(self._mean))
+        load_network(self._net, tensors)
 
     def _scaled(self, x: FloatArray) -> Tensor:
         return torch.as_tensor((x - self._mean) / self._scale, dtype=torch.float32)

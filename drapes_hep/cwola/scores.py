@@ -35,6 +35,7 @@ __all__ = [
     "Scores",
     "cross_auc_scores",
     "equal_size_auc",
+    "finite_scores",
     "out_of_fold_scores",
     "ranking",
     "tail_probability",
@@ -161,12 +162,6 @@ def _training_of(
     return _Training(x, y, weight, group)
 
 
-def _scores_of(model: Classifier, sample: Sample, fold: int) -> FloatArray:
-    """Score the events of a fold, which are the classifier's own to change."""
-    x = sample.x[sample.fold == fold]
-    return _checked(model, model.score(x), len(x))
-
-
 def _own(values: Any) -> Any:
     """Return a copy of what a classifier could change in place."""
     return values.copy() if isinstance(values, np.ndarray) else values
@@ -187,9 +182,26 @@ def _shared_table(classifier: Classifier, template: Sample, data: Sample) -> Any
     return table
 
 
-def _checked(model: Classifier, score: FloatArray, events: int) -> FloatArray:
-    """Refuse what is not one finite number per event: a NaN would rank above every template event."""
-    values = np.asarray(score, dtype=np.float64)
+def finite_scores(model: Classifier, x: Any) -> FloatArray:
+    """Score events, and refuse what is not one finite number per event: a NaN would rank above every template event.
+
+    Parameters
+    ----------
+    model : Classifier
+        Trained.
+    x : array, shape (n, d), or awkward.Array
+
+    Returns
+    -------
+    array, shape (n,)
+
+    Raises
+    ------
+    FitError
+        If the scores are of another shape, NaN or infinite.
+    """
+    events = len(x)
+    values = np.asarray(model.score(x), dtype=np.float64)
     name = type(model).__name__
     if values.shape != (events,):
         raise FitError(f"the classifier {name} returned scores of shape {values.shape} for {counted(events, 'event')}")
@@ -213,6 +225,7 @@ def out_of_fold_scores(
     workers: int = 1,
     advance: Callable[[], None] = lambda: None,
     calibration: Sample | None = None,
+    trained: Callable[[int, int, Classifier], None] | None = None,
 ) -> dict[str, Scores]:
     """Train on data (1) against template (0) fold by fold, and score each event by models that never saw it.
 
@@ -240,6 +253,8 @@ def out_of_fold_scores(
     calibration : Sample, optional
         Further events of each fold's model, in no training: they define the tails of the fold, as the template's own
         events do without it.
+    trained : callable, optional
+        Called with fold, member and each classifier once it is trained, in the thread that trained it.
 
     Returns
     -------
@@ -275,7 +290,9 @@ def out_of_fold_scores(
             model = make(stage_seed(seed, "classifier", fold, member))
             # others of the fold may be at work on the same events
             model.fit(_own(events.x), _own(events.y), _own(events.weight), _own(events.group))
-            return {name: _scores_of(model, sample, fold) for name, sample in targets.items()}
+            if trained is not None:
+                trained(fold, member, model)
+            return {name: finite_scores(model, sample.x[sample.fold == fold]) for name, sample in targets.items()}
 
     members = [(fold, member) for fold in range(folds) for member in range(ensemble)]
     sums = [

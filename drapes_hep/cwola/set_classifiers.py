@@ -23,6 +23,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 
 from drapes_hep.cwola.classifiers import training_parts
 from drapes_hep.cwola.jet_inputs import pack_events
+from drapes_hep.cwola.network_files import load_network, read_tensors, save_network
 from drapes_hep.cwola.task import ClassifierTask
 from drapes_hep.events.types import AwkwardArray
 from drapes_hep.kernels import one_thread
@@ -60,6 +62,9 @@ _CLIP = 1.0
 
 _CHECKS = 10
 """Least number of looks at the held-out part in a training whose steps end before its epochs."""
+
+_SCALING = ("shift of constituents", "shift of jets", "scale of constituents", "scale of jets")
+"""Names of what scales the inputs, in a classifier's file."""
 
 _ROWS = 1 << 15
 """Constituents scored at once: with a width of 32 some 4 MiB a layer."""
@@ -223,6 +228,22 @@ class _SetClassifier(ABC):
         with one_thread():
             events = self._scaled(pack_events(x, self._most, self._kinematics))
             return np.asarray(self._logits(self._net, events).cpu().numpy(), dtype=np.float64)
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write the network; see :class:`~drapes_hep.cwola.classifiers.Saves`."""
+        if self._net is None:
+            raise RuntimeError("fit the classifier before it is saved")
+        scaling = zip((*self._shift, *self._scale), _SCALING, strict=True)
+        return save_network(folder, self._net, {name: values for values, name in scaling})
+
+    def load(self, folder: Path) -> None:
+        """Read the network back; see :class:`~drapes_hep.cwola.classifiers.Saves`."""
+        tensors = read_tensors(folder)
+        values = [tensors[name] for name in _SCALING]
+        self._shift, self._scale = values[:2], values[2:]
+        net = self._network(len(self._shift[1]), self._generator("weights")).to(self._device)
+        load_network(net, tensors)
+        self._net = net
 
 
 class ConstituentTransformer(_SetClassifier):

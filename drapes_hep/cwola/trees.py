@@ -31,6 +31,7 @@ from drapes_hep.cwola.argos import argos
 from drapes_hep.cwola.bins import BINS, BinnedEvents, Float32Array, bin_edges, bin_numbers
 from drapes_hep.cwola.classifiers import training_parts
 from drapes_hep.errors import reason_of
+from drapes_hep.files import read_json, write_bytes, write_json
 from drapes_hep.rng import stage_seed
 
 __all__ = ["SklearnTrees", "Trees", "engine_of", "fallback_line", "lightgbm_problem", "quality_trees"]
@@ -133,6 +134,9 @@ class _Training:
 Scorer = Callable[[Float32Array], Any]
 """From numbers of bins (n, d) to log-odds (n,)."""
 
+_TREES, _CARD = "trees.txt", "trees.json"
+"""Files of a trained classifier: LightGBM's text, and all else."""
+
 
 class Trees:
     """Histogram gradient boosting, the default (stronger than networks on few features: arXiv:2309.13111).
@@ -217,6 +221,34 @@ class Trees:
         if not len(x):
             return np.empty(0)
         return np.asarray(self._scorer(bin_numbers(x, self._edges)), dtype=np.float64)
+
+    @classmethod
+    def can_save(cls) -> bool:
+        """Return whether the trees have a form as text: scikit-learn's have none."""
+        return cls.engine() == "LightGBM"
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write the trees as text; see :class:`~drapes_hep.cwola.classifiers.Saves`."""
+        if not isinstance(self._scorer, _Boosted):
+            raise RuntimeError("save needs trees that LightGBM has grown: call fit first")
+        files = [folder / _CARD]
+        edges = [column.tolist() for column in self._edges]
+        write_json(files[0], {"start": self._scorer.start, "edges": edges, "trees": self._scorer.booster is not None})
+        if self._scorer.booster is not None:
+            files.append(folder / _TREES)
+            write_bytes(files[1], self._scorer.booster.model_to_string(num_iteration=self._scorer.count).encode())
+        return files
+
+    def load(self, folder: Path) -> None:
+        """Read trees back; see :class:`~drapes_hep.cwola.classifiers.Saves`."""
+        import lightgbm
+
+        card = read_json(folder / _CARD)
+        self._edges = tuple(np.asarray(column, dtype=np.float64) for column in card["edges"])
+        booster = None
+        if card["trees"]:
+            booster = lightgbm.Booster(model_str=(folder / _TREES).read_text(encoding="utf-8"))
+        self._scorer = _Boosted(booster, card["start"], -1)
 
 
 def quality_trees(seed: int) -> Trees:
@@ -310,7 +342,7 @@ def _grow_lightgbm(training: _Training, settings: _Settings) -> Scorer:
     shared = training.events.shared
     if all(shared.feature_num_bin(column) <= 1 for column in range(shared.num_feature())):
         # no leaf can be split: LightGBM refuses to begin
-        return lambda numbers: np.full(len(numbers), start)
+        return _Boosted(None, start, -1)
     boosting = {
         **_BOOSTING,
         "learning_rate": settings.rate,
@@ -327,7 +359,7 @@ def _grow_lightgbm(training: _Training, settings: _Settings) -> Scorer:
         values: list[float] = []
         while len(values) < settings.iterations and not booster.update(fobj=train_loss.gradients):
             values.append(booster.eval_valid(feval=held_out_loss.argos)[0][2])
-        return functools.partial(_log_odds, booster, start, _best(values))
+        return _Boosted(booster, start, best) if (best := _best(values)) else _Boosted(None, start, -1)
     # of no tree at all
     losses = [held_out_loss.mean(np.zeros(stopping.num_data()))[1]]
     while len(losses) <= settings.iterations and not _stalled(losses, settings.patience):
@@ -335,7 +367,7 @@ def _grow_lightgbm(training: _Training, settings: _Settings) -> Scorer:
             break  # no leaf can be split
         losses.append(booster.eval_valid(feval=held_out_loss.mean)[0][2])
     # the trees that did not help are kept, as scikit-learn's are
-    return functools.partial(_log_odds, booster, start, None)
+    return _Boosted(booster, start, -1)
 
 
 def _subset(training: _Training, part: BoolArray, start: float) -> tuple[Any, _CrossEntropy]:
@@ -352,15 +384,25 @@ def _best(values: Sequence[float]) -> int:
     return int(np.argmax(values)) + 1 if values else 0
 
 
-def _log_odds(booster: Any, start: float, count: int | None, numbers: Float32Array) -> FloatArray:
-    """Return the sum of the first trees of each event, by default of all."""
-    if count == 0:
-        return np.full(len(numbers), start)
-    # neighbours take the same turns in a tree, which processors foresee: a third less time
-    order = np.argsort(_along_a_curve(numbers), kind="stable")
-    scores = np.empty(len(numbers))
-    scores[order] = booster.predict(numbers[order], num_iteration=count, raw_score=True, num_threads=1, verbosity=-1)
-    return scores + start
+@dataclass(frozen=True)
+class _Boosted:
+    """The log-odds of LightGBM's trees: the sum of the first ``count``, -1 for all; without a booster, of none."""
+
+    booster: Any
+    start: float
+    count: int
+
+    def __call__(self, numbers: Float32Array) -> FloatArray:
+        """Return the log-odds of events, shape (n,)."""
+        if self.booster is None:
+            return np.full(len(numbers), self.start)
+        # neighbours take the same turns in a tree, which processors foresee: a third less time
+        order = np.argsort(_along_a_curve(numbers), kind="stable")
+        scores = np.empty(len(numbers))
+        scores[order] = self.booster.predict(
+            numbers[order], num_iteration=self.count, raw_score=True, num_threads=1, verbosity=-1
+        )
+        return scores + self.start
 
 
 def _along_a_curve(numbers: Float32Array) -> npt.NDArray[np.uint64]:

@@ -20,6 +20,9 @@ __all__ = ["LAYOUT_VERSION", "RunDirectory", "begin_manifest", "note", "open_run
 LAYOUT_VERSION = 1
 """Changes when files of a run directory change their meaning."""
 
+Kind = Literal["search", "study", "applied"]
+_KINDS = {"search": "a search", "study": "a study", "applied": "events that a search was applied to"}
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -29,14 +32,14 @@ class RunDirectory:
     ----------
     path : Path
         The directory.
-    kind : {"search", "study"}
-        What it holds.
+    kind : {"search", "study", "applied"}
+        What it holds: the last is other events that a search was applied to.
     overwrite : bool
         Whether finished stages of another configuration may be replaced.
     """
 
     path: Path
-    kind: Literal["search", "study"] = "search"
+    kind: Kind = "search"
     overwrite: bool = False
 
     @property
@@ -105,14 +108,14 @@ class RunDirectory:
         return self.path / "stages" / f"{stage}.begun"
 
 
-def open_run(path: str | Path, kind: Literal["search", "study"] = "search", *, overwrite: bool = False) -> RunDirectory:
+def open_run(path: str | Path, kind: Kind = "search", *, overwrite: bool = False) -> RunDirectory:
     """Name a run directory that can be used; nothing is written before the first stage has its inputs.
 
     Parameters
     ----------
     path : str or Path
         The directory; it need not exist.
-    kind : {"search", "study"}
+    kind : {"search", "study", "applied"}
         What it holds, or is to hold.
     overwrite : bool
         Whether finished stages of another configuration may be replaced.
@@ -137,9 +140,10 @@ def open_run(path: str | Path, kind: Literal["search", "study"] = "search", *, o
                 f"{path}: is a run directory of layout version {version}, this release writes {LAYOUT_VERSION};"
                 f" choose {another_output()}"
             )
-        stored_kind = old.get("kind", "search") if isinstance(old, dict) else None
+        stored_kind = str(old.get("kind", "search")) if isinstance(old, dict) else ""
         if stored_kind != kind:
-            raise RunDirectoryError(f"{path}: holds a {stored_kind}, not a {kind}; choose {another_output()}")
+            holds = f"holds {_KINDS.get(stored_kind, stored_kind)}, not {_KINDS[kind]}"
+            raise RunDirectoryError(f"{path}: {holds}; choose {another_output()}")
     elif run.path.is_dir() and any(path.suffix != ".part" for path in run.path.iterdir()):
         # what a run that was killed while it wrote its first manifest leaves is no reason to refuse
         raise RunDirectoryError(f"{path}: is not empty and contains no run; choose {another_output()}")

@@ -6,6 +6,7 @@ with events outside all windows, so that unblinding measures it again and trains
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import keys_of
-from drapes_hep.cwola.classifiers import find_classifier, load_classifier, reads_of
+from drapes_hep.cwola.classifiers import Classifier, find_classifier, is_saved, load_classifier, reads_of
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
+from drapes_hep.cwola.trained_folds import remove_classifiers, save_classifier, seal_classifiers
 from drapes_hep.cwola.trees import Trees, engine_of, quality_trees
 from drapes_hep.errors import FitError, RunDirectoryError, unnumbered
 from drapes_hep.events.ranges import in_ranges
@@ -37,12 +39,15 @@ from drapes_hep.stages.generate import generate_stage
 from drapes_hep.stages.resonant import check_resonant, resonance_line
 from drapes_hep.templates.parts import CLOSURE
 
-__all__ = ["classify", "classify_stage", "quality_stage", "sample_of", "truth_metrics"]
+__all__ = ["CLASSIFIERS", "classify", "classify_stage", "quality_stage", "sample_of", "truth_metrics"]
 
 _QUALITY_EVENTS = 20_000
 """Most events a sample in such a comparison: the AUC's uncertainty is then 0.003."""
 
 _ROC_POINTS = 1000
+
+CLASSIFIERS = "classifiers"
+"""Folder of a window's trained classifiers."""
 
 
 def sample_of(
@@ -171,19 +176,35 @@ def _classify(context: Context, window: Window) -> list[Path]:
         resonance = check_resonant(features, sidebands.x, mjj[outside])
         if line := resonance_line(features, resonance):
             context.reporter.say(f"window {window.name}: {line}")
-    weights = np.bincount(reference.fold, reference.weight, minlength=cwola.folds)
-    # a fold without events is said below
-    empty = np.flatnonzero((np.bincount(reference.fold, minlength=cwola.folds) > 0) & (weights <= 0))
-    if len(empty):
-        raise FitError(f"window {window.name}: the template has no weight in fold {empty[0]}, whose cuts it defines")
+    scores, saved = _scored(context, window, (data, background, sidebands), calibration)
+    split = read_skim(folder / "split.parquet", ("event_id", "part"))
+    # every sideband event is counted after a cut, or those of a hold-out
+    share = config.training.closure if calibration is None else 1.0
+    record = {"mass_r2": resonance, "counted_share": share}
+    _write_scores(folder, events, (inside, outside), (data, sidebands), scores, split, record)
+    template_columns = {name: scored[name] for name in ("event_id", "parent_id", "mjj", "weight")}
+    template_columns |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
+    write_skim(folder / "template_scores.parquet", template_columns)
+    return [folder / "scores.parquet", folder / "template_scores.parquet", *saved]
+
+
+def _scored(
+    context: Context, window: Window, samples: tuple[Sample, Sample, Sample], calibration: Sample | None
+) -> tuple[dict[str, Scores], list[Path]]:
+    """Train data against template, score both and the sidebands, and write the classifiers where they can be."""
+    config, cwola = context.config, context.config.cwola
+    data, background, sidebands = samples
+    classifier = find_classifier(cwola.classifier, config.folder)
+    folder, saved = context.run.window(window) / CLASSIFIERS, list[Path]()
+    _check_reference(window, background if calibration is None else calibration, cwola.folds)
+
+    def trained(fold: int, member: int, model: Classifier) -> None:
+        if is_saved(classifier):
+            saved.extend(save_classifier(folder, fold, member, model))
+
+    remove_classifiers(folder)
     with context.reporter.bar(f"classify {window.name}", cwola.folds * cwola.ensemble) as bar:
-        done = 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            bar(done)
-
+        count = itertools.count(1)
         try:
             scores = out_of_fold_scores(
                 load_classifier(cwola.classifier, cwola.options, lambda: context.device, config.folder),
@@ -194,22 +215,23 @@ def _classify(context: Context, window: Window) -> list[Path]:
                 ensemble=cwola.ensemble,
                 seed=stage_seed(config.seed, "cwola", window.name),
                 workers=context.workers,
-                advance=advance,
+                advance=lambda: bar(next(count)),
                 calibration=calibration,
+                trained=trained,
             )
         except FitError as error:
             # the number of events that are too few is that of the window
             message = unnumbered(str(error)) if config.blind else str(error)
             raise FitError(f"window {window.name}: {message}") from error
-    split = read_skim(folder / "split.parquet", ("event_id", "part"))
-    # every sideband event is counted after a cut, or those of a hold-out
-    share = config.training.closure if calibration is None else 1.0
-    record = {"mass_r2": resonance, "counted_share": share}
-    _write_scores(folder, events, (inside, outside), (data, sidebands), scores, split, record)
-    template_columns = {name: scored[name] for name in ("event_id", "parent_id", "mjj", "weight")}
-    template_columns |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
-    write_skim(folder / "template_scores.parquet", template_columns)
-    return [folder / "scores.parquet", folder / "template_scores.parquet"]
+    return scores, seal_classifiers(folder, saved) if saved else []
+
+
+def _check_reference(window: Window, reference: Sample, folds: int) -> None:
+    """Refuse a fold whose cuts nothing defines; one without any events is refused later, for what it lacks."""
+    weights = np.bincount(reference.fold, reference.weight, minlength=folds)
+    empty = np.flatnonzero((np.bincount(reference.fold, minlength=folds) > 0) & (weights <= 0))
+    if len(empty):
+        raise FitError(f"window {window.name}: the template has no weight in fold {empty[0]}, whose cuts it defines")
 
 
 def _template_samples(
