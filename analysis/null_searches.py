@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from drapes_hep.config import Config, load_config
+from drapes_hep.config import Config, changed_config, load_config
 from drapes_hep.diffusion.checkpoints import CARD
 from drapes_hep.errors import ConfigError, DrapesError
 from drapes_hep.events.ranges import in_ranges
@@ -43,25 +43,20 @@ from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import RunDirectory, open_run
 from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window, sliding_windows
-from drapes_hep.rng import stage_seed
-from drapes_hep.search import Search
 from drapes_hep.stages.feature_tables import feature_matrix, load_events, unweighted
 from drapes_hep.stages.skim import skim
 from drapes_hep.studies.null_events import NullGenerator, fit_null_masses, train_null_model
+from drapes_hep.studies.null_searches import check_nulls, search_null
 from drapes_hep.templates.feature_model import load_background_model, save_background_model
 
 FloatArray = npt.NDArray[np.float64]
 SCHEMES = ("cross_fit", "hold_out")
-COLUMNS = ("null", "model", "scheme", "cut", "observed", "expected", "error", "z_local")
+COLUMNS = ("cut", "observed", "expected", "error", "z_local")
 
 
 def check(config: Config, arguments: argparse.Namespace) -> None:
     """Refuse what no null can be made or searched of; raises ConfigError."""
-    if config.constituents is not None or config.template.method == "file":
-        raise ConfigError(
-            "null searches generate features and train templates of them: leave out the section 'constituents', and set"
-            " template.method to something else than 'file'"
-        )
+    check_nulls(config)
     if min(arguments.models, arguments.parts, arguments.nulls) < 1 or not 0 <= arguments.part < arguments.parts:
         raise ConfigError("--models, --parts and --nulls must be at least 1, --part at least 0 and less than --parts")
     if arguments.events is not None and not arguments.events > 0:
@@ -99,29 +94,24 @@ def generator(
             save_background_model(place, train_null_model(config, x, mjj, window, number))
             reporter.say(f"generator: model {number + 1} of {bootstraps}")
         models.append(load_background_model(place))
-    return NullGenerator(config, masses, mjj[~fitted], tuple(models))
+    return NullGenerator(config, masses, mjj[~fitted], (window,), (tuple(models),))
 
 
-def search_null(
+def search_scheme(
     config: Config, window: Window, number: int, events: dict[str, FloatArray], scheme: str, model: int = 0
 ) -> Iterator[dict[str, Any]]:
     """Search one null of one of the generator's models in one scheme; yield a row a cut."""
-    search = Search.of_events(
-        events,
-        config=config,
-        workers=1,
-        quiet=True,
-        seed=stage_seed(config.seed, "null search", number) % 2**31,
-        signal={"inject": None},
-        # of several windows the middle one would have it
-        training={"scheme": scheme, "pseudo_window": "none"},
-        windows={"width": window.hi - window.lo, "step": window.hi - window.lo, "first": window.lo, "last": window.lo},
-        hunt={"toys": 1, "spurious_signal": False},
-        blind=False,
+    tree = config.model_dump(mode="json")
+    width = window.hi - window.lo
+    own = changed_config(
+        config,
+        {
+            "training": {**tree["training"], "scheme": scheme},
+            "windows": {**tree["windows"], "width": width, "step": width, "first": window.lo, "last": window.lo},
+        },
     )
-    for point in search.run().windows[0].working_points:
-        values = (point.observed, point.expected, point.expected_error, point.z_local)
-        yield dict(zip(COLUMNS, (number, model, scheme, point.background_efficiency, *values), strict=True))
+    for row in search_null(own, number, events):
+        yield {"null": number, "model": model, "scheme": scheme, **{name: row[name] for name in COLUMNS}}
 
 
 def read_nulls(folder: Path) -> list[dict[str, Any]]:
@@ -260,7 +250,7 @@ def run(arguments: argparse.Namespace) -> None:
         if number in done:
             continue
         events, model = source.events(number, arguments.events), number % arguments.models
-        rows = [row for scheme in SCHEMES for row in search_null(config, window, number, events, scheme, model)]
+        rows = [row for scheme in SCHEMES for row in search_scheme(config, window, number, events, scheme, model)]
         write_json(file, [*(read_json(file) if file.exists() else ()), *rows])
         reporter.say(
             f"null {number}: z " + ", ".join("-" if row["z_local"] is None else f"{row['z_local']:.2f}" for row in rows)

@@ -752,6 +752,22 @@ class StudyConfig(_Section):
     pseudo_experiments: Annotated[int, Decides()] = Field(
         1000, ge=2, description="Pseudo-experiments per true mass shape, for the study mass-fit."
     )
+    nulls: Annotated[int, Decides()] = Field(
+        200, ge=1, description="Searches without a signal, for the study calibration; half of them test the other half."
+    )
+    null_events: Annotated[Positive | None, Decides()] = Field(
+        None,
+        description="Mean number of events of a null in the range that is fitted; null takes as many as the data have.",
+    )
+    null_models: Annotated[int, Decides()] = Field(
+        5, ge=1, description="Trainings of the nulls' generator, each on a bootstrap of the events outside a window."
+    )
+    further: Annotated[float, Decides()] = Field(
+        0.0,
+        ge=0,
+        description="Events, in units of those of a null, that are passed through each null's cuts, to tell where pulls"
+        " come from.",
+    )
     generators: Annotated[dict[str, tuple[str, ...]], Decides()] = Field(
         {},
         description="Constituent generators to compare in the studies llv-* (except llv-strength): a name for legends,"

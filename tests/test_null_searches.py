@@ -48,7 +48,7 @@ def background():
 @pytest.fixture(scope="module")
 def generator(config, background):
     models = tuple(train_null_model(config, *background, WINDOW, number) for number in range(2))
-    return NullGenerator(config, fit_null_masses(config, background[1], (WINDOW,)), np.empty(0), models)
+    return NullGenerator(config, fit_null_masses(config, background[1], (WINDOW,)), np.empty(0), (WINDOW,), (models,))
 
 
 def test_a_null_is_generated_again_by_its_number(generator):
@@ -98,11 +98,11 @@ def test_a_null_model_does_not_see_the_window(config, background, generator):
     hidden[WINDOW.in_signal_region(mjj)] = np.nan
     again = train_null_model(config, hidden, mjj, WINDOW, 0)
 
-    assert again.scaling.to_dict() == generator.models[0].scaling.to_dict()
+    assert again.scaling.to_dict() == generator.models[0][0].scaling.to_dict()
 
 
 def test_models_differ_by_their_bootstrap(generator):
-    first, second = (model.scaling.curves for model in generator.models)
+    first, second = (model.scaling.curves for model in generator.models[0])
 
     assert not np.array_equal(first, second)
 
@@ -110,7 +110,7 @@ def test_models_differ_by_their_bootstrap(generator):
 def test_a_null_is_searched_in_both_schemes(config, generator, few_trees):
     events = generator.events(0, 6000.0)
     by_scheme = {
-        scheme: list(null_searches.search_null(config, WINDOW, 0, events, scheme)) for scheme in null_searches.SCHEMES
+        scheme: list(null_searches.search_scheme(config, WINDOW, 0, events, scheme)) for scheme in null_searches.SCHEMES
     }
 
     inside = WINDOW.in_signal_region(events["mjj"]).sum()
@@ -227,7 +227,7 @@ def test_bad_options_are_one_line(config, change, words):
 
 def test_a_template_from_a_file_cannot_be_searched_without_a_signal(config):
     template = config.template.model_copy(update={"method": "file"})
-    with pytest.raises(ConfigError, match="something else than 'file'"):
+    with pytest.raises(ConfigError, match="neither 'file' nor 'from_simulation'"):
         null_searches.check(config.model_copy(update={"template": template}), argparse.Namespace(**OPTIONS))
 
 

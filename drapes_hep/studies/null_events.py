@@ -43,14 +43,18 @@ class NullGenerator:
     unfitted : array, shape (n,)
         Masses of the background events of the range that are in no fit, GeV: they train templates too, and nulls draw
         from them.
-    models : tuple of BackgroundModel
-        Of bootstraps of the events: null i uses model i modulo their number. Nulls of one model share its truth.
+    windows : tuple of Window
+        Of the search. Features at a mass are from a model of the window whose centre is nearest.
+    models : tuple of tuples of BackgroundModel
+        For each window, of bootstraps of the events outside it: null i uses those of number i modulo how many there
+        are. Nulls of one number share its truth.
     """
 
     config: Config
     fit: SpectrumFit
     unfitted: FloatArray
-    models: tuple[BackgroundModel, ...]
+    windows: tuple[Window, ...]
+    models: tuple[tuple[BackgroundModel, ...], ...]
 
     def events(self, number: int, mean: float | None = None) -> dict[str, FloatArray]:
         """Generate one null.
@@ -77,12 +81,16 @@ class NullGenerator:
         )
         uniforms = event_uniforms(stage_seed(seed, "mass"), np.arange(n))[:, 0]
         mjj = np.concatenate([draw(self.fit, *self.config.mass.fitted, uniforms), others])
-        model = self.models[number % len(self.models)]
-        # whatever a search's templates start from, the truth starts from noise
-        times = levels(from_noise(self.config).template, model.denoiser.schedule)
-        solver = self.config.template.sampler[0]
-        x = model.generate(mjj, np.arange(len(mjj)), stage_seed(seed, "features"), times, solver=solver)
-        return {"mjj": mjj, **{name: x[:, i] for i, name in enumerate(model.features)}}
+        centres = np.array([0.5 * (window.lo + window.hi) for window in self.windows])
+        nearest = np.abs(mjj[:, None] - centres).argmin(axis=1)
+        x = np.empty((len(mjj), len(self.config.features)))
+        for place, models in enumerate(self.models):
+            model, rows = models[number % len(models)], np.flatnonzero(nearest == place)
+            # whatever a search's templates start from, the truth starts from noise
+            times = levels(from_noise(self.config).template, model.denoiser.schedule)
+            solver = self.config.template.sampler[0]
+            x[rows] = model.generate(mjj[rows], rows, stage_seed(seed, "features"), times, solver=solver)
+        return {"mjj": mjj, **{name: x[:, i] for i, name in enumerate(self.config.features)}}
 
 
 def fit_null_masses(config: Config, mjj: FloatArray, windows: Sequence[Window]) -> SpectrumFit:

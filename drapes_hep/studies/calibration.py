@@ -1,0 +1,499 @@
+r"""Are local and global p-values what they say? Whole searches without a signal, everything trained anew.
+
+Every null is generated anew (:mod:`drapes_hep.studies.null_events`) and searched as the data are, without
+pseudo-windows and spurious signal. The pull of a window and cut is
+
+.. math:: t = \frac{n - \mu}{\sqrt{\mu + s^2}}
+
+of the observed count n, and the expectation :math:`\mu` with its error s. Its width over nulls is :math:`\kappa`, its
+mean b. The calibrated p-value is the local one with the error
+
+.. math:: s_{cal}^2 = s^2 + \max(\kappa^2 - 1, 0)\,(\mu + s^2) + b^2\,(\mu + s^2).
+
+Half of the nulls, those of even number, measure :math:`\kappa` and b; on the other half the p-values are compared with
+a uniform distribution (Kolmogorov and Smirnov), each less half of the probability of its own count, as counts are
+whole.
+
+The whole search's smallest p-value is one of :math:`N_{eff}` independent ones if
+
+.. math:: p_{global} = 1 - (1 - p_{min})^{N_{eff}}, \quad
+    N_{eff} = \frac{-m}{\sum_i \ln(1 - p_{min, i})}
+
+with the m nulls of the first half; the other half tests it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from scipy import stats
+from threadpoolctl import threadpool_limits
+
+from drapes_hep.bumphunt.expectation import quotable
+from drapes_hep.bumphunt.significance import local_log_p
+from drapes_hep.config import Config
+from drapes_hep.cwola.classifiers import find_classifier
+from drapes_hep.cwola.trees import engine_of
+from drapes_hep.diffusion.checkpoints import CARD
+from drapes_hep.errors import ConfigError, counted
+from drapes_hep.events.ranges import in_ranges
+from drapes_hep.events.skims import read_truth
+from drapes_hep.files import content_hash, file_hash, write_json
+from drapes_hep.kernels import kernel_threads
+from drapes_hep.parallel import in_processes
+from drapes_hep.pipeline.code_keys import code_hash
+from drapes_hep.pipeline.context import Context
+from drapes_hep.plots.studies import Band, Panel, study_panels
+from drapes_hep.plots.style import Stamp
+from drapes_hep.plugins import source_hashes
+from drapes_hep.regions import Window
+from drapes_hep.spectrum.shapes import shape_sources
+from drapes_hep.stages.feature_tables import feature_matrix, load_events, unweighted
+from drapes_hep.stages.sequence import WORKER_MODULE
+from drapes_hep.studies.design import Measured, Row
+from drapes_hep.studies.null_events import NullGenerator, fit_null_masses, train_null_model
+from drapes_hep.studies.null_searches import check_nulls, search_null
+from drapes_hep.studies.records import has_record, read_trial
+from drapes_hep.studies.runner import counting, select_events
+from drapes_hep.templates.feature_model import load_background_model, save_background_model
+
+__all__ = ["CALIBRATION_CODE", "Calibration", "CalibrationStudy", "Nulls", "calibrate", "mid_p", "nulls_of"]
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+CALIBRATION_CODE = ("studies.null_searches", "studies.null_events")
+"""Where the code of a null search begins."""
+
+_LEAST = 20
+"""Nulls of each half below which nothing is calibrated."""
+_DECIDE_NOTHING = ("name", "data", "signal", "plots", "study", "blind")
+"""Sections that decide no null search: of the data, what they select does."""
+_FURTHER = 10**6
+"""Number of the first further events: beyond any null's."""
+
+
+# ---- what nulls are summed up to -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """What null searches gave; arrays of shape (nulls, points), NaN where nothing is quoted.
+
+    Attributes
+    ----------
+    points : tuple of (str, float)
+        Window and cut.
+    number : array of int, shape (nulls,)
+    observed, expected, error : array
+    efficiency, curve, further : array
+        With further events: the fraction inside the window that passes, the same by the curve through those outside,
+        and how many pass inside.
+    """
+
+    points: tuple[tuple[str, float], ...]
+    number: npt.NDArray[np.int64]
+    observed: FloatArray
+    expected: FloatArray
+    error: FloatArray
+    efficiency: FloatArray
+    curve: FloatArray
+    further: FloatArray
+
+    @property
+    def pulls(self) -> FloatArray:
+        """(observed - expected) / sqrt(expected + error^2)."""
+        return np.asarray((self.observed - self.expected) / np.sqrt(self.expected + self.error**2))
+
+    def take(self, rows: BoolArray) -> Nulls:
+        """Return some of the nulls."""
+        arrays = {name: value[rows] for name, value in vars(self).items() if name != "points"}
+        return Nulls(self.points, **arrays)
+
+
+def nulls_of(records: Sequence[Sequence[dict[str, Any]]]) -> Nulls:
+    """Return the rows of many nulls as arrays.
+
+    Parameters
+    ----------
+    records : sequence of sequences of dict
+        Rows of each null, from :func:`~drapes_hep.studies.null_searches.search_null`, with its ``null``.
+
+    Returns
+    -------
+    Nulls
+    """
+    points = tuple(dict.fromkeys((str(row["window"]), float(row["cut"])) for record in records for row in record))
+    places = [{(row["window"], row["cut"]): row for row in record} for record in records]
+    columns = {
+        name: np.array([[place.get(point, {}).get(name) for point in points] for place in places], dtype=np.float64)
+        for name in ("observed", "expected", "error", "efficiency", "curve", "further")
+    }
+    silent = ~(np.isfinite(columns["observed"]) & np.isfinite(columns["expected"]) & np.isfinite(columns["error"]))
+    for name in ("observed", "expected", "error"):
+        columns[name] = np.where(silent, np.nan, columns[name])
+    return Nulls(points, np.array([record[0]["null"] for record in records], dtype=np.int64), **columns)
+
+
+def mid_p(observed: FloatArray, expected: FloatArray, error: FloatArray) -> FloatArray:
+    """Compute local p-values less half the probability of the count itself: uniform on average for whole counts.
+
+    Parameters
+    ----------
+    observed, expected, error : array
+        NaN gives NaN.
+
+    Returns
+    -------
+    array
+    """
+    quoted = np.isfinite(observed) & quotable(expected, error)
+    at_least, more = (np.exp(local_log_p(observed + one, expected, error, quoted)) for one in (0.0, 1.0))
+    return np.asarray(0.5 * (at_least + more))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What half of the nulls say of the p-values, and the other half of that; arrays of shape (points,).
+
+    Attributes
+    ----------
+    points : tuple of (str, float)
+        Window and cut.
+    quoted : array of int
+        Nulls with an expectation, of both halves.
+    mean, kappa : array
+        Of the pulls of the first half.
+    test_kappa : array
+        Width of the pulls of the second half.
+    local, calibrated : array, shape (tests, points)
+        Mid-p values of the second half, as they are and calibrated.
+    local_ks, calibrated_ks : array
+        p-values that these are uniform.
+    trials, calibrated_trials : float
+        Effective number of independent points, from the first half.
+    whole, calibrated_whole : array, shape (tests,)
+        p-values of the whole search of the second half.
+    whole_ks, calibrated_whole_ks : float
+    correlation : array, shape (points, points)
+        Of the pulls of all nulls in which both are quoted.
+    """
+
+    points: tuple[tuple[str, float], ...]
+    quoted: npt.NDArray[np.int64]
+    mean: FloatArray
+    kappa: FloatArray
+    test_kappa: FloatArray
+    local: FloatArray
+    calibrated: FloatArray
+    local_ks: FloatArray
+    calibrated_ks: FloatArray
+    trials: float
+    calibrated_trials: float
+    whole: FloatArray
+    calibrated_whole: FloatArray
+    whole_ks: float
+    calibrated_whole_ks: float
+    correlation: FloatArray
+
+    @property
+    def kappa_error(self) -> FloatArray:
+        """Standard error of ``kappa``: of a normal distribution, with half of the nulls."""
+        return np.asarray(self.kappa / np.sqrt(np.maximum(self.quoted, 1)))
+
+
+def calibrate(nulls: Nulls) -> Calibration:
+    """Measure the pulls of one half of the nulls, and test the calibrated p-values on the other.
+
+    Parameters
+    ----------
+    nulls : Nulls
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    ConfigError
+        If a half has fewer than 20 nulls.
+    """
+    even = nulls.number % 2 == 0
+    first, second = nulls.take(even), nulls.take(~even)
+    if min(len(first.number), len(second.number)) < _LEAST:
+        raise ConfigError(f"study.nulls: {len(nulls.number)} nulls calibrate nothing; at least {2 * _LEAST}")
+    mean, kappa = np.nanmean(first.pulls, axis=0), np.nanstd(first.pulls, axis=0, ddof=1)
+    both = {}
+    for name, scale in (("local", np.zeros_like(kappa)), ("calibrated", np.maximum(kappa**2 - 1.0, 0.0) + mean**2)):
+        halves = []
+        for half in (first, second):
+            variance = half.error**2 + scale * (half.expected + half.error**2)
+            halves.append(mid_p(half.observed, half.expected, np.sqrt(variance)))
+        both[name] = halves
+    whole = {name: _whole_search(*halves) for name, halves in both.items()}
+    return Calibration(
+        points=nulls.points, quoted=np.isfinite(nulls.pulls).sum(axis=0), mean=mean, kappa=kappa,
+        test_kappa=np.nanstd(second.pulls, axis=0, ddof=1), local=both["local"][1], calibrated=both["calibrated"][1],
+        local_ks=_uniform(both["local"][1]), calibrated_ks=_uniform(both["calibrated"][1]),
+        trials=whole["local"][0], calibrated_trials=whole["calibrated"][0], whole=whole["local"][1],
+        calibrated_whole=whole["calibrated"][1], whole_ks=float(_uniform(whole["local"][1][:, None])[0]),
+        calibrated_whole_ks=float(_uniform(whole["calibrated"][1][:, None])[0]), correlation=_correlation(nulls.pulls),
+    )  # fmt: skip
+
+
+def _uniform(p: FloatArray) -> FloatArray:
+    """Compute the p-value that each column is uniform."""
+    return np.array([float(stats.kstest(column[np.isfinite(column)], "uniform").pvalue) for column in p.T])
+
+
+def _whole_search(first: FloatArray, second: FloatArray) -> tuple[float, FloatArray]:
+    """Return the effective trials of the first half, and the p-values of the whole searches of the second."""
+    least = [np.nanmin(half, axis=1) for half in (first, second)]
+    trials = -len(least[0]) / float(np.log1p(-least[0]).sum())
+    return trials, -np.expm1(trials * np.log1p(-least[1]))
+
+
+def _correlation(pulls: FloatArray) -> FloatArray:
+    whole = np.ma.masked_invalid(pulls)
+    # numpy's masked arrays have no types
+    correlation: Any = np.ma.corrcoef
+    return np.asarray(correlation(whole, rowvar=False).filled(np.nan))
+
+
+# ---- the study -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a worker needs to make nulls and to leave their records."""
+
+    config: Config
+    windows: tuple[Window, ...]
+    events: Path
+    truth: Path | None
+    folder: Path
+    device: str
+    threads: int
+
+    def model(self, window: Window, number: int) -> Path:
+        return self.folder / "generator" / window.name / f"model_{number}"
+
+    def null(self, number: int) -> Path:
+        return self.folder / "nulls" / f"{number}.json"
+
+
+@dataclass(frozen=True)
+class CalibrationStudy:
+    """Null searches of the configuration's windows, and the calibration of its p-values; ``STUDY`` of a module.
+
+    Attributes
+    ----------
+    title : str
+        One line for ``drapes study --list``.
+    """
+
+    title: str
+
+    def run(self, name: str, context: Context) -> Measured:
+        """Search the nulls that are missing; see :class:`drapes_hep.studies.design.AnyStudy`."""
+        config, reporter = context.config, context.reporter
+        check_nulls(config)
+        select_events(context, labels=config.data.labels)
+        place = _place(context)
+        nulls = range(config.study.nulls)
+        models = [
+            (place, window, number)
+            for window in place.windows
+            for number in range(config.study.null_models)
+            if not (place.model(window, number) / CARD).is_file()
+        ]
+        missing = [(place, number) for number in nulls if not has_record(place.null(number))]
+        reporter.say(
+            f"{counted(len(models), 'model')} of the generator and {counted(len(missing), 'null')} to do,"
+            f" {len(nulls) - len(missing)} of {len(nulls)} already done"
+        )
+        with reporter.bar(f"study {name}", len(models) + len(missing)) as bar:
+            advance = counting(len(models) + len(missing), reporter, lambda done, _: bar(done))
+            for task, arguments in ((_train, models), (_search, missing)):
+                for _ in in_processes(task, arguments, context.workers, preload=WORKER_MODULE):
+                    advance()
+        measured = nulls_of([read_trial(place.null(number))["rows"] for number in nulls])
+        calibration = calibrate(measured)
+        return Measured(
+            _table(measured, calibration),
+            lambda stamp: _figure(calibration, stamp),
+            _facts(calibration, config),
+        )
+
+
+def _place(context: Context) -> _Place:
+    config, run = context.config, context.run
+    tree = {name: value for name, value in config.model_dump(mode="json").items() if name not in _DECIDE_NOTHING}
+    study = config.study
+    classifier = find_classifier(config.cwola.classifier, config.folder)
+    truth = run.truth if config.data.labels else None
+    key = content_hash(
+        [
+            tree,
+            [study.null_events, study.null_models, study.further],
+            [file_hash(path) for path in (run.events, *([] if truth is None else [truth]))],
+            [list(source_hashes(classifier)), engine_of(classifier), shape_sources(config.mass)],
+            code_hash(*CALIBRATION_CODE),
+        ]
+    )
+    return _Place(config, context.windows, run.events, truth, run.path / "nulls" / key[:20], context.device, threads=1)
+
+
+def _background(place: _Place) -> tuple[FloatArray, FloatArray]:
+    """Return features and masses of the selected events; where labels say so, of the background alone."""
+    events = load_events(place.events, place.config.features)
+    unweighted(events["weight"], "null searches")
+    x, mjj = feature_matrix(events, place.config.features), np.asarray(events["mjj"])
+    if place.truth is None:
+        return x, mjj
+    label = read_truth(place.truth).truth_for(np.asarray(events["event_id"]))
+    if not (label == 0).any():
+        raise ConfigError("null searches need background events: labels say that there are none")
+    return x[label == 0], mjj[label == 0]
+
+
+def _train(place: _Place, window: Window, number: int) -> None:
+    with threadpool_limits(limits=1), kernel_threads(1):
+        save_background_model(
+            place.model(window, number), train_null_model(place.config, *_background(place), window, number)
+        )
+
+
+_GENERATORS: dict[Path, NullGenerator] = {}
+_FURTHER_EVENTS: dict[tuple[Path, int], dict[str, FloatArray]] = {}
+
+
+def _generator(place: _Place) -> NullGenerator:
+    if place.folder not in _GENERATORS:
+        _, mjj = _background(place)
+        config, fitted = place.config, in_ranges(mjj, [place.config.mass.fitted])
+        masses = fit_null_masses(config, mjj[fitted], place.windows)
+        if not masses.good:
+            raise ConfigError(f"mass.fit {config.mass.fit} does not describe the background (p = {masses.p_value:.2g})")
+        models = tuple(
+            tuple(load_background_model(place.model(window, number)) for number in range(config.study.null_models))
+            for window in place.windows
+        )
+        _GENERATORS.clear()
+        _GENERATORS[place.folder] = NullGenerator(config, masses, mjj[~fitted], place.windows, models)
+    return _GENERATORS[place.folder]
+
+
+def _further_events(place: _Place, generator: NullGenerator, model: int) -> dict[str, FloatArray] | None:
+    """Return many events of the truth of one of the generator's models; a process keeps those of the last one."""
+    study = place.config.study
+    if study.further == 0:
+        return None
+    key = place.folder, model
+    if key not in _FURTHER_EVENTS:
+        mean = study.null_events or float(generator.fit.expected.sum())
+        number = _FURTHER * study.null_models + model
+        _FURTHER_EVENTS.clear()
+        _FURTHER_EVENTS[key] = generator.events(number, study.further * mean)
+    return _FURTHER_EVENTS[key]
+
+
+def _search(place: _Place, number: int) -> None:
+    with threadpool_limits(limits=1), kernel_threads(1):
+        generator, model = _generator(place), number % place.config.study.null_models
+        events = generator.events(number, place.config.study.null_events)
+        rows = search_null(place.config, number, events, _further_events(place, generator, model), place.device)
+    write_json(place.null(number), {"rows": [{"null": number, "model": model, **row} for row in rows]})
+
+
+def _table(nulls: Nulls, calibration: Calibration) -> list[Row]:
+    """Return a line for each window and cut."""
+    return [
+        {
+            "window": window,
+            "cut": cut,
+            "nulls": int(calibration.quoted[i]),
+            "mean_pull": float(calibration.mean[i]),
+            "kappa": float(calibration.kappa[i]),
+            "kappa_error": float(calibration.kappa_error[i]),
+            "kappa_other_half": float(calibration.test_kappa[i]),
+            "ks_local": float(calibration.local_ks[i]),
+            "ks_calibrated": float(calibration.calibrated_ks[i]),
+            **_sources(nulls, i),
+        }
+        for i, (window, cut) in enumerate(calibration.points)
+    ]
+
+
+def _sources(nulls: Nulls, i: int) -> Row:
+    """Tell where the pulls of a window and cut come from: mean and width of each source, in its own error."""
+    good = np.isfinite(nulls.pulls[:, i]) & np.isfinite(nulls.curve[:, i])
+    if good.sum() < _LEAST or nulls.points[i][1] == 1.0:
+        return {}
+    observed, expected, error, efficiency, curve = (
+        values[good, i] for values in (nulls.observed, nulls.expected, nulls.error, nulls.efficiency, nulls.curve)
+    )
+    inclusive = next(j for j, (window, cut) in enumerate(nulls.points) if window == nulls.points[i][0] and cut == 1.0)
+    inside = nulls.observed[good, inclusive]
+    sources = {
+        "count": (observed - inside * efficiency) / np.sqrt(inside * efficiency),
+        "curve": inside * (efficiency - curve) / error,
+        "fit": (inside * curve - expected) / error,
+    }
+    out: Row = {"efficiency_of_name": float(np.mean(efficiency) / nulls.points[i][1])}
+    for name, values in sources.items():
+        out |= {f"{name}_mean": float(values.mean()), f"{name}_width": float(values.std(ddof=1))}
+    return out
+
+
+def _facts(calibration: Calibration, config: Config) -> dict[str, Any]:
+    """Return what the record of the study holds: all that calibrates a search, and what tests it."""
+    return {
+        "nulls": config.study.nulls,
+        "points": [
+            {"window": window, "cut": cut, "mean_pull": float(mean), "kappa": float(kappa), "kappa_error": float(error)}
+            for (window, cut), mean, kappa, error in zip(
+                calibration.points, calibration.mean, calibration.kappa, calibration.kappa_error, strict=True
+            )
+        ],
+        "trials": calibration.trials,
+        "calibrated_trials": calibration.calibrated_trials,
+        "ks_global": calibration.whole_ks,
+        "ks_global_calibrated": calibration.calibrated_whole_ks,
+        "correlation": [[None if np.isnan(x) else float(x) for x in row] for row in calibration.correlation],
+    }
+
+
+def _figure(calibration: Calibration, stamp: Stamp) -> Figure:
+    windows = tuple(dict.fromkeys(window for window, _ in calibration.points))
+    cuts = sorted({cut for _, cut in calibration.points}, reverse=True)
+    widths, quantiles = [], []
+    for window in windows:
+        mine = [i for i, (name, _) in enumerate(calibration.points) if name == window]
+        place = np.array([float(cuts.index(calibration.points[i][1])) for i in mine])
+        kappa, error = calibration.kappa[mine], calibration.kappa_error[mine]
+        widths.append(Band(f"{window} GeV", place, kappa, kappa - error, kappa + error))
+    for label, p in (("As they are", calibration.local), ("Calibrated", calibration.calibrated)):
+        ordered = np.sort(p[np.isfinite(p)])
+        uniform = (np.arange(len(ordered)) + 0.5) / len(ordered)
+        quantiles.append(Band(label, ordered, uniform, uniform, uniform, marked=False))
+    return study_panels(
+        [
+            Panel(
+                "Background efficiency",
+                r"Width $\kappa$ of the pulls",
+                widths,
+                level=1.0,
+                meaning="As the errors say",
+                names=tuple(f"{cut:g}" for cut in cuts),
+            ),
+            Panel("Local p-value of the other half of the nulls", "Part of the nulls below", quantiles),
+        ],
+        stamp,
+    )
