@@ -223,6 +223,22 @@ def apply_run(
 
 
 @app.command()
+def export(
+    kind: Annotated[str, typer.Argument(metavar="FORMAT", help="pyhf, combine or hepdata.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Output directory (default: RUN/FORMAT).")
+    ] = None,
+) -> None:
+    """Write the counts of a finished run for other tools: pyhf workspaces, Combine datacards, a HEPData submission."""
+    from drapes_hep.exports.formats import find_writer
+
+    folder = output or run / kind
+    files = find_writer(kind)(run, folder)
+    typer.echo(f"{folder}: {counted(len(files), 'file')} written")
+
+
+@app.command()
 def inspect(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files, patterns or URLs.")],
     as_json: Annotated[

@@ -167,6 +167,7 @@ OPTIONS = "keyword-only options, each with a default or a name where it is calle
 COMMAND = "typer makes an option of the command line of each argument"
 OVER = {
     "drapes_hep/cli.py:_stage.command": COMMAND,
+    "drapes_hep/cli.py:apply_run": COMMAND,
     "drapes_hep/cli.py:study": COMMAND,
     "drapes_hep/cli.py:simulate": COMMAND,
     "drapes_hep/cwola/scores.py:equal_size_auc": OPTIONS,

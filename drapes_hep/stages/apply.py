@@ -245,13 +245,13 @@ def _own_folds(search: Context, events: Skim) -> IntArray:
     """
     config = search.config
     ours = read_skim(search.run.events, ("event_id", "mjj", *config.features))
-    known, mine = (
+    theirs, mine = (
         np.stack([np.asarray(table[name], dtype=np.float64) for name in ("mjj", *config.features)], axis=1)
         for table in (ours, events)
     )
-    deviation = known.std(axis=0)
+    deviation = theirs.std(axis=0)
     scale = np.where(deviation > 0, deviation, 1.0)
-    distance, place = KDTree(known / scale).query(mine / scale, distance_upper_bound=_SAME)
+    distance, place = KDTree(theirs / scale).query(mine / scale, distance_upper_bound=_SAME)
     fold = assign_folds(np.asarray(ours["event_id"]), config.cwola.folds, config.seed)
     # an event judged by one fold alone, as it resembles one of the search by chance, is judged well
     return np.where(np.isfinite(distance), fold[np.minimum(place, len(fold) - 1)], -1)

@@ -154,7 +154,7 @@ def mid_p(observed: FloatArray, expected: FloatArray, error: FloatArray) -> Floa
     array
     """
     quoted = np.isfinite(observed) & quotable(expected, error)
-    at_least, more = (np.exp(local_log_p(observed + one, expected, error, quoted)) for one in (0.0, 1.0))
+    at_least, more = (np.exp(local_log_p(observed + extra, expected, error, quoted)) for extra in (0.0, 1.0))
     return np.asarray(0.5 * (at_least + more))
 
 

@@ -1,0 +1,1 @@
+"""Results of a finished run in the formats of other tools."""
