@@ -15,7 +15,8 @@ and cut, over the nulls in which both schemes quote an expectation:
 - the p-value that the mean pulls of all cuts are 0 (Hotelling), and that those of the generator's models are alike;
 - what an expectation is worth: its mean error times kappa, the root mean square of the pulls where that is above 1,
   and the root mean square of observed - expected. Their ratios between the schemes have errors from bootstraps of the
-  nulls, which the schemes share.
+  nulls, which the schemes share;
+- what one half of the nulls says of the p-values of the other half (``drapes_hep/studies/calibration.py``).
 
 ``--summary`` only prints.
 """
@@ -45,6 +46,8 @@ from drapes_hep.progress import Reporter
 from drapes_hep.regions import Window, parse_window, sliding_windows
 from drapes_hep.stages.feature_tables import feature_matrix, load_events, unweighted
 from drapes_hep.stages.skim import skim
+from drapes_hep.studies.calibration import calibrate
+from drapes_hep.studies.calibration import nulls_of as calibration_nulls
 from drapes_hep.studies.null_events import NullGenerator, fit_null_masses, train_null_model
 from drapes_hep.studies.null_searches import check_nulls, search_null
 from drapes_hep.templates.feature_model import load_background_model, save_background_model
@@ -189,6 +192,28 @@ def models_p_value(pulls: FloatArray, model: npt.NDArray[np.int64]) -> float:
     return min(1.0, float(np.nanmin(p)) * len(p)) if np.isfinite(p).any() else float("nan")
 
 
+def calibration_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Write what one half of the nulls of a scheme says of the p-values of the other half."""
+    by_null: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_null.setdefault(row["null"], []).append({"window": "", **row})
+    try:
+        halves = calibrate(calibration_nulls(list(by_null.values())))
+    except ConfigError:
+        return []  # too few
+    lines = [
+        f"  {cut:<6g} even nulls: b {mean:+.2f}, kappa {kappa:.2f} +- {error:.2f}; odd nulls: kappa {other:.2f},"
+        f" uniform local p {local:.2g}, calibrated {calibrated:.2g}"
+        for (_, cut), mean, kappa, error, other, local, calibrated in zip(
+            halves.points, halves.mean, halves.kappa, halves.kappa_error, halves.test_kappa, halves.local_ks,
+            halves.calibrated_ks, strict=True,
+        )
+    ]  # fmt: skip
+    whole = f"{halves.whole_ks:.2g}, calibrated {halves.calibrated_whole_ks:.2g}"
+    trials = f"{halves.trials:.2f}, calibrated {halves.calibrated_trials:.2f}"
+    return [*lines, f"  whole search: effective trials {trials}; odd nulls: uniform p {whole}"]
+
+
 def summary(folder: Path, bootstraps: int = 1000) -> str:
     """Write the table of both schemes."""
     rows = read_nulls(folder)
@@ -215,6 +240,7 @@ def summary(folder: Path, bootstraps: int = 1000) -> str:
                 f" {(z > 3).sum()}  error {np.nanmean(own.error[:, i]):.2f}  times kappa {own.worth()[i]:.2f}"
                 f"  rms deviation {own.deviation()[i]:.2f}"
             )
+        lines += calibration_lines([row for row in rows if row["scheme"] == scheme])
     ours, other = (nulls[scheme] for scheme in SCHEMES)
     for name, of in (("error times kappa", Nulls.worth), ("rms deviation", Nulls.deviation)):
         ratio = of(ours) / of(other)

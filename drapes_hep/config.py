@@ -675,7 +675,11 @@ class HuntConfig(_Section):
         10, ge=1, description="Minimum number of selected events outside the window for a result to be quoted."
     )
     signal: SignalShapeConfig = SignalShapeConfig()
-
+    calibration: Annotated[str | None, Decides("hunt")] = Field(
+        None,
+        description="calibration.json of the study calibration, relative to this file: p-values are quoted with the"
+        " pulls of null searches, too.",
+    )
     spurious_signal: Annotated[bool, Decides("hunt")] = Field(
         True,
         description="Whether the error of an expectation includes the difference between the mass shape and the"
@@ -1257,7 +1261,10 @@ def _absolute(config: Config, folder: Path) -> Config:
             ),
             "study": config.study.model_copy(update={"source": sources(config.study.source)}),
             "hunt": config.hunt.model_copy(
-                update={"signal": config.hunt.signal.model_copy(update={"sample": sources(config.hunt.signal.sample)})}
+                update={
+                    "signal": config.hunt.signal.model_copy(update={"sample": sources(config.hunt.signal.sample)}),
+                    "calibration": None if config.hunt.calibration is None else place(config.hunt.calibration),
+                }
             ),
         }
     )

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Accounting",
     "Background",
+    "Calibrated",
+    "CalibratedGlobal",
     "Estimate",
     "GlobalSignificance",
     "MassFit",
@@ -208,6 +210,49 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """The significance of a cut with the pulls of null searches.
+
+    Attributes
+    ----------
+    kappa : Estimate
+        Width of the pulls.
+    mean_pull : float
+    expected_error : float
+        Error of the expectation that makes their width 1 and their mean 0.
+    p_local, z_local : float or None
+    """
+
+    kappa: Estimate
+    mean_pull: float
+    expected_error: float
+    p_local: float
+    z_local: float | None
+
+
+@dataclass(frozen=True)
+class CalibratedGlobal:
+    """The significance of the whole search with the pulls of null searches.
+
+    Attributes
+    ----------
+    p_global, z_global : float or None
+        None where ``reason`` says why.
+    nulls : int
+        Null searches.
+    trials : float
+        Effective number of independent windows and cuts.
+    reason : str or None
+    """
+
+    p_global: float | None
+    z_global: float | None
+    nulls: int
+    trials: float
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class WorkingPoint:
     """A cut on the classifier's score, and what it finds in a window.
 
@@ -231,6 +276,8 @@ class WorkingPoint:
         Events outside the window that the fit uses.
     sensitivity : Sensitivity or None
         None in results of an earlier release.
+    calibrated : Calibrated or None
+        With the pulls of null searches; None without ``hunt.calibration``.
     """
 
     background_efficiency: float
@@ -244,6 +291,7 @@ class WorkingPoint:
     degree: int | None
     fitted_events: int
     sensitivity: Sensitivity | None = None
+    calibrated: Calibrated | None = None
 
 
 @dataclass(frozen=True)
@@ -380,6 +428,8 @@ class GlobalSignificance:
         Pseudo-experiments.
     reason : str or None
         Why there is no global p-value.
+    calibrated : CalibratedGlobal or None
+        With the pulls of null searches; None without ``hunt.calibration``.
     """
 
     p_global: float | None
@@ -396,6 +446,7 @@ class GlobalSignificance:
     best_background_efficiency: float | None
     toys: int
     reason: str | None
+    calibrated: CalibratedGlobal | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from drapes_hep.bumphunt.background import BackgroundCheck, SpuriousSignal
+from drapes_hep.bumphunt.calibrated import CalibratedGlobal, CalibratedPoint
 from drapes_hep.bumphunt.resonance import ASYMPTOTIC, FROM_TOYS, ResonancePoint, ResonanceScan
 from drapes_hep.bumphunt.sensitivity import Sensitivity
 from drapes_hep.bumphunt.toys import GlobalSignificance
@@ -40,7 +41,7 @@ def _number(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def _point(point: WorkingPoint, sensitivity: Sensitivity | None) -> dict[str, Any]:
+def _point(point: WorkingPoint, sensitivity: Sensitivity | None, calibrated: CalibratedPoint | None) -> dict[str, Any]:
     return {
         "background_efficiency": point.background_efficiency,
         "observed": point.observed,
@@ -53,6 +54,17 @@ def _point(point: WorkingPoint, sensitivity: Sensitivity | None) -> dict[str, An
         "degree": point.degree,
         "fitted_events": point.fitted_events,
         "sensitivity": None if sensitivity is None else _sensitivity(sensitivity),
+        "calibrated": None if calibrated is None else _calibrated(calibrated),
+    }
+
+
+def _calibrated(point: CalibratedPoint) -> dict[str, Any]:
+    return {
+        "kappa": {"value": point.pulls.kappa, "error": point.pulls.error},
+        "mean_pull": point.pulls.mean,
+        "expected_error": point.error,
+        "p_local": point.p_local,
+        "z_local": _number(point.z_local),
     }
 
 
@@ -76,6 +88,7 @@ def window_record(
     quality: Mapping[str, Any],
     sensitivities: Sequence[Sensitivity] = (),
     spurious_unblinded: float | None = None,
+    calibrated: Sequence[CalibratedPoint | None] = (),
 ) -> dict[str, Any]:
     """Return a window's entry.
 
@@ -90,13 +103,18 @@ def window_record(
         One per working point, or none.
     spurious_unblinded : float or None
         Spurious signal that a blinded window is expected to have.
+    calibrated : sequence of CalibratedPoint or None
+        One per working point, or none.
 
     Returns
     -------
     dict
     """
     fit = hunt.fit
-    each: Sequence[Sensitivity | None] = sensitivities or [None] * len(hunt.working_points)
+    none = [None] * len(hunt.working_points)
+    each: Sequence[tuple[WorkingPoint, Sensitivity | None, CalibratedPoint | None]] = list(
+        zip(hunt.working_points, sensitivities or none, calibrated or none, strict=True)
+    )
     return {
         "sr": [hunt.sr.lo, hunt.sr.hi],
         "n_observed": n_observed,
@@ -111,7 +129,7 @@ def window_record(
         "spurious_signal": None if hunt.spurious is None else _spurious(hunt.spurious),
         "spurious_signal_unblinded": _number(spurious_unblinded),
         "template": quality["template"],
-        "working_points": [_point(*pair) for pair in zip(hunt.working_points, each, strict=True)],
+        "working_points": [_point(*parts) for parts in each],
         "metrics": quality["metrics"],
     }
 
@@ -163,10 +181,13 @@ def background_record(check: BackgroundCheck, shape: str) -> dict[str, Any]:
     }
 
 
-def global_record(significance: GlobalSignificance | str, toys: int) -> dict[str, Any]:
+def global_record(
+    significance: GlobalSignificance | str, toys: int, calibrated: CalibratedGlobal | None = None
+) -> dict[str, Any]:
     """Return the entry of the whole search; all None where there is none, with the reason."""
+    own = None if calibrated is None else dict(vars(calibrated))
     if isinstance(significance, str):
-        return {**dict.fromkeys(_GLOBAL), "toys": toys, "reason": significance}
+        return {**dict.fromkeys(_GLOBAL), "toys": toys, "reason": significance, "calibrated": own}
     beyond = significance.extrapolated
     return {
         "p_global": significance.p_global,
@@ -183,6 +204,7 @@ def global_record(significance: GlobalSignificance | str, toys: int) -> dict[str
         "best_background_efficiency": significance.best_efficiency,
         "toys": significance.toys,
         "reason": None,
+        "calibrated": own,
     }
 
 
@@ -313,6 +335,35 @@ def _point_schema() -> dict[str, Any]:
         sensitivity=_field(
             "What this cut can discover: see docs/method.md. null if not computed.", _sensitivity_schema(), null=True
         ),
+        calibrated=_field(
+            "The same with the pulls of null searches: see hunt.calibration. null without, or where they say nothing.",
+            _calibrated_schema(),
+            null=True,
+        ),
+    )
+
+
+def _calibrated_global_schema() -> dict[str, Any]:
+    return _record(
+        p_global=_field(
+            "1 - (1 - p)^trials of the smallest calibrated p_local; null where reason says why.",
+            _PROBABILITY,
+            null=True,
+        ),
+        z_global=_field("It in one-sided standard deviations.", _NUMBER, null=True),
+        nulls=_field("Null searches.", _COUNT),
+        trials=_field("Effective number of independent windows and cuts.", {"type": "number", "exclusiveMinimum": 0}),
+        reason=_field("Why p_global is null; null if it is not.", {"type": "string"}, null=True),
+    )
+
+
+def _calibrated_schema() -> dict[str, Any]:
+    return _record(
+        kappa=_field("Width of the pulls of null searches, everything trained anew.", _record(**_value())),
+        mean_pull=_field("Their mean.", _NUMBER),
+        expected_error=_field("Error of the expectation for which they have unit width and no mean.", _NUMBER),
+        p_local=_field("p_local with this error.", _PROBABILITY),
+        z_local=_field("It in one-sided standard deviations; null where nothing is observed.", _NUMBER, null=True),
     )
 
 
@@ -546,6 +597,11 @@ def _global_schema() -> dict[str, Any]:
         best_background_efficiency=_field("The cut of the smallest p_local.", _EFFICIENCY, null=True),
         toys=_field("n, the number of pseudo-experiments.", _COUNT),
         reason=_field("Why p_global is null; null if it is not.", {"type": "string"}, null=True),
+        calibrated=_field(
+            "The significance with the pulls of null searches; null without hunt.calibration, or if blind.",
+            _calibrated_global_schema(),
+            null=True,
+        ),
     )
 
 

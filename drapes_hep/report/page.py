@@ -130,6 +130,15 @@ def report_figures(run: Path, words: Mapping[str, Any] | None = None) -> dict[st
     return figures
 
 
+def _columns(run: RunFiles) -> dict[str, bool]:
+    """Return which columns the table of working points has beside those of every run."""
+    points = [point for files in run.windows for point in files.points]
+    return {
+        "cross": any(point.get("expected_template") is not None for point in points),
+        "calibrated": any(point.get("calibrated") for point in points),
+    }
+
+
 def _content(run: RunFiles, album: Album, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Make all figures and gather what the page shows."""
     with reading(run.directory.results):
@@ -142,7 +151,7 @@ def _content(run: RunFiles, album: Album, progress: Callable[[int, int], None] |
             "cards": cards,
             "headline": lines,
             "rows": working_point_rows(run),
-            "cross": any(p.get("expected_template") is not None for w in run.windows for p in w.points),
+            **_columns(run),
             "window_note": f"Expected from the mass fit{run.fit_title} outside the window. The inclusive search is"
             " listed with every cut; the most significant working point is highlighted. Template × inclusive, if given,"
             " is a cross-check: the cut's efficiency on the template times the inclusive expectation.",

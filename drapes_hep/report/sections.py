@@ -71,6 +71,9 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
         )
         if whole.bound or whole.quotes_extrapolation:
             lines.append(_toys_text(whole))
+    calibrated = (run.results.get("global") or {}).get("calibrated")
+    if calibrated is not None:
+        cards.append(_calibrated_card(calibrated))
     cards.append(
         _card("inclusive search, no classifier", _significance(inclusive), _untrained(largest, inclusive, reason))
     )
@@ -86,6 +89,18 @@ def _resonance_card(fit: Mapping[str, Any]) -> Row:
     where = "" if window is None else f", window {float(window[0]):g}–{float(window[1]):g} GeV"
     more = Markup("{} GeV at ε<sub>B</sub> = {}{}").format(f"{float(fit['mass']):.0f}", cut(fit), where)
     return _card("resonance fit, largest local significance", Markup("{} σ").format(significance_text(fit)), more)
+
+
+def _calibrated_card(calibrated: Mapping[str, Any]) -> Row:
+    p = calibrated["p_global"]
+    if p is None:
+        return _card("global p-value, calibrated", null(), str(calibrated["reason"]))
+    return _card(
+        "global p-value, calibrated",
+        Markup("p = {}").format(power(float(p))),
+        f"z = {signed(float(calibrated['z_global']))}; {integer(calibrated['nulls'])} null searches, everything trained"
+        f" anew; {float(calibrated['trials']):.1f} effective trials",
+    )
 
 
 def _untrained(
@@ -216,6 +231,7 @@ def working_point_rows(run: RunFiles) -> list[Row]:
                     "observed": optional_integer(point.get("observed"), why(point, "observed", run.blind)),
                     "expected": _expected(point, run.blind),
                     "cross": _cross_check(point),
+                    "calibrated": _calibrated(point),
                     "p": null(why(point, "p_local", run.blind)) if p_local is None else power(float(p_local)),
                     "z": null(why(point, "z_local", run.blind)) if z_local is None else signed(float(z_local)),
                     "fit": fit_text,
@@ -239,6 +255,16 @@ def _expected(point: Point, blind: bool) -> Markup:
     digits = 1 if float(expected) < 1000 else 0
     plus = "" if error is None else f" ± {float(error):.{digits}f}"
     return Markup(escape(f"{float(expected):.{digits}f}{plus}"))
+
+
+def _calibrated(point: Point) -> Markup:
+    """Write the significance with the pulls of null searches, and their width."""
+    calibrated = point.get("calibrated")
+    if calibrated is None:
+        return null("no null searches")
+    z, kappa = calibrated["z_local"], calibrated["kappa"]
+    text = null("p is 1") if z is None else signed(float(z))
+    return Markup("{} <small class=soft>({:.2f} ± {:.2f})</small>").format(text, kappa["value"], kappa["error"])
 
 
 def _cross_check(point: Point) -> Markup:

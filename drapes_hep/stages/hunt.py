@@ -10,6 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.bumphunt.background import SpuriousSignal, check_background, spurious_signals
+from drapes_hep.bumphunt.calibrated import (
+    CalibratedGlobal,
+    CalibratedPoint,
+    calibrated_global,
+    calibrated_points,
+    read_pulls,
+)
 from drapes_hep.bumphunt.resonance import ResonanceScan, largest, scan_resonances
 from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, set_overlaps
 from drapes_hep.bumphunt.sensitivity import Sensitivity, expected_spurious_signals, window_sensitivity
@@ -50,6 +57,8 @@ def hunt_stage(context: Context, windows: Sequence[Window]) -> Stage:
         reads += [folder / name for name in ("scores.parquet", "quality.json")]
         if not context.config.blind:  # nothing is made of a hidden window's template
             reads += [folder / name for name in ("template_scores.parquet", "template.parquet")]
+    if context.config.hunt.calibration is not None and not context.config.blind:
+        reads.append(Path(context.config.hunt.calibration))
     config = context.config.model_dump(mode="json")
     return Stage(
         "hunt",
@@ -308,11 +317,12 @@ def _results(
     spurious = _unblinded_spurious(context, hunts, counts[0])
     records = []
     sensitivities = []
-    for hunted, count, missed in zip(hunts, counts, spurious, strict=True):
+    points, whole_calibrated = _calibrated(context, hunts)
+    for hunted, count, missed, calibrated in zip(hunts, counts, spurious, points, strict=True):
         quality = read_record(directory.window(hunted.sr) / "quality.json", "template", "metrics", "n_signal_truth")
         observed = None if config.blind else hunted.working_points[0].observed
         sensitivities.append(window_sensitivity(count, hunted, spurious=missed, min_events=config.hunt.min_events))
-        records.append(window_record(hunted, observed, quality, sensitivities[-1], missed))
+        records.append(window_record(hunted, observed, quality, sensitivities[-1], missed, calibrated))
     if config.blind:
         context.reporter.say(f"expected sensitivity: {_sensitivity_text(hunts, sensitivities)}")
     accounting = read_record(directory.skim_info, "accounting")["accounting"]
@@ -320,8 +330,29 @@ def _results(
     if config.hunt.spurious_signal:
         check = check_background(counts[0], find_shape(config.mass), config.mass.sqrt_s)
         background = background_record(check, config.mass.fit)
-    whole = global_record(significance, config.hunt.toys)
+    whole = global_record(significance, config.hunt.toys, whole_calibrated)
     return results_record(accounting, records, whole, resonance_record(scan), config.blind, background=background)
+
+
+def _calibrated(
+    context: Context, hunts: Sequence[WindowHunt]
+) -> tuple[Sequence[Sequence[CalibratedPoint | None]], CalibratedGlobal | None]:
+    """Calibrate local and global p-values with null searches, where the configuration names some."""
+    path = context.config.hunt.calibration
+    if path is None or context.config.blind:
+        return [()] * len(hunts), None
+    pulls = read_pulls(path)
+    points = [calibrated_points(hunted, pulls) for hunted in hunts]
+    if tuple(hunted.sr for hunted in hunts) != context.windows:
+        return points, None
+    whole = calibrated_global(hunts, points, pulls)
+    if whole.p_global is None:
+        context.reporter.say(f"calibration: no global p-value: {whole.reason}")
+    else:
+        context.reporter.say(
+            f"calibrated with {whole.nulls} null searches: global p = {whole.p_global:.2g}, z = {whole.z_global:.2f}"
+        )
+    return points, whole
 
 
 def _unblinded_spurious(

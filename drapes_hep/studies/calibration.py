@@ -6,9 +6,8 @@ pseudo-windows and spurious signal. The pull of a window and cut is
 .. math:: t = \frac{n - \mu}{\sqrt{\mu + s^2}}
 
 of the observed count n, and the expectation :math:`\mu` with its error s. Its width over nulls is :math:`\kappa`, its
-mean b. The calibrated p-value is the local one with the error
-
-.. math:: s_{cal}^2 = s^2 + \max(\kappa^2 - 1, 0)\,(\mu + s^2) + b^2\,(\mu + s^2).
+mean b. What calibrated p-values make of both
+is in :mod:`drapes_hep.bumphunt.calibrated`.
 
 Half of the nulls, those of even number, measure :math:`\kappa` and b; on the other half the p-values are compared with
 a uniform distribution (Kolmogorov and Smirnov), each less half of the probability of its own count, as counts are
@@ -35,6 +34,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
+from drapes_hep.bumphunt.calibrated import added_variance
 from drapes_hep.bumphunt.expectation import quotable
 from drapes_hep.bumphunt.significance import local_log_p
 from drapes_hep.config import Config
@@ -230,11 +230,11 @@ def calibrate(nulls: Nulls) -> Calibration:
         raise ConfigError(f"study.nulls: {len(nulls.number)} nulls calibrate nothing; at least {2 * _LEAST}")
     mean, kappa = np.nanmean(first.pulls, axis=0), np.nanstd(first.pulls, axis=0, ddof=1)
     both = {}
-    for name, scale in (("local", np.zeros_like(kappa)), ("calibrated", np.maximum(kappa**2 - 1.0, 0.0) + mean**2)):
+    for name in ("local", "calibrated"):
         halves = []
         for half in (first, second):
-            variance = half.error**2 + scale * (half.expected + half.error**2)
-            halves.append(mid_p(half.observed, half.expected, np.sqrt(variance)))
+            added = added_variance(half.expected, half.error, kappa, mean) if name == "calibrated" else 0.0
+            halves.append(mid_p(half.observed, half.expected, np.sqrt(half.error**2 + added)))
         both[name] = halves
     whole = {name: _whole_search(*halves) for name, halves in both.items()}
     return Calibration(
