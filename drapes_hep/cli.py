@@ -211,6 +211,9 @@ def apply_run(
     config = make_config(own_configuration(searched))
     sample = applied_config(config, {"path": files if len(files) > 1 else files[0]})
     if assignments:
+        others = [assignment for assignment in assignments if not assignment.strip().startswith("data.")]
+        if others:
+            raise ConfigError(f"--set {others[0]}: all but the section 'data' is the run's own")
         sample = assigned_config(sample.model_dump(mode="json"), assignments, searched.manifest)
     place = output or run / "applied" / Path(files[0]).name.partition(".")[0]
     target = open_run(place, "applied", overwrite=overwrite)
@@ -233,8 +236,10 @@ def export(
     """Write the counts of a finished run for other tools: pyhf workspaces, Combine datacards, a HEPData submission."""
     from drapes_hep.exports.formats import find_writer
 
-    folder = output or run / kind
-    files = find_writer(kind)(run, folder)
+    writer, folder = find_writer(kind), output or run / kind
+    if folder.exists() and not folder.is_dir():
+        raise RunDirectoryError(f"{folder}: is a file; name another directory with -o")
+    files = writer(run, folder)
     typer.echo(f"{folder}: {counted(len(files), 'file')} written")
 
 

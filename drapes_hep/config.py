@@ -1042,7 +1042,8 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
     if not separator or not key:
         raise ConfigError(f"{_given(assignment)}: expected KEY=VALUE, e.g. signal.inject=0")
     is_path = key in {
-        "data.path", "data.truth", "template.source", "template.path", "study.source", "hunt.signal.sample"
+        "data.path", "data.truth", "template.source", "template.path", "study.source", "hunt.signal.sample",
+        "hunt.calibration",
     }  # fmt: skip
     try:
         value = parse(text).value

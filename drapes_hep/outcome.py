@@ -219,7 +219,7 @@ class Calibrated:
         Width of the pulls.
     mean_pull : float
     expected_error : float
-        Error of the expectation that makes their width 1 and their mean 0.
+        Error of the expectation for which the root mean square of the pulls is 1.
     p_local, z_local : float or None
     """
 
@@ -243,6 +243,8 @@ class CalibratedGlobal:
     trials : float
         Effective number of independent windows and cuts.
     reason : str or None
+    difference : str or None
+        In what the null searches differ from this search.
     """
 
     p_global: float | None
@@ -250,6 +252,7 @@ class CalibratedGlobal:
     nulls: int
     trials: float
     reason: str | None
+    difference: str | None
 
 
 @dataclass(frozen=True)

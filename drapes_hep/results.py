@@ -354,6 +354,9 @@ def _calibrated_global_schema() -> dict[str, Any]:
         nulls=_field("Null searches.", _COUNT),
         trials=_field("Effective number of independent windows and cuts.", {"type": "number", "exclusiveMinimum": 0}),
         reason=_field("Why p_global is null; null if it is not.", {"type": "string"}, null=True),
+        difference=_field(
+            "In what the null searches differ from this search; null if in nothing.", {"type": "string"}, null=True
+        ),
     )
 
 
@@ -361,7 +364,7 @@ def _calibrated_schema() -> dict[str, Any]:
     return _record(
         kappa=_field("Width of the pulls of null searches, everything trained anew.", _record(**_value())),
         mean_pull=_field("Their mean.", _NUMBER),
-        expected_error=_field("Error of the expectation for which they have unit width and no mean.", _NUMBER),
+        expected_error=_field("Error of the expectation for which the root mean square of the pulls is 1.", _NUMBER),
         p_local=_field("p_local with this error.", _PROBABILITY),
         z_local=_field("It in one-sided standard deviations; null where nothing is observed.", _NUMBER, null=True),
     )

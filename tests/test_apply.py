@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from conftest import ROOT
 from test_set_classifiers import BOTH, dijets, fitted
 from test_stages import SEARCH, WINDOWS, context_of, cut_sample, search, table
 
+from drapes_hep.config import load_config
 from drapes_hep.cwola.classifiers import is_saved, load_classifier
 from drapes_hep.cwola.perceptron import Mlp
 from drapes_hep.cwola.trees import SklearnTrees, Trees
-from drapes_hep.errors import ConfigError
+from drapes_hep.errors import ConfigError, RunDirectoryError
 from drapes_hep.events.formats.writers import write_feature_hdf5, write_feature_root
-from drapes_hep.files import read_json
+from drapes_hep.files import read_json, write_json
 from drapes_hep.search import Search
 from drapes_hep.stages.apply import trained_folds
 
@@ -215,22 +218,55 @@ def refused(done, project, drapes, monkeypatch, tmp_path):
     return apply
 
 
-def test_a_blinded_search_is_not_applied_to_its_own_events(project, applied, refused, fresh, monkeypatch):
+def test_a_blinded_search_is_not_applied_to_its_own_events(project, refused, monkeypatch, tmp_path):
     monkeypatch.chdir(project)
     run = project / "blind"
     search(project, run, "blind=true")
-    assert "of the search, which is blinded" in refused(project / "events.root", run)
-    shutil.rmtree(run.parent / "out", ignore_errors=True)
+    said = refused(project / "events.root", run)
+    assert said.endswith("the sample holds events of the search, which is blinded; unblind it first\n")
+    # what is left shows no more than the search itself
+    written = tmp_path / "out" / "skim"
+    assert read_json(written / "skim.json")["accounting"]["processed"] is None
+    assert json.dumps(read_json(written / "hists.json")) == json.dumps(read_json(run / "skim" / "hists.json"))
+
+
+def test_a_search_is_not_applied_with_another_configuration(done, project, fresh, monkeypatch):
+    monkeypatch.chdir(project)
+    changed = Search(load_config("tiny.yaml", ["cwola.folds=3"]), done, quiet=True)
+    with pytest.raises(RunDirectoryError, match="was run with .* 2, the configuration has 3"):
+        changed.apply(fresh)
+
+
+def test_a_search_is_not_applied_with_another_selection(done, project, refused, fresh, tmp_path, monkeypatch):
+    monkeypatch.chdir(project)
+    run = shutil.copytree(done, project / "moved")
+    (project / "processors").mkdir()
+    source = (ROOT / "processors" / "dijets.py").read_text()
+    (project / "processors" / "dijets.py").write_text(source + "\nEDITED = True\n")
+    try:
+        assert "has changed since" in refused(fresh, run)
+    finally:
+        shutil.rmtree(project / "processors")
 
 
 def test_classifiers_that_are_gone_or_damaged(done, project, refused, fresh):
-    for number, damage in enumerate((lambda path: path.unlink(), lambda path: path.write_text("tree\n"))):
+    text = (done / "windows" / WINDOWS[0] / "classifiers" / "fold_0" / "member_0" / "trees.txt").read_bytes()
+    for number, damaged in enumerate((b"", b"tree\n", text[:-2] + b"#\n")):
         run = shutil.copytree(done, project / f"damaged_{number}")
-        damage(run / "windows" / WINDOWS[0] / "classifiers" / "fold_0" / "member_0" / "trees.txt")
-        assert "missing or changed since the classifier was trained" in refused(fresh, run)
+        (run / "windows" / WINDOWS[0] / "classifiers" / "fold_0" / "member_0" / "trees.txt").write_bytes(damaged)
+        assert "missing or changed since" in refused(fresh, run)
     run = shutil.copytree(done, project / "before")
     shutil.rmtree(run / "windows" / WINDOWS[0] / "classifiers")
-    assert "an earlier release has classified it" in refused(fresh, run)
+    stamp = read_json(run / "stages" / f"classify.{WINDOWS[0]}.json")
+    stamp["files"] = {name: size for name, size in stamp["files"].items() if "classifiers" not in name}
+    write_json(run / "stages" / f"classify.{WINDOWS[0]}.json", stamp)
+    assert "holds no trained classifiers; classify again" in refused(fresh, run)
+
+
+def test_only_the_section_data_can_be_set(done, fresh, drapes, tmp_path):
+    status, _, said = drapes("apply", done, fresh, "-o", tmp_path / "out", "--set", "hunt.toys=3")
+    assert (status, said) == (2, "drapes: --set hunt.toys=3: all but the section 'data' is the run's own\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_is_not_there(refused, fresh, tmp_path):
@@ -240,7 +276,7 @@ def test_a_run_that_is_not_there(refused, fresh, tmp_path):
 def test_a_classifier_of_a_users_needs_files_to_be_applied(project, applied, refused, fresh, monkeypatch, tmp_path):
     monkeypatch.chdir(project)
     search(project, project / "slope", "cwola.classifier=slope.py:Slope")
-    assert "it needs the methods save and load" in refused(fresh, project / "slope")
+    assert "it needs save and load" in refused(fresh, project / "slope")
     search(project, project / "saved", "cwola.classifier=saved.py:Slope")
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
     point = cut(applied(fresh, run=project / "saved"), WINDOWS[0], 0.1)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from conftest import ROOT
 from scipy import stats
 from test_stages import SEARCH, WINDOWS, cut_sample, search
 
@@ -20,10 +21,12 @@ from drapes_hep.bumphunt.calibrated import (
     read_pulls,
 )
 from drapes_hep.bumphunt.significance import local_significance
+from drapes_hep.config import load_config
 from drapes_hep.errors import InputError
 from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.outcome import read_results
 from drapes_hep.pipeline.run_directory import open_run
+from drapes_hep.stages import hunt as hunt_module
 from drapes_hep.stages.report import report
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -82,7 +85,7 @@ def test_the_whole_search_pays_for_its_trials():
 def test_nulls_of_other_windows_give_no_global_p_value():
     whole = calibrated_global([hunted()], [calibrated_points(hunted(), pulls_of())], pulls_of((("1-2", 0.01),)))
     assert whole.p_global is None
-    assert "not of the windows and cuts of this search" in whole.reason
+    assert "do not calibrate all windows and cuts of this search" in whole.reason
 
 
 def record(path, places, **changes):
@@ -105,11 +108,42 @@ def test_what_is_no_record_is_refused(changes, words, tmp_path):
         read_pulls(record(tmp_path / "calibration.json", [("3300-3700", 0.1)], **changes))
 
 
+def test_a_record_is_named_from_the_working_directory_and_read_at_once(tmp_path, monkeypatch, drapes):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    write_feature_root(tmp_path / "configs" / "events.root", cut_sample())
+    (tmp_path / "configs" / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
+    record(tmp_path / "wrong.json", [], points=3)
+    status, _, said = drapes("run", "configs/tiny.yaml", "-o", "run", "--set", "hunt.calibration=wrong.json")
+    assert status == 2
+    assert said.startswith(f"drapes: {tmp_path / 'wrong.json'}: is no record of the study calibration")
+    assert not (tmp_path / "run" / "windows").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"training": {"epochs": 3}}, "training.epochs 3, here 14"),
+        ({"training": {"pseudo_window": "none"}}, None),
+        ({"features": ["m_j1"]}, "features"),
+    ],
+)
+def test_in_what_null_searches_differ_is_said(changes, words):
+    config = load_config(ROOT / "configs" / "quickstart.yaml")
+    tree = config.model_dump(mode="json")
+    for name, value in changes.items():
+        tree[name] = {**tree[name], **value} if isinstance(value, dict) else value
+    pulls = NullPulls(200, 3.0, {}, 120.0, tree)
+    difference = hunt_module._of_other_searches(SimpleNamespace(config=config), [hunted(observed=130)], pulls)
+    assert difference is None if words is None else words in difference
+
+
 def test_a_search_quotes_both_p_values(tmp_path, monkeypatch, unrendered):
     monkeypatch.chdir(tmp_path)
     write_feature_root(tmp_path / "events.root", cut_sample())
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
-    record(tmp_path / "calibration.json", [(window, cut) for window in WINDOWS for cut in (1.0, 0.1, 0.01)])
+    record(tmp_path / "calibration.json", [(window, cut) for window in WINDOWS for cut in (1.0, 0.1, 0.01)], events=12)
     search(tmp_path, tmp_path / "run", "hunt.calibration=calibration.json")
     results = read_results(tmp_path / "run")
     quoted = [point for window in results.windows for point in window.working_points if point.p_local is not None]
@@ -118,6 +152,7 @@ def test_a_search_quotes_both_p_values(tmp_path, monkeypatch, unrendered):
         assert point.calibrated.kappa.value == 1.5
         assert point.calibrated.expected_error > point.expected_error
     whole = results.global_significance.calibrated
+    assert whole.difference == f"12 events in the window 3300-3700, here {results.windows[0].n_observed}"
     smallest = min(point.calibrated.p_local for point in quoted)
     assert whole.p_global == pytest.approx(1 - (1 - smallest) ** 3)
     page = report(open_run(tmp_path / "run")).read_text()

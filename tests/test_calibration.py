@@ -79,6 +79,27 @@ def test_a_silent_point_is_in_no_number():
     assert np.isfinite(found.kappa).all()
 
 
+def test_a_search_that_quotes_nothing_has_found_nothing():
+    rows = records(100, 1.0)
+    for row in rows[3] + [record[1] for record in rows]:
+        row |= {"expected": None, "error": None}
+    found = calibrate(nulls_of(rows))
+    assert np.isnan(found.kappa[1])
+    assert np.isfinite(found.calibrated_trials)
+    assert np.isfinite(found.whole).all()
+
+
+def test_each_half_has_nulls_of_every_model():
+    rows = records(80, 1.0)
+    for record in rows:
+        # what one of the generator's models does
+        if record[0]["null"] % 2:
+            record[0]["observed"] += 400
+    found = calibrate(nulls_of(rows), models=2)
+    assert found.kappa[0] == pytest.approx(found.test_kappa[0], rel=0.3)
+    assert calibrate(nulls_of(rows), models=1).mean[0] < 1 < found.mean[0]
+
+
 def test_few_nulls_calibrate_nothing():
     with pytest.raises(ConfigError, match="30 nulls calibrate nothing; at least 40"):
         calibrate(nulls_of(records(30, 1.0)))

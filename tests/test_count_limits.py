@@ -105,6 +105,7 @@ def test_pyhf_has_nearly_the_same_limits(n, background, error):
         ((1, 0.0, 1.0, [1.0]), "the expectation 0 is not positive"),
         ((1, 3.0, -1.0, [1.0]), "the error of an expectation -1 is negative"),
         ((1, 3.0, 1.0, [-1.0]), "a number of signal events is negative"),
+        ((0, 1000.0, 1.0, [1.0]), "a background of 1000 .* hardly ever has as few as 0 events"),
     ],
 )
 def test_no_limit_from_bad_numbers(arguments, message):

@@ -14,8 +14,9 @@ the effective trials of the nulls' smallest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,12 +67,18 @@ class NullPulls:
     trials : float
         Effective number of independent windows and cuts, calibrated.
     points : mapping of (str, float) to PullWidth
-        By window and cut.
+        By window and cut; those that the nulls hardly ever quote are left out.
+    events : float or None
+        Of a null inside the first window, on average.
+    config : mapping
+        Of the study.
     """
 
     nulls: int
     trials: float
     points: Mapping[tuple[str, float], PullWidth]
+    events: float | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,8 @@ class CalibratedGlobal:
     nulls : int
     trials : float
     reason : str or None
+    difference : str or None
+        In what the null searches differ from this search.
     """
 
     p_global: float | None
@@ -112,6 +121,7 @@ class CalibratedGlobal:
     nulls: int
     trials: float
     reason: str | None
+    difference: str | None = None
 
 
 def added_variance(
@@ -157,8 +167,16 @@ def read_pulls(path: str | Path) -> NullPulls:
                 float(point["kappa"]), float(point["kappa_error"]), float(point["mean_pull"])
             )
             for point in record["points"]
+            if point["kappa"] is not None
         }
-        pulls = NullPulls(int(record["nulls"]), float(record["calibrated_trials"]), points)
+        events = record.get("events")
+        pulls = NullPulls(
+            int(record["nulls"]),
+            float(record["calibrated_trials"]),
+            points,
+            None if events is None else float(events),
+            dict(record.get("config") or {}),
+        )
     except (RunDirectoryError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             str(path), "is no record of the study calibration", "name its calibration.json in hunt.calibration"
@@ -205,7 +223,10 @@ def _calibrated(point: WorkingPoint, width: PullWidth | None) -> CalibratedPoint
 
 
 def calibrated_global(
-    hunts: Sequence[WindowHunt], points: Sequence[Sequence[CalibratedPoint | None]], pulls: NullPulls
+    hunts: Sequence[WindowHunt],
+    points: Sequence[Sequence[CalibratedPoint | None]],
+    pulls: NullPulls,
+    difference: str | None = None,
 ) -> CalibratedGlobal:
     """Calibrate the whole search.
 
@@ -216,6 +237,8 @@ def calibrated_global(
     points : sequence of sequences
         From :func:`calibrated_points`, a window each.
     pulls : NullPulls
+    difference : str, optional
+        In what the null searches differ from this search.
 
     Returns
     -------
@@ -224,13 +247,19 @@ def calibrated_global(
     searched = {(hunt.sr.name, point.background_efficiency) for hunt in hunts for point in hunt.working_points}
     if searched != set(pulls.points):
         return CalibratedGlobal(
-            None, None, pulls.nulls, pulls.trials, "the null searches are not of the windows and cuts of this search"
+            None,
+            None,
+            pulls.nulls,
+            pulls.trials,
+            "the null searches do not calibrate all windows and cuts of this search",
+            difference,
         )
     quoted = [point.p_local for window in points for point in window if point is not None]
     if not quoted:
-        return CalibratedGlobal(None, None, pulls.nulls, pulls.trials, "no working point has a p-value")
+        reason = "no working point has a p-value"
+        return CalibratedGlobal(None, None, pulls.nulls, pulls.trials, reason, difference)
     log_rest = pulls.trials * float(np.log1p(-min(min(quoted), 1.0 - 1e-16)))
     p = float(-np.expm1(log_rest))
     # p and 1 - p, from the smaller of them
     z = -float(special.ndtri(p)) if p < 0.5 else float(special.ndtri(np.exp(log_rest)))
-    return CalibratedGlobal(p, z, pulls.nulls, pulls.trials, None)
+    return CalibratedGlobal(p, z, pulls.nulls, pulls.trials, None, difference)

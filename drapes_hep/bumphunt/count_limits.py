@@ -7,7 +7,7 @@ With a signal of s events on average,
     \mathrm{CL}_s(s) = \frac{P(N \le n \mid s)}{P(N \le n \mid 0)}
 
 (Read, J. Phys. G 28 (2002) 2693). The limit at 95 % is the signal at which CLs falls to 0.05. For n = 0 it is
-:math:`-\ln 0.05 = 3.00` whatever the background is.
+:math:`-\ln 0.05 = 3.00` whatever the background is, as long as it can have no event.
 
 Where the number of signal events that a cut selects is itself known from a few trainings, the Poisson distribution is
 mixed over these: :math:`P(N \le n) = \frac{1}{R} \sum_r P(N \le n \mid s_r)`. No density is assumed for the selected
@@ -34,6 +34,8 @@ LEVEL = 0.95
 """Confidence level of a limit."""
 BAND = (-2.0, -1.0, 0.0, 1.0, 2.0)
 """Standard deviations at which an expected limit is quoted: the median, and the edges of its bands."""
+_LEAST_ALONE = 1e-200
+"""Probability of a deficit below which no ratio is computed: a model that is this wrong limits nothing."""
 _REACH = 12.0
 """Standard deviations of a Poisson distribution outside which nothing is summed; some 1e-32 of it."""
 
@@ -73,15 +75,21 @@ def count_cls(observed: float, expected: float, error: float, signal: npt.ArrayL
     Raises
     ------
     FitError
-        If the count is not a whole number, the expectation not positive, or the error or a signal negative.
+        If the count is not a whole number, the expectation not positive, the error or a signal negative, or the count
+        so far below the expectation that a background alone never has it.
     """
     check_counts(observed, expected, error)
     s = np.asarray(signal, dtype=np.float64)
     if not bool(np.all(np.isfinite(s) & (s >= 0))):
         raise FitError("no limit: a number of signal events is negative or not finite")
+    alone = float(_background_at_most(observed, expected, error))
+    if alone < _LEAST_ALONE:
+        raise FitError(
+            f"no limit: a background of {expected:g} +- {error:g} alone hardly ever has as few as {observed:g} events"
+        )
     each = _at_most(observed, expected, error, s.reshape(-1)).reshape(s.shape)
     mixed = each.mean(axis=1) if s.ndim > 1 else each
-    return np.asarray(mixed / _background_at_most(observed, expected, error))
+    return np.asarray(mixed / alone)
 
 
 def count_limit(observed: float, expected: float, error: float, level: float = LEVEL) -> float:

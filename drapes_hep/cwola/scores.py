@@ -126,6 +126,8 @@ def tail_probability(score: FloatArray, reference: FloatArray, weight: FloatArra
     """
     order = np.argsort(reference, kind="stable")
     above = np.concatenate([np.cumsum(weight[order][::-1])[::-1], [0.0]]) / weight.sum()
+    # the sum in another order may be smaller by rounding
+    above = np.minimum(above, 1.0)
     return np.asarray(above[np.searchsorted(reference[order], score, side="left")], dtype=np.float64)
 
 

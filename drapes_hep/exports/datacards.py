@@ -2,7 +2,8 @@
 
 A datacard of shapes has the bins of the window and a ``shape`` nuisance for each direction in which the fit outside the
 window may move them. A datacard of a count has one ``gmN`` nuisance: the off region of
-:mod:`drapes_hep.bumphunt.significance`, whose count Combine takes as a whole number. The parameter of interest ``r`` is
+:mod:`drapes_hep.bumphunt.significance`, whose count Combine takes as a whole number; below ten it would round too much,
+and the nuisance is ``lnN``. The parameter of interest ``r`` is
 the number of signal events in the window that pass.
 """
 
@@ -26,6 +27,8 @@ __all__ = ["count_card", "shape_card", "shape_histograms", "write_datacards"]
 SHAPES = "shapes.root"
 """The histograms of all datacards."""
 _LEAST_RATE = 1e-6
+_LEAST_OFF = 10
+"""Off count from which rounding changes the error by less than 3 %."""
 
 
 def count_card(point: ExportPoint) -> str:
@@ -39,11 +42,14 @@ def count_card(point: ExportPoint) -> str:
     -------
     str
     """
-    off = max(round(point.expected**2 / point.error**2), 1) if point.error > 0 else 0
-    lines = _head(point, point.observed, nuisances=1 if off else 0)
+    lines = _head(point, point.observed, nuisances=1 if point.error > 0 else 0)
     lines += _processes(point, 1.0, point.expected)
-    if off:
-        lines.append(_line(f"background_fit gmN {off}", "-", f"{point.expected / off:.9g}"))
+    if point.error > 0:
+        off = round(point.expected**2 / point.error**2)
+        if off >= _LEAST_OFF:
+            lines.append(_line(f"background_fit gmN {off}", "-", f"{point.expected / off:.9g}"))
+        else:
+            lines.append(_line("background_fit lnN", "-", f"{1.0 + point.error / point.expected:.9g}"))
     return "\n".join([*lines, ""])
 
 
@@ -149,8 +155,11 @@ def write_datacards(run: str | Path, folder: str | Path) -> list[Path]:
     folder, files = Path(folder), []
     histograms: dict[str, hist.Hist] = {}
     for point in read_points(run):
-        histograms |= shape_histograms(point)
-        for kind, card in (("count", count_card(point)), ("shapes", shape_card(point))):
+        cards = {"count": count_card(point)}
+        if point.has_spectrum:
+            histograms |= shape_histograms(point)
+            cards["shapes"] = shape_card(point)
+        for kind, card in cards.items():
             files.append(folder / f"{kind}_{point.name}.txt")
             write_bytes(files[-1], card.encode())
     identity = uuid.uuid5(

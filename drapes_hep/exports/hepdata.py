@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from drapes_hep.bumphunt.count_limits import BAND, count_limits
+from drapes_hep.bumphunt.count_limits import BAND, CountLimits, count_limits
 from drapes_hep.bumphunt.significance import local_significance
-from drapes_hep.errors import DrapesError, reason_of
+from drapes_hep.errors import DrapesError, FitError, reason_of
 from drapes_hep.exports.points import ExportPoint, read_points
+from drapes_hep.files import write_bytes
 from drapes_hep.outcome import Results, read_results
 
 __all__ = ["write_submission"]
 
 _MASS = ("Dijet mass", "GeV")
+_SUBMISSION = "submission.yaml"
 _DIGITS = 8
 """Of the numbers in the tables."""
 
@@ -48,19 +50,41 @@ def write_submission(run: str | Path, folder: str | Path) -> list[Path]:
             f"export hepdata: hepdata_lib cannot be imported ({reason_of(error)}); install drapes-hep[stats]"
         ) from error
     points, results = read_points(run), read_results(run)
+    tables = [_counts(points), _limits(points), *_global(results), *(t for point in points for t in _spectrum(point))]
     submission = Submission()
-    for table in (_counts(points), _limits(points), *_global(results)):
-        submission.add_table(table)
-    for point in points:
-        for table in _spectrum(point):
-            submission.add_table(table)
+    header = {
+        "data_license": submission.get_license(),
+        "comment": "",
+        "additional_resources": submission.additional_resources,
+    }
     folder = Path(folder)
+    _remove_earlier(folder)
+    files = []
     with tempfile.TemporaryDirectory() as temporary:
-        submission.create_files(temporary, remove_old=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.yaml"):
-            old.unlink()
-        return [Path(shutil.copy(path, folder)) for path in sorted(Path(temporary).glob("*.yaml"))]
+        # Submission.create_files leaves an archive in the working directory
+        text = yaml.safe_dump(header, explicit_start=True)
+        (Path(temporary) / _SUBMISSION).write_text(text, encoding="utf-8")
+        for table in tables:
+            table.write_yaml(temporary)
+        for path in sorted(Path(temporary).glob("*.yaml")):
+            files.append(folder / path.name)
+            write_bytes(files[-1], path.read_bytes())
+    return files
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Remove the files of an earlier submission, which it names itself; no others."""
+    index = folder / _SUBMISSION
+    if not index.is_file():
+        return
+    try:
+        names = [
+            doc["data_file"] for doc in yaml.safe_load_all(index.read_text(encoding="utf-8")) if "data_file" in doc
+        ]
+    except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
+        raise DrapesError(f"{index}: is no submission; name another directory") from error
+    for name in (*names, _SUBMISSION):
+        (folder / Path(str(name)).name).unlink(missing_ok=True)
 
 
 def _variable(name: str, unit: str, values: Any, *, independent: bool = False, binned: bool = False) -> Any:
@@ -119,8 +143,15 @@ def _counts(points: tuple[ExportPoint, ...]) -> Any:
     )
 
 
+def _limits_of(point: ExportPoint) -> CountLimits:
+    try:
+        return count_limits(point.observed, point.expected, point.error)
+    except FitError:
+        return count_limits(None, point.expected, point.error)
+
+
 def _limits(points: tuple[ExportPoint, ...]) -> Any:
-    limits = [count_limits(point.observed, point.expected, point.error) for point in points]
+    limits = [_limits_of(point) for point in points]
     names = ["-2 s.d.", "-1 s.d.", "median", "+1 s.d.", "+2 s.d."]
     assert len(names) == len(BAND)
     return _table(
@@ -128,7 +159,8 @@ def _limits(points: tuple[ExportPoint, ...]) -> Any:
         "Upper limits at 95% confidence level (CLs) on the signal events in the window that pass each cut.",
         [
             *_places(points),
-            _variable("Observed limit", "", [limit.observed for limit in limits]),
+            # a count that a background alone never has limits nothing
+            _variable("Observed limit", "", ["-" if limit.observed is None else limit.observed for limit in limits]),
             *(
                 _variable(f"Expected limit, {name}", "", [limit.expected[i] for limit in limits])
                 for i, name in enumerate(names)
@@ -138,16 +170,24 @@ def _limits(points: tuple[ExportPoint, ...]) -> Any:
 
 
 def _global(results: Results) -> list[Any]:
+    """Return the global p-values that there are: measured or bounded, extrapolated, calibrated."""
     whole = results.global_significance
-    if whole is None or whole.p_global is None:
+    calibrated = whole.calibrated
+    kinds = {
+        ("upper bound" if whole.bound else "measured") + f", {whole.toys} pseudo-experiments": whole.p_global,
+        "extrapolated from the pseudo-experiments": whole.p_global_extrapolated,
+        "calibrated with null searches": None if calibrated is None else calibrated.p_global,
+    }
+    values = {kind: p for kind, p in kinds.items() if p is not None}
+    if not values:
         return []
     return [
         _table(
             "Global p-value",
-            "p-value of the whole search, from pseudo-experiments with the selections held fixed.",
+            "p-value of the whole search. Pseudo-experiments hold the selections fixed; null searches train anew.",
             [
-                _variable("Pseudo-experiments", "", [whole.toys], independent=True),
-                _variable("Global p-value", "", [whole.p_global]),
+                _variable("Kind", "", list(values), independent=True),
+                _variable("Global p-value", "", list(values.values())),
             ],
         )
     ]

@@ -15,6 +15,7 @@ from drapes_hep.config import make_config
 from drapes_hep.errors import RunDirectoryError
 from drapes_hep.hists import read_hists
 from drapes_hep.outcome import Results, WindowResult, WorkingPoint, read_results
+from drapes_hep.pipeline.execution import check_current
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.stages.histograms import export_key
 from drapes_hep.stages.report import own_configuration
@@ -72,6 +73,12 @@ class ExportPoint:
         return f"{self.window[0]:g}-{self.window[1]:g}_{self.background_efficiency:g}"
 
     @property
+    def has_spectrum(self) -> bool:
+        """Whether every bin keeps some background when its error is twice taken away, as a fit of the bins needs."""
+        deviation = np.sqrt(np.maximum(np.diagonal(self.covariance), 0.0))
+        return bool(np.all(self.background - 2.0 * deviation > 0))
+
+    @property
     def variations(self) -> FloatArray:
         """Independent variations of the background of one standard deviation each, shape (variations, bins)."""
         return eigen_variations(self.covariance)
@@ -96,6 +103,7 @@ def read_points(path: str | Path) -> tuple[ExportPoint, ...]:
     """
     run = open_run(path)
     results = read_results(path)
+    check_current(run, "hunt")
     if results.blind:
         raise RunDirectoryError(f"{path}: the run is blinded: nothing was observed that could be exported")
     hists = read_hists(run.path / "hists.json", "hunt")
@@ -108,6 +116,8 @@ def read_points(path: str | Path) -> tuple[ExportPoint, ...]:
         name = export_key(f"{window.sr[0]:g}_{window.sr[1]:g}_eff{point.background_efficiency:g}")
         counts, background, covariance, edges = _inside(hists, name, window.sr)
         mass = 0.5 * (window.sr[0] + window.sr[1])
+        if int(counts.sum()) != point.observed or not np.isclose(background.sum(), point.expected, rtol=1e-6):
+            raise RunDirectoryError(f"{run.path / 'hists.json'}: does not belong to results.json; run the hunt again")
         groups = _groups(background, covariance)
         edges = edges[[*groups, len(background)]]
         shape = signal_templates(signal, [mass], edges)[0]

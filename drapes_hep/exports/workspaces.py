@@ -3,7 +3,7 @@
 A count's workspace has one bin; its background's error is a Poisson constraint (``shapesys``), the off region of
 :mod:`drapes_hep.bumphunt.significance`. A spectrum's has the bins of the window; its background has a variation
 (``histosys``) for each direction in which the fit outside the window may move them. In both the parameter of interest
-is the number of signal events in the window that pass.
+is the number of signal events in the window that pass. A spectrum is left out where its error would empty it.
 """
 
 from __future__ import annotations
@@ -118,7 +118,10 @@ def write_workspaces(run: str | Path, folder: str | Path) -> list[Path]:
     """
     files = []
     for point in read_points(run):
-        for kind, workspace in (("count", count_workspace(point)), ("spectrum", spectrum_workspace(point))):
+        workspaces = {"count": count_workspace(point)}
+        if point.has_spectrum:
+            workspaces["spectrum"] = spectrum_workspace(point)
+        for kind, workspace in workspaces.items():
             files.append(Path(folder) / f"{kind}_{point.name}.json")
             write_json(files[-1], workspace)
     return files

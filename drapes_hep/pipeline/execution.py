@@ -31,6 +31,7 @@ from drapes_hep.user_files import changed
 __all__ = [
     "check_current",
     "check_overwrite",
+    "check_stage",
     "mixed_modules",
     "run_stage",
     "run_stages",
@@ -166,6 +167,26 @@ def _describe_source(key: str) -> str:
 
 _ALL_THE_SAME = {"blind", "hidden windows"}
 """What changes no event, model or score: only what a run shows of them."""
+
+
+def check_stage(run: RunDirectory, stage: Stage, wanted_by: str) -> None:
+    """Refuse what a stage left unless the present configuration and code would make the same of it and all before it.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    stage : Stage
+    wanted_by : str
+        What needs it, for the message.
+
+    Raises
+    ------
+    RunDirectoryError
+        With the stage, the first difference, and what to do.
+    """
+    check_current(run, stage.name)
+    _check_earlier(run, stage)
+    _check_done(run, stage, wanted_by)
 
 
 def check_overwrite(run: RunDirectory, stage: Stage, *, inputs: bool = False) -> None:

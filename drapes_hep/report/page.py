@@ -130,6 +130,13 @@ def report_figures(run: Path, words: Mapping[str, Any] | None = None) -> dict[st
     return figures
 
 
+_WINDOW_NOTE = (
+    "The inclusive search is listed with every cut; the most significant working point is highlighted. Template ×"
+    " inclusive, if given, is a cross-check: the cut's efficiency on the template times the inclusive expectation."
+    " Calibrated z, if given, has width κ and mean of the pulls of null searches in its error."
+)
+
+
 def _columns(run: RunFiles) -> dict[str, bool]:
     """Return which columns the table of working points has beside those of every run."""
     points = [point for files in run.windows for point in files.points]
@@ -152,9 +159,7 @@ def _content(run: RunFiles, album: Album, progress: Callable[[int, int], None] |
             "headline": lines,
             "rows": working_point_rows(run),
             **_columns(run),
-            "window_note": f"Expected from the mass fit{run.fit_title} outside the window. The inclusive search is"
-            " listed with every cut; the most significant working point is highlighted. Template × inclusive, if given,"
-            " is a cross-check: the cut's efficiency on the template times the inclusive expectation.",
+            "window_note": f"Expected from the mass fit{run.fit_title} outside the window. {_WINDOW_NOTE}",
             "sensitivity": sensitivity_rows(run),
             "sensitivity_note": SENSITIVITY_NOTE,
             "mass_shape": mass_shape_rows(run),

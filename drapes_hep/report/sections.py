@@ -92,14 +92,15 @@ def _resonance_card(fit: Mapping[str, Any]) -> Row:
 
 
 def _calibrated_card(calibrated: Mapping[str, Any]) -> Row:
-    p = calibrated["p_global"]
+    p, difference = calibrated["p_global"], calibrated.get("difference")
+    other = f"; null searches with {difference}" if difference else ""
     if p is None:
-        return _card("global p-value, calibrated", null(), str(calibrated["reason"]))
+        return _card("global p-value, calibrated", null(), f"{calibrated['reason']}{other}")
     return _card(
         "global p-value, calibrated",
         Markup("p = {}").format(power(float(p))),
         f"z = {signed(float(calibrated['z_global']))}; {integer(calibrated['nulls'])} null searches, everything trained"
-        f" anew; {float(calibrated['trials']):.1f} effective trials",
+        f" anew; {float(calibrated['trials']):.1f} effective trials{other}",
     )
 
 

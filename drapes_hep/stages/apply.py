@@ -19,17 +19,19 @@ from scipy.spatial import KDTree
 from drapes_hep.config import Config, changed_config
 from drapes_hep.cwola.classifiers import find_classifier, is_saved, load_classifier, reads_of
 from drapes_hep.cwola.trained_folds import TrainedFolds, has_classifiers, load_folds
+from drapes_hep.cwola.trees import engine_of
 from drapes_hep.errors import ConfigError, RunDirectoryError, counted
 from drapes_hep.events.skims import Skim, read_skim, write_skim
 from drapes_hep.files import write_json
 from drapes_hep.folds import assign_folds
 from drapes_hep.pipeline.context import Context
-from drapes_hep.pipeline.execution import check_current
+from drapes_hep.pipeline.execution import check_stage
 from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.regions import Window
-from drapes_hep.stages.classify import CLASSIFIERS
+from drapes_hep.stages.classify import CLASSIFIERS, classify_stage
 from drapes_hep.stages.feature_tables import feature_matrix, read_record
-from drapes_hep.stages.sequence import run_verb
+from drapes_hep.stages.skim import skim
+from drapes_hep.stages.skim_table import skim_table
 
 __all__ = ["Applied", "Passed", "applied_config", "apply_search", "trained_folds"]
 
@@ -80,8 +82,8 @@ class Applied:
 
     Attributes
     ----------
-    read : int
-        Events in the files.
+    read : int or None
+        Events in the files; None if the search is blinded.
     selected : int
         Of them, those that the selection keeps within the mass range.
     own : int
@@ -90,7 +92,7 @@ class Applied:
         Window by window, from loose to tight.
     """
 
-    read: int
+    read: int | None
     selected: int
     own: int
     passed: tuple[Passed, ...]
@@ -120,7 +122,8 @@ def applied_config(config: Config, data: Mapping[str, Any]) -> Config:
         **config.model_dump(mode="json"),
         "data": {**config.data.model_dump(mode="json"), **own, **data},
         "signal": {**config.signal.model_dump(mode="json"), "inject": None},
-        "blind": False,
+        # what is written of the search's own events, before they are refused, shows no more than the search does
+        "blind": config.blind,
     })  # fmt: skip
 
 
@@ -143,12 +146,14 @@ def trained_folds(context: Context, window: Window) -> TrainedFolds:
         If the window was not classified, was since trained again, or its classifiers were not written.
     """
     config, folder = context.config, context.run.window(window)
-    check_current(context.run, f"classify.{window.name}")
+    check_stage(context.run, classify_stage(context, window), "apply")
     cwola = config.cwola
     if not has_classifiers(folder / CLASSIFIERS):
-        why = "an earlier release has classified it: classify again"
-        if not is_saved(find_classifier(cwola.classifier, config.folder)):
-            why = f"the classifier {cwola.classifier} writes none: it needs the methods save and load"
+        classifier, why = find_classifier(cwola.classifier, config.folder), "classify again"
+        if not is_saved(classifier):
+            own = engine_of(classifier) is not None
+            needs = "scikit-learn grows its trees, which have no form as text" if own else "it needs save and load"
+            why = f"the classifier {cwola.classifier} writes none: {needs}"
         raise RunDirectoryError(f"{folder}: holds no trained classifiers; {why}")
     scores = read_skim(folder / "template_scores.parquet", ("score", "weight", "fold"))
     return load_folds(
@@ -184,16 +189,15 @@ def apply_search(search: Context, sample: Context) -> Applied:
     config, run = search.config, sample.run
     # before the selection, which may take long
     folds = {window: trained_folds(search, window) for window in search.windows}
-    run_verb("skim", sample, sample.windows)
+    # none of the other simulation: no template is made
+    (skim if sample.table is None else skim_table)(sample)
     jets = reads_of(find_classifier(config.cwola.classifier, config.folder)) == "constituents"
     columns = ("event_id", "mjj", "weight", *config.features, *(("jets",) if jets else ()))
     events = read_skim(run.events, columns)
     own_fold = _own_folds(search, events)
     own = int((own_fold >= 0).sum())
     if own and config.blind:
-        raise ConfigError(
-            f"{run.path}: the sample holds {counted(own, 'event')} of the search, which is blinded; unblind it first"
-        )
+        raise ConfigError(f"{run.path}: the sample holds events of the search, which is blinded; unblind it first")
     x = ak.zip({"jets": events["jets"]}, depth_limit=1) if jets else feature_matrix(events, config.classifier_features)
     passed: list[Passed] = []
     out = {name: np.asarray(events[name]) for name in ("event_id", "mjj", "weight")} | {"own": own_fold >= 0}
@@ -210,7 +214,7 @@ def apply_search(search: Context, sample: Context) -> Applied:
             out[f"pass_{window.name}_{efficiency:g}"] = share.mean
             passed.append(_passed(window, efficiency, out["weight"][inside], share.take(inside)))
     account = read_record(run.skim_info, "accounting")["accounting"]
-    applied = Applied(int(account["processed"]), len(events), own, tuple(passed))
+    applied = Applied(account["processed"], len(events), own, tuple(passed))
     write_skim(run.path / "applied.parquet", out)
     write_json(run.path / "applied.json", _record(search.run, applied))
     return applied
@@ -228,7 +232,8 @@ def applied_table(applied: Applied) -> str:
     str
     """
     lines = [
-        f"{counted(applied.read, 'event')} read, {applied.selected} selected"
+        ("" if applied.read is None else f"{counted(applied.read, 'event')} read, ")
+        + f"{applied.selected} selected"
         + (f", of them {applied.own} of the search itself" if applied.own else ""),
         f"{'window':>11}  {'cut':>6}  {'in window':>10}  passing",
     ]

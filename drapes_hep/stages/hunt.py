@@ -13,6 +13,7 @@ from drapes_hep.bumphunt.background import SpuriousSignal, check_background, spu
 from drapes_hep.bumphunt.calibrated import (
     CalibratedGlobal,
     CalibratedPoint,
+    NullPulls,
     calibrated_global,
     calibrated_points,
     read_pulls,
@@ -28,6 +29,7 @@ from drapes_hep.errors import DrapesError, FitError, counted
 from drapes_hep.events.skims import read_skim
 from drapes_hep.files import write_json
 from drapes_hep.folds import root_of
+from drapes_hep.keys import first_difference, value_text
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.execution import run_stage
 from drapes_hep.pipeline.run_directory import RunDirectory
@@ -345,7 +347,10 @@ def _calibrated(
     points = [calibrated_points(hunted, pulls) for hunted in hunts]
     if tuple(hunted.sr for hunted in hunts) != context.windows:
         return points, None
-    whole = calibrated_global(hunts, points, pulls)
+    difference = _of_other_searches(context, hunts, pulls)
+    if difference is not None:
+        context.reporter.say(f"calibration: the null searches differ from this search: {difference}")
+    whole = calibrated_global(hunts, points, pulls, difference)
     if whole.p_global is None:
         context.reporter.say(f"calibration: no global p-value: {whole.reason}")
     else:
@@ -353,6 +358,32 @@ def _calibrated(
             f"calibrated with {whole.nulls} null searches: global p = {whole.p_global:.2g}, z = {whole.z_global:.2f}"
         )
     return points, whole
+
+
+_DECIDE_PULLS = ("features", "define", "mass", "template", "training", "cwola")
+"""Sections that decide what a search makes of events; the training's pseudo-window does not."""
+_LIKE_AS_MANY = 0.2
+"""Relative difference in numbers of events that is no difference."""
+
+
+def _of_other_searches(context: Context, hunts: Sequence[WindowHunt], pulls: NullPulls) -> str | None:
+    """Return the first thing in which null searches differ from the search, in words."""
+    own = context.config.model_dump(mode="json")
+    was, now = (
+        {name: tree[name] for name in _DECIDE_PULLS if name in pulls.config and name in tree}
+        for tree in (pulls.config, own)
+    )
+    for tree in (was, now):
+        if "training" in tree:
+            tree["training"] = {key: value for key, value in tree["training"].items() if key != "pseudo_window"}
+    difference = first_difference(was, now)
+    if difference is not None:
+        key, of_nulls, of_search = difference
+        return f"{key} {value_text(of_nulls)}, here {value_text(of_search)}"
+    observed = hunts[0].working_points[0].observed
+    if pulls.events is not None and observed is not None and abs(pulls.events - observed) > _LIKE_AS_MANY * observed:
+        return f"{pulls.events:.0f} events in the window {hunts[0].sr.name}, here {observed}"
+    return None
 
 
 def _unblinded_spurious(

@@ -170,6 +170,10 @@ def _check(context: Context, verb: str, windows: Sequence[Window]) -> None:
 
         # a sample that cannot be read is better refused before unblinding as well
         find_signal(context.config.hunt.signal)
+        if context.config.hunt.calibration is not None:
+            from drapes_hep.bumphunt.calibrated import read_pulls
+
+            read_pulls(context.config.hunt.calibration)
 
 
 def _long_stages(verb: str, context: Context, windows: Sequence[Window]) -> list[Stage]:

@@ -9,9 +9,9 @@ of the observed count n, and the expectation :math:`\mu` with its error s. Its w
 mean b. What calibrated p-values make of both
 is in :mod:`drapes_hep.bumphunt.calibrated`.
 
-Half of the nulls, those of even number, measure :math:`\kappa` and b; on the other half the p-values are compared with
-a uniform distribution (Kolmogorov and Smirnov), each less half of the probability of its own count, as counts are
-whole.
+Half of the nulls measure :math:`\kappa` and b; on the other half the p-values are compared with a uniform distribution
+(Kolmogorov and Smirnov), each less half of the probability of its own count, as counts are whole. Each half has nulls
+of each of the generator's models.
 
 The whole search's smallest p-value is one of :math:`N_{eff}` independent ones if
 
@@ -58,10 +58,11 @@ from drapes_hep.stages.feature_tables import feature_matrix, load_events, unweig
 from drapes_hep.stages.sequence import WORKER_MODULE
 from drapes_hep.studies.design import Measured, Row
 from drapes_hep.studies.null_events import NullGenerator, fit_null_masses, train_null_model
-from drapes_hep.studies.null_searches import check_nulls, search_null
+from drapes_hep.studies.null_searches import check_nulls, search_null, searched_as
 from drapes_hep.studies.records import has_record, read_trial
 from drapes_hep.studies.runner import counting, select_events
 from drapes_hep.templates.feature_model import load_background_model, save_background_model
+from drapes_hep.templates.registry import method_settings
 
 __all__ = ["CALIBRATION_CODE", "Calibration", "CalibrationStudy", "Nulls", "calibrate", "mid_p", "nulls_of"]
 
@@ -208,12 +209,14 @@ class Calibration:
         return np.asarray(self.kappa / np.sqrt(np.maximum(self.quoted, 1)))
 
 
-def calibrate(nulls: Nulls) -> Calibration:
+def calibrate(nulls: Nulls, models: int = 1) -> Calibration:
     """Measure the pulls of one half of the nulls, and test the calibrated p-values on the other.
 
     Parameters
     ----------
     nulls : Nulls
+    models : int
+        Models of the generator: null n has the truth of model n modulo their number.
 
     Returns
     -------
@@ -224,11 +227,12 @@ def calibrate(nulls: Nulls) -> Calibration:
     ConfigError
         If a half has fewer than 20 nulls.
     """
-    even = nulls.number % 2 == 0
+    # each half has nulls of each of the generator's models
+    even = nulls.number // models % 2 == 0
     first, second = nulls.take(even), nulls.take(~even)
     if min(len(first.number), len(second.number)) < _LEAST:
         raise ConfigError(f"study.nulls: {len(nulls.number)} nulls calibrate nothing; at least {2 * _LEAST}")
-    mean, kappa = np.nanmean(first.pulls, axis=0), np.nanstd(first.pulls, axis=0, ddof=1)
+    mean, kappa = _moments(first.pulls)
     both = {}
     for name in ("local", "calibrated"):
         halves = []
@@ -239,7 +243,7 @@ def calibrate(nulls: Nulls) -> Calibration:
     whole = {name: _whole_search(*halves) for name, halves in both.items()}
     return Calibration(
         points=nulls.points, quoted=np.isfinite(nulls.pulls).sum(axis=0), mean=mean, kappa=kappa,
-        test_kappa=np.nanstd(second.pulls, axis=0, ddof=1), local=both["local"][1], calibrated=both["calibrated"][1],
+        test_kappa=_moments(second.pulls)[1], local=both["local"][1], calibrated=both["calibrated"][1],
         local_ks=_uniform(both["local"][1]), calibrated_ks=_uniform(both["calibrated"][1]),
         trials=whole["local"][0], calibrated_trials=whole["calibrated"][0], whole=whole["local"][1],
         calibrated_whole=whole["calibrated"][1], whole_ks=float(_uniform(whole["local"][1][:, None])[0]),
@@ -247,15 +251,28 @@ def calibrate(nulls: Nulls) -> Calibration:
     )  # fmt: skip
 
 
+def _moments(pulls: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Compute mean and width of each point that enough nulls quote; NaN of others."""
+    out = np.full((2, pulls.shape[1]), np.nan)
+    for i, column in enumerate(pulls.T):
+        quoted = column[np.isfinite(column)]
+        if len(quoted) >= _LEAST // 2:
+            out[:, i] = quoted.mean(), quoted.std(ddof=1)
+    return out[0], out[1]
+
+
 def _uniform(p: FloatArray) -> FloatArray:
-    """Compute the p-value that each column is uniform."""
-    return np.array([float(stats.kstest(column[np.isfinite(column)], "uniform").pvalue) for column in p.T])
+    """Compute the p-value that each column is uniform; NaN of none."""
+    columns = [column[np.isfinite(column)] for column in p.T]
+    return np.array([float(stats.kstest(c, "uniform").pvalue) if len(c) else np.nan for c in columns])
 
 
 def _whole_search(first: FloatArray, second: FloatArray) -> tuple[float, FloatArray]:
     """Return the effective trials of the first half, and the p-values of the whole searches of the second."""
-    least = [np.nanmin(half, axis=1) for half in (first, second)]
-    trials = -len(least[0]) / float(np.log1p(-least[0]).sum())
+    # a null that quotes nothing has found nothing
+    least = [np.where(np.isfinite(half), half, 1.0 - 1e-9).min(axis=1) for half in (first, second)]
+    # one search is at least one trial
+    trials = max(-len(least[0]) / float(np.log1p(-least[0]).sum()), 1.0)
     return trials, -np.expm1(trials * np.log1p(-least[1]))
 
 
@@ -324,17 +341,23 @@ class CalibrationStudy:
                 for _ in in_processes(task, arguments, context.workers, preload=WORKER_MODULE):
                     advance()
         measured = nulls_of([read_trial(place.null(number))["rows"] for number in nulls])
-        calibration = calibrate(measured)
+        calibration = calibrate(measured, config.study.null_models)
         return Measured(
             _table(measured, calibration),
             lambda stamp: _figure(calibration, stamp),
-            _facts(calibration, config),
+            _facts(calibration, config, _mean_events(measured)),
         )
+
+
+def _mean_events(nulls: Nulls) -> float:
+    """Return the events of a null inside the first window, on average."""
+    return float(np.nanmean(nulls.observed[:, 0]))
 
 
 def _place(context: Context) -> _Place:
     config, run = context.config, context.run
-    tree = {name: value for name, value in config.model_dump(mode="json").items() if name not in _DECIDE_NOTHING}
+    tree = searched_as(config).model_dump(mode="json")
+    tree = {name: value for name, value in tree.items() if name not in _DECIDE_NOTHING}
     study = config.study
     classifier = find_classifier(config.cwola.classifier, config.folder)
     truth = run.truth if config.data.labels else None
@@ -343,7 +366,12 @@ def _place(context: Context) -> _Place:
             tree,
             [study.null_events, study.null_models, study.further],
             [file_hash(path) for path in (run.events, *([] if truth is None else [truth]))],
-            [list(source_hashes(classifier)), engine_of(classifier), shape_sources(config.mass)],
+            [
+                list(source_hashes(classifier)),
+                engine_of(classifier),
+                shape_sources(config.mass),
+                method_settings(config),
+            ],
             code_hash(*CALIBRATION_CODE),
         ]
     )
@@ -419,12 +447,12 @@ def _table(nulls: Nulls, calibration: Calibration) -> list[Row]:
             "window": window,
             "cut": cut,
             "nulls": int(calibration.quoted[i]),
-            "mean_pull": float(calibration.mean[i]),
-            "kappa": float(calibration.kappa[i]),
-            "kappa_error": float(calibration.kappa_error[i]),
-            "kappa_other_half": float(calibration.test_kappa[i]),
-            "ks_local": float(calibration.local_ks[i]),
-            "ks_calibrated": float(calibration.calibrated_ks[i]),
+            "mean_pull": _number(calibration.mean[i]),
+            "kappa": _number(calibration.kappa[i]),
+            "kappa_error": _number(calibration.kappa_error[i]),
+            "kappa_other_half": _number(calibration.test_kappa[i]),
+            "ks_local": _number(calibration.local_ks[i]),
+            "ks_calibrated": _number(calibration.calibrated_ks[i]),
             **_sources(nulls, i),
         }
         for i, (window, cut) in enumerate(calibration.points)
@@ -452,12 +480,23 @@ def _sources(nulls: Nulls, i: int) -> Row:
     return out
 
 
-def _facts(calibration: Calibration, config: Config) -> dict[str, Any]:
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _facts(calibration: Calibration, config: Config, events: float) -> dict[str, Any]:
     """Return what the record of the study holds: all that calibrates a search, and what tests it."""
     return {
         "nulls": config.study.nulls,
+        "events": events,
         "points": [
-            {"window": window, "cut": cut, "mean_pull": float(mean), "kappa": float(kappa), "kappa_error": float(error)}
+            {
+                "window": window,
+                "cut": cut,
+                "mean_pull": _number(mean),
+                "kappa": _number(kappa),
+                "kappa_error": _number(error),
+            }
             for (window, cut), mean, kappa, error in zip(
                 calibration.points, calibration.mean, calibration.kappa, calibration.kappa_error, strict=True
             )
@@ -466,7 +505,7 @@ def _facts(calibration: Calibration, config: Config) -> dict[str, Any]:
         "calibrated_trials": calibration.calibrated_trials,
         "ks_global": calibration.whole_ks,
         "ks_global_calibrated": calibration.calibrated_whole_ks,
-        "correlation": [[None if np.isnan(x) else float(x) for x in row] for row in calibration.correlation],
+        "correlation": [[_number(x) for x in row] for row in calibration.correlation],
     }
 
 

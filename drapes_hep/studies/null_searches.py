@@ -19,6 +19,7 @@ import numpy.typing as npt
 from drapes_hep.bumphunt.selection import count_selected
 from drapes_hep.bumphunt.working_points import hunt_window
 from drapes_hep.config import Config, changed_config
+from drapes_hep.cwola.classifiers import find_classifier, is_saved
 from drapes_hep.errors import ConfigError
 from drapes_hep.events.table import PLACE, read_events
 from drapes_hep.files import read_json
@@ -31,7 +32,7 @@ from drapes_hep.stages.apply import trained_folds
 from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.sequence import run_verb
 
-__all__ = ["check_nulls", "search_null"]
+__all__ = ["check_nulls", "search_null", "searched_as"]
 
 FloatArray = npt.NDArray[np.float64]
 Row = dict[str, Any]
@@ -62,8 +63,37 @@ def check_nulls(config: Config) -> None:
             "null searches generate features and train templates of them: leave out the section 'constituents', and set"
             " template.method to neither 'file' nor 'from_simulation'"
         )
+    if config.study.further > 0 and not is_saved(find_classifier(config.cwola.classifier, config.folder)):
+        raise ConfigError(
+            f"study.further: the classifier {config.cwola.classifier} is not written to files; set it to 0"
+        )
     if config.blind:
         raise ConfigError("blind: null searches take their masses from a fit of all events; unblind first")
+
+
+def searched_as(config: Config) -> Config:
+    """Return the configuration of a null search: what is no part of the counts is left out.
+
+    Parameters
+    ----------
+    config : Config
+        Of the search.
+
+    Returns
+    -------
+    Config
+    """
+    tree = config.model_dump(mode="json")
+    return changed_config(
+        config,
+        {
+            "data": {"path": PLACE, "labels": False},
+            "signal": {**tree["signal"], "inject": None},
+            "training": {**tree["training"], "pseudo_window": "none"},
+            "hunt": {**tree["hunt"], "toys": 0, "spurious_signal": False, "calibration": None},
+            "blind": False,
+        },
+    )
 
 
 def search_null(
@@ -100,17 +130,8 @@ def search_null(
     DrapesError
         As the stages do.
     """
-    own = changed_config(
-        config,
-        {
-            "data": {"path": PLACE, "labels": False},
-            "signal": {**config.signal.model_dump(mode="json"), "inject": None},
-            "training": {**config.training.model_dump(mode="json"), "pseudo_window": "none"},
-            "hunt": {**config.hunt.model_dump(mode="json"), "toys": 0, "spurious_signal": False},
-            "blind": False,
-            "seed": stage_seed(config.seed, "null search", number) % 2**31,
-        },
-    )
+    seed = stage_seed(config.seed, "null search", number) % 2**31
+    own = searched_as(config).model_copy(update={"seed": seed})
     with tempfile.TemporaryDirectory(prefix="drapes-") as folder:
         context = Context.of(own, open_run(Path(folder)), device=device, workers=1)
         context = replace(context, table=read_events(dict(events), own.features, **own.definitions))
