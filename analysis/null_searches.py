@@ -198,11 +198,11 @@ def calibration_lines(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         by_null.setdefault(row["null"], []).append({"window": "", **row})
     try:
-        halves = calibrate(calibration_nulls(list(by_null.values())))
+        halves = calibrate(calibration_nulls(list(by_null.values())), 1 + max(int(row["model"]) for row in rows))
     except ConfigError:
         return []  # too few
     lines = [
-        f"  {cut:<6g} even nulls: b {mean:+.2f}, kappa {kappa:.2f} +- {error:.2f}; odd nulls: kappa {other:.2f},"
+        f"  {cut:<6g} first half: b {mean:+.2f}, kappa {kappa:.2f} +- {error:.2f}; other half: kappa {other:.2f},"
         f" uniform local p {local:.2g}, calibrated {calibrated:.2g}"
         for (_, cut), mean, kappa, error, other, local, calibrated in zip(
             halves.points, halves.mean, halves.kappa, halves.kappa_error, halves.test_kappa, halves.local_ks,
@@ -211,7 +211,7 @@ def calibration_lines(rows: list[dict[str, Any]]) -> list[str]:
     ]  # fmt: skip
     whole = f"{halves.whole_ks:.2g}, calibrated {halves.calibrated_whole_ks:.2g}"
     trials = f"{halves.trials:.2f}, calibrated {halves.calibrated_trials:.2f}"
-    return [*lines, f"  whole search: effective trials {trials}; odd nulls: uniform p {whole}"]
+    return [*lines, f"  whole search: effective trials {trials}; other half: uniform p {whole}"]
 
 
 def summary(folder: Path, bootstraps: int = 1000) -> str:

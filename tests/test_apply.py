@@ -233,7 +233,7 @@ def test_a_blinded_search_is_not_applied_to_its_own_events(project, refused, mon
 def test_a_search_is_not_applied_with_another_configuration(done, project, fresh, monkeypatch):
     monkeypatch.chdir(project)
     changed = Search(load_config("tiny.yaml", ["cwola.folds=3"]), done, quiet=True)
-    with pytest.raises(RunDirectoryError, match="was run with .* 2, the configuration has 3"):
+    with pytest.raises(RunDirectoryError, match=r"was run with .* 2, the configuration has 3"):
         changed.apply(fresh)
 
 

@@ -330,7 +330,9 @@ class CalibrationStudy:
             for number in range(config.study.null_models)
             if not (place.model(window, number) / CARD).is_file()
         ]
-        missing = [(place, number) for number in nulls if not has_record(place.null(number))]
+        # those of one truth after each other: a process keeps the further events of one
+        in_turn = sorted(nulls, key=lambda number: number % config.study.null_models)
+        missing = [(place, number) for number in in_turn if not has_record(place.null(number))]
         reporter.say(
             f"{counted(len(models), 'model')} of the generator and {counted(len(missing), 'null')} to do,"
             f" {len(nulls) - len(missing)} of {len(nulls)} already done"
