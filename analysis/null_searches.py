@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ from scipy import stats
 from drapes_hep.config import Config, changed_config, load_config
 from drapes_hep.diffusion.checkpoints import CARD
 from drapes_hep.errors import ConfigError, DrapesError
-from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import read_truth
 from drapes_hep.files import file_hash, read_json, write_json
 from drapes_hep.pipeline.context import Context
@@ -48,7 +47,7 @@ from drapes_hep.stages.feature_tables import feature_matrix, load_events, unweig
 from drapes_hep.stages.skim import skim
 from drapes_hep.studies.calibration import calibrate
 from drapes_hep.studies.calibration import nulls_of as calibration_nulls
-from drapes_hep.studies.null_events import NullGenerator, fit_null_masses, train_null_model
+from drapes_hep.studies.null_events import NullGenerator, null_generator, train_null_model
 from drapes_hep.studies.null_searches import check_nulls, search_null
 from drapes_hep.templates.feature_model import load_background_model, save_background_model
 
@@ -86,10 +85,8 @@ def generator(
 ) -> NullGenerator:
     """Fit the generator to background events, or read its models back."""
     x, mjj = events
-    fitted = in_ranges(mjj, [config.mass.fitted])
-    masses = fit_null_masses(config, mjj[fitted], (window,))
-    if not masses.good:
-        raise ConfigError(f"mass.fit {config.mass.fit} does not describe the background (p = {masses.p_value:.2g})")
+    # a spectrum that the shape does not describe is refused before any training
+    source = null_generator(config, mjj, (window,), ())
     models = []
     for number in range(bootstraps):
         place = folder / "generator" / f"model_{number}"
@@ -97,7 +94,7 @@ def generator(
             save_background_model(place, train_null_model(config, x, mjj, window, number))
             reporter.say(f"generator: model {number + 1} of {bootstraps}")
         models.append(load_background_model(place))
-    return NullGenerator(config, masses, mjj[~fitted], (window,), (tuple(models),))
+    return replace(source, models=(tuple(models),))
 
 
 def search_scheme(

@@ -145,8 +145,8 @@ def test_the_searchs_own_data_give_its_own_counts(file, done, project, applied):
     assert record["own"] == record["selected"] == len(table(done / "skim" / "events.parquet")["mjj"])
     for result in read_json(done / "results.json")["windows"]:
         for point in result["working_points"]:
-            found = cut(record, "{:g}-{:g}".format(*result["sr"]), point["background_efficiency"])
-            assert found["fraction"] * found["events"] == pytest.approx(point["observed"], abs=1e-6)
+            passed = cut(record, "{:g}-{:g}".format(*result["sr"]), point["background_efficiency"])
+            assert passed["fraction"] * passed["events"] == pytest.approx(point["observed"], abs=1e-6)
 
 
 def others() -> dict[str, np.ndarray]:
@@ -184,9 +184,9 @@ def test_a_table_in_memory_is_passed_as_a_file_is(done, project, applied, fresh,
     events = table(tmp_path / "out" / "skim" / "events.parquet")
     names = context_of(project, done).config.features
     monkeypatch.chdir(project)
-    found = Search("tiny.yaml", done, quiet=True).apply({name: events[name] for name in ("mjj", *names)})
-    assert [point.fraction for point in found.passed] == [point["fraction"] for point in record["passed"]]
-    assert found.selected == record["selected"]
+    outcome = Search("tiny.yaml", done, quiet=True).apply({name: events[name] for name in ("mjj", *names)})
+    assert [point.fraction for point in outcome.passed] == [point["fraction"] for point in record["passed"]]
+    assert outcome.selected == record["selected"]
 
 
 def test_weights_count(project, applied, tmp_path):

@@ -39,28 +39,28 @@ def records(nulls: int, kappa: float, bias: float = 0.0, seed: int = 1) -> list[
 
 
 def test_widths_and_means_of_pulls_are_measured():
-    found = calibrate(nulls_of(records(4000, 1.5, 0.3)))
-    assert found.points == POINTS
-    np.testing.assert_allclose(found.kappa, 1.5, rtol=0.05)
-    np.testing.assert_allclose(found.mean, 0.3, atol=0.15)
-    np.testing.assert_allclose(found.kappa_error, found.kappa / np.sqrt(4000))
+    calibration = calibrate(nulls_of(records(4000, 1.5, 0.3)))
+    assert calibration.points == POINTS
+    np.testing.assert_allclose(calibration.kappa, 1.5, rtol=0.05)
+    np.testing.assert_allclose(calibration.mean, 0.3, atol=0.15)
+    np.testing.assert_allclose(calibration.kappa_error, calibration.kappa / np.sqrt(4000))
     # points are independent
-    assert np.abs(found.correlation - np.eye(3)).max() < 0.1
+    assert np.abs(calibration.correlation - np.eye(3)).max() < 0.1
 
 
 def test_calibrated_p_values_are_uniform_where_the_local_ones_are_not():
-    found = calibrate(nulls_of(records(2000, 1.4)))
-    assert (found.local_ks < 1e-4).all()
-    assert (found.calibrated_ks > 0.01).all()
-    assert found.whole_ks < 1e-4
-    assert found.calibrated_whole_ks > 0.01
+    calibration = calibrate(nulls_of(records(2000, 1.4)))
+    assert (calibration.local_ks < 1e-4).all()
+    assert (calibration.calibrated_ks > 0.01).all()
+    assert calibration.whole_ks < 1e-4
+    assert calibration.calibrated_whole_ks > 0.01
 
 
 def test_honest_p_values_are_left_alone():
-    found = calibrate(nulls_of(records(2000, 1.0)))
-    assert (found.local_ks > 0.01).all()
+    calibration = calibrate(nulls_of(records(2000, 1.0)))
+    assert (calibration.local_ks > 0.01).all()
     # three points that share nothing
-    assert found.trials == pytest.approx(3.0, rel=0.1)
+    assert calibration.trials == pytest.approx(3.0, rel=0.1)
 
 
 def test_mid_p_is_less_half_of_the_counts_own_probability():
@@ -74,19 +74,19 @@ def test_a_silent_point_is_in_no_number():
     rows = records(100, 1.0)
     for record in rows[::7]:
         record[1] |= {"expected": None, "error": None}
-    found = calibrate(nulls_of(rows))
-    assert list(found.quoted) == [100, 85, 100]
-    assert np.isfinite(found.kappa).all()
+    calibration = calibrate(nulls_of(rows))
+    assert list(calibration.quoted) == [100, 85, 100]
+    assert np.isfinite(calibration.kappa).all()
 
 
 def test_a_search_that_quotes_nothing_has_found_nothing():
     rows = records(100, 1.0)
     for row in rows[3] + [record[1] for record in rows]:
         row |= {"expected": None, "error": None}
-    found = calibrate(nulls_of(rows))
-    assert np.isnan(found.kappa[1])
-    assert np.isfinite(found.calibrated_trials)
-    assert np.isfinite(found.whole).all()
+    calibration = calibrate(nulls_of(rows))
+    assert np.isnan(calibration.kappa[1])
+    assert np.isfinite(calibration.calibrated_trials)
+    assert np.isfinite(calibration.whole).all()
 
 
 def test_each_half_has_nulls_of_every_model():
@@ -95,9 +95,9 @@ def test_each_half_has_nulls_of_every_model():
         # what one of the generator's models does
         if record[0]["null"] % 2:
             record[0]["observed"] += 400
-    found = calibrate(nulls_of(rows), models=2)
-    assert found.kappa[0] == pytest.approx(found.test_kappa[0], rel=0.3)
-    assert calibrate(nulls_of(rows), models=1).mean[0] < 1 < found.mean[0]
+    calibration = calibrate(nulls_of(rows), models=2)
+    assert calibration.kappa[0] == pytest.approx(calibration.test_kappa[0], rel=0.3)
+    assert calibrate(nulls_of(rows), models=1).mean[0] < 1 < calibration.mean[0]
 
 
 def test_few_nulls_calibrate_nothing():

@@ -200,8 +200,8 @@ def test_a_shape_datacard_and_its_histograms_are_the_pyhf_workspace(run, points,
         for modifier in modifiers:
             assert card[modifier["name"]] == [["shape", "-", "1"]]
             for direction, data in (("Up", "hi_data"), ("Down", "lo_data")):
-                found = values(varied, "background", modifier["name"] + direction)
-                np.testing.assert_allclose(found, np.maximum(modifier["data"][data], 1e-6))
+                varied_bins = values(varied, "background", modifier["name"] + direction)
+                np.testing.assert_allclose(varied_bins, np.maximum(modifier["data"][data], 1e-6))
 
 
 def test_every_card_names_as_many_nuisances_as_it_has(points):
@@ -225,8 +225,8 @@ def submission(run, tmp_path_factory) -> Path:
 
 def test_the_submission_is_valid(submission):
     validator = pytest.importorskip("hepdata_validator.full_submission_validator")
-    found = validator.FullSubmissionValidator()
-    assert found.validate(directory=str(submission)), found.get_messages()
+    checker = validator.FullSubmissionValidator()
+    assert checker.validate(directory=str(submission)), checker.get_messages()
 
 
 def test_the_submission_holds_the_numbers_of_the_run(submission, points):
@@ -259,8 +259,8 @@ def test_a_bound_on_the_global_p_value_is_called_one(run, tmp_path):
     results["global"] |= {"p_global": 0.02, "bound": True, "p_global_extrapolated": 1e-9, "reason": None}
     (copy / "results.json").write_text(json.dumps(results))
     write_submission(copy, tmp_path / "out")
-    found = yaml.safe_load((tmp_path / "out" / "global_p-value.yaml").read_text())
-    kinds = [value["value"] for value in found["independent_variables"][0]["values"]]
+    content = yaml.safe_load((tmp_path / "out" / "global_p-value.yaml").read_text())
+    kinds = [value["value"] for value in content["independent_variables"][0]["values"]]
     assert kinds == ["upper bound, 50 pseudo-experiments", "extrapolated from the pseudo-experiments"]
 
 

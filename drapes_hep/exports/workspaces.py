@@ -67,7 +67,7 @@ def _workspace(
     point: ExportPoint, counts: list[float], signal: list[float], background: list[float], modifiers: list[Any]
 ) -> dict[str, Any]:
     name = f"window_{point.name}"
-    most = 10.0 * (point.observed + point.expected) + 100.0
+    largest = 10.0 * (point.observed + point.expected) + 100.0
     start = max(point.observed - point.expected, 1.0)
     return {
         "channels": [
@@ -89,7 +89,7 @@ def _workspace(
                 "name": f"drapes-hep {__version__}",
                 "config": {
                     "poi": _SIGNAL,
-                    "parameters": [{"name": _SIGNAL, "bounds": [[0.0, most]], "inits": [start]}],
+                    "parameters": [{"name": _SIGNAL, "bounds": [[0.0, largest]], "inits": [start]}],
                 },
             }
         ],

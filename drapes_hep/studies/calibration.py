@@ -42,7 +42,6 @@ from drapes_hep.cwola.classifiers import find_classifier
 from drapes_hep.cwola.trees import engine_of
 from drapes_hep.diffusion.checkpoints import CARD
 from drapes_hep.errors import ConfigError, counted
-from drapes_hep.events.ranges import in_ranges
 from drapes_hep.events.skims import read_truth
 from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.kernels import kernel_threads
@@ -57,7 +56,7 @@ from drapes_hep.spectrum.shapes import shape_sources
 from drapes_hep.stages.feature_tables import feature_matrix, load_events, unweighted
 from drapes_hep.stages.sequence import WORKER_MODULE
 from drapes_hep.studies.design import Measured, Row
-from drapes_hep.studies.null_events import NullGenerator, fit_null_masses, train_null_model
+from drapes_hep.studies.null_events import NullGenerator, null_generator, train_null_model
 from drapes_hep.studies.null_searches import check_nulls, search_null, searched_as
 from drapes_hep.studies.records import has_record, read_trial
 from drapes_hep.studies.runner import counting, select_events
@@ -93,9 +92,8 @@ class Nulls:
         Window and cut.
     number : array of int, shape (nulls,)
     observed, expected, error : array
-    efficiency, curve, further : array
-        With further events: the fraction inside the window that passes, the same by the curve through those outside,
-        and how many pass inside.
+    efficiency, curve : array
+        With further events: the fraction inside the window that passes, and that of the curve through those outside.
     """
 
     points: tuple[tuple[str, float], ...]
@@ -105,7 +103,6 @@ class Nulls:
     error: FloatArray
     efficiency: FloatArray
     curve: FloatArray
-    further: FloatArray
 
     @property
     def pulls(self) -> FloatArray:
@@ -134,7 +131,7 @@ def nulls_of(records: Sequence[Sequence[dict[str, Any]]]) -> Nulls:
     places = [{(row["window"], row["cut"]): row for row in record} for record in records]
     columns = {
         name: np.array([[place.get(point, {}).get(name) for point in points] for place in places], dtype=np.float64)
-        for name in ("observed", "expected", "error", "efficiency", "curve", "further")
+        for name in ("observed", "expected", "error", "efficiency", "curve")
     }
     silent = ~(np.isfinite(columns["observed"]) & np.isfinite(columns["expected"]) & np.isfinite(columns["error"]))
     for name in ("observed", "expected", "error"):
@@ -296,7 +293,6 @@ class _Place:
     truth: Path | None
     folder: Path
     device: str
-    threads: int
 
     def model(self, window: Window, number: int) -> Path:
         return self.folder / "generator" / window.name / f"model_{number}"
@@ -323,6 +319,8 @@ class CalibrationStudy:
         check_nulls(config)
         select_events(context, labels=config.data.labels)
         place = _place(context)
+        # a spectrum that the shape does not describe is refused before any training
+        null_generator(config, _background(place)[1], place.windows, ())
         nulls = range(config.study.nulls)
         models = [
             (place, window, number)
@@ -377,7 +375,7 @@ def _place(context: Context) -> _Place:
             code_hash(*CALIBRATION_CODE),
         ]
     )
-    return _Place(config, context.windows, run.events, truth, run.path / "nulls" / key[:20], context.device, threads=1)
+    return _Place(config, context.windows, run.events, truth, run.path / "nulls" / key[:20], context.device)
 
 
 def _background(place: _Place) -> tuple[FloatArray, FloatArray]:
@@ -407,16 +405,13 @@ _FURTHER_EVENTS: dict[tuple[Path, int], dict[str, FloatArray]] = {}
 def _generator(place: _Place) -> NullGenerator:
     if place.folder not in _GENERATORS:
         _, mjj = _background(place)
-        config, fitted = place.config, in_ranges(mjj, [place.config.mass.fitted])
-        masses = fit_null_masses(config, mjj[fitted], place.windows)
-        if not masses.good:
-            raise ConfigError(f"mass.fit {config.mass.fit} does not describe the background (p = {masses.p_value:.2g})")
+        config = place.config
         models = tuple(
             tuple(load_background_model(place.model(window, number)) for number in range(config.study.null_models))
             for window in place.windows
         )
         _GENERATORS.clear()
-        _GENERATORS[place.folder] = NullGenerator(config, masses, mjj[~fitted], place.windows, models)
+        _GENERATORS[place.folder] = null_generator(config, mjj, place.windows, models)
     return _GENERATORS[place.folder]
 
 

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from drapes_hep.config import Config
+from drapes_hep.errors import ConfigError
 from drapes_hep.events.features import domains
+from drapes_hep.events.ranges import in_ranges
 from drapes_hep.regions import Window
 from drapes_hep.rng import event_uniforms, stage_seed
 from drapes_hep.spectrum.bins import spectrum_edges
@@ -26,7 +28,7 @@ from drapes_hep.templates.feature_model import BackgroundModel, FeatureTraining,
 from drapes_hep.templates.feature_templates import levels
 from drapes_hep.templates.parts import split_sidebands
 
-__all__ = ["NullGenerator", "fit_null_masses", "train_null_model"]
+__all__ = ["NullGenerator", "fit_null_masses", "null_generator", "train_null_model"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -111,6 +113,36 @@ def fit_null_masses(config: Config, mjj: FloatArray, windows: Sequence[Window]) 
     edges = spectrum_edges(config.mass.fitted, config.mass.bin_width, windows)
     counts = np.histogram(mjj, edges)[0].astype(float)
     return fit_spectrum(counts, edges, None, find_shape(config.mass), config.mass.sqrt_s)
+
+
+def null_generator(
+    config: Config, mjj: FloatArray, windows: tuple[Window, ...], models: tuple[tuple[BackgroundModel, ...], ...]
+) -> NullGenerator:
+    """Fit the masses of background events, and make the generator of nulls.
+
+    Parameters
+    ----------
+    config : Config
+    mjj : array, shape (n,)
+        Masses in GeV, those outside the fitted range included.
+    windows : tuple of Window
+    models : tuple of tuples of BackgroundModel
+        As :class:`NullGenerator` has them.
+
+    Returns
+    -------
+    NullGenerator
+
+    Raises
+    ------
+    ConfigError
+        If the mass shape does not describe the events.
+    """
+    fitted = in_ranges(mjj, [config.mass.fitted])
+    masses = fit_null_masses(config, mjj[fitted], windows)
+    if not masses.good:
+        raise ConfigError(f"mass.fit {config.mass.fit} does not describe the background (p = {masses.p_value:.2g})")
+    return NullGenerator(config, masses, mjj[~fitted], windows, models)
 
 
 def train_null_model(config: Config, x: FloatArray, mjj: FloatArray, window: Window, number: int) -> BackgroundModel:
