@@ -161,18 +161,19 @@ def test_score_and_information_are_those_of_the_means(degree, signal, second):
         p[4 : 5 + degree] = (np.log(0.01), 0.3, -0.2, 0.1)[: degree + 1]
     p[model.passing :] = (signal, 0.3 * signal, 70, 500)[: model.size - model.passing]
 
+    of_counts = likelihood.PassFailLikelihood.of(model, counts)
+
     def values(x):
-        value, parts = likelihood._objective(model, x[None], counts)
+        parts = of_counts.state(x[None])
+        value = of_counts.objective(x[None], parts)
         return value[0], np.concatenate([part.mean[0] for part in parts])
 
     def derivative(k, of):
         step = 1e-5 * max(1.0, abs(p[k])) * (np.arange(model.size) == k)
         return (values(p + step)[of] - values(p - step)[of]) / (2 * step.max())
 
-    _, parts = likelihood._objective(model, p[None], counts)
-    score, information = likelihood._score_and_information(
-        model, likelihood._Products.of(model), p[None], counts, parts
-    )
+    parts = of_counts.state(p[None])
+    score, information = of_counts.score_and_information(p[None], parts)
     np.testing.assert_allclose(score[0], [-derivative(k, 0) for k in range(model.size)], rtol=1e-4, atol=1e-3)
     mean = np.concatenate([part.mean[0] for part in parts])
     assert (mean > 0).all()

@@ -32,7 +32,8 @@ import numpy.typing as npt
 from scipy import special
 
 from drapes_hep.bumphunt.expectation import DEGREE_LEVEL, DEGREES
-from drapes_hep.bumphunt.pass_fail_likelihood import TOLERANCE, Counts, Minimum, Model, means, minimise
+from drapes_hep.bumphunt.fisher_scoring import TOLERANCE, Minimum, minimise
+from drapes_hep.bumphunt.pass_fail_likelihood import Counts, Model, PassFailLikelihood, means
 from drapes_hep.errors import FitError
 from drapes_hep.spectrum.poisson import deviance_p_value, well_conditioned
 
@@ -210,21 +211,21 @@ def _fit_block(background: Background, basis: FloatArray, data: PassFailCounts, 
         expected = (counts.share * first.mu).sum(axis=1)
         passed = np.maximum(data.passed.sum(axis=1), 0.5)
         start[:, first.basis.shape[1]] = np.log(np.minimum(passed / expected, 0.9))
-    null = minimise(first, counts, start, first.passing, tolerance)
+    null = minimise(PassFailLikelihood.of(first, counts), start, first.passing, tolerance)
     under = means(first, null.parameters, counts)[0].mean / data.share
     counts = replace(counts, least=-LARGEST_DEFICIT * (under / np.maximum(data.signal, 1e-300)).min(axis=1))
-    full = minimise(first, counts, null.parameters, None, tolerance)
+    full = minimise(PassFailLikelihood.of(first, counts), null.parameters, None, tolerance)
     results = _results(first, full, null, counts)
     null_start = null.parameters
     for before, model in pairwise(models):
         null_start, start = _extended(before, null_start), _extended(before, full.parameters)
-        larger = minimise(model, counts, start, None, tolerance)
+        larger = minimise(PassFailLikelihood.of(model, counts), start, None, tolerance)
         better = np.flatnonzero((2.0 * (full.objective - larger.objective) > DEGREE_LEVEL) & larger.converged)
         full = larger
         if len(better):
             part = counts.rows(better)
             chosen = Minimum(*(values[better] for values in vars(larger).values()))
-            smaller = minimise(model, part, null_start[better], model.passing, tolerance)
+            smaller = minimise(PassFailLikelihood.of(model, part), null_start[better], model.passing, tolerance)
             _replace(results, better, _results(model, chosen, smaller, part))
     return results
 

@@ -1,4 +1,4 @@
-"""The likelihood of the resonance fit, and its minimum, for many fits at once.
+"""The likelihood of the resonance fit, for many fits at once.
 
 The model is that of :mod:`drapes_hep.bumphunt.pass_fail`. Gradients are never held: each is a column that all fits
 share (the basis, the design, a template) times a weight of the fit and bin, so that score and information are products
@@ -14,7 +14,16 @@ import numpy.typing as npt
 
 from drapes_hep.bumphunt.expectation import EFFICIENCY_PRIOR
 
-__all__ = ["Counts", "Minimum", "Model", "means", "minimise"]
+__all__ = [
+    "Counts",
+    "Model",
+    "PassFailLikelihood",
+    "add_signal",
+    "before_cut",
+    "counted_share",
+    "half_deviance",
+    "means",
+]
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -30,9 +39,6 @@ _LARGEST_LOG = 8.0
 """Bound on |ln(mu / mu of the expansion)|, so that a wild step has a finite objective and is halved."""
 _LARGEST_LOG_EFFICIENCY = 100.0
 """Bound on -ln eps, for the same reason."""
-TOLERANCE = 1e-9
-"""On the decrement of ln L: the estimate is then within some 5e-5 standard deviations."""
-_ITERATIONS = 200
 
 
 @dataclass(frozen=True)
@@ -103,26 +109,6 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Minimum:
-    """Minima of many fits.
-
-    Attributes
-    ----------
-    parameters : array, shape (n, size)
-    objective : array, shape (n,)
-        Half the deviance, with the prior.
-    information : array, shape (n, size, size)
-        Expected, of all parameters, the fixed one included.
-    converged : array of bool, shape (n,)
-    """
-
-    parameters: FloatArray
-    objective: FloatArray
-    information: FloatArray
-    converged: BoolArray
-
-
-@dataclass(frozen=True)
 class _Part:
     """The mean of one kind of counts, and what its gradient is made of.
 
@@ -136,7 +122,7 @@ class _Part:
     signals: tuple[FloatArray, ...]
 
 
-def _add_signal(background: FloatArray, signal: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def add_signal(background: FloatArray, signal: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Add a signal of any sign to a positive background.
 
     Returns the mean, which is positive, and its derivatives in the logarithm of the background and in the signal.
@@ -151,6 +137,18 @@ def _add_signal(background: FloatArray, signal: FloatArray) -> tuple[FloatArray,
     return np.maximum(background * factor, 1e-300), background * (factor - x * slope), slope
 
 
+def before_cut(mu: FloatArray, basis: FloatArray, theta: FloatArray) -> FloatArray:
+    """Compute the background before a cut, shape (n, bins)."""
+    return np.asarray(mu * np.exp(np.clip(theta @ basis.T, -_LARGEST_LOG, _LARGEST_LOG)))
+
+
+def counted_share(design: FloatArray, a: FloatArray, share: FloatArray) -> tuple[FloatArray, BoolArray]:
+    """Compute the part of the background that passes and is counted, and where it is at its bound; (n, bins)."""
+    log_eps = a @ design.T
+    bounded = log_eps >= np.log(LARGEST_EFFICIENCY)
+    return share * np.exp(np.clip(log_eps, -_LARGEST_LOG_EFFICIENCY, np.log(LARGEST_EFFICIENCY))), bounded
+
+
 def means(model: Model, p: FloatArray, counts: Counts) -> list[_Part]:
     """Compute the means of the counts that pass and, with a cut, of those that fail."""
     theta, a, events = model.split(p)
@@ -159,35 +157,24 @@ def means(model: Model, p: FloatArray, counts: Counts) -> list[_Part]:
     def total(numbers: FloatArray) -> FloatArray:
         return numbers * counts.templates[:, 0] if single else np.einsum("nj,njb->nb", numbers, counts.templates)
 
-    mu = model.mu * np.exp(np.clip(theta @ model.basis.T, -_LARGEST_LOG, _LARGEST_LOG))
+    mu = before_cut(model.mu, model.basis, theta)
     if not model.with_cut:
-        mean, v, slope = _add_signal(mu, total(events[..., 0]))
+        mean, v, slope = add_signal(mu, total(events[..., 0]))
         return [_Part(mean, v, None, (slope,))]
-    log_eps = a @ model.design.T
-    bounded = log_eps >= np.log(LARGEST_EFFICIENCY)
-    counted = c * np.exp(np.clip(log_eps, -_LARGEST_LOG_EFFICIENCY, np.log(LARGEST_EFFICIENCY)))
+    counted, bounded = counted_share(model.design, a, c)
     passing, failing = mu * counted, mu * (1.0 - counted)
     s_p, s_f = total(events[..., 0]), total(events[..., 1])
-    mean, v, slope = _add_signal(passing, c * s_p)
+    mean, v, slope = add_signal(passing, c * s_p)
     passed = _Part(mean, v, np.where(bounded, 0.0, v), (slope * c,))
-    mean, v, slope = _add_signal(failing, s_f + (1.0 - c) * s_p)
+    mean, v, slope = add_signal(failing, s_f + (1.0 - c) * s_p)
     # ln(1 - c eps) falls by c eps / (1 - c eps) where ln eps rises by 1
     e = np.where(bounded, 0.0, -v * counted / (1.0 - counted))
     return [passed, _Part(mean, v, e, (slope * (1.0 - c), slope))]
 
 
-def _deviance(part: _Part, n: FloatArray) -> FloatArray:
-    """Compute half the deviance."""
-    return np.asarray((part.mean - n - n * np.log(part.mean / np.where(n > 0, n, 1.0))).sum(axis=1))
-
-
-def _objective(model: Model, p: FloatArray, counts: Counts) -> tuple[FloatArray, list[_Part]]:
-    """Compute half the deviance with the prior, and the means."""
-    parts = means(model, p, counts)
-    value = 0.5 * (p**2 @ model.precision + counts.beyond(p[:, model.passing])[0] ** 2)
-    for part, n in zip(parts, counts.observed, strict=True):
-        value = value + _deviance(part, n)
-    return value, parts
+def half_deviance(mean: FloatArray, n: FloatArray) -> FloatArray:
+    """Compute half the deviance of counts from their means, a number a row."""
+    return np.asarray((mean - n - n * np.log(mean / np.where(n > 0, n, 1.0))).sum(axis=1))
 
 
 @dataclass(frozen=True)
@@ -204,6 +191,45 @@ class _Products:
             return np.ascontiguousarray((x[:, :, None] * y[:, None, :]).reshape(len(x), -1))
 
         return cls(outer(model.basis, model.basis), outer(model.basis, model.design), outer(model.design, model.design))
+
+
+@dataclass(frozen=True)
+class PassFailLikelihood:
+    """The likelihood of a model and counts; meets :class:`~drapes_hep.bumphunt.fisher_scoring.Likelihood`."""
+
+    model: Model
+    counts: Counts
+    products: _Products
+
+    @classmethod
+    def of(cls, model: Model, counts: Counts) -> PassFailLikelihood:
+        """Return the likelihood, its products of columns computed."""
+        return cls(model, counts, _Products.of(model))
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return self.model.size
+
+    def rows(self, rows: IntArray) -> PassFailLikelihood:
+        """Return that of some fits."""
+        return PassFailLikelihood(self.model, self.counts.rows(rows), self.products)
+
+    def state(self, p: FloatArray) -> list[_Part]:
+        """Compute the means."""
+        return means(self.model, p, self.counts)
+
+    def objective(self, p: FloatArray, state: list[_Part]) -> FloatArray:
+        """Compute half the deviance with the prior."""
+        beyond = self.counts.beyond(p[:, self.model.passing])[0]
+        value = np.asarray(0.5 * (p**2 @ self.model.precision + beyond**2))
+        for part, n in zip(state, self.counts.observed, strict=True):
+            value = value + half_deviance(part.mean, n)
+        return value
+
+    def score_and_information(self, p: FloatArray, state: list[_Part]) -> tuple[FloatArray, FloatArray]:
+        """Compute the score and the expected information of all parameters."""
+        return _score_and_information(self.model, self.products, p, self.counts, state)
 
 
 def _score_and_information(
@@ -242,53 +268,3 @@ def _score_and_information(
     score[:, last] -= distance * rate
     whole[:, last, last] += np.where(distance < 0, rate**2, 0.0)
     return score - model.precision * p, whole + np.diag(model.precision)
-
-
-def minimise(
-    model: Model, counts: Counts, start: FloatArray, fixed: int | None = None, tolerance: float = TOLERANCE
-) -> Minimum:
-    """Minimise the objective by Fisher scoring with step halving; a row that no step improves is damped."""
-    products = _Products.of(model)
-    p, rows = start.copy(), np.arange(len(start))
-    free = np.array([i for i in range(model.size) if i != fixed])
-    damping, converged = np.zeros(len(p)), np.zeros(len(p), dtype=np.bool_)
-    information = np.zeros((len(p), model.size, model.size))
-    value, parts = _objective(model, p, counts)
-    part = counts
-    for _ in range(_ITERATIONS):
-        score, information[rows] = _score_and_information(model, products, p[rows], part, parts)
-        step, decrement = _step(score[:, free], information[rows][:, free][:, :, free], damping[rows])
-        trial = p[rows]
-        trial[:, free] += step
-        trial_value, parts = _objective(model, trial, part)
-        slack = 1e-10 * (1.0 + np.abs(value[rows]))  # rounding of a sum over many events
-        bad, length = ~(trial_value <= value[rows] + slack), 1.0
-        halved = bool(bad.any())
-        while bad.any() and length > 1e-4:
-            length *= 0.5
-            tried = np.flatnonzero(bad)
-            trial[tried] = p[rows[tried]]
-            trial[np.ix_(tried, free)] += length * step[tried]
-            trial_value[tried] = _objective(model, trial[tried], part.rows(tried))[0]
-            bad[tried] = ~(trial_value[tried] <= value[rows[tried]] + slack[tried])
-        good = ~bad
-        p[rows[good]], value[rows[good]] = trial[good], trial_value[good]
-        damping[rows] = np.where(good, 0.3 * damping[rows], np.maximum(10.0 * damping[rows], 1e-3))
-        done = (decrement < tolerance) & good
-        converged[rows[done]] = True
-        active = np.flatnonzero(~done & (damping[rows] < 1e6))
-        if not len(active):
-            break
-        shrunk, rows = len(active) < len(rows), rows[active]
-        part = part.rows(active) if shrunk else part
-        if halved or shrunk:
-            parts = means(model, p[rows], part)
-    return Minimum(p, value, information, converged)
-
-
-def _step(score: FloatArray, information: FloatArray, damping: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Compute the step of Fisher scoring and its decrement."""
-    scale = np.einsum("nkk->nk", information)
-    ridge = (1e-12 + damping)[:, None] * scale + 1e-300
-    step = np.linalg.solve(information + ridge[:, :, None] * np.eye(score.shape[1]), score[..., None])[..., 0]
-    return step, np.einsum("nk,nk->n", score, step)

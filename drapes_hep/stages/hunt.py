@@ -19,7 +19,7 @@ from drapes_hep.bumphunt.calibrated import (
     read_pulls,
 )
 from drapes_hep.bumphunt.resonance import ResonanceScan, largest, scan_resonances
-from drapes_hep.bumphunt.selection import SelectedCounts, count_selected, set_overlaps
+from drapes_hep.bumphunt.selection import SelectedCounts, set_overlaps
 from drapes_hep.bumphunt.sensitivity import Sensitivity, expected_spurious_signals, window_sensitivity
 from drapes_hep.bumphunt.signal_shapes import find_signal, signal_source
 from drapes_hep.bumphunt.toys import GlobalSignificance, background_model, global_significance
@@ -41,9 +41,9 @@ from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.spectrum.shapes import find_shape, shape_sources
 from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import quality_stage
-from drapes_hep.stages.feature_tables import read_record, unweighted
+from drapes_hep.stages.feature_tables import read_record
 from drapes_hep.stages.histograms import write_histograms
-from drapes_hep.templates.parts import met_no_training
+from drapes_hep.stages.window_counts import window_counts
 
 __all__ = ["hunt", "hunt_stage"]
 
@@ -104,27 +104,18 @@ def hunt(context: Context, windows: Sequence[Window] | None = None) -> None:
 def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
     config, directory = context.config, context.run
     edges = mass_edges(context)
-    # a blinded search counts nothing inside any window: an overlapping window's sideband is another's signal region
-    # (all of the search, those that are not hunted now included)
-    hidden = context.windows if config.blind else ()
     masses: FloatArray | None = None
     spurious: tuple[SpuriousSignal, ...] = ()
     tails: list[FloatArray] = []
     counts: list[SelectedCounts] = []
-    # figures and histograms show every event
     visible_counts: list[SelectedCounts] = []
     hunts: list[WindowHunt] = []
     for window in windows:
-        scores = read_skim(directory.window(window) / "scores.parquet", ("event_id", "mjj", "weight", "tail", "part"))
-        unweighted(scores["weight"], f"window {window.name}")
-        mjj, tail = np.asarray(scores["mjj"]), np.asarray(scores["tail"])
-        # every window's table holds the same events in the same order: those in the range
-        masses = mjj
-        points = config.hunt.background_efficiencies
-        used = met_no_training(scores["part"])
-        tails.append(np.where(used, tail, 1.0))
-        counts.append(count_selected(mjj, tail, edges, points, hidden, used, float(scores.metadata["counted_share"])))
-        visible_counts.append(count_selected(mjj, tail, edges, points, hidden))
+        counted_window = window_counts(context, window)
+        masses = counted_window.mjj
+        tails.append(counted_window.tail)
+        counts.append(counted_window.counts)
+        visible_counts.append(counted_window.visible)
         if config.hunt.spurious_signal and not spurious:
             # of the inclusive counts, the same for every window's scores
             spurious = spurious_signals(counts[0], windows, find_shape(config.mass), config.mass.sqrt_s)

@@ -38,30 +38,18 @@ from drapes_hep.bumphunt.calibrated import added_variance
 from drapes_hep.bumphunt.expectation import quotable
 from drapes_hep.bumphunt.significance import local_log_p
 from drapes_hep.config import Config
-from drapes_hep.cwola.classifiers import find_classifier
-from drapes_hep.cwola.trees import engine_of
-from drapes_hep.diffusion.checkpoints import CARD
 from drapes_hep.errors import ConfigError, counted
-from drapes_hep.events.skims import read_truth
-from drapes_hep.files import content_hash, file_hash, write_json
+from drapes_hep.files import write_json
 from drapes_hep.kernels import kernel_threads
-from drapes_hep.parallel import in_processes
-from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.pipeline.context import Context
 from drapes_hep.plots.studies import Band, Panel, study_panels
 from drapes_hep.plots.style import Stamp
-from drapes_hep.plugins import source_hashes
-from drapes_hep.regions import Window
-from drapes_hep.spectrum.shapes import shape_sources
-from drapes_hep.stages.feature_tables import feature_matrix, load_events, unweighted
-from drapes_hep.stages.sequence import WORKER_MODULE
 from drapes_hep.studies.design import Measured, Row
-from drapes_hep.studies.null_events import NullGenerator, null_generator, train_null_model
-from drapes_hep.studies.null_searches import check_nulls, search_null, searched_as
+from drapes_hep.studies.null_events import NullGenerator
+from drapes_hep.studies.null_folder import NullFolder, load_generator, null_folder, search_missing
+from drapes_hep.studies.null_searches import check_nulls, search_null
 from drapes_hep.studies.records import has_record, read_trial
-from drapes_hep.studies.runner import counting, select_events
-from drapes_hep.templates.feature_model import load_background_model, save_background_model
-from drapes_hep.templates.registry import method_settings
+from drapes_hep.studies.runner import select_events
 
 __all__ = ["CALIBRATION_CODE", "Calibration", "CalibrationStudy", "Nulls", "calibrate", "mid_p", "nulls_of"]
 
@@ -73,8 +61,6 @@ CALIBRATION_CODE = ("studies.null_searches", "studies.null_events")
 
 _LEAST = 20
 """Nulls of each half below which nothing is calibrated."""
-_DECIDE_NOTHING = ("name", "data", "signal", "plots", "study", "blind")
-"""Sections that decide no null search: of the data, what they select does."""
 _FURTHER = 10**6
 """Number of the first further events: beyond any null's."""
 
@@ -284,24 +270,6 @@ def _correlation(pulls: FloatArray) -> FloatArray:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """What a worker needs to make nulls and to leave their records."""
-
-    config: Config
-    windows: tuple[Window, ...]
-    events: Path
-    truth: Path | None
-    folder: Path
-    device: str
-
-    def model(self, window: Window, number: int) -> Path:
-        return self.folder / "generator" / window.name / f"model_{number}"
-
-    def null(self, number: int) -> Path:
-        return self.folder / "nulls" / f"{number}.json"
-
-
-@dataclass(frozen=True)
 class CalibrationStudy:
     """Null searches of the configuration's windows, and the calibration of its p-values; ``STUDY`` of a module.
 
@@ -315,31 +283,20 @@ class CalibrationStudy:
 
     def run(self, name: str, context: Context) -> Measured:
         """Search the nulls that are missing; see :class:`drapes_hep.studies.design.AnyStudy`."""
-        config, reporter = context.config, context.reporter
+        config = context.config
         check_nulls(config)
         select_events(context, labels=config.data.labels)
-        place = _place(context)
-        # a spectrum that the shape does not describe is refused before any training
-        null_generator(config, _background(place)[1], place.windows, ())
+        place = null_folder(context, CALIBRATION_CODE, config.study.further)
         nulls = range(config.study.nulls)
-        models = [
-            (place, window, number)
-            for window in place.windows
-            for number in range(config.study.null_models)
-            if not (place.model(window, number) / CARD).is_file()
-        ]
         # those of one truth after each other: a process keeps the further events of one
         in_turn = sorted(nulls, key=lambda number: number % config.study.null_models)
-        missing = [(place, number) for number in in_turn if not has_record(place.null(number))]
-        reporter.say(
-            f"{counted(len(models), 'model')} of the generator and {counted(len(missing), 'null')} to do,"
-            f" {len(nulls) - len(missing)} of {len(nulls)} already done"
+        search_missing(
+            place,
+            context,
+            _search,
+            [(place, number) for number in in_turn if not has_record(place.null(number))],
+            f"study {name}: {counted(len(nulls), 'null')}",
         )
-        with reporter.bar(f"study {name}", len(models) + len(missing)) as bar:
-            advance = counting(len(models) + len(missing), reporter, lambda done, _: bar(done))
-            for task, arguments in ((_train, models), (_search, missing)):
-                for _ in in_processes(task, arguments, context.workers, preload=WORKER_MODULE):
-                    advance()
         measured = nulls_of([read_trial(place.null(number))["rows"] for number in nulls])
         calibration = calibrate(measured, config.study.null_models)
         return Measured(
@@ -354,68 +311,10 @@ def _mean_events(nulls: Nulls) -> float:
     return float(np.nanmean(nulls.observed[:, 0]))
 
 
-def _place(context: Context) -> _Place:
-    config, run = context.config, context.run
-    tree = searched_as(config).model_dump(mode="json")
-    tree = {name: value for name, value in tree.items() if name not in _DECIDE_NOTHING}
-    study = config.study
-    classifier = find_classifier(config.cwola.classifier, config.folder)
-    truth = run.truth if config.data.labels else None
-    key = content_hash(
-        [
-            tree,
-            [study.null_events, study.null_models, study.further],
-            [file_hash(path) for path in (run.events, *([] if truth is None else [truth]))],
-            [
-                list(source_hashes(classifier)),
-                engine_of(classifier),
-                shape_sources(config.mass),
-                method_settings(config),
-            ],
-            code_hash(*CALIBRATION_CODE),
-        ]
-    )
-    return _Place(config, context.windows, run.events, truth, run.path / "nulls" / key[:20], context.device)
-
-
-def _background(place: _Place) -> tuple[FloatArray, FloatArray]:
-    """Return features and masses of the selected events; where labels say so, of the background alone."""
-    events = load_events(place.events, place.config.features)
-    unweighted(events["weight"], "null searches")
-    x, mjj = feature_matrix(events, place.config.features), np.asarray(events["mjj"])
-    if place.truth is None:
-        return x, mjj
-    label = read_truth(place.truth).truth_for(np.asarray(events["event_id"]))
-    if not (label == 0).any():
-        raise ConfigError("null searches need background events: labels say that there are none")
-    return x[label == 0], mjj[label == 0]
-
-
-def _train(place: _Place, window: Window, number: int) -> None:
-    with threadpool_limits(limits=1), kernel_threads(1):
-        save_background_model(
-            place.model(window, number), train_null_model(place.config, *_background(place), window, number)
-        )
-
-
-_GENERATORS: dict[Path, NullGenerator] = {}
 _FURTHER_EVENTS: dict[tuple[Path, int], dict[str, FloatArray]] = {}
 
 
-def _generator(place: _Place) -> NullGenerator:
-    if place.folder not in _GENERATORS:
-        _, mjj = _background(place)
-        config = place.config
-        models = tuple(
-            tuple(load_background_model(place.model(window, number)) for number in range(config.study.null_models))
-            for window in place.windows
-        )
-        _GENERATORS.clear()
-        _GENERATORS[place.folder] = null_generator(config, mjj, place.windows, models)
-    return _GENERATORS[place.folder]
-
-
-def _further_events(place: _Place, generator: NullGenerator, model: int) -> dict[str, FloatArray] | None:
+def _further_events(place: NullFolder, generator: NullGenerator, model: int) -> dict[str, FloatArray] | None:
     """Return many events of the truth of one of the generator's models; a process keeps those of the last one."""
     study = place.config.study
     if study.further == 0:
@@ -429,9 +328,9 @@ def _further_events(place: _Place, generator: NullGenerator, model: int) -> dict
     return _FURTHER_EVENTS[key]
 
 
-def _search(place: _Place, number: int) -> None:
+def _search(place: NullFolder, number: int) -> None:
     with threadpool_limits(limits=1), kernel_threads(1):
-        generator, model = _generator(place), number % place.config.study.null_models
+        generator, model = load_generator(place), number % place.config.study.null_models
         events = generator.events(number, place.config.study.null_events)
         rows = search_null(place.config, number, events, _further_events(place, generator, model), place.device)
     write_json(place.null(number), {"rows": [{"null": number, "model": model, **row} for row in rows]})

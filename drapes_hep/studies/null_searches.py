@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from drapes_hep.stages.apply import trained_folds
 from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.sequence import run_verb
 
-__all__ = ["check_nulls", "search_null", "searched_as"]
+__all__ = ["check_nulls", "search_null", "searched", "searched_as"]
 
 FloatArray = npt.NDArray[np.float64]
 Row = dict[str, Any]
@@ -130,17 +131,40 @@ def search_null(
     DrapesError
         As the stages do.
     """
+    with searched(config, number, events, device) as context:
+        rows = list(_rows(read_json(context.run.results)))
+        if further is not None:
+            passed = {(row["window"], row["cut"]): row for row in _further_rows(context, further)}
+            rows = [{**row, **passed[row["window"], row["cut"]]} for row in rows]
+    return rows
+
+
+@contextmanager
+def searched(config: Config, number: int, events: Mapping[str, FloatArray], device: str = "cpu") -> Iterator[Context]:
+    """Search a null in a directory that lasts as long as the block.
+
+    Parameters
+    ----------
+    config, number, events, device
+        As :func:`search_null` has them.
+
+    Yields
+    ------
+    Context
+        Of the finished search.
+
+    Raises
+    ------
+    DrapesError
+        As the stages do.
+    """
     seed = stage_seed(config.seed, "null search", number) % 2**31
     own = searched_as(config).model_copy(update={"seed": seed})
     with tempfile.TemporaryDirectory(prefix="drapes-") as folder:
         context = Context.of(own, open_run(Path(folder)), device=device, workers=1)
         context = replace(context, table=read_events(dict(events), own.features, **own.definitions))
         run_verb("run", context, context.windows)
-        rows = list(_rows(read_json(context.run.results)))
-        if further is not None:
-            passed = {(row["window"], row["cut"]): row for row in _further_rows(context, further)}
-            rows = [{**row, **passed[row["window"], row["cut"]]} for row in rows]
-    return rows
+        yield context
 
 
 def _rows(results: Mapping[str, Any]) -> Iterator[Row]:

@@ -1,0 +1,232 @@
+r"""Upper limits on a signal from whole spectra: CLs of the test statistic q~, its distribution asymptotic.
+
+For each number S of signal events, with the efficiency that a signal of this size has,
+
+.. math:: \tilde q_S = \begin{cases} 2 \ln L(0) / L(S) & \hat S < 0 \\ 2 \ln L(\hat S) / L(S) & 0 \le \hat S \le S \\
+    0 & \hat S > S \end{cases}
+
+with all other parameters fitted (Cowan, Cranmer, Gross and Vitells, Eur. Phys. J. C 71 (2011) 1554, eq. 16). With
+:math:`\tilde q_A` of the counts expected without a signal, their eqs. 64 to 66 give
+
+.. math:: p_S = \begin{cases} 1 - \Phi(\sqrt{\tilde q}) & \tilde q \le \tilde q_A \\
+    1 - \Phi((\tilde q + \tilde q_A) / 2 \sqrt{\tilde q_A}) & \tilde q > \tilde q_A \end{cases}
+
+and 1 - p_b with :math:`\tilde q_A` less in the argument, :math:`\mathrm{CL}_s = p_S / (1 - p_b)`. What a background
+alone is expected to give at N standard deviations is :math:`(1 - \Phi(\sqrt{\tilde q_A} - N)) / \Phi(N)`.
+
+The efficiency of a cut for a signal of this size is known from a few trainings only: CLs is averaged over them. One
+that has found nothing counts as such: what fails its cut still limits the signal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from drapes_hep.bumphunt.count_limits import BAND
+from drapes_hep.bumphunt.fisher_scoring import Minimum, minimise
+from drapes_hep.bumphunt.pass_fail import Background
+from drapes_hep.bumphunt.tied_likelihood import TiedLikelihood, TiedModel, VariedTemplate
+from drapes_hep.errors import FitError
+from drapes_hep.spectrum.poisson import well_conditioned
+
+__all__ = ["ClsScan", "SignalSpectra", "crossing", "scan_signals"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_BLOCK = 128
+"""Fits at a time: their gradients have some megabytes."""
+_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True)
+class SignalSpectra:
+    """What a signal is looked for in, at one cut.
+
+    Attributes
+    ----------
+    background : Background
+        Before the cut.
+    passed : array, shape (bins,)
+        Counted events that pass; without a cut, all.
+    failed : array, shape (bins,), or None
+        All others; None without a cut.
+    share : array, shape (bins,)
+        Part of the events that pass which is counted.
+    degree : int
+        Of the efficiency's polynomial.
+    every, passing : VariedTemplate
+        Of all signal events, and of those that pass, which sums to 1 over all masses.
+    normalisation : float
+        Relative error of the number of signal events.
+    additions : array, shape (additions, 2, bins)
+        As :class:`~drapes_hep.bumphunt.tied_likelihood.TiedModel` has them.
+    """
+
+    background: Background
+    passed: FloatArray
+    failed: FloatArray | None
+    share: FloatArray
+    degree: int
+    every: VariedTemplate
+    passing: VariedTemplate
+    normalisation: float = 0.0
+    additions: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class ClsScan:
+    """CLs of some numbers of signal events.
+
+    Attributes
+    ----------
+    signal : array, shape (n,)
+        Events before the cut.
+    observed : array, shape (n,)
+    expected : array, shape (n, 5)
+        For a background at -2 to 2 standard deviations (:data:`~drapes_hep.bumphunt.count_limits.BAND`).
+    """
+
+    signal: FloatArray
+    observed: FloatArray
+    expected: FloatArray
+
+
+def scan_signals(spectra: SignalSpectra, signal: FloatArray, efficiency: FloatArray) -> ClsScan:
+    """Compute CLs.
+
+    Parameters
+    ----------
+    spectra : SignalSpectra
+    signal : array, shape (n,)
+        Numbers of signal events before the cut, above 0.
+    efficiency : array, shape (n, trainings)
+        Part of each that passes, in trainings of which any is as likely as the others; without a cut it is not used.
+
+    Returns
+    -------
+    ClsScan
+
+    Raises
+    ------
+    FitError
+        If the counts cannot be fitted without a signal, or a number of signal events is not positive.
+    """
+    if not bool(np.all(np.isfinite(signal) & (signal > 0))):
+        raise FitError("no limit: a number of signal events is not above 0")
+    model = _model(spectra)
+    trainings = efficiency.shape[1] if model.with_cut else 1
+    rows, each = len(signal) * trainings, np.repeat(signal, trainings)
+    eps = efficiency.reshape(rows) if model.with_cut else np.ones(rows)
+    observed = (spectra.passed,) if spectra.failed is None else (spectra.passed, spectra.failed)
+    null = _without(model, observed)
+    asimov = tuple(part.mean[0] for part in _likelihood(model, observed, eps[:1]).state(null.parameters))
+    q_asimov, _ = _statistic(model, asimov, each, eps, null, null.parameters[0])
+    q, found = _statistic(model, observed, each, eps, null, None)
+    shape = (len(signal), trainings)
+    own = np.where(found, _cls(q, q_asimov), np.nan).reshape(shape)
+    root = np.sqrt(q_asimov).reshape(shape)[:, :, None]
+    band = np.array(BAND)
+    expected = (special.ndtr(band - root) / special.ndtr(band)).mean(axis=1)
+    return ClsScan(signal, own.mean(axis=1), np.asarray(expected))
+
+
+def crossing(signal: FloatArray, cls: FloatArray, level: float = 0.05) -> float:
+    """Return the signal above which all are excluded.
+
+    Parameters
+    ----------
+    signal : array, shape (n,)
+        Rising.
+    cls : array, shape (n,)
+    level : float
+
+    Returns
+    -------
+    float
+        Between two signals, from the logarithms. Infinite if the largest is not excluded; the smallest if all are.
+    """
+    allowed = np.flatnonzero(~(cls <= level))
+    if not len(allowed):
+        return float(signal[0])
+    last = int(allowed[-1])
+    if last == len(signal) - 1 or not np.isfinite(cls[last]):
+        return float("inf")
+    low, high = np.log(np.maximum(cls[[last, last + 1]], 1e-300))
+    share = (low - np.log(level)) / (low - high)
+    return float(np.exp((1.0 - share) * np.log(signal[last]) + share * np.log(signal[last + 1])))
+
+
+def _model(spectra: SignalSpectra) -> TiedModel:
+    background = spectra.background
+    bins = len(background.mu)
+    terms = 0 if spectra.failed is None else spectra.degree + 1
+    additions = np.zeros((0, 2, bins)) if spectra.additions is None else spectra.additions
+    return TiedModel(
+        background.mu, well_conditioned(background.gradient, background.mu),
+        background.u[:, None] ** np.arange(terms), spectra.share, spectra.every, spectra.passing,
+        spectra.normalisation, additions,
+    )  # fmt: skip
+
+
+def _likelihood(model: TiedModel, observed: tuple[FloatArray, ...], eps: FloatArray) -> TiedLikelihood:
+    counts = tuple(np.broadcast_to(n, (len(eps), len(n))) for n in observed)
+    return TiedLikelihood(model, counts, eps, np.zeros((len(eps), model.size)))
+
+
+def _without(model: TiedModel, observed: tuple[FloatArray, ...]) -> Minimum:
+    """Fit the counts without a signal."""
+    start = np.zeros((1, model.size))
+    if model.with_cut:
+        passed = max(float(observed[0].sum()), 0.5) / float((model.share * model.mu).sum())
+        start[0, model.basis.shape[1]] = np.log(min(passed, 0.9))
+    null = minimise(_likelihood(model, observed, np.zeros(1)), start, model.place, _TOLERANCE)
+    if not null.converged[0]:
+        raise FitError("no limit: the fit of the spectra without a signal does not converge")
+    return null
+
+
+def _statistic(
+    model: TiedModel,
+    observed: tuple[FloatArray, ...],
+    signal: FloatArray,
+    eps: FloatArray,
+    null: Minimum,
+    centre: FloatArray | None,
+) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """Return q~ of each signal, and whether its fits converged.
+
+    With a centre the counts are those expected without a signal, from these parameters.
+    """
+    q, good = np.empty(len(signal)), np.empty(len(signal), dtype=np.bool_)
+    for low in range(0, len(signal), _BLOCK):
+        rows = slice(low, low + _BLOCK)
+        likelihood = _likelihood(model, observed, eps[rows])
+        start = np.repeat(null.parameters, len(eps[rows]), axis=0)
+        if centre is not None:
+            likelihood = TiedLikelihood(model, likelihood.observed, likelihood.efficiency, start)
+        with_signal = start.copy()
+        with_signal[:, model.place] = signal[rows]
+        fixed = minimise(likelihood, with_signal, model.place, _TOLERANCE)
+        if centre is not None:
+            # without a signal these counts are described as well as they can be
+            best, converged = likelihood.objective(start, likelihood.state(start)), fixed.converged
+        else:
+            free = minimise(likelihood, start, None, _TOLERANCE)
+            fitted = free.parameters[:, model.place]
+            best = np.where(fitted < 0, null.objective[0], free.objective)
+            best = np.where(fitted > signal[rows], fixed.objective, best)
+            converged = fixed.converged & free.converged
+        q[rows], good[rows] = np.maximum(2.0 * (fixed.objective - best), 0.0), converged
+    return q, good
+
+
+def _cls(q: FloatArray, q_asimov: FloatArray) -> FloatArray:
+    root, expected = np.sqrt(q), np.sqrt(np.maximum(q_asimov, 1e-12))
+    beyond = q > q_asimov
+    both = np.where(beyond, 0.5 * (q + q_asimov) / expected, root)
+    alone = np.where(beyond, 0.5 * (q - q_asimov) / expected, root - expected)
+    return np.asarray(special.ndtr(-both) / special.ndtr(-alone))
