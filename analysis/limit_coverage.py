@@ -1,25 +1,42 @@
-"""Do limits cover? Injected searches, everything trained anew, for the efficiency and to test the limits.
+"""Do limits cover? Searches with an injected signal, everything trained anew, whose limits are compared with it.
 
     python analysis/limit_coverage.py configs/quickstart.yaml SIGNAL -o OUT --set windows.first=3300
-        --set windows.last=3300 --set study.null_events=64000 --means 40 80 160 320 640 --searches 10 [--tests]
+        --set windows.last=3300 --set study.null_events=64000 --set signal.inject=0
+        --means 40 80 160 320 640 --tested 0 89 178 356 --tests 100
 
-Makes ``--searches`` searches for each of the means, of numbers of their own where they are ``--tests``. A run that was
-ended goes on where it was.
+``--means`` are the signal events, on average, of the searches that measure the efficiency (``limits.searches`` with
+each); ``--tested`` those of the searches whose limits are computed, ``--tests`` with each. All searches are of events
+of their own, from models of the background outside the window. A run that was ended goes on where it was;
+``--summary`` only prints, from what is there.
+
+Prints, for each cut, from spectra and from counts: how often the injected signal is excluded, with a 95% interval; how
+often a search without a signal has its observed limit below its expected median; and how often z_local exceeds 2.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from drapes_hep.config import load_config
+import numpy as np
+from scipy import stats
+
+from drapes_hep.bumphunt.selection import SelectedCounts
+from drapes_hep.bumphunt.signal_limits import LimitSettings, QuotedCount, SignalAtCut, cut_limits
+from drapes_hep.bumphunt.significance import local_significance
+from drapes_hep.config import Config, load_config
 from drapes_hep.errors import DrapesError
-from drapes_hep.files import file_hash
+from drapes_hep.files import content_hash, file_hash, write_json
+from drapes_hep.parallel import in_processes
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
+from drapes_hep.regions import Window
+from drapes_hep.spectrum.shapes import find_shape
 from drapes_hep.stages.apply import applied_config
 from drapes_hep.stages.skim import skim
 from drapes_hep.studies.injected_searches import (
@@ -29,19 +46,26 @@ from drapes_hep.studies.injected_searches import (
     load_sample,
     run_injected,
 )
+from drapes_hep.studies.limits import signals_of
 from drapes_hep.studies.null_folder import NullFolder, null_folder, search_missing
 from drapes_hep.studies.null_searches import check_nulls
-from drapes_hep.studies.records import has_record
+from drapes_hep.studies.records import has_record, read_trial
 from drapes_hep.studies.runner import select_events
 
 TESTS = 10_000
 """Number of the first test's null: beyond any replica's."""
+Job = tuple[float, int]
+"""Mean number of signal events, and number of the null."""
 
 
-def numbers(mean_place: int, searches: int, tests: bool) -> range:
-    """Return the numbers of the nulls of one mean: no search shares another's events."""
-    first = (TESTS if tests else 0) + 1000 * mean_place
-    return range(first, first + searches)
+def replicas(means: list[float], searches: int) -> list[Job]:
+    """Return the searches that measure the efficiency, all means early."""
+    return [(mean, 1000 * k + i) for i in range(searches) for k, mean in enumerate(means)]
+
+
+def tests(means: list[float], searches: int) -> list[Job]:
+    """Return the searches whose limits are computed."""
+    return [(mean, number + TESTS) for mean, number in replicas(means, searches)]
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Context, NullFolder, Path]:
@@ -55,19 +79,107 @@ def prepare(arguments: argparse.Namespace) -> tuple[Context, NullFolder, Path]:
     return context, null_folder(context, LIMIT_CODE, file_hash(run.events)), run.events
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Make the searches that are missing."""
-    context, place, signal = prepare(arguments)
-    check_sample(load_sample(signal, context.config), max(arguments.means), str(arguments.signal))
-    jobs = [
-        (place, signal, mean, number)
-        for i in range(arguments.searches)
-        for k, mean in enumerate(arguments.means)
-        for number in [numbers(k, arguments.searches, arguments.tests)[i]]
+def signal_model(place: NullFolder, signal: Path, jobs: list[Job]) -> tuple[SignalAtCut, ...]:
+    """Return what the replicas say of the signal."""
+    groups: dict[float, list[dict[str, Any]]] = {}
+    for mean, number in jobs:
+        groups.setdefault(mean, []).append(read_trial(injected_record(place, mean, number)))
+    records = [groups[mean] for mean in sorted(groups)]
+    edges = np.asarray(records[0][0]["edges"])
+    return signals_of(records, edges, place.windows[0], load_sample(signal, place.config), place.config.limits)
+
+
+def test_limits(
+    config: Config, window: Window, signals: tuple[SignalAtCut, ...], means: list[float], path: Path, target: Path
+) -> None:
+    """Compute the limits of one test, and write them."""
+    record = read_trial(path)
+    [searched] = record["windows"]
+    points = searched["points"]
+    nested = np.array([point["passed"] for point in points], dtype=np.float64)
+    counts = SelectedCounts(
+        np.asarray(record["edges"]),
+        tuple(point["cut"] for point in points),
+        np.concatenate([nested[:-1] - nested[1:], nested[-1:]]),
+        np.zeros(nested.shape[1], dtype=np.bool_),
+        searched["share"],
+    )
+    quoted = [QuotedCount(point["observed"], point["expected"], point["error"]) for point in points]
+    settings = LimitSettings(find_shape(config.mass), config.mass.sqrt_s, config.hunt.min_events)
+    limits = cut_limits(counts, window, signals, quoted, np.asarray(means), settings)
+    rows = [
+        {
+            "cut": cut.background_efficiency,
+            "z": _z(count),
+            **{
+                name: None if limit is None else [_finite(limit.observed), _finite(limit.expected[2])]
+                for name, limit in (("spectra", cut.fitted), ("count", cut.counted))
+            },
+        }
+        for cut, count in zip(limits, quoted, strict=True)
     ]
-    missing = [job for job in jobs if not has_record(injected_record(place, *job[2:]))]
-    search_missing(place, context, run_injected, missing, f"{len(jobs)} injected searches")
-    print(place.folder)
+    write_json(target, {"mean": record["mean"], "rows": rows})
+
+
+def _z(count: QuotedCount) -> float | None:
+    if count.expected is None or count.error is None:
+        return None
+    return _finite(float(local_significance([count.observed], [count.expected], [count.error]).z[0]))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def summary(rows: list[dict[str, Any]], means: list[float]) -> Iterator[str]:
+    """Write what the limits do."""
+    largest = max(means)
+    yield (
+        f"{'signal':>7} {'cut':>6} {'from':>8} {'tests':>6} {'excluded':>9} {'95%':>12} {'obs < exp':>9} {'median':>7}"
+        f" {'z > 2':>6}"
+    )
+    for mean in sorted({row["mean"] for row in rows}):
+        tested = [row["rows"] for row in rows if row["mean"] == mean]
+        for k, first in enumerate(tested[0]):
+            z = np.array([each[k]["z"] if each[k]["z"] is not None else -np.inf for each in tested])
+            for name in ("spectra", "count"):
+                quoted = [each[k][name] for each in tested if each[k][name] is not None]
+                if not quoted:
+                    continue
+                observed, expected = (
+                    np.array([largest * 10 if pair[i] is None else pair[i] for pair in quoted]) for i in (0, 1)
+                )
+                out, n = int((observed < mean).sum()), len(quoted)
+                low, high = stats.binomtest(out, n).proportion_ci(method="exact")
+                yield (
+                    f"{mean:>7g} {first['cut']:>6g} {name:>8} {n:>6} {out:>9} {f'{low:.3f}-{high:.3f}':>12}"
+                    f" {int((observed < expected).sum()):>9} {np.median(expected):>7.0f} {int((z > 2).sum()):>6}"
+                )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Make what is missing, and print the summary."""
+    context, place, signal = prepare(arguments)
+    check_sample(load_sample(signal, context.config), max(*arguments.means, *arguments.tested), str(arguments.signal))
+    if arguments.folder is not None:
+        place = replace(place, folder=arguments.folder)
+    measured = replicas(arguments.means, context.config.limits.searches)
+    wanted = [*measured, *tests(arguments.tested, arguments.tests)]
+    missing = [(place, signal, *job) for job in wanted if not has_record(injected_record(place, *job))]
+    if not arguments.summary:
+        search_missing(place, context, run_injected, missing, f"{len(wanted)} injected searches")
+    signals = signal_model(place, signal, measured)
+    key = content_hash([[efficiency.values.tolist() for at_cut in signals if (efficiency := at_cut.passes)]])[:12]
+    jobs, targets = [], []
+    for job in tests(arguments.tested, arguments.tests):
+        if has_record(injected_record(place, *job)):
+            targets.append(arguments.output / "limits" / key / f"{job[0]:g}_{job[1]}.json")
+            if not has_record(targets[-1]):
+                path = injected_record(place, *job)
+                jobs.append((context.config, place.windows[0], signals, arguments.means, path, targets[-1]))
+    for _ in in_processes(test_limits, jobs, context.workers):
+        pass
+    sys.stdout.write("\n".join(summary([read_trial(target) for target in targets], arguments.means)) + "\n")
 
 
 if __name__ == "__main__":
@@ -75,13 +187,15 @@ if __name__ == "__main__":
     parser.add_argument("config", type=Path)
     parser.add_argument("signal", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--means", type=float, nargs="+", required=True)
-    parser.add_argument("--searches", type=int, default=10)
-    parser.add_argument("--tests", action="store_true")
+    parser.add_argument("--tested", type=float, nargs="+", required=True)
+    parser.add_argument("--tests", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="of the records; the one that belongs to this code by default")
+    parser.add_argument("--summary", action="store_true")
     try:
         main(parser.parse_args())
     except DrapesError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         sys.exit(2)

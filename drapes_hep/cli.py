@@ -225,6 +225,60 @@ def apply_run(
     reporter.say(f"written: {place / 'applied.json'}, {place / 'applied.parquet'}")
 
 
+@app.command("limits")
+def limit_signal(
+    config: ConfigPath,
+    signal: Annotated[
+        list[str], typer.Option("--signal", metavar="FILE", help="Files of the simulated signal; repeatable.")
+    ],
+    luminosity: Annotated[
+        float | None, typer.Option(metavar="L", help="Integrated luminosity in 1/fb, for limits on a cross section.")
+    ] = None,
+    output: Output = None,
+    assignments: Assignments = None,
+    signal_assignments: Annotated[
+        list[str] | None,
+        typer.Option("--signal-set", metavar="KEY=VALUE", help="Set a key of 'data' for the signal; repeatable."),
+    ] = None,
+    executor: Executor = "iterative",
+    workers: Workers = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compute upper limits on a simulated signal; runs what is missing of the search first."""
+    from drapes_hep.config import assigned_config
+    from drapes_hep.pipeline.context import Context
+    from drapes_hep.pipeline.run_directory import open_run
+    from drapes_hep.progress import Reporter
+    from drapes_hep.stages.apply import applied_config
+    from drapes_hep.studies.limit_results import limits_table, write_limits
+    from drapes_hep.studies.limits import compute_limits
+    from drapes_hep.studies.null_searches import check_nulls
+
+    checked = _configured(config, assignments, False)
+    if luminosity is not None and not luminosity > 0:
+        raise ConfigError(f"--luminosity {luminosity:g}: must be above 0")
+    check_nulls(checked, "limits")
+    reporter = Reporter(quiet=quiet)
+    search = _context(
+        checked, output, device=device, executor=executor, workers=workers, reporter=reporter, overwrite=overwrite
+    )
+    sample = applied_config(checked, {"path": signal if len(signal) > 1 else signal[0]})
+    if signal_assignments:
+        sample = assigned_config(
+            sample.model_dump(mode="json"), [f"data.{each}" for each in signal_assignments], search.run.manifest
+        )
+    place = search.run.path / "limits" / Path(signal[0]).name.partition(".")[0]
+    target = open_run(place, "applied", overwrite=overwrite)
+    limits = compute_limits(
+        search, Context.of(sample, target, executor=executor, workers=workers, reporter=reporter), luminosity
+    )
+    files = write_limits(limits, place, checked)
+    typer.echo(limits_table(limits))
+    reporter.say(f"written: {', '.join(str(file) for file in files)}")
+
+
 @app.command()
 def export(
     kind: Annotated[str, typer.Argument(metavar="FORMAT", help="pyhf, combine or hepdata.")],

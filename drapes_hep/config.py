@@ -787,6 +787,40 @@ class StudyConfig(_Section):
         return self
 
 
+class LimitsConfig(_Section):
+    """Limits on a simulated signal: `drapes limits`."""
+
+    injected: Annotated[tuple[Positive, ...], Decides()] = Field(
+        (0.25, 0.5, 1.0, 2.0, 4.0),
+        min_length=2,
+        description="Sizes of the signal that is injected to measure its efficiency, in units of limits.reference,"
+        " rising. No limit is quoted beyond them.",
+    )
+    reference: Annotated[Positive | None, Decides()] = Field(
+        None,
+        description="Signal events before the cuts; null takes half of the limit expected without a cut.",
+    )
+    searches: Annotated[int, Decides()] = Field(
+        10, ge=1, description="Searches with each size of the signal, everything trained anew."
+    )
+    scale_error: Annotated[float, Field(ge=0, lt=0.2), Decides()] = Field(
+        0.01, description="Relative standard deviation of the signal's mass."
+    )
+    resolution_error: Annotated[float, Field(ge=0, lt=0.9), Decides()] = Field(
+        0.1, description="Relative standard deviation of the width of its mass distribution."
+    )
+    yield_error: Annotated[float, Field(ge=0, lt=1), Decides()] = Field(
+        0.0, description="Relative standard deviation of its number of events: selection, luminosity."
+    )
+
+    @field_validator("injected")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError("must rise")
+        return value
+
+
 class PlotConfig(_Section):
     """Labels of the figures."""
 
@@ -830,6 +864,7 @@ class Config(_Section):
     cwola: CwolaConfig = CwolaConfig()
     hunt: HuntConfig = HuntConfig()
     study: StudyConfig = StudyConfig()
+    limits: LimitsConfig = LimitsConfig()
     plots: PlotConfig = PlotConfig()
     blind: Annotated[bool, Decides("hunt")] = Field(
         True, description="Whether data inside the windows are hidden: neither counted nor drawn."

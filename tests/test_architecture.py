@@ -168,6 +168,7 @@ COMMAND = "typer makes an option of the command line of each argument"
 OVER = {
     "drapes_hep/cli.py:_stage.command": COMMAND,
     "drapes_hep/cli.py:apply_run": COMMAND,
+    "drapes_hep/cli.py:limit_signal": COMMAND,
     "drapes_hep/cli.py:study": COMMAND,
     "drapes_hep/cli.py:simulate": COMMAND,
     "drapes_hep/cwola/scores.py:equal_size_auc": OPTIONS,

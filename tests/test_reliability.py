@@ -74,7 +74,7 @@ def test_labels_are_read_by_injection_metrics_and_studies_alone():
     assert readers == {
         "drapes_hep/stages/skim.py",  # signal.inject
         "drapes_hep/stages/classify.py",  # the metrics
-        "drapes_hep/studies/calibration.py",  # background of which nulls are generated
+        "drapes_hep/studies/null_folder.py",  # background of which nulls are generated
         "drapes_hep/products.py",  # handed to who asks for them
         "drapes_hep/studies/sample.py",
         "drapes_hep/studies/runner.py",

@@ -61,7 +61,7 @@ def test_pyhf_has_the_same_cls():
     passed, failed = (rng.poisson(n).astype(float) for n in expected_counts())
     # one norm of what passes and one of what fails: an efficiency that is constant, on a spectrum of a given shape
     flat = spectra(passed, failed, np.ones((len(MU), 1)), degree=0, normalisation=np.log(1.1))
-    ours = scan_signals(flat, np.array([60.0, 120.0]), np.full((2, 1), efficiency))
+    ours = scan_signals(flat, np.array([60.0, 120.0]), np.array([efficiency]))
 
     def channel(name, signal, background):
         yield_error = {"name": "yield", "type": "normsys", "data": {"hi": 1.1, "lo": 1 / 1.1}}
@@ -97,8 +97,8 @@ def test_pyhf_has_the_same_cls():
         observed, band = pyhf.infer.hypotest(
             mu, data, model, par_bounds=bounds, test_stat="qtilde", return_expected_set=True
         )
-        assert ours.observed[place] == pytest.approx(float(observed), rel=1e-4)
-        np.testing.assert_allclose(ours.expected[place], [float(x) for x in band], rtol=1e-4)
+        assert ours.observed[place, 0] == pytest.approx(float(observed), rel=1e-4)
+        np.testing.assert_allclose(ours.expected[place, 0], [float(x) for x in band], rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -113,19 +113,19 @@ def toys():
         for _ in range(300):
             counts = rng.poisson(passed + true * counted), rng.poisson(failed + true * (SIGNAL - counted))
             data = spectra(*(n.astype(float) for n in counts), errors=(0.01, 0.1), share=share)
-            scans.append(scan_signals(data, np.array([signal]), np.full((1, 1), efficiency)))
+            scans.append(scan_signals(data, np.array([signal]), np.array([efficiency])))
         out[name] = scans
     return out
 
 
 def test_a_signal_that_is_there_is_excluded_in_at_most_5_percent(toys):
-    excluded = np.mean([scan.observed[0] <= 0.05 for scan in toys["with"]])
+    excluded = np.mean([scan.observed[0, 0] <= 0.05 for scan in toys["with"]])
     assert excluded <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 300)
 
 
 def test_the_expected_band_is_that_of_a_background_alone(toys):
-    observed = np.array([scan.observed[0] for scan in toys["without"]])
-    band = np.mean([scan.expected[0] for scan in toys["without"]], axis=0)
+    observed = np.array([scan.observed[0, 0] for scan in toys["without"]])
+    band = np.mean([scan.expected[0, 0] for scan in toys["without"]], axis=0)
     # a normal distribution is below these in 2, 16, 50, 84 and 98 %
     for value, part in zip(band, (0.0228, 0.1587, 0.5, 0.8413, 0.9772), strict=True):
         assert (observed < value).mean() == pytest.approx(part, abs=3.5 * np.sqrt(part * (1 - part) / 300))
@@ -134,31 +134,33 @@ def test_the_expected_band_is_that_of_a_background_alone(toys):
 def test_what_fails_the_cut_limits_the_signal_too():
     passed, failed = expected_counts()
     signal = np.geomspace(50, 1500, 40)
-    found_nothing = np.zeros((40, 1))
+    found_nothing = np.zeros(1)
     blind_to_it = scan_signals(spectra(passed, failed), signal, found_nothing)
-    inclusive = scan_signals(spectra(MU, None), signal, np.ones((40, 1)))
-    limits = [crossing(scan.signal, scan.expected[:, 2]) for scan in (blind_to_it, inclusive)]
+    inclusive = scan_signals(spectra(MU, None), signal, np.ones(1))
+    limits = [crossing(scan.signal, scan.expected[:, 0, 2]) for scan in (blind_to_it, inclusive)]
     assert limits[0] == pytest.approx(limits[1], rel=0.02)
-    cut = scan_signals(spectra(passed, failed), signal, np.full((40, 1), 0.3))
-    assert crossing(cut.signal, cut.expected[:, 2]) < 0.4 * limits[1]
+    cut = scan_signals(spectra(passed, failed), signal, np.array([0.3]))
+    assert crossing(cut.signal, cut.expected[:, 0, 2]) < 0.4 * limits[1]
 
 
 def test_trainings_are_averaged():
     passed, failed = expected_counts()
-    data, signal = spectra(passed, failed), np.array([150.0])
-    each = [scan_signals(data, signal, np.array([[eps]])) for eps in (0.0, 0.3)]
-    both = scan_signals(data, signal, np.array([[0.0, 0.3]]))
-    assert both.observed[0] == pytest.approx(np.mean([scan.observed[0] for scan in each]), rel=1e-6)
-    np.testing.assert_allclose(both.expected, np.mean([scan.expected for scan in each], axis=0), rtol=1e-6)
+    data, signal = spectra(passed, failed), np.array([150.0, 60.0])
+    fine = scan_signals(data, signal, np.linspace(0, 0.4, 9))
+    exact = scan_signals(data, signal, np.array([0.0, 0.3, 0.37]))
+    observed, expected = fine.averaged(np.array([[0.0, 0.3], [0.37, 0.37]]))
+    assert observed[0] == pytest.approx(exact.observed[0, :2].mean(), rel=1e-6)
+    np.testing.assert_allclose(expected[0], exact.expected[0, :2].mean(axis=0), rtol=1e-6)
+    assert observed[1] == pytest.approx(exact.observed[1, 2], rel=0.03)
 
 
 def test_uncertainties_of_the_signal_weaken_the_limit():
     passed, failed = expected_counts()
-    signal, eps = np.geomspace(20, 400, 40), np.full((40, 1), 0.3)
+    signal, eps = np.geomspace(20, 400, 40), np.array([0.3])
 
     def limit(**more):
         scan = scan_signals(spectra(passed, failed, **more), signal, eps)
-        return crossing(signal, scan.expected[:, 2])
+        return crossing(signal, scan.expected[:, 0, 2])
 
     plain = limit()
     assert plain < limit(errors=(0.02, 0.3)) < 1.3 * plain
@@ -193,4 +195,4 @@ def test_the_limit_is_where_all_larger_signals_are_excluded():
 
 def test_no_signal_is_no_hypothesis():
     with pytest.raises(FitError, match="not above 0"):
-        scan_signals(spectra(*expected_counts()), np.array([0.0]), np.ones((1, 1)))
+        scan_signals(spectra(*expected_counts()), np.array([0.0]), np.ones(1))

@@ -17,6 +17,8 @@ IntArray = npt.NDArray[np.int64]
 TOLERANCE = 1e-9
 """On the decrement of ln L: the estimate is then within some 5e-5 standard deviations."""
 _ITERATIONS = 200
+_SHARE = 0.1
+"""Part of the decrement by which a step at least improves ln L; half of it if ln L is a parabola."""
 
 
 class Likelihood(Protocol):
@@ -103,8 +105,11 @@ def minimise(
             trial_value[tried] = few.objective(trial[tried], few.state(trial[tried]))
             bad[tried] = ~(trial_value[tried] <= value[rows[tried]] + slack[tried])
         good = ~bad
+        # the expected information is too small where the model is far from the counts: steps would swing to and fro
+        swings = good & (value[rows] - trial_value < _SHARE * decrement) & (decrement > 4.0 * slack)
         p[rows[good]], value[rows[good]] = trial[good], trial_value[good]
         damping[rows] = np.where(good, 0.3 * damping[rows], np.maximum(10.0 * damping[rows], 1e-3))
+        damping[rows[swings]] = np.maximum(10.0 * damping[rows[swings]], 0.3)
         done = (decrement < tolerance) & good
         converged[rows[done]] = True
         active = np.flatnonzero(~done & (damping[rows] < 1e6))

@@ -39,7 +39,7 @@ FloatArray = npt.NDArray[np.float64]
 
 _BLOCK = 128
 """Fits at a time: their gradients have some megabytes."""
-_TOLERANCE = 1e-7
+_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,52 @@ class SignalSpectra:
 
 @dataclass(frozen=True)
 class ClsScan:
-    """CLs of some numbers of signal events.
+    """CLs of some numbers of signal events, with some efficiencies.
 
     Attributes
     ----------
     signal : array, shape (n,)
         Events before the cut.
-    observed : array, shape (n,)
-    expected : array, shape (n, 5)
+    efficiency : array, shape (m,)
+        Part of them that passes.
+    observed : array, shape (n, m)
+        NaN where a fit did not converge.
+    expected : array, shape (n, m, 5)
         For a background at -2 to 2 standard deviations (:data:`~drapes_hep.bumphunt.count_limits.BAND`).
     """
 
     signal: FloatArray
+    efficiency: FloatArray
     observed: FloatArray
     expected: FloatArray
+
+    def averaged(self, efficiency: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Average CLs over trainings.
+
+        Parameters
+        ----------
+        efficiency : array, shape (n, trainings)
+            Of each signal; between those of the scan, ln CLs is linear.
+
+        Returns
+        -------
+        observed : array, shape (n,)
+        expected : array, shape (n, 5)
+        """
+        every = np.log(np.maximum(np.concatenate([self.observed[..., None], self.expected], axis=2), 1e-300))
+        out = np.stack(
+            [
+                [np.exp(_interpolated(eps, self.efficiency, column)).mean() for column in row.T]
+                for eps, row in zip(efficiency, every, strict=True)
+            ]
+        )
+        return out[:, 0], out[:, 1:]
+
+
+def _interpolated(x: FloatArray, nodes: FloatArray, values: FloatArray) -> FloatArray:
+    """Interpolate between the values that are there."""
+    finite = np.isfinite(values)
+    return np.interp(x, nodes[finite], values[finite]) if finite.any() else np.full(len(x), np.nan)
 
 
 def scan_signals(spectra: SignalSpectra, signal: FloatArray, efficiency: FloatArray) -> ClsScan:
@@ -103,8 +135,8 @@ def scan_signals(spectra: SignalSpectra, signal: FloatArray, efficiency: FloatAr
     spectra : SignalSpectra
     signal : array, shape (n,)
         Numbers of signal events before the cut, above 0.
-    efficiency : array, shape (n, trainings)
-        Part of each that passes, in trainings of which any is as likely as the others; without a cut it is not used.
+    efficiency : array, shape (m,)
+        Parts of them that may pass, rising; without a cut there is none but 1.
 
     Returns
     -------
@@ -118,20 +150,18 @@ def scan_signals(spectra: SignalSpectra, signal: FloatArray, efficiency: FloatAr
     if not bool(np.all(np.isfinite(signal) & (signal > 0))):
         raise FitError("no limit: a number of signal events is not above 0")
     model = _model(spectra)
-    trainings = efficiency.shape[1] if model.with_cut else 1
-    rows, each = len(signal) * trainings, np.repeat(signal, trainings)
-    eps = efficiency.reshape(rows) if model.with_cut else np.ones(rows)
+    efficiency = efficiency if model.with_cut else np.ones(1)
+    shape = (len(signal), len(efficiency))
+    each, eps = np.repeat(signal, shape[1]), np.tile(efficiency, shape[0])
     observed = (spectra.passed,) if spectra.failed is None else (spectra.passed, spectra.failed)
     null = _without(model, observed)
     asimov = tuple(part.mean[0] for part in _likelihood(model, observed, eps[:1]).state(null.parameters))
     q_asimov, _ = _statistic(model, asimov, each, eps, null, null.parameters[0])
-    q, found = _statistic(model, observed, each, eps, null, None)
-    shape = (len(signal), trainings)
-    own = np.where(found, _cls(q, q_asimov), np.nan).reshape(shape)
-    root = np.sqrt(q_asimov).reshape(shape)[:, :, None]
+    q, converged = _statistic(model, observed, each, eps, null, None)
+    own = np.where(converged, _cls(q, q_asimov), np.nan).reshape(shape)
+    root = np.sqrt(q_asimov).reshape(shape)[..., None]
     band = np.array(BAND)
-    expected = (special.ndtr(band - root) / special.ndtr(band)).mean(axis=1)
-    return ClsScan(signal, own.mean(axis=1), np.asarray(expected))
+    return ClsScan(signal, efficiency, own, np.asarray(special.ndtr(band - root) / special.ndtr(band)))
 
 
 def crossing(signal: FloatArray, cls: FloatArray, level: float = 0.05) -> float:

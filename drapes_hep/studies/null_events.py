@@ -95,7 +95,9 @@ class NullGenerator:
         return {"mjj": mjj, **{name: x[:, i] for i, name in enumerate(self.config.features)}}
 
 
-def fit_null_masses(config: Config, mjj: FloatArray, windows: Sequence[Window]) -> SpectrumFit:
+def fit_null_masses(
+    config: Config, mjj: FloatArray, windows: Sequence[Window], *, outside: bool = False
+) -> SpectrumFit:
     """Fit the inclusive spectrum of background events; raises FitError.
 
     Parameters
@@ -105,6 +107,8 @@ def fit_null_masses(config: Config, mjj: FloatArray, windows: Sequence[Window]) 
         Masses in GeV.
     windows : sequence of Window
         Whose edges are among those of the bins.
+    outside : bool
+        Whether what is inside the windows is not fitted, as it may hold a signal.
 
     Returns
     -------
@@ -112,11 +116,20 @@ def fit_null_masses(config: Config, mjj: FloatArray, windows: Sequence[Window]) 
     """
     edges = spectrum_edges(config.mass.fitted, config.mass.bin_width, windows)
     counts = np.histogram(mjj, edges)[0].astype(float)
-    return fit_spectrum(counts, edges, None, find_shape(config.mass), config.mass.sqrt_s)
+    centre = 0.5 * (edges[1:] + edges[:-1])
+    hidden = (
+        np.any([window.in_signal_region(centre) for window in windows], axis=0) if outside else np.zeros(len(centre))
+    )
+    return fit_spectrum(counts, edges, None, find_shape(config.mass), config.mass.sqrt_s, fitted=hidden == 0)
 
 
 def null_generator(
-    config: Config, mjj: FloatArray, windows: tuple[Window, ...], models: tuple[tuple[BackgroundModel, ...], ...]
+    config: Config,
+    mjj: FloatArray,
+    windows: tuple[Window, ...],
+    models: tuple[tuple[BackgroundModel, ...], ...],
+    *,
+    outside: bool = False,
 ) -> NullGenerator:
     """Fit the masses of background events, and make the generator of nulls.
 
@@ -128,6 +141,8 @@ def null_generator(
     windows : tuple of Window
     models : tuple of tuples of BackgroundModel
         As :class:`NullGenerator` has them.
+    outside : bool
+        As :func:`fit_null_masses` has it.
 
     Returns
     -------
@@ -139,7 +154,7 @@ def null_generator(
         If the mass shape does not describe the events.
     """
     fitted = in_ranges(mjj, [config.mass.fitted])
-    masses = fit_null_masses(config, mjj[fitted], windows)
+    masses = fit_null_masses(config, mjj[fitted], windows, outside=outside)
     if not masses.good:
         raise ConfigError(f"mass.fit {config.mass.fit} does not describe the background (p = {masses.p_value:.2g})")
     return NullGenerator(config, masses, mjj[~fitted], windows, models)

@@ -64,6 +64,8 @@ class NullFolder:
         Of the generator and the records.
     device : str
         "cpu" or "cuda".
+    outside : bool
+        Whether masses are fitted outside the windows, of events that may hold a signal.
     """
 
     config: Config
@@ -72,6 +74,7 @@ class NullFolder:
     truth: Path | None
     folder: Path
     device: str
+    outside: bool = False
 
     def model(self, window: Window, number: int) -> Path:
         """Folder of one of the generator's models."""
@@ -82,7 +85,9 @@ class NullFolder:
         return self.folder / "nulls" / f"{number}.json"
 
 
-def null_folder(context: Context, code: Sequence[str], decides: Any) -> NullFolder:
+def null_folder(
+    context: Context, code: Sequence[str], decides: Any, *, parent: Path | None = None, labelled: bool = True
+) -> NullFolder:
     """Name the folder by all that decides what is found in nulls.
 
     Parameters
@@ -93,6 +98,10 @@ def null_folder(context: Context, code: Sequence[str], decides: Any) -> NullFold
         Where the code that makes records begins.
     decides : JSON value
         What else decides them.
+    parent : Path, optional
+        Where it is; ``nulls`` of the run directory by default.
+    labelled : bool
+        Whether labels, where there are some, take the signal out. If not, events may hold a signal.
 
     Returns
     -------
@@ -102,11 +111,11 @@ def null_folder(context: Context, code: Sequence[str], decides: Any) -> NullFold
     tree = searched_as(config).model_dump(mode="json")
     tree = {name: value for name, value in tree.items() if name not in _DECIDE_NOTHING}
     classifier = find_classifier(config.cwola.classifier, config.folder)
-    truth = run.truth if config.data.labels else None
+    truth = run.truth if labelled and config.data.labels else None
     key = content_hash(
         [
             tree,
-            [config.study.null_events, config.study.null_models, decides],
+            [config.study.null_events, config.study.null_models, labelled, decides],
             [file_hash(path) for path in (run.events, *([] if truth is None else [truth]))],
             [
                 list(source_hashes(classifier)),
@@ -117,7 +126,8 @@ def null_folder(context: Context, code: Sequence[str], decides: Any) -> NullFold
             code_hash(*code),
         ]
     )
-    return NullFolder(config, context.windows, run.events, truth, run.path / "nulls" / key[:20], context.device)
+    folder = (run.path / "nulls" if parent is None else parent) / key[:20]
+    return NullFolder(config, context.windows, run.events, truth, folder, context.device, outside=not labelled)
 
 
 def load_background(place: NullFolder) -> tuple[FloatArray, FloatArray]:
@@ -167,7 +177,7 @@ def _missing_models(place: NullFolder) -> list[tuple[NullFolder, Window, int]]:
     ConfigError
         If the mass shape does not describe the events: before any training.
     """
-    null_generator(place.config, load_background(place)[1], place.windows, ())
+    null_generator(place.config, load_background(place)[1], place.windows, (), outside=place.outside)
     return [
         (place, window, number)
         for window in place.windows
@@ -215,7 +225,7 @@ def load_generator(place: NullFolder) -> NullGenerator:
             for window in place.windows
         )
         _GENERATORS.clear()
-        _GENERATORS[place.folder] = null_generator(place.config, mjj, place.windows, models)
+        _GENERATORS[place.folder] = null_generator(place.config, mjj, place.windows, models, outside=place.outside)
     return _GENERATORS[place.folder]
 
 

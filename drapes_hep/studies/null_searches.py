@@ -48,12 +48,14 @@ _POINT = {
 """Columns of a row, by their names in ``results.json``."""
 
 
-def check_nulls(config: Config) -> None:
+def check_nulls(config: Config, what: str = "null searches") -> None:
     """Refuse what no null can be made or searched of.
 
     Parameters
     ----------
     config : Config
+    what : str
+        That needs them, for the message.
 
     Raises
     ------
@@ -69,7 +71,7 @@ def check_nulls(config: Config) -> None:
             f"study.further: the classifier {config.cwola.classifier} is not written to files; set it to 0"
         )
     if config.blind:
-        raise ConfigError("blind: null searches take their masses from a fit of all events; unblind first")
+        raise ConfigError(f"blind: {what} take their masses from a fit of all events; unblind first")
 
 
 def searched_as(config: Config) -> Config:
