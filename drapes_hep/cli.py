@@ -281,13 +281,13 @@ def limit_signal(
 
 @app.command()
 def export(
-    kind: Annotated[str, typer.Argument(metavar="FORMAT", help="pyhf, combine or hepdata.")],
+    kind: Annotated[str, typer.Argument(metavar="FORMAT", help="pyhf, combine, hs3 or hepdata.")],
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Output directory (default: RUN/FORMAT).")
     ] = None,
 ) -> None:
-    """Write the counts of a finished run for other tools: pyhf workspaces, Combine datacards, a HEPData submission."""
+    """Write the counts of a finished run for other tools: pyhf, Combine, HS3, or a HEPData submission."""
     from drapes_hep.exports.formats import find_writer
 
     writer, folder = find_writer(kind), output or run / kind

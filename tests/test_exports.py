@@ -19,6 +19,7 @@ from drapes_hep.errors import RunDirectoryError
 from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.exports.datacards import count_card, shape_card, write_datacards
 from drapes_hep.exports.hepdata import write_submission
+from drapes_hep.exports.hs3 import count_document, spectrum_document, write_documents
 from drapes_hep.exports.points import ExportPoint, read_points
 from drapes_hep.exports.workspaces import count_workspace, spectrum_workspace, write_workspaces
 
@@ -291,3 +292,69 @@ def test_an_unknown_format_and_an_unfinished_run_are_one_line(run, drapes, tmp_p
     status, _, said = drapes("export", "pyhf", tmp_path / "none")
     assert status == 2
     assert len(said.strip().splitlines()) == 1
+
+
+# ---- HS3 -------------------------------------------------------------------------------------------------------------
+
+
+def hs3_log_likelihood(document: dict, values: dict[str, float]) -> float:
+    """The logarithm of the likelihood that the standard writes for a document, Gaussian constraints included."""
+    [likelihood] = document["likelihoods"]
+    by_name = {each["name"]: each for each in (*document["distributions"], *document["data"])}
+    total, constrained = 0.0, set()
+    for name, data in zip(likelihood["distributions"], likelihood["data"], strict=True):
+        rate = np.zeros(len(by_name[data]["contents"]))
+        for sample in by_name[name]["samples"]:
+            nominal = np.array(sample["data"]["contents"])
+            factor, added = 1.0, np.zeros_like(nominal)
+            for modifier in sample["modifiers"]:
+                value = values[modifier["parameter"]]
+                if modifier["type"] == "normfactor":
+                    factor *= value
+                else:
+                    side = modifier["data"]["hi" if value >= 0 else "lo"]["contents"]
+                    added += abs(value) * (np.array(side) - nominal)
+                    constrained.add(modifier["parameter"])
+            rate += factor * (nominal + added)
+        total += float((np.array(by_name[data]["contents"]) * np.log(rate) - rate).sum())
+    return total - 0.5 * sum(values[name] ** 2 for name in constrained)
+
+
+@pytest.mark.parametrize("kind", ["count", "spectrum"])
+def test_an_hs3_document_has_the_likelihood_of_the_workspace(kind):
+    pyhf = pytest.importorskip("pyhf", reason="needs the extra 'stats'")
+    pyhf.set_backend("numpy", "minuit")
+    point = made_point()
+    workspace = {"count": count_workspace, "spectrum": spectrum_workspace}[kind](point)
+    document = {"count": count_document, "spectrum": spectrum_document}[kind](point)
+    model = pyhf.Workspace(workspace).model()
+    data = pyhf.Workspace(workspace).data(model)
+    nuisances = [name for name in document["domains"][0]["axes"] if name["name"] != "signal"]
+    differences = []
+    for signal, shift in ((0.0, 0.0), (20.0, 0.4), (45.0, -0.7), (10.0, 1.3)):
+        background = {axis["name"]: 1 + 0.1 * shift if kind == "count" else shift for axis in nuisances}
+        pars = [signal if name == "signal" else next(iter(background.values())) for name in model.config.par_order]
+        theirs = float(np.asarray(model.logpdf(pars, data)).sum())
+        differences.append(theirs - hs3_log_likelihood(document, {"signal": signal, **background}))
+    np.testing.assert_allclose(differences, differences[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["count", "spectrum"])
+def test_pyhs3_reads_what_is_exported(kind):
+    pyhs3 = pytest.importorskip("pyhs3", reason="needs pyhs3, whose numba is older than ours")
+    document = {"count": count_document, "spectrum": spectrum_document}[kind](made_point())
+    pyhs3.Workspace(**document).model(pyhs3.Workspace(**document).analyses["analysis"])
+
+
+def test_documents_of_a_run(run, points, tmp_path):
+    files = write_documents(run, tmp_path / "hs3")
+    assert {path.name for path in files} == {
+        *(f"count_{point.name}.json" for point in points if point.error > 0),
+        *(f"spectrum_{point.name}.json" for point in points if point.has_spectrum),
+    }
+    for path in files:
+        document = json.loads(path.read_text())
+        names = {each["name"] for each in document["distributions"]}
+        assert set(document["likelihoods"][0]["distributions"]) == names
+        used = {m["parameter"] for d in document["distributions"] for s in d["samples"] for m in s["modifiers"]}
+        assert used == {axis["name"] for axis in document["domains"][0]["axes"]}
