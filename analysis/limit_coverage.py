@@ -9,7 +9,7 @@ each); ``--tested`` those of the searches whose limits are computed, ``--tests``
 of their own, from models of the background outside the window. A run that was ended goes on where it was;
 ``--summary`` only prints, from what is there.
 
-Prints, for each cut, from spectra and from counts: how often the injected signal is excluded, with a 95% interval; how
+Writes ``coverage.json``, the limits of each test, and prints, for each cut, from spectra and from counts: how often the injected signal is excluded, with a 95% interval; how
 often a search without a signal has its observed limit below its expected median; and how often z_local exceeds 2.
 """
 
@@ -179,7 +179,9 @@ def main(arguments: argparse.Namespace) -> None:
                 jobs.append((context.config, place.windows[0], signals, arguments.means, path, targets[-1]))
     for _ in in_processes(test_limits, jobs, context.workers):
         pass
-    sys.stdout.write("\n".join(summary([read_trial(target) for target in targets], arguments.means)) + "\n")
+    rows = [read_trial(target) for target in targets]
+    write_json(arguments.output / "coverage.json", rows)
+    sys.stdout.write("\n".join(summary(rows, arguments.means)) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from test_resonance import EDGES, MU, U, template
 from test_stages import SEARCH, cut_sample
 
 from drapes_hep.bumphunt.selection import SelectedCounts
-from drapes_hep.bumphunt.signal_limits import LimitSettings, QuotedCount, SignalAtCut, cut_limits
+from drapes_hep.bumphunt.signal_limits import LimitSettings, QuotedCount, SignalAtCut, cut_limits, limit_budget
 from drapes_hep.bumphunt.tied_likelihood import varied_template
 from drapes_hep.bumphunt.trained_efficiency import trained_efficiency
 from drapes_hep.config import LimitsConfig
@@ -317,3 +317,22 @@ def test_the_generator_does_not_see_the_window(project, drapes, few_trees, monke
     assert not used[inside].any()
     assert used[~inside].all()
     assert "cut" in out
+
+
+# ---- what the limit is made of ---------------------------------------------------------------------------------------
+
+
+def test_each_source_of_uncertainty_raises_the_limit():
+    counts = selected()
+    shape = varied_template(SIGNAL, EDGES, 0.02, 0.2)
+    at_cut = signals(0.3, 0.1)
+    unsure = tuple(dataclasses.replace(at, every=shape, passing=shape) for at in at_cut)
+    count = [*quoted(counts)[:1], dataclasses.replace(quoted(counts)[1], spurious=1.0, added=8.0)]
+    settings = dataclasses.replace(SETTINGS, normalisation=0.2)
+    whole = cut_limits(counts, WINDOW, unsure, count, INJECTED, settings)[1].fitted.expected[2]
+    budget = dict(limit_budget(counts, WINDOW, unsure, count, INJECTED, settings, 1))
+    assert all(limit < whole for limit in budget.values())
+    assert budget["all of these"] == min(budget.values())
+    alone = signals(0.2)
+    plain = cut_limits(counts, WINDOW, alone, quoted(counts), INJECTED, SETTINGS)[1].fitted.expected[2]
+    assert budget["all of these"] == pytest.approx(plain, rel=1e-3)

@@ -41,6 +41,7 @@ __all__ = [
     "SignalErrors",
     "cut_limits",
     "inclusive_limit",
+    "limit_budget",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -216,6 +217,56 @@ def cut_limits(
     return tuple(out)
 
 
+def limit_budget(
+    counts: SelectedCounts,
+    window: Window,
+    signals: Sequence[SignalAtCut],
+    quoted: Sequence[QuotedCount],
+    injected: FloatArray,
+    settings: LimitSettings,
+    place: int,
+) -> tuple[tuple[str, float], ...]:
+    """Compute what the limit expected from the spectra would be without each source of uncertainty.
+
+    Parameters
+    ----------
+    counts, window, signals, quoted, injected, settings
+        As :func:`cut_limits` takes them.
+    place : int
+        Of the cut among the working points.
+
+    Returns
+    -------
+    tuple of (str, float)
+        The source that is left out, and the expected median in signal events; the last is without any of them, which
+        leaves fluctuations and the fit of the background.
+    """
+    signal, count, background = signals[place], quoted[place], _background(counts, settings)
+    still = replace(signal, every=_still(signal.every), passing=_still(signal.passing))
+    known = replace(signal, passes=None if signal.passes is None else signal.passes.averaged())
+    sure = replace(count, spurious=0.0, added=0.0)
+    exact = replace(settings, normalisation=0.0)
+    everything = replace(still, passes=known.passes)
+    without = {
+        "mass scale and resolution of the signal": (still, count, settings),
+        "number of signal events": (signal, count, exact),
+        "mass function (spurious signal)": (signal, replace(count, spurious=0.0), settings),
+        "null searches": (signal, replace(count, added=0.0), settings),
+        "spread of the efficiency over trainings": (known, count, settings),
+        "all of these": (everything, sure, exact),
+    }
+    out = []
+    for source, (changed, its_count, its_settings) in without.items():
+        scan = _scan(counts, place, window, changed, its_count, injected, background, its_settings)
+        out.append((source, _limit(scan, changed.passes).expected[2]))
+    return tuple(out)
+
+
+def _still(template: VariedTemplate) -> VariedTemplate:
+    """Return a template without its variations."""
+    return replace(template, slope=template.slope[:0], curvature=template.curvature[:0])
+
+
 def inclusive_limit(counts: SelectedCounts, signal: SignalAtCut, start: float, settings: LimitSettings) -> float:
     """Compute the expected limit without a cut.
 
@@ -269,33 +320,12 @@ def _fitted(
     settings: LimitSettings,
 ) -> tuple[Limit | None, float | None, str | None]:
     """Return the limit from the spectra and its error, or the reason why there is none."""
-    edges, nested = counts.edges, counts.nested
-    inside = window.in_signal_region(0.5 * (edges[1:] + edges[:-1]))
-    bump = signal.every.nominal / max(float(signal.every.nominal[inside].sum()), 1e-9)
-    # a spurious signal is one of all events; what a calibration adds, one of the events that pass alone
-    additions = [
-        size * np.stack([bump, sign * bump]) for size, sign in _sizes(count, nested, inside, place) if size > 0
-    ]
-    stacked = np.stack(additions) if additions else None
-    if place == 0:
-        spectra = _inclusive(counts, signal, background, settings, stacked)
-        return _limit(scan_signals(spectra, _events(injected), np.ones(1)), None), None, None
-    assert signal.passes is not None
-    share = np.where(inside, 1.0, counts.share)
-    passed, failed = nested[place], nested[0] - nested[place]
-    if passed[~inside].sum() < settings.min_events:
-        return None, None, f"fewer than {settings.min_events} events outside the window pass"
-    outside = float((share * background.mu)[~inside].sum())
-    if passed[~inside].sum() / outside * background.mu[inside].sum() < FEW_EVENTS:
-        return None, None, f"fewer than {FEW_EVENTS:g} background events pass in the window: q is not asymptotic"
-    data = PassFailCounts(passed[None], failed[None], share[None], signal.every.nominal[None])
-    # chosen with a signal that is free in both, so that no signal can choose it
-    degree = int(fit_pass_fail(background, data).degree[0])
-    spectra = SignalSpectra(
-        background, passed, failed, share, degree, signal.every, signal.passing, settings.normalisation, stacked
-    )
-    largest = max(float(signal.passes.values.max()), 1e-4)
-    scan = scan_signals(spectra, _events(injected), largest * np.linspace(0.0, 1.0, _EFFICIENCIES) ** 2)
+    reason = _too_few(counts, place, window, background, settings) if place else None
+    if reason is not None:
+        return None, None, reason
+    scan = _scan(counts, place, window, signal, count, injected, background, settings)
+    if signal.passes is None:
+        return _limit(scan, None), None, None
     rng = np.random.default_rng(0)
     medians = [_limit(scan, signal.passes.drawn_again(rng)).expected[2] for _ in range(_DRAWS)]
     finite = [median for median in medians if np.isfinite(median)]
@@ -303,10 +333,63 @@ def _fitted(
     return _limit(scan, signal.passes), error, None
 
 
+def _too_few(
+    counts: SelectedCounts, place: int, window: Window, background: Background, settings: LimitSettings
+) -> str | None:
+    """Return why so few events pass that there is no limit from the spectra."""
+    inside, share = _inside(counts, window)
+    outside = float(counts.nested[place][~inside].sum())
+    if outside < settings.min_events:
+        return f"fewer than {settings.min_events} events outside the window pass"
+    efficiency = outside / float((share * background.mu)[~inside].sum())
+    if efficiency * background.mu[inside].sum() < FEW_EVENTS:
+        return f"fewer than {FEW_EVENTS:g} background events pass in the window: q is not asymptotic"
+    return None
+
+
+def _inside(counts: SelectedCounts, window: Window) -> tuple[npt.NDArray[np.bool_], FloatArray]:
+    """Return which bins are inside the window, and the share of each bin's events that a cut counts."""
+    inside = window.in_signal_region(0.5 * (counts.edges[1:] + counts.edges[:-1]))
+    return inside, np.where(inside, 1.0, counts.share)
+
+
+def _scan(
+    counts: SelectedCounts,
+    place: int,
+    window: Window,
+    signal: SignalAtCut,
+    count: QuotedCount,
+    injected: FloatArray,
+    background: Background,
+    settings: LimitSettings,
+) -> ClsScan:
+    """Compute CLs for signals between the smallest and the largest that was injected."""
+    nested = counts.nested
+    inside, share = _inside(counts, window)
+    bump = signal.every.nominal / max(float(signal.every.nominal[inside].sum()), 1e-9)
+    sizes = _sizes(count, nested, inside, place)
+    additions = [size * np.stack([bump, fails * bump]) for size, fails in sizes if size > 0]
+    stacked = np.stack(additions) if additions else None
+    if place == 0 or signal.passes is None:
+        return scan_signals(_inclusive(counts, signal, background, settings, stacked), _events(injected), np.ones(1))
+    passed, failed = nested[place], nested[0] - nested[place]
+    data = PassFailCounts(passed[None], failed[None], share[None], signal.every.nominal[None])
+    # chosen with a signal that is free in both, so that no signal can choose it
+    degree = int(fit_pass_fail(background, data).degree[0])
+    spectra = SignalSpectra(
+        background, passed, failed, share, degree, signal.every, signal.passing, settings.normalisation, stacked
+    )
+    largest = max(float(signal.passes.values.max()), 1e-4)
+    return scan_signals(spectra, _events(injected), largest * np.linspace(0.0, 1.0, _EFFICIENCIES) ** 2)
+
+
 def _sizes(
     count: QuotedCount, nested: FloatArray, inside: npt.NDArray[np.bool_], place: int
 ) -> list[tuple[float, float]]:
-    """Return what may be in the window beside background and signal: events that pass, and what fails for each."""
+    """Return what may be in the window beside background and signal: events that pass, and what fails for each.
+
+    A spurious signal is one of all events; what a calibration adds, one of the events that pass alone.
+    """
     passed, every = float(nested[place][inside].sum()), float(nested[0][inside].sum())
     fails = (every - passed) / passed if passed > 0 else 0.0
     return [(count.spurious, fails), (count.added, -1.0)]

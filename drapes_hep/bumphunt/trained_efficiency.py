@@ -64,6 +64,10 @@ class TrainedEfficiency:
         x, nodes = np.log(signal), np.log(self.injected)
         return np.stack([np.interp(x, nodes, curve) for curve in self.values.T], axis=1)
 
+    def averaged(self) -> TrainedEfficiency:
+        """Return the mean over the trainings, as if all were alike."""
+        return trained_efficiency(self.injected, [np.array([each.mean()]) for each in self.trained])
+
     def drawn_again(self, rng: np.random.Generator) -> TrainedEfficiency:
         """Draw the trainings of each injection again, with replacement: for the error that their number leaves."""
         return trained_efficiency(self.injected, [rng.choice(each, len(each)) for each in self.trained])

@@ -15,6 +15,7 @@ from drapes_hep import plots
 from drapes_hep.errors import counted, without_secrets
 from drapes_hep.files import atomic_path
 from drapes_hep.metrics import Roc
+from drapes_hep.report.budget import budget_rows, budget_title
 from drapes_hep.report.extract import leading_window, passing, quality_points, roc
 from drapes_hep.report.figures import (
     control_figures,
@@ -157,6 +158,8 @@ def _content(run: RunFiles, album: Album, progress: Callable[[int, int], None] |
             "several_hidden": len(run.hidden) > 1,
             "cards": cards,
             "headline": lines,
+            "budget": budget_rows(run),
+            "budget_title": budget_title(run),
             "rows": working_point_rows(run),
             **_columns(run),
             "window_note": f"Expected from the mass fit{run.fit_title} outside the window. {_WINDOW_NOTE}",

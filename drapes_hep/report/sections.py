@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -62,6 +62,7 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
             "The window counts are the primary result, and the global p-value is theirs. The resonance fit assumes a"
             " signal shape and has no global p-value."
         )
+    lines += _quoted_lines(run, whole, largest)
     cards = [_card("window count, largest local significance", _significance(largest), local)]
     if whole.p is None:
         cards.append(_card("global p-value", null(), whole.reason or reason))
@@ -82,6 +83,34 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
     lost = (run.results.get("accounting") or {}).get("lost")
     cards.append(_card("events lost", optional_integer(lost), "requested minus processed"))
     return cards, lines
+
+
+def _quoted_lines(run: RunFiles, whole: GlobalP, largest: tuple[WindowFiles, Point] | None) -> Iterator[str]:
+    """Say which p-value is that of the search, and what was injected."""
+    calibrated = (run.results.get("global") or {}).get("calibrated") or {}
+    if whole.p is not None:
+        which = (
+            "calibrated with null searches"
+            if calibrated.get("p_global") is not None
+            else (
+                "extrapolated; not calibrated with null searches"
+                if whole.quotes_extrapolation
+                else "measured with pseudo-experiments; not calibrated with null searches"
+            )
+        )
+        yield f"The p-value of the search is the global one, {which}."
+    injected = (run.config.get("signal") or {}).get("inject")
+    labelled = (run.config.get("data") or {}).get("labels")
+    if run.blind or not labelled:
+        return
+    among = None if largest is None else largest[0].result.get("n_signal_truth")
+    inside = ""
+    if largest is not None and among is not None:
+        inside = f", of which {integer(among)} in the window {largest[0].title} GeV"
+    if injected is None:
+        yield f"All labelled signal is among the data{inside}."
+    else:
+        yield f"Injected: {counted(int(injected), 'signal event')} before the selection{inside}."
 
 
 def _resonance_card(fit: Mapping[str, Any]) -> Row:

@@ -84,6 +84,7 @@ def limits_table(limits: SignalLimits) -> str:
             f"cut {best.background_efficiency:g} has the lowest expected limit: observed"
             f" {_text(limits, best.fitted.observed)}, expected {_text(limits, best.fitted.expected[2])} {unit}"
         )
+        lines += [f"  without {source}: {_text(limits, events)}" for source, events in limits.budget]
     return "\n".join(lines)
 
 
@@ -111,6 +112,9 @@ def _record(limits: SignalLimits) -> dict[str, Any]:
         "injected": list(limits.injected),
         "searches": limits.searches,
         "best": None if best is None else best.background_efficiency,
+        "budget": [
+            {"without": source, "events": events if np.isfinite(events) else None} for source, events in limits.budget
+        ],
         "cuts": [
             {
                 "background_efficiency": cut.background_efficiency,

@@ -26,6 +26,7 @@ from drapes_hep.bumphunt.signal_limits import (
     SignalAtCut,
     cut_limits,
     inclusive_limit,
+    limit_budget,
 )
 from drapes_hep.bumphunt.tied_likelihood import varied_template
 from drapes_hep.bumphunt.trained_efficiency import TrainedEfficiency, trained_efficiency
@@ -87,6 +88,8 @@ class SignalLimits:
         In signal events after the selection.
     efficiencies : tuple of TrainedEfficiency or None
         Part of them that passes each cut; None without a cut.
+    budget : tuple of (str, float)
+        Sources of uncertainty, and what the expected limit of the best cut would be without each.
     """
 
     window: Window
@@ -100,16 +103,22 @@ class SignalLimits:
     searches: int
     cuts: tuple[CutLimits, ...]
     efficiencies: tuple[TrainedEfficiency | None, ...]
+    budget: tuple[tuple[str, float], ...]
 
     @property
     def best(self) -> CutLimits | None:
         """The cut with the lowest limit expected from the spectra: no observed count chooses it."""
-        quoted = [cut for cut in self.cuts if cut.fitted is not None and np.isfinite(cut.fitted.expected[2])]
-        return min(quoted, key=_median, default=None)
+        return best_cut(self.cuts)
 
     def cross_section(self, events: float) -> float | None:
         """Return the cross section in fb of a number of signal events; None without a luminosity."""
         return None if self.luminosity is None else events / (self.luminosity * self.acceptance)
+
+
+def best_cut(cuts: Sequence[CutLimits]) -> CutLimits | None:
+    """Return the cut with the lowest limit expected from the spectra; None if none is within the injections."""
+    quoted = [cut for cut in cuts if np.isfinite(_median(cut))]
+    return min(quoted, key=_median, default=None)
 
 
 def _median(cut: CutLimits) -> float:
@@ -159,10 +168,12 @@ def compute_limits(search: Context, sample: Context, luminosity: float | None = 
     check_sample(signal, injected[-1], path)
     records = _search(search, sample, window, injected)
     signals = signals_of(records, counts.edges, window, signal, limits)
+    cuts = cut_limits(counts, window, signals, quoted, injected, settings)
+    best = best_cut(cuts)
+    budget = () if best is None else limit_budget(counts, window, signals, quoted, injected, settings, cuts.index(best))
     return SignalLimits(
         window, len(signal), *acceptance, _inside(window, signal), float(np.median(signal.mjj)), luminosity,
-        tuple(injected), limits.searches, cut_limits(counts, window, signals, quoted, injected, settings),
-        tuple(at_cut.passes for at_cut in signals),
+        tuple(injected), limits.searches, cuts, tuple(at_cut.passes for at_cut in signals), budget,
     )  # fmt: skip
 
 
