@@ -9,8 +9,9 @@ each); ``--tested`` those of the searches whose limits are computed, ``--tests``
 of their own, from models of the background outside the window. A run that was ended goes on where it was;
 ``--summary`` only prints, from what is there.
 
-Writes ``coverage.json``, the limits of each test, and prints, for each cut, from spectra and from counts: how often the injected signal is excluded, with a 95% interval; how
-often a search without a signal has its observed limit below its expected median; and how often z_local exceeds 2.
+Writes ``coverage.json``, the limits of each test, and prints, for each cut and for that of the lowest expected limit,
+from spectra and from counts: how often the injected signal is excluded, with a 95% interval; how often a search without
+a signal has its observed limit below its expected median; and how often z_local exceeds 2.
 """
 
 from __future__ import annotations
@@ -131,30 +132,40 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def summary(rows: list[dict[str, Any]], means: list[float]) -> Iterator[str]:
-    """Write what the limits do."""
-    largest = max(means)
+def summary(tests_done: list[dict[str, Any]], means: list[float]) -> Iterator[str]:
+    """Write what the limits do, cut by cut, and for the cut that each search would quote."""
     yield (
         f"{'signal':>7} {'cut':>6} {'from':>8} {'tests':>6} {'excluded':>9} {'95%':>12} {'obs < exp':>9} {'median':>7}"
         f" {'z > 2':>6}"
     )
-    for mean in sorted({row["mean"] for row in rows}):
-        tested = [row["rows"] for row in rows if row["mean"] == mean]
-        for k, first in enumerate(tested[0]):
-            z = np.array([each[k]["z"] if each[k]["z"] is not None else -np.inf for each in tested])
-            for name in ("spectra", "count"):
-                quoted = [each[k][name] for each in tested if each[k][name] is not None]
-                if not quoted:
-                    continue
-                observed, expected = (
-                    np.array([largest * 10 if pair[i] is None else pair[i] for pair in quoted]) for i in (0, 1)
-                )
-                out, n = int((observed < mean).sum()), len(quoted)
-                low, high = stats.binomtest(out, n).proportion_ci(method="exact")
-                yield (
-                    f"{mean:>7g} {first['cut']:>6g} {name:>8} {n:>6} {out:>9} {f'{low:.3f}-{high:.3f}':>12}"
-                    f" {int((observed < expected).sum()):>9} {np.median(expected):>7.0f} {int((z > 2).sum()):>6}"
-                )
+    beyond = 10.0 * max(means)
+    for mean in sorted({test["mean"] for test in tests_done}):
+        tested = [test["rows"] for test in tests_done if test["mean"] == mean]
+        for name in ("spectra", "count"):
+            for k, first in enumerate(tested[0]):
+                yield _line(mean, f"{first['cut']:g}", name, [rows[k] for rows in tested], beyond)
+            yield _line(mean, "best", name, [_best(rows, name) for rows in tested], beyond)
+
+
+def _best(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Return the cut with the lowest expected limit."""
+    quoted = [row for row in rows if row[name] is not None and row[name][1] is not None]
+    return min(quoted, key=lambda row: row[name][1], default=rows[0])
+
+
+def _line(mean: float, cut: str, name: str, rows: list[dict[str, Any]], beyond: float) -> str:
+    quoted = [row for row in rows if row[name] is not None]
+    observed, expected = (
+        np.array([beyond if row[name][i] is None else row[name][i] for row in quoted]) for i in (0, 1)
+    )
+    out, n = int((observed < mean).sum()), len(quoted)
+    low, high = stats.binomtest(out, n).proportion_ci(method="exact") if n else (0.0, 1.0)
+    above = sum(row["z"] is not None and row["z"] > 2 for row in rows)
+    median = np.median(expected) if n else np.nan
+    return (
+        f"{mean:>7g} {cut:>6} {name:>8} {n:>6} {out:>9} {f'{low:.3f}-{high:.3f}':>12}"
+        f" {int((observed < expected).sum()):>9} {median:>7.0f} {above:>6}"
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:

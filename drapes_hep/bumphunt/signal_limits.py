@@ -243,16 +243,16 @@ def limit_budget(
     """
     signal, count, background = signals[place], quoted[place], _background(counts, settings)
     still = replace(signal, every=_still(signal.every), passing=_still(signal.passing))
-    known = replace(signal, passes=None if signal.passes is None else signal.passes.averaged())
+    alike = replace(signal, passes=None if signal.passes is None else signal.passes.averaged())
     sure = replace(count, spurious=0.0, added=0.0)
     exact = replace(settings, normalisation=0.0)
-    everything = replace(still, passes=known.passes)
+    everything = replace(still, passes=alike.passes)
     without = {
         "mass scale and resolution of the signal": (still, count, settings),
         "number of signal events": (signal, count, exact),
         "mass function (spurious signal)": (signal, replace(count, spurious=0.0), settings),
         "null searches": (signal, replace(count, added=0.0), settings),
-        "spread of the efficiency over trainings": (known, count, settings),
+        "spread of the efficiency over trainings": (alike, count, settings),
         "all of these": (everything, sure, exact),
     }
     out = []

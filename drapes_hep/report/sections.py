@@ -86,7 +86,7 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
 
 
 def _quoted_lines(run: RunFiles, whole: GlobalP, largest: tuple[WindowFiles, Point] | None) -> Iterator[str]:
-    """Say which p-value is that of the search, and what was injected."""
+    """Write which p-value is that of the search, and what was injected."""
     calibrated = (run.results.get("global") or {}).get("calibrated") or {}
     if whole.p is not None:
         which = (
