@@ -33,6 +33,7 @@ from drapes_hep.config import Config, load_config
 from drapes_hep.errors import DrapesError
 from drapes_hep.files import content_hash, file_hash, write_json
 from drapes_hep.parallel import in_processes
+from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.progress import Reporter
@@ -180,7 +181,14 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.summary:
         search_missing(place, context, run_injected, missing, f"{len(wanted)} injected searches")
     signals = signal_model(place, signal, measured)
-    key = content_hash([[efficiency.values.tolist() for at_cut in signals if (efficiency := at_cut.passes)]])[:12]
+    values = [efficiency.values.tolist() for at_cut in signals if (efficiency := at_cut.passes)]
+    decides = [
+        values,
+        arguments.means,
+        context.config.limits.model_dump(mode="json"),
+        code_hash("bumphunt.signal_limits"),
+    ]
+    key = content_hash(decides)[:12]
     jobs, targets = [], []
     for job in tests(arguments.tested, arguments.tests):
         if has_record(injected_record(place, *job)):

@@ -236,6 +236,10 @@ def limit_signal(
     ] = None,
     output: Output = None,
     assignments: Assignments = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Folder of the limits, RUN/limits/NAME (default: the first file's name)."),
+    ] = None,
     signal_assignments: Annotated[
         list[str] | None,
         typer.Option("--signal-set", metavar="KEY=VALUE", help="Set a key of 'data' for the signal; repeatable."),
@@ -257,8 +261,8 @@ def limit_signal(
     from drapes_hep.studies.null_searches import check_nulls
 
     checked = _configured(config, assignments, False)
-    if luminosity is not None and not luminosity > 0:
-        raise ConfigError(f"--luminosity {luminosity:g}: must be above 0")
+    if luminosity is not None and not 0 < luminosity < float("inf"):
+        raise ConfigError(f"--luminosity {luminosity:g}: must be a number above 0")
     check_nulls(checked, "limits")
     reporter = Reporter(quiet=quiet)
     search = _context(
@@ -269,7 +273,7 @@ def limit_signal(
         sample = assigned_config(
             sample.model_dump(mode="json"), [f"data.{each}" for each in signal_assignments], search.run.manifest
         )
-    place = search.run.path / "limits" / Path(signal[0]).name.partition(".")[0]
+    place = search.run.path / "limits" / (name or Path(signal[0]).stem)
     target = open_run(place, "applied", overwrite=overwrite)
     limits = compute_limits(
         search, Context.of(sample, target, executor=executor, workers=workers, reporter=reporter), luminosity

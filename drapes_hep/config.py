@@ -801,7 +801,7 @@ class LimitsConfig(_Section):
         description="Signal events before the cuts; null takes half of the limit expected without a cut.",
     )
     searches: Annotated[int, Decides()] = Field(
-        10, ge=1, description="Searches with each size of the signal, everything trained anew."
+        10, ge=1, le=1000, description="Searches with each size of the signal, everything trained anew."
     )
     scale_error: Annotated[float, Field(ge=0, lt=0.2), Decides()] = Field(
         0.01, description="Relative standard deviation of the signal's mass."

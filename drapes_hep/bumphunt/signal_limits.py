@@ -116,6 +116,8 @@ class QuotedCount:
         None where nothing is expected.
     spurious, added : float
         Included in the error, in events that pass: the spurious signal, and what a calibration adds.
+    spurious_inclusive : float
+        The spurious signal without a cut.
     """
 
     observed: int
@@ -123,6 +125,7 @@ class QuotedCount:
     error: float | None
     spurious: float = 0.0
     added: float = 0.0
+    spurious_inclusive: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,8 @@ class CutLimits:
     fitted : Limit or None
         From the spectra.
     fitted_error : float or None
-        Standard error of its expected median that the number of trainings leaves; None without a cut.
+        Standard error of its expected median that the number of trainings leaves; None without a cut, with one
+        training, or where a part of the trainings has no limit.
     counted : Limit or None
         From the window's count.
     reason : str or None
@@ -202,15 +206,16 @@ def cut_limits(
     FitError
         If the inclusive spectrum cannot be fitted.
     """
-    background = _background(counts, settings)
-    raised = _raised_expectation(counts, window, signals, injected, settings)
+    background = _background(counts, settings, _outside(counts, window, settings))
+    raised = _raised_expectation(counts, window, signals, injected, settings, background.expected)
     out = []
     for place, (efficiency, signal, count) in enumerate(zip(counts.efficiencies, signals, quoted, strict=True)):
+        if count.expected is None or count.error is None:
+            out.append(CutLimits(efficiency, None, None, None, "the hunt expects no count"))
+            continue
         fitted, error, reason = _fitted(counts, place, window, signal, count, injected, background, settings)
         counted = None
-        if count.expected is None or count.error is None:
-            reason = "the hunt expects no count"
-        else:
+        if not (place and np.isnan(raised[:, place]).all()):
             events, adds = _adds(signal, window, counts.edges, injected, raised[:, place])
             counted = _counted(count, events, adds)
         out.append(CutLimits(efficiency, fitted, error, counted, reason))
@@ -241,24 +246,28 @@ def limit_budget(
         The source that is left out, and the expected median in signal events; the last is without any of them, which
         leaves fluctuations and the fit of the background.
     """
-    signal, count, background = signals[place], quoted[place], _background(counts, settings)
+    signal, count = signals[place], quoted[place]
+    background = _background(counts, settings, _outside(counts, window, settings))
     still = replace(signal, every=_still(signal.every), passing=_still(signal.passing))
     alike = replace(signal, passes=None if signal.passes is None else signal.passes.averaged())
-    sure = replace(count, spurious=0.0, added=0.0)
+    sure = replace(count, spurious=0.0, spurious_inclusive=0.0, added=0.0)
     exact = replace(settings, normalisation=0.0)
     everything = replace(still, passes=alike.passes)
-    without = {
-        "mass scale and resolution of the signal": (still, count, settings),
-        "number of signal events": (signal, count, exact),
-        "mass function (spurious signal)": (signal, replace(count, spurious=0.0), settings),
-        "null searches": (signal, replace(count, added=0.0), settings),
-        "spread of the efficiency over trainings": (alike, count, settings),
-        "all of these": (everything, sure, exact),
-    }
+    spurious = replace(count, spurious=0.0, spurious_inclusive=0.0)
+    # a source that is not assessed, or has no error, is in no limit
+    without = (
+        ("mass scale and resolution of the signal", len(signal.every.slope) > 0, still, count, settings),
+        ("number of signal events", settings.normalisation > 0, signal, count, exact),
+        ("mass function (spurious signal)", count.spurious > 0, signal, spurious, settings),
+        ("null searches", count.added > 0, signal, replace(count, added=0.0), settings),
+        ("spread of the efficiency over trainings", signal.passes is not None, alike, count, settings),
+        ("all of these", True, everything, sure, exact),
+    )
     out = []
-    for source, (changed, its_count, its_settings) in without.items():
-        scan = _scan(counts, place, window, changed, its_count, injected, background, its_settings)
-        out.append((source, _limit(scan, changed.passes).expected[2]))
+    for source, present, changed, its_count, its_settings in without:
+        if present:
+            scan = _scan(counts, place, window, changed, its_count, injected, background, its_settings)
+            out.append((source, _limit(scan, changed.passes).expected[2]))
     return tuple(out)
 
 
@@ -285,28 +294,65 @@ def inclusive_limit(counts: SelectedCounts, signal: SignalAtCut, start: float, s
     float
         Signal events; infinite if it is more than 30 times the start.
     """
-    spectra = _inclusive(counts, signal, _background(counts, settings), settings, None)
+    spectra = _inclusive(counts, signal, _background(counts, settings, None), settings, None)
     scan = scan_signals(spectra, np.geomspace(start / 30.0, 30.0 * start, 2 * _POINTS), np.ones(1))
     return crossing(scan.signal, scan.expected[:, 0, 2])
 
 
-def _background(counts: SelectedCounts, settings: LimitSettings) -> Background:
+@dataclass(frozen=True)
+class _Expected:
+    """The background that all fits expand around, and what each cut is expected to count.
+
+    Attributes
+    ----------
+    inclusive : Background
+        Of a fit to all of the range: an expansion, which no limit is expected from.
+    expected : array, shape (cuts, bins), or None
+        From outside the window; a cut without a curve has zeros.
+    """
+
+    inclusive: Background
+    expected: FloatArray | None
+
+    def counts(self, place: int) -> tuple[FloatArray, ...] | None:
+        """Return what is expected to pass a cut and to fail it."""
+        if self.expected is None:
+            return None
+        if place == 0:
+            return (self.expected[0],)
+        return self.expected[place], self.expected[0] - self.expected[place]
+
+
+def _background(counts: SelectedCounts, settings: LimitSettings, expected: FloatArray | None) -> _Expected:
     fit = fit_spectrum(counts.nested[0], counts.edges, None, settings.shape, settings.sqrt_s)
     mu, gradient = bin_model(settings.shape, settings.sqrt_s, counts.edges, fit.parameters)
-    return Background(mu, gradient, mass_coordinate(counts.edges))
+    return _Expected(Background(mu, gradient, mass_coordinate(counts.edges)), expected)
+
+
+def _outside(counts: SelectedCounts, window: Window, settings: LimitSettings) -> FloatArray:
+    """Compute the counts of each cut that are expected from outside the window, shape (cuts, bins)."""
+    hunted = _hunted(counts, window, settings)
+    mu, (_, share) = hunted.fit.expected, _inside(counts, window)
+    curves = [np.zeros_like(mu) if point.spectrum is None else point.spectrum for point in hunted.working_points[1:]]
+    return np.minimum.accumulate(np.stack([mu, *(share * curve for curve in curves)]), axis=0)
+
+
+def _hunted(counts: SelectedCounts, window: Window, settings: LimitSettings) -> WindowHunt:
+    return hunt_window(counts, window, shape=settings.shape, sqrt_s=settings.sqrt_s, min_events=settings.min_events)
 
 
 def _inclusive(
     counts: SelectedCounts,
     signal: SignalAtCut,
-    background: Background,
+    background: _Expected,
     settings: LimitSettings,
     additions: FloatArray | None,
 ) -> SignalSpectra:
-    share = np.ones(len(background.mu))
+    share = np.ones(len(background.inclusive.mu))
     return SignalSpectra(
-        background, counts.nested[0], None, share, -1, signal.every, signal.every, settings.normalisation, additions
-    )
+        background.inclusive, counts.nested[0], None, share, -1, signal.every, signal.every, settings.normalisation,
+        additions, background.counts(0),
+    )  # fmt: skip
 
 
 def _fitted(
@@ -316,11 +362,11 @@ def _fitted(
     signal: SignalAtCut,
     count: QuotedCount,
     injected: FloatArray,
-    background: Background,
+    background: _Expected,
     settings: LimitSettings,
 ) -> tuple[Limit | None, float | None, str | None]:
     """Return the limit from the spectra and its error, or the reason why there is none."""
-    reason = _too_few(counts, place, window, background, settings) if place else None
+    reason = _too_few(counts, place, window, background.inclusive, settings) if place else None
     if reason is not None:
         return None, None, reason
     scan = _scan(counts, place, window, signal, count, injected, background, settings)
@@ -328,8 +374,8 @@ def _fitted(
         return _limit(scan, None), None, None
     rng = np.random.default_rng(0)
     medians = [_limit(scan, signal.passes.drawn_again(rng)).expected[2] for _ in range(_DRAWS)]
-    finite = [median for median in medians if np.isfinite(median)]
-    error = float(np.std(finite, ddof=1)) if len(finite) > 1 else None
+    several = min(map(len, signal.passes.trained)) > 1 and bool(np.isfinite(medians).all())
+    error = float(np.std(medians, ddof=1)) if several else None
     return _limit(scan, signal.passes), error, None
 
 
@@ -360,39 +406,34 @@ def _scan(
     signal: SignalAtCut,
     count: QuotedCount,
     injected: FloatArray,
-    background: Background,
+    background: _Expected,
     settings: LimitSettings,
 ) -> ClsScan:
     """Compute CLs for signals between the smallest and the largest that was injected."""
     nested = counts.nested
     inside, share = _inside(counts, window)
     bump = signal.every.nominal / max(float(signal.every.nominal[inside].sum()), 1e-9)
-    sizes = _sizes(count, nested, inside, place)
-    additions = [size * np.stack([bump, fails * bump]) for size, fails in sizes if size > 0]
+    additions = []
+    if count.spurious > 0:
+        # as many events of the inclusive spectrum as the cut's efficiency says
+        passing = count.spurious * share * bump
+        additions.append(np.stack([passing, count.spurious_inclusive * bump - passing]))
+    if count.added > 0:
+        # what a calibration adds is of the events that pass alone
+        additions.append(np.stack([count.added * share * bump, -count.added * share * bump]))
     stacked = np.stack(additions) if additions else None
     if place == 0 or signal.passes is None:
         return scan_signals(_inclusive(counts, signal, background, settings, stacked), _events(injected), np.ones(1))
     passed, failed = nested[place], nested[0] - nested[place]
     data = PassFailCounts(passed[None], failed[None], share[None], signal.every.nominal[None])
     # chosen with a signal that is free in both, so that no signal can choose it
-    degree = int(fit_pass_fail(background, data).degree[0])
+    degree = int(fit_pass_fail(background.inclusive, data).degree[0])
     spectra = SignalSpectra(
-        background, passed, failed, share, degree, signal.every, signal.passing, settings.normalisation, stacked
-    )
+        background.inclusive, passed, failed, share, degree, signal.every, signal.passing, settings.normalisation,
+        stacked, background.counts(place),
+    )  # fmt: skip
     largest = max(float(signal.passes.values.max()), 1e-4)
     return scan_signals(spectra, _events(injected), largest * np.linspace(0.0, 1.0, _EFFICIENCIES) ** 2)
-
-
-def _sizes(
-    count: QuotedCount, nested: FloatArray, inside: npt.NDArray[np.bool_], place: int
-) -> list[tuple[float, float]]:
-    """Return what may be in the window beside background and signal: events that pass, and what fails for each.
-
-    A spurious signal is one of all events; what a calibration adds, one of the events that pass alone.
-    """
-    passed, every = float(nested[place][inside].sum()), float(nested[0][inside].sum())
-    fails = (every - passed) / passed if passed > 0 else 0.0
-    return [(count.spurious, fails), (count.added, -1.0)]
 
 
 def _events(injected: FloatArray) -> FloatArray:
@@ -414,33 +455,20 @@ def _raised_expectation(
     signals: Sequence[SignalAtCut],
     injected: FloatArray,
     settings: LimitSettings,
+    base: FloatArray | None,
 ) -> FloatArray:
     """Compute by how many events a signal raises the expectation of each cut, shape (injections, cuts).
 
     The signal is added to the counts that are expected without one, and the hunt's fits are made again.
     """
-
-    def hunted(nested: FloatArray | None) -> WindowHunt:
-        if nested is None:
-            changed = counts
-        else:
-            disjoint = np.concatenate([nested[:-1] - nested[1:], nested[-1:]])
-            changed = replace(counts, counts=np.maximum(disjoint, 0.0))
-        return hunt_window(
-            changed, window, shape=settings.shape, sqrt_s=settings.sqrt_s, min_events=settings.min_events
-        )
+    assert base is not None
+    _, share = _inside(counts, window)
 
     def expectations(nested: FloatArray) -> FloatArray:
-        points = hunted(nested).working_points
+        disjoint = np.concatenate([nested[:-1] - nested[1:], nested[-1:]])
+        points = _hunted(replace(counts, counts=np.maximum(disjoint, 0.0)), window, settings).working_points
         return np.array([np.nan if point.expected is None else point.expected for point in points])
 
-    without = hunted(None)
-    mu = without.fit.expected
-    share = np.where(window.in_signal_region(0.5 * (counts.edges[1:] + counts.edges[:-1])), 1.0, counts.share)
-    # a cut without a curve has no count either
-    curves = [np.zeros_like(mu) if point.spectrum is None else point.spectrum for point in without.working_points[1:]]
-    spectra = [mu, *(share * curve for curve in curves)]
-    base = np.minimum.accumulate(np.stack(spectra), axis=0)
     zero, rows = expectations(base), []
     for place, number in enumerate(injected):
         added = [number * signals[0].every.nominal]
@@ -458,17 +486,16 @@ def _adds(
     events = _events(injected)
     if signal.inside is None:
         inside = float(signal.every.nominal[window.in_signal_region(0.5 * (edges[1:] + edges[:-1]))].sum())
-        fraction, mean = np.full((len(events), 1), inside), np.full(len(injected), inside)
+        fraction = np.full((len(events), 1), inside)
     else:
-        fraction, mean = signal.inside.at(events), signal.inside.values.mean(axis=1)
-    # part of what a signal adds that its own events outside the window hide; a signal so large that the hunt's fit
-    # fails hides as much of itself as the largest that does not
+        fraction = signal.inside.at(events)
+    # a signal so large that the hunt's fit fails raises the expectation as the largest that does not, in proportion
     fitted = np.isfinite(raised)
     if not fitted.any():
         return events, np.full(fraction.shape, np.nan)
-    part = raised[fitted] / np.maximum(mean * injected, 1e-300)[fitted]
-    hidden = np.interp(np.log(events), np.log(injected[fitted]), part)
-    return events, np.maximum(fraction * (events * (1.0 - hidden))[:, None], 0.0)
+    part = np.interp(np.log(events), np.log(injected[fitted]), raised[fitted] / injected[fitted])
+    # a signal never adds less than nothing, nor more than all of it that passes
+    return events, np.clip(fraction - part[:, None], 0.0, fraction) * events[:, None]
 
 
 def _counted(count: QuotedCount, events: FloatArray, adds: FloatArray) -> Limit | None:

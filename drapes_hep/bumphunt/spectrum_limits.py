@@ -64,6 +64,9 @@ class SignalSpectra:
         Relative error of the number of signal events.
     additions : array, shape (additions, 2, bins)
         As :class:`~drapes_hep.bumphunt.tied_likelihood.TiedModel` has them.
+    expected : tuple of arrays, shape (bins,), or None
+        Counts that pass and, with a cut, that fail, as they are expected from outside the window; limits are expected
+        of these. None takes the fit of the observed counts without a signal.
     """
 
     background: Background
@@ -75,6 +78,7 @@ class SignalSpectra:
     passing: VariedTemplate
     normalisation: float = 0.0
     additions: FloatArray | None = None
+    expected: tuple[FloatArray, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,9 @@ def scan_signals(spectra: SignalSpectra, signal: FloatArray, efficiency: FloatAr
     each, eps = np.repeat(signal, shape[1]), np.tile(efficiency, shape[0])
     observed = (spectra.passed,) if spectra.failed is None else (spectra.passed, spectra.failed)
     null = _without(model, observed)
-    asimov = tuple(part.mean[0] for part in _likelihood(model, observed, eps[:1]).state(null.parameters))
-    q_asimov, _ = _statistic(model, asimov, each, eps, null, null.parameters[0])
+    alone = null if spectra.expected is None else _without(model, spectra.expected)
+    asimov = tuple(part.mean[0] for part in _likelihood(model, observed, eps[:1]).state(alone.parameters))
+    q_asimov, _ = _statistic(model, asimov, each, eps, alone, alone.parameters[0])
     q, converged = _statistic(model, observed, each, eps, null, None)
     own = np.where(converged, _cls(q, q_asimov), np.nan).reshape(shape)
     root = np.sqrt(q_asimov).reshape(shape)[..., None]

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, InputError, counted
+from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json, write_json
 from drapes_hep.kernels import kernel_threads
 from drapes_hep.pipeline.context import Context
@@ -46,7 +47,7 @@ IntArray = npt.NDArray[np.int64]
 _JUDGED = 20_000
 """Signal events that the trained cuts are put on, at most: the spread over trainings is far larger than their error."""
 _SHARE = 0.5
-"""Part of a sample that may be injected: the rest measures the efficiency."""
+"""Part of a sample that may be injected: the other half measures the efficiency."""
 
 
 LIMIT_CODE = ("studies.injected_searches", "studies.null_events")
@@ -103,6 +104,11 @@ def load_sample(path: Path, config: Config) -> SignalSample:
     return SignalSample(mjj, weight, {name: x[:, i] for i, name in enumerate(config.features)})
 
 
+def load_weights(path: Path) -> FloatArray:
+    """Read the weights of the selected events of a signal, shape (n,)."""
+    return np.asarray(read_skim(path, ("weight",))["weight"], dtype=np.float64)
+
+
 def check_sample(sample: SignalSample, largest: float, path: str) -> None:
     """Refuse a sample that is too small to inject from.
 
@@ -118,17 +124,19 @@ def check_sample(sample: SignalSample, largest: float, path: str) -> None:
     ------
     ConfigError
     """
-    # events are drawn by weight: what counts is how many equal ones say as much
-    effective = float(sample.weight.sum() ** 2 / max(float((sample.weight**2).sum()), 1e-300)) if len(sample) else 0.0
-    if largest + 5.0 * np.sqrt(largest) > _SHARE * effective:
+    # an event is drawn with a probability in proportion to its weight, the heaviest surely
+    equal = float(sample.weight.sum() / sample.weight.max()) if len(sample) else 0.0
+    if largest + 5.0 * np.sqrt(largest) > _SHARE * equal - 5.0 * np.sqrt(_SHARE * equal):
         raise ConfigError(
             f"{path}: {counted(len(sample), 'event')} of the signal selected, too few to inject {largest:.0f} of them;"
-            f" at least {(largest + 5.0 * np.sqrt(largest)) / _SHARE:.0f} are needed"
+            " half of the sample, as many events of equal weight as it is worth, can be injected"
         )
 
 
 def inject(sample: SignalSample, mean: float, rng: np.random.Generator) -> IntArray:
-    """Draw the events of an injection: a Poisson number, each at most once, by weight.
+    """Draw the events of an injection: a Poisson number of the sample's first half, each at most once, by weight.
+
+    The other half measures the efficiency: were it of what an injection leaves over, heavy events would be missing.
 
     Parameters
     ----------
@@ -142,8 +150,20 @@ def inject(sample: SignalSample, mean: float, rng: np.random.Generator) -> IntAr
     array of int
         Rows of the sample.
     """
-    n = min(int(rng.poisson(mean)), int(np.count_nonzero(sample.weight)))
-    return np.asarray(rng.choice(len(sample), n, replace=False, p=sample.weight / sample.weight.sum()))
+    n = int(rng.poisson(mean))
+    first, _ = halves(sample)
+    weight = sample.weight[first]
+    # of equal weight once they are accepted
+    accepted = rng.permutation(first[rng.random(len(first)) < weight / max(float(sample.weight.max()), 1e-300)])
+    if n > len(accepted):
+        raise ConfigError(f"the sample of the signal has too few events to inject {n} of them")
+    return np.asarray(accepted[:n], dtype=np.int64)
+
+
+def halves(sample: SignalSample) -> tuple[IntArray, IntArray]:
+    """Divide a sample at random: rows that may be injected, and rows that measure the efficiency."""
+    rows = np.random.default_rng(len(sample)).permutation(len(sample))
+    return np.sort(rows[: len(rows) // 2]), np.sort(rows[len(rows) // 2 :])
 
 
 def search_injected(
@@ -186,9 +206,7 @@ def search_injected(
     names = ("mjj", *config.features)
     columns = {"mjj": sample.mjj, **sample.features}
     events = {name: np.concatenate([background[name], columns[name][rows]]) for name in names}
-    rest = np.ones(len(sample), dtype=np.bool_)
-    rest[rows] = False
-    judged = np.flatnonzero(rest)
+    _, judged = halves(sample)
     if len(judged) > _JUDGED:
         judged = np.sort(
             np.random.default_rng(stage_seed(config.seed, "judged", number)).choice(judged, _JUDGED, replace=False)

@@ -46,6 +46,7 @@ from drapes_hep.studies.injected_searches import (
     check_sample,
     injected_record,
     load_sample,
+    load_weights,
     run_injected,
 )
 from drapes_hep.studies.null_folder import null_folder, search_missing
@@ -118,7 +119,8 @@ class SignalLimits:
 def best_cut(cuts: Sequence[CutLimits]) -> CutLimits | None:
     """Return the cut with the lowest limit expected from the spectra; None if none is within the injections."""
     quoted = [cut for cut in cuts if np.isfinite(_median(cut))]
-    return min(quoted, key=_median, default=None)
+    # where several are below the smallest injection, the tightest of them
+    return min(quoted, key=lambda cut: (_median(cut), cut.background_efficiency), default=None)
 
 
 def _median(cut: CutLimits) -> float:
@@ -160,7 +162,8 @@ def compute_limits(search: Context, sample: Context, luminosity: float | None = 
     acceptance = _acceptance(sample)
     settings = LimitSettings(
         find_shape(config.mass), config.mass.sqrt_s, config.hunt.min_events,
-        float(np.hypot(limits.yield_error, acceptance[1] / acceptance[0])),
+        # the acceptance is in no limit on the number of selected events
+        float(np.hypot(limits.yield_error, 0.0 if luminosity is None else acceptance[1] / acceptance[0])),
     )  # fmt: skip
     results = read_json(search.run.results)["windows"]
     quoted = _quoted(next(each for each in results if each["sr"] == [window.lo, window.hi]))
@@ -193,17 +196,23 @@ def _window_of(windows: Sequence[Window], signal: SignalSample, path: str) -> Wi
 
 
 def _acceptance(sample: Context) -> tuple[float, float]:
-    """Return the part of the sample's weight that the selection keeps, and its error from independent events."""
+    """Return the part of the sample's weight that the selection keeps, and its error from independent events.
+
+    The events' mean weight squared is that of those that are kept: the others' weights are only known as a sum.
+    """
     steps = {step["name"]: step for step in read_record(sample.run.skim_info, "cutflow")["cutflow"]}
     read, selected = steps["read"], steps["defined"]
     share = selected["weight"] / read["weight"]
-    return share, float(np.sqrt(max(share * (1.0 - share), 0.0) / max(read["events"], 1)))
+    weight = np.asarray(load_weights(sample.run.events), dtype=np.float64)
+    spread = float((weight**2).mean() / max(weight.mean() ** 2, 1e-300))
+    return share, float(np.sqrt(max(share * (1.0 - share), 0.0) * spread / max(read["events"], 1)))
 
 
 def _quoted(result: Mapping[str, Any]) -> list[QuotedCount]:
     """Return what the hunt quotes of a window, with the errors that a calibration gives."""
     spurious = result["spurious_signal"]
-    events = 0.0 if spurious is None else abs(spurious["events"] or 0.0)
+    # not assessed, it is in no error of the hunt either; the report says so
+    events = 0.0 if spurious is None or spurious["events"] is None else abs(spurious["events"])
     inclusive, out = result["working_points"][0]["expected"], []
     for point in result["working_points"]:
         expected, error, added = point["expected"], point["expected_error"], 0.0
@@ -211,7 +220,7 @@ def _quoted(result: Mapping[str, Any]) -> list[QuotedCount]:
             calibrated = point["calibrated"]["expected_error"]
             added, error = float(np.sqrt(max(calibrated**2 - error**2, 0.0))), calibrated
         passes = expected / inclusive if expected and inclusive else 0.0
-        out.append(QuotedCount(point["observed"], expected, error, events * passes, added))
+        out.append(QuotedCount(point["observed"], expected, error, events * passes, added, events))
     return out
 
 
@@ -235,7 +244,10 @@ def _injected(
         whole = varied_template(_histogram(signal, counts.edges), counts.edges, 0.0, 0.0)
         expected = inclusive_limit(counts, SignalAtCut(whole, whole, None, None), start, settings)
         reference = 0.5 * (expected if np.isfinite(expected) else start)
-    return np.array([float(f"{share * reference:.3g}") for share in limits.injected])
+    injected = np.array([float(f"{share * reference:.3g}") for share in limits.injected])
+    if not bool(np.all(np.diff(injected) > 0)):
+        raise ConfigError("limits.injected: sizes that are so near to each other are the same number of events")
+    return injected
 
 
 def _histogram(signal: SignalSample, edges: FloatArray) -> FloatArray:
@@ -268,7 +280,9 @@ def _search(search: Context, sample: Context, window: Window, injected: FloatArr
 def _single(config: Config, window: Window) -> Config:
     """Return the configuration of one window of a search."""
     windows = {**config.windows.model_dump(mode="json"), "first": window.lo, "last": window.lo}
-    return changed_config(config, {"windows": windows})
+    # as many events as the data have: the efficiency is learnt on this background
+    study = {**config.study.model_dump(mode="json"), "null_events": None}
+    return changed_config(config, {"windows": windows, "study": study})
 
 
 def signals_of(
