@@ -285,7 +285,7 @@ def test_the_command_writes_into_the_run(run, drapes, tmp_path):
 
 def test_an_unknown_format_and_an_unfinished_run_are_one_line(run, drapes, tmp_path):
     status, _, said = drapes("export", "roostats", run)
-    assert (status, said) == (2, "drapes: export: no format 'roostats'; choose pyhf, combine, hepdata\n")
+    assert (status, said) == (2, "drapes: export: no format 'roostats'; choose pyhf, combine, hs3, hepdata\n")
     (tmp_path / "file").touch()
     status, _, said = drapes("export", "pyhf", run, "-o", tmp_path / "file")
     assert (status, said) == (2, f"drapes: {tmp_path / 'file'}: is a file; name another directory with -o\n")

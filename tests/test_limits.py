@@ -239,10 +239,10 @@ LIMITS = ("limits", "tiny.yaml", "--signal", "signal.root", "-o", "run", "--quie
 @pytest.fixture
 def quick(monkeypatch):
     """Searches that find more of a larger signal, and say which were made."""
-    made: list[tuple[float, int]] = []
+    searches: list[tuple[float, int]] = []
 
     def search(config, number, background, signal, mean, device):  # noqa: F811
-        made.append((mean, number))
+        searches.append((mean, number))
         edges = np.linspace(2700, 6000, 34)
         shape = np.histogram(signal.mjj, edges)[0] / len(signal)
         points = [
@@ -254,7 +254,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(injected_searches, "search_injected", search)
     monkeypatch.setattr(null_folder, "train_model", lambda *_: None)
     monkeypatch.setattr(injected_searches, "load_generator", lambda _: type("Nulls", (), {"events": lambda *_: {}})())
-    return made
+    return searches
 
 
 def test_limits_of_a_signal(project, drapes, quick, few_trees):
@@ -304,9 +304,9 @@ def test_the_generator_does_not_see_the_window(project, drapes, few_trees, monke
     null_generator = null_folder.null_generator
 
     def spy(*args, **words):
-        made = null_generator(*args, **words)
-        fitted.append((made.fit.fitted, made.fit.edges))
-        return made
+        nulls = null_generator(*args, **words)
+        fitted.append((nulls.fit.fitted, nulls.fit.edges))
+        return nulls
 
     monkeypatch.setattr(null_folder, "null_generator", spy)
     monkeypatch.setattr(null_folder, "read_truth", lambda _: pytest.fail("labels were read"))

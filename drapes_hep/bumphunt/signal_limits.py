@@ -38,7 +38,6 @@ __all__ = [
     "LimitSettings",
     "QuotedCount",
     "SignalAtCut",
-    "SignalErrors",
     "cut_limits",
     "inclusive_limit",
     "limit_budget",
@@ -68,23 +67,6 @@ class Limit:
 
     observed: float
     expected: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class SignalErrors:
-    """Relative standard deviations of what a signal is expected to look like.
-
-    Attributes
-    ----------
-    scale, resolution : float
-        Of its mass.
-    normalisation : float
-        Of its number of events.
-    """
-
-    scale: float = 0.0
-    resolution: float = 0.0
-    normalisation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -206,18 +188,17 @@ def cut_limits(
     FitError
         If the inclusive spectrum cannot be fitted.
     """
-    background = _background(counts, settings, _outside(counts, window, settings))
-    raised = _raised_expectation(counts, window, signals, injected, settings, background.expected)
+    expected = _outside(counts, window, settings)
+    background = _background(counts, settings, expected)
+    raised = _raised_expectation(counts, window, signals, injected, settings, expected)
     out = []
     for place, (efficiency, signal, count) in enumerate(zip(counts.efficiencies, signals, quoted, strict=True)):
         if count.expected is None or count.error is None:
             out.append(CutLimits(efficiency, None, None, None, "the hunt expects no count"))
             continue
         fitted, error, reason = _fitted(counts, place, window, signal, count, injected, background, settings)
-        counted = None
-        if not (place and np.isnan(raised[:, place]).all()):
-            events, adds = _adds(signal, window, counts.edges, injected, raised[:, place])
-            counted = _counted(count, events, adds)
+        inside, _ = _inside(counts, window)
+        counted = _counted(count, *_adds(signal, inside, injected, raised[:, place]))
         out.append(CutLimits(efficiency, fitted, error, counted, reason))
     return tuple(out)
 
@@ -455,13 +436,12 @@ def _raised_expectation(
     signals: Sequence[SignalAtCut],
     injected: FloatArray,
     settings: LimitSettings,
-    base: FloatArray | None,
+    base: FloatArray,
 ) -> FloatArray:
     """Compute by how many events a signal raises the expectation of each cut, shape (injections, cuts).
 
     The signal is added to the counts that are expected without one, and the hunt's fits are made again.
     """
-    assert base is not None
     _, share = _inside(counts, window)
 
     def expectations(nested: FloatArray) -> FloatArray:
@@ -480,13 +460,12 @@ def _raised_expectation(
 
 
 def _adds(
-    signal: SignalAtCut, window: Window, edges: FloatArray, injected: FloatArray, raised: FloatArray
+    signal: SignalAtCut, inside: npt.NDArray[np.bool_], injected: FloatArray, raised: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Return numbers of signal events, and what each adds to a count less what it adds to its expectation."""
     events = _events(injected)
     if signal.inside is None:
-        inside = float(signal.every.nominal[window.in_signal_region(0.5 * (edges[1:] + edges[:-1]))].sum())
-        fraction = np.full((len(events), 1), inside)
+        fraction = np.full((len(events), 1), float(signal.every.nominal[inside].sum()))
     else:
         fraction = signal.inside.at(events)
     # a signal so large that the hunt's fit fails raises the expectation as the largest that does not, in proportion

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from drapes_hep.exports.points import ExportPoint, read_points
-from drapes_hep.files import write_json
+from drapes_hep.exports.points import ExportPoint, write_points
 from drapes_hep.version import __version__
 
 __all__ = ["count_document", "spectrum_document", "write_documents"]
@@ -95,9 +94,7 @@ _Channel = tuple[str, Sequence[float], Sequence[float], list[dict[str, Any]]]
 def _document(
     point: ExportPoint, channels: Sequence[_Channel], nuisances: dict[str, tuple[float, float, float]]
 ) -> dict[str, Any]:
-    largest = 10.0 * (point.observed + point.expected) + 100.0
-    start = max(point.observed - point.expected, 1.0)
-    parameters = {_SIGNAL: (start, 0.0, largest), **nuisances}
+    parameters = {_SIGNAL: (point.signal_start, 0.0, point.signal_bound), **nuisances}
     axes = {name: [{"name": f"mjj_{name}", "edges": [float(x) for x in edges]}] for name, edges, _, _ in channels}
     return {
         "metadata": {
@@ -165,12 +162,9 @@ def write_documents(run: str | Path, folder: str | Path) -> list[Path]:
     RunDirectoryError
         As :func:`~drapes_hep.exports.points.read_points`.
     """
-    files = []
-    for point in read_points(run):
-        documents = {"count": count_document(point)} if point.error > 0 else {}
-        if point.has_spectrum:
-            documents["spectrum"] = spectrum_document(point)
-        for kind, document in documents.items():
-            files.append(Path(folder) / f"{kind}_{point.name}.json")
-            write_json(files[-1], document)
-    return files
+    return write_points(run, folder, _documents)
+
+
+def _documents(point: ExportPoint) -> dict[str, Any]:
+    documents = {"count": count_document(point)} if point.error > 0 else {}
+    return {**documents, "spectrum": spectrum_document(point)} if point.has_spectrum else documents

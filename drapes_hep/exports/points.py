@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hist
 import numpy as np
@@ -13,6 +15,7 @@ from drapes_hep.bumphunt.signal_shapes import find_signal, signal_templates
 from drapes_hep.bumphunt.working_points import eigen_variations
 from drapes_hep.config import make_config
 from drapes_hep.errors import RunDirectoryError
+from drapes_hep.files import write_json
 from drapes_hep.hists import read_hists
 from drapes_hep.outcome import Results, WindowResult, WorkingPoint, read_results
 from drapes_hep.pipeline.execution import check_current
@@ -20,7 +23,7 @@ from drapes_hep.pipeline.run_directory import open_run
 from drapes_hep.stages.histograms import export_key
 from drapes_hep.stages.report import own_configuration
 
-__all__ = ["ExportPoint", "read_points"]
+__all__ = ["ExportPoint", "read_points", "write_points"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -71,6 +74,16 @@ class ExportPoint:
     def name(self) -> str:
         """For files: ``3300-3700_0.01``."""
         return f"{self.window[0]:g}-{self.window[1]:g}_{self.background_efficiency:g}"
+
+    @property
+    def signal_start(self) -> float:
+        """Number of signal events at which a fit starts."""
+        return max(self.observed - self.expected, 1.0)
+
+    @property
+    def signal_bound(self) -> float:
+        """Number of signal events above which no fit looks."""
+        return 10.0 * (self.observed + self.expected) + 100.0
 
     @property
     def has_spectrum(self) -> bool:
@@ -140,6 +153,37 @@ def read_points(path: str | Path) -> tuple[ExportPoint, ...]:
     if not points:
         raise RunDirectoryError(f"{path}: no window quotes an expectation that could be exported")
     return tuple(points)
+
+
+def write_points(
+    run: str | Path, folder: str | Path, documents: Callable[[ExportPoint], Mapping[str, Any]]
+) -> list[Path]:
+    """Write documents of JSON values for each count of a finished run.
+
+    Parameters
+    ----------
+    run : str or Path
+        The run directory.
+    folder : str or Path
+        Where they are written.
+    documents : callable
+        Returns what is written for a count, by kinds: a file is ``<kind>_<window>_<cut>.json``.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    RunDirectoryError
+        As :func:`read_points`.
+    """
+    files = []
+    for point in read_points(run):
+        for kind, document in documents(point).items():
+            files.append(Path(folder) / f"{kind}_{point.name}.json")
+            write_json(files[-1], document)
+    return files
 
 
 def _quoted(results: Results) -> list[tuple[WindowResult, WorkingPoint]]:

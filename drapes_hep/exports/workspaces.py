@@ -11,8 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from drapes_hep.exports.points import ExportPoint, read_points
-from drapes_hep.files import write_json
+from drapes_hep.exports.points import ExportPoint, write_points
 from drapes_hep.version import __version__
 
 __all__ = ["count_workspace", "spectrum_workspace", "write_workspaces"]
@@ -67,8 +66,6 @@ def _workspace(
     point: ExportPoint, counts: list[float], signal: list[float], background: list[float], modifiers: list[Any]
 ) -> dict[str, Any]:
     name = f"window_{point.name}"
-    largest = 10.0 * (point.observed + point.expected) + 100.0
-    start = max(point.observed - point.expected, 1.0)
     return {
         "channels": [
             {
@@ -89,7 +86,9 @@ def _workspace(
                 "name": f"drapes-hep {__version__}",
                 "config": {
                     "poi": _SIGNAL,
-                    "parameters": [{"name": _SIGNAL, "bounds": [[0.0, largest]], "inits": [start]}],
+                    "parameters": [
+                        {"name": _SIGNAL, "bounds": [[0.0, point.signal_bound]], "inits": [point.signal_start]}
+                    ],
                 },
             }
         ],
@@ -116,12 +115,9 @@ def write_workspaces(run: str | Path, folder: str | Path) -> list[Path]:
     RunDirectoryError
         As :func:`~drapes_hep.exports.points.read_points`.
     """
-    files = []
-    for point in read_points(run):
-        workspaces = {"count": count_workspace(point)}
-        if point.has_spectrum:
-            workspaces["spectrum"] = spectrum_workspace(point)
-        for kind, workspace in workspaces.items():
-            files.append(Path(folder) / f"{kind}_{point.name}.json")
-            write_json(files[-1], workspace)
-    return files
+    return write_points(run, folder, _workspaces)
+
+
+def _workspaces(point: ExportPoint) -> dict[str, Any]:
+    workspaces = {"count": count_workspace(point)}
+    return {**workspaces, "spectrum": spectrum_workspace(point)} if point.has_spectrum else workspaces

@@ -84,7 +84,7 @@ def limit_bands(points: Sequence[BandPoint], y_label: str, stamp: Stamp, *, x_la
     Parameters
     ----------
     points : sequence of BandPoint
-        With names they are drawn apart, without joined.
+        With names they are drawn apart; without, they are joined.
     y_label : str
     stamp : Stamp
     x_label : str

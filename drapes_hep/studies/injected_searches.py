@@ -19,7 +19,6 @@ from threadpoolctl import threadpool_limits
 
 from drapes_hep.config import Config
 from drapes_hep.errors import ConfigError, InputError, counted
-from drapes_hep.events.skims import read_skim
 from drapes_hep.files import read_json, write_json
 from drapes_hep.kernels import kernel_threads
 from drapes_hep.pipeline.context import Context
@@ -102,11 +101,6 @@ def load_sample(path: Path, config: Config) -> SignalSample:
     if not bool(np.all(np.isfinite(weight) & (weight >= 0))) or weight.sum() <= 0:
         raise InputError(path, "has a weight that is negative or not finite, or no weight at all", "use others")
     return SignalSample(mjj, weight, {name: x[:, i] for i, name in enumerate(config.features)})
-
-
-def load_weights(path: Path) -> FloatArray:
-    """Read the weights of the selected events of a signal, shape (n,)."""
-    return np.asarray(read_skim(path, ("weight",))["weight"], dtype=np.float64)
 
 
 def check_sample(sample: SignalSample, largest: float, path: str) -> None:

@@ -46,7 +46,6 @@ from drapes_hep.studies.injected_searches import (
     check_sample,
     injected_record,
     load_sample,
-    load_weights,
     run_injected,
 )
 from drapes_hep.studies.null_folder import null_folder, search_missing
@@ -159,7 +158,7 @@ def compute_limits(search: Context, sample: Context, luminosity: float | None = 
     # what was wrong with the signal is known: the search may take long
     run_verb("run", search, search.windows)
     counts = window_counts(search, window).counts
-    acceptance = _acceptance(sample)
+    acceptance = _acceptance(sample, signal.weight)
     settings = LimitSettings(
         find_shape(config.mass), config.mass.sqrt_s, config.hunt.min_events,
         # the acceptance is in no limit on the number of selected events
@@ -195,7 +194,7 @@ def _window_of(windows: Sequence[Window], signal: SignalSample, path: str) -> Wi
     return window
 
 
-def _acceptance(sample: Context) -> tuple[float, float]:
+def _acceptance(sample: Context, weight: FloatArray) -> tuple[float, float]:
     """Return the part of the sample's weight that the selection keeps, and its error from independent events.
 
     The events' mean weight squared is that of those that are kept: the others' weights are only known as a sum.
@@ -203,7 +202,6 @@ def _acceptance(sample: Context) -> tuple[float, float]:
     steps = {step["name"]: step for step in read_record(sample.run.skim_info, "cutflow")["cutflow"]}
     read, selected = steps["read"], steps["defined"]
     share = selected["weight"] / read["weight"]
-    weight = np.asarray(load_weights(sample.run.events), dtype=np.float64)
     spread = float((weight**2).mean() / max(weight.mean() ** 2, 1e-300))
     return share, float(np.sqrt(max(share * (1.0 - share), 0.0) * spread / max(read["events"], 1)))
 
