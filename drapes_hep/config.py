@@ -612,6 +612,11 @@ class CwolaConfig(_Section):
         description="With training.scheme: cross_fit, template events above the tightest cut in each fold: so many,"
         " divided by the smallest of hunt.background_efficiencies, are generated to set the cuts.",
     )
+    sideband_weights: Annotated[bool, Decides("classify")] = Field(
+        False,
+        description="Whether to weigh the sideband events by the template, with trees of their own in each fold: for"
+        " the conformal cross-check of the expectations.",
+    )
 
 
 class SignalShapeConfig(_Section):
@@ -679,6 +684,11 @@ class HuntConfig(_Section):
         None,
         description="calibration.json of the study calibration, relative to this file: p-values are quoted with the"
         " pulls of null searches, too.",
+    )
+    seeds: Annotated[str | None, Decides("hunt")] = Field(
+        None,
+        description="seeds.json of the study seeds, relative to this file: the spread of results over other seeds is"
+        " quoted beside them.",
     )
     spurious_signal: Annotated[bool, Decides("hunt")] = Field(
         True,
@@ -1078,7 +1088,7 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
         raise ConfigError(f"{_given(assignment)}: expected KEY=VALUE, e.g. signal.inject=0")
     is_path = key in {
         "data.path", "data.truth", "template.source", "template.path", "study.source", "hunt.signal.sample",
-        "hunt.calibration",
+        "hunt.calibration", "hunt.seeds",
     }  # fmt: skip
     try:
         value = parse(text).value
@@ -1300,6 +1310,7 @@ def _absolute(config: Config, folder: Path) -> Config:
                 update={
                     "signal": config.hunt.signal.model_copy(update={"sample": sources(config.hunt.signal.sample)}),
                     "calibration": None if config.hunt.calibration is None else place(config.hunt.calibration),
+                    "seeds": None if config.hunt.seeds is None else place(config.hunt.seeds),
                 }
             ),
         }

@@ -30,6 +30,7 @@ __all__ = [
     "Background",
     "Calibrated",
     "CalibratedGlobal",
+    "CrossCheck",
     "Estimate",
     "GlobalSignificance",
     "MassFit",
@@ -38,6 +39,7 @@ __all__ = [
     "ResonanceFit",
     "Resonances",
     "Results",
+    "SeedSpread",
     "Sensitivity",
     "SicPoint",
     "SpuriousSignal",
@@ -231,6 +233,43 @@ class Calibrated:
 
 
 @dataclass(frozen=True)
+class CrossCheck:
+    """What other events than those outside the window expect at a cut; no part of the result.
+
+    Attributes
+    ----------
+    expected, expected_error : float
+        The error is that of these events alone.
+    p_local, z_local : float or None
+    """
+
+    expected: float
+    expected_error: float
+    p_local: float
+    z_local: float | None
+
+
+@dataclass(frozen=True)
+class SeedSpread:
+    """A cut in searches of the same events with other seeds.
+
+    Attributes
+    ----------
+    searches : int
+        That quote a z there.
+    z_mean, z_spread : float or None
+        Mean and standard deviation; None with fewer than two.
+    excess_spread : float or None
+        Standard deviation of observed minus expected, events.
+    """
+
+    searches: int
+    z_mean: float | None
+    z_spread: float | None
+    excess_spread: float | None
+
+
+@dataclass(frozen=True)
 class CalibratedGlobal:
     """The significance of the whole search with the pulls of null searches.
 
@@ -271,8 +310,6 @@ class WorkingPoint:
         Probability of at least as many events under background only.
     z_local : float or None
         The same in one-sided standard deviations.
-    expected_template, expected_template_error : float or None
-        Cross-check: the template's efficiency times the inclusive expectation.
     degree : int or None
         Degree of the polynomial in the efficiency; None for the inclusive point.
     fitted_events : int
@@ -281,6 +318,10 @@ class WorkingPoint:
         None in results of an earlier release.
     calibrated : Calibrated or None
         With the pulls of null searches; None without ``hunt.calibration``.
+    direct, conformal : CrossCheck or None
+        What the template's events, and weighted sideband events, say of the count; None without.
+    seeds : SeedSpread or None
+        Of other seeds; None without ``hunt.seeds``.
     """
 
     background_efficiency: float
@@ -289,12 +330,13 @@ class WorkingPoint:
     expected_error: float | None
     p_local: float | None
     z_local: float | None
-    expected_template: float | None
-    expected_template_error: float | None
     degree: int | None
     fitted_events: int
     sensitivity: Sensitivity | None = None
     calibrated: Calibrated | None = None
+    direct: CrossCheck | None = None
+    conformal: CrossCheck | None = None
+    seeds: SeedSpread | None = None
 
 
 @dataclass(frozen=True)

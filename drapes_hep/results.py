@@ -6,19 +6,23 @@ A number that does not exist is None, never left out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from drapes_hep.bumphunt.background import BackgroundCheck, SpuriousSignal
 from drapes_hep.bumphunt.calibrated import CalibratedGlobal, CalibratedPoint
+from drapes_hep.bumphunt.cross_checks import CrossCheck, CrossChecks
 from drapes_hep.bumphunt.resonance import ASYMPTOTIC, FROM_TOYS, ResonancePoint, ResonanceScan
+from drapes_hep.bumphunt.seed_spread import SeedSpread
 from drapes_hep.bumphunt.sensitivity import Sensitivity
 from drapes_hep.bumphunt.toys import GlobalSignificance
 from drapes_hep.bumphunt.working_points import WindowHunt, WorkingPoint
 
 __all__ = [
     "SCHEMA_VERSION",
+    "PointChecks",
     "background_record",
     "global_record",
     "resonance_record",
@@ -41,7 +45,13 @@ def _number(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def _point(point: WorkingPoint, sensitivity: Sensitivity | None, calibrated: CalibratedPoint | None) -> dict[str, Any]:
+def _point(
+    point: WorkingPoint,
+    sensitivity: Sensitivity | None,
+    calibrated: CalibratedPoint | None,
+    checks: CrossChecks | None,
+    spread: SeedSpread | None,
+) -> dict[str, Any]:
     return {
         "background_efficiency": point.background_efficiency,
         "observed": point.observed,
@@ -49,13 +59,29 @@ def _point(point: WorkingPoint, sensitivity: Sensitivity | None, calibrated: Cal
         "expected_error": _number(point.expected_error),
         "p_local": _number(point.p_local),
         "z_local": _number(point.z_local),
-        "expected_template": _number(point.expected_template),
-        "expected_template_error": _number(point.expected_template_error),
+        "direct": None if checks is None else _check(checks.direct),
+        "conformal": None if checks is None else _check(checks.conformal),
+        "seeds": None if spread is None else _spread(spread),
         "degree": point.degree,
         "fitted_events": point.fitted_events,
         "sensitivity": None if sensitivity is None else _sensitivity(sensitivity),
         "calibrated": None if calibrated is None else _calibrated(calibrated),
     }
+
+
+def _check(check: CrossCheck | None) -> dict[str, Any] | None:
+    if check is None:
+        return None
+    return {
+        "expected": check.expected,
+        "expected_error": check.error,
+        "p_local": check.p_local,
+        "z_local": _number(check.z_local),
+    }
+
+
+def _spread(spread: SeedSpread) -> dict[str, Any]:
+    return {name: getattr(spread, name) for name in ("searches", "z_mean", "z_spread", "excess_spread")}
 
 
 def _calibrated(point: CalibratedPoint) -> dict[str, Any]:
@@ -82,6 +108,22 @@ def _estimate(number: tuple[float, float] | None) -> dict[str, float] | None:
     return None if number is None else {"value": number[0], "error": number[1]}
 
 
+@dataclass(frozen=True)
+class PointChecks:
+    """What is quoted beside the working points of a window.
+
+    Attributes
+    ----------
+    cross_checks : sequence of CrossChecks
+        One per working point, or none.
+    spreads : mapping of (str, float) to SeedSpread
+        By window and cut, of those that have one.
+    """
+
+    cross_checks: Sequence[CrossChecks]
+    spreads: Mapping[tuple[str, float], SeedSpread]
+
+
 def window_record(
     hunt: WindowHunt,
     n_observed: int | None,
@@ -89,6 +131,7 @@ def window_record(
     sensitivities: Sequence[Sensitivity] = (),
     spurious_unblinded: float | None = None,
     calibrated: Sequence[CalibratedPoint | None] = (),
+    checks: PointChecks | None = None,
 ) -> dict[str, Any]:
     """Return a window's entry.
 
@@ -105,6 +148,7 @@ def window_record(
         Spurious signal that a blinded window is expected to have.
     calibrated : sequence of CalibratedPoint or None
         One per working point, or none.
+    checks : PointChecks, optional
 
     Returns
     -------
@@ -112,9 +156,10 @@ def window_record(
     """
     fit = hunt.fit
     none = [None] * len(hunt.working_points)
-    each: Sequence[tuple[WorkingPoint, Sensitivity | None, CalibratedPoint | None]] = list(
-        zip(hunt.working_points, sensitivities or none, calibrated or none, strict=True)
-    )
+    beside = PointChecks((), {}) if checks is None else checks
+    spreads = [beside.spreads.get((hunt.sr.name, point.background_efficiency)) for point in hunt.working_points]
+    own = (sensitivities or none, calibrated or none, beside.cross_checks or none)
+    each = zip(hunt.working_points, *own, spreads, strict=True)
     return {
         "sr": [hunt.sr.lo, hunt.sr.hi],
         "n_observed": n_observed,
@@ -319,13 +364,21 @@ def _point_schema() -> dict[str, Any]:
             null=True,
         ),
         z_local=_field("p_local in one-sided standard deviations; null where nothing is observed.", _NUMBER, null=True),
-        expected_template=_field(
-            "Cross-check, not part of the result: the expectation if the template were perfect, its efficiency times"
-            " the inclusive expectation; null if blind.",
-            _NUMBER,
+        direct=_field(
+            "Cross-check, not part of the result: what is expected of the window's events if the template is their"
+            " background. null without a cut or if blind, and where no event of the template passes.",
+            _check_schema(),
             null=True,
         ),
-        expected_template_error=_field("Its standard error.", _NUMBER, null=True),
+        seeds=_field(
+            "Searches of the same events with other seeds: see hunt.seeds. null without.", _spread_schema(), null=True
+        ),
+        conformal=_field(
+            "Cross-check, not part of the result: the same of sideband events, weighted like the template's. null"
+            " without cwola.sideband_weights, without a cut or if blind, and where no such event passes.",
+            _check_schema(),
+            null=True,
+        ),
         degree=_field("Degree of the polynomial in the efficiency; null for the inclusive point.", _COUNT, null=True),
         fitted_events=_field(
             "Events outside the window that pass and that this point's fit uses: all for the inclusive point, only"
@@ -357,6 +410,26 @@ def _calibrated_global_schema() -> dict[str, Any]:
         difference=_field(
             "In what the null searches differ from this search; null if in nothing.", {"type": "string"}, null=True
         ),
+    )
+
+
+def _check_schema() -> dict[str, Any]:
+    return _record(
+        expected=_field("Events expected to pass, from the number of events in the window.", _NUMBER),
+        expected_error=_field(
+            "Standard error, from the events that the expectation is of.", {"type": "number", "minimum": 0}
+        ),
+        p_local=_field("Probability of at least as many as observed.", _PROBABILITY),
+        z_local=_field("It in one-sided standard deviations; null where nothing is observed.", _NUMBER, null=True),
+    )
+
+
+def _spread_schema() -> dict[str, Any]:
+    return _record(
+        searches=_field("Searches that quote a z_local here.", _COUNT),
+        z_mean=_field("Mean of their z_local; null with fewer than two.", _NUMBER, null=True),
+        z_spread=_field("Its standard deviation over them.", _NUMBER, null=True),
+        excess_spread=_field("Standard deviation of observed minus expected over them, events.", _NUMBER, null=True),
     )
 
 

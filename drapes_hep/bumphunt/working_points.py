@@ -6,7 +6,6 @@ inclusive one times a smooth efficiency (:mod:`drapes_hep.bumphunt.expectation`)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,8 +47,6 @@ class WorkingPoint:
         spurious signal, where there is one.
     p_local, z_local : float or None
         ``z_local`` is None where nothing is observed: p is 1.
-    expected_template, expected_template_error : float or None
-        Cross-check: the template's efficiency times the inclusive expectation.
     degree : int or None
         Of the efficiency's polynomial; None for the inclusive point.
     fitted_events : int
@@ -69,8 +66,6 @@ class WorkingPoint:
     expected_error: float | None
     p_local: float | None
     z_local: float | None
-    expected_template: float | None
-    expected_template_error: float | None
     degree: int | None
     fitted_events: int
     spectrum: FloatArray | None = field(default=None, compare=False)
@@ -136,7 +131,6 @@ def hunt_window(
     shape: str | SpectrumShape = "dijet4",
     sqrt_s: float = 13_000.0,
     min_events: int = 10,
-    template_sizes: Sequence[int] | None = None,
     blind: bool = False,
     spurious: SpuriousSignal | None = None,
 ) -> WindowHunt:
@@ -153,10 +147,6 @@ def hunt_window(
         GeV.
     min_events : int
         Fewer events outside the window, selected or at all, give no expectation.
-    template_sizes : sequence of int, optional
-        Template events of each fold, for the cross-check: of n such events, a cut set at the efficiency e lets a new
-        event that follows the template pass with the probability (floor(e n) + 1) / (n + 1) on average. It assumes a
-        perfect template, and is null where a fold has not one event to set the cut by.
     blind : bool
         Never look inside the window.
     spurious : SpuriousSignal, optional
@@ -181,7 +171,6 @@ def hunt_window(
     hidden = blind or bool(counts.hidden[bins.inside].any())
     # the inclusive shape too: its parameters go through any handful of events
     fitted = fit.good and nested[0][outside].sum() >= min_events
-    sizes = np.asarray(template_sizes if template_sizes is not None else [], dtype=np.float64)
     points = []
     for i, efficiency in enumerate(counts.efficiencies):
         degree: int | None = None
@@ -201,7 +190,6 @@ def hunt_window(
         local = local_significance(
             0 if observed is None else observed, value, error, observed is not None and quotable(value, error)
         )
-        cross = _of_template(efficiency, sizes, inclusive, inclusive_error) if fit.good else (None, None)
         spectrum: FloatArray | None = None
         spectrum_covariance: FloatArray | None = None
         if np.isfinite(value):
@@ -213,18 +201,7 @@ def hunt_window(
         points.append(
             WorkingPoint(
                 efficiency, observed, _none(value), _none(error), _none(float(local.p)), _none(float(local.z)),
-                *cross, degree, int(nested[i][outside].sum()), spectrum, spectrum_covariance, chi2, ndof,
+                degree, int(nested[i][outside].sum()), spectrum, spectrum_covariance, chi2, ndof,
             )
         )  # fmt: skip
     return WindowHunt(window, fit, tuple(points), spurious)
-
-
-def _of_template(
-    efficiency: float, sizes: FloatArray, inclusive: float, inclusive_error: float
-) -> tuple[float | None, float | None]:
-    """Compute what the template's efficiency lets pass of the inclusive expectation; None with too few events."""
-    if not len(sizes) or float(sizes.min()) * efficiency < 1.0:
-        return None, None
-    share = float(((np.floor(efficiency * sizes + 1e-9) + 1.0) / (sizes + 1.0)).mean()) if efficiency < 1 else 1.0
-    sampling = inclusive * np.sqrt(share * (1.0 - share) / sizes.sum())
-    return _none(share * inclusive), _none(float(np.hypot(sampling, share * inclusive_error)))

@@ -16,6 +16,8 @@ Row = dict[str, Any]
 
 _NULLS = "template and trainings, from null searches"
 _UNMEASURED = "drapes study calibration measures it"
+_SEEDS = "other seeds: spread of the result, in no z"
+_ONE_SEED = "drapes study seeds measures it"
 
 
 def budget_title(run: RunFiles) -> str | None:
@@ -53,7 +55,16 @@ def budget_rows(run: RunFiles) -> list[Row]:
         rows.append({"source": "mass function (spurious signal)", "deviation": null("not assessed"), "z": null()})
     if calibrated is None:
         rows.append({"source": _NULLS, "deviation": null(_UNMEASURED), "z": null()})
-    return rows
+    return [*rows, _over_seeds(point)]
+
+
+def _over_seeds(point: Point) -> Row:
+    """Return what searches of the same events with other seeds gave."""
+    spread = point.get("seeds")
+    if spread is None or spread["z_mean"] is None:
+        return {"source": _SEEDS, "deviation": null(_ONE_SEED), "z": null()}
+    z = f"{signed(float(spread['z_mean']))} ± {float(spread['z_spread']):.1f} over {spread['searches']}"
+    return {"source": _SEEDS, "deviation": f"{float(spread['excess_spread']):.1f}", "z": z}
 
 
 def _spurious(files: WindowFiles, point: Point) -> float | None:

@@ -132,8 +132,9 @@ def report_figures(run: Path, words: Mapping[str, Any] | None = None) -> dict[st
 
 
 _WINDOW_NOTE = (
-    "The inclusive search is listed with every cut; the most significant working point is highlighted. Template ×"
-    " inclusive, if given, is a cross-check: the cut's efficiency on the template times the inclusive expectation."
+    "The inclusive search is listed with every cut; the most significant working point is highlighted. Cross-checks fit"
+    " no masses: of the events in the window, as many are expected to pass as of the template's (direct count), and of"
+    " sideband events weighted like them (conformal); the error is that of these events, not that of a wrong template."
     " Calibrated z, if given, has width κ and mean of the pulls of null searches in its error."
 )
 
@@ -142,7 +143,7 @@ def _columns(run: RunFiles) -> dict[str, bool]:
     """Return which columns the table of working points has beside those of every run."""
     points = [point for files in run.windows for point in files.points]
     return {
-        "cross": any(point.get("expected_template") is not None for point in points),
+        **{name: any(point.get(name) for point in points) for name in ("direct", "conformal")},
         "calibrated": any(point.get("calibrated") for point in points),
     }
 

@@ -260,7 +260,7 @@ def working_point_rows(run: RunFiles) -> list[Row]:
                     "cut": cut(point),
                     "observed": optional_integer(point.get("observed"), why(point, "observed", run.blind)),
                     "expected": _expected(point, run.blind),
-                    "cross": _cross_check(point),
+                    **{name: _cross_check(point, name) for name in ("direct", "conformal")},
                     "calibrated": _calibrated(point),
                     "p": null(why(point, "p_local", run.blind)) if p_local is None else power(float(p_local)),
                     "z": null(why(point, "z_local", run.blind)) if z_local is None else signed(float(z_local)),
@@ -297,13 +297,14 @@ def _calibrated(point: Point) -> Markup:
     return Markup("{} <small class=soft>({:.2f} ± {:.2f})</small>").format(text, kappa["value"], kappa["error"])
 
 
-def _cross_check(point: Point) -> Markup:
-    """Write the template's efficiency times the inclusive expectation."""
-    value, error = point.get("expected_template"), point.get("expected_template_error")
-    if value is None or float(point["background_efficiency"]) >= 1:
+def _cross_check(point: Point, name: str) -> Markup:
+    """Write what other events than those outside the window expect, and how significant the count then is."""
+    check = point.get(name)
+    if check is None:
         return null()
-    plus = "" if error is None else f" ± {float(error):.1f}"
-    return Markup(escape(f"{float(value):.1f}{plus}"))
+    z = null("p is 1") if check["z_local"] is None else Markup("z = ") + signed(float(check["z_local"]))
+    text = f"{float(check['expected']):.1f} ± {float(check['expected_error']):.1f}"
+    return Markup("{} <small class=soft>({})</small>").format(text, z)
 
 
 def quality_rows(run: RunFiles) -> list[Row]:

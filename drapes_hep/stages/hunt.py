@@ -19,6 +19,7 @@ from drapes_hep.bumphunt.calibrated import (
     read_pulls,
 )
 from drapes_hep.bumphunt.resonance import ResonanceScan, largest, scan_resonances
+from drapes_hep.bumphunt.seed_spread import SeedSpread, check_same_events, read_spreads
 from drapes_hep.bumphunt.selection import SelectedCounts, set_overlaps
 from drapes_hep.bumphunt.sensitivity import Sensitivity, expected_spurious_signals, window_sensitivity
 from drapes_hep.bumphunt.signal_shapes import find_signal, signal_source
@@ -26,21 +27,26 @@ from drapes_hep.bumphunt.toys import GlobalSignificance, background_model, globa
 from drapes_hep.bumphunt.working_points import WindowHunt, hunt_window
 from drapes_hep.config import keys_of
 from drapes_hep.errors import DrapesError, FitError, counted
-from drapes_hep.events.skims import read_skim
 from drapes_hep.files import write_json
-from drapes_hep.folds import root_of
 from drapes_hep.keys import first_difference, value_text
 from drapes_hep.pipeline.context import Context
 from drapes_hep.pipeline.execution import run_stage
-from drapes_hep.pipeline.run_directory import RunDirectory
 from drapes_hep.pipeline.stage import Stage
 from drapes_hep.regions import Window, uncovered
-from drapes_hep.results import background_record, global_record, resonance_record, results_record, window_record
+from drapes_hep.results import (
+    PointChecks,
+    background_record,
+    global_record,
+    resonance_record,
+    results_record,
+    window_record,
+)
 from drapes_hep.rng import stage_seed
 from drapes_hep.spectrum.fit import fit_spectrum
 from drapes_hep.spectrum.shapes import find_shape, shape_sources
 from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.classify import quality_stage
+from drapes_hep.stages.cross_checks import window_cross_checks
 from drapes_hep.stages.feature_tables import read_record
 from drapes_hep.stages.histograms import write_histograms
 from drapes_hep.stages.window_counts import window_counts
@@ -59,8 +65,9 @@ def hunt_stage(context: Context, windows: Sequence[Window]) -> Stage:
         reads += [folder / name for name in ("scores.parquet", "quality.json")]
         if not context.config.blind:  # nothing is made of a hidden window's template
             reads += [folder / name for name in ("template_scores.parquet", "template.parquet")]
-    if context.config.hunt.calibration is not None and not context.config.blind:
-        reads.append(Path(context.config.hunt.calibration))
+    if not context.config.blind:
+        named = context.config.hunt.calibration, context.config.hunt.seeds
+        reads += [Path(path) for path in named if path is not None]
     config = context.config.model_dump(mode="json")
     return Stage(
         "hunt",
@@ -126,7 +133,6 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
                 shape=find_shape(config.mass),
                 sqrt_s=config.mass.sqrt_s,
                 min_events=config.hunt.min_events,
-                template_sizes=None if config.blind else _template_sizes(directory, window),
                 blind=config.blind,
                 spurious=spurious[len(hunts)] if spurious else None,
             )
@@ -141,21 +147,6 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
     record = _results(context, hunts, counts, outcome, scan)
     write_json(directory.results, record)
     return [directory.hunt, directory.results, *write_histograms(context, windows, visible_counts, hunts, scan)]
-
-
-def _template_sizes(directory: RunDirectory, window: Window) -> list[int]:
-    """Return the effective number of events that set the cuts of each fold: how many without weights say as much.
-
-    Copies of a parent count as one.
-    """
-    columns = ("event_id", "parent_id", "fold", "weight")
-    template = read_skim(directory.window(window) / "template_scores.parquet", columns)
-    root = root_of(np.asarray(template["event_id"]), np.asarray(template["parent_id"]))
-    _, first, place = np.unique(root, return_index=True, return_inverse=True)
-    # a parent and its copies are in one fold
-    fold, weight = np.asarray(template["fold"])[first], np.bincount(place, np.asarray(template["weight"]))
-    summed, squared = np.bincount(fold, weight), np.bincount(fold, weight**2)
-    return [int(n) for n in np.floor(summed**2 / np.where(squared > 0, squared, 1.0) + 1e-6)]
 
 
 def _global(
@@ -311,11 +302,13 @@ def _results(
     records = []
     sensitivities = []
     points, whole_calibrated = _calibrated(context, hunts)
+    spreads = _spreads(context, hunts)
     for hunted, count, missed, calibrated in zip(hunts, counts, spurious, points, strict=True):
         quality = read_record(directory.window(hunted.sr) / "quality.json", "template", "metrics", "n_signal_truth")
         observed = None if config.blind else hunted.working_points[0].observed
         sensitivities.append(window_sensitivity(count, hunted, spurious=missed, min_events=config.hunt.min_events))
-        records.append(window_record(hunted, observed, quality, sensitivities[-1], missed, calibrated))
+        beside = PointChecks(() if config.blind else window_cross_checks(context, hunted.sr), spreads)
+        records.append(window_record(hunted, observed, quality, sensitivities[-1], missed, calibrated, beside))
     if config.blind:
         context.reporter.say(f"expected sensitivity: {_sensitivity_text(hunts, sensitivities)}")
     accounting = read_record(directory.skim_info, "accounting")["accounting"]
@@ -355,6 +348,16 @@ _DECIDE_PULLS = ("features", "define", "mass", "template", "training", "cwola")
 """Sections that decide what a search makes of events; the training's pseudo-window does not."""
 _LIKE_AS_MANY = 0.2
 """Relative difference in numbers of events that is no difference."""
+
+
+def _spreads(context: Context, hunts: Sequence[WindowHunt]) -> dict[tuple[str, float], SeedSpread]:
+    """Read what other seeds gave, where the configuration names a record of it."""
+    path = context.config.hunt.seeds
+    if path is None or context.config.blind:
+        return {}
+    spreads = read_spreads(path)
+    check_same_events(hunts, spreads, path)
+    return spreads
 
 
 def _of_other_searches(context: Context, hunts: Sequence[WindowHunt], pulls: NullPulls) -> str | None:

@@ -174,6 +174,10 @@ def _check(context: Context, verb: str, windows: Sequence[Window]) -> None:
             from drapes_hep.bumphunt.calibrated import read_pulls
 
             read_pulls(context.config.hunt.calibration)
+        if context.config.hunt.seeds is not None:
+            from drapes_hep.bumphunt.seed_spread import read_spreads
+
+            read_spreads(context.config.hunt.seeds)
 
 
 def _long_stages(verb: str, context: Context, windows: Sequence[Window]) -> list[Stage]:

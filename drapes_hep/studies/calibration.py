@@ -47,7 +47,7 @@ from drapes_hep.plots.style import Stamp
 from drapes_hep.studies.design import Measured, Row
 from drapes_hep.studies.null_events import NullGenerator
 from drapes_hep.studies.null_folder import NullFolder, load_generator, null_folder, search_missing
-from drapes_hep.studies.null_searches import check_nulls, search_null
+from drapes_hep.studies.null_searches import CHECKS, check_nulls, search_null
 from drapes_hep.studies.records import has_record, read_trial
 from drapes_hep.studies.runner import select_events
 
@@ -61,6 +61,7 @@ CALIBRATION_CODE = ("studies.null_searches", "studies.null_events")
 
 _LEAST = 20
 """Nulls of each half below which nothing is calibrated."""
+_CHECK_COLUMNS = tuple(f"{check}_{name}" for check in CHECKS for name in ("expected", "error"))
 _FURTHER = 10**6
 """Number of the first further events: beyond any null's."""
 
@@ -80,6 +81,8 @@ class Nulls:
     observed, expected, error : array
     efficiency, curve : array
         With further events: the fraction inside the window that passes, and that of the curve through those outside.
+    direct_expected, direct_error, conformal_expected, conformal_error : array
+        Of the cross-checks.
     """
 
     points: tuple[tuple[str, float], ...]
@@ -89,11 +92,22 @@ class Nulls:
     error: FloatArray
     efficiency: FloatArray
     curve: FloatArray
+    direct_expected: FloatArray
+    direct_error: FloatArray
+    conformal_expected: FloatArray
+    conformal_error: FloatArray
 
     @property
     def pulls(self) -> FloatArray:
         """(observed - expected) / sqrt(expected + error^2)."""
-        return np.asarray((self.observed - self.expected) / np.sqrt(self.expected + self.error**2))
+        return self._pulls(self.expected, self.error)
+
+    def check_pulls(self, check: str) -> FloatArray:
+        """Return the same with the expectation of a cross-check."""
+        return self._pulls(getattr(self, f"{check}_expected"), getattr(self, f"{check}_error"))
+
+    def _pulls(self, expected: FloatArray, error: FloatArray) -> FloatArray:
+        return np.asarray((self.observed - expected) / np.sqrt(expected + error**2))
 
     def take(self, rows: BoolArray) -> Nulls:
         """Return some of the nulls."""
@@ -117,7 +131,7 @@ def nulls_of(records: Sequence[Sequence[dict[str, Any]]]) -> Nulls:
     places = [{(row["window"], row["cut"]): row for row in record} for record in records]
     columns = {
         name: np.array([[place.get(point, {}).get(name) for point in points] for place in places], dtype=np.float64)
-        for name in ("observed", "expected", "error", "efficiency", "curve")
+        for name in ("observed", "expected", "error", "efficiency", "curve", *_CHECK_COLUMNS)
     }
     silent = ~(np.isfinite(columns["observed"]) & np.isfinite(columns["expected"]) & np.isfinite(columns["error"]))
     for name in ("observed", "expected", "error"):
@@ -338,6 +352,7 @@ def _search(place: NullFolder, number: int) -> None:
 
 def _table(nulls: Nulls, calibration: Calibration) -> list[Row]:
     """Return a line for each window and cut."""
+    checks = {name: _moments(nulls.check_pulls(name)) for name in CHECKS}
     return [
         {
             "window": window,
@@ -349,6 +364,11 @@ def _table(nulls: Nulls, calibration: Calibration) -> list[Row]:
             "kappa_other_half": _number(calibration.test_kappa[i]),
             "ks_local": _number(calibration.local_ks[i]),
             "ks_calibrated": _number(calibration.calibrated_ks[i]),
+            **{
+                f"{name}_{what}": _number(moments[k][i])
+                for name, moments in checks.items()
+                for k, what in enumerate(("mean_pull", "kappa"))
+            },
             **_sources(nulls, i),
         }
         for i, (window, cut) in enumerate(calibration.points)

@@ -33,7 +33,7 @@ from drapes_hep.stages.apply import trained_folds
 from drapes_hep.stages.bins import mass_edges
 from drapes_hep.stages.sequence import run_verb
 
-__all__ = ["check_nulls", "search_null", "searched", "searched_as"]
+__all__ = ["CHECKS", "check_nulls", "search_null", "searched", "searched_as"]
 
 FloatArray = npt.NDArray[np.float64]
 Row = dict[str, Any]
@@ -46,6 +46,8 @@ _POINT = {
     "z_local": "z_local",
 }
 """Columns of a row, by their names in ``results.json``."""
+CHECKS = ("direct", "conformal")
+"""Cross-checks of a count, by their names in ``results.json``."""
 
 
 def check_nulls(config: Config, what: str = "null searches") -> None:
@@ -93,7 +95,7 @@ def searched_as(config: Config) -> Config:
             "data": {"path": PLACE, "labels": False},
             "signal": {**tree["signal"], "inject": None},
             "training": {**tree["training"], "pseudo_window": "none"},
-            "hunt": {**tree["hunt"], "toys": 0, "spurious_signal": False, "calibration": None},
+            "hunt": {**tree["hunt"], "toys": 0, "spurious_signal": False, "calibration": None, "seeds": None},
             "blind": False,
         },
     )
@@ -124,9 +126,10 @@ def search_null(
     Returns
     -------
     list of dict
-        A row a window and cut: ``window``, ``cut``, ``observed``, ``expected``, ``error``, ``z_local``. With further
-        events also ``efficiency``, the fraction of those inside the window that passes, ``curve``, the same as the
-        curve through those outside has it, and ``further``, how many pass inside.
+        A row a window and cut: ``window``, ``cut``, ``observed``, ``expected``, ``error``, ``z_local``, and of the
+        cross-checks ``direct_expected``, ``direct_error`` and the same of ``conformal``. With further events also
+        ``efficiency``, the fraction of those inside the window that passes, ``curve``, the same as the curve through
+        those outside has it, and ``further``, how many pass inside.
 
     Raises
     ------
@@ -175,7 +178,13 @@ def _rows(results: Mapping[str, Any]) -> Iterator[Row]:
             yield {
                 "window": "{:g}-{:g}".format(*window["sr"]),
                 **{column: point[name] for column, name in _POINT.items()},
+                **_cross_checks(point),
             }
+
+
+def _cross_checks(point: Mapping[str, Any]) -> Row:
+    columns = (("expected", "expected"), ("error", "expected_error"))
+    return {f"{check}_{column}": (point[check] or {}).get(name) for check in CHECKS for column, name in columns}
 
 
 def _further_rows(context: Context, events: Mapping[str, FloatArray]) -> Iterator[Row]:
