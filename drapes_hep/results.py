@@ -131,7 +131,7 @@ def window_record(
     sensitivities: Sequence[Sensitivity] = (),
     spurious_unblinded: float | None = None,
     calibrated: Sequence[CalibratedPoint | None] = (),
-    checks: PointChecks | None = None,
+    checks: PointChecks = PointChecks((), {}),
 ) -> dict[str, Any]:
     """Return a window's entry.
 
@@ -148,7 +148,7 @@ def window_record(
         Spurious signal that a blinded window is expected to have.
     calibrated : sequence of CalibratedPoint or None
         One per working point, or none.
-    checks : PointChecks, optional
+    checks : PointChecks
 
     Returns
     -------
@@ -156,10 +156,8 @@ def window_record(
     """
     fit = hunt.fit
     none = [None] * len(hunt.working_points)
-    beside = PointChecks((), {}) if checks is None else checks
-    spreads = [beside.spreads.get((hunt.sr.name, point.background_efficiency)) for point in hunt.working_points]
-    own = (sensitivities or none, calibrated or none, beside.cross_checks or none)
-    each = zip(hunt.working_points, *own, spreads, strict=True)
+    spreads = [checks.spreads.get((hunt.sr.name, point.background_efficiency)) for point in hunt.working_points]
+    parts = (sensitivities or none, calibrated or none, checks.cross_checks or none, spreads)
     return {
         "sr": [hunt.sr.lo, hunt.sr.hi],
         "n_observed": n_observed,
@@ -174,7 +172,7 @@ def window_record(
         "spurious_signal": None if hunt.spurious is None else _spurious(hunt.spurious),
         "spurious_signal_unblinded": _number(spurious_unblinded),
         "template": quality["template"],
-        "working_points": [_point(*parts) for parts in each],
+        "working_points": [_point(*each) for each in zip(hunt.working_points, *parts, strict=True)],
         "metrics": quality["metrics"],
     }
 

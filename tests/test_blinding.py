@@ -351,7 +351,7 @@ def test_no_cross_check_rests_on_the_templates_size(one):
     points = read_json(run / "results.json")["windows"][0]["working_points"]
     assert points[0]["expected"] is not None
     for point in points:
-        assert point["expected_template"] is point["expected_template_error"] is None
+        assert point["direct"] is point["conformal"] is None
 
 
 # ---- the wrapper and the axes

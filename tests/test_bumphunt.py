@@ -146,7 +146,7 @@ def test_no_selection_is_the_inclusive_search():
 def test_hunt(background):
     m, tails = background
     window = WINDOWS[1]
-    hunt = bh.hunt_window(bh.count_selected(m, tails[1], EDGES, POINTS), window, template_sizes=[12_000] * 5)
+    hunt = bh.hunt_window(bh.count_selected(m, tails[1], EDGES, POINTS), window)
     assert hunt.fit.good
     for point, cut in zip(hunt.working_points, POINTS, strict=True):
         assert point.background_efficiency == cut
@@ -154,10 +154,6 @@ def test_hunt(background):
         assert point.fitted_events == int(((tails[1] <= cut) & window.in_sidebands(m)).sum())
         assert (point.degree is None) == (cut == 1)
         assert abs(point.z_local) < 4
-        assert point.expected_template_error is not None
-        spread = np.hypot(point.expected_error, point.expected_template_error)
-        # the toy's tails drift: a perfect template is off by some percents
-        assert abs(point.expected - point.expected_template) < 5 * spread + 0.1 * point.expected
 
 
 def test_few_events_and_poor_fits_say_nothing(background):

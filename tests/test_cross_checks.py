@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
+from test_stages import SEARCH, cut_sample, search
 
 from drapes_hep.bumphunt.cross_checks import ScoredEvents, compare_counts
 from drapes_hep.cwola.density_ratios import density_ratios
 from drapes_hep.cwola.scores import Sample
 from drapes_hep.errors import LeakError
+from drapes_hep.events.formats.writers import write_feature_root
+from drapes_hep.events.skims import read_skim
+from drapes_hep.outcome import read_results
+from drapes_hep.pipeline.run_directory import open_run
+from drapes_hep.stages.report import report
+from drapes_hep.templates.parts import met_no_training
 
 CUTS = (1.0, 0.1, 0.01)
 
@@ -118,3 +126,53 @@ def test_copies_across_folds_are_refused():
     template = Sample(x, np.ones(200), np.arange(200) % 2, np.arange(200) + 1)
     with pytest.raises(LeakError, match="saw it"):
         density_ratios(sample(x), template, None, folds=2, seed=1)
+
+
+# ---- in a run
+
+
+@pytest.fixture(scope="module")
+def searched_run(tmp_path_factory, few_trees):
+    """A search whose sideband events are weighed."""
+    folder = tmp_path_factory.mktemp("checked")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_feature_root(folder / "events.root", cut_sample())
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
+        search(folder, folder / "run", "cwola.sideband_weights=true")
+    return folder / "run"
+
+
+def test_the_cut_of_the_template_lets_its_own_share_pass(searched_run):
+    for window in read_results(searched_run).windows:
+        assert window.working_points[0].direct is window.working_points[0].conformal is None
+        for point in window.working_points[1:]:
+            if point.direct is not None:
+                share = point.direct.expected / window.n_observed
+                assert share == pytest.approx(point.background_efficiency, rel=0.1)
+                assert point.direct.expected_error > 0
+
+
+def test_sideband_events_that_no_training_met_are_weighed(searched_run):
+    for folder in sorted((searched_run / "windows").iterdir()):
+        scores = read_skim(folder / "scores.parquet")
+        ratio, region, part = (np.asarray(scores[name]) for name in ("density_ratio", "region", "part"))
+        assert ((ratio > 0) == ((region == 0) & met_no_training(part))).all()
+
+
+def test_the_conformal_check_is_that_of_the_weighed_events(searched_run):
+    [window, *_] = read_results(searched_run).windows
+    scores = read_skim(searched_run / "windows" / "{:g}-{:g}".format(*window.sr) / "scores.parquet")
+    ratio, fold, tail, region = (np.asarray(scores[name]) for name in ("density_ratio", "fold", "tail", "region"))
+    point = window.working_points[1]
+    expected = 0.0
+    for number in np.unique(fold):
+        own = fold == number
+        share = ratio[own & (tail <= point.background_efficiency)].sum() / ratio[own].sum()
+        expected += share * (own & (region == 1)).sum()
+    assert point.conformal.expected == pytest.approx(expected)
+
+
+def test_the_report_has_both(searched_run, unrendered):
+    page = report(open_run(searched_run)).read_text()
+    assert "<th>direct count</th><th>conformal</th>" in page

@@ -31,7 +31,6 @@ from drapes_hep.regions import Window
 from drapes_hep.stages import resonant
 from drapes_hep.stages.classify import classify
 from drapes_hep.stages.generate import generate
-from drapes_hep.stages.hunt import _template_sizes
 from drapes_hep.stages.parents import load_parents
 from drapes_hep.stages.resonant import check_resonant
 from drapes_hep.stages.skim import skim
@@ -320,13 +319,6 @@ def test_a_fold_without_weight_is_refused(project, run, tmp_path):
     columns = columns_of(low=3300, high=3700) | {"weight": np.eye(1, 600)[0]}
     with pytest.raises(FitError, match="the template has no weight in fold"):
         searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
-
-
-def test_weighted_events_count_as_many_as_they_are_worth(project, run, tmp_path):
-    weight = np.where(np.arange(600) < 100, 1.0, 1e-9)
-    columns = columns_of(low=3300, high=3700) | {"weight": weight}
-    searched(project, run, "template.method=file", written(tmp_path / "t.parquet", columns))
-    assert 98 <= sum(_template_sizes(open_run(run), WINDOW)) <= 100
 
 
 @pytest.mark.parametrize("blind", [True, False])

@@ -307,8 +307,8 @@ def _results(
         quality = read_record(directory.window(hunted.sr) / "quality.json", "template", "metrics", "n_signal_truth")
         observed = None if config.blind else hunted.working_points[0].observed
         sensitivities.append(window_sensitivity(count, hunted, spurious=missed, min_events=config.hunt.min_events))
-        beside = PointChecks(() if config.blind else window_cross_checks(context, hunted.sr), spreads)
-        records.append(window_record(hunted, observed, quality, sensitivities[-1], missed, calibrated, beside))
+        checks = PointChecks(() if config.blind else window_cross_checks(context, hunted.sr), spreads)
+        records.append(window_record(hunted, observed, quality, sensitivities[-1], missed, calibrated, checks))
     if config.blind:
         context.reporter.say(f"expected sensitivity: {_sensitivity_text(hunts, sensitivities)}")
     accounting = read_record(directory.skim_info, "accounting")["accounting"]
