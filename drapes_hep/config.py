@@ -788,6 +788,12 @@ class StudyConfig(_Section):
         " and the keys that differ from the rest of the file, as SECTION.KEY=VALUE.",
     )
 
+    signals: Annotated[dict[str, tuple[Positive, Positive, Positive]], Decides()] = Field(
+        {},
+        description="Simulated resonances A -> B C for the studies limits-by-mass and efficiency-map: {FILE: [A, B, C],"
+        " ...}, masses in GeV.",
+    )
+
     _source_named = field_validator("source")(_names_files)
 
     @model_validator(mode="after")
@@ -1088,7 +1094,7 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
         raise ConfigError(f"{_given(assignment)}: expected KEY=VALUE, e.g. signal.inject=0")
     is_path = key in {
         "data.path", "data.truth", "template.source", "template.path", "study.source", "hunt.signal.sample",
-        "hunt.calibration", "hunt.seeds",
+        "hunt.calibration", "hunt.seeds", "study.signals",
     }  # fmt: skip
     try:
         value = parse(text).value
@@ -1305,7 +1311,9 @@ def _absolute(config: Config, folder: Path) -> Config:
             "template": config.template.model_copy(
                 update={"source": sources(config.template.source), "path": sources(config.template.path)}
             ),
-            "study": config.study.model_copy(update={"source": sources(config.study.source)}),
+            "study": config.study.model_copy(
+                update={"source": sources(config.study.source), "signals": _each(place, config.study.signals)}
+            ),
             "hunt": config.hunt.model_copy(
                 update={
                     "signal": config.hunt.signal.model_copy(update={"sample": sources(config.hunt.signal.sample)}),
