@@ -676,6 +676,12 @@ class HuntConfig(_Section):
     toys: Annotated[int, Decides("hunt")] = Field(
         10_000, ge=0, description="Number of pseudo-experiments for the global p-value; 0 to skip it."
     )
+    resonance_toys: Annotated[int, Decides("hunt")] = Field(
+        0,
+        ge=0,
+        description="Number of pseudo-experiments for the global p-value of the resonance fit, all masses and cuts;"
+        " about a quarter of a second each; 0 to skip it.",
+    )
     min_events: Annotated[int, Decides("hunt")] = Field(
         10, ge=1, description="Minimum number of selected events outside the window for a result to be quoted."
     )

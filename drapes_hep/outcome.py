@@ -39,6 +39,7 @@ __all__ = [
     "ResonanceFit",
     "Resonances",
     "Results",
+    "ScanSignificance",
     "SeedSpread",
     "Sensitivity",
     "SicPoint",
@@ -565,6 +566,43 @@ class ConditionalResonances:
 
 
 @dataclass(frozen=True)
+class ScanSignificance:
+    """Significance of the largest z of all masses, windows and cuts.
+
+    Attributes
+    ----------
+    p_global, z_global : float or None
+        Of pseudo-experiments; z_global is None if p_global is 1.
+    p_global_interval : tuple of float
+        95% interval.
+    bound : bool
+        Whether no pseudo-experiment is as extreme.
+    exceeding, toys : int
+        Pseudo-experiments that are as extreme, and all.
+    p_global_extrapolated, z_global_extrapolated, effective_trials : float or None
+        From the distribution of their largest z; None with fewer than 30.
+    best_mass : float
+        GeV.
+    best_window : tuple of float or None
+        None without a cut.
+    best_background_efficiency : float
+    """
+
+    p_global: float
+    z_global: float | None
+    p_global_interval: tuple[float, float]
+    bound: bool
+    exceeding: int
+    toys: int
+    p_global_extrapolated: float | None
+    z_global_extrapolated: float | None
+    effective_trials: float | None
+    best_mass: float
+    best_window: tuple[float, float] | None
+    best_background_efficiency: float
+
+
+@dataclass(frozen=True)
 class Resonances:
     """Fits of a resonance over the whole fitted range.
 
@@ -580,6 +618,8 @@ class Resonances:
         Why there are no fits.
     conditional : ConditionalResonances or None
         With the resonance of largest z included, where that is above 5.
+    global_significance : ScanSignificance or None
+        Of the largest z; None with ``hunt.resonance_toys: 0``.
     """
 
     shape: str | None
@@ -587,6 +627,7 @@ class Resonances:
     points: tuple[ResonanceFit, ...]
     reason: str | None
     conditional: ConditionalResonances | None = None
+    global_significance: Annotated[ScanSignificance | None, pydantic.Field(alias="global")] = None
 
 
 NO_RESONANCES = Resonances(None, (), (), "these results are of a release without resonance fits")

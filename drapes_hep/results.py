@@ -15,6 +15,7 @@ from drapes_hep.bumphunt.background import BackgroundCheck, SpuriousSignal
 from drapes_hep.bumphunt.calibrated import CalibratedGlobal, CalibratedPoint
 from drapes_hep.bumphunt.cross_checks import CrossCheck, CrossChecks
 from drapes_hep.bumphunt.resonance import ASYMPTOTIC, FROM_TOYS, ResonancePoint, ResonanceScan
+from drapes_hep.bumphunt.resonance_toys import ResonanceSignificance
 from drapes_hep.bumphunt.seed_spread import SeedSpread
 from drapes_hep.bumphunt.sensitivity import Sensitivity
 from drapes_hep.bumphunt.toys import GlobalSignificance
@@ -275,12 +276,32 @@ def _resonance_point(point: ResonancePoint) -> dict[str, Any]:
     }
 
 
-def resonance_record(scan: ResonanceScan) -> dict[str, Any]:
+def _scan_significance(whole: ResonanceSignificance) -> dict[str, Any]:
+    of_toys, beyond, window = whole.of_toys, whole.extrapolated, whole.best.window
+    return {
+        "p_global": of_toys.p,
+        "z_global": _number(of_toys.z),
+        "p_global_interval": list(of_toys.interval),
+        "bound": of_toys.bound,
+        "exceeding": of_toys.exceeding,
+        "toys": of_toys.toys,
+        "p_global_extrapolated": None if beyond is None else beyond.p,
+        "z_global_extrapolated": None if beyond is None else _number(beyond.z),
+        "effective_trials": None if beyond is None else beyond.trials,
+        "best_mass": float(whole.best.mass),
+        "best_window": None if window is None else [window.lo, window.hi],
+        "best_background_efficiency": whole.best.background_efficiency,
+    }
+
+
+def resonance_record(scan: ResonanceScan, whole: ResonanceSignificance | None = None) -> dict[str, Any]:
     """Return the entry of the resonance fits.
 
     Parameters
     ----------
     scan : ResonanceScan
+    whole : ResonanceSignificance, optional
+        Its global significance.
 
     Returns
     -------
@@ -291,6 +312,7 @@ def resonance_record(scan: ResonanceScan) -> dict[str, Any]:
         "shape": scan.title or None,
         "unsearched": [[float(low), float(high)] for low, high in scan.unsearched],
         "points": [_resonance_point(point) for point in scan.points],
+        "global": None if whole is None else _scan_significance(whole),
         "conditional": None
         if conditional is None
         else {
@@ -730,6 +752,29 @@ def _resonance_point_schema() -> dict[str, Any]:
     )
 
 
+def _scan_significance_schema() -> dict[str, Any]:
+    return _record(
+        p_global=_field("(k + 1)/(n + 1), if k of n pseudo-experiments have a z at least as large.", _PROBABILITY),
+        z_global=_field("It in one-sided standard deviations; null if it is 1.", _NUMBER, null=True),
+        p_global_interval=_field("95% interval of k/n (Clopper and Pearson).", _INTERVAL),
+        bound=_field("Whether k is 0: p_global is then an upper bound.", _BOOLEAN),
+        exceeding=_field("k.", _COUNT),
+        toys=_field("n.", _COUNT),
+        p_global_extrapolated=_field(
+            "From the distribution of their largest z; null with fewer than 30.", _PROBABILITY, null=True
+        ),
+        z_global_extrapolated=_field("It in one-sided standard deviations.", _NUMBER, null=True),
+        effective_trials=_field(
+            "Number of independent fits whose largest z has the same distribution.",
+            {"type": "number", "exclusiveMinimum": 0},
+            null=True,
+        ),
+        best_mass=_field("Mass of the largest z of the data, GeV.", _NUMBER),
+        best_window=_field("The window of its cut, GeV; null without a cut.", _INTERVAL, null=True),
+        best_background_efficiency=_field("Its cut.", _EFFICIENCY),
+    )
+
+
 def _resonance_schema() -> dict[str, Any]:
     return _record(
         shape=_field("Shape of the signal (hunt.signal); null if nothing was fitted.", {"type": "string"}, null=True),
@@ -742,6 +787,13 @@ def _resonance_schema() -> dict[str, Any]:
             " is included.",
             {"type": "array", "items": _resonance_point_schema()},
         ),
+        **{
+            "global": _field(
+                "Significance of the largest z of all masses, windows and cuts; null with hunt.resonance_toys: 0.",
+                _scan_significance_schema(),
+                null=True,
+            )
+        },
         conditional=_field(
             "The same fits with the resonance of largest z included, free with and without the signal; null if that z"
             " is at most 5.",

@@ -39,6 +39,7 @@ __all__ = [
     "ResonancePoint",
     "ResonanceScan",
     "largest",
+    "leading_point",
     "scan_masses",
     "scan_resonances",
 ]
@@ -243,7 +244,7 @@ def scan_resonances(
         )  # fmt: skip
         points = _points(setup, windows, counts)
         conditional: ConditionalScan | None = None
-        leading = max(largest(points), key=_rank, default=None)
+        leading = leading_point(points)
         if leading is not None and leading.z is not None and leading.z > INCLUDED_Z:
             included = _between_masses(setup, windows, counts, leading)
             conditional = ConditionalScan(included, tuple(_points(setup, windows, counts, included)))
@@ -407,6 +408,20 @@ def largest(points: Sequence[ResonancePoint]) -> tuple[ResonancePoint, ...]:
         if point.z is not None and (key not in best or _rank(point) > _rank(best[key])):
             best[key] = point
     return tuple(best.values())
+
+
+def leading_point(points: Sequence[ResonancePoint]) -> ResonancePoint | None:
+    """Return the point of largest z; None where none is quoted.
+
+    Parameters
+    ----------
+    points : sequence of ResonancePoint
+
+    Returns
+    -------
+    ResonancePoint or None
+    """
+    return max(largest(points), key=_rank, default=None)
 
 
 def _rank(point: ResonancePoint) -> tuple[float, float]:

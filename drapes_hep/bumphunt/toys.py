@@ -40,10 +40,10 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 from threadpoolctl import threadpool_limits
 
 from drapes_hep.bumphunt.background import SpuriousSignal, with_spurious
+from drapes_hep.bumphunt.exceedance import exceedance
 from drapes_hep.bumphunt.expectation import (
     EfficiencyGuess,
     InclusiveSpectra,
@@ -498,15 +498,10 @@ def global_significance(
         done += rows.stop - rows.start
         if progress is not None:
             progress(done, toys)
-    # equal p-values (counts are discrete) are as extreme; the tolerance is that between MIGRAD and Newton
-    k = int((smallest <= observed + 1e-9 * abs(observed)).sum())
-    p = (k + 1) / (toys + 1)
-    tail = 0.5 * (1.0 - level)
-    low = float(special.betaincinv(k, toys - k + 1, tail)) if k > 0 else 0.0
-    high = float(special.betaincinv(k + 1, toys - k, 1.0 - tail)) if k < toys else 1.0
+    share = exceedance(smallest, observed, level)
     return GlobalSignificance(
-        p_global=p, p_global_interval=(low, high), z_global=0.0 - float(special.ndtri(p)), bound=k == 0, toys=toys,
-        exceeding=k, level=level, p_smallest=float(max(np.exp(observed), np.finfo(np.float64).tiny)),
+        p_global=share.p, p_global_interval=share.interval, z_global=share.z, bound=share.bound, toys=toys,
+        exceeding=share.exceeding, level=level, p_smallest=float(max(np.exp(observed), np.finfo(np.float64).tiny)),
         best_window=window, best_efficiency=efficiency, toy_log_p=smallest,
         extrapolated=extrapolate(smallest, observed),
     )  # fmt: skip

@@ -60,7 +60,7 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
     if fit is not None:
         lines.append(
             "The window counts are the primary result, and the global p-value is theirs. The resonance fit assumes a"
-            " signal shape and has no global p-value."
+            f" signal shape; {_scan_text(run)}."
         )
     lines += _quoted_lines(run, whole, largest)
     cards = [_card("window count, largest local significance", _significance(largest), local)]
@@ -111,6 +111,24 @@ def _quoted_lines(run: RunFiles, whole: GlobalP, largest: tuple[WindowFiles, Poi
         yield f"All labelled signal is among the data{inside}."
     else:
         yield f"Injected: {counted(int(injected), 'signal event')} before the selection{inside}."
+
+
+def _scan_text(run: RunFiles) -> str:
+    """Write the global p-value of the resonance fit, or how to have one."""
+    whole = (run.results.get("resonance") or {}).get("global")
+    if whole is None:
+        return "its global p-value was not computed (hunt.resonance_toys)"
+    sign = "at most" if whole["bound"] else "equal to"
+    text = (
+        f"its own global p-value, of all masses and cuts, is {sign} {float(whole['p_global']):.2g}"
+        f" ({integer(whole['exceeding'])} of {integer(whole['toys'])} pseudo-experiments as extreme)"
+    )
+    if whole["p_global_extrapolated"] is None:
+        return text
+    return (
+        f"{text}, extrapolated {float(whole['p_global_extrapolated']):.2g} with {whole['effective_trials']:.0f}"
+        " effective trials"
+    )
 
 
 def _resonance_card(fit: Mapping[str, Any]) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from drapes_hep.bumphunt.calibrated import (
     calibrated_points,
     read_pulls,
 )
-from drapes_hep.bumphunt.resonance import ResonanceScan, largest, scan_resonances
+from drapes_hep.bumphunt.exceedance import Exceedance
+from drapes_hep.bumphunt.extrapolation import Extrapolation
+from drapes_hep.bumphunt.resonance import ResonanceScan, largest, leading_point, scan_resonances
 from drapes_hep.bumphunt.seed_spread import SeedSpread, check_same_events, read_spreads
 from drapes_hep.bumphunt.selection import SelectedCounts, set_overlaps
 from drapes_hep.bumphunt.sensitivity import Sensitivity, expected_spurious_signals, window_sensitivity
 from drapes_hep.bumphunt.signal_shapes import find_signal, signal_source
-from drapes_hep.bumphunt.toys import GlobalSignificance, background_model, global_significance
+from drapes_hep.bumphunt.toys import GlobalSignificance, ToyModel, background_model, global_significance
 from drapes_hep.bumphunt.working_points import WindowHunt, hunt_window
 from drapes_hep.config import keys_of
 from drapes_hep.errors import DrapesError, FitError, counted
@@ -49,11 +51,14 @@ from drapes_hep.stages.classify import quality_stage
 from drapes_hep.stages.cross_checks import window_cross_checks
 from drapes_hep.stages.feature_tables import read_record
 from drapes_hep.stages.histograms import write_histograms
+from drapes_hep.stages.resonance_toys import scan_significance
 from drapes_hep.stages.window_counts import window_counts
 
 __all__ = ["hunt", "hunt_stage"]
 
 FloatArray = npt.NDArray[np.float64]
+
+_NO_TOYS = "hunt.toys is 0: no pseudo-experiments"
 
 
 def hunt_stage(context: Context, windows: Sequence[Window]) -> Stage:
@@ -139,24 +144,29 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
         )
     if masses is None:
         raise DrapesError("the search has no window")
-    outcome = _global(context, hunts, counts, masses, tails)
+    model = _toy_model(context, hunts, counts, masses, tails)
+    outcome = model if isinstance(model, str) else _global(context, hunts, model)
     significance = None if isinstance(outcome, str) else outcome
     scan = _resonances(context, windows, counts, edges)
+    of_scan = None if isinstance(model, str) else scan_significance(context, model, scan)
+    if of_scan is not None:
+        text = _global_text(of_scan.of_toys, of_scan.extrapolated)
+        context.reporter.say(f"global significance of the resonance fit: {text}")
     hunted = _hunt_record(context, edges, visible_counts, hunts, significance)
     write_json(directory.hunt, {**hunted, "resonance": _resonance_spectra(scan)})
-    record = _results(context, hunts, counts, outcome, scan)
+    record = _results(context, hunts, counts, outcome, resonance_record(scan, of_scan))
     write_json(directory.results, record)
     return [directory.hunt, directory.results, *write_histograms(context, windows, visible_counts, hunts, scan)]
 
 
-def _global(
+def _toy_model(
     context: Context,
     hunts: Sequence[WindowHunt],
     counts: Sequence[SelectedCounts],
     masses: FloatArray,
     tails: Sequence[FloatArray],
-) -> GlobalSignificance | str:
-    """Return the significance of the whole search, or the reason why there is none."""
+) -> ToyModel | str:
+    """Return what pseudo-experiments of the whole search are drawn from, or the reason why there are none."""
     config, windows = context.config, tuple(hunted.sr for hunted in hunts)
     if config.blind:
         return "the run is blinded"
@@ -164,11 +174,11 @@ def _global(
         # a p-value of a part of the search would not pay for the choice of that part
         few = counted(len(windows), "window was", "windows were")
         return f"only {few} hunted; the search has {len(context.windows)}"
-    if config.hunt.toys == 0:
-        return "hunt.toys is 0: no pseudo-experiments"
+    if config.hunt.toys == 0 and config.hunt.resonance_toys == 0:
+        return _NO_TOYS
     overlaps = set_overlaps(masses, np.stack(tails), counts[0].edges, config.hunt.background_efficiencies)
     try:
-        model = background_model(
+        return background_model(
             windows,
             counts,
             overlaps,
@@ -180,6 +190,13 @@ def _global(
     except FitError as error:
         context.reporter.say(f"no global significance: {error}")
         return str(error)
+
+
+def _global(context: Context, hunts: Sequence[WindowHunt], model: ToyModel) -> GlobalSignificance | str:
+    """Return the significance of the whole search, or the reason why there is none."""
+    config = context.config
+    if config.hunt.toys == 0:
+        return _NO_TOYS
     rng = np.random.default_rng(stage_seed(config.seed, "toys"))
     with context.reporter.bar("pseudo-experiments", config.hunt.toys) as bar:
         significance = global_significance(
@@ -187,7 +204,11 @@ def _global(
         )
     if significance is None:
         return "no working point has a p-value"
-    context.reporter.say(f"global significance: {_global_text(significance)}")
+    of_toys = Exceedance(
+        significance.exceeding, significance.toys, significance.p_global, significance.p_global_interval,
+        significance.z_global, significance.bound,
+    )  # fmt: skip
+    context.reporter.say(f"global significance: {_global_text(of_toys, significance.extrapolated)}")
     return significance
 
 
@@ -208,7 +229,7 @@ def _resonances(
         min_events=config.hunt.min_events,
         seed=stage_seed(config.seed, "resonance"),
     )
-    best = max(largest(scan.points), key=lambda point: point.z or 0.0, default=None)
+    best = leading_point(scan.points)
     if best is None:
         context.reporter.say(f"resonance fit: no result{f' ({scan.reason})' if scan.reason else ''}")
     else:
@@ -234,11 +255,10 @@ def _resonance_spectra(scan: ResonanceScan) -> list[dict[str, Any]]:
     ]
 
 
-def _global_text(result: GlobalSignificance) -> str:
+def _global_text(result: Exceedance, beyond: Extrapolation | None) -> str:
     """Write both global p-values in a line."""
     sign = "<=" if result.bound else "="
-    text = f"p {sign} {result.p_global:.2g} (as extreme: {result.exceeding} of {result.toys} pseudo-experiments)"
-    beyond = result.extrapolated
+    text = f"p {sign} {result.p:.2g} (as extreme: {result.exceeding} of {result.toys} pseudo-experiments)"
     if beyond is None:
         return text
     return f"{text}; extrapolated p = {beyond.p:.2g}, z = {beyond.z:.2f} ({beyond.trials:.1f} effective trials)"
@@ -295,7 +315,7 @@ def _results(
     hunts: Sequence[WindowHunt],
     counts: Sequence[SelectedCounts],
     significance: GlobalSignificance | str,
-    scan: ResonanceScan,
+    resonance: Mapping[str, Any],
 ) -> dict[str, Any]:
     config, directory = context.config, context.run
     spurious = _unblinded_spurious(context, hunts, counts[0])
@@ -317,7 +337,7 @@ def _results(
         check = check_background(counts[0], find_shape(config.mass), config.mass.sqrt_s)
         background = background_record(check, config.mass.fit)
     whole = global_record(significance, config.hunt.toys, whole_calibrated)
-    return results_record(accounting, records, whole, resonance_record(scan), config.blind, background=background)
+    return results_record(accounting, records, whole, resonance, config.blind, background=background)
 
 
 def _calibrated(

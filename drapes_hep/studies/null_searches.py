@@ -46,6 +46,7 @@ _POINT = {
     "z_local": "z_local",
 }
 """Columns of a row, by their names in ``results.json``."""
+_NOT_HUNTED = {"toys": 0, "resonance_toys": 0, "spurious_signal": False, "calibration": None, "seeds": None}
 CHECKS = ("direct", "conformal")
 """Cross-checks of a count, by their names in ``results.json``."""
 
@@ -95,7 +96,7 @@ def searched_as(config: Config) -> Config:
             "data": {"path": PLACE, "labels": False},
             "signal": {**tree["signal"], "inject": None},
             "training": {**tree["training"], "pseudo_window": "none"},
-            "hunt": {**tree["hunt"], "toys": 0, "spurious_signal": False, "calibration": None, "seeds": None},
+            "hunt": {**tree["hunt"], **_NOT_HUNTED},
             "blind": False,
         },
     )
