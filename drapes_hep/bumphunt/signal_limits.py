@@ -198,8 +198,8 @@ def cut_limits(
             continue
         fitted, error, reason = _fitted(counts, place, window, signal, count, injected, background, settings)
         inside, _ = _inside(counts, window)
-        counted = _counted(count, *_adds(signal, inside, injected, raised[:, place]))
-        out.append(CutLimits(efficiency, fitted, error, counted, reason))
+        counted, why_not = _counted(count, *_adds(signal, inside, injected, raised[:, place]))
+        out.append(CutLimits(efficiency, fitted, error, counted, reason or why_not))
     return tuple(out)
 
 
@@ -477,17 +477,17 @@ def _adds(
     return events, np.clip(fraction - part[:, None], 0.0, fraction) * events[:, None]
 
 
-def _counted(count: QuotedCount, events: FloatArray, adds: FloatArray) -> Limit | None:
-    """Return the limits from a count; None where it cannot have one."""
+def _counted(count: QuotedCount, events: FloatArray, adds: FloatArray) -> tuple[Limit | None, str | None]:
+    """Return the limits from a count, or the reason why there are none."""
     assert count.expected is not None
     assert count.error is not None
     if not bool(np.isfinite(adds).all()):
-        return None
+        return None, "the count: the hunt's fit fails with each of the signals that were injected"
     try:
         observed = count_cls(count.observed, count.expected, count.error, adds)
         band = [
             count_cls(n, count.expected, count.error, adds) for n in background_quantiles(count.expected, count.error)
         ]
-    except FitError:
-        return None
-    return Limit(crossing(events, observed), tuple(crossing(events, cls) for cls in band))
+    except FitError as error:
+        return None, f"the count: {error}"
+    return Limit(crossing(events, observed), tuple(crossing(events, cls) for cls in band)), None

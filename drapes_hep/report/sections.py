@@ -59,8 +59,10 @@ def headline(run: RunFiles) -> tuple[list[Row], list[str]]:
     fit = best_resonance(run)
     if fit is not None:
         lines.append(
-            "The window counts are the primary result, and the global p-value is theirs. The resonance fit assumes a"
-            f" signal shape; {_scan_text(run)}."
+            Markup(
+                "The window counts are the primary result, and the global p-value is theirs. The resonance fit assumes"
+                " a signal shape; {}."
+            ).format(_scan_text(run))
         )
     lines += _quoted_lines(run, whole, largest)
     cards = [_card("window count, largest local significance", _significance(largest), local)]
@@ -113,21 +115,20 @@ def _quoted_lines(run: RunFiles, whole: GlobalP, largest: tuple[WindowFiles, Poi
         yield f"Injected: {counted(int(injected), 'signal event')} before the selection{inside}."
 
 
-def _scan_text(run: RunFiles) -> str:
+def _scan_text(run: RunFiles) -> Markup:
     """Write the global p-value of the resonance fit, or how to have one."""
     whole = (run.results.get("resonance") or {}).get("global")
     if whole is None:
-        return "its global p-value was not computed (hunt.resonance_toys)"
+        return Markup("its global p-value was not computed (hunt.resonance_toys)")
     sign = "at most" if whole["bound"] else "equal to"
-    text = (
-        f"its own global p-value, of all masses and cuts, is {sign} {float(whole['p_global']):.2g}"
-        f" ({integer(whole['exceeding'])} of {integer(whole['toys'])} pseudo-experiments as extreme)"
-    )
-    if whole["p_global_extrapolated"] is None:
+    text = Markup(
+        "its own global p-value, of all masses and cuts, is {} {} ({} of {} pseudo-experiments as extreme)"
+    ).format(sign, power(float(whole["p_global"])), integer(whole["exceeding"]), integer(whole["toys"]))
+    beyond = whole["p_global_extrapolated"]
+    if beyond is None:
         return text
-    return (
-        f"{text}, extrapolated {float(whole['p_global_extrapolated']):.2g} with {whole['effective_trials']:.0f}"
-        " effective trials"
+    return text + Markup(", extrapolated {} with {:.0f} effective trials").format(
+        power(float(beyond)), whole["effective_trials"]
     )
 
 
