@@ -612,11 +612,6 @@ class CwolaConfig(_Section):
         description="With training.scheme: cross_fit, template events above the tightest cut in each fold: so many,"
         " divided by the smallest of hunt.background_efficiencies, are generated to set the cuts.",
     )
-    sideband_weights: Annotated[bool, Decides("classify")] = Field(
-        False,
-        description="Whether to weigh the sideband events by the template, with trees of their own in each fold: for"
-        " the conformal cross-check of the expectations.",
-    )
 
 
 class SignalShapeConfig(_Section):

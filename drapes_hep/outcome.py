@@ -235,15 +235,18 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class CrossCheck:
-    """What other events than those outside the window expect at a cut; no part of the result.
+    """What the template, or sideband events next to the window, expect at a cut; no part of the result.
 
     Attributes
     ----------
+    observed : int
+        Events that pass the cut, or have a conformal p-value at most that of it.
     expected, expected_error : float
         The error is that of these events alone.
     p_local, z_local : float or None
     """
 
+    observed: int
     expected: float
     expected_error: float
     p_local: float
@@ -257,14 +260,17 @@ class SeedSpread:
     Attributes
     ----------
     searches : int
-        That quote a z there.
+        That expect a count there.
+    empty : int
+        Of them, those that observe nothing.
     z_mean, z_spread : float or None
-        Mean and standard deviation; None with fewer than two.
+        Mean and standard deviation; None with fewer than two, or if one observes nothing.
     excess_spread : float or None
         Standard deviation of observed minus expected, events.
     """
 
     searches: int
+    empty: int
     z_mean: float | None
     z_spread: float | None
     excess_spread: float | None
@@ -320,7 +326,7 @@ class WorkingPoint:
     calibrated : Calibrated or None
         With the pulls of null searches; None without ``hunt.calibration``.
     direct, conformal : CrossCheck or None
-        What the template's events, and weighted sideband events, say of the count; None without.
+        What the template's events, and sideband events next to the window, say of the count; None without.
     seeds : SeedSpread or None
         Of other seeds; None without ``hunt.seeds``.
     """

@@ -74,6 +74,7 @@ def _check(check: CrossCheck | None) -> dict[str, Any] | None:
     if check is None:
         return None
     return {
+        "observed": check.observed,
         "expected": check.expected,
         "expected_error": check.error,
         "p_local": check.p_local,
@@ -82,7 +83,7 @@ def _check(check: CrossCheck | None) -> dict[str, Any] | None:
 
 
 def _spread(spread: SeedSpread) -> dict[str, Any]:
-    return {name: getattr(spread, name) for name in ("searches", "z_mean", "z_spread", "excess_spread")}
+    return {name: getattr(spread, name) for name in ("searches", "empty", "z_mean", "z_spread", "excess_spread")}
 
 
 def _calibrated(point: CalibratedPoint) -> dict[str, Any]:
@@ -385,8 +386,8 @@ def _point_schema() -> dict[str, Any]:
         ),
         z_local=_field("p_local in one-sided standard deviations; null where nothing is observed.", _NUMBER, null=True),
         direct=_field(
-            "Cross-check, not part of the result: what is expected of the window's events if the template is their"
-            " background. null without a cut or if blind, and where no event of the template passes.",
+            "Cross-check, not part of the result: what is expected if the template is the background of the window."
+            " null without a cut or if blind, for a template made of events in the window, and with few events.",
             _check_schema(),
             null=True,
         ),
@@ -394,8 +395,8 @@ def _point_schema() -> dict[str, Any]:
             "Searches of the same events with other seeds: see hunt.seeds. null without.", _spread_schema(), null=True
         ),
         conformal=_field(
-            "Cross-check, not part of the result: the same of sideband events, weighted like the template's. null"
-            " without cwola.sideband_weights, without a cut or if blind, and where no such event passes.",
+            "Cross-check, not part of the result: events by their conformal p-values among sideband events next to the"
+            " window. null without a cut or if blind, and with few events.",
             _check_schema(),
             null=True,
         ),
@@ -435,7 +436,10 @@ def _calibrated_global_schema() -> dict[str, Any]:
 
 def _check_schema() -> dict[str, Any]:
     return _record(
-        expected=_field("Events expected to pass, from the number of events in the window.", _NUMBER),
+        observed=_field(
+            "Events counted: those that pass the cut, or those with a conformal p-value at most that of it.", _COUNT
+        ),
+        expected=_field("Events expected among those in the window.", _NUMBER),
         expected_error=_field(
             "Standard error, from the events that the expectation is of.", {"type": "number", "minimum": 0}
         ),
@@ -446,8 +450,11 @@ def _check_schema() -> dict[str, Any]:
 
 def _spread_schema() -> dict[str, Any]:
     return _record(
-        searches=_field("Searches that quote a z_local here.", _COUNT),
-        z_mean=_field("Mean of their z_local; null with fewer than two.", _NUMBER, null=True),
+        searches=_field("Searches that expect a count here.", _COUNT),
+        empty=_field("Of them, those that observe nothing.", _COUNT),
+        z_mean=_field(
+            "Mean of their z_local; null with fewer than two, or if one observes nothing.", _NUMBER, null=True
+        ),
         z_spread=_field("Its standard deviation over them.", _NUMBER, null=True),
         excess_spread=_field("Standard deviation of observed minus expected over them, events.", _NUMBER, null=True),
     )

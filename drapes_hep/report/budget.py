@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from markupsafe import Markup
+
 from drapes_hep.bumphunt.budget import significance_budget
 from drapes_hep.report.extract import best
 from drapes_hep.report.format import cut, null, signed
@@ -16,7 +18,7 @@ Row = dict[str, Any]
 
 _NULLS = "template and trainings, from null searches"
 _UNMEASURED = "drapes study calibration measures it"
-_SEEDS = "other seeds: spread of the result, in no z"
+_SEEDS = "other seeds: no error of the expectation, in no z above"
 _ONE_SEED = "drapes study seeds measures it"
 
 
@@ -61,9 +63,13 @@ def budget_rows(run: RunFiles) -> list[Row]:
 def _over_seeds(point: Point) -> Row:
     """Return what searches of the same events with other seeds gave."""
     spread = point.get("seeds")
-    if spread is None or spread["z_mean"] is None:
+    if float(point["background_efficiency"]) >= 1:
+        return {"source": _SEEDS, "deviation": null("nothing is trained without a cut"), "z": null()}
+    if spread is None or spread["excess_spread"] is None:
         return {"source": _SEEDS, "deviation": null(_ONE_SEED), "z": null()}
-    z = f"{signed(float(spread['z_mean']))} ± {float(spread['z_spread']):.1f} over {spread['searches']}"
+    z = null(f"{spread['empty']} of {spread['searches']} observe nothing")
+    if spread["z_mean"] is not None:
+        z = Markup(f"{signed(float(spread['z_mean']))} ± {float(spread['z_spread']):.2f} in {spread['searches']}")
     return {"source": _SEEDS, "deviation": f"{float(spread['excess_spread']):.1f}", "z": z}
 
 

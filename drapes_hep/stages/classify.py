@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from drapes_hep.config import keys_of
 from drapes_hep.cwola.classifiers import Classifier, find_classifier, is_saved, load_classifier, reads_of
-from drapes_hep.cwola.density_ratios import density_ratios
 from drapes_hep.cwola.scores import Sample, Scores, equal_size_auc, out_of_fold_scores, ranking
 from drapes_hep.cwola.trained_folds import remove_classifiers, save_classifier, seal_classifiers
 from drapes_hep.cwola.trees import Trees, engine_of, quality_trees
@@ -38,11 +37,9 @@ from drapes_hep.stages.derived import pseudo_window
 from drapes_hep.stages.feature_tables import feature_matrix
 from drapes_hep.stages.generate import generate_stage
 from drapes_hep.stages.resonant import check_resonant, resonance_line
-from drapes_hep.templates.parts import CLOSURE, met_no_training
+from drapes_hep.templates.parts import CLOSURE
 
 __all__ = ["CLASSIFIERS", "classify", "classify_stage", "quality_stage", "sample_of", "truth_metrics"]
-
-FloatArray = npt.NDArray[np.float64]
 
 _QUALITY_EVENTS = 20_000
 """Most events a sample in such a comparison: the AUC's uncertainty is then 0.003."""
@@ -184,12 +181,7 @@ def _classify(context: Context, window: Window) -> list[Path]:
     # every sideband event is counted after a cut, or those of a hold-out
     share = config.training.closure if calibration is None else 1.0
     record = {"mass_r2": resonance, "counted_share": share}
-    ratio = (
-        _sideband_ratios(context, window, events, outside, np.asarray(split["part"]))
-        if cwola.sideband_weights
-        else None
-    )
-    _write_scores(folder, events, (inside, outside), (data, sidebands), scores, split, ratio, record)
+    _write_scores(folder, events, (inside, outside), (data, sidebands), scores, split, record)
     template_columns = {name: scored[name] for name in ("event_id", "parent_id", "mjj", "weight")}
     template_columns |= {"fold": reference.fold, "score": scores["template"].score, "tail": scores["template"].tail}
     write_skim(folder / "template_scores.parquet", template_columns)
@@ -261,7 +253,6 @@ def _write_scores(
     samples: tuple[Sample, Sample],
     scores: dict[str, Scores],
     split: Skim,
-    ratio: FloatArray | None,
     record: dict[str, Any],
 ) -> None:
     inside, outside = regions
@@ -281,32 +272,7 @@ def _write_scores(
         column = np.empty(len(place))
         column[place], column[~place] = getattr(scores["data"], name), getattr(scores["sidebands"], name)
         columns[name] = column
-    if ratio is not None:
-        columns["density_ratio"] = np.zeros(len(place))
-        columns["density_ratio"][~place] = ratio
     write_skim(folder / "scores.parquet", columns, record)
-
-
-def _sideband_ratios(
-    context: Context, window: Window, events: Skim, outside: npt.NDArray[np.bool_], part: npt.NDArray[Any]
-) -> FloatArray:
-    """Weigh the sideband events that may be counted by the template; 0 for others."""
-    config = context.config
-    features = config.classifier_features
-    columns = ("event_id", "weight", "mjj", *config.features)
-    template, calibration, _ = _template_samples(context, window, columns, features)
-    counted = met_no_training(part)
-    sidebands = sample_of(events, features, config.cwola.folds, config.seed, np.flatnonzero(outside)[counted])
-    out = np.zeros(len(part))
-    out[counted] = density_ratios(
-        sidebands,
-        template,
-        calibration,
-        folds=config.cwola.folds,
-        seed=stage_seed(config.seed, "sideband weights", window.name),
-        workers=context.workers,
-    )
-    return out
 
 
 def _two_sample_auc(

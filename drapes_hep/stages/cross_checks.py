@@ -1,19 +1,18 @@
-"""What the template and the weighted sidebands of a window say of its counts: cross-checks without a mass fit."""
+"""What the template and the sidebands of a window say of its counts: cross-checks without a mass fit."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from drapes_hep.bumphunt.cross_checks import CrossCheck, CrossChecks, ScoredEvents, compare_counts
+from drapes_hep.bumphunt.cross_checks import CrossChecks, ScoredEvents, conformal_counts, direct_counts
 from drapes_hep.events.skims import Skim, read_skim
 from drapes_hep.folds import root_of
 from drapes_hep.pipeline.context import Context
 from drapes_hep.regions import Window
+from drapes_hep.templates.parts import met_no_training
 
 __all__ = ["window_cross_checks"]
-
-_RATIO = "density_ratio"
 
 
 def window_cross_checks(context: Context, window: Window) -> tuple[CrossChecks, ...]:
@@ -35,24 +34,21 @@ def window_cross_checks(context: Context, window: Window) -> tuple[CrossChecks, 
         If the window was not classified.
     """
     folder, config = context.run.window(window), context.config
-    template = read_skim(folder / "template_scores.parquet", ("event_id", "parent_id", "tail", "fold", "weight"))
-    scores = read_skim(folder / "scores.parquet")
+    names = ("event_id", "mjj", "tail", "fold", "weight")
+    template = read_skim(folder / "template_scores.parquet", (*names, "parent_id"))
+    scores = read_skim(folder / "scores.parquet", (*names, "region", "part"))
     root = np.asarray(scores["event_id"])
     inside = np.asarray(scores["region"]) == 1
+    data = _events(scores, root, inside)
+    sidebands = _events(scores, root, ~inside & met_no_training(scores["part"]))
+    made = _events(template, root_of(np.asarray(template["event_id"]), np.asarray(template["parent_id"])))
     points, folds = config.hunt.background_efficiencies, config.cwola.folds
-    data = _events(scores, np.ones(len(root)), root, inside)
-    template_root = root_of(np.asarray(template["event_id"]), np.asarray(template["parent_id"]))
-    direct = compare_counts(data, _events(template, np.asarray(template["weight"]), template_root), points, folds)
-    conformal: tuple[CrossCheck | None, ...] = (None,) * len(points)
-    if _RATIO in scores.columns:
-        ratio = np.asarray(scores[_RATIO])
-        conformal = compare_counts(data, _events(scores, ratio, root, ratio > 0), points, folds)
+    direct = direct_counts(data, made, points, folds)
+    conformal = conformal_counts(data, sidebands, window, points, folds)
     return tuple(CrossChecks(*each) for each in zip(direct, conformal, strict=True))
 
 
-def _events(
-    table: Skim, weight: npt.NDArray[np.float64], root: npt.NDArray[np.int64], rows: npt.NDArray[np.bool_] | None = None
-) -> ScoredEvents:
-    keep = slice(None) if rows is None else rows
-    tail, fold = np.asarray(table["tail"]), np.asarray(table["fold"], dtype=np.int64)
-    return ScoredEvents(tail[keep], fold[keep], weight[keep], root[keep])
+def _events(table: Skim, root: npt.NDArray[np.int64], rows: npt.NDArray[np.bool_] | None = None) -> ScoredEvents:
+    keep = np.arange(len(root)) if rows is None else np.flatnonzero(rows)
+    mjj, tail, weight = (np.asarray(table[name], dtype=np.float64)[keep] for name in ("mjj", "tail", "weight"))
+    return ScoredEvents(mjj, tail, np.asarray(table["fold"], dtype=np.int64)[keep], weight, root[keep])

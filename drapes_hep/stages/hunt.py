@@ -21,7 +21,7 @@ from drapes_hep.bumphunt.calibrated import (
 from drapes_hep.bumphunt.exceedance import Exceedance
 from drapes_hep.bumphunt.extrapolation import Extrapolation
 from drapes_hep.bumphunt.resonance import ResonanceScan, largest, leading_point, scan_resonances
-from drapes_hep.bumphunt.seed_spread import SeedSpread, check_same_events, read_spreads
+from drapes_hep.bumphunt.seed_spread import SeedSpread, check_same_search, read_spreads
 from drapes_hep.bumphunt.selection import SelectedCounts, set_overlaps
 from drapes_hep.bumphunt.sensitivity import Sensitivity, expected_spurious_signals, window_sensitivity
 from drapes_hep.bumphunt.signal_shapes import find_signal, signal_source
@@ -375,29 +375,35 @@ def _spreads(context: Context, hunts: Sequence[WindowHunt]) -> dict[tuple[str, f
     path = context.config.hunt.seeds
     if path is None or context.config.blind:
         return {}
-    spreads = read_spreads(path)
-    check_same_events(hunts, spreads, path)
-    return spreads
+    record = read_spreads(path)
+    check_same_search(hunts, record, _difference(context, record.config))
+    return dict(record.spreads)
 
 
 def _of_other_searches(context: Context, hunts: Sequence[WindowHunt], pulls: NullPulls) -> str | None:
     """Return the first thing in which null searches differ from the search, in words."""
+    if (difference := _difference(context, pulls.config)) is not None:
+        return difference
+    observed = hunts[0].working_points[0].observed
+    if pulls.events is not None and observed is not None and abs(pulls.events - observed) > _LIKE_AS_MANY * observed:
+        return f"{pulls.events:.0f} events in the window {hunts[0].sr.name}, here {observed}"
+    return None
+
+
+def _difference(context: Context, config: Mapping[str, Any]) -> str | None:
+    """Return the first key in which the configuration of other searches differs from that of this one, in words."""
     own = context.config.model_dump(mode="json")
     was, now = (
-        {name: tree[name] for name in _DECIDE_PULLS if name in pulls.config and name in tree}
-        for tree in (pulls.config, own)
+        {name: tree[name] for name in _DECIDE_PULLS if name in config and name in tree} for tree in (config, own)
     )
     for tree in (was, now):
         if "training" in tree:
             tree["training"] = {key: value for key, value in tree["training"].items() if key != "pseudo_window"}
     difference = first_difference(was, now)
-    if difference is not None:
-        key, of_nulls, of_search = difference
-        return f"{key} {value_text(of_nulls)}, here {value_text(of_search)}"
-    observed = hunts[0].working_points[0].observed
-    if pulls.events is not None and observed is not None and abs(pulls.events - observed) > _LIKE_AS_MANY * observed:
-        return f"{pulls.events:.0f} events in the window {hunts[0].sr.name}, here {observed}"
-    return None
+    if difference is None:
+        return None
+    key, of_others, of_search = difference
+    return f"{key} {value_text(of_others)}, here {value_text(of_search)}"
 
 
 def _unblinded_spurious(

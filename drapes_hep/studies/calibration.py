@@ -23,7 +23,7 @@ with the m nulls of the first half; the other half tests it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ CALIBRATION_CODE = ("studies.null_searches", "studies.null_events")
 
 _LEAST = 20
 """Nulls of each half below which nothing is calibrated."""
-_CHECK_COLUMNS = tuple(f"{check}_{name}" for check in CHECKS for name in ("expected", "error"))
+_CHECK_COLUMNS = ("observed", "expected", "error")
 _FURTHER = 10**6
 """Number of the first further events: beyond any null's."""
 
@@ -81,8 +81,8 @@ class Nulls:
     observed, expected, error : array
     efficiency, curve : array
         With further events: the fraction inside the window that passes, and that of the curve through those outside.
-    direct_expected, direct_error, conformal_expected, conformal_error : array
-        Of the cross-checks.
+    checks : mapping of str to array, shape (nulls, points)
+        Of the cross-checks: ``direct_observed``, ``direct_expected``, ``direct_error``, and the same of ``conformal``.
     """
 
     points: tuple[tuple[str, float], ...]
@@ -92,27 +92,23 @@ class Nulls:
     error: FloatArray
     efficiency: FloatArray
     curve: FloatArray
-    direct_expected: FloatArray
-    direct_error: FloatArray
-    conformal_expected: FloatArray
-    conformal_error: FloatArray
+    checks: Mapping[str, FloatArray]
 
     @property
     def pulls(self) -> FloatArray:
         """(observed - expected) / sqrt(expected + error^2)."""
-        return self._pulls(self.expected, self.error)
+        return np.asarray((self.observed - self.expected) / np.sqrt(self.expected + self.error**2))
 
     def check_pulls(self, check: str) -> FloatArray:
-        """Return the same with the expectation of a cross-check."""
-        return self._pulls(getattr(self, f"{check}_expected"), getattr(self, f"{check}_error"))
-
-    def _pulls(self, expected: FloatArray, error: FloatArray) -> FloatArray:
-        return np.asarray((self.observed - expected) / np.sqrt(expected + error**2))
+        """Return those of a cross-check, of which the number of events in the window is given: counts are binomial."""
+        observed, expected, error = (self.checks[f"{check}_{name}"] for name in _CHECK_COLUMNS)
+        fails = 1.0 - np.array([cut for _, cut in self.points])
+        return np.asarray((observed - expected) / np.sqrt(expected * fails + error**2))
 
     def take(self, rows: BoolArray) -> Nulls:
         """Return some of the nulls."""
-        arrays = {name: value[rows] for name, value in vars(self).items() if name != "points"}
-        return Nulls(self.points, **arrays)
+        arrays = {name: value[rows] for name, value in vars(self).items() if name not in {"points", "checks"}}
+        return Nulls(self.points, **arrays, checks={name: value[rows] for name, value in self.checks.items()})
 
 
 def nulls_of(records: Sequence[Sequence[dict[str, Any]]]) -> Nulls:
@@ -129,14 +125,16 @@ def nulls_of(records: Sequence[Sequence[dict[str, Any]]]) -> Nulls:
     """
     points = tuple(dict.fromkeys((str(row["window"]), float(row["cut"])) for record in records for row in record))
     places = [{(row["window"], row["cut"]): row for row in record} for record in records]
-    columns = {
-        name: np.array([[place.get(point, {}).get(name) for point in points] for place in places], dtype=np.float64)
-        for name in ("observed", "expected", "error", "efficiency", "curve", *_CHECK_COLUMNS)
-    }
+
+    def column(name: str) -> FloatArray:
+        return np.array([[place.get(point, {}).get(name) for point in points] for place in places], dtype=np.float64)
+
+    columns = {name: column(name) for name in ("observed", "expected", "error", "efficiency", "curve")}
+    checks = {f"{check}_{name}": column(f"{check}_{name}") for check in CHECKS for name in _CHECK_COLUMNS}
     silent = ~(np.isfinite(columns["observed"]) & np.isfinite(columns["expected"]) & np.isfinite(columns["error"]))
     for name in ("observed", "expected", "error"):
         columns[name] = np.where(silent, np.nan, columns[name])
-    return Nulls(points, np.array([record[0]["null"] for record in records], dtype=np.int64), **columns)
+    return Nulls(points, np.array([record[0]["null"] for record in records], dtype=np.int64), **columns, checks=checks)
 
 
 def mid_p(observed: FloatArray, expected: FloatArray, error: FloatArray) -> FloatArray:
@@ -352,7 +350,7 @@ def _search(place: NullFolder, number: int) -> None:
 
 def _table(nulls: Nulls, calibration: Calibration) -> list[Row]:
     """Return a line for each window and cut."""
-    checks = {name: _moments(nulls.check_pulls(name)) for name in CHECKS}
+    checks = {name: nulls.check_pulls(name) for name in CHECKS}
     return [
         {
             "window": window,
@@ -364,15 +362,21 @@ def _table(nulls: Nulls, calibration: Calibration) -> list[Row]:
             "kappa_other_half": _number(calibration.test_kappa[i]),
             "ks_local": _number(calibration.local_ks[i]),
             "ks_calibrated": _number(calibration.calibrated_ks[i]),
-            **{
-                f"{name}_{what}": _number(moments[k][i])
-                for name, moments in checks.items()
-                for k, what in enumerate(("mean_pull", "kappa"))
-            },
+            **{key: value for name, pulls in checks.items() for key, value in _of_check(name, pulls[:, i]).items()},
             **_sources(nulls, i),
         }
         for i, (window, cut) in enumerate(calibration.points)
     ]
+
+
+def _of_check(name: str, pulls: FloatArray) -> Row:
+    """Return mean and width of the pulls of a cross-check, over all nulls that have one."""
+    mean, kappa = _moments(pulls[:, None])
+    return {
+        f"{name}_nulls": int(np.isfinite(pulls).sum()),
+        f"{name}_mean_pull": _number(mean[0]),
+        f"{name}_kappa": _number(kappa[0]),
+    }
 
 
 def _sources(nulls: Nulls, i: int) -> Row:

@@ -46,7 +46,7 @@ _POINT = {
     "z_local": "z_local",
 }
 """Columns of a row, by their names in ``results.json``."""
-_NOT_HUNTED = {"toys": 0, "resonance_toys": 0, "spurious_signal": False, "calibration": None, "seeds": None}
+_NOT_HUNTED = {"toys": 0, "resonance_toys": 0, "calibration": None, "seeds": None}
 CHECKS = ("direct", "conformal")
 """Cross-checks of a count, by their names in ``results.json``."""
 
@@ -66,8 +66,8 @@ def check_nulls(config: Config, what: str = "null searches") -> None:
     """
     if config.constituents is not None or config.template.method in {"file", "from_simulation"}:
         raise ConfigError(
-            "null searches generate features and train templates of them: leave out the section 'constituents', and set"
-            " template.method to neither 'file' nor 'from_simulation'"
+            f"{what}: features are generated and templates trained on them; leave out the section 'constituents', and"
+            " set template.method to neither 'file' nor 'from_simulation'"
         )
     if config.study.further > 0 and not is_saved(find_classifier(config.cwola.classifier, config.folder)):
         raise ConfigError(
@@ -77,13 +77,15 @@ def check_nulls(config: Config, what: str = "null searches") -> None:
         raise ConfigError(f"blind: {what} take their masses from a fit of all events; unblind first")
 
 
-def searched_as(config: Config) -> Config:
+def searched_as(config: Config, *, spurious: bool = False) -> Config:
     """Return the configuration of a null search: what is no part of the counts is left out.
 
     Parameters
     ----------
     config : Config
         Of the search.
+    spurious : bool
+        Whether errors have the spurious signal, if those of the search have.
 
     Returns
     -------
@@ -96,7 +98,11 @@ def searched_as(config: Config) -> Config:
             "data": {"path": PLACE, "labels": False},
             "signal": {**tree["signal"], "inject": None},
             "training": {**tree["training"], "pseudo_window": "none"},
-            "hunt": {**tree["hunt"], **_NOT_HUNTED},
+            "hunt": {
+                **tree["hunt"],
+                **_NOT_HUNTED,
+                "spurious_signal": spurious and config.hunt.spurious_signal,
+            },
             "blind": False,
         },
     )
@@ -108,13 +114,15 @@ def search_null(
     events: Mapping[str, FloatArray],
     further: Mapping[str, FloatArray] | None = None,
     device: str = "cpu",
+    *,
+    spurious: bool = False,
 ) -> list[Row]:
     """Search one null.
 
     Parameters
     ----------
     config : Config
-        Of the search; its spurious signal and pseudo-experiments are left out.
+        Of the search; its pseudo-experiments are left out.
     number : int
         Of the null; it seeds the search.
     events : mapping of str to array
@@ -123,21 +131,23 @@ def search_null(
         Many more events of the same truth: they are passed through the trained cuts.
     device : str
         "cpu" or "cuda".
+    spurious : bool
+        As :func:`searched_as` has it.
 
     Returns
     -------
     list of dict
         A row a window and cut: ``window``, ``cut``, ``observed``, ``expected``, ``error``, ``z_local``, and of the
-        cross-checks ``direct_expected``, ``direct_error`` and the same of ``conformal``. With further events also
-        ``efficiency``, the fraction of those inside the window that passes, ``curve``, the same as the curve through
-        those outside has it, and ``further``, how many pass inside.
+        cross-checks ``direct_observed``, ``direct_expected``, ``direct_error`` and the same of ``conformal``. With
+        further events also ``efficiency``, the fraction of those inside the window that passes, ``curve``, the same as
+        the curve through those outside has it, and ``further``, how many pass inside.
 
     Raises
     ------
     DrapesError
         As the stages do.
     """
-    with searched(config, number, events, device) as context:
+    with searched(config, number, events, device, spurious=spurious) as context:
         rows = list(_rows(read_json(context.run.results)))
         if further is not None:
             passed = {(row["window"], row["cut"]): row for row in _further_rows(context, further)}
@@ -146,12 +156,14 @@ def search_null(
 
 
 @contextmanager
-def searched(config: Config, number: int, events: Mapping[str, FloatArray], device: str = "cpu") -> Iterator[Context]:
+def searched(
+    config: Config, number: int, events: Mapping[str, FloatArray], device: str = "cpu", *, spurious: bool = False
+) -> Iterator[Context]:
     """Search a null in a directory that lasts as long as the block.
 
     Parameters
     ----------
-    config, number, events, device
+    config, number, events, device, spurious
         As :func:`search_null` has them.
 
     Yields
@@ -165,7 +177,7 @@ def searched(config: Config, number: int, events: Mapping[str, FloatArray], devi
         As the stages do.
     """
     seed = stage_seed(config.seed, "null search", number) % 2**31
-    own = searched_as(config).model_copy(update={"seed": seed})
+    own = searched_as(config, spurious=spurious).model_copy(update={"seed": seed})
     with tempfile.TemporaryDirectory(prefix="drapes-") as folder:
         context = Context.of(own, open_run(Path(folder)), device=device, workers=1)
         context = replace(context, table=read_events(dict(events), own.features, **own.definitions))
@@ -184,7 +196,7 @@ def _rows(results: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _cross_checks(point: Mapping[str, Any]) -> Row:
-    columns = (("expected", "expected"), ("error", "expected_error"))
+    columns = (("observed", "observed"), ("expected", "expected"), ("error", "expected_error"))
     return {f"{check}_{column}": (point[check] or {}).get(name) for check in CHECKS for column, name in columns}
 
 

@@ -1,8 +1,8 @@
 """How much does a result depend on the seed? The same events searched again, everything trained anew.
 
 A seed decides how events are divided into folds and parts, the trainings, the noise of the template and what the
-classifiers hold out. Every search has p-values that are right for it; they differ since another classifier selects
-other events. The spread says how much of a result is the luck of one training.
+classifiers hold out. Another seed is another classifier, which selects other events. The spread says how much of a
+result is the luck of one training.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from drapes_hep.parallel import in_processes
 from drapes_hep.pipeline.context import Context
 from drapes_hep.plots.studies import Band, Panel, study_panels
 from drapes_hep.plots.style import Stamp
-from drapes_hep.stages.feature_tables import load_events
+from drapes_hep.stages.feature_tables import load_events, unweighted
 from drapes_hep.stages.sequence import WORKER_MODULE
 from drapes_hep.stages.skim import skim
 from drapes_hep.studies.design import Measured, Row
 from drapes_hep.studies.null_folder import NullFolder, null_folder
-from drapes_hep.studies.null_searches import search_null
+from drapes_hep.studies.null_searches import check_nulls, search_null
 from drapes_hep.studies.records import has_record, read_trial
 from drapes_hep.studies.runner import counting
 
@@ -58,6 +58,7 @@ class SeedStudy:
         # the events of the search itself, with the signal that it injects
         skim(context)
         place = null_folder(context, SEED_CODE, "seeds", parent=context.run.path / "searches", labelled=False)
+        unweighted(load_events(context.run.events, ())["weight"], f"study {name}")
         missing = [(place, number) for number in range(searches) if not has_record(_record(place, number))]
         reporter = context.reporter
         reporter.say(f"study {name}: {counted(len(missing), 'search', 'searches')} of {searches} to do")
@@ -77,8 +78,7 @@ def _check(context: Context) -> None:
         raise ConfigError(f"study.seeds: {config.study.seeds} has no spread; set it to 2 or more")
     if config.blind:
         raise ConfigError("blind: the spread of a result over seeds needs the result; unblind first")
-    if config.constituents is not None:
-        raise ConfigError("constituents: searches are repeated on features only; leave out this section")
+    check_nulls(config, "the study seeds")
 
 
 def _record(place: NullFolder, number: int) -> Path:
@@ -89,7 +89,7 @@ def _search(place: NullFolder, number: int) -> None:
     with threadpool_limits(limits=1), kernel_threads(1):
         events = load_events(place.events, place.config.features)
         columns = {name: np.asarray(events[name]) for name in ("event_id", "mjj", "weight", *place.config.features)}
-        rows = search_null(place.config, number, columns, device=place.device)
+        rows = search_null(place.config, number, columns, device=place.device, spurious=True)
     write_json(_record(place, number), {"rows": rows})
 
 
