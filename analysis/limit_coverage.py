@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from drapes_hep.bumphunt.calibrated import NullPulls, PullWidth, added_variance, read_pulls
 from drapes_hep.bumphunt.selection import SelectedCounts
 from drapes_hep.bumphunt.signal_limits import LimitSettings, QuotedCount, SignalAtCut, cut_limits
 from drapes_hep.bumphunt.significance import local_significance
@@ -92,7 +93,13 @@ def signal_model(place: NullFolder, signal: Path, jobs: list[Job]) -> tuple[Sign
 
 
 def test_limits(
-    config: Config, window: Window, signals: tuple[SignalAtCut, ...], means: list[float], path: Path, target: Path
+    config: Config,
+    window: Window,
+    signals: tuple[SignalAtCut, ...],
+    means: list[float],
+    pulls: NullPulls | None,
+    path: Path,
+    target: Path,
 ) -> None:
     """Compute the limits of one test, and write them."""
     record = read_trial(path)
@@ -106,7 +113,9 @@ def test_limits(
         np.zeros(nested.shape[1], dtype=np.bool_),
         searched["share"],
     )
-    quoted = [QuotedCount(point["observed"], point["expected"], point["error"]) for point in points]
+    quoted = [
+        _quoted(point, None if pulls is None else pulls.points.get((window.name, point["cut"]))) for point in points
+    ]
     settings = LimitSettings(find_shape(config.mass), config.mass.sqrt_s, config.hunt.min_events)
     limits = cut_limits(counts, window, signals, quoted, np.asarray(means), settings)
     rows = [
@@ -121,6 +130,15 @@ def test_limits(
         for cut, count in zip(limits, quoted, strict=True)
     ]
     write_json(target, {"mean": record["mean"], "rows": rows})
+
+
+def _quoted(point: dict[str, Any], width: PullWidth | None) -> QuotedCount:
+    """Return what a search quotes of a cut, with the error that null searches give it."""
+    expected, error, added = point["expected"], point["error"], 0.0
+    if width is not None and expected is not None and error is not None:
+        added = float(np.sqrt(added_variance(expected, error, width.kappa, width.mean)))
+        error = float(np.hypot(error, added))
+    return QuotedCount(point["observed"], expected, error, added=added)
 
 
 def _z(count: QuotedCount) -> float | None:
@@ -186,16 +204,18 @@ def main(arguments: argparse.Namespace) -> None:
         values,
         arguments.means,
         context.config.limits.model_dump(mode="json"),
+        None if arguments.calibration is None else file_hash(arguments.calibration),
         code_hash("bumphunt.signal_limits"),
     ]
     key = content_hash(decides)[:12]
+    pulls = None if arguments.calibration is None else read_pulls(arguments.calibration)
     jobs, targets = [], []
     for job in tests(arguments.tested, arguments.tests):
         if has_record(injected_record(place, *job)):
             targets.append(arguments.output / "limits" / key / f"{job[0]:g}_{job[1]}.json")
             if not has_record(targets[-1]):
                 path = injected_record(place, *job)
-                jobs.append((context.config, place.windows[0], signals, arguments.means, path, targets[-1]))
+                jobs.append((context.config, place.windows[0], signals, arguments.means, pulls, path, targets[-1]))
     for _ in in_processes(test_limits, jobs, context.workers):
         pass
     rows = [read_trial(target) for target in targets]
@@ -214,6 +234,7 @@ if __name__ == "__main__":
     parser.add_argument("--tests", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="of the records; the one that belongs to this code by default")
+    parser.add_argument("--calibration", type=Path, help="record of null searches: limits with calibrated errors")
     parser.add_argument("--summary", action="store_true")
     try:
         main(parser.parse_args())

@@ -128,9 +128,7 @@ def read_spreads(path: str | Path) -> SeedRecord:
     except (RunDirectoryError, pydantic.ValidationError, ValueError) as error:
         raise InputError(str(path), "is no record of the study seeds", "name its seeds.json in hunt.seeds") from error
     if any((each.z_mean is None) != (each.z_spread is None) for each in record.points):
-        raise InputError(
-            str(path), "has a mean without a spread", "name the seeds.json of the study seeds in hunt.seeds"
-        )
+        raise InputError(str(path), "has a mean without a spread", "name a seeds.json of the study seeds")
     return SeedRecord({(each.window, each.cut): each for each in record.points}, record.config, str(path))
 
 
