@@ -6,6 +6,8 @@ drapes study efficiency-map CONFIG --set limits.reference=100 \
 
 from __future__ import annotations
 
-from drapes_hep.studies.signal_grid import SignalGridStudy, draw_efficiencies
+from drapes_hep.studies.signal_grid import SignalGridStudy, check_map, draw_efficiencies
 
-STUDY = SignalGridStudy("Efficiency of the cuts over the masses of a resonance's daughters", draw_efficiencies)
+STUDY = SignalGridStudy(
+    "Efficiency of the cuts over the masses of a resonance's daughters", draw_efficiencies, check_map
+)

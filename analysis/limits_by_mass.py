@@ -6,6 +6,6 @@ drapes study limits-by-mass CONFIG --set limits.reference=100 \
 
 from __future__ import annotations
 
-from drapes_hep.studies.signal_grid import SignalGridStudy, draw_limits
+from drapes_hep.studies.signal_grid import SignalGridStudy, check_line, draw_limits
 
-STUDY = SignalGridStudy("Limits on simulated resonances along a line of masses", draw_limits)
+STUDY = SignalGridStudy("Limits on simulated resonances along a line of masses", draw_limits, check_line)

@@ -33,10 +33,17 @@ def test_mean_and_standard_deviation_over_the_searches():
     assert spread.excess_spread == pytest.approx(1.0)
 
 
-def test_one_search_that_quotes_has_no_spread():
-    records = [[row(None, 300, None, 1.0), row(z)] for z in (1.0, None)]
+def test_one_search_has_no_spread():
+    records = [[row(None, 300, None, 1.0), row(1.0, expected=expected)] for expected in (10.0, None)]
     spread = seed_spreads(records)[1]
     assert (spread.searches, spread.z_mean, spread.z_spread, spread.excess_spread) == (1, None, None, None)
+
+
+def test_searches_that_observe_nothing_are_not_left_out():
+    records = [[row(None, 300, None, 1.0), row(z, observed)] for z, observed in ((1.0, 14), (None, 0), (0.5, 12))]
+    spread = seed_spreads(records)[1]
+    assert (spread.searches, spread.empty, spread.z_mean, spread.z_spread) == (3, 1, None, None)
+    assert spread.excess_spread == pytest.approx(np.std([14, 0, 12], ddof=1))
 
 
 @pytest.fixture
@@ -60,7 +67,7 @@ def test_searches_with_other_seeds_reach_results_and_report(project, drapes):
     made[0].write_text(json.dumps({"rows": second}))
     assert drapes("study", "seeds", "tiny.yaml", *options)[0] == 0
     record = project / "out" / "seeds" / "seeds.json"
-    assert {spread.excess_spread for spread in read_spreads(record).values()} <= {0.0, None}
+    assert {spread.excess_spread for spread in read_spreads(record).spreads.values()} <= {0.0, None}
 
     search(project, project / "run", f"hunt.seeds={record}")
     results = read_results(project / "run")
@@ -68,27 +75,69 @@ def test_searches_with_other_seeds_reach_results_and_report(project, drapes):
     assert {spread.searches for spread in quoted} <= {0, 1, 2}
     assert any(spread.z_spread == 0.0 for spread in quoted)
     page = report(open_run(project / "run")).read_text()
-    assert "± 0.0 over 2" in page
+    assert "no error of the expectation" in page
+
+    # a record of another search is no spread of this one
+    with pytest.raises(InputError, match=r"seeds\.json: is of another search: cwola\.folds"):
+        search(project, project / "other", f"hunt.seeds={record}", "cwola.folds=3")
 
 
-def test_a_record_of_other_events_is_refused(project, tmp_path):
-    spread = {"cut": 1.0, "searches": 2, "z_mean": 1.0, "z_spread": 0.5, "excess_spread": 3.0, "inside": 1}
-    record = {"points": [{"window": window, **spread} for window in WINDOWS]}
-    (tmp_path / "seeds.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match=r"seeds\.json: is of other events: 1 in the window 3300-3700, here"):
+def test_an_inclusive_z_is_that_of_the_search(project, drapes):
+    """Nothing is trained without a cut, so other seeds have the same z: with the spurious signal, as the search has."""
+    status, _, said = drapes("study", "seeds", "tiny.yaml", "-o", "out", "--quiet", "--set", "study.seeds=2")
+    assert status == 0, said
+    search(project, project / "run")
+    spreads = read_spreads(project / "out" / "seeds" / "seeds.json").spreads
+    for window in read_results(project / "run").windows:
+        point = window.working_points[0]
+        spread = spreads["{:g}-{:g}".format(*window.sr), 1.0]
+        assert spread.z_spread == pytest.approx(0.0, abs=1e-9)
+        assert spread.z_mean == pytest.approx(point.z_local)
+
+
+POINT = {
+    "window": WINDOWS[0], "cut": 1.0, "searches": 2, "empty": 0, "z_mean": 1.0, "z_spread": 0.5, "excess_spread": 3.0,
+    "inside": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("window", "words"),
+    [
+        ("3300-3700", "is of other events: 1 in the window 3300-3700, here"),
+        ("1000-1400", "is not of all windows and cuts"),
+    ],
+)
+def test_a_record_of_other_events_or_cuts_is_refused(project, window, words):
+    (project / "seeds.json").write_text(json.dumps({"points": [{**POINT, "window": window}], "config": {}}))
+    with pytest.raises(InputError, match=words):
         search(project, project / "run", "hunt.seeds=seeds.json")
 
 
-@pytest.mark.parametrize("record", [{}, {"points": 3}, {"points": [{"window": "3300-3700"}]}])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"points": 3, "config": {}},
+        {"points": [], "config": {}},
+        {"points": [{"window": "3300-3700"}], "config": {}},
+        {"points": [{**POINT, "searches": 1e999}], "config": {}},
+        {"points": [{**POINT, "z_spread": None}], "config": {}},
+        {"points": [{**POINT, "z_mean": 1e999}], "config": {}},
+    ],
+)
 def test_what_is_no_record_is_refused(tmp_path, record):
     (tmp_path / "seeds.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match="is no record of the study seeds"):
+    with pytest.raises(InputError, match=r"is no record of the study seeds|a mean without a spread"):
         read_spreads(tmp_path / "seeds.json")
 
 
 @pytest.mark.parametrize(
     ("words", "problem"),
-    [("study.seeds=1", "study.seeds: 1 has no spread"), ("blind=true", "blind: the spread of a result over seeds")],
+    [
+        ("study.seeds=1", "study.seeds: 1 has no spread"),
+        ("blind=true", "blind: the spread of a result over seeds"),
+    ],
 )
 def test_what_has_no_spread_is_refused(project, drapes, words, problem):
     status, _, said = drapes("study", "seeds", "tiny.yaml", "-o", "out", "--set", words)

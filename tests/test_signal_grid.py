@@ -12,7 +12,6 @@ from test_stages import cut_sample
 
 from drapes_hep.bumphunt.signal_limits import CutLimits, Limit
 from drapes_hep.bumphunt.trained_efficiency import trained_efficiency
-from drapes_hep.errors import ConfigError
 from drapes_hep.events.formats.writers import write_feature_root
 from drapes_hep.files import read_json
 from drapes_hep.plots.style import Stamp
@@ -48,16 +47,6 @@ def test_a_line_of_masses_has_its_limits_in_fb():
     median = next(line for line in ax.lines if line.get_linestyle() == "--")
     np.testing.assert_allclose(median.get_xdata(), [3200, 3500])
     np.testing.assert_allclose(median.get_ydata(), 100.0 / (10 * 0.8))
-
-
-def test_a_line_has_one_signal_of_each_mass():
-    with pytest.raises(ConfigError, match="two signals have the same mass of A"):
-        draw_limits([point(3500.0, 500.0, 100.0), point(3500.0, 300.0, 100.0)], Stamp())
-
-
-def test_a_map_is_of_one_resonance():
-    with pytest.raises(ConfigError, match="m_A = 3200 and 3500 GeV"):
-        draw_efficiencies([point(3500.0, 500.0, 100.0), point(3200.0, 500.0, 100.0)], Stamp())
 
 
 def test_a_map_has_the_numbers_of_each_signal():
@@ -99,12 +88,24 @@ def test_the_study_computes_each_signal_once(project, drapes, quick, few_trees):
         ({"study": {"signals": {"a/s.root": [3500, 1, 1], "b/s.root": [3500, 1, 1]}}}, "two files have the name s"),
         ({"study": {"signals": {"s.root": [3500, 1]}}}, "study.signals"),
         ({"blind": True}, "blind: the study efficiency-map"),
+        ({"study": {"signals": {"signal.root": [3500, 5, 1], "b.root": [3200, 5, 1]}}}, "m_A = 3200 and 3500 GeV"),
+        ({"study": {"signals": {"signal.root": [3500, 5, 1], "b.root": [3500, 5, 1]}}}, "have the same masses"),
+        ({"study": {"signals": {"signal.root": [3500, 5, 1], "b.root": [3500, 5, 2]}}}, "b.root"),
     ],
 )
-def test_what_is_no_grid_is_refused(project, drapes, change, words):  # noqa: F811
+def test_what_is_no_grid_is_refused_before_any_search(project, drapes, quick, change, words):  # noqa: F811
     tree = yaml.safe_load((project / "tiny.yaml").read_text())
     tree["study"] = {"signals": {"signal.root": [3500, 500, 100]}}
     (project / "tiny.yaml").write_text(yaml.safe_dump({**tree, **change}))
     status, _, said = drapes("study", "efficiency-map", "tiny.yaml", "-o", "out")
     assert status == 2
     assert words in said
+    assert not quick
+
+
+def test_a_line_has_one_signal_of_each_mass(project, drapes, quick):  # noqa: F811
+    signals = "study.signals={signal.root: [3500, 5, 1], b.root: [3500, 5, 2]}"
+    status, _, said = drapes("study", "limits-by-mass", "tiny.yaml", "-o", "out", "--set", signals)
+    assert status == 2
+    assert "two signals have the same mass of A" in said
+    assert not quick

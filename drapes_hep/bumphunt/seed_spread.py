@@ -80,7 +80,7 @@ def seed_spreads(records: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[SeedSp
     return tuple(out)
 
 
-class _Record(pydantic.BaseModel, frozen=True, strict=True):
+class _Record(pydantic.BaseModel, frozen=True, strict=True, allow_inf_nan=False):
     """What is read of ``seeds.json``."""
 
     points: tuple[SeedSpread, ...] = pydantic.Field(min_length=1)

@@ -66,7 +66,7 @@ def efficiency_maps(points: Sequence[MapPoint], title: str, stamp: Stamp) -> Fig
     last = axes[0, -1].get_position()
     scale = fig.add_axes((1 - (right - 0.15) / width, last.y0, bar / width, last.height))
     fig.colorbar(ScalarMappable(norm, "cividis"), cax=scale)
-    scale.set_ylabel(r"Signal efficiency $\epsilon_S$", fontsize=15)
+    scale.set_ylabel("Part of the signal that passes", fontsize=14)
     scale.tick_params(labelsize=12)
     stamp_figure(fig, stamp, left / width, 1 - 0.34 / height)
     fig.text(left / width, 1 - 0.78 / height, title, fontsize=15)
@@ -75,13 +75,24 @@ def efficiency_maps(points: Sequence[MapPoint], title: str, stamp: Stamp) -> Fig
 
 def _draw_map(ax: Axes, points: Sequence[MapPoint], cut: float, norm: Normalize) -> None:
     colours = mpl.colormaps["cividis"]
+    most = max(len({point.first for point in points}), len({point.second for point in points}), 1)
+    # three quarters of the room that a point has on axes of 4.4 inches, in points of 1/72 inch
+    side = min(44.0, 0.75 * 72 * 4.4 / (most + 0.4))
     shown = [(point.first, point.second, *point.efficiencies[cut]) for point in points if cut in point.efficiencies]
     for first, second, mean, spread in shown:
         colour = colours(float(norm(mean)))
-        ax.plot(first, second, "s", ms=44, color=colour, mec="none")
+        ax.plot(first, second, "s", ms=side, color=colour, mec="none")
         text = f"{mean:.2f}" if not np.isfinite(spread) else f"{mean:.2f}\n±{spread:.2f}"
         bright = norm(mean) > 0.5
-        ax.text(first, second, text, ha="center", va="center", fontsize=12, color=INK if bright else "white")
+        ax.text(
+            first,
+            second,
+            text,
+            ha="center",
+            va="center",
+            fontsize=min(12.0, 0.27 * side),
+            color=INK if bright else "white",
+        )
     for axis, masses in ((ax.xaxis, [p.first for p in points]), (ax.yaxis, [p.second for p in points])):
         values = sorted(set(masses))
         gap = max((values[-1] - values[0]) / max(len(values) - 1, 1), 1.0)

@@ -52,7 +52,7 @@ from drapes_hep.studies.null_folder import null_folder, search_missing
 from drapes_hep.studies.null_searches import check_nulls
 from drapes_hep.studies.records import has_record, read_trial
 
-__all__ = ["SignalLimits", "compute_limits", "signals_of"]
+__all__ = ["SignalLimits", "compute_limits", "select_signal", "signals_of"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -151,11 +151,9 @@ def compute_limits(search: Context, sample: Context, luminosity: float | None = 
         If a file is bad, or a search fails; those that are done stay.
     """
     config, limits = search.config, search.config.limits
-    check_nulls(config, "limits")
-    skim(sample)
-    signal, path = load_sample(sample.run.events, config), str(sample.config.data.path)
-    window = _window_of(search.windows, signal, path)
     # what was wrong with the signal is known: the search may take long
+    signal, window = select_signal(search, sample)
+    path = str(sample.config.data.path)
     run_verb("run", search, search.windows)
     counts = window_counts(search, window).counts
     acceptance = _acceptance(sample, signal.weight)
@@ -177,6 +175,35 @@ def compute_limits(search: Context, sample: Context, luminosity: float | None = 
         window, len(signal), *acceptance, _inside(window, signal), float(np.median(signal.mjj)), luminosity,
         tuple(injected), limits.searches, cuts, tuple(at_cut.passes for at_cut in signals), budget,
     )  # fmt: skip
+
+
+def select_signal(search: Context, sample: Context) -> tuple[SignalSample, Window]:
+    """Select the events of a signal, and find its window; nothing is searched.
+
+    Parameters
+    ----------
+    search, sample : Context
+        As :func:`compute_limits` takes them.
+
+    Returns
+    -------
+    SignalSample, Window
+
+    Raises
+    ------
+    ConfigError
+        As :func:`compute_limits`; a sample that is too small only if ``limits.reference`` says how many are injected.
+    DrapesError
+        If a file is bad.
+    """
+    limits = search.config.limits
+    check_nulls(search.config, "limits")
+    skim(sample)
+    signal, path = load_sample(sample.run.events, search.config), str(sample.config.data.path)
+    window = _window_of(search.windows, signal, path)
+    if limits.reference is not None:
+        check_sample(signal, limits.injected[-1] * limits.reference, path)
+    return signal, window
 
 
 def _inside(window: Window, signal: SignalSample) -> float:

@@ -6,7 +6,7 @@ own. The two studies share what they have computed: in one output directory no s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,10 +23,14 @@ from drapes_hep.plots.style import Stamp
 from drapes_hep.stages.apply import applied_config
 from drapes_hep.studies.design import Measured, Row
 from drapes_hep.studies.limit_results import write_limits
-from drapes_hep.studies.limits import SignalLimits, compute_limits
+from drapes_hep.studies.limits import SignalLimits, compute_limits, select_signal
 from drapes_hep.studies.null_searches import check_nulls
 
-__all__ = ["SignalGridStudy", "SignalPoint", "draw_efficiencies", "draw_limits"]
+__all__ = ["SignalGridStudy", "SignalPoint", "check_line", "check_map", "draw_efficiencies", "draw_limits"]
+
+
+Masses = tuple[float, float, float]
+"""Of a resonance A and its daughters B and C, GeV."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class SignalPoint:
     """
 
     name: str
-    masses: tuple[float, float, float]
+    masses: Masses
     limits: SignalLimits
 
     @property
@@ -72,10 +76,13 @@ class SignalGridStudy:
         One line for ``drapes study --list``.
     draw : callable
         From the points and the stamp to the figure.
+    check : callable
+        Given the masses of all signals, raises ConfigError if they cannot be drawn.
     """
 
     title: str
     draw: Callable[[Sequence[SignalPoint], Stamp], Figure]
+    check: Callable[[Sequence[Masses]], None]
 
     def run(self, name: str, context: Context) -> Measured:
         """Compute the limits that are missing; see :class:`drapes_hep.studies.design.AnyStudy`."""
@@ -89,17 +96,23 @@ class SignalGridStudy:
             )
         begin_manifest(context.run, config.model_dump(mode="json"))
         search = replace(context, run=open_run(context.run.path / "search", overwrite=context.run.overwrite))
-        points: list[SignalPoint] = []
-        for place, (path, masses) in zip(names, config.study.signals.items(), strict=True):
-            context.reporter.say(f"study {name}: {place} ({len(points) + 1} of {counted(len(names), 'signal')})")
-            folder = context.run.path / "signals" / place
-            sample = replace(
+        self.check(list(config.study.signals.values()))
+        samples = [
+            replace(
                 context,
                 config=applied_config(config, {"path": path}),
-                run=open_run(folder, "applied", overwrite=context.run.overwrite),
+                run=open_run(context.run.path / "signals" / place, "applied", overwrite=context.run.overwrite),
             )
+            for place, path in zip(names, config.study.signals, strict=True)
+        ]
+        for sample in samples:
+            # what is wrong with any of them is better said before the first search
+            select_signal(search, sample)
+        points: list[SignalPoint] = []
+        for place, masses, sample in zip(names, config.study.signals.values(), samples, strict=True):
+            context.reporter.say(f"study {name}: {place} ({len(points) + 1} of {counted(len(names), 'signal')})")
             limits = compute_limits(search, sample, config.plots.lumi)
-            write_limits(limits, folder, config)
+            write_limits(limits, sample.run.path, config)
             points.append(SignalPoint(place, masses, limits))
         return Measured(
             [_row(point) for point in points],
@@ -108,7 +121,7 @@ class SignalGridStudy:
         )
 
 
-def _names(signals: dict[str, tuple[float, float, float]]) -> list[str]:
+def _names(signals: Mapping[str, Masses]) -> list[str]:
     """Return the folder of each signal, the name of its file."""
     if not signals:
         raise ConfigError(
@@ -148,6 +161,28 @@ def _values(limits: SignalLimits, limit: Limit | None) -> list[float | None]:
     return [unit * y if np.isfinite(y) else None for y in (limit.observed, *limit.expected)]
 
 
+def check_line(signals: Sequence[Masses]) -> None:
+    """Refuse two signals of the same mass; raises ConfigError."""
+    masses = [signal[0] for signal in signals]
+    if len(set(masses)) < len(masses):
+        raise ConfigError(
+            "study.signals: two signals have the same mass of A; limits along a line need one each, the study"
+            " efficiency-map draws the others"
+        )
+
+
+def check_map(signals: Sequence[Masses]) -> None:
+    """Refuse signals of several resonances, and two of the same daughters; raises ConfigError."""
+    resonances = sorted({signal[0] for signal in signals})
+    if len(resonances) > 1:
+        raise ConfigError(
+            f"study.signals: has signals with m_A = {resonances[0]:g} and {resonances[1]:g} GeV; a map is of one, the"
+            " study limits-by-mass draws a line"
+        )
+    if len(set(signals)) < len(signals):
+        raise ConfigError("study.signals: two signals have the same masses")
+
+
 def draw_limits(points: Sequence[SignalPoint], stamp: Stamp) -> Figure:
     """Draw the limits of the cut with the lowest expected one against the mass of the resonance.
 
@@ -160,18 +195,7 @@ def draw_limits(points: Sequence[SignalPoint], stamp: Stamp) -> Figure:
     Returns
     -------
     Figure
-
-    Raises
-    ------
-    ConfigError
-        If two signals have the same mass.
     """
-    masses = [point.masses[0] for point in points]
-    if len(set(masses)) < len(masses):
-        raise ConfigError(
-            "study.signals: two signals have the same mass of A; limits along a line need one each, the study"
-            " efficiency-map draws the others"
-        )
     bands = []
     for point in points:
         best = point.limits.best
@@ -195,20 +219,13 @@ def draw_efficiencies(points: Sequence[SignalPoint], stamp: Stamp) -> Figure:
     Returns
     -------
     Figure
-
-    Raises
-    ------
-    ConfigError
-        If the signals have different masses of A.
     """
-    resonances = sorted({point.masses[0] for point in points})
-    if len(resonances) > 1:
-        raise ConfigError(
-            f"study.signals: has signals with m_A = {resonances[0]:g} and {resonances[1]:g} GeV; a map is of one, the"
-            " study limits-by-mass draws a line"
-        )
     shown = [
         MapPoint(point.masses[1], point.masses[2], {cut: (mean, spread) for cut, mean, spread in point.efficiencies()})
         for point in points
     ]
-    return efficiency_maps(shown, rf"$m_A = \mathrm{{{resonances[0]:g}}}$ GeV, {points[0].size:g} signal events", stamp)
+    title = (
+        rf"$m_A = \mathrm{{{points[0].masses[0]:g}}}$ GeV, {points[0].size:g} signal events; mean and spread of"
+        f" {counted(points[0].limits.searches, 'training')}"
+    )
+    return efficiency_maps(shown, title, stamp)
