@@ -8,6 +8,4 @@ from __future__ import annotations
 
 from drapes_hep.studies.signal_grid import SignalGridStudy, check_map, draw_efficiencies
 
-STUDY = SignalGridStudy(
-    "Efficiency of the cuts over the masses of a resonance's daughters", draw_efficiencies, check_map
-)
+STUDY = SignalGridStudy("Efficiency of the cuts over the masses of B and C", draw_efficiencies, check_map)

@@ -83,16 +83,8 @@ def _draw_map(ax: Axes, points: Sequence[MapPoint], cut: float, norm: Normalize)
         colour = colours(float(norm(mean)))
         ax.plot(first, second, "s", ms=side, color=colour, mec="none")
         text = f"{mean:.2f}" if not np.isfinite(spread) else f"{mean:.2f}\n±{spread:.2f}"
-        bright = norm(mean) > 0.5
-        ax.text(
-            first,
-            second,
-            text,
-            ha="center",
-            va="center",
-            fontsize=min(12.0, 0.27 * side),
-            color=INK if bright else "white",
-        )
+        ink, size = INK if norm(mean) > 0.5 else "white", min(12.0, 0.27 * side)
+        ax.text(first, second, text, ha="center", va="center", fontsize=size, color=ink)
     for axis, masses in ((ax.xaxis, [p.first for p in points]), (ax.yaxis, [p.second for p in points])):
         values = sorted(set(masses))
         gap = max((values[-1] - values[0]) / max(len(values) - 1, 1), 1.0)

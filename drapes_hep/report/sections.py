@@ -323,6 +323,8 @@ def _cross_check(point: Point, name: str) -> Markup:
         return null()
     z = null("p is 1") if check["z_local"] is None else Markup("z = ") + signed(float(check["z_local"]))
     text = f"{float(check['expected']):.1f} ± {float(check['expected_error']):.1f}"
+    if check["observed"] != point["observed"]:
+        text = f"{integer(check['observed'])} of {text}"
     return Markup("{} <small class=soft>({})</small>").format(text, z)
 
 
