@@ -133,8 +133,8 @@ def report_figures(run: Path, words: Mapping[str, Any] | None = None) -> dict[st
 
 _WINDOW_NOTE = (
     "The inclusive search is listed with every cut; the most significant working point is highlighted. Cross-checks fit"
-    " no masses: the direct count expects what the template says; conformal counts events by p-values among the sideband"
-    " events next to the window. Their errors are not those of a wrong assumption."
+    " no masses: the direct count expects what the template says; conformal counts events by p-values among the"
+    " sideband events next to the window. Their errors are not those of a wrong assumption."
     " Calibrated z, if given, has width κ and mean of the pulls of null searches in its error."
 )
 

@@ -324,7 +324,7 @@ def _cross_check(point: Point, name: str) -> Markup:
     z = null("p is 1") if check["z_local"] is None else Markup("z = ") + signed(float(check["z_local"]))
     text = f"{float(check['expected']):.1f} ± {float(check['expected_error']):.1f}"
     if check["observed"] != point["observed"]:
-        text = f"{integer(check['observed'])} of {text}"
+        text = f"{integer(check['observed'])} on {text}"
     return Markup("{} <small class=soft>({})</small>").format(text, z)
 
 
