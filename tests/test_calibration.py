@@ -118,14 +118,22 @@ def test_further_events_pass_the_trained_cuts(config, generator, few_trees):  # 
         assert 0.3 < row["efficiency"] / row["cut"] < 3
 
 
-def test_features_are_of_the_window_that_is_nearest(config, background, generator):  # noqa: F811
+def test_one_model_generates_all_of_a_null(config, generator):  # noqa: F811
     low, high = Window(2900.0, 3300.0, 2700.0, 6000.0), Window(4000.0, 4400.0, 2700.0, 6000.0)
-    shifted = dataclasses.replace(generator, windows=(low, high), models=(generator.models[0][:1],) * 2)
-    alone = dataclasses.replace(generator, models=(generator.models[0][:1],))
-    assert np.array_equal(shifted.events(0, 500.0)["m_j1"], alone.events(0, 500.0)["m_j1"])
-    other = dataclasses.replace(shifted, models=(generator.models[0][:1], generator.models[0][1:]))
-    differs = other.events(0, 500.0)["m_j1"] != alone.events(0, 500.0)["m_j1"]
-    assert np.array_equal(differs, other.events(0, 500.0)["mjj"] > 3650.0)
+    first, second = generator.models[0]
+    both = dataclasses.replace(generator, windows=(low, high), models=((first,), (second,)))
+    for number, model in ((0, first), (1, first), (2, second), (3, second), (4, first)):
+        alone = dataclasses.replace(generator, models=((model,),))
+        assert np.array_equal(both.events(number, 500.0)["m_j1"], alone.events(number, 500.0)["m_j1"])
+
+
+@pytest.mark.parametrize(("windows", "models"), [(1, 5), (4, 5), (5, 3)])
+def test_each_half_has_all_models_of_all_windows(generator, windows, models):  # noqa: F811
+    many = dataclasses.replace(generator, windows=(WINDOW,) * windows, models=((None,) * models,) * windows)
+    numbers = range(many.period)
+    for half in (0, 1):
+        truths = {many.model(number) for number in numbers if number // models % 2 == half}
+        assert len(truths) == windows * models
 
 
 @pytest.fixture

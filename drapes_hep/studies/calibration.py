@@ -45,7 +45,7 @@ from drapes_hep.pipeline.context import Context
 from drapes_hep.plots.studies import Band, Panel, study_panels
 from drapes_hep.plots.style import Stamp
 from drapes_hep.studies.design import Measured, Row
-from drapes_hep.studies.null_events import NullGenerator
+from drapes_hep.studies.null_events import NullGenerator, source_of
 from drapes_hep.studies.null_folder import NullFolder, load_generator, null_folder, search_missing
 from drapes_hep.studies.null_searches import CHECKS, check_nulls, search_null
 from drapes_hep.studies.records import has_record, read_trial
@@ -63,7 +63,7 @@ _LEAST = 20
 """Nulls of each half below which nothing is calibrated."""
 _CHECK_COLUMNS = ("observed", "expected", "error")
 _FURTHER = 10**6
-"""Number of the first further events: beyond any null's."""
+"""Whole periods of the generator before the first further events: beyond any null's."""
 
 
 # ---- what nulls are summed up to -------------------------------------------------------------------------------------
@@ -299,9 +299,11 @@ class CalibrationStudy:
         check_nulls(config)
         select_events(context, labels=config.data.labels)
         place = null_folder(context, CALIBRATION_CODE, config.study.further)
-        nulls = range(config.study.nulls)
-        # those of one truth after each other: a process keeps the further events of one
-        in_turn = sorted(nulls, key=lambda number: number % config.study.null_models)
+        nulls = in_turn = range(config.study.nulls)
+        if config.study.further > 0:
+            # those of one truth after each other: a process keeps the further events of one
+            windows, models = len(place.windows), config.study.null_models
+            in_turn = sorted(nulls, key=lambda number: source_of(number, windows, models))
         search_missing(
             place,
             context,
@@ -323,29 +325,31 @@ def _mean_events(nulls: Nulls) -> float:
     return float(np.nanmean(nulls.observed[:, 0]))
 
 
-_FURTHER_EVENTS: dict[tuple[Path, int], dict[str, FloatArray]] = {}
+_FURTHER_EVENTS: dict[tuple[Path, int, int], dict[str, FloatArray]] = {}
 
 
-def _further_events(place: NullFolder, generator: NullGenerator, model: int) -> dict[str, FloatArray] | None:
-    """Return many events of the truth of one of the generator's models; a process keeps those of the last one."""
+def _further_events(place: NullFolder, generator: NullGenerator, number: int) -> dict[str, FloatArray] | None:
+    """Return many events of the truth of a null; a process keeps those of the last one."""
     study = place.config.study
     if study.further == 0:
         return None
-    key = place.folder, model
+    key = place.folder, *generator.model(number)
     if key not in _FURTHER_EVENTS:
         mean = study.null_events or float(generator.fit.expected.sum())
-        number = _FURTHER * study.null_models + model
+        alike = _FURTHER * generator.period + number % generator.period
         _FURTHER_EVENTS.clear()
-        _FURTHER_EVENTS[key] = generator.events(number, study.further * mean)
+        _FURTHER_EVENTS[key] = generator.events(alike, study.further * mean)
     return _FURTHER_EVENTS[key]
 
 
 def _search(place: NullFolder, number: int) -> None:
     with threadpool_limits(limits=1), kernel_threads(1):
-        generator, model = load_generator(place), number % place.config.study.null_models
+        generator = load_generator(place)
         events = generator.events(number, place.config.study.null_events)
-        rows = search_null(place.config, number, events, _further_events(place, generator, model), place.device)
-    write_json(place.null(number), {"rows": [{"null": number, "model": model, **row} for row in rows]})
+        rows = search_null(place.config, number, events, _further_events(place, generator, number), place.device)
+    window, model = generator.model(number)
+    source = {"null": number, "window_hidden": place.windows[window].name, "model": model}
+    write_json(place.null(number), {"rows": [{**source, **row} for row in rows]})
 
 
 def _table(nulls: Nulls, calibration: Calibration) -> list[Row]:

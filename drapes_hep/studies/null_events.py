@@ -28,7 +28,7 @@ from drapes_hep.templates.feature_model import BackgroundModel, FeatureTraining,
 from drapes_hep.templates.feature_templates import levels
 from drapes_hep.templates.parts import split_sidebands
 
-__all__ = ["NullGenerator", "fit_null_masses", "null_generator", "train_null_model"]
+__all__ = ["NullGenerator", "fit_null_masses", "null_generator", "source_of", "train_null_model"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -46,10 +46,10 @@ class NullGenerator:
         Masses of the background events of the range that are in no fit, GeV: they train templates too, and nulls draw
         from them.
     windows : tuple of Window
-        Of the search. Features at a mass are from a model of the window whose centre is nearest.
+        Of the search.
     models : tuple of tuples of BackgroundModel
-        For each window, of bootstraps of the events outside it: null i uses those of number i modulo how many there
-        are. Nulls of one number share its truth.
+        For each window, of bootstraps of the events outside it, as many for each. One model generates all of a null:
+        from one model to the next, features have a step in mass, in which classifiers find more than in any data.
     """
 
     config: Config
@@ -57,6 +57,15 @@ class NullGenerator:
     unfitted: FloatArray
     windows: tuple[Window, ...]
     models: tuple[tuple[BackgroundModel, ...], ...]
+
+    @property
+    def period(self) -> int:
+        """After so many nulls the models recur; a whole number of them is in each half of a calibration."""
+        return 2 * len(self.windows) * len(self.models[0])
+
+    def model(self, number: int) -> tuple[int, int]:
+        """Return the place of the window, and the number of the model, that generate a null."""
+        return source_of(number, len(self.windows), len(self.models[0]))
 
     def events(self, number: int, mean: float | None = None) -> dict[str, FloatArray]:
         """Generate one null.
@@ -83,16 +92,31 @@ class NullGenerator:
         )
         uniforms = event_uniforms(stage_seed(seed, "mass"), np.arange(n))[:, 0]
         mjj = np.concatenate([draw(self.fit, *self.config.mass.fitted, uniforms), others])
-        centres = np.array([0.5 * (window.lo + window.hi) for window in self.windows])
-        nearest = np.abs(mjj[:, None] - centres).argmin(axis=1)
-        x = np.empty((len(mjj), len(self.config.features)))
-        for place, models in enumerate(self.models):
-            model, rows = models[number % len(models)], np.flatnonzero(nearest == place)
-            # whatever a search's templates start from, the truth starts from noise
-            times = levels(from_noise(self.config).template, model.denoiser.schedule)
-            solver = self.config.template.sampler[0]
-            x[rows] = model.generate(mjj[rows], rows, stage_seed(seed, "features"), times, solver=solver)
+        place, which = self.model(number)
+        model = self.models[place][which]
+        # whatever a search's templates start from, the truth starts from noise
+        times = levels(from_noise(self.config).template, model.denoiser.schedule)
+        solver = self.config.template.sampler[0]
+        x = model.generate(mjj, np.arange(len(mjj)), stage_seed(seed, "features"), times, solver=solver)
         return {"mjj": mjj, **{name: x[:, i] for i, name in enumerate(self.config.features)}}
+
+
+def source_of(number: int, windows: int, models: int) -> tuple[int, int]:
+    """Return the place of the window, and the number of the model, that generate a null.
+
+    Parameters
+    ----------
+    number : int
+        Of the null.
+    windows, models : int
+        How many there are, models for each window.
+
+    Returns
+    -------
+    int, int
+    """
+    # even and odd turns are the two halves of a calibration: each has all models of all windows
+    return number // (2 * models) % windows, number % models
 
 
 def fit_null_masses(
