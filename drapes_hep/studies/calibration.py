@@ -299,7 +299,8 @@ class CalibrationStudy:
         check_nulls(config)
         select_events(context, labels=config.data.labels)
         place = null_folder(context, CALIBRATION_CODE, config.study.further)
-        nulls = in_turn = range(config.study.nulls)
+        nulls = range(config.study.nulls)
+        in_turn: Sequence[int] = nulls
         if config.study.further > 0:
             # those of one truth after each other: a process keeps the further events of one
             windows, models = len(place.windows), config.study.null_models
