@@ -41,9 +41,9 @@ def window_cross_checks(context: Context, window: Window) -> tuple[CrossChecks, 
     inside = np.asarray(scores["region"]) == 1
     data = _events(scores, root, inside)
     sidebands = _events(scores, root, ~inside & met_no_training(scores["part"]))
-    made = _events(template, root_of(np.asarray(template["event_id"]), np.asarray(template["parent_id"])))
+    reference = _events(template, root_of(np.asarray(template["event_id"]), np.asarray(template["parent_id"])))
     points, folds = config.hunt.background_efficiencies, config.cwola.folds
-    direct = direct_counts(data, made, points, folds)
+    direct = direct_counts(data, reference, points, folds)
     conformal = conformal_counts(data, sidebands, window, points, folds)
     return tuple(CrossChecks(*each) for each in zip(direct, conformal, strict=True))
 
