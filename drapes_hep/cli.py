@@ -555,7 +555,7 @@ def study(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare templates, strengths, injections or mass shapes in a table and a figure; resumes when run again."""
+    """Compare templates, or repeat whole searches, in a table and a figure; resumes when run again."""
     from drapes_hep.studies.study import find_studies, load_study, run_study
 
     checked = None if config is None else _configured(config, assignments, False)

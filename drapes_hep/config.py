@@ -705,7 +705,7 @@ class HuntConfig(_Section):
 
 
 class StudyConfig(_Section):
-    """Settings of `drapes study`. All studies but mass-fit need labelled events."""
+    """Settings of `drapes study`. Studies that compare templates need labelled events."""
 
     window: Annotated[tuple[Positive, Positive] | None, Decides()] = Field(
         None,
@@ -713,7 +713,10 @@ class StudyConfig(_Section):
         " takes all windows of the scan.",
     )
     seeds: Annotated[int, Decides()] = Field(
-        3, ge=1, description="Repetitions, each with its own data, signal, models and noise."
+        3,
+        ge=1,
+        description="Repetitions, each with its own data, signal, models and noise; in the study seeds, searches of the"
+        " same data.",
     )
     trainings: Annotated[int, Decides()] = Field(
         1,
@@ -815,7 +818,8 @@ class LimitsConfig(_Section):
     )
     reference: Annotated[Positive | None, Decides()] = Field(
         None,
-        description="Signal events before the cuts; null takes half of the limit expected without a cut.",
+        description="Signal events after the selection, before a cut on the score; null takes half of the limit"
+        " expected without such a cut.",
     )
     searches: Annotated[int, Decides()] = Field(
         10, ge=1, le=1000, description="Searches with each size of the signal, everything trained anew."

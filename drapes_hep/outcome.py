@@ -625,7 +625,8 @@ class Resonances:
     conditional : ConditionalResonances or None
         With the resonance of largest z included, where that is above 5.
     global_significance : ScanSignificance or None
-        Of the largest z; None with ``hunt.resonance_toys: 0``.
+        Of the largest z; None where ``global_reason`` says why, or in results of an earlier release.
+    global_reason : str or None
     """
 
     shape: str | None
@@ -634,6 +635,7 @@ class Resonances:
     reason: str | None
     conditional: ConditionalResonances | None = None
     global_significance: Annotated[ScanSignificance | None, pydantic.Field(alias="global")] = None
+    global_reason: str | None = None
 
 
 NO_RESONANCES = Resonances(None, (), (), "these results are of a release without resonance fits")

@@ -295,14 +295,14 @@ def _scan_significance(whole: ResonanceSignificance) -> dict[str, Any]:
     }
 
 
-def resonance_record(scan: ResonanceScan, whole: ResonanceSignificance | None = None) -> dict[str, Any]:
+def resonance_record(scan: ResonanceScan, whole: ResonanceSignificance | str) -> dict[str, Any]:
     """Return the entry of the resonance fits.
 
     Parameters
     ----------
     scan : ResonanceScan
-    whole : ResonanceSignificance, optional
-        Its global significance.
+    whole : ResonanceSignificance or str
+        Its global significance, or the reason why there is none.
 
     Returns
     -------
@@ -313,7 +313,8 @@ def resonance_record(scan: ResonanceScan, whole: ResonanceSignificance | None = 
         "shape": scan.title or None,
         "unsearched": [[float(low), float(high)] for low, high in scan.unsearched],
         "points": [_resonance_point(point) for point in scan.points],
-        "global": None if whole is None else _scan_significance(whole),
+        "global": None if isinstance(whole, str) else _scan_significance(whole),
+        "global_reason": whole if isinstance(whole, str) else None,
         "conditional": None
         if conditional is None
         else {
@@ -796,11 +797,12 @@ def _resonance_schema() -> dict[str, Any]:
         ),
         **{
             "global": _field(
-                "Significance of the largest z of all masses, windows and cuts; null with hunt.resonance_toys: 0.",
+                "Significance of the largest z of all masses, windows and cuts; null where global_reason says why.",
                 _scan_significance_schema(),
                 null=True,
             )
         },
+        global_reason=_field("Why global is null; null if it is not.", {"type": "string"}, null=True),
         conditional=_field(
             "The same fits with the resonance of largest z included, free with and without the signal; null if that z"
             " is at most 5.",

@@ -284,7 +284,7 @@ def test_limits_of_a_signal(project, drapes, quick, few_trees):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--set", "blind=true"), "blind: limits take their masses from a fit of all events; unblind first"),
+        (("--set", "blind=true"), "blind: limits need the counts in the windows"),
         (("--luminosity", "0"), "--luminosity 0: must be a number above 0"),
         (("--set", "limits.injected=[2,1]"), "'limits.injected': must rise"),
         (("--set", "limits.reference=500"), "too few to inject 1500"),

@@ -98,3 +98,15 @@ def test_results_and_report_quote_it(tmp_path, monkeypatch, few_trees, unrendere
     assert whole.p_global == pytest.approx((whole.exceeding + 1) / 42)
     page = report(open_run(tmp_path / "run")).read_text()
     assert "of 41 pseudo-experiments as extreme" in page
+
+
+def test_the_reason_why_there_is_none_is_said(tmp_path, monkeypatch, few_trees, unrendered):
+    monkeypatch.chdir(tmp_path)
+    write_feature_root(tmp_path / "events.root", cut_sample())
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SEARCH))
+    search(tmp_path, tmp_path / "run")
+    resonance = read_results(tmp_path / "run").resonance
+    assert resonance.global_significance is None
+    assert resonance.global_reason == "hunt.resonance_toys is 0: no pseudo-experiments"
+    page = report(open_run(tmp_path / "run")).read_text()
+    assert "it has no global p-value (hunt.resonance_toys is 0: no pseudo-experiments)" in page

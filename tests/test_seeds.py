@@ -77,28 +77,29 @@ def test_searches_with_other_seeds_reach_results_and_report(project, drapes):
     page = report(open_run(project / "run")).read_text()
     assert "no error of the expectation" in page
 
-    # a record of another search is no spread of this one
-    with pytest.raises(InputError, match=r"seeds\.json: is of another search: cwola\.folds"):
-        search(project, project / "other", f"hunt.seeds={record}", "cwola.folds=3")
-
-
-def test_an_inclusive_z_is_that_of_the_search(project, drapes):
-    """Nothing is trained without a cut, so other seeds have the same z: with the spurious signal, as the search has."""
-    status, _, said = drapes("study", "seeds", "tiny.yaml", "-o", "out", "--quiet", "--set", "study.seeds=2")
-    assert status == 0, said
-    search(project, project / "run")
-    spreads = read_spreads(project / "out" / "seeds" / "seeds.json").spreads
-    for window in read_results(project / "run").windows:
+    # nothing is trained without a cut: other seeds have the z of the search, with its spurious signal
+    for window in results.windows:
         point = window.working_points[0]
-        spread = spreads["{:g}-{:g}".format(*window.sr), 1.0]
-        assert spread.z_spread == pytest.approx(0.0, abs=1e-9)
-        assert spread.z_mean == pytest.approx(point.z_local)
+        assert point.seeds.z_spread == pytest.approx(0.0, abs=1e-9)
+        assert point.seeds.z_mean == pytest.approx(point.z_local)
+
+    # a record of another search is no spread of this one
+    content = read_json(record)
+    content["config"]["cwola"]["folds"] = 3
+    (project / "other.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"other\.json: is of another search: cwola\.folds"):
+        search(project, project / "run", "hunt.seeds=other.json")
 
 
 POINT = {
     "window": WINDOWS[0], "cut": 1.0, "searches": 2, "empty": 0, "z_mean": 1.0, "z_spread": 0.5, "excess_spread": 3.0,
     "inside": 1,
 }  # fmt: skip
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        read_spreads(tmp_path / "seeds.json")
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,7 @@ def test_what_is_no_record_is_refused(tmp_path, record):
     [
         ("study.seeds=1", "study.seeds: 1 has no spread"),
         ("blind=true", "blind: the spread of a result over seeds"),
+        ("template.method=from_simulation", "from_simulation"),
     ],
 )
 def test_what_has_no_spread_is_refused(project, drapes, words, problem):

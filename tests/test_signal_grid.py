@@ -87,10 +87,11 @@ def test_the_study_computes_each_signal_once(project, drapes, quick, few_trees):
         ({"limits": {"reference": None}}, "limits.reference: set it"),
         ({"study": {"signals": {"a/s.root": [3500, 1, 1], "b/s.root": [3500, 1, 1]}}}, "two files have the name s"),
         ({"study": {"signals": {"s.root": [3500, 1]}}}, "study.signals"),
-        ({"blind": True}, "blind: the study efficiency-map"),
+        ({"blind": True}, "blind: limits need the counts"),
         ({"study": {"signals": {"signal.root": [3500, 5, 1], "b.root": [3200, 5, 1]}}}, "m_A = 3200 and 3500 GeV"),
         ({"study": {"signals": {"signal.root": [3500, 5, 1], "b.root": [3500, 5, 1]}}}, "have the same masses"),
         ({"study": {"signals": {"signal.root": [3500, 5, 1], "b.root": [3500, 5, 2]}}}, "b.root"),
+        ({"study": {"signals": {"signal.root": [500, 100, 3500]}}}, "signal.root has a median m_JJ of"),
     ],
 )
 def test_what_is_no_grid_is_refused_before_any_search(project, drapes, quick, change, words):  # noqa: F811

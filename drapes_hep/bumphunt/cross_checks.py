@@ -40,6 +40,8 @@ __all__ = ["CrossCheck", "CrossChecks", "ScoredEvents", "conformal_counts", "dir
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+_STEEPEST = 30.0
+"""Exponent per width of the window beyond which a weight is no interpolation."""
 _LEAST = 1.0
 """Reference events of a fold that pass, in effect: with fewer, nothing is said."""
 
@@ -118,6 +120,7 @@ def direct_counts(
     efficiencies : sequence of float
         The cuts.
     folds : int
+        How many; ``fold`` runs from 0.
 
     Returns
     -------
@@ -159,6 +162,7 @@ def conformal_counts(
     efficiencies : sequence of float
         The cuts.
     folds : int
+        How many; ``fold`` runs from 0.
 
     Returns
     -------
@@ -214,9 +218,9 @@ def _tilt(inside: FloatArray, sidebands: FloatArray, window: Window) -> float | 
         return float((weight @ x) / weight.sum()) - target
 
     # the mean runs from one end to the other: no tilt in reach means next to no events on one side
-    if excess(-30.0) > 0 or excess(30.0) < 0:
+    if excess(-_STEEPEST) > 0 or excess(_STEEPEST) < 0:
         return None
-    return float(optimize.brentq(excess, -30.0, 30.0))
+    return float(optimize.brentq(excess, -_STEEPEST, _STEEPEST))
 
 
 def _check(observed: int, mean: float, variance: float) -> CrossCheck | None:

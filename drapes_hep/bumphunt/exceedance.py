@@ -21,7 +21,7 @@ class Exceedance:
     p : float
         (exceeding + 1) / (toys + 1) (Davison and Hinkley, 1997, ch. 4).
     interval : tuple of two floats
-        Clopper-Pearson interval of exceeding / toys.
+        Clopper-Pearson interval of exceeding / toys, at the level asked for.
     z : float
         One-sided standard deviations of ``p``.
     bound : bool
@@ -59,4 +59,5 @@ def exceedance(toy_log_p: npt.ArrayLike, log_p: float, level: float = 0.95) -> E
     p, tail = (k + 1) / (toys + 1), 0.5 * (1.0 - level)
     low = float(special.betaincinv(k, toys - k + 1, tail)) if k > 0 else 0.0
     high = float(special.betaincinv(k + 1, toys - k, 1.0 - tail)) if k < toys else 1.0
+    # not -0.0 for a p of one half
     return Exceedance(k, toys, p, (low, high), 0.0 - float(special.ndtri(p)), k == 0)

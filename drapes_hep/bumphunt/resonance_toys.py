@@ -93,9 +93,11 @@ def scan_toys(
     signal : SignalShape
     toys : int
     seed : int
-        Of the counts and of the scans.
-    shape, sqrt_s
-        As the search has them.
+        Of the counts; that of each scan is larger by the number of the toy.
+    shape : SpectrumShape or str
+        Of the inclusive background.
+    sqrt_s : float
+        GeV.
 
     Returns
     -------
@@ -125,7 +127,7 @@ def resonance_significance(scan: ResonanceScan, toy_log_p: FloatArray) -> Resona
     Returns
     -------
     ResonanceSignificance or None
-        None where the data have no z.
+        None where the data have no z, or without pseudo-experiments.
     """
     best = leading_point(scan.points)
     if best is None or not len(toy_log_p):

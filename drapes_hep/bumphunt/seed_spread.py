@@ -54,7 +54,7 @@ def seed_spreads(records: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[SeedSp
     Parameters
     ----------
     records : sequence of sequences of mapping
-        Rows of each search: ``window``, ``cut``, ``observed``, ``expected`` and ``z_local``.
+        Rows of each search, at least one: ``window``, ``cut`` (1 among them), ``observed``, ``expected``, ``z_local``.
 
     Returns
     -------
@@ -122,6 +122,8 @@ def read_spreads(path: str | Path) -> SeedRecord:
     InputError
         If it is no such record.
     """
+    if not Path(path).is_file():
+        raise InputError(str(path), "does not exist", "run drapes study seeds, and name its seeds.json in hunt.seeds")
     try:
         # as JSON: a list is then a tuple, a whole number a float
         record = _Record.model_validate_json(json.dumps(read_json(path)), strict=True)

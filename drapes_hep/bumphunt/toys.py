@@ -43,7 +43,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from drapes_hep.bumphunt.background import SpuriousSignal, with_spurious
-from drapes_hep.bumphunt.exceedance import exceedance
+from drapes_hep.bumphunt.exceedance import Exceedance, exceedance
 from drapes_hep.bumphunt.expectation import (
     EfficiencyGuess,
     InclusiveSpectra,
@@ -179,6 +179,18 @@ class GlobalSignificance:
     best_efficiency: float
     toy_log_p: FloatArray
     extrapolated: Extrapolation | None
+
+    @property
+    def of_toys(self) -> Exceedance:
+        """The part of the pseudo-experiments that are as extreme."""
+        return Exceedance(
+            exceeding=self.exceeding,
+            toys=self.toys,
+            p=self.p_global,
+            interval=self.p_global_interval,
+            z=self.z_global,
+            bound=self.bound,
+        )
 
 
 def best_working_point(hunts: Sequence[WindowHunt]) -> tuple[Window, float, float] | None:
@@ -498,10 +510,10 @@ def global_significance(
         done += rows.stop - rows.start
         if progress is not None:
             progress(done, toys)
-    share = exceedance(smallest, observed, level)
+    of_toys = exceedance(smallest, observed, level)
     return GlobalSignificance(
-        p_global=share.p, p_global_interval=share.interval, z_global=share.z, bound=share.bound, toys=toys,
-        exceeding=share.exceeding, level=level, p_smallest=float(max(np.exp(observed), np.finfo(np.float64).tiny)),
+        p_global=of_toys.p, p_global_interval=of_toys.interval, z_global=of_toys.z, bound=of_toys.bound, toys=toys,
+        exceeding=of_toys.exceeding, level=level, p_smallest=float(max(np.exp(observed), np.finfo(np.float64).tiny)),
         best_window=window, best_efficiency=efficiency, toy_log_p=smallest,
         extrapolated=extrapolate(smallest, observed),
     )  # fmt: skip

@@ -23,14 +23,14 @@ class MapPoint:
 
     Attributes
     ----------
-    first, second : float
-        Masses of the daughters, GeV.
+    mass_b, mass_c : float
+        Of the daughters, GeV.
     efficiencies : mapping of float to (float, float)
         Mean and spread over trainings for each cut; a spread that does not exist is NaN.
     """
 
-    first: float
-    second: float
+    mass_b: float
+    mass_c: float
     efficiencies: Mapping[float, tuple[float, float]]
 
 
@@ -75,19 +75,19 @@ def efficiency_maps(points: Sequence[MapPoint], title: str, stamp: Stamp) -> Fig
 
 def _draw_map(ax: Axes, points: Sequence[MapPoint], cut: float, norm: Normalize) -> None:
     colours = mpl.colormaps["cividis"]
-    most = max(len({point.first for point in points}), len({point.second for point in points}), 1)
+    most = max(len({point.mass_b for point in points}), len({point.mass_c for point in points}), 1)
     # three quarters of the room that a point has on axes of 4.4 inches, in points of 1/72 inch
     side = min(44.0, 0.75 * 72 * 4.4 / (most + 0.4))
-    shown = [(point.first, point.second, *point.efficiencies[cut]) for point in points if cut in point.efficiencies]
+    shown = [(point.mass_b, point.mass_c, *point.efficiencies[cut]) for point in points if cut in point.efficiencies]
     for first, second, mean, spread in shown:
         colour = colours(float(norm(mean)))
         ax.plot(first, second, "s", ms=side, color=colour, mec="none")
         text = f"{mean:.2f}" if not np.isfinite(spread) else f"{mean:.2f}\n±{spread:.2f}"
         ink, size = INK if norm(mean) > 0.5 else "white", min(12.0, 0.27 * side)
         ax.text(first, second, text, ha="center", va="center", fontsize=size, color=ink)
-    for axis, masses in ((ax.xaxis, [p.first for p in points]), (ax.yaxis, [p.second for p in points])):
+    for axis, masses in ((ax.xaxis, [p.mass_b for p in points]), (ax.yaxis, [p.mass_c for p in points])):
         values = sorted(set(masses))
         gap = max((values[-1] - values[0]) / max(len(values) - 1, 1), 1.0)
         axis.set_ticks(values, [f"{value:g}" for value in values])
         axis.set_ticks([], minor=True)
-        (ax.set_xlim if axis is ax.xaxis else ax.set_ylim)(values[0] - 0.7 * gap, values[-1] + 0.7 * gap)
+        axis.axes.set(**{f"{axis.axis_name}lim": (values[0] - 0.7 * gap, values[-1] + 0.7 * gap)})

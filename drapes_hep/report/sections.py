@@ -117,9 +117,10 @@ def _quoted_lines(run: RunFiles, whole: GlobalP, largest: tuple[WindowFiles, Poi
 
 def _scan_text(run: RunFiles) -> Markup:
     """Write the global p-value of the resonance fit, or how to have one."""
-    whole = (run.results.get("resonance") or {}).get("global")
+    resonance = run.results.get("resonance") or {}
+    whole = resonance.get("global")
     if whole is None:
-        return Markup("its global p-value was not computed (hunt.resonance_toys)")
+        return Markup("it has no global p-value ({})").format(resonance.get("global_reason") or "not computed")
     sign = "at most" if whole["bound"] else "equal to"
     text = Markup(
         "its own global p-value, of all masses and cuts, is {} {} ({} of {} pseudo-experiments as extreme)"

@@ -148,8 +148,8 @@ def _hunt(context: Context, windows: tuple[Window, ...]) -> list[Path]:
     outcome = model if isinstance(model, str) else _global(context, hunts, model)
     significance = None if isinstance(outcome, str) else outcome
     scan = _resonances(context, windows, counts, edges)
-    of_scan = None if isinstance(model, str) else scan_significance(context, model, scan)
-    if of_scan is not None:
+    of_scan = model if isinstance(model, str) else scan_significance(context, model, scan)
+    if not isinstance(of_scan, str):
         text = _global_text(of_scan.of_toys, of_scan.extrapolated)
         context.reporter.say(f"global significance of the resonance fit: {text}")
     hunted = _hunt_record(context, edges, visible_counts, hunts, significance)
@@ -204,11 +204,7 @@ def _global(context: Context, hunts: Sequence[WindowHunt], model: ToyModel) -> G
         )
     if significance is None:
         return "no working point has a p-value"
-    of_toys = Exceedance(
-        significance.exceeding, significance.toys, significance.p_global, significance.p_global_interval,
-        significance.z_global, significance.bound,
-    )  # fmt: skip
-    context.reporter.say(f"global significance: {_global_text(of_toys, significance.extrapolated)}")
+    context.reporter.say(f"global significance: {_global_text(significance.of_toys, significance.extrapolated)}")
     return significance
 
 
@@ -366,6 +362,8 @@ def _calibrated(
 
 _DECIDE_PULLS = ("features", "define", "mass", "template", "training", "cwola")
 """Sections that decide what a search makes of events; the training's pseudo-window does not."""
+_DECIDE_Z = ("min_events", "spurious_signal")
+"""Keys of the hunt that decide a significance, too."""
 _LIKE_AS_MANY = 0.2
 """Relative difference in numbers of events that is no difference."""
 
@@ -376,7 +374,7 @@ def _spreads(context: Context, hunts: Sequence[WindowHunt]) -> dict[tuple[str, f
     if path is None or context.config.blind:
         return {}
     record = read_spreads(path)
-    check_same_search(hunts, record, _difference(context, record.config))
+    check_same_search(hunts, record, _difference(context, record.config, _DECIDE_Z))
     return dict(record.spreads)
 
 
@@ -390,13 +388,14 @@ def _of_other_searches(context: Context, hunts: Sequence[WindowHunt], pulls: Nul
     return None
 
 
-def _difference(context: Context, config: Mapping[str, Any]) -> str | None:
+def _difference(context: Context, config: Mapping[str, Any], hunt: Sequence[str] = ()) -> str | None:
     """Return the first key in which the configuration of other searches differs from that of this one, in words."""
     own = context.config.model_dump(mode="json")
     was, now = (
         {name: tree[name] for name in _DECIDE_PULLS if name in config and name in tree} for tree in (config, own)
     )
-    for tree in (was, now):
+    for tree, whole in ((was, config), (now, own)):
+        tree["hunt"] = {key: whole["hunt"][key] for key in hunt if key in whole.get("hunt", {})}
         if "training" in tree:
             tree["training"] = {key: value for key, value in tree["training"].items() if key != "pseudo_window"}
     difference = first_difference(was, now)

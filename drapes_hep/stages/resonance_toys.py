@@ -21,7 +21,7 @@ _CHUNK = 20
 """Pseudo-experiments of one seed: some seconds, and the result is the same on any number of cores."""
 
 
-def scan_significance(context: Context, model: ToyModel, scan: ResonanceScan) -> ResonanceSignificance | None:
+def scan_significance(context: Context, model: ToyModel, scan: ResonanceScan) -> ResonanceSignificance | str:
     """Compute the global significance of a scan for resonances.
 
     Parameters
@@ -34,12 +34,14 @@ def scan_significance(context: Context, model: ToyModel, scan: ResonanceScan) ->
 
     Returns
     -------
-    ResonanceSignificance or None
-        None with ``hunt.resonance_toys: 0``, or where nothing was fitted.
+    ResonanceSignificance or str
+        The reason where there is none.
     """
     toys = context.config.hunt.resonance_toys
-    if toys == 0 or not scan.points:
-        return None
+    if toys == 0:
+        return "hunt.resonance_toys is 0: no pseudo-experiments"
+    if not scan.points:
+        return scan.reason or "nothing was fitted"
     sizes = [min(_CHUNK, toys - start) for start in range(0, toys, _CHUNK)]
     jobs = [(context.config, model, number, size) for number, size in enumerate(sizes)]
     parts: dict[int, list[float]] = {}
@@ -47,7 +49,8 @@ def scan_significance(context: Context, model: ToyModel, scan: ResonanceScan) ->
         for number, log_p in in_processes(_scan, jobs, context.workers):
             parts[number] = log_p
             bar(sum(map(len, parts.values())))
-    return resonance_significance(scan, np.concatenate([parts[number] for number in sorted(parts)]))
+    whole = resonance_significance(scan, np.concatenate([parts[number] for number in sorted(parts)]))
+    return "no fit of a resonance has a result" if whole is None else whole
 
 
 def _scan(config: Config, model: ToyModel, number: int, toys: int) -> tuple[int, list[float]]:

@@ -86,7 +86,13 @@ class NullFolder:
 
 
 def null_folder(
-    context: Context, code: Sequence[str], decides: Any, *, parent: Path | None = None, labelled: bool = True
+    context: Context,
+    code: Sequence[str],
+    decides: Any,
+    *,
+    parent: Path | None = None,
+    labelled: bool = True,
+    of_data: bool = False,
 ) -> NullFolder:
     """Name the folder by all that decides what is found in nulls.
 
@@ -102,20 +108,23 @@ def null_folder(
         Where it is; ``nulls`` of the run directory by default.
     labelled : bool
         Whether labels, where there are some, take the signal out. If not, events may hold a signal.
+    of_data : bool
+        Whether the selected events themselves are searched, with the spurious signal: no generator decides anything.
 
     Returns
     -------
     NullFolder
     """
     config, run = context.config, context.run
-    tree = searched_as(config).model_dump(mode="json")
+    tree = searched_as(config, spurious=of_data).model_dump(mode="json")
+    generator = [] if of_data else [config.study.null_events, config.study.null_models]
     tree = {name: value for name, value in tree.items() if name not in _DECIDE_NOTHING}
     classifier = find_classifier(config.cwola.classifier, config.folder)
     truth = run.truth if labelled and config.data.labels else None
     key = content_hash(
         [
             tree,
-            [config.study.null_events, config.study.null_models, labelled, decides],
+            [*generator, labelled, decides],
             [file_hash(path) for path in (run.events, *([] if truth is None else [truth]))],
             [
                 list(source_hashes(classifier)),

@@ -74,7 +74,7 @@ def check_nulls(config: Config, what: str = "null searches") -> None:
             f"study.further: the classifier {config.cwola.classifier} is not written to files; set it to 0"
         )
     if config.blind:
-        raise ConfigError(f"blind: {what} take their masses from a fit of all events; unblind first")
+        raise ConfigError(f"blind: {what} need the counts in the windows, which a blinded search hides; unblind first")
 
 
 def searched_as(config: Config, *, spurious: bool = False) -> Config:

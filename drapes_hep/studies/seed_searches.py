@@ -29,7 +29,7 @@ from drapes_hep.stages.sequence import WORKER_MODULE
 from drapes_hep.stages.skim import skim
 from drapes_hep.studies.design import Measured, Row
 from drapes_hep.studies.null_folder import NullFolder, null_folder
-from drapes_hep.studies.null_searches import check_nulls, search_null
+from drapes_hep.studies.null_searches import search_null
 from drapes_hep.studies.records import has_record, read_trial
 from drapes_hep.studies.runner import counting
 
@@ -57,7 +57,8 @@ class SeedStudy:
         searches = context.config.study.seeds
         # the events of the search itself, with the signal that it injects
         skim(context)
-        place = null_folder(context, SEED_CODE, "seeds", parent=context.run.path / "searches", labelled=False)
+        folder = context.run.path / "searches"
+        place = null_folder(context, SEED_CODE, "seeds", parent=folder, labelled=False, of_data=True)
         unweighted(load_events(context.run.events, ())["weight"], f"study {name}")
         missing = [(place, number) for number in range(searches) if not has_record(_record(place, number))]
         reporter = context.reporter
@@ -78,7 +79,13 @@ def _check(context: Context) -> None:
         raise ConfigError(f"study.seeds: {config.study.seeds} has no spread; set it to 2 or more")
     if config.blind:
         raise ConfigError("blind: the spread of a result over seeds needs the result; unblind first")
-    check_nulls(config, "the study seeds")
+    if config.constituents is not None:
+        raise ConfigError("constituents: the study seeds repeats searches of features; one of constituents it does not")
+    if config.template.method in {"file", "from_simulation"}:
+        raise ConfigError(
+            f"template.method: the study seeds trains templates anew of the data, which {config.template.method} has no"
+            " part in; use another method"
+        )
 
 
 def _record(place: NullFolder, number: int) -> Path:

@@ -29,6 +29,8 @@ from drapes_hep.studies.null_searches import check_nulls
 __all__ = ["SignalGridStudy", "SignalPoint", "check_line", "check_map", "draw_efficiencies", "draw_limits"]
 
 
+_FAR = 0.25
+"""Relative difference between a signal's median m_JJ and the mass of A that no resonance has."""
 Masses = tuple[float, float, float]
 """Of a resonance A and its daughters B and C, GeV."""
 
@@ -87,8 +89,9 @@ class SignalGridStudy:
     def run(self, name: str, context: Context) -> Measured:
         """Compute the limits that are missing; see :class:`drapes_hep.studies.design.AnyStudy`."""
         config = context.config
-        check_nulls(config, f"the study {name}")
+        check_nulls(config, "limits")
         names = _names(config.study.signals)
+        self.check(list(config.study.signals.values()))
         if config.limits.reference is None:
             raise ConfigError(
                 "limits.reference: set it, so that the efficiencies of all signals are of as many events, for example"
@@ -96,7 +99,6 @@ class SignalGridStudy:
             )
         begin_manifest(context.run, config.model_dump(mode="json"))
         search = replace(context, run=open_run(context.run.path / "search", overwrite=context.run.overwrite))
-        self.check(list(config.study.signals.values()))
         samples = [
             replace(
                 context,
@@ -105,9 +107,15 @@ class SignalGridStudy:
             )
             for place, path in zip(names, config.study.signals, strict=True)
         ]
-        for sample in samples:
+        for (path, masses), sample in zip(config.study.signals.items(), samples, strict=True):
             # what is wrong with any of them is better said before the first search
-            select_signal(search, sample)
+            signal, _ = select_signal(search, sample)
+            median = float(np.median(signal.mjj))
+            if abs(median / masses[0] - 1.0) > _FAR:
+                raise ConfigError(
+                    f"study.signals: {path} has a median m_JJ of {median:.0f} GeV, and A has {masses[0]:g}; the masses"
+                    " are those of A, B and C in this order"
+                )
         points: list[SignalPoint] = []
         for place, masses, sample in zip(names, config.study.signals.values(), samples, strict=True):
             context.reporter.say(f"study {name}: {place} ({len(points) + 1} of {counted(len(names), 'signal')})")
@@ -147,7 +155,7 @@ def _row(point: SignalPoint) -> Row:
     fitted = None if best is None else best.fitted
     names = ("observed", "expected_m2", "expected_m1", "expected", "expected_p1", "expected_p2")
     row |= dict(zip(names, _values(limits, fitted), strict=True))
-    row["injected"] = point.size
+    row["efficiency_at"] = point.size
     for cut, mean, spread in point.efficiencies():
         row |= {f"efficiency_{cut:g}": mean, f"efficiency_{cut:g}_spread": spread if np.isfinite(spread) else None}
     return row
