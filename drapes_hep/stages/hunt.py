@@ -395,7 +395,7 @@ def _difference(context: Context, config: Mapping[str, Any], hunt: Sequence[str]
         {name: tree[name] for name in _DECIDE_PULLS if name in config and name in tree} for tree in (config, own)
     )
     for tree, whole in ((was, config), (now, own)):
-        tree["hunt"] = {key: whole["hunt"][key] for key in hunt if key in whole.get("hunt", {})}
+        tree["hunt"] = {key: whole["hunt"][key] for key in hunt if key in config.get("hunt", {})}
         if "training" in tree:
             tree["training"] = {key: value for key, value in tree["training"].items() if key != "pseudo_window"}
     difference = first_difference(was, now)
