@@ -220,7 +220,8 @@ def _tilt(inside: FloatArray, sidebands: FloatArray, window: Window) -> float | 
     # the mean runs from one end to the other: no tilt in reach means next to no events on one side
     if excess(-_STEEPEST) > 0 or excess(_STEEPEST) < 0:
         return None
-    return float(optimize.brentq(excess, -_STEEPEST, _STEEPEST))
+    root = optimize.brentq(excess, -_STEEPEST, _STEEPEST)
+    return float(root)
 
 
 def _check(observed: int, mean: float, variance: float) -> CrossCheck | None:
