@@ -105,7 +105,7 @@ def _figure(records: Sequence[Sequence[dict[str, Any]]], stamp: Stamp) -> Figure
     windows = tuple(dict.fromkeys(row["window"] for row in records[0]))
     cuts = sorted({row["cut"] for row in records[0]}, reverse=True)
     bands = []
-    for window in windows:
+    for i, window in enumerate(windows):
         values = np.array(
             [
                 [next((r["z_local"] for r in record if (r["window"], r["cut"]) == (window, cut)), None) for cut in cuts]
@@ -116,7 +116,8 @@ def _figure(records: Sequence[Sequence[dict[str, Any]]], stamp: Stamp) -> Figure
         quoted = np.isfinite(values).any(axis=0)
         low, median, high = np.full((3, len(cuts)), np.nan)
         low[quoted], median[quoted], high[quoted] = np.nanquantile(values[:, quoted], (0.0, 0.5, 1.0), axis=0)
-        place = np.arange(len(cuts), dtype=np.float64)
+        # beside each other, or one hides the next
+        place = np.arange(len(cuts)) + 0.5 * ((i + 0.5) / len(windows) - 0.5)
         bands.append(Band(f"{window} GeV", place, median, low, high, seeds=len(records), repeated="searches"))
     return study_panels(
         [
