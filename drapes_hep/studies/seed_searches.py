@@ -117,7 +117,7 @@ def _figure(records: Sequence[Sequence[dict[str, Any]]], stamp: Stamp) -> Figure
         low, median, high = np.full((3, len(cuts)), np.nan)
         low[quoted], median[quoted], high[quoted] = np.nanquantile(values[:, quoted], (0.0, 0.5, 1.0), axis=0)
         # beside each other, or one hides the next
-        place = np.arange(len(cuts)) + 0.5 * ((i + 0.5) / len(windows) - 0.5)
+        place = np.arange(len(cuts), dtype=np.float64) + 0.5 * ((i + 0.5) / len(windows) - 0.5)
         bands.append(Band(f"{window} GeV", place, median, low, high, seeds=len(records), repeated="searches"))
     return study_panels(
         [
