@@ -766,8 +766,8 @@ def _scan_significance_schema() -> dict[str, Any]:
         z_global=_field("It in one-sided standard deviations; null if it is 1.", _NUMBER, null=True),
         p_global_interval=_field("95% interval of k/n (Clopper and Pearson).", _INTERVAL),
         bound=_field("Whether k is 0: p_global is then an upper bound.", _BOOLEAN),
-        exceeding=_field("k.", _COUNT),
-        toys=_field("n.", _COUNT),
+        exceeding=_field("k, the pseudo-experiments with a z at least as large.", _COUNT),
+        toys=_field("n, all of them.", _COUNT),
         p_global_extrapolated=_field(
             "From the distribution of their largest z; null with fewer than 30.", _PROBABILITY, null=True
         ),

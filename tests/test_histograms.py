@@ -157,7 +157,7 @@ def test_the_expectation_comes_with_its_covariance_and_variations(tmp_path):
     spectrum = np.array([9.0, 5.0, 2.0])
     modes = np.array([[1.0, 0.6, 0.3], [0.2, 0.0, -0.2]])
     point = WorkingPoint(
-        0.01, None, 5.0, 0.6, None, None, None, None, 2, 9, spectrum, modes.T @ modes, 1.0, 1
+        0.01, None, 5.0, 0.6, None, None, 2, 9, spectrum, modes.T @ modes, 1.0, 1
     )  # fmt: skip
     counts = SelectedCounts(edges, (0.01,), np.ones((1, 3)), np.array([False, True, False]))
     run = RunDirectory(tmp_path)
@@ -194,7 +194,7 @@ def test_the_fitted_signal_of_the_largest_z_is_exported(tmp_path):
     (tmp_path / "skim").mkdir()
     run.skim_hists.write_text("{}")
     context = types.SimpleNamespace(run=run, hidden=((0, 0),))
-    count = WorkingPoint(0.01, 1, None, None, None, None, None, None, None, 9)
+    count = WorkingPoint(0.01, 1, None, None, None, None, None, 9)
     hunted = [WindowHunt(window, None, (count,))]
     write_histograms(context, [window], [counts], hunted, ResonanceScan("Gaussian", tuple(points), ()))
     with uproot.open(tmp_path / "hists.root") as file:

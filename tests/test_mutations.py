@@ -42,7 +42,7 @@ def test_a_text_that_has_moved_is_named_with_its_new_file(mutate):
     moved = mutate.Mutation("toys: a rule", "drapes_hep/rng.py", "p = (k + 1) / (toys + 1)", "p = 1", "tests/x.py::y")
     assert mutate.outdated(moved) == (
         "drapes_hep/rng.py: the text of 'toys: a rule' occurs 0 times, not once: p = (k + 1) / (toys + 1);"
-        " found in drapes_hep/bumphunt/toys.py"
+        " found in drapes_hep/bumphunt/exceedance.py"
     )
 
 

@@ -351,7 +351,7 @@ def attributes_of(kind: type) -> dict:
 
     hints = typing.get_type_hints(kind)
     return {
-        {"whole": "global"}.get(field.name, field.name): {} if record(hints[field.name]) is None
+        {"whole": "global", "global_significance": "global"}.get(field.name, field.name): {} if record(hints[field.name]) is None
         else attributes_of(record(hints[field.name]))
         for field in dataclasses.fields(kind)
     }  # fmt: skip

@@ -56,7 +56,8 @@ def exceedance(toy_log_p: npt.ArrayLike, log_p: float, level: float = 0.95) -> E
     toys = len(smallest)
     # equal p-values (counts are discrete) are as extreme; the tolerance is that between MIGRAD and Newton
     k = int((smallest <= log_p + 1e-9 * abs(log_p)).sum())
-    p, tail = (k + 1) / (toys + 1), 0.5 * (1.0 - level)
+    p = (k + 1) / (toys + 1)
+    tail = 0.5 * (1.0 - level)
     low = float(special.betaincinv(k, toys - k + 1, tail)) if k > 0 else 0.0
     high = float(special.betaincinv(k + 1, toys - k, 1.0 - tail)) if k < toys else 1.0
     # not -0.0 for a p of one half
