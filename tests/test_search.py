@@ -350,8 +350,10 @@ def attributes_of(kind: type) -> dict:
         return next((one for one in kinds if dataclasses.is_dataclass(one)), None)
 
     hints = typing.get_type_hints(kind)
+    # fields that a keyword, or another field, keeps from having the name of the file
+    names = {"whole": "global", "global_significance": "global"}
     return {
-        {"whole": "global", "global_significance": "global"}.get(field.name, field.name): {} if record(hints[field.name]) is None
+        names.get(field.name, field.name): {} if record(hints[field.name]) is None
         else attributes_of(record(hints[field.name]))
         for field in dataclasses.fields(kind)
     }  # fmt: skip
