@@ -52,8 +52,8 @@ def efficiency_maps(points: Sequence[MapPoint], title: str, stamp: Stamp) -> Fig
     cuts = sorted({cut for point in points for cut in point.efficiencies}, reverse=True)
     across = max(len(cuts), 1)
     left, right, bar = 1.0, 1.35, 0.18
-    width, height = 4.9 * across + left + right, 5.6
-    fig, axes = canvas(width, height, columns=across, left=left, right=right, top=0.95, wspace=0.12)
+    width, height = 4.9 * across + left + right, 5.9
+    fig, axes = canvas(width, height, columns=across, left=left, right=right, top=1.25, wspace=0.12)
     largest = max((mean for point in points for mean, _ in point.efficiencies.values()), default=1.0)
     norm = Normalize(0.0, largest or 1.0)
     for cut, ax in zip(cuts, axes[0], strict=False):
