@@ -392,14 +392,14 @@ def _point_schema() -> dict[str, Any]:
             _check_schema(),
             null=True,
         ),
-        seeds=_field(
-            "Searches of the same events with other seeds: see hunt.seeds. null without.", _spread_schema(), null=True
-        ),
         conformal=_field(
             "Cross-check, not part of the result: events by their conformal p-values among sideband events next to the"
             " window. null without a cut or if blind, and with few events.",
             _check_schema(),
             null=True,
+        ),
+        seeds=_field(
+            "Searches of the same events with other seeds: see hunt.seeds. null without.", _spread_schema(), null=True
         ),
         degree=_field("Degree of the polynomial in the efficiency; null for the inclusive point.", _COUNT, null=True),
         fitted_events=_field(

@@ -58,13 +58,13 @@ def test_searches_with_other_seeds_reach_results_and_report(project, drapes):
     options = ["-o", "out", "--workers", 1, "--quiet", "--set", "study.seeds=2"]
     status, _, said = drapes("study", "seeds", "tiny.yaml", *options)
     assert status == 0, said
-    made = sorted((project / "out" / "searches").rglob("*.json"))
-    first, second = (read_json(path)["rows"] for path in made)
+    records = sorted((project / "out" / "searches").rglob("*.json"))
+    first, second = (read_json(path)["rows"] for path in records)
     # the same events, searched otherwise
     assert [r["observed"] for r in first if r["cut"] == 1] == [r["observed"] for r in second if r["cut"] == 1]
     assert [r["observed"] for r in first] != [r["observed"] for r in second]
     # nothing is searched twice
-    made[0].write_text(json.dumps({"rows": second}))
+    records[0].write_text(json.dumps({"rows": second}))
     assert drapes("study", "seeds", "tiny.yaml", *options)[0] == 0
     record = project / "out" / "seeds" / "seeds.json"
     assert {spread.excess_spread for spread in read_spreads(record).spreads.values()} <= {0.0, None}

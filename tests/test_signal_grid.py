@@ -34,9 +34,9 @@ def point(*masses, expected=100.0, luminosity=None):
 
 
 def test_efficiencies_are_those_of_the_middle_size():
-    one = point(3500.0, 500.0, 100.0)
-    assert one.size == 100.0
-    [(cut, mean, spread)] = one.efficiencies()
+    signal = point(3500.0, 500.0, 100.0)
+    assert signal.size == 100.0
+    [(cut, mean, spread)] = signal.efficiencies()
     assert (cut, mean, spread) == (0.01, pytest.approx(0.4), pytest.approx(np.std([0.3, 0.5], ddof=1)))
 
 

@@ -137,13 +137,8 @@ def direct_counts(
         chosen = template.tail <= efficiency
         fraction = np.bincount(template.fold[chosen], template.weight[chosen], minlength=folds)
         passes = size * fraction / np.maximum(total, 1e-300)
-        if efficiency >= 1 or bool((passes[events > 0] < _LEAST).any()):
-            out.append(None)
-            continue
-        mean = (passes + 1.0) / (size + 1.0)
-        variance = mean * (1.0 - mean) / (size + 2.0)
         observed = int((inside.tail <= efficiency).sum())
-        out.append(_check(observed, float(events @ mean), float(events**2 @ variance)))
+        out.append(_at_cut(efficiency, observed, events, size, passes, (passes + 1.0) / (size + 1.0)))
     return tuple(out)
 
 
@@ -187,11 +182,8 @@ def conformal_counts(
     events = np.bincount(inside.fold, minlength=folds)
     out: list[CrossCheck | None] = []
     for efficiency in efficiencies:
-        if efficiency >= 1 or bool((efficiency * size[events > 0] < _LEAST).any()):
-            out.append(None)
-            continue
-        variance = efficiency * (1.0 - efficiency) / (size + 2.0)
-        out.append(_check(int((p <= efficiency).sum()), efficiency * float(events.sum()), float(events**2 @ variance)))
+        observed = int((p <= efficiency).sum())
+        out.append(_at_cut(efficiency, observed, events, size, efficiency * size, np.full(folds, efficiency)))
     return tuple(out)
 
 
@@ -222,6 +214,16 @@ def _tilt(inside: FloatArray, sidebands: FloatArray, window: Window) -> float | 
         return None
     root = optimize.brentq(excess, -_STEEPEST, _STEEPEST)
     return float(root)
+
+
+def _at_cut(
+    efficiency: float, observed: int, events: IntArray, size: FloatArray, passes: FloatArray, mean: FloatArray
+) -> CrossCheck | None:
+    """Quote a cut that in each fold ``passes`` of ``size`` reference events pass, and a new event with the ``mean``."""
+    if efficiency >= 1 or bool((passes[events > 0] < _LEAST).any()):
+        return None
+    variance = mean * (1.0 - mean) / (size + 2.0)
+    return _check(observed, float(events @ mean), float(events**2 @ variance))
 
 
 def _check(observed: int, mean: float, variance: float) -> CrossCheck | None:

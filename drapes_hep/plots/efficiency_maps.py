@@ -75,9 +75,9 @@ def efficiency_maps(points: Sequence[MapPoint], title: str, stamp: Stamp) -> Fig
 
 def _draw_map(ax: Axes, points: Sequence[MapPoint], cut: float, norm: Normalize) -> None:
     colours = mpl.colormaps["cividis"]
-    most = max(len({point.mass_b for point in points}), len({point.mass_c for point in points}), 1)
+    rows = max(len({point.mass_b for point in points}), len({point.mass_c for point in points}), 1)
     # three quarters of the room that a point has on axes of 4.4 inches, in points of 1/72 inch
-    side = min(44.0, 0.75 * 72 * 4.4 / (most + 0.4))
+    side = min(44.0, 0.75 * 72 * 4.4 / (rows + 0.4))
     shown = [(point.mass_b, point.mass_c, *point.efficiencies[cut]) for point in points if cut in point.efficiencies]
     for first, second, mean, spread in shown:
         colour = colours(float(norm(mean)))
@@ -85,9 +85,12 @@ def _draw_map(ax: Axes, points: Sequence[MapPoint], cut: float, norm: Normalize)
         text = f"{mean:.2f}" if not np.isfinite(spread) else f"{mean:.2f}\n±{spread:.2f}"
         ink, size = INK if norm(mean) > 0.5 else "white", min(12.0, 0.27 * side)
         ax.text(first, second, text, ha="center", va="center", fontsize=size, color=ink)
-    for axis, masses in ((ax.xaxis, [p.mass_b for p in points]), (ax.yaxis, [p.mass_c for p in points])):
-        values = sorted(set(masses))
+    for set_ticks, set_range, masses in (
+        (ax.set_xticks, ax.set_xlim, {point.mass_b for point in points}),
+        (ax.set_yticks, ax.set_ylim, {point.mass_c for point in points}),
+    ):
+        values = sorted(masses)
         gap = max((values[-1] - values[0]) / max(len(values) - 1, 1), 1.0)
-        axis.set_ticks(values, [f"{value:g}" for value in values])
-        axis.set_ticks([], minor=True)
-        axis.axes.set(**{f"{axis.axis_name}lim": (values[0] - 0.7 * gap, values[-1] + 0.7 * gap)})
+        set_ticks(values, [f"{value:g}" for value in values])
+        set_ticks([], minor=True)
+        set_range(values[0] - 0.7 * gap, values[-1] + 0.7 * gap)

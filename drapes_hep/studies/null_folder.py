@@ -19,17 +19,15 @@ from drapes_hep.errors import ConfigError, counted
 from drapes_hep.events.skims import read_truth
 from drapes_hep.files import content_hash, file_hash
 from drapes_hep.kernels import kernel_threads
-from drapes_hep.parallel import in_processes
 from drapes_hep.pipeline.code_keys import code_hash
 from drapes_hep.pipeline.context import Context
 from drapes_hep.plugins import source_hashes
 from drapes_hep.regions import Window
 from drapes_hep.spectrum.shapes import shape_sources
 from drapes_hep.stages.feature_tables import feature_matrix, load_events, unweighted
-from drapes_hep.stages.sequence import WORKER_MODULE
 from drapes_hep.studies.null_events import NullGenerator, null_generator, train_null_model
 from drapes_hep.studies.null_searches import searched_as
-from drapes_hep.studies.runner import counting
+from drapes_hep.studies.runner import run_tasks
 from drapes_hep.templates.feature_model import load_background_model, save_background_model
 from drapes_hep.templates.registry import method_settings
 
@@ -271,7 +269,4 @@ def search_missing(
         " to do"
     )
     with reporter.bar(title, max(total, 1)) as bar:
-        advance = counting(total, reporter, lambda done, _: bar(done))
-        for task, arguments in ((train_model, models), (search, missing)):
-            for _ in in_processes(task, arguments, context.workers, preload=WORKER_MODULE):
-                advance()
+        run_tasks(((train_model, models), (search, missing)), context, lambda done, _: bar(done))

@@ -35,7 +35,7 @@ from drapes_hep.studies.trials import SampleKeys, Trial, TrialContext, model_fol
 from drapes_hep.templates.window_models import has_model, unfinished
 from drapes_hep.training.curves import Epoch
 
-__all__ = ["check_labels", "counting", "make_sample", "run_trials", "sample_keys", "select_events"]
+__all__ = ["check_labels", "counting", "make_sample", "run_tasks", "run_trials", "sample_keys", "select_events"]
 
 
 def check_labels(config: Config) -> None:
@@ -176,16 +176,38 @@ def run_trials(
         if training := unfinished(stem):
             say(f"model {stem.name[:8]}: the interrupted training resumes from the checkpoint of {training}")
 
-    advance = counting(len(to_train) + len(missing), context.reporter, progress)
     # a model alone has all cores; several, side by side, one thread each
     place = replace(place, threads=max(1, context.workers // max(1, len(to_train))))
-    for function, arguments in (
-        (_train, [(place, *model) for model in to_train]),
-        (_measure, [(place, key, trial) for key, trial in missing.items()]),
-    ):
+    trainings = [(place, *model) for model in to_train]
+    measurements = [(place, key, trial) for key, trial in missing.items()]
+    run_tasks(((_train, trainings), (_measure, measurements)), context, progress)
+    return [read_trial(place.record(key)) for key in keys]
+
+
+def run_tasks(
+    tasks: Sequence[tuple[Callable[..., None], Sequence[tuple[Any, ...]]]],
+    context: Context,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Call functions over ``context.workers`` processes, each for all of its arguments before the next.
+
+    Parameters
+    ----------
+    tasks : sequence of (callable, sequence of tuple)
+        Functions that write what they make, and their arguments.
+    context : Context
+    progress : callable
+        Called with the calls done, and all of them.
+
+    Raises
+    ------
+    DrapesError
+        If a call fails; what is done stays.
+    """
+    advance = counting(sum(len(arguments) for _, arguments in tasks), context.reporter, progress)
+    for function, arguments in tasks:
         for _ in in_processes(function, arguments, context.workers, preload=WORKER_MODULE):
             advance()
-    return [read_trial(place.record(key)) for key in keys]
 
 
 def counting(total: int, reporter: Reporter, progress: Callable[[int, int], None]) -> Callable[[], None]:

@@ -20,18 +20,16 @@ from drapes_hep.bumphunt.seed_spread import seed_spreads
 from drapes_hep.errors import ConfigError, counted
 from drapes_hep.files import write_json
 from drapes_hep.kernels import kernel_threads
-from drapes_hep.parallel import in_processes
 from drapes_hep.pipeline.context import Context
 from drapes_hep.plots.studies import Band, Panel, study_panels
 from drapes_hep.plots.style import Stamp
 from drapes_hep.stages.feature_tables import load_events, unweighted
-from drapes_hep.stages.sequence import WORKER_MODULE
 from drapes_hep.stages.skim import skim
 from drapes_hep.studies.design import Measured, Row
 from drapes_hep.studies.null_folder import NullFolder, null_folder
 from drapes_hep.studies.null_searches import search_null
 from drapes_hep.studies.records import has_record, read_trial
-from drapes_hep.studies.runner import counting
+from drapes_hep.studies.runner import run_tasks
 
 __all__ = ["SEED_CODE", "SeedStudy"]
 
@@ -64,9 +62,7 @@ class SeedStudy:
         reporter = context.reporter
         reporter.say(f"study {name}: {counted(len(missing), 'search', 'searches')} of {searches} to do")
         with reporter.bar(f"study {name}", max(len(missing), 1)) as bar:
-            advance = counting(max(len(missing), 1), reporter, lambda done, _: bar(done))
-            for _ in in_processes(_search, missing, context.workers, preload=WORKER_MODULE):
-                advance()
+            run_tasks([(_search, missing)], context, lambda done, _: bar(done))
         records = [read_trial(_record(place, number))["rows"] for number in range(searches)]
         spreads = seed_spreads(records)
         rows: list[Row] = [dict(vars(spread)) for spread in spreads]
