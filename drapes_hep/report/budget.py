@@ -69,7 +69,9 @@ def _over_seeds(point: Point) -> Row:
         return {"source": _SEEDS, "deviation": null(_ONE_SEED), "z": null()}
     z = null(f"{spread['empty']} of {spread['searches']} observe nothing")
     if spread["z_mean"] is not None:
-        z = Markup(f"{signed(float(spread['z_mean']))} ± {float(spread['z_spread']):.2f} in {spread['searches']}")
+        z = Markup(
+            f"{signed(float(spread['z_mean']))} ± {float(spread['z_spread']):.2f} in {spread['searches']} searches"
+        )
     return {"source": _SEEDS, "deviation": f"{float(spread['excess_spread']):.1f}", "z": z}
 
 

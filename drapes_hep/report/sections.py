@@ -304,7 +304,7 @@ def _expected(point: Point, blind: bool) -> Markup:
         return null(why(point, "expected", blind))
     digits = 1 if float(expected) < 1000 else 0
     plus = "" if error is None else f" ± {float(error):.{digits}f}"
-    return Markup(escape(f"{float(expected):.{digits}f}{plus}"))
+    return Markup("<span class=whole>{}</span>").format(f"{float(expected):.{digits}f}{plus}")
 
 
 def _calibrated(point: Point) -> Markup:
@@ -326,7 +326,8 @@ def _cross_check(point: Point, name: str) -> Markup:
     text = f"{float(check['expected']):.1f} ± {float(check['expected_error']):.1f}"
     if check["observed"] != point["observed"]:
         text = f"{integer(check['observed'])} on {text}"
-    return Markup("{} <small class=soft>({})</small>").format(text, z)
+    # they break between the expectation and z, nowhere else
+    return Markup("<span class=whole>{}</span> <small class='soft whole'>({})</small>").format(text, z)
 
 
 def quality_rows(run: RunFiles) -> list[Row]:
